@@ -1,0 +1,222 @@
+"""Pruned pieces in, typed records, bots and rejects out. Pure: no I/O.
+
+Two parsers share the work. **ijson** follows the text around the units: the root's brackets, keys and plain values, in
+constant memory however many members a map has. **msgspec** decodes each unit alone, straight into a struct.
+
+Four shapes are recognised on the way, root by root (a file may hold several JSON texts one after another):
+
+- an object: each member that is an object is a record, its key the symbol; members named `predictions` or `symbols`
+  are sections of records, `bots` or `_bots` of bots; other names that begin with `_` are no records;
+- an array: each element is a record, with its `symbol`;
+- an object with a string `symbol` of its own: one record (NDJSON). Its own `symbol` may come last, so what its members
+  look like is held back until the object ends, or has shown so many members that it is a map.
+
+Errors: `SourceMalformed` with the byte offset, for a syntax error in anything that is kept. A record that is well
+formed and of no use is a `Reject`, and the stream goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+from typing import Any, Final
+
+import ijson
+import msgspec
+
+from optimizer.prune import NO_SEAMS, Layout, Piece, PieceKind
+from optimizer.judge import decode_bot, decode_record, malformed, where
+from optimizer.records import Bot, Record, Reject, RejectReason
+
+__all__ = ["LAYOUTS", "RECORD_LAYOUT", "Decoder", "Item"]
+
+Item = Record | Bot | Reject
+
+RECORD_SECTIONS: Final = ("predictions", "symbols")
+BOT_SECTIONS: Final = ("bots", "_bots")
+RECORD_LAYOUT: Final = Layout(unit_level=2, kept_levels=1)
+LAYOUTS: Final = {
+    **{f'"{name}"'.encode(): Layout(unit_level=3, kept_levels=1) for name in RECORD_SECTIONS},
+    # A bot keeps its own fields, its positions, and the fields of each.
+    **{f'"{name}"'.encode(): Layout(unit_level=3, kept_levels=3) for name in BOT_SECTIONS},
+}
+
+# A root object with so many objects in it is a map, whatever plain values it has besides.
+MAP_MEMBERS: Final = 1_000
+
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|\s++|[^\s,:"{}\[\]]++', re.DOTALL)
+
+
+class _Root(Enum):
+    """What the root object at hand turned out to be."""
+
+    UNDECIDED = auto()
+    MAP = auto()
+    RECORD = auto()
+
+
+class Decoder:
+    """Turn the pieces of a pruned stream into items, in the order of the input.
+
+    Args:
+        max_record_bytes: The pruner's limit; a record whose own level is longer is rejected as `RecordTooLarge`.
+    """
+
+    def __init__(self, *, max_record_bytes: int) -> None:
+        self._limit = max_record_bytes
+        self._events: list[tuple[str, Any]] = ijson.sendable_list()
+        self._parser = ijson.basic_parse_coro(self._events, multiple_values=True)
+        self._started = False
+        self._kinds: list[str] = []  # start events of the open containers around the units, root first
+        self._keys: list[str] = ["", ""]  # the member at hand of the root and of its section
+        self._items: list[Item] = []
+        self._begin_root(0)
+
+    def feed(self, pieces: list[Piece]) -> list[Item]:
+        """Take the next pieces; return the items that they complete."""
+        for piece in pieces:
+            if piece.kind is PieceKind.UNIT:
+                self._take_unit(piece)
+            else:
+                self._take_text(piece)
+        items, self._items = self._items, []
+        return items
+
+    def close(self) -> None:
+        """End the stream. Every item is out by now: the pruner has seen to it that all containers are closed."""
+        if self._started:
+            self._parser.close()
+
+    # ---- the text around the units
+
+    def _take_text(self, piece: Piece) -> None:
+        self._own_size += piece.size
+        for found in _TOKEN.finditer(piece.data):
+            token = found.group()
+            if not self._started and token.isspace():
+                continue
+            offset = piece.offset + found.start()
+            self._send(token, offset)
+            self._add_own(token)
+            self._handle_events(offset)
+
+    def _take_unit(self, piece: Piece) -> None:
+        self._send(b"{}", piece.offset)
+        self._events.clear()
+        self._own_size += len(b"{}")
+        self._add_own(b"{}")
+        level = len(self._kinds)
+        in_object = self._kinds[-1] == "start_map"
+        name = self._keys[level - 1] if in_object else None
+        if level == 1 and in_object:
+            self._members += 1
+            if self._keys[0].startswith("_"):
+                return
+        if level == 1 or self._keys[0] in RECORD_SECTIONS:
+            self._emit(decode_record(piece, name, max_bytes=self._limit))
+        elif name is not None:
+            self._emit(decode_bot(piece, name, max_bytes=self._limit))
+
+    def _send(self, token: bytes, offset: int) -> None:
+        """Hand ijson one token, so that an error is known to be in this token."""
+        try:
+            if b"\\u" in token:
+                # yajl reads a lone surrogate as '?': two names would become one.
+                msgspec.json.decode(token)
+            # yajl holds a number back until it sees what ends it; the pruner's tokens are whole.
+            self._parser.send(token if token[0] in b'"{}[],:' else token + b" ")
+        except (ijson.JSONError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise malformed(offset, _reason(error), token) from error
+        self._started = True
+
+    def _handle_events(self, offset: int) -> None:
+        for event, value in self._events:
+            level = len(self._kinds)
+            if event == "map_key":
+                self._keys[level - 1] = value
+            elif event in ("end_map", "end_array"):
+                self._kinds.pop()
+                if level == 1 and event == "end_map":
+                    self._end_root_object()
+            else:
+                self._take_value(event, level, offset)
+                if event in ("start_map", "start_array"):
+                    self._kinds.append(event)
+        self._events.clear()
+
+    def _take_value(self, event: str, level: int, offset: int) -> None:
+        """Take a value that is no unit: a plain one, an array, or a container that holds units."""
+        if level == 0:
+            self._begin_root(offset)
+            if event not in ("start_map", "start_array"):
+                self._reject_value(RejectReason.NOT_AN_OBJECT, event, offset)
+        elif level == 1 and self._kinds[0] == "start_map":
+            self._take_root_member(event, offset)
+        elif level == 1 or self._keys[0] in RECORD_SECTIONS:
+            self._reject_value(RejectReason.NOT_AN_OBJECT, event, offset)
+        elif self._kinds[1] == "start_map":
+            self._reject_value(RejectReason.BOT, event, offset)
+
+    def _take_root_member(self, event: str, offset: int) -> None:
+        key = self._keys[0]
+        if key == "symbol" and event == "string" and self._root is _Root.UNDECIDED:
+            self._root = _Root.RECORD
+            self._held.clear()
+        elif key == "confidence":
+            self._has_confidence = True
+        elif key in BOT_SECTIONS and event == "start_array":
+            self._reject_value(RejectReason.BOT, event, offset)
+
+    def _reject_value(self, reason: RejectReason, event: str, offset: int) -> None:
+        named = self._kinds and self._kinds[-1] == "start_map"
+        name = self._keys[len(self._kinds) - 1] if named else None
+        kind = {"start_map": "an object", "start_array": "an array"}.get(event, f"a {event}")
+        self._emit(Reject(reason, name, where(offset), f"expected an object, got {kind}"))
+
+    # ---- the root: a map or one record?
+
+    def _begin_root(self, offset: int) -> None:
+        self._root = _Root.UNDECIDED
+        self._root_offset = offset
+        self._members = 0
+        self._has_confidence = False
+        self._held: list[Item] = []
+        # The root's own level, in case it is a record: its opening bracket is the token at hand.
+        self._own = bytearray(b"{")
+        self._own_size = 1
+
+    def _add_own(self, token: bytes) -> None:
+        if self._root is not _Root.MAP:
+            self._own += token
+            if len(self._own) > self._limit:
+                self._own.clear()  # own_size tells that it is too long
+
+    def _emit(self, item: Item) -> None:
+        if not self._kinds or self._kinds[0] == "start_array" or self._root is _Root.MAP:
+            self._items.append(item)
+        elif self._root is _Root.UNDECIDED:
+            self._held.append(item)
+            if len(self._held) == MAP_MEMBERS:
+                self._root = _Root.MAP
+                self._items += self._held
+                self._held = []
+                self._own.clear()
+
+    def _end_root_object(self) -> None:
+        no_map = not self._members and not self._held and self._has_confidence
+        if self._root is _Root.RECORD or (self._root is _Root.UNDECIDED and no_map):
+            whole = Piece(PieceKind.UNIT, self._root_offset, self._own_size, bytes(self._own), NO_SEAMS)
+            self._items.append(decode_record(whole, None, max_bytes=self._limit))
+        else:
+            self._items += self._held
+        self._held = []
+
+
+def _reason(error: Exception) -> str:
+    """What a parser says, without the picture that yajl draws under it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "invalid UTF-8"
+    if isinstance(error, msgspec.DecodeError):
+        return "a bad escape in a string (a surrogate without its pair?)"
+    found = re.search(r"error: ([^\\\n]+)", str(error))
+    return found.group(1) if found else str(error)

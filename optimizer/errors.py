@@ -1,0 +1,89 @@
+"""Everything that can go wrong, as one tree.
+
+    RollingError                 the base: catch this, and only this
+    |-- SettingsInvalid          a ROLLING_* variable or an argument has a value that cannot be used
+    |-- SourceError              the input cannot be turned into a snapshot; the old one stays
+    |   |-- SourceMissing        there is no such file
+    |   |-- SourceUnreadable     it is there and cannot be opened or read
+    |   |-- SourceTorn           it changed while it was read, ended early or failed its checksum
+    |   |-- SourceMalformed      it is whole, and it is not the JSON that it should be
+    |   `-- NoRecords            it is whole and well formed, and holds no record that can be shown
+    |-- OutputUnwritable         the snapshot files could not be written; the old ones stay
+    |-- CacheUnavailable         Redis does not answer
+    |-- PublishRefused           another run owns the lock, or has published something newer
+    |-- RunTimedOut              the run took longer than its time limit
+    `-- SnapshotMissing          a reader found no snapshot, neither in Redis nor in the files
+
+Every message says what broke, where (path, byte offset), the value, and what to do. Each class takes the message
+alone, so that Celery can carry an error as JSON and build it again on the other side.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CacheUnavailable",
+    "NoRecords",
+    "OutputUnwritable",
+    "PublishRefused",
+    "RollingError",
+    "RunTimedOut",
+    "SettingsInvalid",
+    "SnapshotMissing",
+    "SourceError",
+    "SourceMalformed",
+    "SourceMissing",
+    "SourceTorn",
+    "SourceUnreadable",
+]
+
+
+class RollingError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class SettingsInvalid(RollingError):
+    """A setting has a value that cannot be used; the message names the variable and the value."""
+
+
+class SourceError(RollingError):
+    """The input cannot be turned into a snapshot."""
+
+
+class SourceMissing(SourceError):
+    """There is no file where the input should be."""
+
+
+class SourceUnreadable(SourceError):
+    """The input is there and cannot be opened or read: permissions, a directory, an I/O error."""
+
+
+class SourceTorn(SourceError):
+    """The input changed while it was read, ended early, or failed its checksum. The next tick tries again."""
+
+
+class SourceMalformed(SourceError):
+    """The input is not the JSON that it should be; the message has the byte offset in the JSON."""
+
+
+class NoRecords(SourceError):
+    """Not one usable record. An empty snapshot never replaces a good one."""
+
+
+class OutputUnwritable(RollingError):
+    """The snapshot files could not be written: disk full, read-only, no permission."""
+
+
+class CacheUnavailable(RollingError):
+    """Redis does not answer, or answers with an error."""
+
+
+class PublishRefused(RollingError):
+    """The run lost its lock, or a newer version is already published; nothing was published."""
+
+
+class RunTimedOut(RollingError):
+    """The run took longer than the time limit of its task."""
+
+
+class SnapshotMissing(RollingError):
+    """There is no snapshot to read, neither in Redis nor in the files."""

@@ -1,0 +1,72 @@
+"""Bots in, holdings out: what all bots together hold of each symbol, and at what cost. Pure.
+
+Sums are made in decimal, from the shortest text of each number, so that 0.1 + 0.2 - 0.3 is 0 and the order of the bots
+does not matter: 60 digits hold every sum of ordinary quantities exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Context, Decimal
+from typing import Final
+
+from optimizer.records import Bot, BotSummary, Holding
+
+__all__ = ["holdings", "summaries"]
+
+_EXACT: Final = Context(prec=60)
+_ZERO: Final = Decimal(0)
+
+
+def summaries(bots: Iterable[Bot]) -> dict[str, BotSummary]:
+    """Every bot as pages show it, by name."""
+    return {
+        bot.name: BotSummary(bot.enabled, bot.equity, bot.pnl_today, bot.position_count, bot.last_updated)
+        for bot in sorted(bots, key=lambda bot: bot.name)
+    }
+
+
+def holdings(bots: Iterable[Bot]) -> list[Holding]:
+    """Net quantity and average cost of every symbol, by symbol.
+
+    Quantities are summed over all bots, shorts as negative; a symbol whose sum is 0 is left out. The average is
+    weighted by quantity over the side that remains, long or short; positions without a cost do not weigh in it, and
+    where none has one it is `None`.
+    """
+    books: dict[str, _Book] = {}
+    for bot in bots:
+        for position in bot.positions:
+            quantity = Decimal(repr(position.quantity))
+            book = books.setdefault(position.symbol, _Book())
+            (book.long if quantity > 0 else book.short).add(quantity, position.avg_price)
+    found = ((symbol, book, _EXACT.add(book.long.quantity, book.short.quantity)) for symbol, book in books.items())
+    return [
+        Holding(symbol, float(net), (book.long if net > 0 else book.short).average())
+        for symbol, book, net in sorted(found, key=lambda item: item[0])
+        if net
+    ]
+
+
+@dataclass
+class _Side:
+    """All positions of a symbol on one side of the market."""
+
+    quantity: Decimal = _ZERO
+    priced: Decimal = _ZERO  # quantity of the positions that have a cost
+    cost: Decimal = _ZERO
+
+    def add(self, quantity: Decimal, price: float | None) -> None:
+        self.quantity = _EXACT.add(self.quantity, quantity)
+        if price is not None:
+            self.priced = _EXACT.add(self.priced, quantity)
+            self.cost = _EXACT.add(self.cost, _EXACT.multiply(quantity, Decimal(repr(price))))
+
+    def average(self) -> float | None:
+        return float(_EXACT.divide(self.cost, self.priced)) if self.priced else None
+
+
+@dataclass
+class _Book:
+    long: _Side = field(default_factory=_Side)
+    short: _Side = field(default_factory=_Side)

@@ -1,0 +1,416 @@
+"""Structural pruning: JSON bytes in, the few bytes that matter out, before anything is parsed.
+
+A rolling file is 95 % curves and debug data, nested deeper than a record's own fields. The pruner follows strings and
+brackets only. It cuts the stream into **pieces**:
+
+- a **unit** is one object that stands where records (or bots) stand, whole, with every container nested deeper than
+  its kept levels emptied: `{"curve": [1, 2], "meta": {"a": 1}}` comes out as `{"curve": [], "meta": {}}`;
+- **text** is everything around the units: the root's brackets, keys, commas and plain values, in whole tokens.
+
+So whoever decodes sees a small, ordinary JSON text, and a unit can be decoded alone. Emptying a container, instead of
+putting `null` for it, keeps its type (a list where a number belongs is still a list) and never makes the text longer.
+
+Guarantees: memory is bounded by `max_unit_bytes`, whatever comes in; what is discarded is checked for closed strings,
+balanced brackets of each kind and the depth limit, no more; the pieces that touch a given byte do not depend on where
+the input was cut; `NaN` and `Infinity` outside strings are `null` in every piece.
+
+Errors: `SourceMalformed` with the byte offset in the JSON; `SourceTorn` where the JSON ends early.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_right
+from codecs import BOM_UTF8
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from optimizer.errors import SourceMalformed, SourceTorn
+
+__all__ = ["MAX_DEPTH", "NO_SEAMS", "Layout", "Piece", "PieceKind", "Pruner"]
+
+# Where json.loads and msgspec give up too.
+MAX_DEPTH: Final = 1000
+
+
+class Layout(NamedTuple):
+    """Where the units of a root member stand, and how much of each is kept.
+
+    `unit_level` counts containers from the root, which is level 1: records of a map or an array stand at 2, those of a
+    section (`{"predictions": {...}}`) at 3. `kept_levels` is 1 for a record's own fields, 3 for a bot with positions.
+    """
+
+    unit_level: int
+    kept_levels: int
+
+
+class PieceKind(Enum):
+    """What a piece is."""
+
+    TEXT = auto()
+    UNIT = auto()
+
+
+class Piece(NamedTuple):
+    """A stretch of the pruned stream.
+
+    `size` is the bytes before any of them was left out for being too long: where it is over `max_unit_bytes`, a unit's
+    `data` is empty, and in a text an overlong string is `""`. `offset` is where the piece begins in the JSON, in bytes.
+    """
+
+    kind: PieceKind
+    offset: int
+    size: int
+    data: bytes
+    seams: array[int]
+
+    def source_offset(self, position: int) -> int:
+        """Where in the JSON the byte at `position` of `data` stood."""
+        # Seams are pairs: from this position in `data` on, bytes come from that offset in the source.
+        starts = self.seams[0::2]
+        seam = bisect_right(starts, position) - 1
+        return position + self.offset if seam < 0 else position - starts[seam] + self.seams[2 * seam + 1]
+
+
+# Bytes that are contiguous in the source need no seams.
+NO_SEAMS: Final = array("Q")
+
+# Flat text: anything without brackets, and whole strings. All quantifiers are possessive, so that no input makes the
+# engine go back: time is linear.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_FLAT = rb'[^"{}\[\]]*+(?:' + _STRING + rb'[^"{}\[\]]*+)*+'
+_LEAF = rb"(?:\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])"
+_BRANCH_BODY = _FLAT + rb"(?:" + _LEAF + _FLAT + rb")*+"
+_BRANCH = rb"(?:\{" + _BRANCH_BODY + rb"\}|\[" + _BRANCH_BODY + rb"\])"
+# Skipping takes whole containers of up to two levels in one match: most of a rolling file is lists of flat objects.
+_SKIP = re.compile(_FLAT + rb"(?:" + _BRANCH + _FLAT + rb")*+", re.DOTALL)
+_SKIP_FLAT = re.compile(_FLAT, re.DOTALL)
+_SKIP_LEVELS = 2
+_STRING_TOKEN = re.compile(_STRING, re.DOTALL)
+_STRING_TAIL = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_RUN = re.compile(rb'[^"{}\[\]]++')
+_ATOM_TAIL = re.compile(rb"[^\s,:]*+\Z")
+_ATOM = re.compile(rb"[^\s,:]++")
+_NOT_A_NUMBER = re.compile(rb"-?Infinity|NaN")
+
+_QUOTE, _BACKSLASH = b'"'[0], b"\\"[0]
+_OPENING = b"{["
+_CURLY = b"{}"
+_CLOSER = {b"{"[0]: b"}", b"["[0]: b"]"}
+
+
+class _Mode(Enum):
+    TEXT = auto()
+    UNIT = auto()
+    SKIP = auto()
+
+
+class Pruner:
+    """Cut a stream of JSON texts into pieces; feed it bytes in any chunking, then close it.
+
+    Args:
+        default: Where units stand in an array, and in an object under names that `members` does not list.
+        members: Where units stand in named members of a root object; a section that only may be an object (bots) is
+            still followed when it is an array, and its elements are units all the same.
+        max_unit_bytes: The longest unit, and the longest string or number outside units, that is kept.
+    """
+
+    def __init__(self, *, default: Layout, members: Mapping[bytes, Layout], max_unit_bytes: int) -> None:
+        self._default = default
+        self._members = members
+        self._limit = max_unit_bytes
+        self._mode = _Mode.TEXT
+        self._consumed = 0  # bytes of JSON before the current buffer
+        self._begun = False  # past the place where a byte order mark may stand
+        self._carry = b""  # a token that the last chunk cut in two
+        self._containers = bytearray()  # opening brackets of the text's containers, root first: at most two
+        self._depth = 0
+        self._layout = default
+        self._key: bytes | None = b""  # last string of the text; None where it was too long to keep
+        self._in_string = False  # inside a string of which nothing is kept
+        self._pieces: list[Piece] = []
+        self._unit = bytearray()
+        self._unit_seams: array[int] = array("Q")
+        self._unit_offset = 0
+        self._unit_size = 0
+        self._skip_depth = 0  # depth outside the container that is being skipped
+        self._skip_mode = _Mode.TEXT  # mode to return to
+        self._skip_curly = 0  # curly brackets open in it; the rest of its depth is square
+
+    def feed(self, chunk: bytes) -> list[Piece]:
+        """Take the next bytes; return the pieces that they complete."""
+        buffer = self._carry + chunk if self._carry else chunk
+        self._carry = b""
+        position = 0
+        end = len(buffer)
+        if not self._begun:
+            if end < len(BOM_UTF8) and BOM_UTF8.startswith(buffer):
+                self._carry = buffer
+                return []
+            self._begun = True
+            position = len(BOM_UTF8) if buffer.startswith(BOM_UTF8) else 0
+        while position < end:
+            if self._in_string:
+                position = self._pass_string(buffer, position)
+            elif self._mode is _Mode.SKIP:
+                position = self._skip(buffer, position)
+            else:
+                position = self._keep(buffer, position)
+        self._consumed += end - len(self._carry)
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def close(self) -> list[Piece]:
+        """End the input: return the last pieces.
+
+        Raises:
+            SourceTorn: A string or a container is still open.
+        """
+        tail, self._carry = self._carry, b""
+        if self._in_string or tail[:1] in (b'"', b"\\"):
+            raise SourceTorn(f"the JSON ends inside a string, after {self._consumed + len(tail):,} bytes")
+        if self._depth:
+            raise SourceTorn(
+                f"the JSON ends early, after {self._consumed + len(tail):,} bytes, "
+                f"with {self._depth:,} of its containers open"
+            )
+        self._add_run(self._consumed, tail)
+        self._consumed += len(tail)
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    # ---- kept levels
+
+    def _keep(self, buffer: bytes, position: int) -> int:
+        """Take one token at a kept level; return where the next begins."""
+        byte = buffer[position]
+        if byte == _QUOTE:
+            return self._take_string(buffer, position)
+        if byte in b"{}[]":
+            if byte in _OPENING:
+                self._open(byte, position)
+            else:
+                self._close(byte, position)
+            return position + 1
+        return self._take_run(buffer, position)
+
+    def _take_string(self, buffer: bytes, position: int) -> int:
+        found = _STRING_TOKEN.match(buffer, position)
+        stop = found.end() if found else len(buffer)
+        if self._room() < stop - position:
+            # Too long to keep, whether or not its end is in this buffer: the outcome must not depend on the cut.
+            if self._mode is _Mode.TEXT:
+                self._key = None
+                self._pieces.append(Piece(PieceKind.TEXT, self._consumed + position, 0, b'""', NO_SEAMS))
+            self._count(1)
+            self._in_string = True
+            return position + 1
+        if found is None:
+            self._carry = buffer[position:]
+        elif self._mode is _Mode.TEXT:
+            self._key = found.group()
+            self._add_text(self._consumed + position, self._key)
+        else:
+            self._add_to_unit(buffer[position:stop])
+        return stop
+
+    def _take_run(self, buffer: bytes, position: int) -> int:
+        """Take white space, commas, colons, numbers and literals up to the next quote or bracket."""
+        stop = _RUN.match(buffer, position).end()  # type: ignore[union-attr]  # it has one byte at least
+        if stop == len(buffer) and self._room() > 0:
+            # The last number or literal may go on in the next chunk.
+            tail = _ATOM_TAIL.search(buffer, position)
+            assert tail is not None
+            stop = tail.start()
+            self._carry = buffer[stop:]
+            if len(self._carry) > self._room():
+                if self._mode is _Mode.TEXT:
+                    self._refuse_atom(stop)
+                stop, self._carry = len(buffer), b""
+        self._add_run(self._consumed + position, buffer[position:stop])
+        return stop + len(self._carry)
+
+    def _add_run(self, offset: int, run: bytes) -> None:
+        done = 0
+        if b"N" in run or b"I" in run:
+            for found in _NOT_A_NUMBER.finditer(run):
+                self._add(offset + done, run[done : found.start()])
+                self._add(offset + found.start(), b"null", size=found.end() - found.start())
+                done = found.end()
+        self._add(offset + done, run[done:])
+
+    def _open(self, byte: int, position: int) -> None:
+        level = self._depth + 1
+        self._check_depth(level, position)
+        offset = self._consumed + position
+        if self._mode is _Mode.UNIT:
+            self._add_to_unit(bytes((byte,)))
+            if level >= self._layout.unit_level + self._layout.kept_levels:
+                self._start_skipping(byte)
+                return
+        else:
+            if level == 2:
+                named = self._key if self._containers[0] == b"{"[0] else None
+                self._layout = self._members.get(named, self._default) if named is not None else self._default
+            if level < self._layout.unit_level:
+                self._containers.append(byte)
+                self._add_text(offset, bytes((byte,)))
+            elif byte == b"{"[0]:
+                self._start_unit(offset)
+            else:
+                self._add_text(offset, bytes((byte,)))
+                self._start_skipping(byte)
+                return
+        self._depth = level
+
+    def _close(self, byte: int, position: int) -> None:
+        if self._depth == 0:
+            raise SourceMalformed(
+                f"malformed JSON at byte {self._consumed + position:,}: {chr(byte)!r} closes a container that was "
+                "never opened"
+            )
+        self._depth -= 1
+        if self._mode is _Mode.TEXT:
+            self._containers.pop()
+            self._add_text(self._consumed + position, bytes((byte,)))
+        else:
+            self._add_to_unit(bytes((byte,)))
+            if self._depth < self._layout.unit_level:
+                self._finish_unit()
+
+    # ---- discarded levels
+
+    def _start_skipping(self, byte: int) -> None:
+        self._skip_depth = self._depth
+        self._skip_mode = self._mode
+        self._skip_curly = int(byte in _CURLY)
+        self._depth += 1
+        self._mode = _Mode.SKIP
+
+    def _skip(self, buffer: bytes, position: int) -> int:
+        """Skip on, to the end of the discarded container or of the buffer."""
+        end = len(buffer)
+        while True:
+            deep = self._depth > MAX_DEPTH - _SKIP_LEVELS
+            position = (_SKIP_FLAT if deep else _SKIP).match(buffer, position).end()  # type: ignore[union-attr]
+            if position == end:
+                return end
+            byte = buffer[position]
+            if byte == _QUOTE:
+                self._in_string = True
+                return position + 1
+            if byte in _OPENING:
+                self._depth += 1
+                self._check_depth(self._depth, position)
+                self._skip_curly += byte in _CURLY
+            else:
+                self._depth -= 1
+                self._skip_curly -= byte in _CURLY
+                if self._depth == self._skip_depth:
+                    self._stop_skipping(byte, position)
+                    return position + 1
+            position += 1
+
+    def _stop_skipping(self, byte: int, position: int) -> None:
+        if self._skip_curly:
+            raise SourceMalformed(
+                f"malformed JSON: curly and square brackets do not balance in the discarded container that ends at "
+                f"byte {self._consumed + position:,}"
+            )
+        self._mode = self._skip_mode
+        offset = self._consumed + position
+        if self._mode is _Mode.TEXT:
+            self._add_text(offset, bytes((byte,)))
+        else:
+            self._unit_seams.extend((len(self._unit), offset))
+            self._add_to_unit(bytes((byte,)))
+
+    def _pass_string(self, buffer: bytes, position: int) -> int:
+        """Pass over a string of which nothing is kept, to its end or the buffer's."""
+        stop = _STRING_TAIL.match(buffer, position).end()  # type: ignore[union-attr]  # it matches the empty string
+        if stop == len(buffer):
+            self._count(stop - position)
+        elif buffer[stop] == _BACKSLASH:  # the last byte: what it escapes comes with the next chunk
+            self._count(stop - position)
+            self._carry = buffer[stop:]
+            stop = len(buffer)
+        else:
+            stop += 1
+            self._count(stop - position)
+            self._in_string = False
+        return stop
+
+    # ---- pieces
+
+    def _room(self) -> int:
+        """Bytes that a token may still have here without being too long to keep."""
+        return self._limit - (self._unit_size if self._mode is _Mode.UNIT else 0)
+
+    def _count(self, size: int) -> None:
+        """Count bytes that belong to a piece and are not kept in it."""
+        if self._mode is _Mode.UNIT:
+            self._unit_size += size
+            self._unit.clear()
+        elif self._mode is _Mode.TEXT:
+            self._pieces.append(Piece(PieceKind.TEXT, self._consumed, size, b"", NO_SEAMS))
+
+    def _add(self, offset: int, data: bytes, *, size: int | None = None) -> None:
+        if not data:
+            return
+        if self._mode is _Mode.TEXT:
+            if len(data) > self._limit:
+                self._check_atoms(offset, data)
+            self._add_text(offset, data)
+        else:
+            if size is not None:
+                self._unit_seams.extend((len(self._unit), offset))
+            self._add_to_unit(data, size)
+            if size is not None:
+                self._unit_seams.extend((len(self._unit), offset + size))
+
+    def _add_text(self, offset: int, data: bytes) -> None:
+        if data:
+            self._pieces.append(Piece(PieceKind.TEXT, offset, len(data), data, NO_SEAMS))
+
+    def _start_unit(self, offset: int) -> None:
+        self._mode = _Mode.UNIT
+        self._unit_offset = offset
+        self._unit_seams = array("Q")
+        self._unit_size = 0
+        if self._key is None and self._containers[-1:] == b"{":
+            self._unit_size = self._limit  # its name alone is too long: what follows only counts
+        self._add_to_unit(b"{")
+
+    def _add_to_unit(self, data: bytes, size: int | None = None) -> None:
+        self._unit_size += len(data) if size is None else size
+        if self._unit_size > self._limit:
+            self._unit.clear()
+            del self._unit_seams[:]
+        else:
+            self._unit += data
+
+    def _finish_unit(self) -> None:
+        data = bytes(self._unit)
+        self._pieces.append(Piece(PieceKind.UNIT, self._unit_offset, self._unit_size, data, self._unit_seams))
+        self._unit.clear()
+        self._mode = _Mode.TEXT
+
+    # ---- refusals
+
+    def _check_depth(self, depth: int, position: int) -> None:
+        if depth > MAX_DEPTH:
+            raise SourceMalformed(
+                f"malformed JSON at byte {self._consumed + position:,}: nested deeper than {MAX_DEPTH:,} containers"
+            )
+
+    def _check_atoms(self, offset: int, run: bytes) -> None:
+        for found in _ATOM.finditer(run):
+            if found.end() - found.start() > self._limit:
+                self._refuse_atom(offset - self._consumed + found.start())
+
+    def _refuse_atom(self, position: int) -> None:
+        raise SourceMalformed(
+            f"malformed JSON at byte {self._consumed + position:,}: a number or literal of more than {self._limit:,} bytes"
+        )

@@ -1,0 +1,162 @@
+"""One frozen value with every setting, read from `ROLLING_*` variables.
+
+Functions get a `Settings`, or the two numbers that they need, and never look at the environment. Units are in the
+names: seconds `_s`, bytes `_bytes`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal, cast, get_args
+from urllib.parse import urlsplit, urlunsplit
+
+from optimizer.errors import SettingsInvalid
+
+__all__ = ["ENGINES", "PREFIX", "Engine", "Settings", "redact_url", "variable_name"]
+
+PREFIX: Final = "ROLLING_"
+
+Engine = Literal["auto", "ijson"]
+ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
+
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+socket")
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting, checked. The README's table says what each is for."""
+
+    input: Path = Path("data/rolling_brain.json.gz")
+    output_dir: Path = Path("data")
+    bots_dir: Path | None = None
+    source: str = ""  # by default the input file's stem
+    redis_url: str = "redis://localhost:6379/0"
+    broker_url: str = ""  # by default the same as redis_url
+    top_symbols_limit: int = 300
+    min_confidence: float = 0.5
+    index_symbols_limit: int = 10_000
+    interval_s: float = 30.0
+    startup_delay_s: float = 5.0
+    gzip_level: int = 6
+    max_record_bytes: int = 1_048_576
+    engine: Engine = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            object.__setattr__(self, "source", _FILE_ENDINGS.sub("", self.input.name) or self.input.name)
+        if not self.broker_url:
+            object.__setattr__(self, "broker_url", self.redis_url)
+        for check in (
+            self._check_numbers,
+            self._check_names,
+            self._check_urls,
+        ):
+            check()
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the settings from a mapping such as `os.environ`; an empty variable counts as not set.
+
+        Raises:
+            SettingsInvalid: A value cannot be used, or a variable with our prefix is not one of ours: a misspelt
+                name that is ignored costs more than one that is refused.
+        """
+        readers = {variable_name(field.name): (field.name, _READERS[str(field.type)]) for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for variable, text in environ.items():
+            if not variable.startswith(PREFIX) or not text:
+                continue
+            if variable not in readers:
+                raise SettingsInvalid(f"{variable} is not a setting; the settings are {', '.join(sorted(readers))}")
+            name, read = readers[variable]
+            try:
+                values[name] = read(text)
+            except ValueError:
+                raise SettingsInvalid(f"{variable}={text!r} is not {_EXPECTED[read]}") from None
+        return cls(**values)
+
+    def changed(self, **values: Any) -> Settings:
+        """The same settings with some values replaced; `None` leaves a value as it is."""
+        return replace(self, **{name: value for name, value in values.items() if value is not None})
+
+    def redacted(self) -> dict[str, str]:
+        """Every setting as text under its variable's name, passwords in URLs as `***`."""
+        shown = {variable_name(field.name): getattr(self, field.name) for field in fields(self)}
+        return {
+            name: redact_url(value) if name.endswith("_URL") else "" if value is None else str(value)
+            for name, value in shown.items()
+        }
+
+    def _check_numbers(self) -> None:
+        for name, low, high in (
+            ("top_symbols_limit", 1, 1_000_000),
+            ("index_symbols_limit", 1, 1_000_000),
+            ("min_confidence", 0, 1),
+            ("interval_s", 0.1, 86_400),
+            ("startup_delay_s", 0, 86_400),
+            ("gzip_level", 1, 9),
+            ("max_record_bytes", 1_024, 1 << 30),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise SettingsInvalid(f"{variable_name(name)}={value} is not between {low:,} and {high:,}")
+        if self.index_symbols_limit < self.top_symbols_limit:
+            raise SettingsInvalid(
+                f"{variable_name('index_symbols_limit')}={self.index_symbols_limit} is below "
+                f"{variable_name('top_symbols_limit')}={self.top_symbols_limit}; the index holds the top symbols too"
+            )
+
+    def _check_names(self) -> None:
+        if not _SOURCE_NAME.fullmatch(self.source):
+            raise SettingsInvalid(
+                f"{variable_name('source')}={self.source!r} may hold letters, digits, '.', '_' and '-' only: "
+                "it is part of every Redis key"
+            )
+        if self.engine not in ENGINES:
+            raise SettingsInvalid(f"{variable_name('engine')}={self.engine!r} is not one of {', '.join(ENGINES)}")
+
+    def _check_urls(self) -> None:
+        for name in ("redis_url", "broker_url"):
+            url = getattr(self, name)
+            if urlsplit(url).scheme not in _REDIS_SCHEMES:
+                raise SettingsInvalid(
+                    f"{variable_name(name)}={redact_url(url)!r} does not begin with one of "
+                    f"{', '.join(scheme + '://' for scheme in _REDIS_SCHEMES)}"
+                )
+
+
+def variable_name(field_name: str) -> str:
+    """The environment variable of a field: `interval_s` is `ROLLING_INTERVAL_S`."""
+    return PREFIX + field_name.upper()
+
+
+def redact_url(url: str) -> str:
+    """The URL with its password, if any, as `***`."""
+    parts = urlsplit(url)
+    if parts.password is None and "password=" not in parts.query:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    netloc = f"{user.split(':')[0]}:***@{host}" if user else host
+    query = re.sub(r"(password=)[^&]*", r"\1***", parts.query)
+    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+
+
+def _engine(text: str) -> Engine:
+    return cast(Engine, text)  # checked with the rest
+
+
+_READERS: Final[dict[str, Callable[[str], Any]]] = {
+    "Path": Path,
+    "Path | None": Path,
+    "str": str,
+    "int": int,
+    "float": float,
+    "Engine": _engine,
+}
+_EXPECTED: Final[dict[Callable[[str], Any], str]] = {int: "a whole number", float: "a number"}
