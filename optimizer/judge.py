@@ -61,7 +61,7 @@ def decode_record(piece: Piece, symbol: str | None, *, max_bytes: int) -> Record
         SourceMalformed: It is no JSON; the message has the byte offset in the source.
     """
     if piece.size > max_bytes:
-        return _too_large(piece, symbol, max_bytes)
+        return _too_large(RejectReason.TOO_LARGE, piece, symbol, max_bytes)
     try:
         fields = _FIELDS.decode(piece.data)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -97,7 +97,7 @@ def decode_bot(piece: Piece, name: str, *, max_bytes: int) -> Bot | Reject:
         SourceMalformed: It is no JSON; the message has the byte offset in the source.
     """
     if piece.size > max_bytes:
-        return _too_large(piece, name, max_bytes)
+        return _too_large(RejectReason.BOT, piece, name, max_bytes)
     fields = _load(piece)
     try:
         positions = fields.get("positions")
@@ -267,12 +267,12 @@ def _position(fields: Any, symbol: str | None) -> Position:
     return Position(name, quantity, price)
 
 
-def _too_large(piece: Piece, name: str | None, max_bytes: int) -> Reject:
+def _too_large(reason: RejectReason, piece: Piece, name: str | None, max_bytes: int) -> Reject:
     details = (
         f"{piece.size:,} bytes without its nested containers, over ROLLING_MAX_RECORD_BYTES={max_bytes:,}; "
         "raise that if such records are wanted"
     )
-    return Reject(RejectReason.TOO_LARGE, None if name is None else name[:SHOWN_CHARACTERS], where(piece.offset), details)
+    return Reject(reason, name[:SHOWN_CHARACTERS] if name else None, where(piece.offset), details)
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,19 @@
+"""Rolling Optimizer: small, fresh snapshots from one big rolling file, for routers to read from Redis."""
+
+from __future__ import annotations
+
+from optimizer.errors import RollingError, SnapshotMissing
+from optimizer.pipeline import optimize
+from optimizer.records import BotSummary, Holding, Record, Report
+from optimizer.settings import Settings
+
+__all__ = [
+    "BotSummary",
+    "Holding",
+    "Record",
+    "Report",
+    "RollingError",
+    "Settings",
+    "SnapshotMissing",
+    "optimize",
+]

@@ -1,0 +1,68 @@
+"""The bots directory: one `*.json` or `*.json.gz` a bot, the file's stem its name.
+
+A file that cannot be used is a `Reject` that names it; the other bots count all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from optimizer.errors import SourceError, SourceMissing
+from optimizer.records import Bot, Reject, RejectReason
+from optimizer.scan import scan_bot
+from optimizer.source import Source
+
+__all__ = ["bots_fingerprint", "read_bots"]
+
+ENDINGS: Final = (".json.gz", ".json")
+
+
+def read_bots(bots_dir: Path, *, max_record_bytes: int) -> Iterator[Bot | Reject]:
+    """Read every bot file of a directory, by name.
+
+    Args:
+        bots_dir: The directory; where it cannot be listed, that is the one reject.
+        max_record_bytes: The longest bot, without what is nested deeper than its positions' fields.
+    """
+    try:
+        paths = _bot_paths(bots_dir)
+    except OSError as error:
+        details = f"the directory cannot be listed: {error.strerror}; check ROLLING_BOTS_DIR"
+        yield Reject(RejectReason.BOT, None, str(bots_dir), details)
+        return
+    for name, path in paths:
+        try:
+            with Source(path) as source:
+                bot = scan_bot(source.chunks(), name, max_record_bytes=max_record_bytes)
+                source.check_unchanged()
+        except SourceMissing:
+            continue  # deleted since the directory was listed
+        except SourceError as error:
+            yield Reject(RejectReason.BOT, name, str(path), str(error))
+        else:
+            yield Reject(bot.reason, name, str(path), bot.details) if isinstance(bot, Reject) else bot
+
+
+def bots_fingerprint(bots_dir: Path) -> str:
+    """A digest of the names, inodes, sizes and times of modification of the bot files."""
+    digest = hashlib.sha256()
+    try:
+        for name, path in _bot_paths(bots_dir):
+            status = path.stat()
+            digest.update(f"{name}/{status.st_ino}/{status.st_size}/{status.st_mtime_ns}\n".encode())
+    except OSError as error:
+        digest.update(str(error.errno).encode())
+    return digest.hexdigest()[:16]
+
+
+def _bot_paths(bots_dir: Path) -> list[tuple[str, Path]]:
+    """Bot names and files, by name; hidden files are being written by somebody."""
+    return sorted(
+        (path.name.removesuffix(ending), path)
+        for path in bots_dir.iterdir()
+        for ending in ENDINGS
+        if path.name.endswith(ending) and not path.name.startswith(".")
+    )

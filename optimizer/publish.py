@@ -1,0 +1,127 @@
+"""A run's view of Redis: up, down or off.
+
+Redis is where routers read, not what the files depend on. So a run whose Redis is away goes on, writes its files and
+says so in its report; the next tick publishes from the files. Only a refusal stops a run: its lock is gone, or somebody
+else has published since.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Literal
+
+from optimizer.cache import Cache, Lock, Pointer
+from optimizer.errors import CacheUnavailable, PublishRefused
+from optimizer.records import Report
+from optimizer.settings import Settings
+from optimizer.snapshots import SnapshotSet
+
+__all__ = ["Publisher"]
+
+_log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """The cache of one run; every method does nothing, and says that all is well, where Redis is off or down."""
+
+    def __init__(self, settings: Settings, *, use_cache: bool) -> None:
+        self._cache = Cache(settings.redis_url, settings.source, settings.interval_s) if use_cache else None
+        self._lock: Lock | None = None
+        self._before: Pointer | None = None
+        self.state: Literal["up", "down", "off"] = "up" if use_cache else "off"
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._cache:
+            self._cache.close()
+
+    def take_tick(self, number: int) -> bool:
+        """Take a tick for this run; false where another run has it."""
+        with self._tolerating():
+            if self._cache and self.state == "up":
+                return self._cache.take_tick(number)
+        return True
+
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Hold the source's lock, and read the pointer that the run starts from; yield false where another run is on."""
+        if self._cache is None or self.state != "up":
+            yield True
+            return
+        context = self._cache.lock()
+        with self._tolerating():
+            self._lock = context.__enter__()
+        if self._lock is None:
+            yield True
+            return
+        try:
+            with self._tolerating():
+                self._before = self._cache.pointer()
+            yield self._lock.held
+        finally:
+            context.__exit__(None, None, None)
+
+    def newest_version(self) -> int:
+        """The newest version that Redis knows of, 0 for none."""
+        newest = self._before.version if self._before else 0
+        with self._tolerating():
+            if self._cache and self.state == "up":
+                return max(newest, self._cache.newest_delta())
+        return newest
+
+    def holds(self, fingerprint: str) -> bool:
+        """Whether what Redis shows was made from this input, and is all there."""
+        with self._tolerating():
+            if self._cache and self.state == "up":
+                before = self._before
+                return before is not None and before.fingerprint == fingerprint and self._cache.is_intact(before.version)
+        return True
+
+    def check_lock(self) -> None:
+        """Check, before anything is written, that the run is still the only one.
+
+        Raises:
+            PublishRefused: It is not.
+        """
+        with self._tolerating():
+            if self._cache and self._lock and self.state == "up" and not self._cache.owns(self._lock):
+                raise PublishRefused("the lock was lost during the run (was it paused?); the next tick starts anew")
+
+    def publish(self, snapshots: SnapshotSet, *, checked_at: str) -> bool:
+        """Make a set the current one; false where Redis is off or down.
+
+        Raises:
+            PublishRefused: The run is no longer the only one.
+        """
+        with self._tolerating():
+            if self._cache and self._lock and self.state == "up":
+                self._cache.publish(snapshots, lock=self._lock, before=self._before, checked_at=checked_at)
+                return True
+        return False
+
+    def mark_checked(self, at: str) -> None:
+        """Note that what Redis shows is still the newest."""
+        with self._tolerating():
+            if self._cache and self.state == "up":
+                self._cache.mark_checked(at)
+
+    def record(self, report: Report) -> None:
+        """Append the report to the stream of runs; this is tried also after Redis was down, it may be back."""
+        with self._tolerating():
+            if self._cache:
+                self._cache.add_run(report)
+
+    @contextmanager
+    def _tolerating(self) -> Iterator[None]:
+        try:
+            yield
+        except CacheUnavailable as error:
+            self.state = "down"
+            _log.warning("[RollingOptimizer] the cache is down, the run goes on without it: %s", error)

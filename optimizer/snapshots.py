@@ -1,0 +1,250 @@
+"""The snapshot files: encode, compress, write as one, read back.
+
+    output_dir/
+        current -> versions/1795000000000          the one link that is flipped
+        rolling_optimized.json.gz -> current/...   fixed names for plain readers; these links never change
+        bots_snapshot.json.gz, portfolio_snapshot.json.gz, symbols_index.json.gz, manifest.json   likewise
+        versions/1795000000000/                    a whole set, never written again
+
+Invariant: a set is complete and on the disk before `current` points at it, and pointing is one rename. So whoever reads
+through the fixed names sees whole files, whoever resolves `current` once sees one set, and a writer that dies at any
+moment leaves the old set as it was; what it left behind is swept by the next.
+
+Errors: `OutputUnwritable`, with the path and what to do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from optimizer.errors import OutputUnwritable
+from optimizer.portfolio import holdings, summaries
+from optimizer.records import (
+    Bot,
+    BotsSnapshot,
+    FileEntry,
+    Index,
+    Manifest,
+    PortfolioSnapshot,
+    PredictionsSnapshot,
+    Record,
+)
+
+__all__ = [
+    "FILE_NAMES",
+    "KINDS",
+    "SnapshotSet",
+    "encode_set",
+    "mark_checked",
+    "output_lock",
+    "read_manifest",
+    "read_set",
+    "write_set",
+]
+
+KINDS: Final = ("predictions", "bots", "portfolio", "index")
+FILE_NAMES: Final = {
+    "predictions": "rolling_optimized.json.gz",
+    "bots": "bots_snapshot.json.gz",
+    "portfolio": "portfolio_snapshot.json.gz",
+    "index": "symbols_index.json.gz",
+}
+MANIFEST_NAME: Final = "manifest.json"
+CURRENT_NAME: Final = "current"
+VERSIONS_NAME: Final = "versions"
+# The set before the current one stays, for readers that resolved `current` just before it was flipped.
+KEPT_SETS: Final = 2
+READ_ATTEMPTS: Final = 3
+
+_MANIFEST = msgspec.json.Decoder(Manifest)
+_INDEX = msgspec.json.Decoder(Index)
+
+
+@dataclass(frozen=True)
+class SnapshotSet:
+    """One version: its manifest, and the gz bytes of each kind."""
+
+    manifest: Manifest
+    payloads: dict[str, bytes]
+
+    def index(self) -> list[Record]:
+        """The records of the index, best first."""
+        return _INDEX.decode(gzip.decompress(self.payloads["index"])).symbols
+
+
+def encode_set(
+    *,
+    source: str,
+    version: int,
+    generated_at: str,
+    fingerprint: str,
+    ranked: Sequence[Record],
+    predictions: list[Record],
+    bots: Sequence[Bot],
+    gzip_level: int,
+) -> SnapshotSet:
+    """Make the snapshots of a version. Equal content gives equal bytes: gzip's time of modification is 0."""
+    shown = summaries(bots)
+    held = holdings(bots)
+    contents: dict[str, tuple[msgspec.Struct, int]] = {
+        "predictions": (PredictionsSnapshot(predictions, generated_at, len(predictions)), len(predictions)),
+        "bots": (BotsSnapshot(shown, generated_at), len(shown)),
+        "portfolio": (PortfolioSnapshot(held, generated_at), len(held)),
+        "index": (Index(list(ranked), generated_at), len(ranked)),
+    }
+    payloads = {
+        kind: gzip.compress(msgspec.json.encode(content), gzip_level, mtime=0)
+        for kind, (content, _) in contents.items()
+    }
+    entries = {
+        kind: FileEntry(FILE_NAMES[kind], hashlib.sha256(data).hexdigest(), len(data), contents[kind][1])
+        for kind, data in payloads.items()
+    }
+    return SnapshotSet(Manifest(source, version, generated_at, fingerprint, entries), payloads)
+
+
+@contextmanager
+def output_lock(output_dir: Path) -> Iterator[bool]:
+    """Make the directory and lock it against other runs on this host; yield whether the lock was got.
+
+    The lock is the kernel's, on the directory itself: it ends with the process and leaves no file.
+    """
+    with _explained(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def write_set(output_dir: Path, snapshots: SnapshotSet) -> None:
+    """Write a set and make it the current one. The caller holds the `output_lock`.
+
+    Raises:
+        OutputUnwritable: The disk is full, read-only or not ours; the current set is as it was.
+    """
+    versions = output_dir / VERSIONS_NAME
+    final = versions / str(snapshots.manifest.version)
+    partial = versions / f"{final.name}.partial"
+    with _explained(output_dir):
+        versions.mkdir(exist_ok=True)
+        _sweep(output_dir)
+        try:
+            partial.mkdir()
+            for kind, data in snapshots.payloads.items():
+                _write_file(partial / FILE_NAMES[kind], data)
+            _write_file(partial / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(snapshots.manifest)))
+            _sync_directory(partial)
+            partial.rename(final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _sync_directory(versions)
+        _link(output_dir / CURRENT_NAME, f"{VERSIONS_NAME}/{final.name}")
+        for name in (*FILE_NAMES.values(), MANIFEST_NAME):
+            target = f"{CURRENT_NAME}/{name}"
+            link = output_dir / name
+            if not (link.is_symlink() and os.readlink(link) == target):
+                _link(link, target)
+        _sync_directory(output_dir)
+        _sweep(output_dir)
+
+
+def read_manifest(output_dir: Path) -> Manifest | None:
+    """The manifest of the current set, or `None` where there is no usable one."""
+    try:
+        return _MANIFEST.decode((output_dir / CURRENT_NAME / MANIFEST_NAME).read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def read_set(output_dir: Path, *, kinds: Sequence[str] = KINDS) -> SnapshotSet | None:
+    """Read the current set, or the named kinds of it, each checked against the manifest; `None` where it is not whole."""
+    for _ in range(READ_ATTEMPTS):
+        try:
+            directory = (output_dir / CURRENT_NAME).resolve(strict=True)
+            manifest = _MANIFEST.decode((directory / MANIFEST_NAME).read_bytes())
+            payloads = {kind: (directory / manifest.snapshots[kind].file).read_bytes() for kind in kinds}
+        except FileNotFoundError:
+            continue  # swept between two reads: `current` points elsewhere by now
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, KeyError):
+            return None
+        whole = all(
+            hashlib.sha256(data).hexdigest() == manifest.snapshots[kind].sha256 for kind, data in payloads.items()
+        )
+        return SnapshotSet(manifest, payloads) if whole else None
+    return None
+
+
+def mark_checked(output_dir: Path) -> None:
+    """Note that the current set is still the newest: the manifest's time of modification is when that was last seen."""
+    with _explained(output_dir):
+        os.utime(output_dir / CURRENT_NAME / MANIFEST_NAME)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(path: Path, target: str) -> None:
+    """Point `path` at `target` in one rename, whatever it was before."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target)
+    partial.rename(path)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(output_dir: Path) -> None:
+    """Remove what dead writers left, and sets older than the kept ones."""
+    for leftover in output_dir.glob(".*.partial"):
+        if leftover.is_symlink():
+            leftover.unlink()
+    versions = output_dir / VERSIONS_NAME
+    current = ""
+    with suppress(OSError):
+        current = Path(os.readlink(output_dir / CURRENT_NAME)).name
+    whole = sorted((path for path in versions.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+    # A set newer than the current one was never pointed at: its writer died before.
+    kept = {current, *[path.name for path in whole if current and int(path.name) <= int(current)][-KEPT_SETS:]}
+    for path in versions.iterdir():
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _explained(output_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputUnwritable(
+            f"{error.filename or output_dir}: {error.strerror or error}; the old snapshots are as they were. Free space "
+            f"on, or make writable, ROLLING_OUTPUT_DIR={output_dir}"
+        ) from error
