@@ -5,15 +5,20 @@ from __future__ import annotations
 from optimizer.errors import RollingError, SnapshotMissing
 from optimizer.pipeline import optimize
 from optimizer.records import BotSummary, Holding, Record, Report
+from optimizer.reader import Answer, Snapshot, SnapshotReader, State
 from optimizer.settings import Settings
 
 __all__ = [
+    "Answer",
     "BotSummary",
     "Holding",
     "Record",
     "Report",
     "RollingError",
     "Settings",
+    "Snapshot",
     "SnapshotMissing",
+    "SnapshotReader",
+    "State",
     "optimize",
 ]

@@ -50,7 +50,7 @@ from optimizer.records import Manifest, PredictionsSnapshot, Record, Report
 from optimizer.settings import redact_url
 from optimizer.snapshots import SnapshotSet
 
-__all__ = ["PAYLOAD_KINDS", "Cache", "Keys", "Lock", "Pointer", "connect", "redis_answers"]
+__all__ = ["PAYLOAD_KINDS", "Cache", "Keys", "Lock", "Pointer", "connect", "eviction_warning", "redis_answers"]
 
 PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
 STAGED_KINDS: Final = (*PAYLOAD_KINDS, "symbols", "ranking")
@@ -205,12 +205,32 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
     )
 
 
+def eviction_warning(url: str) -> str | None:
+    """Why this Redis must not be a broker, if it may evict what it holds; `None` where it may not.
+
+    Raises:
+        CacheUnavailable: It does not answer.
+    """
+    with redis_answers(url):
+        client = connect(url, timeout_s=WRITER_TIMEOUT_S)
+        try:
+            policy = str(client.info("memory").get("maxmemory_policy", "noeviction"))
+        finally:
+            client.close()
+    if policy == "noeviction":
+        return None
+    return (
+        f"the broker {redact_url(url)} may evict messages (maxmemory-policy {policy}); set it to noeviction, and give "
+        "the cache a Redis of its own by ROLLING_REDIS_URL"
+    )
+
+
 @contextmanager
 def redis_answers(url: str) -> Iterator[None]:
-    """Turn every way in which Redis can fail into `CacheUnavailable`."""
+    """Turn every way in which Redis can fail, and what it holds can be unreadable, into `CacheUnavailable`."""
     try:
         yield
-    except (redis.RedisError, OSError) as error:
+    except (redis.RedisError, OSError, EOFError, zlib.error, msgspec.DecodeError) as error:
         raise CacheUnavailable(f"Redis at {redact_url(url)}: {error or type(error).__name__}") from error
 
 

@@ -36,9 +36,8 @@ from optimizer.records import (
     Record,
     Report,
 )
-from optimizer.select import rank
 from optimizer.settings import Settings
-from optimizer.snapshots import manifest_age_s, read_set
+from optimizer.snapshots import manifest_age_s, read_manifest, read_set
 
 __all__ = ["Answer", "Origin", "Snapshot", "SnapshotReader", "State"]
 
@@ -78,7 +77,7 @@ class Snapshot(Generic[T]):
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """Part of a snapshot; `etag` is that of the whole predictions of the same version."""
+    """Part of a snapshot; `etag` stands for the version, which never changes once it is published."""
 
     version: int
     etag: str
@@ -226,7 +225,7 @@ class SnapshotReader:
             data, exists = pipeline.hget(key, symbol).exists(key).execute()
             if exists:
                 value = None if data is None else _RECORD.decode(data)
-                return Answer(pointer.version, pointer.etags["predictions"], "redis", value)
+                return Answer(pointer.version, _etag(pointer.version), "redis", value)
         return None
 
     def _top_from_redis(self, n: int, offset: int) -> Answer[list[Record]] | None:
@@ -239,7 +238,7 @@ class SnapshotReader:
             data = cast(list[bytes | None], self._client.hmget(key, symbols)) if symbols else []
             if None not in data and self._client.exists(key):
                 records = [_RECORD.decode(item) for item in data if item is not None]
-                return Answer(pointer.version, pointer.etags["predictions"], "redis", records)
+                return Answer(pointer.version, _etag(pointer.version), "redis", records)
         return None
 
     def _ranked_symbols(self, key: str, n: int, offset: int) -> list[bytes]:
@@ -277,10 +276,9 @@ class SnapshotReader:
         return self._hold(kind, manifest.version, etag, "files", data)
 
     def _state_from_files(self) -> State | None:
-        found = self._read_files("predictions")
-        if found is None or self._output_dir is None:
+        manifest = None if self._output_dir is None else read_manifest(self._output_dir)
+        if manifest is None or self._output_dir is None:
             return None
-        manifest, _ = found
         return State(manifest.version, manifest.generated_at, manifest_age_s(self._output_dir), "files")
 
     def _symbol_from_files(self, symbol: str) -> Answer[Record | None] | None:
@@ -288,13 +286,13 @@ class SnapshotReader:
         if index is None:
             return None
         found = next((record for record in index.value.symbols if record.symbol == symbol), None)
-        return Answer(index.version, index.etag, "files", found)
+        return Answer(index.version, _etag(index.version), "files", found)
 
     def _top_from_files(self, n: int, offset: int) -> Answer[list[Record]] | None:
         index = self._snapshot_from_files("index")
         if index is None:
             return None
-        return Answer(index.version, index.etag, "files", sorted(index.value.symbols, key=rank)[offset : offset + n])
+        return Answer(index.version, _etag(index.version), "files", index.value.symbols[offset : offset + n])
 
     def _read_files(self, kind: str) -> tuple[Manifest, bytes] | None:
         if self._output_dir is None:
@@ -307,3 +305,7 @@ class SnapshotReader:
         with self._guard:
             self._held = {key: value for key, value in self._held.items() if key[0] != kind} | {(kind, etag): snapshot}
         return snapshot
+
+
+def _etag(version: int) -> str:
+    return f"{version:x}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import urlsplit, urlunsplit
@@ -80,10 +80,6 @@ class Settings:
             except ValueError:
                 raise SettingsInvalid(f"{variable}={text!r} is not {_EXPECTED[read]}") from None
         return cls(**values)
-
-    def changed(self, **values: Any) -> Settings:
-        """The same settings with some values replaced; `None` leaves a value as it is."""
-        return replace(self, **{name: value for name, value in values.items() if value is not None})
 
     def redacted(self) -> dict[str, str]:
         """Every setting as text under its variable's name, passwords in URLs as `***`."""

@@ -18,8 +18,10 @@ from __future__ import annotations
 import fcntl
 import gzip
 import hashlib
+import math
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ __all__ = [
     "KINDS",
     "SnapshotSet",
     "encode_set",
+    "manifest_age_s",
     "mark_checked",
     "output_lock",
     "read_manifest",
@@ -173,6 +176,14 @@ def read_manifest(output_dir: Path) -> Manifest | None:
         return _MANIFEST.decode((output_dir / CURRENT_NAME / MANIFEST_NAME).read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def manifest_age_s(output_dir: Path) -> float:
+    """Seconds since a run last made or confirmed the current set; infinite where there is none."""
+    try:
+        return time.time() - (output_dir / CURRENT_NAME / MANIFEST_NAME).stat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def read_set(output_dir: Path, *, kinds: Sequence[str] = KINDS) -> SnapshotSet | None:

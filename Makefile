@@ -1,0 +1,39 @@
+# Needs Python 3.11 or newer and make. `make run` is the place to start.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run up test check format lock install clean
+
+run: install ## the whole line once, with a sample file and real processes
+	$(BIN)/rolling-optimizer demo
+
+up: install ## Redis, worker, beat and Flower in the foreground, until Ctrl-C
+	$(BIN)/rolling-optimizer up
+
+test: install ## the whole suite, against real servers
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+check: install ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: .venv/.installed ## .venv with the versions of constraints.txt
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@touch $@
+
+lock: install ## constraints.txt anew, from pyproject.toml
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
+		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
+
+clean: ## everything that the targets made
+	rm -rf .venv .demo .up build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

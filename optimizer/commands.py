@@ -1,0 +1,185 @@
+"""The commands that need no Celery: `run`, `sample`, `status`, `config`.
+
+Exit status: 0 for success, unchanged and skipped; 1 for a run that failed or a snapshot that is too old, with one line
+on stderr that says what, where and what to do; 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from optimizer.cache import WRITER_TIMEOUT_S, connect, eviction_warning, redis_answers
+from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
+from optimizer.pipeline import Progress, failed_report, optimize
+from optimizer.reader import SnapshotReader
+from optimizer.records import Report
+from optimizer.sample import SHAPES, write_sample
+from optimizer.settings import ENGINES, Settings, redact_url, variable_name
+
+__all__ = ["CommandGroup", "commands", "describe", "settings_or_usage_error"]
+
+
+class CommandGroup(click.Group):
+    """A group whose commands end with one line, not with a traceback, when one of our errors comes up."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; exit 1 on a `RollingError`."""
+        try:
+            return super().invoke(ctx)
+        except RollingError as error:
+            click.echo(f"rolling-optimizer: {type(error).__name__}: {error}", err=True)
+            ctx.exit(1)
+
+
+def settings_or_usage_error(**options: Any) -> Settings:
+    """Settings from the environment, with options in place of variables; `None` leaves a variable as it is.
+
+    Raises:
+        click.UsageError: A value cannot be used.
+    """
+    given = {variable_name(name): str(value) for name, value in options.items() if value is not None}
+    try:
+        return Settings.from_env({**os.environ, **given})
+    except SettingsInvalid as error:
+        raise click.UsageError(str(error)) from None
+
+
+def describe(report: Report) -> str:
+    """A report as a few lines for a person."""
+    lines = [f"{report.status}: " + (report.reason or f"version {report.version}, cache {report.cache}")]
+    if report.status == "failed":
+        lines = [f"failed: {report.error}: {report.details}"]
+    stats = report.stats
+    if stats:
+        lines.append(
+            f"  {stats.predictions_extracted:,} predictions of {stats.records_seen:,} records "
+            f"({stats.records_rejected:,} rejected, {stats.duplicates:,} duplicates), {stats.bots_processed:,} bots, "
+            f"{stats.portfolio_holdings:,} holdings"
+        )
+        lines.append(
+            f"  {stats.json_bytes / 1e6:,.1f} MB of JSON ({stats.input_bytes / 1e6:,.1f} MB compressed) in "
+            f"{stats.seconds:.2f} s: {stats.json_mb_per_s:,.0f} MB/s, peak memory {stats.peak_rss_mb:.0f} MB, "
+            f"engine {stats.engine}"
+        )
+    for tally in report.rejects:
+        for reject in tally.first[:1]:
+            name = "" if reject.name is None else f" {reject.name!r}"
+            lines.append(f"  rejected {tally.count:,} x {tally.reason}, first{name} ({reject.where}): {reject.details}")
+    return "\n".join(lines)
+
+
+@click.group(cls=CommandGroup)
+def commands() -> None:
+    """Small, fresh snapshots from one big rolling file."""
+
+
+@commands.command()
+@click.option("--input", type=click.Path(path_type=Path), help="The rolling file. [ROLLING_INPUT]")
+@click.option("--output-dir", type=click.Path(path_type=Path), help="Where snapshots are written. [ROLLING_OUTPUT_DIR]")
+@click.option("--bots-dir", type=click.Path(path_type=Path), help="One JSON file a bot. [ROLLING_BOTS_DIR]")
+@click.option("--top", type=int, help="Predictions to keep. [ROLLING_TOP_SYMBOLS_LIMIT]")
+@click.option("--min-confidence", type=float, help="Lowest confidence to keep, 0 to 1. [ROLLING_MIN_CONFIDENCE]")
+@click.option("--engine", type=click.Choice(ENGINES), help="How the file is scanned. [ROLLING_ENGINE]")
+@click.option("--no-cache", is_flag=True, help="Write files only; Redis is not needed.")
+@click.option("--force", is_flag=True, help="Scan though nothing changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, alone.")
+def run(no_cache: bool, force: bool, as_json: bool, top: int | None, **options: Any) -> None:
+    """Do one run in this process."""
+    index = os.environ.get(variable_name("index_symbols_limit")) or Settings.index_symbols_limit
+    grown = top if top is not None and str(index).isdecimal() and top > int(index) else None
+    settings = settings_or_usage_error(top_symbols_limit=top, index_symbols_limit=grown, **options)
+    try:
+        with _progress_bar(shown=sys.stderr.isatty() and not as_json) as progress:
+            report = optimize(settings, force=force, use_cache=not no_cache, progress=progress)
+    except RollingError as error:
+        if as_json:
+            click.echo(msgspec.json.encode(failed_report(settings, error)))
+        raise
+    click.echo(msgspec.json.encode(report) if as_json else describe(report))
+
+
+@commands.command()
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--symbols", default=2000, show_default=True, type=click.IntRange(0), help="Number of records.")
+@click.option("--points", default=240, show_default=True, type=click.IntRange(0), help="History objects in a record.")
+@click.option("--bots", default=12, show_default=True, type=click.IntRange(0), help="Number of bots.")
+@click.option("--shape", default="map", show_default=True, type=click.Choice(SHAPES), help="How records are laid out.")
+@click.option("--seed", default=1, show_default=True, help="The same seed gives the same file.")
+@click.option("--indent", is_flag=True, help="Pretty-print.")
+def sample(path: Path, **options: Any) -> None:
+    """Write a rolling file as a prediction engine writes it; gzipped if PATH ends in .gz."""
+    try:
+        json_bytes = write_sample(path, **options)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or path}: {error.strerror or error}") from error
+    click.echo(f"{path}: {json_bytes / 1e6:,.1f} MB of JSON, {path.stat().st_size / 1e6:,.1f} MB on disk")
+
+
+@commands.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--max-age", type=float, metavar="S", help="Exit 1 if no run has made or confirmed it for S seconds.")
+def status(as_json: bool, max_age: float | None) -> None:
+    """Show the current version, its age, and the last runs; with --max-age, a health check."""
+    reader = SnapshotReader.from_settings(settings_or_usage_error())
+    state = reader.manifest()
+    runs = reader.runs(5)
+    if as_json:
+        click.echo(msgspec.json.encode({**msgspec.to_builtins(state), "runs": runs}))
+    else:
+        click.echo(
+            f"version {state.version}, made {state.generated_at}, confirmed {state.age_s:.0f} s ago, from {state.origin}"
+        )
+        for report in runs:
+            click.echo(f"{report.timestamp} {describe(report)}")
+    if max_age is not None and state.age_s > max_age:
+        raise SnapshotMissing(
+            f"the snapshot was last confirmed {state.age_s:.0f} s ago, more than {max_age:g} s: is the worker running, "
+            "and is beat? The last runs are shown by: rolling-optimizer status"
+        )
+
+
+@commands.command()
+def config() -> None:
+    """Show the settings in force, secrets as ***, and ask both Redis whether they answer."""
+    settings = settings_or_usage_error()
+    shown = settings.redacted()
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        origin = "environment" if os.environ.get(name) else "default"
+        click.echo(f"{name:<{width}}  {value or '-':<40}  {origin}")
+    problems = []
+    for role, url in (("cache", settings.redis_url), ("broker", settings.broker_url)):
+        try:
+            with redis_answers(url):
+                client = connect(url, timeout_s=WRITER_TIMEOUT_S)
+                client.ping()
+                client.close()
+            warning = eviction_warning(url) if role == "broker" else None
+            click.echo(f"{role}: {redact_url(url)} answers" + (f"; warning: {warning}" if warning else ""))
+        except CacheUnavailable as error:
+            problems.append(f"{role}: {error}")
+    if problems:
+        raise CacheUnavailable("; ".join(problems))
+
+
+@contextmanager
+def _progress_bar(*, shown: bool) -> Iterator[Progress | None]:
+    """A bar over the compressed bytes, on stderr."""
+    if not shown:
+        yield None
+        return
+    with click.progressbar(length=1, label="scanning", file=sys.stderr) as bar:
+
+        def report(done_bytes: int, total_bytes: int) -> None:
+            bar.length = max(1, total_bytes)
+            bar.update(done_bytes - bar.pos)
+
+        yield report

@@ -1,0 +1,72 @@
+"""The `rolling-optimizer` command: the commands of `optimizer.commands`, and those of the fleet."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import click
+import msgspec
+from celery.exceptions import TimeoutError as ResultTimeoutError
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from optimizer.commands import commands, describe, settings_or_usage_error
+from optimizer.errors import CacheUnavailable, RollingError, RunTimedOut
+from optimizer.records import Report
+from optimizer.settings import redact_url
+from tasks.stack import demo as run_demo
+from tasks.stack import up as run_up
+
+__all__ = ["main"]
+
+POLL_S: Final = 0.2
+
+
+@commands.command()
+@click.option("--force", is_flag=True, help="Scan though nothing changed.")
+@click.option("--wait", is_flag=True, help="Wait for the run to end, and print its report.")
+@click.option("--timeout", default=600.0, show_default=True, metavar="S", help="How long to wait.")
+def trigger(force: bool, wait: bool, timeout: float) -> None:
+    """Send one run to the fleet."""
+    settings = settings_or_usage_error()
+    from tasks.rolling import optimize_rolling_data  # Celery's settings are read on import: only where needed
+
+    try:
+        sent = optimize_rolling_data.apply_async(kwargs={"force": force}, expires=None if wait else timeout)
+        click.echo(f"sent as {sent.id}", err=True)
+        if not wait:
+            return
+        report = msgspec.convert(sent.get(timeout=timeout, interval=POLL_S), Report)
+    except ResultTimeoutError:
+        raise RunTimedOut(
+            f"no result of {sent.id} within {timeout:g} s; is a worker running on this broker? See: celery -A tasks status"
+        ) from None
+    except (OperationalError, RedisError, OSError) as error:
+        raise CacheUnavailable(f"the broker {redact_url(settings.broker_url)} cannot be reached: {error}") from error
+    except RollingError:
+        raise
+    click.echo(describe(report))
+
+
+@commands.command()
+def up() -> None:
+    """Run Redis, worker, beat and Flower in the foreground until Ctrl-C."""
+    run_up()
+
+
+@commands.command()
+def demo() -> None:
+    """Show the whole line once: a sample file, real processes, the first scheduled run, what routers read."""
+    started = time.monotonic()
+    run_demo()
+    click.echo(f"all stopped, after {time.monotonic() - started:.0f} s")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    commands(prog_name="rolling-optimizer")
+
+
+if __name__ == "__main__":
+    main()

