@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from optimizer.errors import RollingError, SnapshotMissing
 from optimizer.pipeline import optimize
-from optimizer.records import BotSummary, Holding, Record, Report
 from optimizer.reader import Answer, Snapshot, SnapshotReader, State
+from optimizer.records import BotSummary, Holding, Record, Report
 from optimizer.settings import Settings
 
 __all__ = [

@@ -41,7 +41,7 @@ def read_bots(bots_dir: Path, *, max_record_bytes: int) -> Iterator[Bot | Reject
         except SourceMissing:
             continue  # deleted since the directory was listed
         except SourceError as error:
-            yield Reject(RejectReason.BOT, name, str(path), str(error))
+            yield Reject(RejectReason.BOT, name, str(path), f"{type(error).__name__}: {error}")
         else:
             yield Reject(bot.reason, name, str(path), bot.details) if isinstance(bot, Reject) else bot
 

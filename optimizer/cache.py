@@ -3,21 +3,22 @@
 `{S}` is the source's name in braces: a hash tag, so that all keys of a source are in one slot of a Redis Cluster.
 `V` is a version, strictly rising: milliseconds since the epoch, or one more than the last where the clock went back.
 
-| key                        | type   | meaning                                         | written by        | expiry           |
-|----------------------------|--------|-------------------------------------------------|-------------------|------------------|
-| rolling:{S}:current        | HASH   | the pointer: version, generated_at, checked_at, | flip; each tick   | never            |
-|                            |        | fingerprint; KIND_etag, KIND_bytes, KIND_count  | (checked_at)      |                  |
-| rolling:{S}:V:predictions  | STRING | the gz bytes of the file; immutable             | staged, then flip | 120 s after the  |
-| rolling:{S}:V:bots         | STRING | the same                                        |                   | next version;    |
-| rolling:{S}:V:portfolio    | STRING | the same                                        |                   | the current one  |
-| rolling:{S}:V:symbols      | HASH   | symbol -> JSON record, the whole index          |                   | never            |
-| rolling:{S}:V:ranking      | ZSET   | symbol by confidence, the same symbols          |                   |                  |
-| rolling:{S}:staged:T:*     | -      | the five above before the flip; T is a token    | a run             | 180 s            |
-| rolling:{S}:deltas         | STREAM | id V-0: what a publish changed in predictions   | flip              | newest 120       |
-| rolling:{S}:runs           | STREAM | one report (JSON, field `report`) a run         | each run          | about a day      |
-| rolling:{S}:lock           | STRING | the token of the run that may publish           | a run             | 10 s, extended   |
-| rolling:{S}:tick:N         | STRING | tick N (time / interval) is taken               | a scheduled run   | two intervals    |
-| rolling:{S}:published      | channel| the new version, nothing more                   | flip              |                  |
+| key                       | type    | meaning, and who writes it                          | expiry             |
+|---------------------------|---------|-----------------------------------------------------|--------------------|
+| rolling:{S}:current       | HASH    | the pointer: version, generated_at, checked_at,     | never              |
+|                           |         | fingerprint, KIND_etag, KIND_bytes, KIND_count;     |                    |
+|                           |         | flipped by a publish, checked_at set by each tick   |                    |
+| rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
+| rolling:{S}:V:bots        | STRING  | the same                                            | next version; the  |
+| rolling:{S}:V:portfolio   | STRING  | the same                                            | current one never  |
+| rolling:{S}:V:symbols     | HASH    | symbol -> JSON record, the whole index              |                    |
+| rolling:{S}:V:ranking     | ZSET    | symbol by confidence, the same symbols              |                    |
+| rolling:{S}:staged:T:*    |         | the five above before the flip; T is a run's token  | 180 s              |
+| rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in the predictions   | the newest 120     |
+| rolling:{S}:runs          | STREAM  | one report (JSON, in the field `report`) a run      | about a day        |
+| rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
+| rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
+| rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
 
 Big values are staged outside any transaction, under keys that nobody else knows. Then one short script checks that the
 run still holds the lock, that the pointer is the one it started from, and that its version is newer; it renames the
@@ -33,7 +34,6 @@ import gzip
 import logging
 import secrets
 import threading
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,7 +50,7 @@ from optimizer.records import Manifest, PredictionsSnapshot, Record, Report
 from optimizer.settings import redact_url
 from optimizer.snapshots import SnapshotSet
 
-__all__ = ["PAYLOAD_KINDS", "Cache", "Keys", "Lock", "Pointer", "connect", "eviction_warning", "redis_answers"]
+__all__ = ["PAYLOAD_KINDS", "Cache", "Keys", "Lock", "Pointer", "connect", "eviction_warning", "ping", "redis_answers"]
 
 PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
 STAGED_KINDS: Final = (*PAYLOAD_KINDS, "symbols", "ranking")
@@ -184,7 +184,9 @@ class Pointer(msgspec.Struct, frozen=True):
                 {kind: int(texts[f"{kind}_count"]) for kind in PAYLOAD_KINDS},
             )
         except (KeyError, ValueError) as error:
-            raise CacheUnavailable(f"the pointer is damaged ({error!r}): delete the key that ends in :current") from None
+            raise CacheUnavailable(
+                f"the pointer is damaged ({error!r}): delete the key that ends in :current"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,20 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
         socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
         retry=Retry(NoBackoff(), 1),
     )
+
+
+def ping(url: str) -> None:
+    """Check that a Redis answers.
+
+    Raises:
+        CacheUnavailable: It does not.
+    """
+    with redis_answers(url):
+        client = connect(url, timeout_s=WRITER_TIMEOUT_S)
+        try:
+            client.ping()
+        finally:
+            client.close()
 
 
 def eviction_warning(url: str) -> str | None:
@@ -291,18 +307,18 @@ class Cache:
     def pointer(self) -> Pointer | None:
         """The current pointer, or `None` where nothing is published."""
         with self._answers():
-            return Pointer.from_hash(cast(dict[bytes, bytes], self._client.hgetall(self._keys.current)))
+            return Pointer.from_hash(cast("dict[bytes, bytes]", self._client.hgetall(self._keys.current)))
 
     def is_intact(self, version: int) -> bool:
         """Whether every value of a version is there: a cache may evict."""
         with self._answers():
             names = [self._keys.payload(version, kind) for kind in STAGED_KINDS]
-            return cast(int, self._client.exists(*names)) == len(names)
+            return self._client.exists(*names) == len(names)
 
     def newest_delta(self) -> int:
         """The version of the newest delta, 0 for none: it may outlive a pointer, and ids only rise."""
         with self._answers():
-            entries = cast(list[tuple[bytes, Any]], self._client.xrevrange(self._keys.deltas, count=1))
+            entries = cast("list[tuple[bytes, Any]]", self._client.xrevrange(self._keys.deltas, count=1))
             return int(entries[0][0].split(b"-")[0]) if entries else 0
 
     def mark_checked(self, at: str) -> None:
@@ -356,7 +372,7 @@ class Cache:
         if answer != b"ok":
             raise PublishRefused(
                 f"version {manifest.version} of {manifest.source} was not published: "
-                f"{cast(bytes, answer).decode()}; the next tick makes it again"
+                f"{cast('bytes', answer).decode()}; the next tick makes it again"
             )
 
     def _stage(self, snapshots: SnapshotSet, token: str) -> None:
@@ -367,9 +383,7 @@ class Cache:
         for start in range(0, len(index), STAGE_BATCH):
             batch = index[start : start + STAGE_BATCH]
             pipeline = self._client.pipeline(transaction=False)
-            pipeline.hset(
-                names["symbols"], mapping={record.symbol: msgspec.json.encode(record) for record in batch}
-            )
+            pipeline.hset(names["symbols"], mapping={record.symbol: msgspec.json.encode(record) for record in batch})
             pipeline.zadd(names["ranking"], {record.symbol: record.confidence for record in batch})
             pipeline.expire(names["symbols"], STAGED_TTL_S)
             pipeline.expire(names["ranking"], STAGED_TTL_S)
@@ -379,7 +393,7 @@ class Cache:
         """What changed in the predictions since the version before; empty where nothing did, or there was none."""
         if before is None or before.version == snapshots.manifest.version:
             return b""
-        data = cast(bytes | None, self._client.get(self._keys.payload(before.version, "predictions")))
+        data = cast("bytes | None", self._client.get(self._keys.payload(before.version, "predictions")))
         if data is None:
             return b""
         try:
@@ -417,7 +431,8 @@ class Cache:
 
 def _by_symbol(data: bytes) -> dict[str, Record]:
     return {
-        record.symbol: record for record in msgspec.json.decode(gzip.decompress(data), type=PredictionsSnapshot).predictions
+        record.symbol: record
+        for record in msgspec.json.decode(gzip.decompress(data), type=PredictionsSnapshot).predictions
     }
 
 

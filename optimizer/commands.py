@@ -16,7 +16,7 @@ from typing import Any
 import click
 import msgspec
 
-from optimizer.cache import WRITER_TIMEOUT_S, connect, eviction_warning, redis_answers
+from optimizer.cache import eviction_warning, ping
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
 from optimizer.pipeline import Progress, failed_report, optimize
 from optimizer.reader import SnapshotReader
@@ -135,7 +135,8 @@ def status(as_json: bool, max_age: float | None) -> None:
         click.echo(msgspec.json.encode({**msgspec.to_builtins(state), "runs": runs}))
     else:
         click.echo(
-            f"version {state.version}, made {state.generated_at}, confirmed {state.age_s:.0f} s ago, from {state.origin}"
+            f"version {state.version}, made {state.generated_at}, confirmed {state.age_s:.0f} s ago, "
+            f"from {state.origin}"
         )
         for report in runs:
             click.echo(f"{report.timestamp} {describe(report)}")
@@ -158,10 +159,7 @@ def config() -> None:
     problems = []
     for role, url in (("cache", settings.redis_url), ("broker", settings.broker_url)):
         try:
-            with redis_answers(url):
-                client = connect(url, timeout_s=WRITER_TIMEOUT_S)
-                client.ping()
-                client.close()
+            ping(url)
             warning = eviction_warning(url) if role == "broker" else None
             click.echo(f"{role}: {redact_url(url)} answers" + (f"; warning: {warning}" if warning else ""))
         except CacheUnavailable as error:

@@ -24,8 +24,8 @@ from typing import Any, Final
 import ijson
 import msgspec
 
-from optimizer.prune import NO_SEAMS, Layout, Piece, PieceKind
 from optimizer.judge import decode_bot, decode_record, malformed, where
+from optimizer.prune import NO_SEAMS, Layout, Piece, PieceKind
 from optimizer.records import Bot, Record, Reject, RejectReason
 
 __all__ = ["LAYOUTS", "RECORD_LAYOUT", "Decoder", "Item"]
@@ -70,6 +70,7 @@ class Decoder:
         self._kinds: list[str] = []  # start events of the open containers around the units, root first
         self._keys: list[str] = ["", ""]  # the member at hand of the root and of its section
         self._items: list[Item] = []
+        self._root = _Root.UNDECIDED
         self._begin_root(0)
 
     def feed(self, pieces: list[Piece]) -> list[Item]:

@@ -239,7 +239,7 @@ def _flag(fields: Mapping[str, Any]) -> bool:
 
 
 def _positions(value: Any) -> tuple[int, tuple[Position, ...]]:
-    """The number of positions, and those that are given one by one: a list, a map of symbol to position, or a number."""
+    """The number of positions, and those given one by one: a list, a map of symbol to position, or a number."""
     if value is None:
         return 0, ()
     if type(value) is int and 0 <= value <= MAX_INTEGER:

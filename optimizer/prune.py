@@ -221,9 +221,7 @@ class Pruner:
         stop = _RUN.match(buffer, position).end()  # type: ignore[union-attr]  # it has one byte at least
         if stop == len(buffer) and self._room() > 0:
             # The last number or literal may go on in the next chunk.
-            tail = _ATOM_TAIL.search(buffer, position)
-            assert tail is not None
-            stop = tail.start()
+            stop = _ATOM_TAIL.search(buffer, position).start()  # type: ignore[union-attr]  # it matches nothing too
             self._carry = buffer[stop:]
             if len(self._carry) > self._room():
                 if self._mode is _Mode.TEXT:
@@ -412,5 +410,6 @@ class Pruner:
 
     def _refuse_atom(self, position: int) -> None:
         raise SourceMalformed(
-            f"malformed JSON at byte {self._consumed + position:,}: a number or literal of more than {self._limit:,} bytes"
+            f"malformed JSON at byte {self._consumed + position:,}: "
+            f"a number or literal of more than {self._limit:,} bytes"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Literal
 
@@ -51,22 +51,13 @@ class Publisher:
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
-        """Hold the source's lock, and read the pointer that the run starts from; yield false where another run is on."""
-        if self._cache is None or self.state != "up":
-            yield True
-            return
-        context = self._cache.lock()
-        with self._tolerating():
-            self._lock = context.__enter__()
-        if self._lock is None:
-            yield True
-            return
-        try:
+        """Hold the source's lock and read the pointer that the run starts from; yield false where another run is on."""
+        with ExitStack() as stack:
             with self._tolerating():
-                self._before = self._cache.pointer()
-            yield self._lock.held
-        finally:
-            context.__exit__(None, None, None)
+                if self._cache and self.state == "up":
+                    self._lock = stack.enter_context(self._cache.lock())
+                    self._before = self._cache.pointer()
+            yield self._lock is None or self._lock.held
 
     def newest_version(self) -> int:
         """The newest version that Redis knows of, 0 for none."""
@@ -81,7 +72,9 @@ class Publisher:
         with self._tolerating():
             if self._cache and self.state == "up":
                 before = self._before
-                return before is not None and before.fingerprint == fingerprint and self._cache.is_intact(before.version)
+                return (
+                    before is not None and before.fingerprint == fingerprint and self._cache.is_intact(before.version)
+                )
         return True
 
     def check_lock(self) -> None:
@@ -94,8 +87,8 @@ class Publisher:
             if self._cache and self._lock and self.state == "up" and not self._cache.owns(self._lock):
                 raise PublishRefused("the lock was lost during the run (was it paused?); the next tick starts anew")
 
-    def publish(self, snapshots: SnapshotSet, *, checked_at: str) -> bool:
-        """Make a set the current one; false where Redis is off or down.
+    def publish(self, snapshots: SnapshotSet, *, checked_at: str) -> None:
+        """Make a set the current one.
 
         Raises:
             PublishRefused: The run is no longer the only one.
@@ -103,8 +96,10 @@ class Publisher:
         with self._tolerating():
             if self._cache and self._lock and self.state == "up":
                 self._cache.publish(snapshots, lock=self._lock, before=self._before, checked_at=checked_at)
-                return True
-        return False
+
+    def outcome(self, done: str) -> str:
+        """What a report says of the cache: what was done, or why it was not."""
+        return done if self.state == "up" else self.state
 
     def mark_checked(self, at: str) -> None:
         """Note that what Redis shows is still the newest."""

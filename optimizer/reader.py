@@ -157,7 +157,9 @@ class SnapshotReader:
         """The newest reports, newest first; none where Redis is away: the files keep no history."""
         try:
             with redis_answers(self._url):
-                entries = cast(list[tuple[bytes, dict[bytes, bytes]]], self._client.xrevrange(self._keys.runs, count=count))
+                entries = cast(
+                    "list[tuple[bytes, dict[bytes, bytes]]]", self._client.xrevrange(self._keys.runs, count=count)
+                )
         except CacheUnavailable:
             return []
         return [_REPORT.decode(fields[b"report"]) for _, fields in entries]
@@ -191,7 +193,7 @@ class SnapshotReader:
     # ---- Redis
 
     def _pointer(self) -> Pointer | None:
-        return Pointer.from_hash(cast(dict[bytes, bytes], self._client.hgetall(self._keys.current)))
+        return Pointer.from_hash(cast("dict[bytes, bytes]", self._client.hgetall(self._keys.current)))
 
     def _state_from_redis(self) -> State | None:
         pointer = self._pointer()
@@ -209,7 +211,7 @@ class SnapshotReader:
             held = self._held.get((kind, etag))
             if held is not None and (held.version, held.origin) == (pointer.version, "redis"):
                 return held
-            data = cast(bytes | None, self._client.get(self._keys.payload(pointer.version, kind)))
+            data = cast("bytes | None", self._client.get(self._keys.payload(pointer.version, kind)))
             if data is not None:
                 return self._hold(kind, pointer.version, etag, "redis", data)
             # It was replaced and has expired between the two reads: the pointer names another by now.
@@ -222,7 +224,9 @@ class SnapshotReader:
                 return None
             key = self._keys.payload(pointer.version, "symbols")
             pipeline = self._client.pipeline(transaction=False)
-            data, exists = pipeline.hget(key, symbol).exists(key).execute()
+            pipeline.hget(key, symbol)
+            pipeline.exists(key)
+            data, exists = pipeline.execute()
             if exists:
                 value = None if data is None else _RECORD.decode(data)
                 return Answer(pointer.version, _etag(pointer.version), "redis", value)
@@ -235,7 +239,7 @@ class SnapshotReader:
                 return None
             symbols = self._ranked_symbols(self._keys.payload(pointer.version, "ranking"), n, offset)
             key = self._keys.payload(pointer.version, "symbols")
-            data = cast(list[bytes | None], self._client.hmget(key, symbols)) if symbols else []
+            data = cast("list[bytes | None]", self._client.hmget(key, symbols)) if symbols else []
             if None not in data and self._client.exists(key):
                 records = [_RECORD.decode(item) for item in data if item is not None]
                 return Answer(pointer.version, _etag(pointer.version), "redis", records)
@@ -250,7 +254,7 @@ class SnapshotReader:
         if n == 0:
             return []
         window = cast(
-            list[tuple[bytes, float]], self._client.zrange(key, offset, offset + n - 1, desc=True, withscores=True)
+            "list[tuple[bytes, float]]", self._client.zrange(key, offset, offset + n - 1, desc=True, withscores=True)
         )
         if not window:
             return []

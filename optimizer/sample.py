@@ -12,7 +12,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final, Literal, get_args
+from typing import IO, Final, Literal, cast, get_args
 
 from isal import igzip
 
@@ -58,12 +58,13 @@ def write_sample(
     Returns:
         The number of bytes of JSON written, before compression.
     """
+    rng = random.Random(seed)  # noqa: S311 - made-up prices are no secrets
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with _open_for_writing(partial, compress=path.suffix == ".gz") as sink:
             json_bytes = 0
-            for text in _texts(symbols, points, bots, shape, random.Random(seed), indent=indent):
+            for text in _texts(symbols, points, bots, shape, rng, indent=indent):
                 data = text.encode()
                 sink.write(data)
                 json_bytes += len(data)
@@ -74,7 +75,9 @@ def write_sample(
 
 
 def _open_for_writing(path: Path, *, compress: bool) -> IO[bytes]:
-    return igzip.open(path, "wb", compresslevel=DEFLATE_LEVEL) if compress else path.open("wb")
+    if not compress:
+        return path.open("wb")
+    return cast("IO[bytes]", igzip.open(path, "wb", compresslevel=DEFLATE_LEVEL))  # type: ignore[no-untyped-call]
 
 
 def _texts(symbols: int, points: int, bots: int, shape: Shape, rng: random.Random, *, indent: bool) -> Iterator[str]:

@@ -7,13 +7,16 @@ ended by itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from optimizer.decode import LAYOUTS, RECORD_LAYOUT, Decoder, Item
 from optimizer.judge import decode_bot, where
 from optimizer.prune import Layout, PieceKind, Pruner
 from optimizer.records import Bot, Reject, RejectReason
 
-__all__ = ["scan", "scan_bot"]
+__all__ = ["ENGINE", "scan", "scan_bot"]
+
+ENGINE: Final = "ijson"
 
 # A bot file is one bot: its root is the unit, and keeps its positions and their fields.
 _BOT_FILE_LAYOUT = Layout(unit_level=1, kept_levels=3)

@@ -144,7 +144,7 @@ def redact_url(url: str) -> str:
 
 
 def _engine(text: str) -> Engine:
-    return cast(Engine, text)  # checked with the rest
+    return cast("Engine", text)  # checked with the rest
 
 
 _READERS: Final[dict[str, Callable[[str], Any]]] = {

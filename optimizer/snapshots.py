@@ -164,7 +164,7 @@ def write_set(output_dir: Path, snapshots: SnapshotSet) -> None:
         for name in (*FILE_NAMES.values(), MANIFEST_NAME):
             target = f"{CURRENT_NAME}/{name}"
             link = output_dir / name
-            if not (link.is_symlink() and os.readlink(link) == target):
+            if not (link.is_symlink() and str(link.readlink()) == target):
                 _link(link, target)
         _sync_directory(output_dir)
         _sweep(output_dir)
@@ -187,7 +187,7 @@ def manifest_age_s(output_dir: Path) -> float:
 
 
 def read_set(output_dir: Path, *, kinds: Sequence[str] = KINDS) -> SnapshotSet | None:
-    """Read the current set, or the named kinds of it, each checked against the manifest; `None` where it is not whole."""
+    """Read the current set, or some kinds of it, checked against the manifest; `None` where it is not whole."""
     for _ in range(READ_ATTEMPTS):
         try:
             directory = (output_dir / CURRENT_NAME).resolve(strict=True)
@@ -241,7 +241,7 @@ def _sweep(output_dir: Path) -> None:
     versions = output_dir / VERSIONS_NAME
     current = ""
     with suppress(OSError):
-        current = Path(os.readlink(output_dir / CURRENT_NAME)).name
+        current = (output_dir / CURRENT_NAME).readlink().name
     whole = sorted((path for path in versions.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
     # A set newer than the current one was never pointed at: its writer died before.
     kept = {current, *[path.name for path in whole if current and int(path.name) <= int(current)][-KEPT_SETS:]}
@@ -256,6 +256,6 @@ def _explained(output_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputUnwritable(
-            f"{error.filename or output_dir}: {error.strerror or error}; the old snapshots are as they were. Free space "
-            f"on, or make writable, ROLLING_OUTPUT_DIR={output_dir}"
+            f"{error.filename or output_dir}: {error.strerror or error}; the old snapshots are as they were. "
+            f"Free space on, or make writable, ROLLING_OUTPUT_DIR={output_dir}"
         ) from error

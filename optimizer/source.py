@@ -6,7 +6,7 @@ Compression is found by magic bytes: gzip (any number of members, zero padding a
 A decompressor hands out nearly all bytes before it can notice a bad checksum. So nothing that comes out of `chunks`
 may be published before the iterator has ended by itself and `check_unchanged` has returned.
 
-Errors: `SourceMissing`, `SourceUnreadable`, `SourceTorn`; each names the path.
+Errors: `SourceMissing`, `SourceUnreadable`, `SourceTorn`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from gzip import BadGzipFile
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, cast
+from typing import IO, Final, Protocol, cast
 
 from isal import igzip, igzip_lib
 
@@ -38,6 +39,9 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 # A zstd frame may ask for a window of gigabytes. 8 MiB is what RFC 8878 section 3.1.1.1.2 recommends to support.
 ZSTD_WINDOW_LOG_MAX: Final = 23
+
+_INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)
+_READ_ERRORS: Final = (EOFError, OSError, _INFLATE_ERROR, zstd.ZstdError)
 
 
 class Source:
@@ -85,7 +89,7 @@ class Source:
     def chunks(self) -> Iterator[bytes]:
         """Yield the JSON from its beginning; end only where the last checksum was right.
 
-        Raises:
+        Raises (without the path, which whoever scans knows and adds to the errors of all stages):
             SourceTorn: The compressed stream ended early, failed a checksum, is damaged, or has bytes after its end.
             SourceUnreadable: The disk failed, or a zstd window is too large.
         """
@@ -98,7 +102,7 @@ class Source:
                 while chunk := reader.read(CHUNK_BYTES):
                     count += len(chunk)
                     yield chunk
-        except (EOFError, BadGzipFile, igzip_lib.IsalError, zstd.ZstdError, OSError) as error:
+        except _READ_ERRORS as error:
             raise self._explained(error, count) from error
 
     def check_unchanged(self) -> None:
@@ -126,7 +130,7 @@ class Source:
         return f"{before.st_ino:x}-{before.st_size:x}-{before.st_mtime_ns:x}-{trailer.hex()}"
 
     def _explained(self, error: Exception, count: int) -> SourceError:
-        where = f"{self.path}, after {count:,} bytes of JSON"
+        where = f"after {count:,} bytes of JSON"
         if isinstance(error, EOFError):
             return SourceTorn(f"{where}: the compressed file ends early; is it still being written?")
         if isinstance(error, BadGzipFile) and str(error).startswith("Not a gzipped file"):
@@ -142,25 +146,17 @@ class Source:
         return SourceTorn(f"{where}: the compressed data is damaged ({error}), or is still being written")
 
 
-def _reader(file: IO[bytes], magic: bytes) -> IO[bytes]:
+def _reader(file: IO[bytes], magic: bytes) -> AbstractContextManager[_Readable]:
+    """The JSON of an open file; leaving the context ends the decompressor and leaves the file open."""
     if magic.startswith(GZIP_MAGIC):
         # igzip's reader releases the GIL while it inflates; isal_zlib.decompressobj does not, and igzip_threaded
         # (isal 1.9.1) can end a stream early without an error.
-        return cast(IO[bytes], igzip.GzipFile(fileobj=file, mode="rb"))
+        reader = igzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[no-untyped-call]
+        return cast("AbstractContextManager[_Readable]", reader)
     if magic == ZSTD_MAGIC:
-        options = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX}
-        return cast(IO[bytes], zstd.ZstdFile(file, "rb", options=options))
-    return _Unclosed(file)
+        return zstd.ZstdFile(file, options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX})
+    return nullcontext(file)
 
 
-class _Unclosed:
-    """A plain file under the same interface as the decompressors, which leave the file below them open."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def __enter__(self) -> IO[bytes]:
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        pass
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...

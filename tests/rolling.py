@@ -1,0 +1,47 @@
+"""Rolling files for tests, small and by hand."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = ["a_record", "touch_later", "write_json", "write_raw"]
+
+
+def a_record(**fields: Any) -> dict[str, Any]:
+    """A record that counts, with what pages never show in it."""
+    return {
+        "prediction": 101.5,
+        "confidence": 0.75,
+        "last_price": 100.0,
+        "sentiment": "bullish",
+        "target_price": 105.0,
+        "stop_loss": 95.0,
+        "timestamp": "2026-11-01T10:00:00Z",
+        "history": [{"t": 1, "note": 'a "quoted" } ] \\ text'}, [1, [2, {"x": {}}]]],
+        "features": {"f1": 1.0, "nested": {"deep": [1, 2, 3]}},
+    } | fields
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write a value as JSON, gzipped where the name ends in `.gz`; as Python's `json.dump` does it, NaN included."""
+    return write_raw(path, json.dumps(value).encode())
+
+
+def write_raw(path: Path, data: bytes) -> Path:
+    """Write bytes, gzipped where the name ends in `.gz`, replacing the file by rename as a good engine does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.new")
+    partial.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    partial.rename(path)
+    return path
+
+
+def touch_later(path: Path) -> None:
+    """Give a file another time of modification."""
+    later = time.time_ns() + 1_000_000_000
+    os.utime(path, ns=(later, later))
