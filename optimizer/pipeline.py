@@ -18,7 +18,7 @@ from typing import Final
 
 from optimizer.botfiles import bots_fingerprint, read_bots
 from optimizer.collect import Found
-from optimizer.errors import NoRecords, RollingError, SourceError
+from optimizer.errors import NoRecords, RunTimedOut, SourceError
 from optimizer.publish import Publisher
 from optimizer.records import Manifest, Report, Stats
 from optimizer.scan import ENGINE, scan
@@ -43,6 +43,7 @@ def optimize(
     tick: int | None = None,
     use_cache: bool = True,
     progress: Progress | None = None,
+    time_limit_error: type[Exception] = TimeoutError,
 ) -> Report:
     """Do one run.
 
@@ -53,6 +54,7 @@ def optimize(
             hand, which ignores ticks.
         use_cache: False to leave Redis alone: files only.
         progress: Called after each chunk with compressed bytes read and bytes in all.
+        time_limit_error: What a time limit of the caller's raises amid the run; it is reported as `RunTimedOut`.
 
     Returns:
         What was done: `success`, `unchanged`, or `skipped` with the reason.
@@ -60,12 +62,20 @@ def optimize(
     Raises:
         RollingError: Nothing was published, and why. The failure is in the stream of runs too.
     """
+    started = time.monotonic()
     with Publisher(settings, use_cache=use_cache) as publisher:
         if tick is not None and not publisher.take_tick(tick):
             return _skipped(settings, "tick_taken")
         try:
             report = _run_alone(settings, publisher, progress, force=force)
-        except RollingError as error:
+        except time_limit_error as error:
+            timed_out = RunTimedOut(
+                f"the run was ended by its time limit, after {time.monotonic() - started:.0f} s; raise "
+                "ROLLING_INTERVAL_S, or see why the scan is slow: rolling-optimizer run --force shows its rate"
+            )
+            publisher.record(failed_report(settings, timed_out))
+            raise timed_out from error
+        except Exception as error:  # a bug too is a failed run that operators must see
             publisher.record(failed_report(settings, error))
             raise
         publisher.record(report)
@@ -193,7 +203,7 @@ def _stats(found: Found, snapshots: SnapshotSet, input_bytes: int, json_bytes: i
     )
 
 
-def failed_report(settings: Settings, error: RollingError) -> Report:
+def failed_report(settings: Settings, error: Exception) -> Report:
     """The report of a run that failed."""
     return Report("failed", settings.source, _now(), error=type(error).__name__, details=str(error))
 

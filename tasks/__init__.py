@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import after_setup_logger
+from celery.signals import after_setup_logger, worker_ready
+
+from optimizer.cache import eviction_warning
+from optimizer.errors import CacheUnavailable
+from optimizer.settings import Settings
 
 __all__ = ["app"]
 
@@ -19,3 +24,14 @@ def _show_our_lines(**_: Any) -> None:
     """Show one line a run even where the worker's own level is WARNING, its default."""
     for name in ("optimizer", "tasks"):
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+@worker_ready.connect
+def _warn_of_eviction(**_: Any) -> None:
+    """Say at the start what would lose messages one day."""
+    try:
+        warning = eviction_warning(Settings.from_env(os.environ).broker_url)
+    except CacheUnavailable as error:
+        warning = f"whether the broker may evict messages cannot be found out: {error}"
+    if warning:
+        logging.getLogger(__name__).warning("[RollingOptimizer] %s", warning)

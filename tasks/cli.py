@@ -11,8 +11,9 @@ from celery.exceptions import TimeoutError as ResultTimeoutError
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from optimizer.cache import ping
 from optimizer.commands import commands, describe, settings_or_usage_error
-from optimizer.errors import CacheUnavailable, RollingError, RunTimedOut
+from optimizer.errors import CacheUnavailable, RunTimedOut
 from optimizer.records import Report
 from optimizer.settings import redact_url
 from tasks.stack import demo as run_demo
@@ -33,6 +34,7 @@ def trigger(force: bool, wait: bool, timeout: float) -> None:
     # Celery's settings are read on import: a bad one must be a usage error of this command, not of all.
     from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
+    ping(settings.broker_url)  # Celery alone would try for a while, and then end with four tracebacks
     try:
         sent = optimize_rolling_data.apply_async(kwargs={"force": force}, expires=None if wait else timeout)
         click.echo(f"sent as {sent.id}", err=True)
@@ -44,10 +46,8 @@ def trigger(force: bool, wait: bool, timeout: float) -> None:
             f"no result of {sent.id} within {timeout:g} s; is a worker running on this broker? "
             "See: celery -A tasks status"
         ) from None
-    except (OperationalError, RedisError, OSError) as error:
+    except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: lost while waiting
         raise CacheUnavailable(f"the broker {redact_url(settings.broker_url)} cannot be reached: {error}") from error
-    except RollingError:
-        raise
     click.echo(describe(report))
 
 

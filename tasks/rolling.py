@@ -12,7 +12,7 @@ from celery.exceptions import BackendError, SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from optimizer.errors import RollingError, RunTimedOut, SettingsInvalid
+from optimizer.errors import RollingError, SettingsInvalid
 from optimizer.pipeline import Progress, optimize
 from optimizer.settings import Settings
 from tasks import app
@@ -48,13 +48,9 @@ def optimize_rolling_data(self: Task, force: bool = False, scheduled: bool = Fal
                 raise SettingsInvalid(f"{name}={value!r} is not true or false")
         settings = Settings.from_env(os.environ)
         tick = int(time.time() // settings.interval_s) if scheduled else None
-        try:
-            report = optimize(settings, force=force, tick=tick, progress=_progress(self))
-        except SoftTimeLimitExceeded:
-            raise RunTimedOut(
-                f"the run took longer than {app.conf.task_soft_time_limit} s; raise ROLLING_INTERVAL_S, or see why "
-                "the scan is slow: rolling-optimizer run --force shows its rate"
-            ) from None
+        report = optimize(
+            settings, force=force, tick=tick, progress=_progress(self), time_limit_error=SoftTimeLimitExceeded
+        )
     except RollingError as error:
         line = msgspec.json.encode({"error": type(error).__name__, "details": str(error)}).decode()
         _log.error("[RollingOptimizer] ⚠️ Optimization failed: %s", line)

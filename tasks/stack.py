@@ -60,7 +60,7 @@ class Stack:
         self._sink = sink
         self._directory = directory
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._printers: list[threading.Thread] = []
+        self._printers: dict[str, threading.Thread] = {}
         self.environ: dict[str, str] = dict(os.environ)
 
     def __enter__(self) -> Stack:
@@ -83,7 +83,7 @@ class Stack:
         self._processes[name] = process
         printer = threading.Thread(target=self._print_lines, args=(name, process), daemon=True)
         printer.start()
-        self._printers.append(printer)
+        self._printers[name] = printer
 
     def start_redis(self) -> str:
         """Use the Redis of `ROLLING_REDIS_URL`, or start one; return its URL once it answers."""
@@ -109,6 +109,10 @@ class Stack:
         """Start `celery -A tasks` with these arguments."""
         self.start(name, [sys.executable, "-m", "celery", "-A", "tasks", *arguments], environ)
 
+    def pid(self, name: str) -> int:
+        """The process id of a process of the stack."""
+        return self._processes[name].pid
+
     def check(self) -> None:
         """Check that every process runs.
 
@@ -117,7 +121,11 @@ class Stack:
         """
         for name, process in self._processes.items():
             if process.poll() is not None:
-                raise StackFailed(f"{name} ended by itself with {_ending(process.returncode)}; its lines above say why")
+                self._printers[name].join(STOP_S)
+                raise StackFailed(
+                    f"{name} ended by itself with {_ending(process.returncode)}; its lines above say why. "
+                    "Everything else is stopped"
+                )
 
     def stop(self) -> None:
         """Stop everything, the last started first; who does not listen is killed."""
@@ -129,13 +137,15 @@ class Stack:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        for printer in self._printers:
+        for printer in self._printers.values():
             printer.join(STOP_S)
         self._processes.clear()
 
     def _print_lines(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        for line in process.stdout or ():
-            self._sink(name, line.decode("utf-8", "replace").rstrip("\n"))
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        with process.stdout as lines:
+            for line in lines:
+                self._sink(name, line.decode("utf-8", "replace").rstrip("\n"))
 
 
 def up() -> None:
@@ -144,6 +154,7 @@ def up() -> None:
     Raises:
         StackFailed: A process ended by itself; the others are stopped.
     """
+    settings_or_usage_error()  # before anything is started
     with Stack(_print_prefixed, Path(".up")) as stack, _stopping_on_signals():
         url = stack.start_redis()
         auth = os.environ.get("FLOWER_BASIC_AUTH") or f"admin:{secrets.token_urlsafe(12)}"
@@ -157,9 +168,12 @@ def up() -> None:
         _say(f"Flower  http://127.0.0.1:{port}   login {login}")
         _say(f"input   {settings.input}" + ("" if settings.input.exists() else f"   missing; {_sample_hint(settings)}"))
         _say("stop with Ctrl-C")
-        while True:
-            stack.check()
-            time.sleep(POLL_S)
+        try:
+            while True:
+                stack.check()
+                time.sleep(POLL_S)
+        finally:
+            _say("stopping everything")
 
 
 def demo() -> None:
@@ -177,7 +191,6 @@ def demo() -> None:
         "ROLLING_OUTPUT_DIR": str(directory / "snapshots"),
         "ROLLING_SOURCE": f"demo-{os.getpid()}",  # on a Redis of the user's, nobody's keys and nobody's queue
     }
-    settings_or_usage_error()
     with Stack(lambda name, line: lines.append(f"{name}| {line}"), directory) as stack, _stopping_on_signals():
         stack.environ = {
             name: value

@@ -1,0 +1,250 @@
+"""The task on real workers, under a real beat, and by hand through a real Flower."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import celery
+import kombu.connection
+import pytest
+
+from optimizer import Settings, optimize
+from optimizer.sample import write_sample
+from tests.fleet import Fleet
+from tests.rolling import a_record, write_json
+from tests.servers import RedisServer, wait_until
+
+TASK = "tasks.optimize_rolling_data"
+FAST_TICKS = {"ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
+
+
+@pytest.fixture
+def slow_input(settings: Settings) -> Path:
+    """A file that takes a second or two to scan."""
+    write_sample(settings.input, symbols=1_000, points=4_000)
+    return settings.input
+
+
+def test_beat_makes_a_run_each_tick_and_a_changed_input_is_published(tmp_path: Path, settings: Settings) -> None:
+    """Nobody does anything but write the input, and routers see the new version."""
+    write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record(confidence=0.9)})
+
+    with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
+        fleet.start_worker()
+        fleet.start_beat()
+        fleet.wait_for_runs(1, "success")
+        before = fleet.reader.predictions()
+        fleet.wait_for_runs(1, "unchanged")
+        write_json(settings.input, {"TSLA": a_record()})
+        wait_until(lambda: fleet.reader.predictions().version > before.version, what="a new version")
+        after = fleet.reader.predictions()
+
+        line = fleet.wait_for_line("✅ Optimized: ")
+    stats = json.loads(line.partition("Optimized: ")[2])
+    assert stats["predictions_extracted"] == 2
+    assert [record.symbol for record in before.value.predictions] == ["MSFT", "AAPL"]
+    assert [record.symbol for record in after.value.predictions] == ["TSLA"]
+    assert after.origin == "redis"
+
+
+def test_a_failing_run_is_one_line_in_the_log_and_the_next_tick_heals(tmp_path: Path, settings: Settings) -> None:
+    """The log says what to do, without a traceback; once the file is there the service goes on by itself."""
+    with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
+        fleet.start_worker()
+        fleet.start_beat()
+        failed = fleet.wait_for_runs(1, "failed")[0]
+        line = fleet.wait_for_line("⚠️ Optimization failed: ")
+        write_json(settings.input, [a_record(symbol="AAPL")])
+        fleet.wait_for_runs(1, "success")
+
+        said = json.loads(line.partition("failed: ")[2])
+        assert said["error"] == failed.error == "SourceMissing"
+        assert "rolling_brain.json.gz not found" in said["details"]
+        assert not any("Traceback" in line for line in fleet.lines)
+
+
+def test_ticks_do_not_pile_up_behind_a_worker_that_is_away(
+    tmp_path: Path, settings: Settings, redis_server: RedisServer
+) -> None:
+    """A worker that comes back finds old ticks in its queue, drops them, and makes the fresh one alone."""
+    write_json(settings.input, {"AAPL": a_record()})
+
+    with Fleet(tmp_path, settings, **FAST_TICKS) as fleet, redis_server.client as client:
+        fleet.start_beat()
+        wait_until(lambda: client.llen("rolling.rolling_brain") >= 4, what="four ticks in the queue")
+        fleet.start_worker()
+        fleet.wait_for_runs(1)
+
+        fleet.wait_for_line("Discarding revoked task|expired")
+        made = [line for line in fleet.lines if "RollingOptimizer" in line]
+    assert len(made) <= 3
+
+
+def test_two_beats_make_one_run_a_tick(tmp_path: Path, settings: Settings) -> None:
+    """Beat may be doubled: each tick is taken once."""
+    write_json(settings.input, {"AAPL": a_record()})
+
+    with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
+        fleet.start_worker()
+        fleet.start_beat("beat-1")
+        fleet.start_beat("beat-2")
+        fleet.wait_for_line("skipped: tick_taken")
+        fleet.wait_for_runs(3)
+
+        ticks = [int(report.timestamp[17:19]) for report in fleet.runs()]
+    assert len(set(ticks)) == len(ticks)
+
+
+def test_flower_triggers_runs_behind_its_password_and_shows_reports_and_failures(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """The REST call of the README gives the report; a failed run is FAILURE with the error's name."""
+    write_json(settings.input, {"AAPL": a_record()})
+    trigger = f"/api/task/async-apply/{TASK}"
+
+    with Fleet(tmp_path, settings) as fleet:
+        fleet.start_worker()
+        fleet.start_flower()
+        assert fleet.flower("POST", trigger, {"kwargs": {"force": True}}, login=None)[0] == 401
+        assert fleet.flower("POST", trigger, {"kwargs": {"force": True}}, login="ops:wrong")[0] == 401
+
+        good = _triggered(fleet, trigger, {"force": True})
+        settings.input.unlink()
+        bad = _triggered(fleet, trigger, {"force": True})
+        wrong = _triggered(fleet, trigger, {"force": "yes"})
+
+    assert good["state"] == "SUCCESS"
+    assert "'status': 'success'" in good["result"]
+    assert "'predictions_extracted': 1" in good["result"]
+    assert bad["state"] == "FAILURE"
+    assert bad["exception"].startswith("SourceMissing(")
+    assert wrong["exception"].startswith("SettingsInvalid(")
+
+
+def test_a_long_run_reports_its_progress_as_the_tasks_state(
+    tmp_path: Path, settings: Settings, redis_server: RedisServer, slow_input: Path
+) -> None:
+    """Whoever asks for the task's state sees how many of the compressed bytes are read."""
+    with Fleet(tmp_path, settings) as fleet, redis_server.client as client:
+        fleet.start_worker()
+        sent = _send(settings, {"force": True})
+        states: dict[str, Any] = {}
+
+        def ended() -> bool:
+            data = client.get(f"celery-task-meta-{sent}")
+            meta = json.loads(data) if data else {"status": "PENDING", "result": None}
+            states[str(meta["status"])] = meta["result"]
+            return meta["status"] == "SUCCESS"
+
+        wait_until(ended, what="the end of the run")
+        lifetime_s = client.ttl(f"celery-task-meta-{sent}")
+
+    assert states["PROGRESS"]["total_bytes"] == slow_input.stat().st_size
+    assert 0 < states["PROGRESS"]["percent"] <= 100
+    assert 0 < lifetime_s <= 900
+
+
+def test_a_run_over_its_time_limit_fails_by_name_and_leaves_the_old_snapshots(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """The soft limit ends a scan between two bytecodes; nothing of it is seen."""
+    write_json(settings.input, {"AAPL": a_record()})
+    before = optimize(settings)
+    write_sample(settings.input, symbols=1_000, points=4_000)
+
+    with Fleet(tmp_path, settings) as fleet:
+        fleet.start_worker()
+        _send(settings, {}, soft_time_limit=1)
+        failed = fleet.wait_for_runs(1, "failed")[0]
+        version = fleet.reader.predictions().version
+
+    assert failed.error == "RunTimedOut"
+    assert version == before.version
+    assert not list(settings.output_dir.rglob("*.partial"))
+
+
+def test_a_killed_child_costs_one_tick(tmp_path: Path, settings: Settings, slow_input: Path) -> None:
+    """The lock of a run that died expires, and a later tick makes the version."""
+    assert slow_input.exists()
+    with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
+        fleet.start_worker()
+        fleet.start_beat()
+        fleet.wait_for_line(r"received")
+        children = Path(f"/proc/{fleet.pid('worker')}/task/{fleet.pid('worker')}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+
+        report = fleet.wait_for_runs(1, "success", limit_s=40)[0]
+    assert report.cache == "published"
+
+
+def test_worker_and_beat_survive_a_restart_of_their_broker(tmp_path: Path, own_redis: RedisServer) -> None:
+    """After a crash of Redis both reconnect, and the next runs are published."""
+    own_redis.start()
+    settings = Settings(
+        input=tmp_path / "rolling_brain.json.gz", output_dir=tmp_path / "snapshots", redis_url=own_redis.url
+    )
+    write_json(settings.input, {"AAPL": a_record()})
+
+    with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
+        fleet.start_worker()
+        fleet.start_beat()
+        fleet.wait_for_runs(2)
+        own_redis.kill(lose_data=True)
+        wait_until(lambda: any("connection" in line.lower() for line in fleet.lines), what="the loss to be noticed")
+        own_redis.start()
+
+        fleet.wait_for_runs(2, limit_s=60)
+        assert fleet.reader.predictions().origin == "redis"
+
+
+def test_a_pickled_message_is_refused(tmp_path: Path, settings: Settings) -> None:
+    """A message that could run code is not even read."""
+    write_json(settings.input, {"AAPL": a_record()})
+
+    with Fleet(tmp_path, settings) as fleet:
+        fleet.start_worker()
+        with kombu.connection.Connection(settings.redis_url) as connection:  # type: ignore[no-untyped-call]
+            connection.SimpleQueue("rolling.rolling_brain").put(
+                [[], {}, {}],
+                serializer="pickle",
+                headers={"task": TASK, "id": "made-up", "lang": "py", "root_id": None, "parent_id": None},
+            )
+        fleet.wait_for_line("(?i)refusing to deserialize|ContentDisallowed")
+        assert fleet.runs() == []
+
+
+def test_a_workers_child_stays_under_100_mb(tmp_path: Path, settings: Settings, slow_input: Path) -> None:
+    """Memory does not follow the file: this one has 450 MB of JSON."""
+    assert slow_input.exists()
+    with Fleet(tmp_path, settings) as fleet:
+        fleet.start_worker()
+        _send(settings, {"force": True})
+        stats = fleet.wait_for_runs(1, "success")[0].stats
+    assert stats is not None
+    assert stats.json_bytes > 400e6
+    assert stats.peak_rss_mb < 100
+
+
+def _send(settings: Settings, kwargs: dict[str, object], **options: Any) -> str:
+    """Send the task as any Celery client would, without this project's code."""
+    with celery.Celery(broker=settings.broker_url, set_as_current=False) as client:
+        return str(client.send_task(TASK, kwargs=kwargs, queue=f"rolling.{settings.source}", **options).id)
+
+
+def _triggered(fleet: Fleet, path: str, kwargs: dict[str, object]) -> dict[str, str]:
+    status, sent = fleet.flower("POST", path, {"kwargs": kwargs})
+    assert status == 200
+    info: dict[str, str] = {}
+
+    def ended() -> bool:
+        info.clear()
+        info.update(fleet.flower("GET", f"/api/task/info/{sent['task-id']}")[1])
+        return info.get("state") in ("SUCCESS", "FAILURE")
+
+    wait_until(ended, what="the task in Flower")
+    return info
