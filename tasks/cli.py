@@ -31,24 +31,33 @@ POLL_S: Final = 0.2
 def trigger(force: bool, wait: bool, timeout: float) -> None:
     """Send one run to the fleet."""
     settings = settings_or_usage_error()
+    ping(settings.broker_url)  # Celery alone would try for a while, and then end with four tracebacks
+    try:
+        report = _send(force=force, timeout_s=timeout if wait else None)
+    except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: lost while waiting
+        raise CacheUnavailable(f"the broker {redact_url(settings.broker_url)} cannot be reached: {error}") from error
+    if report is not None:
+        click.echo(describe(report))
+    elif wait:
+        raise RunTimedOut(f"no result within {timeout:g} s; is a worker running on this broker? celery -A tasks status")
+
+
+def _send(*, force: bool, timeout_s: float | None) -> Report | None:
+    """Send the task, and wait for its report where there is a timeout; `None` where none came.
+
+    By the time this returns, Celery's result is gone: its destructor needs a whole interpreter.
+    """
     # Celery's settings are read on import: a bad one must be a usage error of this command, not of all.
     from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
-    ping(settings.broker_url)  # Celery alone would try for a while, and then end with four tracebacks
+    sent = optimize_rolling_data.apply_async(kwargs={"force": force})
+    click.echo(f"sent as {sent.id}", err=True)
+    if timeout_s is None:
+        return None
     try:
-        sent = optimize_rolling_data.apply_async(kwargs={"force": force}, expires=None if wait else timeout)
-        click.echo(f"sent as {sent.id}", err=True)
-        if not wait:
-            return
-        report = msgspec.convert(sent.get(timeout=timeout, interval=POLL_S), Report)
+        return msgspec.convert(sent.get(timeout=timeout_s, interval=POLL_S), Report)
     except ResultTimeoutError:
-        raise RunTimedOut(
-            f"no result of {sent.id} within {timeout:g} s; is a worker running on this broker? "
-            "See: celery -A tasks status"
-        ) from None
-    except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: lost while waiting
-        raise CacheUnavailable(f"the broker {redact_url(settings.broker_url)} cannot be reached: {error}") from error
-    click.echo(describe(report))
+        return None
 
 
 @commands.command()

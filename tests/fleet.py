@@ -48,7 +48,7 @@ class Fleet:
 
     def start_worker(self, *options: str) -> None:
         """Start a worker and wait until it takes tasks."""
-        self._stack.start_celery("worker", "worker", "--loglevel", "INFO", *options)
+        self._stack.start_celery("worker", "worker", "--loglevel", "INFO", "--without-mingle", *options)
         self.wait_for_line(r"worker\| .* ready\.")
 
     def start_beat(self, name: str = "beat") -> None:

@@ -1,0 +1,148 @@
+"""`rolling-optimizer demo` and `rolling-optimizer up` as their users run them, and what they leave behind: nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet import processes_with
+from tests.rolling import a_record, write_json
+from tests.servers import RedisServer, wait_until
+
+COMMAND = [sys.executable, "-m", "tasks.cli"]
+ROOT = Path(__file__).parent.parent
+
+
+class Up:
+    """A running `up`, with a mark in its environment by which its processes are found."""
+
+    def __init__(self, directory: Path) -> None:
+        self.mark = f"ROLLING_SOURCE=up-{directory.name}-{os.getpid()}"
+        self.log = directory / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*COMMAND, "up"],
+                cwd=directory,
+                env=_environment() | dict([self.mark.split("=")]) | {"ROLLING_STARTUP_DELAY_S": "0.5"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text()
+
+    def others(self) -> list[int]:
+        """Its processes, without itself."""
+        return [pid for pid in processes_with(self.mark) if pid != self.process.pid]
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Wait for it to print something."""
+        wait_until(lambda: re.search(pattern, self.output) or self.process.poll() is not None, limit_s=30, what=pattern)
+        found = re.search(pattern, self.output)
+        assert found, self.output
+        return found
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """A stack that has made its first run."""
+    write_json(tmp_path / "data" / "rolling_brain.json.gz", {"AAPL": a_record()})
+    running = Up(tmp_path)
+    yield running
+    for pid in [running.process.pid, *running.others()]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    running.process.wait()
+
+
+def test_the_demo_shows_the_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """One command: sample, first scheduled run, the top five from Redis; then nothing runs and `.demo` is all."""
+    done = subprocess.run(
+        [*COMMAND, "demo"], cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=True
+    )
+
+    assert "the first scheduled run: success" in done.stdout
+    assert "300 predictions of 2,000 records (0 rejected, 0 duplicates), 12 bots" in done.stdout
+    best = re.findall(r"^    (\w+) +confidence ([\d.]+) ", done.stdout, re.MULTILINE)
+    assert len(best) == 5
+    assert [confidence for _, confidence in best] == sorted((confidence for _, confidence in best), reverse=True)
+    assert "from redis" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == [".demo"]
+    assert processes_with("ROLLING_SOURCE=demo-") == []
+
+
+def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Path, redis_server: RedisServer) -> None:
+    """It works under a source and a queue of its own, and takes its keys away."""
+    with redis_server.client as client:
+        client.set("rolling:{rolling_brain}:current", "theirs")
+
+        environment = _environment() | {"ROLLING_REDIS_URL": redis_server.url}
+        subprocess.run([*COMMAND, "demo"], cwd=tmp_path, env=environment, capture_output=True, check=True)
+
+        left = {key for key in client.scan_iter() if b"demo" in key}
+        assert client.get("rolling:{rolling_brain}:current") == b"theirs"
+    assert left == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_stopping_up_leaves_nothing_behind(up: Up, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM stop all four in order; when it is killed the kernel ends them."""
+    up.wait_for(r"✅ Optimized")
+    up.wait_for(r"flower \| ")
+    assert len(up.others()) >= 4
+
+    up.process.send_signal(number)
+
+    code = up.process.wait(60)
+    assert code == {signal.SIGINT: 0, signal.SIGTERM: 128 + 15, signal.SIGKILL: -9}[number]
+    wait_until(lambda: up.others() == [], limit_s=30, what="the end of all processes")
+    assert "Traceback" not in up.output
+
+
+def test_a_process_that_dies_takes_the_rest_down_with_a_clear_message(up: Up) -> None:
+    """Half a stack is worse than none: it says which process died, and stops the others."""
+    up.wait_for(r"beat   \| .*Starting")
+    beat = next(pid for pid in up.others() if b"\0beat\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(beat, signal.SIGKILL)
+
+    assert up.process.wait(60) == 1
+    assert "StackFailed: beat ended by itself with signal SIGKILL" in up.output
+    assert up.others() == []
+
+
+def test_up_serves_flower_on_loopback_behind_a_password_that_it_prints(up: Up) -> None:
+    """The printed login works, and nothing else does."""
+    found = up.wait_for(r"Flower  (http://127\.0\.0\.1:\d+)   login (admin):(\S+)")
+    url, user, password = found.groups()
+    up.wait_for(r"Visit me at")
+
+    def status(handlers: list[urllib.request.BaseHandler]) -> int:
+        try:
+            with urllib.request.build_opener(*handlers).open(f"{url}/api/task/types", timeout=20) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    passwords = urllib.request.HTTPPasswordMgrWithPriorAuth()
+    passwords.add_password(None, url, user, password, is_authenticated=True)
+    assert status([]) == 401
+    assert status([urllib.request.HTTPBasicAuthHandler(passwords)]) == 200
+
+
+def _environment() -> dict[str, str]:
+    """The developer's environment without settings of ours, and the package importable from anywhere."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
