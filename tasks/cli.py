@@ -43,10 +43,7 @@ def trigger(force: bool, wait: bool, timeout: float) -> None:
 
 
 def _send(*, force: bool, timeout_s: float | None) -> Report | None:
-    """Send the task, and wait for its report where there is a timeout; `None` where none came.
-
-    By the time this returns, Celery's result is gone: its destructor needs a whole interpreter.
-    """
+    """Send the task, and wait for its report where there is a timeout; `None` where none came."""
     # Celery's settings are read on import: a bad one must be a usage error of this command, not of all.
     from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
@@ -57,6 +54,8 @@ def _send(*, force: bool, timeout_s: float | None) -> Report | None:
     try:
         return msgspec.convert(sent.get(timeout=timeout_s, interval=POLL_S), Report)
     except ResultTimeoutError:
+        # Else Celery holds it until the interpreter is half gone, and fails then to let go of it.
+        sent.backend.remove_pending_result(sent)
         return None
 
 
