@@ -1,0 +1,27 @@
+# One image for worker, beat and Flower: the package as a wheel in a venv, with the versions of constraints.txt, which
+# are those that the tests ran with.
+
+FROM python:3.13-slim-trixie AS build
+WORKDIR /src
+RUN python -m venv --without-pip /opt/venv
+COPY pyproject.toml constraints.txt README.md LICENSE celeryconfig.py ./
+COPY optimizer optimizer
+COPY tasks tasks
+# --only-binary: there is no compiler here, and a dependency without a wheel is to fail by its name.
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist . \
+    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt /dist/*.whl
+
+FROM python:3.13-slim-trixie
+# A fixed id, so that a directory of the host can be given to it; with a named group, for Celery takes an id without a
+# name for root's and warns. A new volume takes over the owner of /output.
+RUN groupadd --gid 10001 rolling \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin rolling \
+    && install -d /input \
+    && install -d -o 10001 -g 10001 /output
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+COPY --from=build /opt/venv /opt/venv
+# Flower reads its settings from the working directory; Celery's are in the wheel.
+WORKDIR /app
+COPY flowerconfig.py ./
+USER 10001:10001
+CMD ["celery", "-A", "tasks", "worker", "--loglevel", "INFO", "-n", "worker@%h"]

@@ -1,0 +1,181 @@
+"""The services of docker-compose.yml as processes: the file is read by a real Compose, its commands run as they stand.
+
+There is no engine here. What an image or a network would supply is put in its place by `_places` and `_programs`, and
+nothing else is changed: a command, a variable or a health check that is wrong in the file fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+import yaml
+
+from optimizer.cache import connect
+from tasks.devredis import free_port, redis_executable
+
+__all__ = ["APPS", "COMPOSE_FILE", "ROOT", "VALKEYS", "Composed", "composers", "config", "redis_cli", "services"]
+
+ROOT: Final = Path(__file__).parent.parent
+COMPOSE_FILE: Final = ROOT / "docker-compose.yml"
+VALKEYS: Final = ("broker", "cache")
+APPS: Final = ("worker", "beat", "flower")
+STOP_S: Final = 20.0
+
+Spec = dict[str, Any]
+
+
+def composers() -> list[list[str]]:
+    """Every Compose on this machine, as the beginning of a command line."""
+    found = [[name] for name in ("docker-compose", "podman-compose") if shutil.which(name)]
+    if shutil.which("docker"):
+        plugin = ["docker", "compose"]
+        if subprocess.run([*plugin, "version"], capture_output=True, check=False).returncode == 0:
+            found.insert(0, plugin)
+    return found
+
+
+def config(composer: list[str], directory: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Let a Compose read the file, beside a `.env` of ours and away from the developer's."""
+    shutil.copy(COMPOSE_FILE, directory)
+    (directory / ".env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(
+        [*composer, "config"], cwd=directory, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+def services(composer: list[str], directory: Path, variables: Mapping[str, str]) -> dict[str, Spec]:
+    """The services as a Compose reads them."""
+    done = config(composer, directory, variables)
+    assert done.returncode == 0, done.stderr
+    # `config` prints a file that can be read again, and so doubles every `$`.
+    found: dict[str, Spec] = yaml.safe_load(done.stdout.replace("$$", "$"))["services"]
+    return found
+
+
+def redis_cli() -> str | None:
+    """A client of Redis's on this machine."""
+    return shutil.which("valkey-cli") or shutil.which("redis-cli")
+
+
+class Composed:
+    """The services of the file as processes, in directories and on ports of their own; none outlives the block."""
+
+    def __init__(self, services: Mapping[str, Spec], directory: Path) -> None:
+        self._services = services
+        self._directory = directory
+        self.input = directory / "input" / "rolling_brain.json.gz"
+        self.output = directory / "output"
+        self.ports = {name: free_port() for name in (*VALKEYS, "flower")}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.well_before: dict[str, bool] = {}
+        for path in (self.input.parent, self.output, directory / "data", directory / "app"):
+            path.mkdir()
+        shutil.copy(ROOT / "flowerconfig.py", directory / "app")  # as the Dockerfile does
+
+    def __enter__(self) -> Composed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop every service as Docker does, the last first: SIGTERM to its process, and in the end SIGKILL to all."""
+        for process in reversed(self.processes.values()):
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def start(self, name: str) -> None:
+        """Start a service; its lines go to a file."""
+        with self._log(name).open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [self._here(name, word) for word in self._services[name]["command"]],
+                cwd=self._directory / "app",
+                env=self._environment(name),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def is_well(self, name: str) -> bool:
+        """Run a service's health check as Docker would: in its environment, within its own timeout."""
+        check = self._services[name]["healthcheck"]
+        assert check["test"][0] == "CMD"
+        try:
+            done = subprocess.run(
+                [self._here(name, word) for word in check["test"][1:]],
+                cwd=self._directory / "app",
+                env=self._environment(name),
+                capture_output=True,
+                timeout=float(check["timeout"].removesuffix("s")),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    def client(self, name: str, password: str) -> redis.Redis:
+        """A client of one of the two servers."""
+        return connect(f"redis://:{password}@127.0.0.1:{self.ports[name]}/0", timeout_s=5.0)
+
+    def lines(self, name: str) -> str:
+        """What a service has printed."""
+        return self._log(name).read_text(errors="replace")
+
+    def check(self) -> bool:
+        """Fail if a service has ended; true, so that it can stand in a condition."""
+        for name, process in self.processes.items():
+            assert process.poll() is None, f"{name} ended with {process.returncode}: {self.lines(name)[-3000:]}"
+        return True
+
+    def _places(self, name: str) -> dict[str, str]:
+        """What the network and the mounts would supply, as text of the file and text that holds here."""
+        return {
+            "@broker:6379": f"@127.0.0.1:{self.ports['broker']}",
+            "@cache:6379": f"@127.0.0.1:{self.ports['cache']}",
+            "port 6379\n": f"port {self.ports.get(name)}\nbind 127.0.0.1\n",
+            "dir /data\n": f"dir {self._directory}/data\n",
+            "/input/": f"{self.input.parent}/",
+            "/output": str(self.output),
+            f"worker@{self._services['worker']['hostname']}": f"worker@{socket.gethostname()}",
+            f"celerybeat@{self._services['beat']['hostname']}": f"celerybeat@{socket.gethostname()}",
+            "0.0.0.0": "127.0.0.1",
+            "5555": str(self.ports["flower"]),
+        }
+
+    def _programs(self, name: str) -> Path:
+        """What the image of a service would have on its PATH, besides a shell."""
+        if name not in VALKEYS:
+            return Path(sys.executable).parent
+        programs = self._directory / f"programs-{name}"
+        if not programs.exists():
+            programs.mkdir()
+            (programs / "valkey-server").symlink_to(redis_executable())
+            client = programs / "valkey-cli"
+            client.write_text(f'#!/bin/sh\nexec {redis_cli() or "false"} -p {self.ports[name]} "$@"\n')
+            client.chmod(0o755)
+        return programs
+
+    def _environment(self, name: str) -> dict[str, str]:
+        given = {key: self._here(name, str(text)) for key, text in self._services[name]["environment"].items()}
+        return {"PATH": f"{self._programs(name)}:/usr/bin:/bin", "PYTHONUNBUFFERED": "1", **given}
+
+    def _here(self, name: str, text: str) -> str:
+        places = self._places(name)
+        return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], text)
+
+    def _log(self, name: str) -> Path:
+        return self._directory / f"{name}.log"

@@ -1,0 +1,301 @@
+"""The containers' files: read by a real Compose, every command in them run as the process that it starts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Final, NoReturn
+
+import pytest
+import redis
+import yaml
+
+from optimizer.cache import Keys, Pointer
+from optimizer.settings import Settings, variable_name
+from optimizer.snapshots import read_set
+from tasks.devredis import redis_executable
+from tests.composed import APPS, COMPOSE_FILE, ROOT, VALKEYS, Composed, composers, config, redis_cli, services
+from tests.rolling import a_record, write_json
+from tests.servers import wait_until
+
+PASSWORDS: Final = {
+    "BROKER_PASSWORD": "br0ker.Pass",
+    "CACHE_PASSWORD": "cache_Pass-2",
+    "FLOWER_BASIC_AUTH": "ops:fl0wer",
+}
+
+
+# ---- what a real Compose makes of the file
+
+
+@pytest.fixture(scope="module", name="composers")
+def every_composer() -> list[list[str]]:
+    """Every Compose on this machine; one is enough."""
+    return composers() or _missing("no docker compose, docker-compose or podman-compose on the PATH")
+
+
+def test_every_compose_reads_the_file(composers: list[list[str]], tmp_path: Path) -> None:
+    """Version 1, version 2 and podman's agree on the services, once the passwords are set."""
+    for composer in composers:
+        done = config(composer, tmp_path, PASSWORDS)
+
+        assert done.returncode == 0, done.stderr
+        assert set(yaml.safe_load(done.stdout)["services"]) == {*VALKEYS, *APPS}, composer
+        assert "WARN" not in done.stderr.upper(), composer
+
+
+@pytest.mark.parametrize("name", PASSWORDS)
+@pytest.mark.parametrize("value", [None, ""])
+def test_nothing_starts_without_a_password(
+    composers: list[list[str]], tmp_path: Path, name: str, value: str | None
+) -> None:
+    """A password that is missing or empty is an error that names the variable."""
+    given = {key: text for key, text in PASSWORDS.items() if key != name} | ({} if value is None else {name: value})
+    for composer in composers:
+        done = config(composer, tmp_path, given)
+
+        assert done.returncode != 0
+        assert f"set {name} in .env" in done.stderr
+
+
+def test_a_directory_of_the_host_can_take_the_place_of_the_output_volume(
+    composers: list[list[str]], tmp_path: Path
+) -> None:
+    """`OUTPUT_DIR=./out` is mounted as that directory, and the input stays read-only."""
+    for composer in composers:
+        worker = services(composer, tmp_path, PASSWORDS | {"OUTPUT_DIR": "./out", "INPUT_DIR": "./in"})["worker"]
+
+        mounts = json.dumps(worker["volumes"])
+        assert str(tmp_path / "out") in mounts or "./out" in mounts
+        assert ":/input:ro" in mounts or '"read_only": true' in mounts
+
+
+# ---- what the file says
+
+
+def test_the_settings_of_the_service_can_all_be_set() -> None:
+    """Every setting reaches the worker, and whatever the file reads from `.env` stands in `.env.example`."""
+    text = COMPOSE_FILE.read_text()
+    worker = yaml.safe_load(text)["services"]["worker"]["environment"]
+    example = re.findall(r"^#?(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+
+    assert {name for name in worker if name.startswith("ROLLING_")} == {variable_name(f.name) for f in fields(Settings)}
+    assert set(example) == set(re.findall(r"\$\{(\w+)", text))
+    assert len(example) == len(set(example))
+
+
+def test_no_secret_is_in_the_files() -> None:
+    """Passwords have no default, neither in the file nor in the example."""
+    text, example = COMPOSE_FILE.read_text(), (ROOT / ".env.example").read_text()
+
+    for name in PASSWORDS:
+        assert re.search(rf"^{name}=$", example, re.MULTILINE)
+        assert set(re.findall(rf"\$\{{{name}(..)", text)) == {":?"}
+
+
+def test_services_are_contained() -> None:
+    """No service can gain rights, write into its image, grow without limit, or be reached from another machine."""
+    for name, service in yaml.safe_load(COMPOSE_FILE.read_text())["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["mem_limit"], name
+        assert service["restart"] == "unless-stopped", name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        if "build" not in service:
+            assert re.search(r":\d+\.\d+\.\d+", service["image"]) or service["image"] == "rolling-optimizer", name
+
+
+# ---- the file's own commands, as processes
+
+
+@pytest.fixture(scope="module")
+def composed(composers: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+    """All five services, up since the first scheduled run was published."""
+    try:
+        redis_executable()
+    except Exception as error:
+        _missing(str(error))
+    directory = tmp_path_factory.mktemp("compose")
+    variables = PASSWORDS | {"ROLLING_INTERVAL_S": "5", "ROLLING_STARTUP_DELAY_S": "1"}
+    with Composed(services(composers[0], directory, variables), directory) as running:
+        write_json(running.input, {"AAPL": a_record(), "MSFT": a_record(confidence=0.9)})
+        for names in (VALKEYS, APPS):
+            for name in names:
+                running.well_before[name] = running.is_well(name)
+            for name in names:
+                running.start(name)
+            if names is VALKEYS:
+                wait_until(lambda: running.check() and all(_listens(running.ports[name]) for name in VALKEYS))
+        with running.client("cache", PASSWORDS["CACHE_PASSWORD"]) as client:
+            current = Keys("rolling_brain").current
+            wait_until(lambda: running.check() and client.exists(current), limit_s=60, what="the first publish")
+        wait_until(lambda: running.check() and _listens(running.ports["flower"]), what="Flower")
+        yield running
+
+
+@pytest.mark.slow
+def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) -> None:
+    """The input that was mounted is in the cache, behind its password, and in the output directory, the same."""
+    with composed.client("cache", PASSWORDS["CACHE_PASSWORD"]) as client:
+        pointer = Pointer.from_hash(client.hgetall(Keys("rolling_brain").current))
+        written = read_set(composed.output)
+        assert pointer is not None
+        assert written is not None
+        assert pointer.version == written.manifest.version
+        assert pointer.counts["predictions"] == 2
+        stored = client.get(Keys("rolling_brain").payload(pointer.version, "predictions"))
+        assert stored == written.payloads["predictions"]
+    assert "✅ Optimized" in composed.lines("worker")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("broker", {"maxmemory-policy": "noeviction", "appendonly": "yes", "save": ""}),
+        ("cache", {"maxmemory-policy": "volatile-lru", "appendonly": "no", "save": "", "lazyfree-lazy-eviction": "no"}),
+    ],
+)
+def test_servers_have_their_settings_and_keep_their_password(
+    composed: Composed, name: str, expected: dict[str, str]
+) -> None:
+    """Settings given by stdin are in force; the password is asked for, and is on no command line."""
+    password = PASSWORDS[f"{name.upper()}_PASSWORD"]
+    with composed.client(name, password) as client:
+        assert client.config_get(*expected) == expected
+        assert int(client.config_get("maxmemory")["maxmemory"]) > 0
+        # The server took the shell's place: it is what gets SIGTERM.
+        assert client.info("server")["process_id"] == composed.processes[name].pid
+    with composed.client(name, "wrong") as client, pytest.raises(redis.AuthenticationError):
+        client.ping()
+    command_line = Path(f"/proc/{composed.processes[name].pid}/cmdline")
+    if command_line.exists():
+        assert password.encode() not in command_line.read_bytes()
+
+
+@pytest.mark.slow
+def test_flower_asks_for_the_password(composed: Composed) -> None:
+    """Pages and API answer 401 without the login of `.env`, and 200 with it."""
+    login = PASSWORDS["FLOWER_BASIC_AUTH"]
+    for path in ("/", "/api/workers"):
+        assert _status(composed, path) == 401
+        assert _status(composed, path, "ops:wrong") == 401
+        assert _status(composed, path, login) == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*VALKEYS, *APPS])
+def test_health_checks_tell_a_service_that_is_up_from_one_that_is_not(composed: Composed, name: str) -> None:
+    """Each fails before its service was started, with the servers up, and succeeds within its timeout afterwards."""
+    if name in VALKEYS and not redis_cli():
+        _missing("no valkey-cli or redis-cli on the PATH")
+    assert not composed.well_before[name]
+
+    wait_until(lambda: composed.check() and composed.is_well(name), limit_s=60, what=f"health of {name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VALKEYS)
+def test_a_password_that_would_break_a_url_is_refused(composers: list[list[str]], tmp_path: Path, name: str) -> None:
+    """A server says what is wrong with its password, where a client would only fail to find a port in its URL."""
+    variables = PASSWORDS | {f"{name.upper()}_PASSWORD": "a/b@c"}
+    with Composed(services(composers[0], tmp_path, variables), tmp_path) as composed:
+        composed.start(name)
+
+        assert composed.processes[name].wait(20) == 1
+        assert "letters, digits" in composed.lines(name)
+
+
+# ---- the image
+
+
+def test_the_image_runs_the_worker_of_the_compose_file() -> None:
+    """Run by itself the image is a worker, by the same command."""
+    (command,) = (words for name, words in _dockerfile() if name == "CMD")
+
+    assert json.loads(command) == yaml.safe_load(COMPOSE_FILE.read_text())["services"]["worker"]["command"]
+
+
+def test_the_image_copies_what_is_there_and_runs_as_nobody() -> None:
+    """Every path that is copied exists and is let through, and the last stage drops root."""
+    steps = _dockerfile()
+    sources = [path for name, words in steps if name == "COPY" and "--from" not in words for path in words.split()[:-1]]
+
+    for path in sources:
+        assert (ROOT / path).exists(), path
+        assert not _ignored(path), path
+    last = steps[max(at for at, (name, _) in enumerate(steps) if name == "FROM") :]
+    assert ("USER", "10001:10001") in last
+    # All that is let through is copied: nothing else is sent to the engine.
+    allowed = [line[1:] for line in _dockerignore() if line.startswith("!")]
+    assert sorted(allowed) == sorted(sources)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(".env", ".git/config", ".venv/bin/python", ".demo/rolling_brain.json.gz", ".up/redis/dump.rdb", ".ci/run"),
+        *("data/rolling_brain.json.gz", "tests/conftest.py", "build/lib/x.py", "rolling_optimizer.egg-info/PKG-INFO"),
+        *("optimizer/__pycache__/cache.pyc", "optimizer/.env", "tasks/deep/.env", "tasks/deep/__pycache__/x.pyc"),
+    ],
+)
+def test_what_is_not_the_package_stays_out_of_the_image(path: str) -> None:
+    """Secrets, data, the repository and leftovers are not sent to the engine, wherever they are."""
+    assert _ignored(path)
+
+
+def _dockerfile() -> list[tuple[str, str]]:
+    """The instructions of the Dockerfile with their arguments."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", "")
+    return [(name, words) for name, _, words in (line.partition(" ") for line in text.splitlines() if line.strip())]
+
+
+def _dockerignore() -> list[str]:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _ignored(path: str) -> bool:
+    """Whether `.dockerignore` keeps a path out: the last line that matches it, or a directory above it, decides."""
+    ignored = False
+    for line in _dockerignore():
+        pattern = re.escape(line.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
+        if re.fullmatch(f"{pattern}(/.*)?", path):
+            ignored = not line.startswith("!")
+    return ignored
+
+
+# ---- asking
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _status(composed: Composed, path: str, login: str | None = None) -> int:
+    request = urllib.request.Request(f"http://127.0.0.1:{composed.ports['flower']}{path}")
+    if login:
+        request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def _missing(what: str) -> NoReturn:
+    """Skip on a laptop; fail in CI, where it has to be."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
