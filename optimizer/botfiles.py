@@ -6,6 +6,7 @@ A file that cannot be used is a `Reject` that names it; the other bots count all
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,10 @@ def read_bots(bots_dir: Path, *, max_record_bytes: int) -> Iterator[Bot | Reject
         yield Reject(RejectReason.BOT, None, str(bots_dir), details)
         return
     for name, path in paths:
+        if not _is_text(name):
+            shown = os.fsencode(path).decode("utf-8", "replace")
+            yield Reject(RejectReason.BOT, None, shown, "the file's name is not valid UTF-8")
+            continue
         try:
             with Source(path) as source:
                 bot = scan_bot(source.chunks(), name, max_record_bytes=max_record_bytes)
@@ -48,14 +53,24 @@ def read_bots(bots_dir: Path, *, max_record_bytes: int) -> Iterator[Bot | Reject
 
 def bots_fingerprint(bots_dir: Path) -> str:
     """A digest of the names, inodes, sizes and times of modification of the bot files."""
-    digest = hashlib.sha256()
     try:
-        for name, path in _bot_paths(bots_dir):
-            status = path.stat()
-            digest.update(f"{name}/{status.st_ino}/{status.st_size}/{status.st_mtime_ns}\n".encode())
+        states = [f"{name}/{_state(path)}\n" for name, path in _bot_paths(bots_dir)]
     except OSError as error:
-        digest.update(str(error.errno).encode())
-    return digest.hexdigest()[:16]
+        states = [f"errno {error.errno}"]
+    return hashlib.sha256(os.fsencode("".join(states))).hexdigest()[:16]
+
+
+def _state(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError as error:  # a link that leads nowhere must not hide what becomes of the other files
+        return f"errno {error.errno}"
+    return f"{status.st_ino}/{status.st_size}/{status.st_mtime_ns}"
+
+
+def _is_text(name: str) -> bool:
+    """A file name is bytes: those that are no UTF-8 come out of the directory as lone surrogates."""
+    return not any("\udc80" <= character <= "\udcff" for character in name)
 
 
 def _bot_paths(bots_dir: Path) -> list[tuple[str, Path]]:

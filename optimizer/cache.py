@@ -1,26 +1,6 @@
-"""Redis, the writer's side. This is the key card; the reader is in `reader.py`.
+"""Redis, the writer's side; the keys are in `keys.py`, the reader is in `reader.py`.
 
-`{S}` is the source's name in braces: a hash tag, so that all keys of a source are in one slot of a Redis Cluster.
-`V` is a version, strictly rising: milliseconds since the epoch, or one more than the last where the clock went back.
-
-| key                       | type    | meaning, and who writes it                          | expiry             |
-|---------------------------|---------|-----------------------------------------------------|--------------------|
-| rolling:{S}:current       | HASH    | the pointer: version, generated_at, checked_at,     | never              |
-|                           |         | fingerprint, KIND_etag, KIND_bytes, KIND_count;     |                    |
-|                           |         | flipped by a publish, checked_at set by each tick   |                    |
-| rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
-| rolling:{S}:V:bots        | STRING  | the same                                            | next version; the  |
-| rolling:{S}:V:portfolio   | STRING  | the same                                            | current one never  |
-| rolling:{S}:V:symbols     | HASH    | symbol -> JSON record, the whole index              |                    |
-| rolling:{S}:V:ranking     | ZSET    | symbol by confidence, the same symbols              |                    |
-| rolling:{S}:staged:T:*    |         | the five above before the flip; T is a run's token  | 180 s              |
-| rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in the predictions   | the newest 120     |
-| rolling:{S}:runs          | STREAM  | one report (JSON, in the field `report`) a run      | about a day        |
-| rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
-| rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
-| rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
-
-Big values are staged outside any transaction, under keys that nobody else knows. Then one short script checks that the
+Big values are staged piece by piece, under keys that nobody else knows. Then one short script checks that the
 run still holds the lock, that the pointer is the one it started from, and that its version is newer; it renames the
 staged keys (constant time each), flips the pointer, lets the old version expire and tells the channel. So a writer that
 was paused past its lock publishes nothing and overwrites nothing, and one that dies leaves only keys that expire.
@@ -34,7 +14,6 @@ import gzip
 import logging
 import secrets
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,18 +21,14 @@ from typing import Any, Final, cast
 
 import msgspec
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from optimizer.connection import UNREADABLE, WRITER_TIMEOUT_S, connect, redis_answers
 from optimizer.errors import CacheUnavailable, PublishRefused
+from optimizer.keys import PAYLOAD_KINDS, VERSION_KINDS, Keys, Pointer
 from optimizer.records import Manifest, PredictionsSnapshot, Record, Report
-from optimizer.settings import redact_url
 from optimizer.snapshots import SnapshotSet
 
-__all__ = ["PAYLOAD_KINDS", "Cache", "Keys", "Lock", "Pointer", "connect", "eviction_warning", "ping", "redis_answers"]
-
-PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
-STAGED_KINDS: Final = (*PAYLOAD_KINDS, "symbols", "ranking")
+__all__ = ["Cache", "Lock"]
 
 LOCK_TTL_S: Final = 10.0
 LOCK_EXTEND_S: Final = 3.0
@@ -61,9 +36,6 @@ STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
 DELTAS_KEPT: Final = 120
 STAGE_BATCH: Final = 1_000
-# redis-py alone would try ten times and block up to a minute on a server that hangs.
-CONNECT_TIMEOUT_S: Final = 2.0
-WRITER_TIMEOUT_S: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -77,13 +49,22 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 """
 
+# HSET alone would make a pointer of one field where the pointer has been lost.
+_MARK: Final = """
+if redis.call('HGET', KEYS[1], 'version') == ARGV[1] then redis.call('HSET', KEYS[1], 'checked_at', ARGV[2]) end
+"""
+
 # KEYS: lock, current, published, deltas, then the staged keys, their final names, and the old version's keys.
 # ARGV: token, version, version the run started from ('' for none), seconds for the old version, number of kinds,
 #       deltas kept, delta ('' for none), then the pointer's fields and values.
 _FLIP: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'the lock is no longer held by this run' end
 local current = redis.call('HGET', KEYS[2], 'version') or ''
-if current ~= ARGV[3] then return 'version ' .. current .. ' was published meanwhile' end
+if current ~= ARGV[3] then
+    -- redis-py sends again what was not answered: then this is the second time
+    if current == ARGV[2] then return 'ok' end
+    return 'version ' .. current .. ' was published meanwhile'
+end
 local kinds = tonumber(ARGV[5])
 for i = 1, kinds do
     if redis.call('EXISTS', KEYS[4 + i]) == 0 then return 'what was staged has expired' end
@@ -108,146 +89,11 @@ return 'ok'
 
 
 @dataclass(frozen=True)
-class Keys:
-    """The names of a source's keys; `version` may be any text that stands in its place."""
-
-    source: str
-
-    def _name(self, *parts: str) -> str:
-        return ":".join(("rolling", f"{{{self.source}}}", *parts))
-
-    @property
-    def current(self) -> str:
-        """The pointer."""
-        return self._name("current")
-
-    @property
-    def lock(self) -> str:
-        """The lock of the run that may publish."""
-        return self._name("lock")
-
-    @property
-    def runs(self) -> str:
-        """The stream of reports."""
-        return self._name("runs")
-
-    @property
-    def deltas(self) -> str:
-        """The stream of changes."""
-        return self._name("deltas")
-
-    @property
-    def published(self) -> str:
-        """The channel of new versions."""
-        return self._name("published")
-
-    def tick(self, number: int) -> str:
-        """The mark that a tick is taken."""
-        return self._name("tick", str(number))
-
-    def payload(self, version: int, kind: str) -> str:
-        """One value of a version: a payload kind, `symbols` or `ranking`."""
-        return self._name(str(version), kind)
-
-    def staged(self, token: str, kind: str) -> str:
-        """The same before it is published."""
-        return self._name("staged", token, kind)
-
-
-class Pointer(msgspec.Struct, frozen=True):
-    """The pointer as read: which version is current, and what it holds."""
-
-    version: int
-    generated_at: str
-    checked_at: str
-    fingerprint: str
-    etags: dict[str, str]
-    counts: dict[str, int]
-
-    @classmethod
-    def from_hash(cls, values: dict[bytes, bytes]) -> Pointer | None:
-        """From the fields of the HASH; `None` where it is empty.
-
-        Raises:
-            CacheUnavailable: The fields are not those of a pointer.
-        """
-        if not values:
-            return None
-        texts = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in values.items()}
-        try:
-            return cls(
-                int(texts["version"]),
-                texts["generated_at"],
-                texts["checked_at"],
-                texts["fingerprint"],
-                {kind: texts[f"{kind}_etag"] for kind in PAYLOAD_KINDS},
-                {kind: int(texts[f"{kind}_count"]) for kind in PAYLOAD_KINDS},
-            )
-        except (KeyError, ValueError) as error:
-            raise CacheUnavailable(
-                f"the pointer is damaged ({error!r}): delete the key that ends in :current"
-            ) from None
-
-
-@dataclass(frozen=True)
 class Lock:
     """A lock as its holder sees it: whether it was got, and the token that proves it."""
 
     held: bool
     token: str
-
-
-def connect(url: str, *, timeout_s: float) -> redis.Redis:
-    """A client with short timeouts and one more try, for `redis://`, `rediss://` and `unix://` URLs."""
-    return redis.Redis.from_url(
-        url.replace("redis+socket://", "unix://", 1),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
-        retry=Retry(NoBackoff(), 1),
-    )
-
-
-def ping(url: str) -> None:
-    """Check that a Redis answers.
-
-    Raises:
-        CacheUnavailable: It does not.
-    """
-    with redis_answers(url):
-        client = connect(url, timeout_s=WRITER_TIMEOUT_S)
-        try:
-            client.ping()
-        finally:
-            client.close()
-
-
-def eviction_warning(url: str) -> str | None:
-    """Why this Redis must not be a broker, if it may evict what it holds; `None` where it may not.
-
-    Raises:
-        CacheUnavailable: It does not answer.
-    """
-    with redis_answers(url):
-        client = connect(url, timeout_s=WRITER_TIMEOUT_S)
-        try:
-            policy = str(client.info("memory").get("maxmemory_policy", "noeviction"))
-        finally:
-            client.close()
-    if policy == "noeviction":
-        return None
-    return (
-        f"the broker {redact_url(url)} may evict messages (maxmemory-policy {policy}); set it to noeviction, and give "
-        "the cache a Redis of its own by ROLLING_REDIS_URL"
-    )
-
-
-@contextmanager
-def redis_answers(url: str) -> Iterator[None]:
-    """Turn every way in which Redis can fail, and what it holds can be unreadable, into `CacheUnavailable`."""
-    try:
-        yield
-    except (redis.RedisError, OSError, EOFError, zlib.error, msgspec.DecodeError) as error:
-        raise CacheUnavailable(f"Redis at {redact_url(url)}: {error or type(error).__name__}") from error
 
 
 class Cache:
@@ -264,6 +110,7 @@ class Cache:
         self._keys = Keys(source)
         self._interval_s = interval_s
         self._client = connect(url, timeout_s=WRITER_TIMEOUT_S)
+        self.answers = True  # false once Redis was found to be away or to hang: it would cost a timeout at every call
 
     def close(self) -> None:
         """Close the connections."""
@@ -272,16 +119,14 @@ class Cache:
     def take_tick(self, number: int) -> bool:
         """Take a tick; false where another run has it."""
         with self._answers():
-            expiry_s = max(1, round(2 * self._interval_s))
-            return bool(self._client.set(self._keys.tick(number), "1", nx=True, ex=expiry_s))
+            return self._claim(self._keys.tick(number), secrets.token_hex(16), max(1.0, 2 * self._interval_s))
 
     @contextmanager
     def lock(self) -> Iterator[Lock]:
         """Hold the source's lock for a run: extended while it lasts, released if still ours."""
         token = secrets.token_hex(16)
         with self._answers():
-            got = self._client.set(self._keys.lock, token, nx=True, px=round(LOCK_TTL_S * 1000))
-        lock = Lock(bool(got), token)
+            lock = Lock(self._claim(self._keys.lock, token, LOCK_TTL_S), token)
         if not lock.held:
             yield lock
             return
@@ -294,8 +139,9 @@ class Cache:
             ended.set()
             keeper.join()
             try:
-                with self._answers():
-                    self._client.eval(_RELEASE, 1, self._keys.lock, token)
+                if self.answers:
+                    with self._answers():
+                        self._client.eval(_RELEASE, 1, self._keys.lock, token)
             except CacheUnavailable as error:
                 _log.warning("the lock was not released and expires by itself: %s", error)
 
@@ -312,7 +158,7 @@ class Cache:
     def is_intact(self, version: int) -> bool:
         """Whether every value of a version is there: a cache may evict."""
         with self._answers():
-            names = [self._keys.payload(version, kind) for kind in STAGED_KINDS]
+            names = [self._keys.payload(version, kind) for kind in VERSION_KINDS]
             return self._client.exists(*names) == len(names)
 
     def newest_delta(self) -> int:
@@ -321,10 +167,10 @@ class Cache:
             entries = cast("list[tuple[bytes, Any]]", self._client.xrevrange(self._keys.deltas, count=1))
             return int(entries[0][0].split(b"-")[0]) if entries else 0
 
-    def mark_checked(self, at: str) -> None:
-        """Note that the current version is still the newest."""
+    def mark_checked(self, version: int, at: str) -> None:
+        """Note that a version is still the newest, if the pointer still names it."""
         with self._answers():
-            self._client.hset(self._keys.current, "checked_at", at)
+            self._client.eval(_MARK, 1, self._keys.current, str(version), at)
 
     def add_run(self, report: Report) -> None:
         """Append a report to the runs stream."""
@@ -348,23 +194,26 @@ class Cache:
         manifest = snapshots.manifest
         version_before = 0 if before is None else before.version
         if manifest.version < version_before:
-            raise PublishRefused(f"version {manifest.version} is older than the published {version_before}")
+            raise PublishRefused(
+                f"version {manifest.version} is older than the published {version_before}: does another host publish "
+                f"{manifest.source} from an input or with settings of its own? Give each its own ROLLING_SOURCE"
+            )
         with self._answers():
             delta = self._delta(snapshots, before)
             self._stage(snapshots, lock.token)
             keys = self._keys
             answer = self._client.eval(
                 _FLIP,
-                4 + 3 * len(STAGED_KINDS),
+                4 + 3 * len(VERSION_KINDS),
                 *(keys.lock, keys.current, keys.published, keys.deltas),
-                *(keys.staged(lock.token, kind) for kind in STAGED_KINDS),
-                *(keys.payload(manifest.version, kind) for kind in STAGED_KINDS),
-                *(keys.payload(version_before, kind) for kind in STAGED_KINDS),
+                *(keys.staged(lock.token, kind) for kind in VERSION_KINDS),
+                *(keys.payload(manifest.version, kind) for kind in VERSION_KINDS),
+                *(keys.payload(version_before, kind) for kind in VERSION_KINDS),
                 lock.token,
                 str(manifest.version),
                 str(version_before) if before else "",
                 str(OLD_VERSION_TTL_S),
-                str(len(STAGED_KINDS)),
+                str(len(VERSION_KINDS)),
                 str(DELTAS_KEPT),
                 delta,
                 *_pointer_fields(manifest, checked_at),
@@ -375,19 +224,32 @@ class Cache:
                 f"{cast('bytes', answer).decode()}; the next tick makes it again"
             )
 
+    def _claim(self, key: str, token: str, expiry_s: float) -> bool:
+        """Set a free key to our token. It may be ours already: redis-py sends again what was not answered."""
+        claimed = self._client.set(key, token, nx=True, px=round(expiry_s * 1000))
+        return bool(claimed) or self._client.get(key) == token.encode()
+
     def _stage(self, snapshots: SnapshotSet, token: str) -> None:
-        names = {kind: self._keys.staged(token, kind) for kind in STAGED_KINDS}
+        names = {kind: self._keys.staged(token, kind) for kind in VERSION_KINDS}
         for kind in PAYLOAD_KINDS:
             self._client.set(names[kind], snapshots.payloads[kind], ex=STAGED_TTL_S)
         index = snapshots.index()
         for start in range(0, len(index), STAGE_BATCH):
             batch = index[start : start + STAGE_BATCH]
-            pipeline = self._client.pipeline(transaction=False)
+            # One transaction a batch: cut off between two commands, it would leave a key that never expires.
+            pipeline = self._client.pipeline()
             pipeline.hset(names["symbols"], mapping={record.symbol: msgspec.json.encode(record) for record in batch})
             pipeline.zadd(names["ranking"], {record.symbol: record.confidence for record in batch})
             pipeline.expire(names["symbols"], STAGED_TTL_S)
             pipeline.expire(names["ranking"], STAGED_TTL_S)
             pipeline.execute()
+        # A cache may evict between two batches; then the next one begins the key anew, and the first part is missing.
+        staged = (self._client.hlen(names["symbols"]), self._client.zcard(names["ranking"]))
+        if staged != (len(index), len(index)):
+            raise CacheUnavailable(
+                f"of {len(index)} symbols that were staged the cache has {min(staged)} left: it evicts, and "
+                "needs more memory"
+            )
 
     def _delta(self, snapshots: SnapshotSet, before: Pointer | None) -> bytes:
         """What changed in the predictions since the version before; empty where nothing did, or there was none."""
@@ -398,7 +260,7 @@ class Cache:
             return b""
         try:
             old = _by_symbol(data)
-        except (OSError, EOFError, zlib.error, msgspec.DecodeError) as error:
+        except UNREADABLE as error:
             _log.warning("no delta from version %s, it cannot be read: %s", before.version, error)
             return b""
         new = _by_symbol(snapshots.payloads["predictions"])
@@ -419,14 +281,20 @@ class Cache:
         """Extend the lock until the run ends, or until somebody else holds it: that is found out before publishing."""
         while not ended.wait(LOCK_EXTEND_S):
             try:
-                with self._answers():
+                with redis_answers(self._url):
                     if not self._client.eval(_EXTEND, 1, self._keys.lock, token, str(round(LOCK_TTL_S * 1000))):
                         return
             except CacheUnavailable as error:
                 _log.warning("the lock could not be extended yet: %s", error)
 
-    def _answers(self) -> Any:
-        return redis_answers(self._url)
+    @contextmanager
+    def _answers(self) -> Iterator[None]:
+        try:
+            with redis_answers(self._url):
+                yield
+        except CacheUnavailable as error:
+            self.answers = not isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError, TimeoutError))
+            raise
 
 
 def _by_symbol(data: bytes) -> dict[str, Record]:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 import msgspec
 
-from optimizer.cache import eviction_warning, ping
+from optimizer.connection import eviction_warning, ping
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
 from optimizer.pipeline import Progress, failed_report, optimize
 from optimizer.reader import SnapshotReader

@@ -13,8 +13,9 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Literal
 
-from optimizer.cache import Cache, Lock, Pointer
+from optimizer.cache import Cache, Lock
 from optimizer.errors import CacheUnavailable, PublishRefused
+from optimizer.keys import Pointer
 from optimizer.records import Report
 from optimizer.settings import Settings
 from optimizer.snapshots import SnapshotSet
@@ -104,13 +105,13 @@ class Publisher:
     def mark_checked(self, at: str) -> None:
         """Note that what Redis shows is still the newest."""
         with self._tolerating():
-            if self._cache and self.state == "up":
-                self._cache.mark_checked(at)
+            if self._cache and self._before and self.state == "up":
+                self._cache.mark_checked(self._before.version, at)
 
     def record(self, report: Report) -> None:
-        """Append the report to the stream of runs; this is tried also after Redis was down, it may be back."""
+        """Append the report to the stream of runs."""
         with self._tolerating():
-            if self._cache:
+            if self._cache and self._cache.answers:
                 self._cache.add_run(report)
 
     @contextmanager

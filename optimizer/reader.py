@@ -25,8 +25,9 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 
-from optimizer.cache import Keys, Pointer, connect, redis_answers
+from optimizer.connection import connect, redis_answers
 from optimizer.errors import CacheUnavailable, SnapshotMissing
+from optimizer.keys import Keys, Pointer
 from optimizer.records import (
     BotsSnapshot,
     Index,
@@ -46,6 +47,8 @@ READER_TIMEOUT_S: Final = 0.25
 # After a failure the files answer at once, and Redis is asked again only this much later.
 RETRY_AFTER_S: Final = 1.0
 READ_ATTEMPTS: Final = 3
+# No index is so long; Redis refuses numbers beyond 64 bits.
+MAX_RANK: Final = 1 << 53
 
 Origin = Literal["redis", "files"]
 T = TypeVar("T")
@@ -151,18 +154,22 @@ class SnapshotReader:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
         if n < 0 or offset < 0:
             raise ValueError(f"n={n} and offset={offset} may not be negative")
+        n, offset = min(n, MAX_RANK), min(offset, MAX_RANK)
         return self._ask(lambda: self._top_from_redis(n, offset), lambda: self._top_from_files(n, offset))
 
     def runs(self, count: int = 10) -> list[Report]:
         """The newest reports, newest first; none where Redis is away: the files keep no history."""
+        if time.monotonic() < self._redis_rests_until:
+            return []
         try:
             with redis_answers(self._url):
                 entries = cast(
                     "list[tuple[bytes, dict[bytes, bytes]]]", self._client.xrevrange(self._keys.runs, count=count)
                 )
+                return [_REPORT.decode(fields.get(b"report", b"")) for _, fields in entries]
         except CacheUnavailable:
+            self._redis_rests_until = time.monotonic() + RETRY_AFTER_S
             return []
-        return [_REPORT.decode(fields[b"report"]) for _, fields in entries]
 
     # ---- Redis first, files second
 
@@ -224,7 +231,7 @@ class SnapshotReader:
                 return None
             key = self._keys.payload(pointer.version, "symbols")
             pipeline = self._client.pipeline(transaction=False)
-            pipeline.hget(key, symbol)
+            pipeline.hget(key, symbol.encode("utf-8", "surrogatepass"))
             pipeline.exists(key)
             data, exists = pipeline.execute()
             if exists:
@@ -237,10 +244,11 @@ class SnapshotReader:
             pointer = self._pointer()
             if pointer is None:
                 return None
-            symbols = self._ranked_symbols(self._keys.payload(pointer.version, "ranking"), n, offset)
+            ranking = self._keys.payload(pointer.version, "ranking")
+            symbols = self._ranked_symbols(ranking, n, offset)
             key = self._keys.payload(pointer.version, "symbols")
             data = cast("list[bytes | None]", self._client.hmget(key, symbols)) if symbols else []
-            if None not in data and self._client.exists(key):
+            if None not in data and self._client.exists(key, ranking) == 2:
                 records = [_RECORD.decode(item) for item in data if item is not None]
                 return Answer(pointer.version, _etag(pointer.version), "redis", records)
         return None

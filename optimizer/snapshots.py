@@ -127,12 +127,9 @@ def output_lock(output_dir: Path) -> Iterator[bool]:
         output_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(output_dir, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        with _explained(output_dir):
+            is_free = _lock(descriptor)
+        yield is_free
     finally:
         os.close(descriptor)
 
@@ -144,28 +141,22 @@ def write_set(output_dir: Path, snapshots: SnapshotSet) -> None:
         OutputUnwritable: The disk is full, read-only or not ours; the current set is as it was.
     """
     versions = output_dir / VERSIONS_NAME
-    final = versions / str(snapshots.manifest.version)
-    partial = versions / f"{final.name}.partial"
+    directory = versions / str(snapshots.manifest.version)
     with _explained(output_dir):
         versions.mkdir(exist_ok=True)
         _sweep(output_dir)
         try:
-            partial.mkdir()
+            directory.mkdir()
             for kind, data in snapshots.payloads.items():
-                _write_file(partial / FILE_NAMES[kind], data)
-            _write_file(partial / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(snapshots.manifest)))
-            _sync_directory(partial)
-            partial.rename(final)
+                _write_file(directory / FILE_NAMES[kind], data)
+            _write_file(directory / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(snapshots.manifest)))
+            _sync_directory(directory)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
             raise
         _sync_directory(versions)
-        _link(output_dir / CURRENT_NAME, f"{VERSIONS_NAME}/{final.name}")
-        for name in (*FILE_NAMES.values(), MANIFEST_NAME):
-            target = f"{CURRENT_NAME}/{name}"
-            link = output_dir / name
-            if not (link.is_symlink() and str(link.readlink()) == target):
-                _link(link, target)
+        _link(output_dir / CURRENT_NAME, f"{VERSIONS_NAME}/{directory.name}")
+        _link_names(output_dir)
         _sync_directory(output_dir)
         _sweep(output_dir)
 
@@ -205,9 +196,21 @@ def read_set(output_dir: Path, *, kinds: Sequence[str] = KINDS) -> SnapshotSet |
 
 
 def mark_checked(output_dir: Path) -> None:
-    """Note that the current set is still the newest: the manifest's time of modification is when that was last seen."""
+    """Note that the current set is still the newest: the manifest's time of modification is when that was last seen.
+
+    Fixed names that a writer died before making, or somebody removed, are mended: no other set may come for long.
+    """
     with _explained(output_dir):
+        _link_names(output_dir)
         os.utime(output_dir / CURRENT_NAME / MANIFEST_NAME)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _write_file(path: Path, data: bytes) -> None:
@@ -223,6 +226,15 @@ def _link(path: Path, target: str) -> None:
     partial.unlink(missing_ok=True)
     partial.symlink_to(target)
     partial.rename(path)
+
+
+def _link_names(output_dir: Path) -> None:
+    """Put the links with the fixed names in place where they are not."""
+    for name in (*FILE_NAMES.values(), MANIFEST_NAME):
+        target = f"{CURRENT_NAME}/{name}"
+        link = output_dir / name
+        if not (link.is_symlink() and str(link.readlink()) == target):
+            _link(link, target)
 
 
 def _sync_directory(path: Path) -> None:
@@ -244,7 +256,8 @@ def _sweep(output_dir: Path) -> None:
         current = (output_dir / CURRENT_NAME).readlink().name
     whole = sorted((path for path in versions.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
     # A set newer than the current one was never pointed at: its writer died before.
-    kept = {current, *[path.name for path in whole if current and int(path.name) <= int(current)][-KEPT_SETS:]}
+    newest = int(current) if current.isdecimal() else 0
+    kept = {current, *[path.name for path in whole if int(path.name) <= newest][-KEPT_SETS:]}
     for path in versions.iterdir():
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import after_setup_logger, worker_ready
 
-from optimizer.cache import eviction_warning
+from optimizer.connection import eviction_warning
 from optimizer.errors import CacheUnavailable
 from optimizer.settings import Settings
 

@@ -11,8 +11,8 @@ from celery.exceptions import TimeoutError as ResultTimeoutError
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from optimizer.cache import ping
 from optimizer.commands import commands, describe, settings_or_usage_error
+from optimizer.connection import ping
 from optimizer.errors import CacheUnavailable, RunTimedOut
 from optimizer.records import Report
 from optimizer.settings import redact_url

@@ -23,8 +23,8 @@ from typing import Final
 
 import click
 
-from optimizer.cache import connect, ping, redis_answers
 from optimizer.commands import describe, settings_or_usage_error
+from optimizer.connection import connect, ping, redis_answers
 from optimizer.errors import CacheUnavailable, RollingError
 from optimizer.reader import SnapshotReader
 from optimizer.records import Report

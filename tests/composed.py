@@ -21,7 +21,7 @@ from typing import Any, Final
 import redis
 import yaml
 
-from optimizer.cache import connect
+from optimizer.connection import connect
 from tasks.devredis import free_port, redis_executable
 
 __all__ = ["APPS", "COMPOSE_FILE", "ROOT", "VALKEYS", "Composed", "composers", "config", "redis_cli", "services"]

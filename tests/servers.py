@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 
-from optimizer.cache import connect
+from optimizer.connection import connect
 from optimizer.errors import CacheUnavailable
 from tasks.devredis import free_port, redis_command
 

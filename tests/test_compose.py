@@ -18,7 +18,7 @@ import pytest
 import redis
 import yaml
 
-from optimizer.cache import Keys, Pointer
+from optimizer.keys import Keys, Pointer
 from optimizer.settings import Settings, variable_name
 from optimizer.snapshots import read_set
 from tasks.devredis import redis_executable

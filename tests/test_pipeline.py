@@ -1,20 +1,557 @@
-"""One run after another over real files and a real Redis."""
+"""One run after another over real files and a real Redis, with everything that comes between."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from optimizer import Settings, optimize
-from tests.rolling import a_record, write_json
+from optimizer.errors import (
+    NoRecords,
+    OutputUnwritable,
+    SourceError,
+    SourceMalformed,
+    SourceMissing,
+    SourceTorn,
+    SourceUnreadable,
+)
+from optimizer.keys import Keys
+from optimizer.pipeline import Progress
+from optimizer.snapshots import FILE_NAMES, read_manifest
+from tests.rolling import a_record, touch_later, write_json, write_raw
+from tests.servers import RedisServer, wait_until
+from tests.traces import (
+    NEW,
+    OLD,
+    as_nobody,
+    assert_redis_holds_the_files,
+    assert_tidy,
+    files_of,
+    keys_of,
+    no_scan,
+    once,
+    run_old,
+    runs_of,
+    symbols_shown,
+    version_of,
+)
+
+# ---- a run
 
 
-def test_a_run_writes_three_snapshots_and_publishes_them(settings: Settings) -> None:
-    """Files and Redis hold the same bytes after a run."""
-    write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record(confidence=0.9)})
+def test_a_run_writes_three_snapshots_and_publishes_them(settings: Settings, redis_server: RedisServer) -> None:
+    """Files and Redis hold the same bytes after a run, and nothing else is left."""
+    report = run_old(settings)
+
+    assert (report.status, report.cache) == ("success", "published")
+    assert symbols_shown(settings) == ["MSFT", "AAPL"]
+    assert_redis_holds_the_files(redis_server, settings)
+    assert_tidy(settings, redis_server)
+    assert runs_of(redis_server, settings.source) == [report]
+
+
+def test_a_report_counts_what_was_read(settings_without_redis: Settings) -> None:
+    """The statistics are those of the input, and the rejects say which record and why."""
+    settings = settings_without_redis
+    records: list[Any] = [a_record(symbol="A"), a_record(symbol="A"), a_record(symbol="B", confidence=0.1)]
+    broken = [a_record(symbol="C", confidence=2), 5]
+    write_json(settings.input, {"predictions": records + broken, "bots": OLD["bots"]})
+
+    report = optimize(settings, use_cache=False)
+
+    stats = report.stats
+    assert stats is not None
+    assert (stats.records_seen, stats.records_rejected, stats.duplicates) == (5, 2, 1)
+    assert (stats.predictions_extracted, stats.bots_processed, stats.portfolio_holdings) == (1, 1, 1)
+    assert stats.input_bytes == settings.input.stat().st_size
+    assert stats.json_bytes == len(gzip.decompress(settings.input.read_bytes()))
+    first = [reject for tally in report.rejects for reject in tally.first]
+    assert {(reject.reason.value, reject.name) for reject in first} == {
+        ("ConfidenceInvalid", "C"),
+        ("RecordNotObject", None),
+    }
+    assert report.cache == "off"
+
+
+def test_an_unchanged_input_is_confirmed_without_a_scan(settings: Settings, redis_server: RedisServer) -> None:
+    """The version stays, and files and Redis both show when that was last found."""
+    first = run_old(settings)
+    manifest = settings.output_dir / "manifest.json"
+    os.utime(manifest, (0, 0))
+    with redis_server.client as client:
+        client.hset(Keys(settings.source).current, "checked_at", first.timestamp)
+        wait_until(lambda: time.time_ns() // 1_000_000 > version_of(first), what="another millisecond")
+
+        report = optimize(settings, progress=no_scan)
+
+        checked_at = client.hget(Keys(settings.source).current, "checked_at")
+    assert (report.status, report.cache, report.version) == ("unchanged", "current", first.version)
+    assert checked_at == report.timestamp.encode() != first.timestamp.encode()
+    assert manifest.stat().st_mtime > 0
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_a_forced_run_scans_though_nothing_changed(settings: Settings) -> None:
+    """Force makes a new version of the same content."""
+    first = run_old(settings)
+
+    again = optimize(settings, force=True)
+
+    assert again.status == "success"
+    assert version_of(again) > version_of(first)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"top_symbols_limit": 1},
+        {"min_confidence": 0.8},
+        {"index_symbols_limit": 300},
+        {"gzip_level": 1},
+        {"max_record_bytes": 4_096},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_setting_that_shapes_the_snapshots_makes_them_anew(
+    settings_without_redis: Settings, change: dict[str, Any]
+) -> None:
+    """A run with such a setting changed scans the unchanged input; the one after does not."""
+    run_old(settings_without_redis, use_cache=False)
+    changed = replace(settings_without_redis, **change)
+
+    assert optimize(changed, use_cache=False).status == "success"
+    assert optimize(changed, use_cache=False, progress=no_scan).status == "unchanged"
+
+
+def test_a_setting_that_does_not_shape_them_changes_nothing(settings_without_redis: Settings) -> None:
+    """Another interval is no reason to scan."""
+    run_old(settings_without_redis, use_cache=False)
+
+    report = optimize(replace(settings_without_redis, interval_s=5), use_cache=False, progress=no_scan)
+
+    assert report.status == "unchanged"
+
+
+def test_a_touched_input_is_scanned(settings_without_redis: Settings) -> None:
+    """Another time of modification may mean other content."""
+    run_old(settings_without_redis, use_cache=False)
+    touch_later(settings_without_redis.input)
+
+    assert optimize(settings_without_redis, use_cache=False).status == "success"
+
+
+def test_a_change_in_the_bots_directory_is_noticed(settings_without_redis: Settings, tmp_path: Path) -> None:
+    """A bot that comes, changes or goes makes a new version, though the input is as it was."""
+    settings = replace(settings_without_redis, bots_dir=tmp_path / "bots")
+    run_old(settings, use_cache=False)
+
+    def bots_after(change: Callable[[], object]) -> dict[str, Any]:
+        change()
+        assert optimize(settings, use_cache=False).status == "success"
+        assert optimize(settings, use_cache=False, progress=no_scan).status == "unchanged"
+        shown = json.loads(gzip.decompress((settings.output_dir / FILE_NAMES["bots"]).read_bytes()))["bots"]
+        return {name: bot["equity"] for name, bot in shown.items()}
+
+    bot = tmp_path / "bots" / "gamma.json"
+    assert bots_after(lambda: write_json(bot, {"equity": 1})) == {"alpha": 10.5, "gamma": 1}
+    assert bots_after(lambda: write_json(bot, {"equity": 2})) == {"alpha": 10.5, "gamma": 2}
+    assert bots_after(bot.unlink) == {"alpha": 10.5}
+
+
+@pytest.mark.parametrize("name", [*FILE_NAMES.values(), "manifest.json"])
+def test_a_damaged_set_is_made_anew(settings: Settings, redis_server: RedisServer, name: str) -> None:
+    """Files that do not match their manifest are not confirmed, though the input did not change."""
+    first = run_old(settings)
+    damaged = (settings.output_dir / name).resolve()
+    damaged.write_bytes(damaged.read_bytes()[:-1])
 
     report = optimize(settings)
 
     assert report.status == "success"
-    shown = json.loads(gzip.decompress((settings.output_dir / "rolling_optimized.json.gz").read_bytes()))
-    assert [record["symbol"] for record in shown["predictions"]] == ["MSFT", "AAPL"]
+    assert version_of(report) > version_of(first)
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+@pytest.mark.parametrize("name", [*FILE_NAMES.values(), "manifest.json"])
+def test_a_fixed_name_that_was_removed_comes_back(settings_without_redis: Settings, name: str) -> None:
+    """Names are mended by the next run, not only by the next version, which may not come for long."""
+    run_old(settings_without_redis, use_cache=False)
+    before = files_of(settings_without_redis.output_dir)
+    (settings_without_redis.output_dir / name).unlink()
+
+    assert optimize(settings_without_redis, use_cache=False, progress=no_scan).status == "unchanged"
+
+    assert files_of(settings_without_redis.output_dir) == before
+
+
+# ---- bad input
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A bad input: what makes it so, before the run or amid its scan, and what the run says of it."""
+
+    make: Callable[[Path], object]
+    error: type[SourceError]
+    says: str
+    amid_the_scan: bool = False
+
+
+def make_a_directory(path: Path) -> None:
+    """Put a directory in the place of the file."""
+    path.unlink()
+    path.mkdir()
+
+
+def write_gzip(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    """Write a good file and change its compressed bytes."""
+    return lambda path: path.write_bytes(change(gzip.compress(json.dumps(NEW).encode())))
+
+
+def write_text(text: bytes) -> Callable[[Path], object]:
+    """Write a whole gzip of some bytes."""
+    return lambda path: write_raw(path, text)
+
+
+def overwrite(path: Path) -> None:
+    """Write other bytes over the second half of the file, which keeps its length."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"x" * 1_000)
+
+
+def append(path: Path) -> None:
+    """Write more to the end of the file."""
+    with path.open("ab") as file:
+        file.write(gzip.compress(b"{}"))
+
+
+# Several chunks of JSON, and of compressed bytes.
+NOISE = random.Random(1)
+BIG = {f"S{number}": a_record(debug={"noise": NOISE.randbytes(10_000).hex()}) for number in range(60)}
+WRITTEN_TO = "was written to while it was read"
+
+LONG_AND_DISCARDED = json.dumps({"AAPL": a_record(curve=[1.5] * 2_000)}).encode()[:-1]
+BARE_WORD = LONG_AND_DISCARDED + b', "MSFT": {"confidence": 0.9, "sentiment": bullish}}'
+BARE_WORD_AT = f"byte {BARE_WORD.rindex(b'bullish'):,}:"
+NO_UTF8 = b'{"AAPL": {"prediction": 1, "confidence": 0.9, "last_price": 1, "sentiment": "\xff"}}'
+
+FAULTS = {
+    "missing": Fault(Path.unlink, SourceMissing, "not found; set ROLLING_INPUT"),
+    "a directory": Fault(make_a_directory, SourceUnreadable, "directory"),
+    "garbage": Fault(lambda path: path.write_bytes(bytes(range(256)) * 9), SourceMalformed, "byte 0"),
+    "text that is no JSON": Fault(write_text(b"Internal Server Error"), SourceMalformed, "byte 0"),
+    "truncated gzip": Fault(write_gzip(lambda data: data[:-40]), SourceTorn, "ends early"),
+    "gzip without its trailer": Fault(write_gzip(lambda data: data[:-8]), SourceTorn, "ends early"),
+    "bad checksum": Fault(
+        write_gzip(lambda data: data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]), SourceTorn, "check failed"
+    ),
+    "bad length": Fault(write_gzip(lambda data: data[:-1] + bytes([data[-1] ^ 1])), SourceTorn, "check failed"),
+    "bytes after the end": Fault(
+        write_gzip(lambda data: data + b"more than a header"), SourceTorn, "follow the last member"
+    ),
+    "empty file": Fault(lambda path: path.write_bytes(b""), NoRecords, "0 records seen"),
+    "gzip of nothing": Fault(write_text(b""), NoRecords, "0 records seen"),
+    "empty object": Fault(write_text(b"{}"), NoRecords, "0 records seen"),
+    "no UTF-8": Fault(write_text(NO_UTF8), SourceMalformed, "sentiment is not valid UTF-8"),
+    "malformed": Fault(write_text(BARE_WORD), SourceMalformed, BARE_WORD_AT),
+    "all rejected": Fault(
+        write_text(json.dumps({"A": a_record(confidence=7), "B": a_record(confidence=8)}).encode()),
+        NoRecords,
+        "2 x ConfidenceInvalid",
+    ),
+    "too deep": Fault(
+        write_text(b'{"AAPL": {"x": ' + b"[" * 1_000 + b"]" * 1_000 + b"}}"),
+        SourceMalformed,
+        "nested deeper than 1,000",
+    ),
+    "torn JSON": Fault(write_text(json.dumps(NEW).encode()[:-9]), SourceTorn, "the JSON ends"),
+    "overwritten": Fault(overwrite, SourceTorn, WRITTEN_TO, amid_the_scan=True),
+    "appended to": Fault(append, SourceTorn, WRITTEN_TO, amid_the_scan=True),
+    "truncated": Fault(lambda path: os.truncate(path, 100), SourceTorn, WRITTEN_TO, amid_the_scan=True),
+    "rewritten": Fault(
+        lambda path: path.write_bytes(gzip.compress(json.dumps(NEW).encode())),
+        SourceTorn,
+        WRITTEN_TO,
+        amid_the_scan=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_bad_input_leaves_everything_as_it_was(settings: Settings, redis_server: RedisServer, fault: Fault) -> None:
+    """The run raises and is reported; files and Redis keep the old snapshots; the next good input heals."""
+    run_old(settings)
+    files, keys = files_of(settings.output_dir), keys_of(redis_server, settings.source)
+    progress: Progress | None = None
+    if fault.amid_the_scan:
+        write_json(settings.input, BIG)
+        os.utime(settings.input, (0, 0))  # the clock of a file system is coarse: this one was written long ago
+        progress = once(lambda: fault.make(settings.input))
+    else:
+        fault.make(settings.input)
+
+    with pytest.raises(fault.error) as raised:
+        optimize(settings, progress=progress)
+
+    assert type(raised.value) is fault.error
+    assert str(settings.input) in str(raised.value)
+    assert fault.says in str(raised.value)
+    assert files_of(settings.output_dir) == files
+    assert keys_of(redis_server, settings.source) == keys
+    failed = runs_of(redis_server, settings.source)[0]
+    assert (failed.status, failed.error, failed.details) == ("failed", fault.error.__name__, str(raised.value))
+    assert_tidy(settings, redis_server)
+
+    with suppress(OSError):
+        settings.input.rmdir()
+    write_json(settings.input, NEW)
+    assert optimize(settings).status == "success"
+    assert symbols_shown(settings) == ["NVDA", "MSFT"]
+    assert_redis_holds_the_files(redis_server, settings)
+    assert_tidy(settings, redis_server)
+
+
+@pytest.mark.parametrize("name", ["rolling_brain.json.gz", "rolling_brain.json"])
+def test_a_file_replaced_amid_the_scan_is_published_as_it_was(settings_without_redis: Settings, name: str) -> None:
+    """Who opened the old file reads it whole; the new one comes with the next run."""
+    settings = replace(settings_without_redis, input=settings_without_redis.input.with_name(name))
+    write_json(settings.input, BIG)
+
+    report = optimize(settings, use_cache=False, progress=once(lambda: write_json(settings.input, NEW)))
+
+    assert report.status == "success"
+    assert set(symbols_shown(settings)) == set(BIG)
+    assert optimize(settings, use_cache=False).status == "success"
+    assert symbols_shown(settings) == ["NVDA", "MSFT"]
+
+
+def test_a_first_run_that_fails_leaves_no_snapshot(settings: Settings, redis_server: RedisServer) -> None:
+    """Nothing that looks like a snapshot is there before the first good input."""
+    write_raw(settings.input, b"{}")
+
+    with pytest.raises(NoRecords):
+        optimize(settings)
+
+    assert files_of(settings.output_dir) == {}
+    assert keys_of(redis_server, settings.source) == {}
+
+
+# ---- ticks
+
+
+def test_a_tick_is_taken_once(settings: Settings, redis_server: RedisServer) -> None:
+    """Of several runs for one tick one is made; the next tick is another; a run by hand asks for none."""
+    write_json(settings.input, OLD)
+
+    reports = [optimize(settings, tick=7), optimize(settings, tick=7), optimize(settings, tick=7, force=True)]
+
+    assert [(report.status, report.reason) for report in reports] == [
+        ("success", None),
+        ("skipped", "tick_taken"),
+        ("skipped", "tick_taken"),
+    ]
+    assert optimize(settings, tick=8).status == "unchanged"
+    assert optimize(settings).status == "unchanged"
+    with redis_server.client as client:
+        assert settings.interval_s < client.ttl(Keys(settings.source).tick(7)) <= 2 * settings.interval_s
+
+
+# ---- versions
+
+
+@pytest.fixture
+def clock_gone_back(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it to put the clock back to the epoch."""
+    return lambda: monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000)
+
+
+def test_versions_rise_though_the_clock_goes_back(
+    settings: Settings, redis_server: RedisServer, clock_gone_back: Callable[[], None]
+) -> None:
+    """A version is the time in milliseconds, or one more than the last."""
+    before_ms = time.time_ns() // 1_000_000
+    versions = [version_of(run_old(settings))]
+    assert before_ms <= versions[0] <= time.time_ns() // 1_000_000
+
+    versions += [version_of(optimize(settings, force=True)) for _ in range(3)]
+    clock_gone_back()
+    versions += [version_of(optimize(settings, force=True)) for _ in range(3)]
+
+    assert versions == sorted(set(versions))
+    assert versions[-1] == versions[3] + 3
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+@pytest.mark.parametrize("pointer_is_lost", [False, True], ids=["pointer", "newest delta"])
+def test_versions_rise_where_only_redis_knows_the_last(
+    settings: Settings, redis_server: RedisServer, clock_gone_back: Callable[[], None], pointer_is_lost: bool
+) -> None:
+    """Another host's directory, or a new one, goes on from what Redis has, be it only the stream of deltas."""
+    run_old(settings)
+    write_json(settings.input, NEW)
+    last = version_of(optimize(settings))
+    shutil.rmtree(settings.output_dir)
+    if pointer_is_lost:
+        with redis_server.client as client:
+            client.delete(Keys(settings.source).current)
+    clock_gone_back()
+
+    assert version_of(optimize(settings)) == last + 1
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_versions_rise_where_only_the_files_know_the_last(
+    settings: Settings, redis_server: RedisServer, clock_gone_back: Callable[[], None]
+) -> None:
+    """A Redis that is new, or was off, gets a version above those of the files."""
+    last = version_of(run_old(settings, use_cache=False))
+    clock_gone_back()
+
+    assert version_of(optimize(settings, force=True)) == last + 1
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+# ---- a directory that cannot be written
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user may read, all the way from the root; pytest's own may not."""
+    path = Path(tempfile.mkdtemp(prefix="rolling-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB; only root may make one."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
+    if mount is None or os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small file system, where that is allowed at all")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@contextmanager
+def the_run_stops(settings: Settings, server: RedisServer) -> Iterator[pytest.ExceptionInfo[OutputUnwritable]]:
+    """A run over a new input stops; files and Redis keep the old set, and the failure is reported with the remedy."""
+    files, keys = files_of(settings.output_dir), keys_of(server, settings.source)
+    write_json(settings.input, NEW)
+
+    with pytest.raises(OutputUnwritable) as raised:
+        yield raised
+
+    assert f"ROLLING_OUTPUT_DIR={settings.output_dir}" in str(raised.value)
+    assert files_of(settings.output_dir) == files
+    assert keys_of(server, settings.source) == keys
+    failed = runs_of(server, settings.source)[0]
+    assert (failed.error, failed.details) == ("OutputUnwritable", str(raised.value))
+    assert_tidy(settings, server)
+
+
+def test_a_read_only_directory_stops_the_run(
+    settings: Settings, redis_server: RedisServer, open_directory: Path
+) -> None:
+    """Redis never shows what the files do not have; the message names the place."""
+    settings = replace(settings, input=open_directory / "rolling_brain.json.gz", output_dir=open_directory / "out")
+    run_old(settings)
+    versions = settings.output_dir / "versions"
+    for path in (versions, settings.output_dir):
+        path.chmod(0o555)
+
+    with the_run_stops(settings, redis_server) as raised, as_nobody():
+        optimize(settings)
+    assert str(raised.value).startswith(f"{versions}/")
+    assert "Permission denied" in str(raised.value)
+
+    for path in (versions, settings.output_dir):
+        path.chmod(0o755)
+    assert optimize(settings).status == "success"
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_a_full_disk_stops_the_run(settings: Settings, redis_server: RedisServer, small_disk: Path) -> None:
+    """The next run has the new set once there is room."""
+    settings = replace(settings, output_dir=small_disk)
+    run_old(settings)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+    with the_run_stops(settings, redis_server) as raised:
+        optimize(settings)
+    assert "No space left" in str(raised.value)
+
+    filler.unlink()
+    assert optimize(settings).status == "success"
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_an_input_that_may_not_be_read_stops_the_run(settings_without_redis: Settings, open_directory: Path) -> None:
+    """It is there, and the message says what is wrong with it."""
+    output_dir = open_directory / "out"
+    settings = replace(settings_without_redis, input=open_directory / "rolling_brain.json.gz", output_dir=output_dir)
+    run_old(settings, use_cache=False)
+    settings.input.chmod(0)
+
+    with as_nobody(), pytest.raises(SourceUnreadable, match="Permission denied"):
+        optimize(settings, use_cache=False)
+
+
+def test_a_file_that_cannot_be_written_whole_stops_the_run(settings: Settings, redis_server: RedisServer) -> None:
+    """Whichever of the files it is, a limit on their size that strikes amid one leaves the old set."""
+    run_old(settings)
+    files, keys = files_of(settings.output_dir), keys_of(redis_server, settings.source)
+    write_json(settings.input, NEW)
+    limited = (
+        "import resource, sys; from pathlib import Path; from optimizer import Settings, optimize\n"
+        "settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3])\n"
+        "for limit in map(int, sys.argv[4:]):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        "    try: optimize(settings)\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+        "    else: print('written')\n"
+    )
+    sizes = {name: (settings.output_dir / name).stat().st_size for name in (*FILE_NAMES.values(), "manifest.json")}
+    limits = {10, max(sizes[name] for name in FILE_NAMES.values()) - 60, sizes["manifest.json"] - 60}
+    arguments = [str(settings.input), str(settings.output_dir), settings.redis_url, *map(str, sorted(limits))]
+    done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=True)
+
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stdout
+    assert all(line.startswith("OutputUnwritable ") and "File too large" in line for line in lines), lines
+    assert files_of(settings.output_dir) == files
+    assert keys_of(redis_server, settings.source) == keys
+    assert_tidy(settings, redis_server)
+
+
+def test_an_output_directory_that_is_a_file_stops_the_run(settings_without_redis: Settings) -> None:
+    """It is said before anything is scanned, and the file is left alone."""
+    write_json(settings_without_redis.input, OLD)
+    settings_without_redis.output_dir.write_text("precious")
+
+    with pytest.raises(OutputUnwritable, match="File exists"):
+        optimize(settings_without_redis, use_cache=False, progress=no_scan)
+
+    assert settings_without_redis.output_dir.read_text() == "precious"
+    assert read_manifest(settings_without_redis.output_dir) is None

@@ -1,0 +1,78 @@
+"""Connections to Redis, and the one place where its many errors become ours."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from optimizer.errors import CacheUnavailable
+from optimizer.settings import redact_url
+
+__all__ = ["UNREADABLE", "WRITER_TIMEOUT_S", "connect", "eviction_warning", "ping", "redis_answers"]
+
+# redis-py alone would try ten times and block up to a minute on a server that hangs.
+CONNECT_TIMEOUT_S: Final = 2.0
+WRITER_TIMEOUT_S: Final = 5.0
+
+# What reading a damaged payload can raise: from gzip, and from msgspec, which has no error of its own for bad UTF-8.
+UNREADABLE: Final = (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError)
+
+
+def connect(url: str, *, timeout_s: float) -> redis.Redis:
+    """A client with short timeouts and one more try, for `redis://`, `rediss://` and `unix://` URLs."""
+    return redis.Redis.from_url(
+        url.replace("redis+socket://", "unix://", 1),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
+        retry=Retry(NoBackoff(), 1),
+    )
+
+
+def ping(url: str) -> None:
+    """Check that a Redis answers.
+
+    Raises:
+        CacheUnavailable: It does not.
+    """
+    with redis_answers(url):
+        client = connect(url, timeout_s=WRITER_TIMEOUT_S)
+        try:
+            client.ping()
+        finally:
+            client.close()
+
+
+def eviction_warning(url: str) -> str | None:
+    """Why this Redis must not be a broker, if it may evict what it holds; `None` where it may not.
+
+    Raises:
+        CacheUnavailable: It does not answer.
+    """
+    with redis_answers(url):
+        client = connect(url, timeout_s=WRITER_TIMEOUT_S)
+        try:
+            policy = str(client.info("memory").get("maxmemory_policy", "noeviction"))
+        finally:
+            client.close()
+    if policy == "noeviction":
+        return None
+    return (
+        f"the broker {redact_url(url)} may evict messages (maxmemory-policy {policy}); set it to noeviction, and give "
+        "the cache a Redis of its own by ROLLING_REDIS_URL"
+    )
+
+
+@contextmanager
+def redis_answers(url: str) -> Iterator[None]:
+    """Turn every way in which Redis can fail, and what it holds can be unreadable, into `CacheUnavailable`."""
+    try:
+        yield
+    except (redis.RedisError, *UNREADABLE) as error:
+        raise CacheUnavailable(f"Redis at {redact_url(url)}: {error or type(error).__name__}") from error

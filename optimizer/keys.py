@@ -1,0 +1,121 @@
+"""The key card: every key of a source in Redis, and the pointer that says which version is current.
+
+`{S}` is the source's name in braces: a hash tag, so that all keys of a source are in one slot of a Redis Cluster.
+`V` is a version, strictly rising: milliseconds since the epoch, or one more than the last where the clock went back.
+
+| key                       | type    | meaning, and who writes it                          | expiry             |
+|---------------------------|---------|-----------------------------------------------------|--------------------|
+| rolling:{S}:current       | HASH    | the pointer: version, generated_at, checked_at,     | never              |
+|                           |         | fingerprint, KIND_etag, KIND_bytes, KIND_count;     |                    |
+|                           |         | flipped by a publish, checked_at set by each tick   |                    |
+| rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
+| rolling:{S}:V:bots        | STRING  | the same                                            | next version; the  |
+| rolling:{S}:V:portfolio   | STRING  | the same                                            | current one never  |
+| rolling:{S}:V:symbols     | HASH    | symbol -> JSON record, the whole index              |                    |
+| rolling:{S}:V:ranking     | ZSET    | symbol by confidence, the same symbols              |                    |
+| rolling:{S}:staged:T:*    |         | the five above before the flip; T is a run's token  | 180 s              |
+| rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in the predictions   | the newest 120     |
+| rolling:{S}:runs          | STREAM  | one report (JSON, in the field `report`) a run      | about a day        |
+| rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
+| rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
+| rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from optimizer.errors import CacheUnavailable
+
+__all__ = ["PAYLOAD_KINDS", "VERSION_KINDS", "Keys", "Pointer"]
+
+PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
+VERSION_KINDS: Final = (*PAYLOAD_KINDS, "symbols", "ranking")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of a source's keys; `version` may be any text that stands in its place."""
+
+    source: str
+
+    def _name(self, *parts: str) -> str:
+        return ":".join(("rolling", f"{{{self.source}}}", *parts))
+
+    @property
+    def current(self) -> str:
+        """The pointer."""
+        return self._name("current")
+
+    @property
+    def lock(self) -> str:
+        """The lock of the run that may publish."""
+        return self._name("lock")
+
+    @property
+    def runs(self) -> str:
+        """The stream of reports."""
+        return self._name("runs")
+
+    @property
+    def deltas(self) -> str:
+        """The stream of changes."""
+        return self._name("deltas")
+
+    @property
+    def published(self) -> str:
+        """The channel of new versions."""
+        return self._name("published")
+
+    def tick(self, number: int) -> str:
+        """The mark that a tick is taken."""
+        return self._name("tick", str(number))
+
+    def payload(self, version: int, kind: str) -> str:
+        """One value of a version: a payload kind, `symbols` or `ranking`."""
+        return self._name(str(version), kind)
+
+    def staged(self, token: str, kind: str) -> str:
+        """The same before it is published."""
+        return self._name("staged", token, kind)
+
+
+class Pointer(msgspec.Struct, frozen=True):
+    """The pointer as read: which version is current, and what it holds."""
+
+    version: int
+    generated_at: str
+    checked_at: str
+    fingerprint: str
+    etags: dict[str, str]
+    counts: dict[str, int]
+
+    @classmethod
+    def from_hash(cls, values: dict[bytes, bytes]) -> Pointer | None:
+        """From the fields of the HASH; `None` where it is empty.
+
+        Raises:
+            CacheUnavailable: The fields are not those of a pointer.
+        """
+        if not values:
+            return None
+        texts = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in values.items()}
+        try:
+            if datetime.fromisoformat(texts["checked_at"]).tzinfo is None:
+                raise ValueError("checked_at has no time zone")
+            return cls(
+                int(texts["version"]),
+                texts["generated_at"],
+                texts["checked_at"],
+                texts["fingerprint"],
+                {kind: texts[f"{kind}_etag"] for kind in PAYLOAD_KINDS},
+                {kind: int(texts[f"{kind}_count"]) for kind in PAYLOAD_KINDS},
+            )
+        except (KeyError, ValueError) as error:
+            raise CacheUnavailable(
+                f"the pointer is damaged ({error!r}): delete the key that ends in :current"
+            ) from None

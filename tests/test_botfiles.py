@@ -1,0 +1,300 @@
+"""The bots directory: what a bot file may be, and how one that cannot be used is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer import Report, Settings, optimize
+from optimizer.botfiles import bots_fingerprint, read_bots
+from optimizer.records import Bot, Position, Reject, RejectReason
+from optimizer.snapshots import FILE_NAMES
+from optimizer.source import Source
+from tests.rolling import a_record, touch_later, write_json, write_raw
+from tests.traces import as_nobody
+
+LIMIT = 4_096
+
+
+def read(bots_dir: Path) -> tuple[dict[str, Bot], dict[str, Reject]]:
+    """The bots of a directory by name, and the rejects by the name of their file."""
+    items = list(read_bots(bots_dir, max_record_bytes=LIMIT))
+    bots = {item.name: item for item in items if isinstance(item, Bot)}
+    rejects = {Path(item.where).name: item for item in items if isinstance(item, Reject)}
+    assert len(bots) + len(rejects) == len(items)
+    return bots, rejects
+
+
+def bots_shown(settings: Settings) -> dict[str, Any]:
+    """The bots snapshot by name."""
+    value = json.loads(gzip.decompress((settings.output_dir / FILE_NAMES["bots"]).read_bytes()))
+    bots: dict[str, Any] = value["bots"]
+    return bots
+
+
+def rejects_of(report: Report) -> list[Reject]:
+    """Every reject that a report names."""
+    return [reject for tally in report.rejects for reject in tally.first]
+
+
+@pytest.fixture
+def settings_with_bots(settings_without_redis: Settings, tmp_path: Path) -> Settings:
+    """Settings with a bots directory that is there and empty, and a good input."""
+    bots_dir = tmp_path / "bots"
+    bots_dir.mkdir()
+    write_json(settings_without_redis.input, {"AAPL": a_record()})
+    return replace(settings_without_redis, bots_dir=bots_dir)
+
+
+def test_a_bot_is_named_after_its_file(tmp_path: Path) -> None:
+    """Plain or gzipped, its stem is its name, dots, spaces and letters of any script included."""
+    for name in ("alpha.json", "beta.json.gz", "v1.2 test.json", "Ünï-🚀.json.gz"):
+        write_json(tmp_path / name, {"enabled": True, "equity": 1.5})
+
+    bots, rejects = read(tmp_path)
+
+    assert list(bots) == ["alpha", "beta", "v1.2 test", "Ünï-🚀"]
+    assert rejects == {}
+
+
+def test_every_field_of_a_bot_is_read(tmp_path: Path) -> None:
+    """And what is nested deeper than its positions' fields is not."""
+    bot = {
+        "enabled": True,
+        "equity": 1_000,
+        "pnl_today": -2.5,
+        "positions": [
+            {"symbol": "AAPL", "qty": 2, "avg": 99.5, "fills": [{"price": 99.5}] * 1_000},
+            {"symbol": "B", "quantity": -1},
+        ],
+        "last_updated": 1795000000,
+    }
+    write_json(tmp_path / "alpha.json", bot)
+
+    positions = (Position("AAPL", 2.0, 99.5), Position("B", -1.0, None))
+    assert read(tmp_path) == ({"alpha": Bot("alpha", True, 1000.0, -2.5, 2, positions, 1795000000)}, {})  # noqa: FBT003
+
+
+def test_other_files_are_no_bots(tmp_path: Path) -> None:
+    """Files that are being written, hidden, or of another kind are passed over."""
+    for name in (".alpha.json", "alpha.json.partial", "notes.txt", "beta.jsonl", "json"):
+        write_json(tmp_path / name, {})
+
+    assert read(tmp_path) == ({}, {})
+
+
+def test_not_a_number_is_null(tmp_path: Path) -> None:
+    """Python writes NaN and Infinity; they are no equity, and no reason to lose the bot."""
+    write_raw(tmp_path / "alpha.json", b'{"equity": NaN, "pnl_today": -Infinity, "positions": 3, "enabled": true}')
+
+    assert read(tmp_path) == ({"alpha": Bot("alpha", True, None, None, 3, (), None)}, {})  # noqa: FBT003
+
+
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "malformed.json": (b'{"equity": one}', "SourceMalformed: malformed JSON at byte 11"),
+    "torn.json": (b'{"equity": 1, "positions": [', "SourceTorn"),
+    "empty.json": (b"", "expected one JSON object"),
+    "array.json": (b'[{"equity": 1}]', "expected one JSON object"),
+    "number.json": (b"1", "expected one JSON object"),
+    "two.json": (b"{} {}", "expected one JSON object"),
+    "huge.json": (json.dumps({"note": "x" * LIMIT}).encode(), f"over ROLLING_MAX_RECORD_BYTES={LIMIT:,}"),
+    "enabled.json": (b'{"enabled": "yes"}', "enabled is 'yes', expected true or false"),
+    "equity.json": (b'{"equity": "1"}', "equity is '1', expected a finite number"),
+    "positions.json": (b'{"positions": "AAPL"}', "positions is 'AAPL', expected a list, a map or a count"),
+    "position.json": (
+        b'{"positions": [{"symbol": "AAPL", "qty": {}}]}',
+        "position 'AAPL': qty is {}, expected a finite number",
+    ),
+    "updated.json": (b'{"last_updated": true}', "last_updated is True, expected text or seconds"),
+    "utf8.json": (b'{"last_updated": "\xff"}', "not valid UTF-8"),
+    "deep.json": (b'{"x": ' + b"[" * 1_000 + b"]" * 1_000 + b"}", "nested deeper than 1,000"),
+}
+
+
+def test_a_broken_bot_file_is_named_and_the_others_count(settings_with_bots: Settings) -> None:
+    """Each says its file and why; a run with nothing but broken ones and one good one shows the good one."""
+    assert settings_with_bots.bots_dir is not None
+    bots_dir = settings_with_bots.bots_dir
+    for name, (data, _) in BROKEN.items():
+        write_raw(bots_dir / name, data)
+    (bots_dir / "torn-gzip.json.gz").write_bytes(gzip.compress(b'{"equity": 1}')[:-3])
+    (bots_dir / "no-gzip.json.gz").write_bytes(b"\x1f\x8b junk")
+    (bots_dir / "directory.json").mkdir()
+    write_json(bots_dir / "zeta.json", {"equity": 1})
+
+    bots, rejects = read(bots_dir)
+
+    assert list(bots) == ["zeta"]
+    expected = {name: says for name, (_, says) in BROKEN.items()} | {
+        "torn-gzip.json.gz": "SourceTorn",
+        "no-gzip.json.gz": "SourceTorn",
+        "directory.json": "SourceUnreadable",
+    }
+    assert rejects.keys() == expected.keys()
+    for name, says in expected.items():
+        reject = rejects[name]
+        assert says in reject.details, name
+        assert (reject.reason, reject.name, reject.where) == (
+            RejectReason.BOT,
+            name.removesuffix(".gz").removesuffix(".json"),
+            str(bots_dir / name),
+        )
+
+    report = optimize(replace(settings_with_bots, max_record_bytes=LIMIT), use_cache=False)
+    assert report.status == "success"
+    assert list(bots_shown(settings_with_bots)) == ["zeta"]
+    assert [(tally.reason, tally.count) for tally in report.rejects] == [(RejectReason.BOT, len(expected))]
+    assert [reject.where for reject in rejects_of(report)] == [str(bots_dir / name) for name in sorted(expected)[:3]]
+
+
+def test_a_name_that_is_no_unicode_is_rejected(settings_with_bots: Settings) -> None:
+    """A file name is bytes; JSON has no way to write all of them. The run and the other bots go on."""
+    assert settings_with_bots.bots_dir is not None
+    try:
+        write_json(settings_with_bots.bots_dir / os.fsdecode(b"caf\xe9.json"), {"equity": 1})
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    write_json(settings_with_bots.bots_dir / "zeta.json", {"equity": 1})
+
+    report = optimize(settings_with_bots, use_cache=False)
+
+    assert list(bots_shown(settings_with_bots)) == ["zeta"]
+    (reject,) = rejects_of(report)
+    assert reject.where.endswith("caf�.json")
+    assert "not valid UTF-8" in reject.details
+    assert optimize(settings_with_bots, use_cache=False).status == "unchanged"
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["missing", "a file"])
+def test_a_directory_that_cannot_be_listed_is_the_one_reject(
+    settings_without_redis: Settings, tmp_path: Path, made: bool
+) -> None:
+    """The run goes on with the bots of the input, and says which setting to check; it heals without a new input."""
+    settings = replace(settings_without_redis, bots_dir=tmp_path / "bots")
+    if made:
+        (tmp_path / "bots").write_text("")
+    write_json(settings.input, {"AAPL": a_record(), "bots": {"alpha": {}}})
+
+    report = optimize(settings, use_cache=False)
+
+    (reject,) = rejects_of(report)
+    assert (reject.name, reject.where) == (None, str(tmp_path / "bots"))
+    assert "check ROLLING_BOTS_DIR" in reject.details
+    assert list(bots_shown(settings)) == ["alpha"]
+    assert optimize(settings, use_cache=False).status == "unchanged"
+
+    (tmp_path / "bots").unlink(missing_ok=True)
+    write_json(tmp_path / "bots" / "beta.json", {})
+    assert optimize(settings, use_cache=False).status == "success"
+    assert list(bots_shown(settings)) == ["alpha", "beta"]
+
+
+def test_a_directory_that_may_not_be_listed_is_a_reject() -> None:
+    """It says so, and what to check."""
+    with tempfile.TemporaryDirectory(prefix="rolling-") as path:  # pytest's own is closed to all others
+        bots_dir = Path(path)
+        write_json(bots_dir / "alpha.json", {})
+        bots_dir.chmod(0)
+        with as_nobody():
+            bots, rejects = read(bots_dir)
+            before = bots_fingerprint(bots_dir)
+        bots_dir.chmod(0o755)
+        assert bots == {}
+        assert "Permission denied; check ROLLING_BOTS_DIR" in rejects[bots_dir.name].details
+        assert bots_fingerprint(bots_dir) != before
+
+
+def test_a_bot_file_that_is_written_to_while_it_is_read_is_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the input is; what came out of it may be half old and half new."""
+    write_json(tmp_path / "alpha.json", {"equity": 1})
+    os.utime(tmp_path / "alpha.json", (0, 0))
+    chunks = Source.chunks
+
+    def chunks_and_a_writer(source: Source) -> Iterator[bytes]:
+        yield from chunks(source)
+        source.path.write_text('{"equity": 2}')
+
+    monkeypatch.setattr(Source, "chunks", chunks_and_a_writer)
+
+    bots, rejects = read(tmp_path)
+
+    assert bots == {}
+    assert "was written to while it was read" in rejects["alpha.json"].details
+
+
+def test_a_bot_file_wins_over_the_section(settings_with_bots: Settings) -> None:
+    """The file is newer than the input's section; a file that is broken does not win."""
+    assert settings_with_bots.bots_dir is not None
+    section = {"alpha": {"equity": 1}, "beta": {"equity": 2}, "gamma": {"equity": 3}}
+    write_json(settings_with_bots.input, {"AAPL": a_record(), "bots": section})
+    write_json(settings_with_bots.bots_dir / "beta.json", {"equity": 20})
+    write_raw(settings_with_bots.bots_dir / "gamma.json", b"{")
+    write_json(settings_with_bots.bots_dir / "delta.json", {"equity": 40})
+
+    optimize(settings_with_bots, use_cache=False)
+
+    equities = {name: bot["equity"] for name, bot in bots_shown(settings_with_bots).items()}
+    assert equities == {"alpha": 1, "beta": 20, "gamma": 3, "delta": 40}
+
+
+def test_positions_of_files_count_in_the_portfolio(settings_with_bots: Settings) -> None:
+    """Holdings are those of all bots, wherever they come from."""
+    assert settings_with_bots.bots_dir is not None
+    section = {"alpha": {"positions": {"AAPL": {"qty": 2, "avg": 100}}}}
+    write_json(settings_with_bots.input, {"AAPL": a_record(), "bots": section})
+    write_json(settings_with_bots.bots_dir / "beta.json.gz", {"positions": [{"symbol": "AAPL", "qty": 2, "avg": 50}]})
+
+    optimize(settings_with_bots, use_cache=False)
+
+    data = (settings_with_bots.output_dir / FILE_NAMES["portfolio"]).read_bytes()
+    assert json.loads(gzip.decompress(data))["holdings"] == [{"symbol": "AAPL", "qty": 4, "avg": 75}]
+
+
+def test_a_file_deleted_since_the_listing_is_no_reject(tmp_path: Path) -> None:
+    """A bot that is switched off while a run is on has just gone."""
+    for name in ("alpha", "beta", "gamma"):
+        write_json(tmp_path / f"{name}.json", {})
+    items = read_bots(tmp_path, max_record_bytes=LIMIT)
+
+    first = next(items)
+    (tmp_path / "beta.json").unlink()
+
+    assert isinstance(first, Bot)
+    assert [item.name for item in items] == ["gamma"]
+
+
+def test_the_fingerprint_changes_with_every_bot_file(tmp_path: Path) -> None:
+    """Also with those that stand behind a link that leads nowhere, and it stays while nothing changes."""
+    seen = [bots_fingerprint(tmp_path / "bots")]
+
+    def changed() -> bool:
+        seen.append(bots_fingerprint(tmp_path / "bots"))
+        assert seen[-1] == bots_fingerprint(tmp_path / "bots")
+        return seen[-1] not in seen[:-1]
+
+    (tmp_path / "bots").mkdir()
+    assert changed()
+    write_json(tmp_path / "bots" / "beta.json", {"equity": 1})
+    assert changed()
+    (tmp_path / "bots" / "alpha.json").symlink_to("nowhere")
+    assert changed()
+    write_json(tmp_path / "bots" / "beta.json", {"equity": 2})
+    assert changed()
+    touch_later(tmp_path / "bots" / "beta.json")
+    assert changed()
+    (tmp_path / "bots" / "beta.json").rename(tmp_path / "bots" / "gamma.json")
+    assert changed()
+    write_json(tmp_path / "bots" / os.fsdecode(b"\xff.json"), {})
+    assert changed()
+    (tmp_path / "bots" / "notes.txt").write_text("")
+    assert not changed()

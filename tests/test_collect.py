@@ -1,0 +1,48 @@
+"""What a run finds, taken one by one, is counted, and named up to a bound."""
+
+from __future__ import annotations
+
+from optimizer.collect import MAX_BOTS, Found
+from optimizer.records import Bot, Record, Reject, RejectReason
+from optimizer.select import Selection
+
+
+def a_bot(name: str, equity: float) -> Bot:
+    """A bot without positions."""
+    return Bot(
+        name=name, enabled=True, equity=equity, pnl_today=None, position_count=0, positions=(), last_updated=None
+    )
+
+
+def test_rejects_are_counted_and_the_first_few_named() -> None:
+    """The most frequent reason comes first; bots are no records."""
+    found = Found(Selection(10))
+    found.take(Record("AAPL", 1.0, 0.5, 1.0))
+    for number in range(5):
+        found.take(Reject(RejectReason.CONFIDENCE, f"S{number}", f"byte {number}", "confidence is missing"))
+    for number in range(7):
+        found.take(Reject(RejectReason.BOT, f"bot {number}", "bots", "torn"))
+
+    assert (found.records_seen, found.records_rejected, found.records_used) == (6, 5, 1)
+    bots, confidences = found.tallies()
+    assert (bots.reason, bots.count, [reject.name for reject in bots.first]) == (
+        RejectReason.BOT,
+        7,
+        ["bot 0", "bot 1", "bot 2"],
+    )
+    assert (confidences.count, [reject.name for reject in confidences.first]) == (5, ["S0", "S1", "S2"])
+    assert found.summary() == ("6 records seen; 7 x BotInvalid (torn); 5 x ConfidenceInvalid (confidence is missing)")
+
+
+def test_bots_are_bounded() -> None:
+    """A file of nothing but bots takes no more memory than these; the ones that count may still be replaced."""
+    found = Found(Selection(10))
+    for number in range(MAX_BOTS + 2):
+        found.take(a_bot(f"bot {number}", 1.0))
+    found.take(a_bot("bot 0", 2.0))
+
+    assert len(found.bots) == MAX_BOTS
+    assert found.bots[0].equity == 2.0
+    (tally,) = found.tallies()
+    assert (tally.count, tally.first[0].name) == (2, f"bot {MAX_BOTS}")
+    assert "more than 10,000 bots" in tally.first[0].details

@@ -1,0 +1,326 @@
+"""Runs whose Redis comes and goes, and runs that meet: what is published, by whom, and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+import optimizer.cache
+from optimizer import Report, Settings, optimize
+from optimizer.errors import PublishRefused, SourceMissing
+from optimizer.keys import VERSION_KINDS, Keys
+from tests.rolling import write_json
+from tests.servers import RedisServer, wait_until
+from tests.traces import (
+    NEW,
+    OLD,
+    assert_redis_holds_the_files,
+    assert_tidy,
+    files_of,
+    keys_of,
+    no_scan,
+    once,
+    run_old,
+    runs_of,
+    symbols_shown,
+    version_of,
+)
+
+# ---- Redis comes and goes
+
+
+@pytest.fixture
+def own_settings(settings_without_redis: Settings, own_redis: RedisServer) -> Settings:
+    """Settings for a Redis that the test may kill; it is not up yet."""
+    return replace(settings_without_redis, redis_url=own_redis.url)
+
+
+@pytest.fixture
+def short_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that a dead run leaves is gone after a second."""
+    monkeypatch.setattr(optimizer.cache, "LOCK_TTL_S", 1.0)
+    monkeypatch.setattr(optimizer.cache, "LOCK_EXTEND_S", 0.2)
+
+
+def run_when_free(settings: Settings, **options: Any) -> Report:
+    """Run as soon as no lock of a run that died is in the way."""
+    reports: list[Report] = []
+
+    def run() -> bool:
+        reports.append(optimize(settings, **options))
+        return reports[-1].status != "skipped"
+
+    wait_until(run, what="the lock to expire")
+    return reports[-1]
+
+
+def test_without_redis_files_are_written_and_republished_later(own_settings: Settings, own_redis: RedisServer) -> None:
+    """A run without its Redis is a success that says so; once Redis is there it gets the set, without a scan."""
+    first = run_old(own_settings)
+    assert first.cache == "down"
+    assert symbols_shown(own_settings) == ["MSFT", "AAPL"]
+    assert optimize(own_settings, tick=1, progress=no_scan).cache == "down"
+
+    own_redis.start()
+    report = optimize(own_settings, progress=no_scan)
+
+    assert (report.status, report.cache, report.version) == ("unchanged", "republished", first.version)
+    assert_redis_holds_the_files(own_redis, own_settings)
+    assert optimize(own_settings, progress=no_scan).cache == "current"
+
+
+@pytest.mark.usefixtures("short_lock")
+@pytest.mark.parametrize("lose_data", [False, True], ids=["with its data", "empty"])
+def test_redis_dies_amid_a_run_and_comes_back(own_settings: Settings, own_redis: RedisServer, lose_data: bool) -> None:
+    """The run that loses its Redis still writes its files; the next one publishes them."""
+    own_redis.start()
+    run_old(own_settings)
+    write_json(own_settings.input, NEW)
+
+    report = optimize(own_settings, progress=once(lambda: own_redis.kill(lose_data=lose_data)))
+
+    assert (report.status, report.cache) == ("success", "down")
+    assert symbols_shown(own_settings) == ["NVDA", "MSFT"]
+    own_redis.start()
+    healed = run_when_free(own_settings, progress=no_scan)
+    assert (healed.status, healed.cache, healed.version) == ("unchanged", "republished", report.version)
+    assert_redis_holds_the_files(own_redis, own_settings)
+    assert_tidy(own_settings, own_redis)
+
+
+@pytest.mark.usefixtures("short_lock")
+@pytest.mark.parametrize("amid_the_scan", [False, True], ids=["at the start", "amid the scan"])
+def test_a_redis_that_hangs_does_not_hold_up_a_run(
+    own_settings: Settings, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, amid_the_scan: bool
+) -> None:
+    """A run gives up on it after a few timeouts, writes its files, and the next one heals."""
+    timeout_s = 0.3
+    monkeypatch.setattr(optimizer.cache, "WRITER_TIMEOUT_S", timeout_s)
+    own_redis.start()
+    run_old(own_settings)
+    write_json(own_settings.input, NEW)
+    if not amid_the_scan:
+        own_redis.pause()
+
+    started = time.monotonic()
+    report = optimize(own_settings, progress=once(own_redis.pause) if amid_the_scan else None)
+    took_s = time.monotonic() - started
+
+    own_redis.resume()
+    assert (report.status, report.cache) == ("success", "down")
+    assert took_s < 12 * timeout_s
+    assert symbols_shown(own_settings) == ["NVDA", "MSFT"]
+    assert run_when_free(own_settings, progress=no_scan).cache == "republished"
+    assert_redis_holds_the_files(own_redis, own_settings)
+
+
+def test_a_full_redis_is_as_good_as_none(own_settings: Settings, own_redis: RedisServer) -> None:
+    """A Redis that takes no writes does not stop the files; it is healed once it has room."""
+    own_redis.start()
+    run_old(own_settings)
+    write_json(own_settings.input, NEW)
+    with own_redis.client as client:
+        client.config_set("maxmemory", 1)
+        assert optimize(own_settings).cache == "down"
+        client.config_set("maxmemory", 0)
+
+    assert optimize(own_settings, progress=no_scan).cache == "republished"
+    assert_redis_holds_the_files(own_redis, own_settings)
+
+
+@pytest.mark.parametrize("kind", [*VERSION_KINDS, "current"])
+def test_a_key_that_was_evicted_is_healed(settings: Settings, redis_server: RedisServer, kind: str) -> None:
+    """Whichever key of the current version is gone, the next run puts all of them back, without a scan."""
+    first = run_old(settings)
+    keys = Keys(settings.source)
+    with redis_server.client as client:
+        client.delete(keys.current if kind == "current" else keys.payload(version_of(first), kind))
+
+    report = optimize(settings, progress=no_scan)
+
+    assert (report.status, report.cache, report.version) == ("unchanged", "republished", first.version)
+    assert_redis_holds_the_files(redis_server, settings)
+    assert_tidy(settings, redis_server)
+
+
+DAMAGES: dict[str, Callable[[dict[str, str]], str | dict[str, str]]] = {
+    "another type": lambda _: "text",
+    "one field": lambda fields: {"checked_at": fields["checked_at"]},
+    "bad version": lambda fields: fields | {"version": "newest"},
+    "bad time": lambda fields: fields | {"checked_at": "yesterday"},
+    "bad count": lambda fields: fields | {"bots_count": ""},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_pointer_is_a_cache_that_is_down(
+    settings: Settings,
+    redis_server: RedisServer,
+    damage: Callable[[dict[str, str]], str | dict[str, str]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Runs go on without it and say why; once the key is deleted, the next one publishes."""
+    run_old(settings)
+    key = Keys(settings.source).current
+    write_json(settings.input, NEW)
+    with redis_server.client as client:
+        fields = cast("dict[bytes, bytes]", client.hgetall(key))
+        damaged = damage({name.decode(): value.decode() for name, value in fields.items()})
+        client.delete(key)
+        if isinstance(damaged, str):
+            client.set(key, damaged)
+        else:
+            client.hset(key, mapping=damaged)
+
+        report = optimize(settings)
+
+        assert (report.status, report.cache) == ("success", "down")
+        assert "the cache is down" in caplog.text
+        assert symbols_shown(settings) == ["NVDA", "MSFT"]
+        client.delete(key)
+    assert optimize(settings, progress=no_scan).cache == "republished"
+    assert_redis_holds_the_files(redis_server, settings)
+    assert_tidy(settings, redis_server)
+
+
+def test_what_was_made_without_cache_is_published_by_the_next_run(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """Without a scan, and with the delta from what Redis had."""
+    first = run_old(settings)
+    write_json(settings.input, NEW)
+    second = optimize(settings, use_cache=False)
+
+    report = optimize(settings, progress=no_scan)
+
+    assert (report.status, report.cache, report.version) == ("unchanged", "republished", second.version)
+    assert_redis_holds_the_files(redis_server, settings)
+    with redis_server.client as client:
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(Keys(settings.source).deltas))
+    assert [(name.decode(), json.loads(fields[b"delta"])["before"]) for name, fields in entries] == [
+        (f"{second.version}-0", first.version)
+    ]
+
+
+def test_a_run_without_cache_leaves_redis_alone(settings: Settings, redis_server: RedisServer) -> None:
+    """Not even a connection is made, in a run that writes, one that confirms and one that fails."""
+    with redis_server.client as client:
+        before = client.info("stats")["total_connections_received"]
+
+        assert run_old(settings, use_cache=False).cache == "off"
+        assert optimize(settings, use_cache=False, tick=1).cache == "off"
+        settings.input.unlink()
+        with pytest.raises(SourceMissing):
+            optimize(settings, use_cache=False)
+
+        assert client.info("stats")["total_connections_received"] == before
+        assert client.keys() == []
+
+
+# ---- one at a time
+
+
+def test_a_second_run_for_a_source_is_skipped(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
+    """Another host, with a directory of its own, leaves a source alone while a run is on, whether by hand or not."""
+    elsewhere = replace(settings, output_dir=tmp_path / "elsewhere")
+    others: list[Report] = []
+    write_json(settings.input, OLD)
+
+    def run_elsewhere() -> None:
+        others.append(optimize(elsewhere, progress=no_scan))
+        others.append(optimize(elsewhere, tick=7, force=True, progress=no_scan))
+
+    report = optimize(settings, progress=once(run_elsewhere))
+
+    assert report.status == "success"
+    assert [(other.status, other.reason) for other in others] == [("skipped", "already_running")] * 2
+    assert files_of(elsewhere.output_dir) == {}
+    assert runs_of(redis_server, settings.source) == [report, *reversed(others)]
+    assert optimize(elsewhere).status == "success"
+
+
+def test_a_second_run_in_a_directory_is_skipped(settings_without_redis: Settings) -> None:
+    """Without Redis the directory itself is locked."""
+    others: list[Report] = []
+    write_json(settings_without_redis.input, OLD)
+
+    def run_again() -> None:
+        others.append(optimize(settings_without_redis, use_cache=False, progress=no_scan))
+
+    report = optimize(settings_without_redis, use_cache=False, progress=once(run_again))
+
+    assert report.status == "success"
+    assert [(other.status, other.reason) for other in others] == [("skipped", "already_running")]
+
+
+@pytest.mark.parametrize("new_owner", [None, "another run's token"], ids=["expired", "overtaken"])
+def test_a_run_that_lost_its_lock_publishes_nothing(
+    settings: Settings, redis_server: RedisServer, new_owner: str | None
+) -> None:
+    """Files and Redis stay as they were, and a lock that somebody else holds is not released."""
+    run_old(settings)
+    files, keys = files_of(settings.output_dir), keys_of(redis_server, settings.source)
+    lock = Keys(settings.source).lock
+    write_json(settings.input, NEW)
+
+    with redis_server.client as client:
+
+        def lose_the_lock() -> None:
+            client.delete(lock)
+            if new_owner is not None:
+                client.set(lock, new_owner)
+
+        with pytest.raises(PublishRefused, match="lock was lost"):
+            optimize(settings, progress=once(lose_the_lock))
+
+        assert client.get(lock) == (None if new_owner is None else new_owner.encode())
+        client.delete(lock)
+    assert files_of(settings.output_dir) == files
+    assert keys_of(redis_server, settings.source) == keys
+    assert runs_of(redis_server, settings.source)[0].error == "PublishRefused"
+    assert optimize(settings).cache == "published"
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_a_run_does_not_overwrite_what_was_published_meanwhile(settings: Settings, redis_server: RedisServer) -> None:
+    """The pointer is flipped only from where the run started."""
+    run_old(settings)
+    current = Keys(settings.source).current
+    write_json(settings.input, NEW)
+
+    with redis_server.client as client:
+        with pytest.raises(PublishRefused, match="version 4 was published meanwhile"):
+            optimize(settings, progress=once(lambda: client.hset(current, "version", 4)))
+
+        assert client.hget(current, "version") == b"4"
+
+
+def test_a_worker_that_was_killed_blocks_nobody_for_long(settings: Settings, redis_server: RedisServer) -> None:
+    """The kernel frees its directory at once, and its lock in Redis expires; then all goes on as if it had not been."""
+    run_old(settings)
+    files = files_of(settings.output_dir)
+    write_json(settings.input, NEW)
+    dying = (
+        "import os, signal, sys; from pathlib import Path; from optimizer import Settings, optimize\n"
+        "settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3])\n"
+        "optimize(settings, progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
+    arguments = [str(settings.input), str(settings.output_dir), settings.redis_url]
+    died = subprocess.run([sys.executable, "-c", dying, *arguments], check=False)
+
+    assert died.returncode == -9
+    assert files_of(settings.output_dir) == files
+    assert optimize(settings).reason == "already_running"
+    with redis_server.client as client:
+        assert 0 < client.pttl(Keys(settings.source).lock) <= 10_000
+        client.pexpire(Keys(settings.source).lock, 100)  # rather than wait so long
+    assert run_when_free(settings).status == "success"
+    assert symbols_shown(settings) == ["NVDA", "MSFT"]

@@ -1,0 +1,554 @@
+"""The routers' side: the same answers from Redis and from files, quickly, whatever becomes of either."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import optimizer.reader
+from optimizer import Answer, Record, Settings, Snapshot, SnapshotMissing, SnapshotReader, optimize
+from optimizer.cache import Cache
+from optimizer.keys import Keys
+from optimizer.reader import Origin
+from optimizer.records import BotSummary, Holding, Report
+from optimizer.select import rank
+from optimizer.snapshots import FILE_NAMES, encode_set, output_lock, write_set
+from tasks.devredis import free_port
+from tests.rolling import a_record, write_json
+from tests.servers import RedisServer, wait_until
+from tests.traces import NEW, run_old, version_of
+
+READS: dict[str, Callable[[SnapshotReader], Any]] = {
+    "predictions": lambda reader: reader.predictions(),
+    "bots": lambda reader: reader.bots(),
+    "portfolio": lambda reader: reader.portfolio(),
+    "symbol": lambda reader: reader.symbol("AAPL"),
+    "top": lambda reader: reader.top(2),
+    "manifest": lambda reader: reader.manifest(),
+}
+every_read = pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
+
+
+class Open:
+    """Opens readers, and closes them when the test ends."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def __call__(self, settings: Settings, origin: Origin | None = None) -> SnapshotReader:
+        """A reader of both; or of Redis without files, or of files where no Redis is."""
+        reader = SnapshotReader(
+            f"redis://127.0.0.1:{free_port()}/0" if origin == "files" else settings.redis_url,
+            settings.source,
+            None if origin == "redis" else settings.output_dir,
+        )
+        self._stack.enter_context(closing(reader))
+        return reader
+
+
+@pytest.fixture
+def open_reader() -> Iterator[Open]:
+    """Opens readers for the length of a test."""
+    with ExitStack() as stack:
+        yield Open(stack)
+
+
+@pytest.fixture
+def own_settings(settings_without_redis: Settings, own_redis: RedisServer) -> Settings:
+    """Settings for a Redis that the test may kill; it is up."""
+    own_redis.start()
+    return replace(settings_without_redis, redis_url=own_redis.url)
+
+
+# ---- answers
+
+
+@pytest.mark.parametrize("origin", ["redis", "files"])
+def test_answers_are_typed_and_say_where_they_are_from(settings: Settings, open_reader: Open, origin: Origin) -> None:
+    """Each has the version, the bytes of the file, their digest as etag, and the value decoded."""
+    report = run_old(settings)
+    reader = open_reader(settings, origin)
+
+    snapshots: dict[str, Snapshot[Any]] = {
+        "predictions": reader.predictions(),
+        "bots": reader.bots(),
+        "portfolio": reader.portfolio(),
+    }
+    for kind, snapshot in snapshots.items():
+        assert (snapshot.version, snapshot.origin) == (report.version, origin)
+        assert snapshot.gz == (settings.output_dir / FILE_NAMES[kind]).read_bytes()
+        assert snapshot.etag == hashlib.sha256(snapshot.gz).hexdigest()
+    shown = reader.predictions().value
+    assert [record.symbol for record in shown.predictions] == ["MSFT", "AAPL"]
+    assert shown.predictions[1] == Record(
+        "AAPL", 101.5, 0.75, 100.0, "bullish", 105.0, 95.0, timestamp="2026-11-01T10:00:00Z"
+    )
+    assert (shown.timestamp, shown.count) == (report.timestamp, 2)
+    alpha = BotSummary(enabled=True, equity=10.5, pnl_today=None, positions=1, last_updated=None)
+    assert reader.bots().value.bots == {"alpha": alpha}
+    assert reader.portfolio().value.holdings == [Holding("AAPL", 2.0, 99.5)]
+    assert reader.symbol("AAPL").value == shown.predictions[1]
+    assert reader.top(5).value == shown.predictions
+    assert {reader.symbol("AAPL").origin, reader.top(5).origin, reader.manifest().origin} == {origin}
+    assert {reader.symbol("AAPL").version, reader.top(5).version} == {report.version}
+    assert reader.symbol("AAPL").etag == reader.symbol("GOOG").etag == reader.top(1).etag
+    state = reader.manifest()
+    assert (state.version, state.generated_at) == (report.version, report.timestamp)
+    assert 0 <= state.age_s < 60
+
+
+@pytest.mark.parametrize("origin", ["redis", "files"])
+def test_a_snapshot_is_decoded_once_a_version(settings: Settings, open_reader: Open, origin: Origin) -> None:
+    """The same object comes again until the version changes; readers may not change it, it is shared."""
+    run_old(settings)
+    reader = open_reader(settings, origin)
+    first = reader.predictions()
+
+    assert reader.bots().version == first.version
+    assert reader.predictions() is first
+
+    optimize(settings, force=True)
+    assert reader.predictions().version > first.version
+
+
+@pytest.mark.parametrize("origin", ["redis", "files"])
+def test_a_new_version_is_seen_at_once(settings: Settings, open_reader: Open, origin: Origin) -> None:
+    """The first read after a publish shows it, whatever is read."""
+    run_old(settings)
+    reader = open_reader(settings, origin)
+    for read in READS.values():
+        read(reader)
+    write_json(settings.input, NEW)
+
+    version = version_of(optimize(settings))
+
+    assert {read(reader).version for read in READS.values()} == {version}
+    assert [record.symbol for record in reader.top(5).value] == ["NVDA", "MSFT"]
+    assert reader.symbol("AAPL").value is None
+
+
+def test_a_reader_is_made_of_the_environment(settings: Settings) -> None:
+    """The same variables as the worker's."""
+    run_old(settings)
+    environ = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+
+    with closing(SnapshotReader.from_env(environ)) as reader:
+        assert reader.manifest().origin == "redis"
+
+
+# ---- lookups
+
+ODD_SYMBOLS = [
+    "",
+    " ",
+    '"',
+    "'",
+    "\\",
+    "a/b",
+    "../x",
+    "%2F",
+    "a\nb",
+    "a\0b",
+    "Ünï",
+    "日本",
+    "🚀",
+    "symbol",
+    "null",
+    "x" * 500,
+]
+
+
+@pytest.mark.parametrize("origin", ["redis", "files"])
+def test_any_text_is_a_symbol(settings: Settings, open_reader: Open, origin: Origin) -> None:
+    """Each is found under its own name; others, among them text that is no Unicode, are found to be missing."""
+    write_json(settings.input, [a_record(symbol=symbol, prediction=n) for n, symbol in enumerate(ODD_SYMBOLS)])
+    optimize(settings)
+    reader = open_reader(settings, origin)
+
+    for number, symbol in enumerate(ODD_SYMBOLS):
+        record = reader.symbol(symbol).value
+        assert record is not None
+        assert (record.symbol, record.prediction) == (symbol, number)
+    for missing in ("MISSING", "ünï", "x" * 501, "\ud800"):
+        answer = reader.symbol(missing)
+        assert (answer.value, answer.origin) == (None, origin)
+    assert [record.symbol for record in reader.top(99).value] == sorted(ODD_SYMBOLS)
+
+
+CONFIDENCES = st.one_of(st.sampled_from([0.0, -0.0, 5e-324, 0.25, 1 / 3, 0.5, 1.0]), st.floats(0, 1))
+INDEXES = st.dictionaries(st.text(max_size=3), CONFIDENCES, min_size=1, max_size=12).map(
+    lambda found: sorted((Record(symbol, 1.0, confidence, 1.0) for symbol, confidence in found.items()), key=rank)
+)
+RANKS = st.one_of(st.integers(0, 14), st.sampled_from([10**9, 2**63, 10**30]))
+
+
+# Each example empties the fixture's Redis itself.
+@hypothesis_settings(
+    max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
+@given(index=INDEXES, windows=st.lists(st.tuples(RANKS, RANKS), min_size=1, max_size=8))
+def test_top_is_a_slice_of_what_is_sorted(
+    settings: Settings, redis_server: RedisServer, index: list[Record], windows: Sequence[tuple[int, int]]
+) -> None:
+    """By confidence descending, then symbol, from Redis as from files, however many are equal."""
+    with redis_server.client as client:
+        client.flushall()
+    publish_index(settings, index)
+
+    with ExitStack() as stack:
+        readers: list[tuple[SnapshotReader, Origin]] = [
+            (Open(stack)(settings, "redis"), "redis"),
+            (Open(stack)(settings, "files"), "files"),
+        ]
+        for reader, origin in readers:
+            for n, offset in windows:
+                answer = reader.top(n, offset)
+                assert answer.value == sorted(index, key=rank)[offset : offset + n]
+                assert answer.origin == origin
+            for record in index:
+                assert reader.symbol(record.symbol).value == record
+
+
+def publish_index(settings: Settings, index: list[Record]) -> None:
+    """Write and publish an index as a run does."""
+    snapshots = encode_set(
+        source=settings.source,
+        version=time.time_ns(),
+        generated_at="2026-11-01T10:00:00.000Z",
+        fingerprint="",
+        ranked=index,
+        predictions=[],
+        bots=[],
+        gzip_level=1,
+    )
+    with (
+        output_lock(settings.output_dir),
+        closing(Cache(settings.redis_url, settings.source, 30)) as cache,
+        cache.lock() as lock,
+    ):
+        write_set(settings.output_dir, snapshots)
+        cache.publish(snapshots, lock=lock, before=cache.pointer(), checked_at="2026-11-01T10:00:00.000Z")
+
+
+def test_a_window_is_not_negative(settings: Settings, open_reader: Open) -> None:
+    """A mistake of the caller's, not a missing snapshot."""
+    reader = open_reader(settings)
+    for n, offset in ((-1, 0), (1, -1)):
+        with pytest.raises(ValueError, match="may not be negative"):
+            reader.top(n, offset)
+
+
+# ---- Redis is away
+
+
+@every_read
+def test_no_snapshot_anywhere_is_an_error(
+    settings: Settings, open_reader: Open, read: Callable[[SnapshotReader], Any]
+) -> None:
+    """It says what was asked and what to do, whether Redis is empty, down, or the only place."""
+    origins: tuple[Origin | None, ...] = (None, "redis", "files")
+    for origin in origins:
+        with pytest.raises(SnapshotMissing, match=r"no snapshot of 'rolling_brain': Redis: .*rolling-optimizer run"):
+            read(open_reader(settings, origin))
+
+
+@every_read
+def test_files_answer_while_redis_is_down(
+    own_settings: Settings,
+    own_redis: RedisServer,
+    open_reader: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[SnapshotReader], Any],
+) -> None:
+    """At the first read after it went; and soon after it is back, Redis answers again."""
+    monkeypatch.setattr(optimizer.reader, "RETRY_AFTER_S", 0.05)
+    run_old(own_settings)
+    reader = open_reader(own_settings)
+    before = read(reader)
+    assert before.origin == "redis"
+
+    own_redis.kill()
+    during = read(reader)
+    assert (during.origin, during.version) == ("files", before.version)
+    assert getattr(during, "value", None) == getattr(before, "value", None)
+
+    own_redis.start()
+    wait_until(lambda: read(reader).origin == "redis", limit_s=5, what="Redis's answer")
+
+
+def test_files_answer_while_redis_is_empty(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
+    """An empty Redis is no failure: it is asked each time, and answers as soon as it holds something."""
+    run_old(own_settings)
+    reader = open_reader(own_settings)
+    own_redis.kill(lose_data=True)
+    own_redis.start()
+
+    assert {read(reader).origin for read in READS.values()} == {"files"}
+
+    assert optimize(own_settings).cache == "republished"
+    assert {read(reader).origin for read in READS.values()} == {"redis"}
+
+
+@every_read
+def test_a_redis_that_hangs_costs_a_page_a_moment_once(
+    own_settings: Settings, own_redis: RedisServer, open_reader: Open, read: Callable[[SnapshotReader], Any]
+) -> None:
+    """The first read waits for two short timeouts, the next ones not at all; an open connection makes no difference."""
+    run_old(own_settings)
+    readers = [open_reader(own_settings), open_reader(own_settings)]
+    assert read(readers[0]).origin == "redis"
+    own_redis.pause()
+
+    def seconds(reader: SnapshotReader) -> float:
+        started = time.monotonic()
+        assert read(reader).origin == "files"
+        return time.monotonic() - started
+
+    took_s = [(seconds(reader), seconds(reader)) for reader in readers]
+
+    own_redis.resume()
+    assert all(first < 1.5 and second < 0.25 for first, second in took_s), took_s
+    wait_until(lambda: read(readers[0]).origin == "redis", limit_s=5, what="Redis's answer")
+
+
+def test_age_is_told_from_files_too(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
+    """An old snapshot with its age beats none."""
+    run_old(own_settings)
+    reader = open_reader(own_settings)
+    own_redis.kill()
+
+    state = reader.manifest()
+
+    assert state.origin == "files"
+    assert 0 <= state.age_s < 60
+
+
+# ---- what Redis holds cannot be read
+
+
+DAMAGED_PAYLOADS: dict[str, bytes | None] = {
+    "evicted": None,
+    "no gzip": b"junk",
+    "empty": b"",
+    "torn": gzip.compress(b'{"predictions": []}')[:-9],
+    "bad checksum": gzip.compress(b"{}")[:-8] + bytes(8),
+    "no JSON": gzip.compress(b"{"),
+    "another shape": gzip.compress(b"[]"),
+    "no UTF-8": gzip.compress(b'{"predictions": [], "timestamp": "\xff", "count": 0}'),
+}
+
+
+@pytest.mark.parametrize("payload", DAMAGED_PAYLOADS.values(), ids=DAMAGED_PAYLOADS.keys())
+def test_files_answer_where_a_payload_cannot_be_read(
+    settings: Settings, redis_server: RedisServer, open_reader: Open, payload: bytes | None
+) -> None:
+    """And without files it is a missing snapshot, no other error."""
+    version = version_of(run_old(settings))
+    key = Keys(settings.source).payload(version, "predictions")
+    with redis_server.client as client:
+        client.delete(key)
+        if payload is not None:
+            client.set(key, payload)
+
+    assert open_reader(settings).predictions().origin == "files"
+    with pytest.raises(SnapshotMissing):
+        open_reader(settings, "redis").predictions()
+    assert open_reader(settings).bots().origin == "redis"
+
+
+@pytest.mark.parametrize("kind", ["symbols", "ranking"])
+def test_files_answer_where_a_lookup_is_gone(
+    settings: Settings, redis_server: RedisServer, open_reader: Open, kind: str
+) -> None:
+    """A ranking that was evicted is no empty ranking, nor are all symbols unknown."""
+    version = version_of(run_old(settings))
+    with redis_server.client as client:
+        client.delete(Keys(settings.source).payload(version, kind))
+
+    top = open_reader(settings).top(5)
+    assert (top.origin, [record.symbol for record in top.value]) == ("files", ["MSFT", "AAPL"])
+    assert open_reader(settings).top(5, offset=99).value == []
+    found = open_reader(settings).symbol("AAPL")
+    assert found.value is not None
+    assert found.origin == ("files" if kind == "symbols" else "redis")
+
+
+@every_read
+@pytest.mark.parametrize(
+    "damage",
+    [{"version": "newest"}, {"checked_at": "yesterday"}, {"checked_at": "2026-11-01T10:00:00"}, {"bots_count": "\xff"}],
+    ids=["version", "time", "time without zone", "count"],
+)
+def test_files_answer_where_the_pointer_is_damaged(
+    settings: Settings,
+    redis_server: RedisServer,
+    open_reader: Open,
+    read: Callable[[SnapshotReader], Any],
+    damage: dict[str, str],
+) -> None:
+    """Whatever is read."""
+    run_old(settings)
+    with redis_server.client as client:
+        client.hset(Keys(settings.source).current, mapping=damage)
+
+    assert read(open_reader(settings)).origin == "files"
+
+
+@every_read
+@pytest.mark.parametrize("key", ["current", "all but current"])
+def test_files_answer_where_keys_have_another_type(
+    settings: Settings, redis_server: RedisServer, open_reader: Open, read: Callable[[SnapshotReader], Any], key: str
+) -> None:
+    """Somebody's keys under our names."""
+    version = version_of(run_old(settings))
+    keys = Keys(settings.source)
+    with redis_server.client as client:
+        kinds = ("predictions", "bots", "portfolio", "symbols", "ranking")
+        for name in [keys.current] if key == "current" else [keys.payload(version, kind) for kind in kinds]:
+            client.delete(name)
+            client.rpush(name, "x")
+
+    answer = read(open_reader(settings))
+
+    if key == "current" or not hasattr(answer, "age_s"):
+        assert answer.origin == "files"
+
+
+@every_read
+def test_a_version_that_expired_between_two_reads_is_read_anew(
+    settings: Settings,
+    redis_server: RedisServer,
+    open_reader: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[SnapshotReader], Any],
+) -> None:
+    """A reader that slept after it had read the pointer finds the next version, and does not need the files."""
+    old = version_of(run_old(settings))
+    reader = open_reader(settings, "redis")
+    pointer = reader._pointer
+    stale = [pointer()]
+    new = version_of(optimize(settings, force=True))
+    with redis_server.client as client:
+        assert client.delete(*cast("list[bytes]", client.keys(f"*:{old}:*"))) == 5
+    monkeypatch.setattr(reader, "_pointer", lambda: stale.pop() if stale else pointer())
+
+    answer = read(reader)
+
+    if not hasattr(answer, "age_s"):  # the state is all in the pointer
+        assert (answer.version, answer.origin) == (new, "redis")
+    assert stale == []
+
+
+# ---- runs
+
+
+def test_runs_are_the_newest_first(settings: Settings, open_reader: Open) -> None:
+    """As many as asked for, whole reports."""
+    reports = [run_old(settings), optimize(settings), optimize(settings, force=True)]
+    reader = open_reader(settings)
+
+    assert reader.runs() == reports[::-1]
+    assert reader.runs(2) == reports[:0:-1]
+    assert reader.runs(0) == []
+
+
+def test_runs_are_none_where_redis_has_none(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
+    """No runs yet, reports that cannot be read, and a Redis that is down: a page shows none, and no error."""
+    reader = open_reader(own_settings)
+    assert reader.runs() == []
+    for fields in ({"report": "junk"}, {"report": '{"status": "of another release"}'}, {"other": "field"}):
+        with own_redis.client as client:
+            client.delete(Keys(own_settings.source).runs)
+            client.xadd(Keys(own_settings.source).runs, cast("Any", fields))
+        assert reader.runs() == []
+    own_redis.kill()
+    assert reader.runs() == []
+
+
+# ---- readers while a writer writes
+
+
+class Seen(NamedTuple):
+    """What one read showed: the version, and the generations of all the values in it."""
+
+    version: int
+    generations: frozenset[float]
+
+
+GENERATION_READS: list[Callable[[SnapshotReader], Seen]] = [
+    lambda reader: seen(reader.predictions(), lambda value: [record.last_price for record in value.predictions]),
+    lambda reader: seen(reader.bots(), lambda value: [bot.equity for bot in value.bots.values()]),
+    lambda reader: seen(reader.portfolio(), lambda value: [holding.qty for holding in value.holdings]),
+    lambda reader: seen(reader.symbol("B"), lambda value: [value.last_price]),
+    lambda reader: seen(reader.top(9), lambda value: [record.last_price for record in value]),
+]
+
+
+def seen(answer: Snapshot[Any] | Answer[Any], generations: Callable[[Any], list[float]]) -> Seen:
+    """Take down an answer."""
+    return Seen(answer.version, frozenset(generations(answer.value)))
+
+
+def write_generation(settings: Settings, generation: int, *, use_cache: bool) -> Report:
+    """Make a version in which every value tells its generation; the confidences change places."""
+    records = {
+        symbol: a_record(last_price=generation, confidence=0.5 + (generation + n) % 5 / 10)
+        for n, symbol in enumerate("ABCDE")
+    }
+    bot = {"equity": generation, "positions": {"A": {"qty": generation, "avg": 1}}}
+    write_json(settings.input, records | {"bots": {"alpha": bot, "beta": {"equity": generation}}})
+    return optimize(settings, use_cache=use_cache)
+
+
+@pytest.mark.parametrize("origin", ["redis", "files"])
+def test_readers_see_whole_versions_in_order_while_they_are_published(
+    settings: Settings, open_reader: Open, origin: Origin
+) -> None:
+    """Fifty versions, four threads with a reader in common: no error, no mixture, never an older one again."""
+    use_cache = origin == "redis"
+    written = {version_of(write_generation(settings, 1, use_cache=use_cache)): 1.0}
+    reader = open_reader(settings, origin)
+    ended = threading.Event()
+
+    def read_on(first: int) -> list[Seen]:
+        found: list[Seen] = []
+        while not ended.is_set():
+            found += [read(reader) for read in (*GENERATION_READS[first:], *GENERATION_READS[:first])]
+        return found
+
+    with ThreadPoolExecutor(4) as threads:
+        reading = [threads.submit(read_on, number) for number in range(4)]
+        try:
+            for generation in range(2, 52):
+                report = write_generation(settings, generation, use_cache=use_cache)
+                assert report.cache == ("published" if use_cache else "off")
+                written[version_of(report)] = float(generation)
+        finally:
+            ended.set()
+        found = [future.result() for future in reading]
+
+    for answers in found:
+        versions = [answer.version for answer in answers]
+        assert versions == sorted(versions)
+        assert len(set(versions)) > 5  # they did read all the while
+        for answer in answers:
+            assert answer.generations == {written[answer.version]}
+
+
+def test_an_answer_is_of_one_version() -> None:
+    """The check above can fail: a mixture is seen as one."""
+    mixed = Answer(7, "7", "redis", [Record("A", 1.0, 0.5, 1.0), Record("B", 1.0, 0.5, 2.0)])
+
+    assert seen(mixed, lambda value: [record.last_price for record in value]) == Seen(7, frozenset({1.0, 2.0}))

@@ -1,0 +1,157 @@
+"""What runs leave to be seen, byte for byte: files, keys, reports; and two runs' worth of input to leave them."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from optimizer.keys import VERSION_KINDS, Keys
+from optimizer.pipeline import Progress, optimize
+from optimizer.records import Index, Manifest, Record, Report
+from optimizer.settings import Settings
+from optimizer.snapshots import FILE_NAMES, MANIFEST_NAME
+from tests.rolling import a_record, write_json
+from tests.servers import RedisServer
+
+__all__ = [
+    "NEW",
+    "OLD",
+    "as_nobody",
+    "assert_redis_holds_the_files",
+    "assert_tidy",
+    "files_of",
+    "keys_of",
+    "no_scan",
+    "once",
+    "run_old",
+    "runs_of",
+    "symbols_shown",
+    "version_of",
+]
+
+OLD: dict[str, Any] = {
+    "AAPL": a_record(),
+    "MSFT": a_record(confidence=0.9),
+    "bots": {"alpha": {"enabled": True, "equity": 10.5, "positions": [{"symbol": "AAPL", "qty": 2, "avg": 99.5}]}},
+}
+NEW: dict[str, Any] = {"MSFT": a_record(confidence=0.8), "NVDA": a_record(confidence=0.95), "bots": {"beta": {}}}
+
+
+def run_old(settings: Settings, *, use_cache: bool = True) -> Report:
+    """Make the good run that comes first."""
+    write_json(settings.input, OLD)
+    report = optimize(settings, use_cache=use_cache)
+    assert report.status == "success"
+    return report
+
+
+def version_of(report: Report) -> int:
+    """The version that a report names."""
+    assert report.version is not None
+    return report.version
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Do without the rights of root, for whom no directory is read-only."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """Every file under a directory with its bytes, links with what they point to as well."""
+    return {
+        str(path.relative_to(directory)): (f"{path.readlink()}: ".encode() if path.is_symlink() else b"")
+        + (path.read_bytes() if path.is_file() else b"")
+        for path in directory.rglob("*")
+        if path.is_file() or path.is_symlink()
+    }
+
+
+def keys_of(server: RedisServer, source: str) -> dict[bytes, tuple[bytes, bool]]:
+    """What a source has published: the dump of every key, and whether it never expires."""
+    passing = (Keys(source).runs.encode(), Keys(source).lock.encode(), Keys(source).tick(0)[:-1].encode())
+    with server.client as client:
+        names = cast("list[bytes]", client.keys(f"rolling:{{{source}}}:*"))
+        return {
+            name: (cast("bytes", client.dump(name)), client.ttl(name) == -1)
+            for name in names
+            if not name.startswith(passing)
+        }
+
+
+def runs_of(server: RedisServer, source: str) -> list[Report]:
+    """The stream of reports, newest first."""
+    with server.client as client:
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(Keys(source).runs))
+        return [msgspec.json.decode(fields[b"report"], type=Report) for _, fields in entries]
+
+
+def assert_tidy(settings: Settings, server: RedisServer | None = None) -> None:
+    """Nothing of an unfinished run is left: no partial file or link, no lock, no staged key."""
+    assert [path for path in settings.output_dir.rglob("*") if "partial" in path.name] == []
+    if server is not None:
+        with server.client as client:
+            assert client.exists(Keys(settings.source).lock) == 0
+            assert client.keys("*:staged:*") == []
+
+
+def assert_redis_holds_the_files(server: RedisServer, settings: Settings) -> None:
+    """Redis shows the set that the files hold: pointer, payloads, and the lookups made of the index; none expires."""
+    keys = Keys(settings.source)
+    files = {kind: (settings.output_dir / name).read_bytes() for kind, name in FILE_NAMES.items()}
+    manifest = msgspec.json.decode((settings.output_dir / MANIFEST_NAME).read_bytes(), type=Manifest)
+    index = msgspec.json.decode(gzip.decompress(files["index"]), type=Index).symbols
+    with server.client as client:
+        pointer = cast("dict[bytes, bytes]", client.hgetall(keys.current))
+        assert int(pointer[b"version"]) == manifest.version
+        assert pointer[b"generated_at"].decode() == manifest.generated_at
+        assert pointer[b"fingerprint"].decode() == manifest.fingerprint
+        names = {kind: keys.payload(manifest.version, kind) for kind in VERSION_KINDS}
+        for kind in ("predictions", "bots", "portfolio"):
+            entry = manifest.snapshots[kind]
+            assert client.get(names[kind]) == files[kind]
+            assert pointer[f"{kind}_etag".encode()].decode() == entry.sha256
+            assert pointer[f"{kind}_bytes".encode()].decode() == str(entry.bytes)
+            assert pointer[f"{kind}_count".encode()].decode() == str(entry.count)
+        symbols = cast("dict[bytes, bytes]", client.hgetall(names["symbols"]))
+        assert {name.decode(): msgspec.json.decode(data, type=Record) for name, data in symbols.items()} == {
+            record.symbol: record for record in index
+        }
+        ranking = cast("list[tuple[bytes, float]]", client.zrange(names["ranking"], 0, -1, withscores=True))
+        assert {name.decode(): score for name, score in ranking} == {r.symbol: r.confidence for r in index}
+        assert {client.ttl(name) for name in (keys.current, *names.values())} == {-1}
+
+
+def symbols_shown(settings: Settings) -> list[str]:
+    """The symbols of the predictions file, best first."""
+    value = msgspec.json.decode(gzip.decompress((settings.output_dir / FILE_NAMES["predictions"]).read_bytes()))
+    return [record["symbol"] for record in value["predictions"]]
+
+
+def no_scan(_done: int, _total: int) -> None:
+    """A `progress` for runs that must not read the input."""
+    raise AssertionError("the input was scanned")
+
+
+def once(action: Callable[[], object]) -> Progress:
+    """A `progress` that does something amid the scan, after its first chunk."""
+    actions = [action]
+
+    def progress(_done: int, _total: int) -> None:
+        if actions:
+            actions.pop()()
+
+    return progress
