@@ -18,14 +18,15 @@ formed and of no use is a `Reject`, and the stream goes on.
 from __future__ import annotations
 
 import re
+from array import array
 from enum import Enum, auto
 from typing import Any, Final
 
 import ijson
 import msgspec
 
-from optimizer.judge import decode_bot, decode_record, malformed, where
-from optimizer.prune import NO_SEAMS, Layout, Piece, PieceKind
+from optimizer.judge import SHOWN_CHARACTERS, decode_bot, decode_record, malformed, where
+from optimizer.prune import Layout, Piece, PieceKind
 from optimizer.records import Bot, Record, Reject, RejectReason
 
 __all__ = ["LAYOUTS", "RECORD_LAYOUT", "Decoder", "Item"]
@@ -44,7 +45,10 @@ LAYOUTS: Final = {
 # A root object with so many objects in it is a map, whatever plain values it has besides.
 MAP_MEMBERS: Final = 1_000
 
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|\s++|[^\s,:"{}\[\]]++', re.DOTALL)
+_SPACE = b" \t\n\r"
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++', re.DOTALL)
+_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?")
+_LITERALS = (b"true", b"false", b"null")
 
 
 class _Root(Enum):
@@ -67,6 +71,7 @@ class Decoder:
         self._events: list[tuple[str, Any]] = ijson.sendable_list()
         self._parser = ijson.basic_parse_coro(self._events, multiple_values=True)
         self._started = False
+        self._after_colon = False  # the last token was a colon: what comes is a value
         self._kinds: list[str] = []  # start events of the open containers around the units, root first
         self._keys: list[str] = ["", ""]  # the member at hand of the root and of its section
         self._items: list[Item] = []
@@ -94,18 +99,18 @@ class Decoder:
         self._own_size += piece.size
         for found in _TOKEN.finditer(piece.data):
             token = found.group()
-            if not self._started and token.isspace():
+            if not self._started and token[0] in _SPACE:
                 continue
             offset = piece.offset + found.start()
             self._send(token, offset)
-            self._add_own(token)
+            self._add_own(token, offset)
             self._handle_events(offset)
 
     def _take_unit(self, piece: Piece) -> None:
         self._send(b"{}", piece.offset)
         self._events.clear()
         self._own_size += len(b"{}")
-        self._add_own(b"{}")
+        self._add_own(b"{}", piece.offset)
         level = len(self._kinds)
         in_object = self._kinds[-1] == "start_map"
         name = self._keys[level - 1] if in_object else None
@@ -119,16 +124,30 @@ class Decoder:
             self._emit(decode_bot(piece, name, max_bytes=self._limit))
 
     def _send(self, token: bytes, offset: int) -> None:
-        """Hand ijson one token, so that an error is known to be in this token."""
+        """Hand ijson one token, so that an error is known to be in this token.
+
+        Of plain values only the type matters here, and a record's own are checked with the record. So ijson gets short
+        ones: it would fail on a number that is too long for an int, and on text that nobody reads.
+        """
+        sent = token
+        if token[0] in b'"':
+            if self._after_colon or not (self._kinds and self._kinds[-1] == "start_map"):
+                sent = b'""'
+        elif _NUMBER.fullmatch(token):
+            sent = b"0"
+        elif token[0] not in b"{}[],: \t\n\r" and token not in _LITERALS:
+            raise malformed(offset, "neither a number nor true, false or null", token)
         try:
-            if b"\\u" in token:
+            if b"\\u" in sent:
                 # yajl reads a lone surrogate as '?': two names would become one.
-                msgspec.json.decode(token)
+                msgspec.json.decode(sent)
             # yajl holds a number back until it sees what ends it; the pruner's tokens are whole.
-            self._parser.send(token if token[0] in b'"{}[],:' else token + b" ")
+            self._parser.send(sent if sent[0] in b'"{}[],:' else sent + b" ")
         except (ijson.JSONError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise malformed(offset, _reason(error), token) from error
         self._started = True
+        if token[0] not in _SPACE:
+            self._after_colon = token == b":"
 
     def _handle_events(self, offset: int) -> None:
         for event, value in self._events:
@@ -170,7 +189,7 @@ class Decoder:
 
     def _reject_value(self, reason: RejectReason, event: str, offset: int) -> None:
         named = self._kinds and self._kinds[-1] == "start_map"
-        name = self._keys[len(self._kinds) - 1] if named else None
+        name = self._keys[len(self._kinds) - 1][:SHOWN_CHARACTERS] if named else None
         kind = {"start_map": "an object", "start_array": "an array"}.get(event, f"a {event}")
         self._emit(Reject(reason, name, where(offset), f"expected an object, got {kind}"))
 
@@ -185,12 +204,18 @@ class Decoder:
         # The root's own level, in case it is a record: its opening bracket is the token at hand.
         self._own = bytearray(b"{")
         self._own_size = 1
+        self._own_seams: array[int] = array("Q")
+        self._own_end = offset + 1  # where in the JSON the last of its tokens ended
 
-    def _add_own(self, token: bytes) -> None:
+    def _add_own(self, token: bytes, offset: int) -> None:
         if self._root is not _Root.MAP:
+            if offset != self._own_end:
+                self._own_seams.extend((len(self._own), offset))
             self._own += token
+            self._own_end = offset + len(token)
             if len(self._own) > self._limit:
                 self._own.clear()  # own_size tells that it is too long
+                del self._own_seams[:]
 
     def _emit(self, item: Item) -> None:
         if not self._kinds or self._kinds[0] == "start_array" or self._root is _Root.MAP:
@@ -206,7 +231,7 @@ class Decoder:
     def _end_root_object(self) -> None:
         no_map = not self._members and not self._held and self._has_confidence
         if self._root is _Root.RECORD or (self._root is _Root.UNDECIDED and no_map):
-            whole = Piece(PieceKind.UNIT, self._root_offset, self._own_size, bytes(self._own), NO_SEAMS)
+            whole = Piece(PieceKind.UNIT, self._root_offset, self._own_size, bytes(self._own), self._own_seams)
             self._items.append(decode_record(whole, None, max_bytes=self._limit))
         else:
             self._items += self._held

@@ -18,7 +18,7 @@ from optimizer.errors import SourceMalformed
 from optimizer.prune import Piece
 from optimizer.records import Bot, Position, Record, Reject, RejectReason
 
-__all__ = ["decode_bot", "decode_record", "malformed", "where"]
+__all__ = ["SHOWN_CHARACTERS", "decode_bot", "decode_record", "malformed", "where"]
 
 SHOWN_CHARACTERS: Final = 60
 MAX_INTEGER: Final = 2**63 - 1
@@ -112,7 +112,7 @@ def decode_bot(piece: Piece, name: str, *, max_bytes: int) -> Bot | Reject:
             _timestamp(fields, "last_updated"),
         )
     except _Unusable as error:
-        return Reject(RejectReason.BOT, name, where(piece.offset), str(error))
+        return Reject(RejectReason.BOT, name[:SHOWN_CHARACTERS], where(piece.offset), str(error))
 
 
 def malformed(offset: int, reason: str, excerpt: bytes = b"") -> SourceMalformed:
@@ -164,7 +164,8 @@ def _judge(fields: Mapping[str, Any], symbol: str | None, piece: Piece) -> Recor
             _timestamp(fields, "timestamp"),
         )
     except _Unusable as error:
-        return Reject(reason, name if type(name) is str else None, where(piece.offset), str(error))
+        shown = name[:SHOWN_CHARACTERS] if type(name) is str else None
+        return Reject(reason, shown, where(piece.offset), str(error))
 
 
 def _load(piece: Piece) -> dict[str, Any]:

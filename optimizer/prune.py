@@ -19,6 +19,7 @@ Errors: `SourceMalformed` with the byte offset in the JSON; `SourceTorn` where t
 
 from __future__ import annotations
 
+import json
 import re
 from array import array
 from bisect import bisect_right
@@ -91,14 +92,24 @@ _SKIP_LEVELS = 2
 _STRING_TOKEN = re.compile(_STRING, re.DOTALL)
 _STRING_TAIL = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _RUN = re.compile(rb'[^"{}\[\]]++')
-_ATOM_TAIL = re.compile(rb"[^\s,:]*+\Z")
-_ATOM = re.compile(rb"[^\s,:]++")
-_NOT_A_NUMBER = re.compile(rb"-?Infinity|NaN")
+# Atoms are numbers and literals, and what should be: whatever stands between these, quotes and brackets.
+_SEPARATORS = (b" ", b"\t", b"\n", b"\r", b",", b":")
+_ATOM = re.compile(rb"[^ \t\n\r,:]++")
+_NOT_A_NUMBER = re.compile(rb"(?<![^ \t\n\r,:])(?:-?Infinity|NaN)(?![^ \t\n\r,:])")
 
 _QUOTE, _BACKSLASH = b'"'[0], b"\\"[0]
 _OPENING = b"{["
 _CURLY = b"{}"
-_CLOSER = {b"{"[0]: b"}", b"["[0]: b"]"}
+
+
+def _unescaped(key: bytes) -> bytes:
+    """A key without escapes for letters that need none; what is no string is left for the decoder to refuse."""
+    if b"\\" not in key:
+        return key
+    try:
+        return json.dumps(json.loads(key), ensure_ascii=False).encode()
+    except ValueError:
+        return key
 
 
 class _Mode(Enum):
@@ -138,12 +149,21 @@ class Pruner:
         self._skip_depth = 0  # depth outside the container that is being skipped
         self._skip_mode = _Mode.TEXT  # mode to return to
         self._skip_curly = 0  # curly brackets open in it; the rest of its depth is square
+        self._tokens_until = 0  # place in the buffer before which a unit is taken token by token
+        self._refusal: SourceMalformed | None = None
 
     def feed(self, chunk: bytes) -> list[Piece]:
-        """Take the next bytes; return the pieces that they complete."""
+        """Take the next bytes; return the pieces that they complete.
+
+        Raises:
+            SourceMalformed: Here or at the next call: pieces from before the error come out first, since whoever
+                decodes them may find an earlier one. So the first error is told, wherever the input was cut.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         buffer = self._carry + chunk if self._carry else chunk
         self._carry = b""
-        position = 0
+        position = self._tokens_until = 0
         end = len(buffer)
         if not self._begun:
             if end < len(BOM_UTF8) and BOM_UTF8.startswith(buffer):
@@ -151,13 +171,16 @@ class Pruner:
                 return []
             self._begun = True
             position = len(BOM_UTF8) if buffer.startswith(BOM_UTF8) else 0
-        while position < end:
-            if self._in_string:
-                position = self._pass_string(buffer, position)
-            elif self._mode is _Mode.SKIP:
-                position = self._skip(buffer, position)
-            else:
-                position = self._keep(buffer, position)
+        try:
+            while position < end:
+                if self._in_string:
+                    position = self._pass_string(buffer, position)
+                elif self._mode is _Mode.SKIP:
+                    position = self._skip(buffer, position)
+                else:
+                    position = self._keep(buffer, position)
+        except SourceMalformed as error:
+            self._refusal = error
         self._consumed += end - len(self._carry)
         pieces, self._pieces = self._pieces, []
         return pieces
@@ -166,10 +189,13 @@ class Pruner:
         """End the input: return the last pieces.
 
         Raises:
+            SourceMalformed: An error in what was fed that has not been raised yet.
             SourceTorn: A string or a container is still open.
         """
+        if self._refusal is not None:
+            raise self._refusal
         tail, self._carry = self._carry, b""
-        if self._in_string or tail[:1] in (b'"', b"\\"):
+        if self._in_string or tail.startswith(b'"'):
             raise SourceTorn(f"the JSON ends inside a string, after {self._consumed + len(tail):,} bytes")
         if self._depth:
             raise SourceTorn(
@@ -184,7 +210,11 @@ class Pruner:
     # ---- kept levels
 
     def _keep(self, buffer: bytes, position: int) -> int:
-        """Take one token at a kept level; return where the next begins."""
+        """Take one token at a kept level, or a stretch of them; return where the next begins."""
+        if self._mode is _Mode.UNIT and position >= self._tokens_until:
+            stop = self._take_stretch(buffer, position)
+            if stop > position:
+                return stop
         byte = buffer[position]
         if byte == _QUOTE:
             return self._take_string(buffer, position)
@@ -195,6 +225,19 @@ class Pruner:
                 self._close(byte, position)
             return position + 1
         return self._take_run(buffer, position)
+
+    def _take_stretch(self, buffer: bytes, position: int) -> int:
+        """Take all of a unit up to the next bracket or open end at once, where nothing in it needs a closer look.
+
+        Files of small records are scanned half as fast again by this.
+        """
+        stop = _SKIP_FLAT.match(buffer, position).end()  # type: ignore[union-attr]  # it matches nothing too
+        stretch = buffer[position:stop]
+        if stop == len(buffer) or len(stretch) > self._room() or b"NaN" in stretch or b"Infinity" in stretch:
+            self._tokens_until = stop  # not to look at it again at each of its tokens
+            return position
+        self._add_to_unit(stretch)
+        return stop
 
     def _take_string(self, buffer: bytes, position: int) -> int:
         found = _STRING_TOKEN.match(buffer, position)
@@ -221,11 +264,9 @@ class Pruner:
         stop = _RUN.match(buffer, position).end()  # type: ignore[union-attr]  # it has one byte at least
         if stop == len(buffer) and self._room() > 0:
             # The last number or literal may go on in the next chunk.
-            stop = _ATOM_TAIL.search(buffer, position).start()  # type: ignore[union-attr]  # it matches nothing too
+            stop = max(position, *(buffer.rfind(separator, position) + 1 for separator in _SEPARATORS))
             self._carry = buffer[stop:]
             if len(self._carry) > self._room():
-                if self._mode is _Mode.TEXT:
-                    self._refuse_atom(stop)
                 stop, self._carry = len(buffer), b""
         self._add_run(self._consumed + position, buffer[position:stop])
         return stop + len(self._carry)
@@ -251,7 +292,7 @@ class Pruner:
         else:
             if level == 2:
                 named = self._key if self._containers[0] == b"{"[0] else None
-                self._layout = self._members.get(named, self._default) if named is not None else self._default
+                self._layout = self._members.get(_unescaped(named), self._default) if named else self._default
             if level < self._layout.unit_level:
                 self._containers.append(byte)
                 self._add_text(offset, bytes((byte,)))
@@ -406,10 +447,8 @@ class Pruner:
     def _check_atoms(self, offset: int, run: bytes) -> None:
         for found in _ATOM.finditer(run):
             if found.end() - found.start() > self._limit:
-                self._refuse_atom(offset - self._consumed + found.start())
-
-    def _refuse_atom(self, position: int) -> None:
-        raise SourceMalformed(
-            f"malformed JSON at byte {self._consumed + position:,}: "
-            f"a number or literal of more than {self._limit:,} bytes"
-        )
+                self._add_text(offset, run[: found.start()])
+                raise SourceMalformed(
+                    f"malformed JSON at byte {offset + found.start():,}: "
+                    f"a number or literal of more than {self._limit:,} bytes"
+                )

@@ -99,7 +99,7 @@ def _texts(symbols: int, points: int, bots: int, shape: Shape, rng: random.Rando
         lead = separator if number or shape == "map" else ""
         yield f"{lead}{gap if shape != 'lines' else ''}{maker.record(number, keyed=keyed)}"
     if shape == "sections":
-        yield f'}}, "bots": {_bots(bots, rng)}, "model": {{"name": "lstm", "layers": [64, 64]'
+        yield f'}}, "bots": {_bots(bots, rng)}, "_model": {{"name": "lstm", "layers": [64, 64]'
     yield closing
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from optimizer.decode import LAYOUTS, RECORD_LAYOUT, Decoder, Item
 from optimizer.judge import decode_bot, where
-from optimizer.prune import Layout, PieceKind, Pruner
+from optimizer.prune import Layout, Piece, PieceKind, Pruner
 from optimizer.records import Bot, Reject, RejectReason
 
 __all__ = ["ENGINE", "scan", "scan_bot"]
@@ -51,8 +51,7 @@ def scan_bot(chunks: Iterable[bytes], name: str, *, max_record_bytes: int) -> Bo
     pruner = Pruner(default=_BOT_FILE_LAYOUT, members={}, max_unit_bytes=max_record_bytes)
     found: Bot | Reject | None = None
     others = 0
-    pieces = (piece for chunk in chunks for piece in pruner.feed(chunk))
-    for piece in (*pieces, *pruner.close()):
+    for piece in _pieces(pruner, chunks):
         if piece.kind is PieceKind.UNIT and found is None:
             found = decode_bot(piece, name, max_bytes=max_record_bytes)
         else:
@@ -60,3 +59,9 @@ def scan_bot(chunks: Iterable[bytes], name: str, *, max_record_bytes: int) -> Bo
     if found is None or others:
         return Reject(RejectReason.BOT, name, where(0), "expected one JSON object, the bot")
     return found
+
+
+def _pieces(pruner: Pruner, chunks: Iterable[bytes]) -> Iterator[Piece]:
+    for chunk in chunks:
+        yield from pruner.feed(chunk)
+    yield from pruner.close()

@@ -6,13 +6,12 @@ names: seconds `_s`, bytes `_bytes`.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from optimizer.errors import SettingsInvalid
 
@@ -100,7 +99,7 @@ class Settings:
             ("max_record_bytes", 1_024, 1 << 30),
         ):
             value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
+            if not low <= value <= high:  # NaN is not either
                 raise SettingsInvalid(f"{variable_name(name)}={value} is not between {low:,} and {high:,}")
         if self.index_symbols_limit < self.top_symbols_limit:
             raise SettingsInvalid(
@@ -120,10 +119,16 @@ class Settings:
     def _check_urls(self) -> None:
         for name in ("redis_url", "broker_url"):
             url = getattr(self, name)
-            if urlsplit(url).scheme not in _REDIS_SCHEMES:
+            try:
+                parts = urlsplit(url)
+                usable = parts.scheme in _REDIS_SCHEMES and parts.port != 0
+            except ValueError:  # no host or port to be made out; the error may quote a piece of the password
+                usable = False
+            if not usable:
                 raise SettingsInvalid(
                     f"{variable_name(name)}={redact_url(url)!r} does not begin with one of "
-                    f"{', '.join(scheme + '://' for scheme in _REDIS_SCHEMES)}"
+                    f"{', '.join(scheme + '://' for scheme in _REDIS_SCHEMES)}, or has no readable host and port; "
+                    "in a password, '/', '?' and '#' are written %2F, %3F and %23"
                 )
 
 
@@ -133,14 +138,9 @@ def variable_name(field_name: str) -> str:
 
 
 def redact_url(url: str) -> str:
-    """The URL with its password, if any, as `***`."""
-    parts = urlsplit(url)
-    if parts.password is None and "password=" not in parts.query:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    netloc = f"{user.split(':')[0]}:***@{host}" if user else host
-    query = re.sub(r"(password=)[^&]*", r"\1***", parts.query)
-    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+    """The URL with its password, if any, as `***`: up to the last `@`, since it may hold what should be escaped."""
+    url = re.sub(r"(://[^:@]*:).*@", r"\1***@", url)
+    return re.sub(r"(password=)[^&#]*", r"\1***", url)
 
 
 def _engine(text: str) -> Engine:

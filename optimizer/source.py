@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from gzip import BadGzipFile
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Protocol, cast
@@ -41,7 +42,8 @@ ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 ZSTD_WINDOW_LOG_MAX: Final = 23
 
 _INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)
-_READ_ERRORS: Final = (EOFError, OSError, _INFLATE_ERROR, zstd.ZstdError)
+# igzip raises OverflowError for a gzip header that does not end within 512 KiB.
+_READ_ERRORS: Final = (EOFError, OSError, OverflowError, _INFLATE_ERROR, zstd.ZstdError)
 
 
 class Source:
@@ -54,7 +56,8 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file: IO[bytes] = path.open("rb", buffering=0)
+            # Opening a FIFO would wait for a writer; regular files take no notice of the flag.
+            self._file = FileIO(path, opener=_open_without_waiting)
         except FileNotFoundError:
             raise SourceMissing(f"{path} not found; set ROLLING_INPUT to the prediction engine's file") from None
         except OSError as error:
@@ -64,6 +67,9 @@ class Source:
             if not stat.S_ISREG(self._before.st_mode):
                 raise SourceUnreadable(f"{path} is not a regular file")
             self.fingerprint = self._fingerprint()
+        except OSError as error:
+            self._file.close()
+            raise SourceUnreadable(f"{path} cannot be read: {error.strerror or error}") from error
         except BaseException:
             self._file.close()
             raise
@@ -93,11 +99,11 @@ class Source:
             SourceTorn: The compressed stream ended early, failed a checksum, is damaged, or has bytes after its end.
             SourceUnreadable: The disk failed, or a zstd window is too large.
         """
-        self._file.seek(0)
-        magic = self._file.read(4)
-        self._file.seek(0)
         count = 0
         try:
+            self._file.seek(0)
+            magic = self._file.read(4)
+            self._file.seek(0)
             with _reader(self._file, magic) as reader:
                 while chunk := reader.read(CHUNK_BYTES):
                     count += len(chunk)
@@ -144,6 +150,10 @@ class Source:
         if isinstance(error, OSError):
             return SourceUnreadable(f"{where}: {error.strerror or error}")
         return SourceTorn(f"{where}: the compressed data is damaged ({error}), or is still being written")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _reader(file: IO[bytes], magic: bytes) -> AbstractContextManager[_Readable]:

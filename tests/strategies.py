@@ -1,0 +1,311 @@
+"""Hypothesis strategies for rolling files: values as a tree, written out as JSON in many spellings.
+
+A tree is made of `None`, bool, int, float, str and list, of `Members` for objects, which may name a member twice, and
+of `Raw` for tokens that no JSON encoder writes: `NaN`, `1e999`, integers of 5,000 digits, half a surrogate pair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+__all__ = ["OVERLONG", "Members", "Raw", "Style", "cuts", "render", "rolling_bytes", "rolling_files", "styles"]
+
+# Longer than any limit the tests set; nothing else that these strategies make comes near one.
+OVERLONG = 40_000
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A token that is written as it is."""
+
+    text: str
+
+
+class Members(list[tuple[str, Any]]):
+    """An object as its members in order; a name may come twice."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a tree is written: white space, and how text is escaped (`ascii`, `utf-8`, or `all`: every character)."""
+
+    item: str
+    colon: str
+    pad: str
+    escapes: str
+
+
+def render(value: Any, style: Style) -> str:
+    """Write a tree as JSON."""
+    if isinstance(value, Raw):
+        return value.text
+    if isinstance(value, Members):
+        members = style.item.join(f"{render(key, style)}{style.colon}{render(body, style)}" for key, body in value)
+        return f"{{{style.pad}{members}{style.pad}}}"
+    if isinstance(value, list):
+        return f"[{style.pad}{style.item.join(render(element, style) for element in value)}{style.pad}]"
+    if isinstance(value, str) and len(value) < OVERLONG and style.escapes == "all":
+        units = value.encode("utf-16-be")
+        return '"' + "".join(f"\\u{units[i] << 8 | units[i + 1]:04X}" for i in range(0, len(units), 2)) + '"'
+    return json.dumps(value, ensure_ascii=style.escapes != "utf-8")
+
+
+styles = st.builds(
+    Style,
+    item=st.sampled_from([",", ", ", ",\n  ", " ,\r\n\t"]),
+    colon=st.sampled_from([":", ": ", "\n:\t"]),
+    pad=st.sampled_from(["", " ", "\n    "]),
+    escapes=st.sampled_from(["ascii", "utf-8", "all"]),
+)
+
+_NASTY = ['"', "\\", '\\"', "}]{[", '{"a": [', "/", "\\u0041", "é😀", "NaN", "-Infinity", "\x00\x1f\x7f", "\u2028", ""]
+texts = st.one_of(st.sampled_from(_NASTY), st.text(max_size=8))
+_NOT_NUMBERS = [Raw("NaN"), Raw("Infinity"), Raw("-Infinity")]
+_EXTREME = [Raw("1e999"), Raw("-1E+999"), Raw("1" * 5_000), Raw("-" + "9" * 400), Raw("1e-400"), Raw("-0.0")]
+
+plain = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts)
+discarded_scalars = st.one_of(plain, st.sampled_from([*_NOT_NUMBERS, *_EXTREME, Raw('"\\ud800"'), Raw('"\\uDC00x"')]))
+
+
+def _members(values: st.SearchStrategy[Any], max_size: int = 3) -> st.SearchStrategy[Members]:
+    return st.lists(st.tuples(texts, values), max_size=max_size).map(Members)
+
+
+discarded = st.recursive(
+    discarded_scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), _members(inner)), max_leaves=6
+)
+containers = st.one_of(st.lists(discarded, max_size=3), _members(discarded))
+
+finite = st.one_of(
+    st.integers(-(10**25), 10**25), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0, 0.1, -2.5])
+)
+prices = st.one_of(st.floats(1e-9, 1e9), st.integers(1, 10**30))
+# Few different ones, so that many tie; 0.5 and its neighbours stand at the usual threshold.
+confidences = st.one_of(
+    st.sampled_from([0, 1, 0.25, 0.5, 0.5, 0.49999999999999994, 0.5000000000000001, 0.75, 0.75]), st.floats(0, 1)
+)
+bad_numbers = st.sampled_from([True, False, "0.9", "", "x", [], [1], Members(), Raw("1e999"), Raw("1" * 5_000)])
+bad_confidences = st.one_of(bad_numbers, st.sampled_from([None, Raw("NaN"), -0.001, 1.001, 2, -(10**20), 10**30]))
+bad_prices = st.one_of(bad_numbers, st.sampled_from([None, *_NOT_NUMBERS, 0, -1.5, Raw("-0.0"), Raw("1e-400")]))
+bad_texts = st.sampled_from([True, 5, 0.5, [], ["bullish"], Members([("a", 1)])])
+timestamps = st.one_of(st.none(), texts, st.integers(0, 2**70), st.floats(0, 1e12), st.just(Raw("NaN")))
+# A handful, so that they come again: in other records, in other sections, in bots.
+symbols = st.one_of(
+    st.sampled_from(["AAPL", "MSFT", "GOOG", "BRK/B", 'Q"Q', "É", "😀", "", "_hidden", "symbol"]), texts
+)
+
+
+@st.composite
+def records(draw: st.DrawFn, symbol: Any = None) -> Members:
+    """A record, mostly a good one, with discarded members between its fields, in any order."""
+    fields: dict[str, Any] = {
+        "prediction": draw(finite),
+        "confidence": draw(confidences),
+        "last_price": draw(prices),
+    }
+    if symbol is not None:
+        fields["symbol"] = symbol
+    for name, values in (("target_price", finite), ("stop_loss", finite), ("timestamp", timestamps)):
+        if draw(st.booleans()):
+            fields[name] = draw(st.one_of(values, st.sampled_from([None, Raw("NaN")])))
+    if draw(st.booleans()):
+        fields["sentiment"] = draw(st.one_of(texts, st.none()))
+    if draw(st.integers(0, 3)) == 0:
+        _move_price(draw, fields)
+    if draw(st.integers(0, 2)) == 0:
+        _spoil(draw, fields)
+    others = draw(st.lists(st.tuples(texts.map(lambda text: f"x{text}"), st.one_of(discarded, containers)), max_size=3))
+    return Members(draw(st.permutations([*fields.items(), *others])))
+
+
+def _move_price(draw: st.DrawFn, fields: dict[str, Any]) -> None:
+    """Give the price under its other names."""
+    price = fields.pop("last_price")
+    fields["last_price"] = draw(st.sampled_from([None, Raw("NaN"), Raw("-Infinity"), price]))
+    fields["last"] = draw(st.sampled_from([None, Raw("Infinity"), price, "unused?"]))
+    fields["price"] = price
+    if draw(st.booleans()):
+        del fields["last_price"]
+
+
+def _spoil(draw: st.DrawFn, fields: dict[str, Any]) -> None:
+    """Make one of the ways in which a record can be bad."""
+    name, values = draw(
+        st.sampled_from(
+            [
+                ("confidence", bad_confidences),
+                ("prediction", st.one_of(bad_numbers, st.sampled_from([None, *_NOT_NUMBERS]))),
+                ("last_price", bad_prices),
+                ("sentiment", bad_texts),
+                ("target_price", bad_numbers),
+                ("stop_loss", bad_numbers),
+                ("timestamp", st.sampled_from([True, [], [1], Members(), Raw("1e999"), Raw("1" * 5_000)])),
+                ("symbol", st.sampled_from([None, 7, True, [], Members(), Raw("NaN")])),
+                ("debug", st.just("d" * OVERLONG)),
+                ("k" * OVERLONG, st.just(1)),
+            ]
+        )
+    )
+    if draw(st.integers(0, 3)) == 0:
+        fields.pop(name, None)
+    else:
+        fields[name] = draw(values)
+
+
+@st.composite
+def positions(draw: st.DrawFn, symbol: str | None) -> Any:
+    """A position, with ordinary quantities, whose sums are exact in 60 digits."""
+    amount = st.one_of(st.integers(-1_000, 1_000), st.integers(-(10**6), 10**6).map(lambda n: n / 1_000))
+    fields: dict[str, Any] = {draw(st.sampled_from(["quantity", "qty"])): draw(amount)}
+    price = draw(st.one_of(st.none(), st.integers(1, 10**6).map(lambda n: n / 100), st.just(Raw("NaN"))))
+    fields[draw(st.sampled_from(["avg_price", "avg", "entry_price"]))] = price
+    if symbol is not None:
+        fields["symbol"] = symbol
+    if draw(st.integers(0, 15)) == 0:
+        name = draw(st.sampled_from(["quantity", "avg_price", "symbol"]))
+        fields[name] = draw(st.sampled_from([True, "5", Raw("1e999"), [], Members()]))
+    if draw(st.integers(0, 2)) == 0:
+        fields["opened"] = draw(containers)
+    return Members(draw(st.permutations(list(fields.items()))))
+
+
+@st.composite
+def bots(draw: st.DrawFn) -> Any:
+    """A bot, mostly a good one."""
+    names = draw(st.lists(symbols, max_size=4))
+    held = draw(
+        st.one_of(
+            st.none(),
+            st.integers(0, 10),
+            st.just([draw(positions(name)) for name in names]),
+            st.just(Members((name, draw(positions(None))) for name in names)),
+        )
+    )
+    fields = {
+        "enabled": draw(st.sampled_from([True, False, True, None])),
+        "equity": draw(st.one_of(finite, st.none(), st.just(Raw("Infinity")))),
+        "pnl_today": draw(finite),
+        "positions": held,
+        "last_updated": draw(timestamps),
+    }
+    for name in draw(st.lists(st.sampled_from(list(fields)), max_size=1)):
+        del fields[name]
+    if draw(st.integers(0, 7)) == 0:
+        name, value = draw(
+            st.sampled_from(
+                [
+                    ("enabled", 1),
+                    ("equity", "rich"),
+                    ("pnl_today", True),
+                    ("positions", -1),
+                    ("positions", 2.5),
+                    ("positions", [1]),
+                    ("last_updated", []),
+                    ("note", "n" * OVERLONG),
+                ]
+            )
+        )
+        fields[name] = value
+    fields["strategy"] = draw(discarded)
+    return Members(draw(st.permutations(list(fields.items()))))
+
+
+no_objects = st.one_of(discarded_scalars, st.lists(discarded, max_size=2))
+
+
+@st.composite
+def keyed_records(draw: st.DrawFn, max_size: int = 7) -> Members:
+    """Records under their symbols, some of them twice, and values that are no records."""
+    found = Members()
+    for symbol in draw(st.lists(symbols, min_size=draw(st.sampled_from([0, 2, 3])), max_size=max_size)):
+        body = st.one_of(no_objects, records()) if draw(st.integers(0, 9)) == 0 else records()
+        found.append((symbol, draw(body)))
+    if draw(st.integers(0, 9)) == 0:
+        found.append(("K" * OVERLONG, draw(st.one_of(records(), no_objects))))
+    return found
+
+
+@st.composite
+def listed_records(draw: st.DrawFn, max_size: int = 7) -> list[Any]:
+    """Records that name their symbol themselves, and values that are no records."""
+    found: list[Any] = []
+    for symbol in draw(st.lists(symbols, min_size=draw(st.sampled_from([0, 2, 4])), max_size=max_size)):
+        body = st.one_of(no_objects, records(symbol)) if draw(st.integers(0, 9)) == 0 else records(symbol)
+        found.append(draw(body))
+    return found
+
+
+@st.composite
+def bot_sections(draw: st.DrawFn) -> Any:
+    """What stands under `bots`."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(no_objects)
+    names = draw(st.lists(st.sampled_from(["alpha", "beta", "gamma", 'd"\\', "é"]), max_size=3))
+    return Members((name, draw(st.one_of(no_objects, bots()) if name == "beta" else bots())) for name in names)
+
+
+@st.composite
+def maps(draw: st.DrawFn) -> Members:
+    """Shapes 1 and 2, also mixed: records by symbol, sections, and members that are neither, in any order."""
+    parts: list[tuple[str, st.SearchStrategy[Any]]] = []
+    if draw(st.booleans()):
+        sections = draw(st.lists(st.sampled_from(["predictions", "symbols", "predictions"]), max_size=2))
+        parts += [(name, st.one_of(keyed_records(), listed_records(), discarded_scalars)) for name in sections]
+    parts += [(name, bot_sections()) for name in draw(st.lists(st.sampled_from(["bots", "_bots"]), max_size=2))]
+    others = draw(st.lists(st.sampled_from(["_meta", "_", "timestamp", "count", "confidence"]), max_size=3))
+    parts += [(name, discarded if name.startswith("_") else no_objects) for name in others]
+    members = [*draw(keyed_records(5)), *((name, draw(values)) for name, values in parts)]
+    return Members(draw(st.permutations(members)))
+
+
+@st.composite
+def rolling_files(draw: st.DrawFn) -> str:
+    """The JSON of a rolling file in any of the four shapes, well formed wherever something is kept."""
+    style = draw(styles)
+    shape = draw(st.sampled_from(["map", "array", "lines"]))
+    if shape == "map":
+        roots: Sequence[Any] = [draw(maps())]
+    elif shape == "array":
+        roots = [draw(listed_records())]
+    else:
+        roots = draw(listed_records())
+        if draw(st.integers(0, 3)) == 0:
+            roots = [*roots, draw(maps()), *draw(st.lists(no_objects, max_size=1))]
+    between = draw(st.sampled_from(["\n", "\r\n", " "]))
+    lead = draw(st.sampled_from(["", "", "\ufeff", " \n", "\ufeff\t"]))
+    return lead + between.join(render(root, style) for root in roots) + draw(st.sampled_from(["", "\n"]))
+
+
+# Bytes and tokens that a pruner can trip over.
+_SOUP = [
+    *(bytes((byte,)) for byte in b'{}[],:"\\ \n\r\t\x0c\x00\xff-NI1e.'),
+    *(b'"symbol"', b'"predictions"', b'"bots"', b'"_x"', b'"confidence"', b'"prediction"', b'"last_price"', b'"A"'),
+    *(b"NaN", b"-Infinity", b"Infinity", b"null", b"true", b"0.5", b"12", b"1e999", b"\xef\xbb\xbf", b"\xc3\xa9"),
+    *(b'":', b'\\"', b"\\\\", b'"\\ud800"', b"]}", b"[[", b"{{", b'{"', b'":{"', b"a" * 20, b" " * 20, b"1" * 20),
+]
+soup = st.lists(st.sampled_from(_SOUP), max_size=40).map(b"".join)
+
+
+@st.composite
+def rolling_bytes(draw: st.DrawFn) -> bytes:
+    """The bytes of a small rolling file, most of them damaged somewhere, or a soup of tokens."""
+    if draw(st.integers(0, 2)) == 0:
+        return draw(soup)
+    data = draw(rolling_files().filter(lambda text: len(text) < 6_000)).encode()
+    for _ in range(draw(st.integers(0, 2))):
+        begin = draw(st.integers(0, len(data)))
+        end = begin + draw(st.sampled_from([0, 0, 1, 2, 10]))
+        data = data[:begin] + draw(st.lists(st.sampled_from(_SOUP), max_size=2).map(b"".join)) + data[end:]
+    return data[: draw(st.integers(0, len(data)))] if draw(st.integers(0, 3)) == 0 else data
+
+
+@st.composite
+def cuts(draw: st.DrawFn, data: bytes) -> list[bytes]:
+    """The same bytes in chunks, cut anywhere; some chunks are empty."""
+    places = sorted(draw(st.lists(st.integers(0, len(data)), max_size=12)))
+    return [data[begin:end] for begin, end in zip([0, *places], [*places, len(data)], strict=True)]

@@ -1,0 +1,323 @@
+"""A whole run against an outside oracle: `json.loads`, `sorted` and `fractions`, over random rolling files.
+
+The oracle reads the whole file at once and knows nothing of chunks, pruning or structs; it is written from the contract
+(docs/design.md, what counts as what), not from the code.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import event, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from optimizer import Settings, optimize
+from optimizer.errors import NoRecords
+from optimizer.records import Report
+from tests.strategies import OVERLONG, rolling_files
+
+FILES = ("rolling_optimized.json.gz", "bots_snapshot.json.gz", "portfolio_snapshot.json.gz")
+# Far from the length of anything else in the files, so that the oracle need not count bytes exactly.
+MAX_RECORD_BYTES = OVERLONG - 5_000
+
+
+class Pairs(list[tuple[str, Any]]):
+    """A JSON object as `json.loads` met it; a name may come twice."""
+
+
+@dataclass
+class Oracle:
+    """What a run should find."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    bots: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rejects: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def records_rejected(self) -> int:
+        """Rejects but for those of bots."""
+        return sum(count for reason, count in self.rejects.items() if reason != "BotInvalid")
+
+    def predictions(self, limit: int, min_confidence: float) -> list[dict[str, Any]]:
+        """The best record of each symbol, then the best of those."""
+        best: dict[str, dict[str, Any]] = {}
+        for record in self.records:
+            held = best.get(record["symbol"])
+            if held is None or record["confidence"] > held["confidence"]:
+                best[record["symbol"]] = record
+        ranked = sorted(best.values(), key=lambda record: (-record["confidence"], record["symbol"]))
+        return [record for record in ranked if record["confidence"] >= min_confidence][:limit]
+
+    def holdings(self) -> list[dict[str, Any]]:
+        """Net quantities, and the average cost of the side that remains."""
+        positions = [position for bot in self.bots.values() for position in bot["held"]]
+        found = []
+        for symbol in sorted({symbol for symbol, _, _ in positions}):
+            trades = [(_exact(quantity), price) for name, quantity, price in positions if name == symbol]
+            net = sum((quantity for quantity, _ in trades), Fraction(0))
+            side = [(quantity, _exact(price)) for quantity, price in trades if quantity * net > 0 and price is not None]
+            weight = sum(quantity for quantity, _ in side)
+            cost = sum(quantity * price for quantity, price in side)
+            if net:
+                found.append({"symbol": symbol, "qty": float(net), "avg": float(cost / weight) if side else None})
+        return found
+
+    def shown_bots(self) -> dict[str, dict[str, Any]]:
+        """Bots as their snapshot shows them."""
+        return {name: {key: bot[key] for key in bot if key != "held"} for name, bot in self.bots.items()}
+
+
+def predict(text: str) -> Oracle:
+    """Read a whole file, whatever its shape."""
+    oracle = Oracle()
+    for root in _texts(text):
+        if isinstance(root, Pairs):
+            _root_object(oracle, root)
+        elif isinstance(root, list):
+            for element in root:
+                _record(oracle, element, None)
+        else:
+            oracle.rejects["RecordNotObject"] += 1
+    return oracle
+
+
+def _texts(text: str) -> Iterator[Any]:
+    """JSON texts one after another."""
+    decoder = json.JSONDecoder(
+        object_pairs_hook=Pairs,
+        parse_constant=lambda _: None,
+        parse_int=lambda digits: int(digits) if len(digits) < 1_000 else math.inf,
+    )
+    text = text.removeprefix("\ufeff").strip()
+    while text:
+        root, end = decoder.raw_decode(text)
+        yield root
+        text = text[end:].lstrip()
+
+
+def _root_object(oracle: Oracle, root: Pairs) -> None:
+    if any(key == "symbol" and isinstance(value, str) for key, value in root):
+        _record(oracle, root, None)
+        return
+    inside = Oracle()
+    for key, value in root:
+        if key in ("predictions", "symbols"):
+            for symbol, body in value if isinstance(value, Pairs) else [(None, body) for body in _listed(value)]:
+                _record(inside, body, symbol)
+        elif key in ("bots", "_bots"):
+            for name, body in value if isinstance(value, Pairs) else []:
+                _bot(inside, body, name)
+            inside.rejects["BotInvalid"] += isinstance(value, list) and not isinstance(value, Pairs)
+        elif isinstance(value, Pairs) and not key.startswith("_"):
+            _record(inside, value, key)
+    objects = [key for key, value in root if isinstance(value, Pairs) and key not in SECTIONS]
+    if not (objects or inside.records or inside.bots or +inside.rejects) and "confidence" in dict(root):
+        # No map at all, but a line that lost its symbol.
+        _record(oracle, root, None)
+        return
+    oracle.records += inside.records
+    oracle.bots |= inside.bots
+    oracle.rejects += inside.rejects
+
+
+SECTIONS = ("predictions", "symbols", "bots", "_bots")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _record(oracle: Oracle, value: Any, symbol: str | None) -> None:
+    if not isinstance(value, Pairs):
+        oracle.rejects["RecordNotObject"] += 1
+        return
+    fields: dict[str, Any] = dict(value)
+    name = fields.get("symbol") if symbol is None else symbol
+    price: Any = next((fields[key] for key in ("last_price", "last", "price") if fields.get(key) is not None), None)
+    rest = [fields.get(key) for key in ("target_price", "stop_loss")]
+    stamp, mood = fields.get("timestamp"), fields.get("sentiment")
+    reasons = {
+        "RecordTooLarge": _is_overlong(value) or (symbol is not None and len(symbol) >= OVERLONG),
+        "SymbolMissing": not isinstance(name, str),
+        "ConfidenceInvalid": not (_is_number(fields.get("confidence")) and 0 <= fields["confidence"] <= 1),
+        "PredictionInvalid": not _is_number(fields.get("prediction")),
+        "LastPriceInvalid": not (_is_number(price) and float(price) > 0),
+        "FieldTypeInvalid": not (
+            (mood is None or isinstance(mood, str))
+            and all(number is None or _is_number(number) for number in rest)
+            and (stamp is None or isinstance(stamp, str) or _is_number(stamp))
+        ),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            oracle.rejects[reason] += 1
+            return
+    oracle.records.append(
+        {
+            "symbol": name,
+            "prediction": float(fields["prediction"]),
+            "confidence": float(fields["confidence"]),
+            "last_price": float(price),
+            "sentiment": "neutral" if mood is None else mood,
+            "target_price": None if rest[0] is None else float(rest[0]),
+            "stop_loss": None if rest[1] is None else float(rest[1]),
+            "timestamp": stamp,
+        }
+    )
+
+
+def _bot(oracle: Oracle, value: Any, name: str) -> None:
+    held = _positions(dict(value).get("positions")) if isinstance(value, Pairs) else None
+    if not isinstance(value, Pairs) or held is None or _is_overlong(value):
+        oracle.rejects["BotInvalid"] += 1
+        return
+    fields = dict(value)
+    enabled, stamp = fields.get("enabled"), fields.get("last_updated")
+    numbers = [fields.get("equity"), fields.get("pnl_today")]
+    if not (
+        (enabled is None or isinstance(enabled, bool))
+        and all(number is None or _is_number(number) for number in numbers)
+        and (stamp is None or isinstance(stamp, str) or _is_number(stamp))
+    ):
+        oracle.rejects["BotInvalid"] += 1
+        return
+    given_positions = fields.get("positions")
+    oracle.bots[name] = {
+        "enabled": bool(enabled),
+        "equity": None if numbers[0] is None else float(numbers[0]),
+        "pnl_today": None if numbers[1] is None else float(numbers[1]),
+        "positions": given_positions if isinstance(given_positions, int) else len(held),
+        "last_updated": stamp,
+        "held": held,
+    }
+
+
+def _positions(value: Any) -> list[tuple[str, Any, Any]] | None:
+    """Symbol, quantity and cost of each; `None` where anything is wrong with them."""
+    if value is None or (_is_number(value) and isinstance(value, int) and value >= 0):
+        return []
+    if isinstance(value, Pairs):
+        listed: list[tuple[Any, Any]] = list(dict(value).items())
+    elif isinstance(value, list):
+        listed = [(dict(body).get("symbol"), body) if isinstance(body, Pairs) else (None, body) for body in value]
+    else:
+        return None
+    found = []
+    for symbol, body in listed:
+        fields = dict(body) if isinstance(body, Pairs) else {}
+        quantity = next((fields[key] for key in ("quantity", "qty") if fields.get(key) is not None), None)
+        price = next((fields[key] for key in ("avg_price", "avg", "entry_price") if fields.get(key) is not None), None)
+        if not isinstance(symbol, str) or not _is_number(quantity) or not (price is None or _is_number(price)):
+            return None
+        found.append((symbol, quantity, price))
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _is_overlong(fields: Pairs) -> bool:
+    return any(len(text) >= OVERLONG for member in fields for text in member if isinstance(text, str))
+
+
+def _exact(number: float) -> Fraction:
+    """The decimal number that was written, not the binary one nearby."""
+    return Fraction(repr(number))
+
+
+def _write(path: Path, data: bytes, places: list[int]) -> None:
+    """Write gzip, in members that end at these places."""
+    places = sorted({min(place, len(data)) for place in places})
+    path.write_bytes(
+        b"".join(
+            gzip.compress(data[begin:end], 1) for begin, end in zip([0, *places], [*places, len(data)], strict=True)
+        )
+    )
+
+
+def _compare(oracle: Oracle, settings: Settings, report: Report, data: bytes) -> None:
+    shown = [json.loads(gzip.decompress((settings.output_dir / name).read_bytes())) for name in FILES]
+    stamps = {snapshot.pop("timestamp") for snapshot in shown}
+    predictions = oracle.predictions(settings.top_symbols_limit, settings.min_confidence)
+    assert stamps == {report.timestamp}
+    assert shown[0] == {"predictions": predictions, "count": len(predictions)}
+    assert shown[1] == {"bots": oracle.shown_bots()}
+    assert shown[2] == {"holdings": oracle.holdings()}
+    assert report.stats is not None
+    assert {tally.reason.value: tally.count for tally in report.rejects} == dict(+oracle.rejects)
+    assert (
+        report.stats.records_seen,
+        report.stats.records_rejected,
+        report.stats.duplicates,
+        report.stats.predictions_extracted,
+        report.stats.bots_processed,
+        report.stats.portfolio_holdings,
+        report.stats.json_bytes,
+        report.stats.input_bytes,
+    ) == (
+        len(oracle.records) + oracle.records_rejected,
+        oracle.records_rejected,
+        len(oracle.records) - len({record["symbol"] for record in oracle.records}),
+        len(predictions),
+        len(oracle.bots),
+        len(oracle.holdings()),
+        len(data),
+        settings.input.stat().st_size,
+    )
+
+
+@hypothesis_settings(max_examples=250)
+@given(
+    text=rolling_files(),
+    limit=st.integers(1, 6),
+    more=st.sampled_from([0, 1, 100]),
+    min_confidence=st.sampled_from([0.0, 0.5, 0.5, 0.75, 1.0]),
+    places=st.lists(st.integers(0, 2_000), max_size=3),
+)
+def test_snapshots_are_those_of_the_oracle(
+    text: str, limit: int, more: int, min_confidence: float, places: list[int]
+) -> None:
+    """Whatever the file, all three snapshots, the counts and the rejects are those of plain `json.loads` and `sorted`.
+
+    Given a random file of any shape, as gzip of several members,
+    When a run reads it,
+    Then it publishes what the oracle found, or nothing where there is no usable record.
+    """
+    data = text.encode()
+    oracle = predict(text)
+    with tempfile.TemporaryDirectory() as directory:
+        settings = Settings(
+            input=Path(directory, "rolling_brain.json.gz"),
+            output_dir=Path(directory, "snapshots"),
+            top_symbols_limit=limit,
+            index_symbols_limit=limit + more,
+            min_confidence=min_confidence,
+            max_record_bytes=MAX_RECORD_BYTES,
+        )
+        _write(settings.input, data, places)
+
+        if not oracle.records:
+            event("no usable record")
+            with pytest.raises(NoRecords):
+                optimize(settings, use_cache=False)
+            assert not any((settings.output_dir / name).exists() for name in FILES)
+            return
+        event(f"{min(len(oracle.records), 10)} records")
+        _compare(oracle, settings, optimize(settings, use_cache=False), data)

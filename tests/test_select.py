@@ -1,0 +1,147 @@
+"""Selection: what `sorted` would give, in memory that does not grow."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from optimizer.records import Record
+from optimizer.select import Selection, _SymbolSet, rank, top
+
+# Few symbols and confidences, so that both come again and tie.
+confidences = st.sampled_from([0.0, -0.0, 0.25, 0.5, 0.5, 0.75, 1.0]) | st.floats(0, 1)
+symbols = st.text("ABCé😀", max_size=2)
+records = st.builds(
+    Record, symbol=symbols, confidence=confidences, prediction=st.floats(-1, 1), last_price=st.floats(1, 2)
+)
+
+
+def selected(stream: list[Record], limit: int) -> Selection:
+    selection = Selection(limit)
+    for record in stream:
+        selection.add(record)
+    return selection
+
+
+def best_of_each(stream: list[Record]) -> list[Record]:
+    """Each symbol's first record of highest confidence, ranked: `max` and `sorted` keep the first of equals."""
+    names = {record.symbol for record in stream}
+    best = [max((one for one in stream if one.symbol == name), key=lambda one: one.confidence) for name in names]
+    return sorted(best, key=lambda record: (-record.confidence, record.symbol))
+
+
+class TestSelection:
+    """The selection law."""
+
+    @hypothesis_settings(max_examples=500)
+    @given(st.lists(records, max_size=60), st.integers(1, 12))
+    def test_it_is_sorted_and_cut(self, stream: list[Record], limit: int) -> None:
+        """For any stream and limit: the best record of each symbol, sorted, the first `limit`."""
+        assert selected(stream, limit).ranked() == best_of_each(stream)[:limit]
+
+    @given(st.lists(records, max_size=40, unique_by=lambda one: (one.symbol, one.confidence)), st.data())
+    def test_the_order_of_the_stream_does_not_matter(self, stream: list[Record], data: st.DataObject) -> None:
+        """Any permutation gives the same, where no symbol comes twice with one confidence."""
+        limit = data.draw(st.integers(1, 10))
+
+        assert selected(data.draw(st.permutations(stream)), limit).ranked() == selected(stream, limit).ranked()
+
+    @given(st.lists(records, max_size=60), st.integers(1, 5))
+    def test_duplicates_are_counted(self, stream: list[Record], limit: int) -> None:
+        """Every record whose symbol came before counts, also those below the bar."""
+        assert selected(stream, limit).duplicates == len(stream) - len({record.symbol for record in stream})
+
+    @given(st.lists(records, max_size=60), st.integers(1, 12), st.integers(0, 12), confidences)
+    def test_top_filters_by_confidence(self, stream: list[Record], limit: int, fewer: int, minimum: float) -> None:
+        """`top` of the ranked records is `top` of all: at least the minimum, and no more than the limit."""
+        shown = max(1, limit - fewer)
+
+        found = top(selected(stream, limit).ranked(), limit=shown, min_confidence=minimum)
+
+        assert found == [record for record in best_of_each(stream) if record.confidence >= minimum][:shown]
+
+    def test_at_equal_confidence_the_earlier_stays(self) -> None:
+        """A repeat counts only where it is more confident."""
+        first, again, better = (
+            Record("A", number, confidence, 1.0) for number, confidence in enumerate((0.5, 0.5, 0.6))
+        )
+
+        assert selected([first, again], 5).ranked() == [first]
+        assert selected([first, again, better], 5).ranked() == [better]
+        assert selected([better, first], 5).ranked() == [better]
+
+    def test_exactly_the_minimum_counts(self) -> None:
+        """A confidence at the threshold is shown, the next float below it is not."""
+        at, below = Record("A", 1.0, 0.5, 1.0), Record("B", 1.0, 0.49999999999999994, 1.0)
+
+        assert top([at, below], limit=5, min_confidence=0.5) == [at]
+
+    def test_symbols_rank_by_code_point(self) -> None:
+        """Ties are in the order of code points, not of a locale."""
+        stream = [Record(symbol, 1.0, 0.5, 1.0) for symbol in ("é", "Z", "a", "", "😀", "A")]
+
+        assert [record.symbol for record in selected(stream, 10).ranked()] == ["", "A", "Z", "a", "é", "😀"]
+        assert rank(stream[0]) == (-0.5, "é")
+
+    @pytest.mark.parametrize("rising", [True, False])
+    def test_memory_does_not_grow(self, *, rising: bool) -> None:
+        """No more than twice the limit is held, however many records come and in whichever order."""
+        selection = Selection(10)
+        held = 0
+        for number in range(5_000):
+            confidence = (number if rising else 5_000 - number) / 5_000
+            selection.add(Record(f"S{number}", 1.0, confidence, 1.0))
+            held = max(held, len(selection._best))
+
+        assert held <= 20
+        assert len(selection.ranked()) == 10
+
+
+class TestSymbolSet:
+    """The table of symbols that came before."""
+
+    @given(st.lists(st.text(max_size=2)))
+    def test_it_is_a_set(self, stream: list[str]) -> None:
+        """It says of each symbol what a set would say."""
+        seen: set[str] = set()
+        table = _SymbolSet(1_000_000)
+        for symbol in stream:
+            assert table.add(symbol) == (symbol in seen)
+            seen.add(symbol)
+
+    def test_it_grows(self) -> None:
+        """Through many doublings nothing is forgotten and nothing invented, and it is at most half full."""
+        table = _SymbolSet(1_000_000)
+        names = [f"S{number}" for number in range(20_000)]
+
+        assert not any(table.add(name) for name in names)
+        assert all(table.add(name) for name in names)
+        assert len(table._table) == 65_536
+        assert sum(1 for slot in table._table if slot) == 20_000
+
+    def test_colliding_symbols_are_told_apart(self) -> None:
+        """Symbols that want one slot are probed for, across the end of the table and through a growth."""
+        table = _SymbolSet(1_000_000)
+        size = len(table._table)
+        wanted = [f"S{number}" for number in range(400_000) if hash(f"S{number}") % size >= size - 2][:400]
+
+        assert not any(table.add(name) for name in wanted)
+        assert all(table.add(name) for name in wanted)
+
+        # From here on the table grows twice.
+        others = [f"T{number}" for number in range(size)]
+        assert not any(table.add(name) for name in others)
+        assert all(table.add(name) for name in (*wanted, *others))
+
+    def test_it_stops_growing(self) -> None:
+        """Beyond its limit new symbols are not remembered, and those it has are still known."""
+        table = _SymbolSet(3_000)
+        names = [f"S{number}" for number in range(10_000)]
+
+        assert not any(table.add(name) for name in names)
+        assert [table.add(name) for name in names] == [True] * 3_000 + [False] * 7_000
+        assert sys.getsizeof(table._table) < 100_000

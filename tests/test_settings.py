@@ -1,0 +1,224 @@
+"""Settings: every variable is read and checked, what is wrong is named, passwords are never shown."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.errors import SettingsInvalid
+from optimizer.settings import Settings, redact_url, variable_name
+
+# A value for each setting that is not its default.
+GIVEN: dict[str, tuple[str, object]] = {
+    "input": ("in/engine.json.gz", Path("in/engine.json.gz")),
+    "output_dir": ("out", Path("out")),
+    "bots_dir": ("bots", Path("bots")),
+    "source": ("my-source_1.x", "my-source_1.x"),
+    "redis_url": ("rediss://cache:6380/1", "rediss://cache:6380/1"),
+    "broker_url": ("redis://broker/2", "redis://broker/2"),
+    "top_symbols_limit": ("50", 50),
+    "min_confidence": ("0.25", 0.25),
+    "index_symbols_limit": ("500", 500),
+    "interval_s": ("12.5", 12.5),
+    "startup_delay_s": ("0", 0.0),
+    "gzip_level": ("9", 9),
+    "max_record_bytes": ("2048", 2048),
+    "engine": ("ijson", "ijson"),
+}
+
+
+class TestFromEnv:
+    """From the environment."""
+
+    def test_every_setting_is_tested_here(self) -> None:
+        """The table above has each field, with a value that is not the default."""
+        assert set(GIVEN) == {field.name for field in fields(Settings)}
+        assert all(getattr(Settings(), name) != value for name, (_, value) in GIVEN.items())
+
+    @pytest.mark.parametrize("name", GIVEN)
+    def test_every_variable_is_read(self, name: str) -> None:
+        """`ROLLING_` and the field's name in capitals sets that field, and no other."""
+        text, value = GIVEN[name]
+
+        found = Settings.from_env({variable_name(name): text})
+
+        assert getattr(found, name) == value
+        assert type(getattr(found, name)) is type(value)
+        derived = {"input": {"source"}, "redis_url": {"broker_url"}}.get(name, set())
+        changed = {
+            field.name for field in fields(Settings) if getattr(found, field.name) != getattr(Settings(), field.name)
+        }
+        assert changed == {name} | derived
+
+    def test_all_at_once(self) -> None:
+        """All of them together."""
+        found = Settings.from_env({variable_name(name): text for name, (text, _) in GIVEN.items()})
+
+        assert {field.name: getattr(found, field.name) for field in fields(Settings)} == {
+            name: value for name, (_, value) in GIVEN.items()
+        }
+
+    def test_defaults(self) -> None:
+        """Nothing set, or set to nothing, gives the defaults; what has another prefix is not ours."""
+        assert Settings.from_env({}) == Settings()
+        assert Settings.from_env({variable_name(name): "" for name in GIVEN}) == Settings()
+        assert Settings.from_env({"PATH": "/bin", "rolling_input": "x", "XROLLING_INPUT": "y"}) == Settings()
+
+    @pytest.mark.parametrize("variable", ["ROLLING_INPT", "ROLLING_", "ROLLING_Input", "ROLLING_REDIS"])
+    def test_unknown_variables_are_refused(self, variable: str) -> None:
+        """A misspelt name is an error that lists the right ones."""
+        with pytest.raises(SettingsInvalid, match=f"{variable} is not a setting.*ROLLING_INPUT, ROLLING_INTERVAL_S"):
+            Settings.from_env({variable: "1"})
+
+    @pytest.mark.parametrize(
+        ("variable", "text"),
+        [
+            ("ROLLING_TOP_SYMBOLS_LIMIT", "many"),
+            ("ROLLING_TOP_SYMBOLS_LIMIT", "3.5"),
+            ("ROLLING_TOP_SYMBOLS_LIMIT", "0"),
+            ("ROLLING_TOP_SYMBOLS_LIMIT", "-1"),
+            ("ROLLING_TOP_SYMBOLS_LIMIT", "1000001"),
+            ("ROLLING_TOP_SYMBOLS_LIMIT", "1" + "0" * 400),
+            ("ROLLING_TOP_SYMBOLS_LIMIT", "1" * 5_000),
+            ("ROLLING_INDEX_SYMBOLS_LIMIT", "0x10"),
+            ("ROLLING_INDEX_SYMBOLS_LIMIT", "299"),
+            ("ROLLING_MIN_CONFIDENCE", "nan"),
+            ("ROLLING_MIN_CONFIDENCE", "1.01"),
+            ("ROLLING_MIN_CONFIDENCE", "-0.1"),
+            ("ROLLING_MIN_CONFIDENCE", "50%"),
+            ("ROLLING_INTERVAL_S", "0"),
+            ("ROLLING_INTERVAL_S", "inf"),
+            ("ROLLING_INTERVAL_S", "30s"),
+            ("ROLLING_STARTUP_DELAY_S", "-1"),
+            ("ROLLING_STARTUP_DELAY_S", "nan"),
+            ("ROLLING_GZIP_LEVEL", "0"),
+            ("ROLLING_GZIP_LEVEL", "10"),
+            ("ROLLING_MAX_RECORD_BYTES", "1023"),
+            ("ROLLING_MAX_RECORD_BYTES", "1MB"),
+            ("ROLLING_ENGINE", "magic"),
+            ("ROLLING_SOURCE", "a{b}"),
+            ("ROLLING_SOURCE", "a:b"),
+            ("ROLLING_SOURCE", "a\n"),
+            ("ROLLING_REDIS_URL", "localhost:6379"),
+            ("ROLLING_REDIS_URL", "http://localhost"),
+            ("ROLLING_REDIS_URL", "redis://[::1"),
+            ("ROLLING_REDIS_URL", "redis://host:port"),
+            ("ROLLING_BROKER_URL", "amqp://guest@localhost"),
+            ("ROLLING_BROKER_URL", "redis://host:70000"),
+        ],
+    )
+    def test_bad_values_are_named(self, variable: str, text: str) -> None:
+        """The error has the variable and the value."""
+        with pytest.raises(SettingsInvalid) as caught:
+            Settings.from_env({variable: text})
+
+        assert str(caught.value).startswith(f"{variable}=")
+        assert repr(text)[1:40].rstrip("'") in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("variable", "text"),
+        [
+            ("ROLLING_TOP_SYMBOLS_LIMIT", "10000"),
+            ("ROLLING_MIN_CONFIDENCE", "0"),
+            ("ROLLING_MIN_CONFIDENCE", "1"),
+            ("ROLLING_INTERVAL_S", "0.1"),
+            ("ROLLING_INTERVAL_S", "86400"),
+            ("ROLLING_GZIP_LEVEL", "1"),
+            ("ROLLING_MAX_RECORD_BYTES", "1024"),
+            ("ROLLING_MAX_RECORD_BYTES", str(1 << 30)),
+            ("ROLLING_REDIS_URL", "unix:///run/redis.sock?db=1"),
+            ("ROLLING_REDIS_URL", "redis://[::1]:6379/0"),
+            ("ROLLING_BROKER_URL", "redis+socket:///run/redis.sock"),
+        ],
+    )
+    def test_the_ends_of_ranges_are_good(self, variable: str, text: str) -> None:
+        """Limits are inclusive."""
+        Settings.from_env({variable: text})
+
+
+class TestDerived:
+    """Settings that follow from others."""
+
+    @pytest.mark.parametrize(
+        ("name", "source"),
+        [
+            ("rolling_brain.json.gz", "rolling_brain"),
+            ("rolling.json", "rolling"),
+            ("rolling.jsonl.zst", "rolling"),
+            ("rolling.ndjson", "rolling"),
+            ("rolling.gz", "rolling"),
+            ("rolling.v2.json.gz", "rolling.v2"),
+            ("rolling", "rolling"),
+            (".json", ".json"),
+        ],
+    )
+    def test_the_source_is_the_files_stem(self, name: str, source: str) -> None:
+        """Without the endings of its format and compression."""
+        assert Settings(input=Path("some/dir", name)).source == source
+
+    def test_the_broker_is_the_cache(self) -> None:
+        """Unless it is named."""
+        assert Settings(redis_url="redis://a/1").broker_url == "redis://a/1"
+        assert Settings(redis_url="redis://a/1", broker_url="redis://b/2").broker_url == "redis://b/2"
+
+    def test_a_file_name_that_is_no_source_name_says_so(self) -> None:
+        """The error names the variable that helps."""
+        with pytest.raises(SettingsInvalid, match="ROLLING_SOURCE='bö se'"):
+            Settings(input=Path("bö se.json"))
+
+    def test_it_is_frozen(self) -> None:
+        """Nobody changes settings on the way."""
+        with pytest.raises(FrozenInstanceError):
+            Settings().source = "other"  # type: ignore[misc]
+
+
+class TestRedaction:
+    """Passwords are never shown."""
+
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+            ("redis://user@host/0", "redis://user@host/0"),
+            ("redis://:secret@host:6379/0", "redis://:***@host:6379/0"),
+            ("redis://user:secret@host:6379/0?db=2", "redis://user:***@host:6379/0?db=2"),
+            ("rediss://user:se:cr@et@host", "rediss://user:***@host"),
+            ("redis://user:sec/ret?#x@host/0", "redis://user:***@host/0"),
+            ("redis://:secret@[::1", "redis://:***@[::1"),
+            ("unix:///run/redis.sock?password=secret&db=1", "unix:///run/redis.sock?password=***&db=1"),
+            ("redis://host?db=1&password=secret", "redis://host?db=1&password=***"),
+            ("redis://u:secret@host?password=secret#x", "redis://u:***@host?password=***#x"),
+        ],
+    )
+    def test_by_hand(self, url: str, shown: str) -> None:
+        """All that stands where a password may stand is `***`."""
+        assert redact_url(url) == shown
+
+    @given(st.text("ab/:?#@%&=[]é ", min_size=1, max_size=8))
+    def test_whatever_the_password(self, middle: str) -> None:
+        """No character of a password, escaped or not, lets any of it through."""
+        shown = redact_url(f"redis://user:sec{middle}ret@host:6379/0")
+
+        assert shown == "redis://user:***@host:6379/0"
+
+    def test_all_settings_redacted(self) -> None:
+        """`redacted` shows every setting under its variable's name."""
+        shown = Settings(redis_url="redis://:secret@a", broker_url="redis://u:secret@b", bots_dir=None).redacted()
+
+        assert set(shown) == {variable_name(name) for name in GIVEN}
+        assert "secret" not in str(shown)
+        assert (shown["ROLLING_REDIS_URL"], shown["ROLLING_BOTS_DIR"]) == ("redis://:***@a", "")
+
+    @pytest.mark.parametrize("url", ["amqp://u:secret@host", "redis://u:secret@[::1", "redis://:sec/ret@host"])
+    def test_errors_show_none(self, url: str) -> None:
+        """An error about a URL hides its password too."""
+        with pytest.raises(SettingsInvalid, match="ROLLING_BROKER_URL") as caught:
+            Settings(broker_url=url)
+
+        assert "sec" not in str(caught.value).replace("'/', '?' and '#'", "")
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
