@@ -20,8 +20,6 @@ RUN groupadd --gid 10001 rolling \
     && install -d -o 10001 -g 10001 /output
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/venv /opt/venv
-# Flower reads its settings from the working directory; Celery's are in the wheel.
 WORKDIR /app
-COPY flowerconfig.py ./
 USER 10001:10001
 CMD ["celery", "-A", "tasks", "worker", "--loglevel", "INFO", "-n", "worker@%h"]

@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 from optimizer.errors import SettingsInvalid
 from optimizer.settings import Settings
+from optimizer.urls import RedisUrl
 
 try:
     _settings = Settings.from_env(os.environ)
 except SettingsInvalid as _error:
     raise SystemExit(f"SettingsInvalid: {_error}") from None  # one line, where Celery would print a traceback
-_celery_url = _settings.broker_url.replace("unix://", "redis+socket://", 1)  # kombu's name for a Unix socket
+_celery_url = RedisUrl.parse(_settings.broker_url).for_kombu()
 
 # ---- broker and results: one Redis; it must not evict, so it may be another than the cache
 broker_url = _celery_url

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import msgspec
-import redis
 
-from optimizer.connection import UNREADABLE, WRITER_TIMEOUT_S, connect, redis_answers
+from optimizer.connection import UNREADABLE, WRITER_TIMEOUT_S, connect, is_away, redis_answers
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.keys import PAYLOAD_KINDS, VERSION_KINDS, Keys, Pointer
 from optimizer.records import Manifest, PredictionsSnapshot, Record, Report
@@ -174,7 +173,7 @@ class Cache:
 
     def add_run(self, report: Report) -> None:
         """Append a report to the runs stream."""
-        kept = max(100, round(86_400 / self._interval_s))
+        kept = min(10_000, max(100, round(86_400 / self._interval_s)))
         with self._answers():
             self._client.xadd(self._keys.runs, {"report": msgspec.json.encode(report)}, maxlen=kept, approximate=True)
 
@@ -293,7 +292,7 @@ class Cache:
             with redis_answers(self._url):
                 yield
         except CacheUnavailable as error:
-            self.answers = not isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError, TimeoutError))
+            self.answers = not is_away(error)
             raise
 
 

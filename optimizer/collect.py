@@ -8,11 +8,13 @@ from typing import Final
 from optimizer.records import Bot, Record, Reject, RejectReason, RejectTally
 from optimizer.select import Selection
 
-__all__ = ["MAX_BOTS", "Found"]
+__all__ = ["MAX_BOTS", "MAX_POSITIONS", "Found"]
 
 REJECTS_NAMED: Final = 3
-# Bots are all shown, so all are held: a bound keeps a file of nothing but bots from taking the memory.
+# Bots are all shown, and positions all summed, so all are held: bounds keep a file of nothing else from taking the
+# memory.
 MAX_BOTS: Final = 10_000
+MAX_POSITIONS: Final = 100_000
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Found:
     records_seen: int = 0
     records_rejected: int = 0
     _bots: dict[str, Bot] = field(default_factory=dict)
+    _positions: int = 0
     _rejects: dict[RejectReason, tuple[int, list[Reject]]] = field(default_factory=dict)
 
     def take(self, item: Record | Bot | Reject) -> None:
@@ -36,10 +39,19 @@ class Found:
             self.records_rejected += of_record
             count, first = self._rejects.get(item.reason, (0, []))
             self._rejects[item.reason] = (count + 1, first if len(first) >= REJECTS_NAMED else [*first, item])
-        elif len(self._bots) < MAX_BOTS or item.name in self._bots:
-            self._bots[item.name] = item
         else:
-            self.take(Reject(RejectReason.BOT, item.name, "bots", f"more than {MAX_BOTS:,} bots"))
+            self._take_bot(item)
+
+    def _take_bot(self, bot: Bot) -> None:
+        before = self._bots.get(bot.name)
+        positions = self._positions + len(bot.positions) - (len(before.positions) if before else 0)
+        if before is None and len(self._bots) >= MAX_BOTS:
+            self.take(Reject(RejectReason.BOT, bot.name, "bots", f"more than {MAX_BOTS:,} bots"))
+        elif positions > MAX_POSITIONS:
+            self.take(Reject(RejectReason.BOT, bot.name, "bots", f"more than {MAX_POSITIONS:,} positions in all"))
+        else:
+            self._bots[bot.name] = bot
+            self._positions = positions
 
     @property
     def bots(self) -> list[Bot]:

@@ -22,7 +22,8 @@ from optimizer.pipeline import Progress, failed_report, optimize
 from optimizer.reader import SnapshotReader
 from optimizer.records import Report
 from optimizer.sample import SHAPES, write_sample
-from optimizer.settings import ENGINES, Settings, redact_url, variable_name
+from optimizer.settings import ENGINES, Settings, variable_name
+from optimizer.urls import redact_url
 
 __all__ = ["CommandGroup", "commands", "describe", "settings_or_usage_error"]
 
@@ -93,9 +94,7 @@ def commands() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, alone.")
 def run(no_cache: bool, force: bool, as_json: bool, top: int | None, **options: Any) -> None:
     """Do one run in this process."""
-    index = os.environ.get(variable_name("index_symbols_limit")) or Settings.index_symbols_limit
-    grown = top if top is not None and str(index).isdecimal() and top > int(index) else None
-    settings = settings_or_usage_error(top_symbols_limit=top, index_symbols_limit=grown, **options)
+    settings = settings_or_usage_error(top_symbols_limit=top, **options)
     try:
         with _progress_bar(shown=sys.stderr.isatty() and not as_json) as progress:
             report = optimize(settings, force=force, use_cache=not no_cache, progress=progress)

@@ -13,9 +13,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from optimizer.errors import CacheUnavailable
-from optimizer.settings import redact_url
+from optimizer.urls import RedisUrl, redact_url
 
-__all__ = ["UNREADABLE", "WRITER_TIMEOUT_S", "connect", "eviction_warning", "ping", "redis_answers"]
+__all__ = ["UNREADABLE", "WRITER_TIMEOUT_S", "connect", "eviction_warning", "is_away", "ping", "redis_answers"]
 
 # redis-py alone would try ten times and block up to a minute on a server that hangs.
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -26,9 +26,9 @@ UNREADABLE: Final = (OSError, EOFError, zlib.error, msgspec.DecodeError, Unicode
 
 
 def connect(url: str, *, timeout_s: float) -> redis.Redis:
-    """A client with short timeouts and one more try, for `redis://`, `rediss://` and `unix://` URLs."""
+    """A client with short timeouts and one more try."""
     return redis.Redis.from_url(
-        url.replace("redis+socket://", "unix://", 1),
+        RedisUrl.parse(url).for_redis_py(),
         socket_timeout=timeout_s,
         socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
         retry=Retry(NoBackoff(), 1),
@@ -76,3 +76,8 @@ def redis_answers(url: str) -> Iterator[None]:
         yield
     except (redis.RedisError, *UNREADABLE) as error:
         raise CacheUnavailable(f"Redis at {redact_url(url)}: {error or type(error).__name__}") from error
+
+
+def is_away(error: CacheUnavailable) -> bool:
+    """Whether Redis is gone or hangs, so that asking again would cost a timeout; else it answered with an error."""
+    return isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError, TimeoutError))

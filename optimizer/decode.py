@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Iterable, Iterator
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -78,15 +79,16 @@ class Decoder:
         self._root = _Root.UNDECIDED
         self._begin_root(0)
 
-    def feed(self, pieces: list[Piece]) -> list[Item]:
-        """Take the next pieces; return the items that they complete."""
+    def feed(self, pieces: Iterable[Piece]) -> Iterator[Item]:
+        """Take the next pieces, and yield the items that they complete."""
         for piece in pieces:
             if piece.kind is PieceKind.UNIT:
                 self._take_unit(piece)
             else:
                 self._take_text(piece)
-        items, self._items = self._items, []
-        return items
+            if self._items:
+                yield from self._items
+                self._items.clear()
 
     def close(self) -> None:
         """End the stream. Every item is out by now: the pruner has seen to it that all containers are closed."""

@@ -22,6 +22,11 @@ __all__ = ["SHOWN_CHARACTERS", "decode_bot", "decode_record", "malformed", "wher
 
 SHOWN_CHARACTERS: Final = 60
 MAX_INTEGER: Final = 2**63 - 1
+# Kept text is held for every record of the index, so it has to be short; the longest tickers have 30 characters.
+MAX_SYMBOL_CHARACTERS: Final = 256
+MAX_TEXT_CHARACTERS: Final = 1_024
+# Of quantities and costs: no sum or product of any number of positions comes near the largest float.
+MAX_MAGNITUDE: Final = 1e100
 # Python refuses to read longer integers (sys.int_info.default_max_str_digits); as a float they are infinite anyway.
 MAX_DIGITS: Final = 4_300
 
@@ -76,6 +81,9 @@ def decode_record(piece: Piece, symbol: str | None, *, max_bytes: int) -> Record
         and type(price) in (float, int)
         and 0 < price <= MAX_INTEGER
         and type(name) is str
+        and len(name) <= MAX_SYMBOL_CHARACTERS
+        and not (fields.sentiment and len(fields.sentiment) > MAX_TEXT_CHARACTERS)
+        and not (type(fields.timestamp) is str and len(fields.timestamp) > MAX_TEXT_CHARACTERS)
     ):
         return _judge(_load(piece), symbol, piece)
     return Record(
@@ -150,9 +158,11 @@ def _judge(fields: Mapping[str, Any], symbol: str | None, piece: Piece) -> Recor
         if price is None or price <= 0:
             raise _Unusable(f"last price is {_shown(price)}, expected a number above 0")
         reason = RejectReason.FIELD_TYPE
+        _check_length("symbol", name, MAX_SYMBOL_CHARACTERS)
         sentiment = fields.get("sentiment")
         if sentiment is not None and type(sentiment) is not str:
             raise _Unusable(f"sentiment is {_shown(sentiment)}, expected text")
+        _check_length("sentiment", sentiment or "", MAX_TEXT_CHARACTERS)
         return Record(
             name,
             prediction,
@@ -222,11 +232,19 @@ def _finite(value: Any) -> float | None:
 
 def _timestamp(fields: Mapping[str, Any], name: str) -> str | int | float | None:
     value = fields.get(name)
-    if value is None or type(value) is str:
+    if value is None:
+        return None
+    if type(value) is str:
+        _check_length(name, value, MAX_TEXT_CHARACTERS)
         return value
     if _finite(value) is None:
         raise _Unusable(f"{name} is {_shown(value)}, expected text or seconds")
     return value  # type: ignore[no-any-return]
+
+
+def _check_length(name: str, text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise _Unusable(f"{name} has {len(text):,} characters, expected {limit:,} at most")
 
 
 def _flag(fields: Mapping[str, Any]) -> bool:
@@ -256,7 +274,7 @@ def _position(fields: Any, symbol: str | None) -> Position:
     if not isinstance(fields, dict):
         raise _Unusable(f"a position is {_shown(fields)}, expected an object")
     name = symbol if symbol is not None else fields.get("symbol")
-    if type(name) is not str or not _is_unicode(name):
+    if type(name) is not str or not _is_unicode(name) or len(name) > MAX_SYMBOL_CHARACTERS:
         raise _Unusable(f"a position's symbol is {_shown(name)}, expected text")
     try:
         quantity = _number(fields, *QUANTITY_FIELDS)
@@ -265,6 +283,8 @@ def _position(fields: Any, symbol: str | None) -> Position:
         raise _Unusable(f"position {_shown(name)}: {error}") from None
     if quantity is None:
         raise _Unusable(f"position {_shown(name)}: quantity is missing")
+    if max(abs(quantity), abs(price or 0)) > MAX_MAGNITUDE:
+        raise _Unusable(f"position {_shown(name)}: {quantity} at {price} is beyond {MAX_MAGNITUDE:g}")
     return Position(name, quantity, price)
 
 

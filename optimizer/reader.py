@@ -25,7 +25,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 
-from optimizer.connection import connect, redis_answers
+from optimizer.connection import UNREADABLE, connect, is_away, redis_answers
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.keys import Keys, Pointer
 from optimizer.records import (
@@ -167,8 +167,8 @@ class SnapshotReader:
                     "list[tuple[bytes, dict[bytes, bytes]]]", self._client.xrevrange(self._keys.runs, count=count)
                 )
                 return [_REPORT.decode(fields.get(b"report", b"")) for _, fields in entries]
-        except CacheUnavailable:
-            self._redis_rests_until = time.monotonic() + RETRY_AFTER_S
+        except CacheUnavailable as error:
+            self._rest(error)
             return []
 
     # ---- Redis first, files second
@@ -182,17 +182,27 @@ class SnapshotReader:
                 if found is not None:
                     return found
             except CacheUnavailable as error:
-                self._redis_rests_until = time.monotonic() + RETRY_AFTER_S
+                self._rest(error)
                 problem = str(error)
         else:
             problem = "it did not answer a moment ago"
-        found = files_way()
+        try:
+            found = files_way()
+        except UNREADABLE as error:
+            raise SnapshotMissing(
+                f"the files in {self._output_dir} cannot be read: {error}; Redis: {problem}"
+            ) from error
         if found is None:
             raise SnapshotMissing(
                 f"no snapshot of {self._keys.source!r}: Redis: {problem}; files: none in {self._output_dir}. "
                 "Is the worker running? See its log, or run: rolling-optimizer run"
             )
         return found
+
+    def _rest(self, error: CacheUnavailable) -> None:
+        """Leave a Redis that is away alone for a while; one that answers with an error is asked again."""
+        if is_away(error):
+            self._redis_rests_until = time.monotonic() + RETRY_AFTER_S
 
     def _snapshot(self, kind: str) -> Snapshot[Any]:
         return self._ask(lambda: self._snapshot_from_redis(kind), lambda: self._snapshot_from_files(kind))

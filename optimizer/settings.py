@@ -11,18 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
-from urllib.parse import urlsplit
 
 from optimizer.errors import SettingsInvalid
+from optimizer.urls import RedisUrl, redact_url
 
-__all__ = ["ENGINES", "PREFIX", "Engine", "Settings", "redact_url", "variable_name"]
+__all__ = ["ENGINES", "PREFIX", "Engine", "Settings", "variable_name"]
 
 PREFIX: Final = "ROLLING_"
 
 Engine = Literal["auto", "ijson"]
 ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
 
-_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+socket")
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
 
@@ -51,12 +50,11 @@ class Settings:
             object.__setattr__(self, "source", _FILE_ENDINGS.sub("", self.input.name) or self.input.name)
         if not self.broker_url:
             object.__setattr__(self, "broker_url", self.redis_url)
-        for check in (
-            self._check_numbers,
-            self._check_names,
-            self._check_urls,
-        ):
-            check()
+        self._check_numbers()
+        # The index holds the top symbols too.
+        object.__setattr__(self, "index_symbols_limit", max(self.index_symbols_limit, self.top_symbols_limit))
+        self._check_names()
+        self._check_urls()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -101,17 +99,12 @@ class Settings:
             value = getattr(self, name)
             if not low <= value <= high:  # NaN is not either
                 raise SettingsInvalid(f"{variable_name(name)}={value} is not between {low:,} and {high:,}")
-        if self.index_symbols_limit < self.top_symbols_limit:
-            raise SettingsInvalid(
-                f"{variable_name('index_symbols_limit')}={self.index_symbols_limit} is below "
-                f"{variable_name('top_symbols_limit')}={self.top_symbols_limit}; the index holds the top symbols too"
-            )
 
     def _check_names(self) -> None:
         if not _SOURCE_NAME.fullmatch(self.source):
             raise SettingsInvalid(
-                f"{variable_name('source')}={self.source!r} may hold letters, digits, '.', '_' and '-' only: "
-                "it is part of every Redis key"
+                f"{variable_name('source')}={self.source!r} may hold letters, digits, '.', '_' and '-' only: it is "
+                f"part of every Redis key; by default it is made from {variable_name('input')}={str(self.input)!r}"
             )
         if self.engine not in ENGINES:
             raise SettingsInvalid(f"{variable_name('engine')}={self.engine!r} is not one of {', '.join(ENGINES)}")
@@ -120,27 +113,14 @@ class Settings:
         for name in ("redis_url", "broker_url"):
             url = getattr(self, name)
             try:
-                parts = urlsplit(url)
-                usable = parts.scheme in _REDIS_SCHEMES and parts.port != 0
-            except ValueError:  # no host or port to be made out; the error may quote a piece of the password
-                usable = False
-            if not usable:
-                raise SettingsInvalid(
-                    f"{variable_name(name)}={redact_url(url)!r} does not begin with one of "
-                    f"{', '.join(scheme + '://' for scheme in _REDIS_SCHEMES)}, or has no readable host and port; "
-                    "in a password, '/', '?' and '#' are written %2F, %3F and %23"
-                )
+                RedisUrl.parse(url)
+            except ValueError as error:
+                raise SettingsInvalid(f"{variable_name(name)}={redact_url(url)!r} {error}") from None
 
 
 def variable_name(field_name: str) -> str:
     """The environment variable of a field: `interval_s` is `ROLLING_INTERVAL_S`."""
     return PREFIX + field_name.upper()
-
-
-def redact_url(url: str) -> str:
-    """The URL with its password, if any, as `***`: up to the last `@`, since it may hold what should be escaped."""
-    url = re.sub(r"(://[^:@]*:).*@", r"\1***@", url)
-    return re.sub(r"(password=)[^&#]*", r"\1***", url)
 
 
 def _engine(text: str) -> Engine:

@@ -15,6 +15,7 @@ Errors: `OutputUnwritable`, with the path and what to do.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -143,6 +144,7 @@ def write_set(output_dir: Path, snapshots: SnapshotSet) -> None:
     versions = output_dir / VERSIONS_NAME
     directory = versions / str(snapshots.manifest.version)
     with _explained(output_dir):
+        _check_names(output_dir)
         versions.mkdir(exist_ok=True)
         _sweep(output_dir)
         try:
@@ -245,22 +247,40 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def _check_names(output_dir: Path) -> None:
+    """Check, before anything is written, that nothing of somebody else's stands where our links and sets go."""
+    for name in (CURRENT_NAME, MANIFEST_NAME, *FILE_NAMES.values()):
+        path = output_dir / name
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, "is a directory, and stands where a link has to be", str(path))
+    versions = output_dir / VERSIONS_NAME
+    if versions.is_symlink():
+        raise NotADirectoryError(errno.ENOTDIR, "is a link, and has to be a directory of ours", str(versions))
+
+
 def _sweep(output_dir: Path) -> None:
-    """Remove what dead writers left, and sets older than the kept ones."""
-    for leftover in output_dir.glob(".*.partial"):
+    """Remove what dead writers left, and sets older than the kept ones; touch nothing that is not ours."""
+    for name in (CURRENT_NAME, MANIFEST_NAME, *FILE_NAMES.values()):
+        leftover = output_dir / f".{name}.partial"
         if leftover.is_symlink():
             leftover.unlink()
-    versions = output_dir / VERSIONS_NAME
     current = ""
     with suppress(OSError):
         current = (output_dir / CURRENT_NAME).readlink().name
-    whole = sorted((path for path in versions.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+    sets = sorted(filter(_is_ours, (output_dir / VERSIONS_NAME).iterdir()), key=lambda path: int(path.name))
     # A set newer than the current one was never pointed at: its writer died before.
     newest = int(current) if current.isdecimal() else 0
-    kept = {current, *[path.name for path in whole if int(path.name) <= newest][-KEPT_SETS:]}
-    for path in versions.iterdir():
+    kept = {current, *[path.name for path in sets if int(path.name) <= newest][-KEPT_SETS:]}
+    for path in sets:
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a directory is a set: named by a version, with no other files in it than a set has."""
+    if not (path.name.isdecimal() and path.is_dir()) or path.is_symlink():
+        return False
+    return {entry.name for entry in path.iterdir()} <= {MANIFEST_NAME, *FILE_NAMES.values()}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import Any
 
 from celery import Celery
@@ -12,8 +13,12 @@ from celery.signals import after_setup_logger, worker_ready
 from optimizer.connection import eviction_warning
 from optimizer.errors import CacheUnavailable
 from optimizer.settings import Settings
+from tasks.flower import close_flower
 
 __all__ = ["app"]
+
+if "flower" in sys.argv[1:]:
+    close_flower(os.environ, sys.argv)
 
 app = Celery("tasks", include=["tasks.rolling"])
 app.config_from_object("celeryconfig")

@@ -15,7 +15,7 @@ from optimizer.commands import commands, describe, settings_or_usage_error
 from optimizer.connection import ping
 from optimizer.errors import CacheUnavailable, RunTimedOut
 from optimizer.records import Report
-from optimizer.settings import redact_url
+from optimizer.urls import redact_url
 from tasks.stack import demo as run_demo
 from tasks.stack import up as run_up
 

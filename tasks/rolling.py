@@ -29,8 +29,9 @@ _log = logging.getLogger(__name__)
 
 
 # `throws`: these are outcomes, logged in one line of ours; anything else is a bug and gets its traceback.
-# The default of 1,024 characters would cut the report that Flower shows.
-@app.task(bind=True, name=TASK_NAME, throws=(RollingError,), resultrepr_maxsize=16_384)
+# The default of 1,024 characters would cut the report that Flower shows. `typing`: arguments that do not fit are to be
+# a failed task that Flower shows, not an error 500 of its own.
+@app.task(bind=True, name=TASK_NAME, throws=(RollingError,), resultrepr_maxsize=16_384, typing=False)
 def optimize_rolling_data(self: Task, force: bool = False, scheduled: bool = False) -> dict[str, Any]:
     """Do one run and return its report.
 

@@ -29,7 +29,8 @@ from optimizer.errors import CacheUnavailable, RollingError
 from optimizer.reader import SnapshotReader
 from optimizer.records import Report
 from optimizer.sample import write_sample
-from optimizer.settings import Settings, redact_url
+from optimizer.settings import Settings
+from optimizer.urls import redact_url
 from tasks.devredis import DEFAULT_PORT, free_port, redis_command
 
 __all__ = ["Stack", "StackFailed", "demo", "up"]
@@ -183,8 +184,12 @@ def demo() -> None:
         StackFailed: A process ended, or no run came in time; the processes' last lines are printed.
     """
     directory = Path(".demo")
+    marker = directory / "made-by-rolling-optimizer-demo"
+    if directory.exists() and not marker.exists():
+        raise StackFailed(f"{directory.absolute()} is not the demo's, or not whole: move it away")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
+    marker.touch()
     lines: list[str] = []
     overrides = {
         "ROLLING_INPUT": str(directory / "rolling_brain.json.gz"),

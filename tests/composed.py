@@ -82,7 +82,6 @@ class Composed:
         self.well_before: dict[str, bool] = {}
         for path in (self.input.parent, self.output, directory / "data", directory / "app"):
             path.mkdir()
-        shutil.copy(ROOT / "flowerconfig.py", directory / "app")  # as the Dockerfile does
 
     def __enter__(self) -> Composed:
         return self

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from optimizer.collect import MAX_BOTS, Found
-from optimizer.records import Bot, Record, Reject, RejectReason
+from optimizer.collect import MAX_BOTS, MAX_POSITIONS, Found
+from optimizer.records import Bot, Position, Record, Reject, RejectReason
 from optimizer.select import Selection
 
 
@@ -46,3 +46,17 @@ def test_bots_are_bounded() -> None:
     (tally,) = found.tallies()
     assert (tally.count, tally.first[0].name) == (2, f"bot {MAX_BOTS}")
     assert "more than 10,000 bots" in tally.first[0].details
+
+
+def test_positions_of_all_bots_are_bounded() -> None:
+    """Bots whose positions would not fit are rejected by name; a bot that comes again makes room first."""
+    found = Found(Selection(1))
+    held = tuple(Position(f"S{number}", 1.0) for number in range(MAX_POSITIONS // 2))
+
+    for name in ("a", "b", "a", "c"):
+        found.take(
+            Bot(name, enabled=True, equity=None, pnl_today=None, position_count=0, positions=held, last_updated=None)
+        )
+
+    assert [bot.name for bot in found.bots] == ["a", "b"]
+    assert [(tally.count, tally.first[0].name) for tally in found.tallies()] == [(1, "c")]

@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -166,7 +167,7 @@ ODD_SYMBOLS = [
     "🚀",
     "symbol",
     "null",
-    "x" * 500,
+    "x" * 256,
 ]
 
 
@@ -181,7 +182,7 @@ def test_any_text_is_a_symbol(settings: Settings, open_reader: Open, origin: Ori
         record = reader.symbol(symbol).value
         assert record is not None
         assert (record.symbol, record.prediction) == (symbol, number)
-    for missing in ("MISSING", "ünï", "x" * 501, "\ud800"):
+    for missing in ("MISSING", "ünï", "x" * 257, "\ud800"):
         answer = reader.symbol(missing)
         assert (answer.value, answer.origin) == (None, origin)
     assert [record.symbol for record in reader.top(99).value] == sorted(ODD_SYMBOLS)
@@ -552,3 +553,28 @@ def test_an_answer_is_of_one_version() -> None:
     mixed = Answer(7, "7", "redis", [Record("A", 1.0, 0.5, 1.0), Record("B", 1.0, 0.5, 2.0)])
 
     assert seen(mixed, lambda value: [record.last_price for record in value]) == Seen(7, frozenset({1.0, 2.0}))
+
+
+def test_one_unreadable_payload_does_not_take_redis_away_from_the_others(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """Redis answered, so it is asked again at once; only a Redis that is away is left alone for a while."""
+    write_json(settings.input, {"AAPL": a_record()})
+    report = optimize(settings)
+    with redis_server.client as client:
+        client.set(f"rolling:{{rolling_brain}}:{report.version}:portfolio", b"no gzip")
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        assert reader.portfolio().origin == "files"
+        assert reader.predictions().origin == "redis"
+
+
+def test_files_that_cannot_be_decoded_are_a_missing_snapshot(
+    settings_without_redis: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader raises `SnapshotMissing` and nothing else."""
+    write_json(settings_without_redis.input, {"AAPL": a_record()})
+    optimize(settings_without_redis, use_cache=False)
+    monkeypatch.setitem(optimizer.reader._DECODERS, "portfolio", msgspec.json.Decoder(int).decode)
+    reader = SnapshotReader("redis://127.0.0.1:1/0", "rolling_brain", settings_without_redis.output_dir)
+    with closing(reader), pytest.raises(SnapshotMissing, match="cannot be read"):
+        reader.portfolio()

@@ -406,7 +406,7 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
             (tmp_path / "template" / name).write_text("old")
     write(tmp_path / "template", *before)
     if template == "dead writers' leftovers":
-        (tmp_path / "template" / "versions" / "3.partial").mkdir()
+        (tmp_path / "template" / "versions" / "8").mkdir()
         (tmp_path / "template" / "versions" / "9").mkdir()
         (tmp_path / "template" / ".current.partial").symlink_to("versions/9")
     old = through_fixed_names(tmp_path / "template")
@@ -460,3 +460,41 @@ def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert files_of(tmp_path) == before
     assert [path.name for path in (tmp_path / "versions").iterdir()] == ["1"]
+
+
+def test_nothing_that_is_not_ours_is_swept(tmp_path: Path) -> None:
+    """A directory of somebody else's among the versions stays, whatever its name."""
+    for name in ("mine", "2024"):
+        (tmp_path / "versions" / name).mkdir(parents=True)
+        (tmp_path / "versions" / name / "kept.txt").touch()
+    (tmp_path / "versions" / "link").symlink_to(tmp_path)
+
+    write(tmp_path, 1, 2, 3)
+
+    assert (tmp_path / "versions" / "mine" / "kept.txt").exists()
+    assert (tmp_path / "versions" / "2024" / "kept.txt").exists()
+    assert {path.name for path in (tmp_path / "versions").iterdir()} == {"mine", "2024", "link", "2", "3"}
+
+
+def test_a_linked_versions_directory_is_refused(tmp_path: Path) -> None:
+    """What it leads to is somebody else's, and is not touched."""
+    victim = tmp_path / "victim"
+    (victim / "123").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "versions").symlink_to(victim)
+
+    with pytest.raises(OutputUnwritable, match="versions: is a link"):
+        write(tmp_path / "out", 1)
+
+    assert [path.name for path in victim.iterdir()] == ["123"]
+
+
+@pytest.mark.parametrize("name", ["current", "manifest.json", "rolling_optimized.json.gz"])
+def test_a_directory_in_the_place_of_a_link_is_named_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    """So that 'the old snapshots are as they were' is true."""
+    (tmp_path / name).mkdir()
+
+    with pytest.raises(OutputUnwritable, match=f"{name}: is a directory"):
+        write(tmp_path, 1)
+
+    assert [path.name for path in tmp_path.iterdir()] == [name]

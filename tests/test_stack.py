@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.devredis import free_port
+from tasks.flower import close_flower
 from tests.fleet import processes_with
 from tests.rolling import a_record, write_json
 from tests.servers import RedisServer, wait_until
@@ -70,9 +72,9 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 def test_the_demo_shows_the_line_and_leaves_nothing(tmp_path: Path) -> None:
     """One command: sample, first scheduled run, the top five from Redis; then nothing runs and `.demo` is all."""
-    done = subprocess.run(
-        [*COMMAND, "demo"], cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=True
-    )
+    mark = f"MARK={tmp_path}"
+    environment = _environment() | dict([mark.split("=")])
+    done = subprocess.run([*COMMAND, "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
 
     assert "the first scheduled run: success" in done.stdout
     assert "300 predictions of 2,000 records (0 rejected, 0 duplicates), 12 bots" in done.stdout
@@ -81,7 +83,49 @@ def test_the_demo_shows_the_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert [confidence for _, confidence in best] == sorted((confidence for _, confidence in best), reverse=True)
     assert "from redis" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == [".demo"]
-    assert processes_with("ROLLING_SOURCE=demo-") == []
+    assert processes_with(mark) == []
+
+
+def test_the_demo_takes_away_nothing_of_somebody_elses(tmp_path: Path) -> None:
+    """A directory under its name that it has not made stays."""
+    (tmp_path / ".demo").mkdir()
+    (tmp_path / ".demo" / "theirs").touch()
+
+    done = subprocess.run(
+        [*COMMAND, "demo"], cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert "is not the demo's" in done.stderr
+    assert (tmp_path / ".demo" / "theirs").exists()
+
+
+def test_flower_is_closed_wherever_it_is_started(tmp_path: Path) -> None:
+    """`celery -A tasks flower` alone listens on loopback and makes up a password; what is set is left alone."""
+    environ: dict[str, str] = {}
+    close_flower(environ, ["celery", "-A", "tasks", "flower"])
+    assert environ["FLOWER_ADDRESS"] == "127.0.0.1"
+    assert re.fullmatch(r"admin:\S{16,}", environ["FLOWER_BASIC_AUTH"])
+
+    environ = {"FLOWER_ADDRESS": "0.0.0.0", "FLOWER_BASIC_AUTH": "a:b"}
+    close_flower(environ, [])
+    assert (environ["FLOWER_ADDRESS"], environ["FLOWER_BASIC_AUTH"]) == ("0.0.0.0", "a:b")
+
+    environ = {}
+    close_flower(environ, ["flower", "--basic-auth=a:b"])
+    assert "FLOWER_BASIC_AUTH" not in environ
+
+    log = tmp_path / "log"
+    with log.open("wb") as lines:
+        command = [sys.executable, "-m", "celery", "-A", "tasks", "flower", f"--port={free_port()}"]
+        flower = subprocess.Popen(command, cwd=tmp_path, env=_environment(), stdout=lines, stderr=lines)
+    try:
+        wait_until(lambda: "Visit me at" in log.read_text(), what="Flower")
+        assert re.search(r"Visit me at http://127\.0\.0\.1:\d+", log.read_text())
+        assert "log in as admin:" in log.read_text()
+    finally:
+        flower.kill()
+        flower.wait()
 
 
 def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Path, redis_server: RedisServer) -> None:

@@ -1,0 +1,95 @@
+"""Redis URLs: one spelling in, those of redis-py and of kombu out.
+
+The two libraries agree on `redis://` and `rediss://` but not on Unix sockets, and both pass a query that they do not
+know on to their constructors. So a URL is read once, strictly, and written again for each.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+__all__ = ["RedisUrl", "redact_url"]
+
+SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "redis+socket": "unix"}
+# Of the query, what each kind of URL may say.
+SOCKET_QUERY: Final = frozenset({"db", "virtual_host", "password"})
+TLS_QUERY: Final = frozenset({"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
+
+
+@dataclass(frozen=True)
+class RedisUrl:
+    """A Redis server and a database of it; `login` is `user:password@`, escaped as it came, or empty."""
+
+    scheme: str
+    login: str
+    place: str  # host and port, or the socket's path
+    database: int
+    tls: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, url: str) -> RedisUrl:
+        """Read a URL.
+
+        Raises:
+            ValueError: What is wrong with it, without a piece of the password.
+        """
+        try:
+            parts = urlsplit(url)
+            usable_port = parts.port != 0
+        except ValueError:  # its text may quote a piece of the password
+            usable_port = False
+        if not usable_port:
+            raise ValueError("has no readable host and port; in a password, '/', '?' and '#' are written %2F, %3F, %23")
+        scheme = SCHEMES.get(parts.scheme)
+        if scheme is None:
+            raise ValueError(f"does not begin with one of {', '.join(f'{name}://' for name in SCHEMES)}")
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        known = SOCKET_QUERY if scheme == "unix" else TLS_QUERY if scheme == "rediss" else frozenset()
+        unknown = query.keys() - known
+        if unknown:
+            raise ValueError(
+                f"has {', '.join(sorted(unknown))} in its query, which is not one of {sorted(known) or '-'}"
+            )
+        login, at, host = parts.netloc.rpartition("@")
+        if scheme == "unix":
+            if "password" in query:
+                login, at = f":{quote(query['password'], safe='')}", "@"
+            database = query.get("db") or query.get("virtual_host") or "0"
+            if host or len(parts.path) < len("/x"):
+                raise ValueError("names no socket; write unix:///path/to/redis.sock")
+            return cls(scheme, login + at, parts.path, _database(database))
+        if not host:
+            raise ValueError("names no host")
+        return cls(scheme, login + at, host, _database(parts.path.strip("/") or "0"), tuple(sorted(query.items())))
+
+    def for_redis_py(self) -> str:
+        """The URL as `redis.Redis.from_url` takes it."""
+        if self.scheme == "unix":
+            return f"unix://{self.login}{self.place}?db={self.database}"
+        return f"{self.scheme}://{self.login}{self.place}/{self.database}{self._query(dict(self.tls))}"
+
+    def for_kombu(self) -> str:
+        """The URL as Celery takes it for broker and results; it wants to be told that TLS checks certificates."""
+        if self.scheme == "unix":
+            return f"redis+socket://{self.login}{self.place}?virtual_host={self.database}"
+        checked = {"ssl_cert_reqs": "required"} if self.scheme == "rediss" else {}
+        return f"{self.scheme}://{self.login}{self.place}/{self.database}{self._query(checked | dict(self.tls))}"
+
+    @staticmethod
+    def _query(values: dict[str, str]) -> str:
+        return f"?{urlencode(values)}" if values else ""
+
+
+def redact_url(url: str) -> str:
+    """The URL with its password, if any, as `***`: up to the last `@`, since it may hold what should be escaped."""
+    url = re.sub(r"(://[^:@]*:).*@", r"\1***@", url)
+    return re.sub(r"(password=)[^&#]*", r"\1***", url)
+
+
+def _database(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"names the database {text!r}, which is not a number")
+    return int(text)

@@ -1,0 +1,98 @@
+"""One spelling of a Redis URL in, those of redis-py and kombu out, and both libraries understand them alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from optimizer import Settings, optimize
+from optimizer.connection import ping
+from optimizer.urls import RedisUrl
+from tests.fleet import Fleet
+from tests.rolling import a_record, write_json
+from tests.servers import RedisServer
+
+
+@pytest.mark.parametrize(
+    ("url", "for_redis_py", "for_kombu"),
+    [
+        ("redis://h", "redis://h/0", "redis://h/0"),
+        ("redis://u:p%2F@h:1/3", "redis://u:p%2F@h:1/3", "redis://u:p%2F@h:1/3"),
+        ("redis://[::1]:7/2", "redis://[::1]:7/2", "redis://[::1]:7/2"),
+        ("rediss://:p@h:1/0", "rediss://:p@h:1/0", "rediss://:p@h:1/0?ssl_cert_reqs=required"),
+        (
+            "rediss://h?ssl_cert_reqs=none",
+            "rediss://h/0?ssl_cert_reqs=none",
+            "rediss://h/0?ssl_cert_reqs=none",
+        ),
+        ("unix:///r.sock", "unix:///r.sock?db=0", "redis+socket:///r.sock?virtual_host=0"),
+        ("unix://:p@/r.sock?db=4", "unix://:p@/r.sock?db=4", "redis+socket://:p@/r.sock?virtual_host=4"),
+        ("redis+socket:///r.sock?virtual_host=4", "unix:///r.sock?db=4", "redis+socket:///r.sock?virtual_host=4"),
+        (
+            "unix:///r.sock?password=a%26b&db=1",
+            "unix://:a%26b@/r.sock?db=1",
+            "redis+socket://:a%26b@/r.sock?virtual_host=1",
+        ),
+    ],
+)
+def test_a_url_is_written_for_each_library(url: str, for_redis_py: str, for_kombu: str) -> None:
+    """Database, login and socket mean the same to both."""
+    parsed = RedisUrl.parse(url)
+    assert (parsed.for_redis_py(), parsed.for_kombu()) == (for_redis_py, for_kombu)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:a%26b@h:7/3", "unix://:a%26b@/r.sock?db=3", "redis+socket:///r.sock?password=a%26b&virtual_host=3"],
+)
+def test_redis_py_reads_password_and_database(url: str) -> None:
+    """The library itself is the oracle; that kombu reads its own spelling, a worker shows below."""
+    options = redis.ConnectionPool.from_url(RedisUrl.parse(url).for_redis_py()).connection_kwargs
+    assert (options["password"], options["db"]) == ("a&b", 3)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://h/x", "database 'x'"),
+        ("redis://h?foo=bar", "foo in its query"),
+        ("redis://h?socket_timeout=x", "socket_timeout in its query"),
+        ("redis://h?decode_responses=True", "decode_responses in its query"),
+        ("redis://h?db=1", "db in its query"),
+        ("unix://", "names no socket"),
+        ("unix://host/r.sock", "names no socket"),
+        ("unix:///r.sock?db=-1", "database '-1'"),
+        ("redis://", "names no host"),
+        ("redis://h:port", "no readable host and port"),
+        ("amqp://h", "does not begin with one of"),
+    ],
+)
+def test_what_a_library_would_stumble_over_is_refused(url: str, said: str) -> None:
+    """At the start and by name, instead of a traceback of a constructor."""
+    with pytest.raises(ValueError, match=said):
+        RedisUrl.parse(url)
+
+
+def test_a_worker_runs_over_a_unix_socket_with_password_and_database(tmp_path: Path, own_redis: RedisServer) -> None:
+    """Cache and broker are the same server and database, under either spelling."""
+    socket = tmp_path / "r.sock"
+    own_redis.start("--unixsocket", str(socket))
+    with own_redis.client as client:
+        client.config_set("requirepass", "a&b")
+    url = f"unix://{socket}?password=a%26b&db=2"
+    ping(url)
+    settings = Settings(input=tmp_path / "in.json", output_dir=tmp_path / "out", source="socket", redis_url=url)
+    write_json(settings.input, {"AAPL": a_record()})
+
+    variables = {"ROLLING_SOURCE": "socket", "ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
+    with Fleet(tmp_path, settings, **variables) as fleet:
+        fleet.start_worker()
+        fleet.start_beat()
+        fleet.wait_for_runs(1, "success")
+        assert fleet.reader.predictions().origin == "redis"
+
+    with redis.Redis(unix_socket_path=str(socket), password="a&b", db=0) as client:
+        assert client.keys() == []
+    assert optimize(settings).cache == "current"
