@@ -43,7 +43,7 @@ LAYOUTS: Final = {
     **{f'"{name}"'.encode(): Layout(unit_level=3, kept_levels=3) for name in BOT_SECTIONS},
 }
 
-# A root object with so many objects in it is a map, whatever plain values it has besides.
+# A root object with so many objects in it, positions of bots included, is a map, whatever plain values it has besides.
 MAP_MEMBERS: Final = 1_000
 
 _SPACE = b" \t\n\r"
@@ -203,6 +203,7 @@ class Decoder:
         self._members = 0
         self._has_confidence = False
         self._held: list[Item] = []
+        self._held_objects = 0
         # The root's own level, in case it is a record: its opening bracket is the token at hand.
         self._own = bytearray(b"{")
         self._own_size = 1
@@ -224,7 +225,8 @@ class Decoder:
             self._items.append(item)
         elif self._root is _Root.UNDECIDED:
             self._held.append(item)
-            if len(self._held) == MAP_MEMBERS:
+            self._held_objects += 1 + (len(item.positions) if isinstance(item, Bot) else 0)
+            if self._held_objects >= MAP_MEMBERS:
                 self._root = _Root.MAP
                 self._items += self._held
                 self._held = []

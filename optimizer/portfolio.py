@@ -7,11 +7,12 @@ does not matter: 60 digits hold every sum of ordinary quantities exactly.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Context, Decimal
+from itertools import groupby
 from typing import Final
 
-from optimizer.records import Bot, BotSummary, Holding
+from optimizer.records import Bot, BotSummary, Holding, Position
 
 __all__ = ["holdings", "summaries"]
 
@@ -34,18 +35,17 @@ def holdings(bots: Iterable[Bot]) -> list[Holding]:
     weighted by quantity over the side that remains, long or short; positions without a cost do not weigh in it, and
     where none has one it is `None`.
     """
-    books: dict[str, _Book] = {}
-    for bot in bots:
-        for position in bot.positions:
-            quantity = Decimal(repr(position.quantity))
-            book = books.setdefault(position.symbol, _Book())
-            (book.long if quantity > 0 else book.short).add(quantity, position.avg_price)
-    found = ((symbol, book, _EXACT.add(book.long.quantity, book.short.quantity)) for symbol, book in books.items())
-    return [
-        Holding(symbol, float(net), (book.long if net > 0 else book.short).average())
-        for symbol, book, net in sorted(found, key=lambda item: item[0])
-        if net
-    ]
+    positions = sorted((position for bot in bots for position in bot.positions), key=_symbol)
+    found = []
+    # Symbol by symbol: the decimals of one are gone before those of the next are made.
+    for symbol, group in groupby(positions, key=_symbol):
+        long, short = _Side(), _Side()
+        for position in group:
+            (long if position.quantity > 0 else short).add(position)
+        net = _EXACT.add(long.quantity, short.quantity)
+        if net:
+            found.append(Holding(symbol, float(net), (long if net > 0 else short).average()))
+    return found
 
 
 @dataclass
@@ -56,17 +56,16 @@ class _Side:
     priced: Decimal = _ZERO  # quantity of the positions that have a cost
     cost: Decimal = _ZERO
 
-    def add(self, quantity: Decimal, price: float | None) -> None:
+    def add(self, position: Position) -> None:
+        quantity = Decimal(repr(position.quantity))
         self.quantity = _EXACT.add(self.quantity, quantity)
-        if price is not None:
+        if position.avg_price is not None:
             self.priced = _EXACT.add(self.priced, quantity)
-            self.cost = _EXACT.add(self.cost, _EXACT.multiply(quantity, Decimal(repr(price))))
+            self.cost = _EXACT.add(self.cost, _EXACT.multiply(quantity, Decimal(repr(position.avg_price))))
 
     def average(self) -> float | None:
         return float(_EXACT.divide(self.cost, self.priced)) if self.priced else None
 
 
-@dataclass
-class _Book:
-    long: _Side = field(default_factory=_Side)
-    short: _Side = field(default_factory=_Side)
+def _symbol(position: Position) -> str:
+    return position.symbol

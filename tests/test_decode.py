@@ -705,6 +705,13 @@ class TestBounds:
             bots = '{"bots": {"b": {"positions": [' + position % (quantity, cost) + "]}}}"
             assert [item.reason for item in scan([bots.encode()], max_record_bytes=10_000) if isinstance(item, Reject)]
 
+    def test_bots_are_not_held_back_without_bound(self) -> None:
+        """Their positions count among the thousand objects after which a root is a map, whatever comes later."""
+        bot = '"%s": {"positions": [' + ", ".join(['{"symbol": "X", "qty": 1}'] * 600) + "]}"
+        text = '{"bots": {' + ", ".join(bot % name for name in "abcd") + '}, "symbol": "LATE"}'
+        items = scan([text.encode()], max_record_bytes=100_000)
+        assert [item.name for item in items if isinstance(item, Bot)] == ["a", "b", "c", "d"]
+
 
 GOOD_FIELDS = {"confidence": 0.5, "prediction": 1, "last_price": 2}
 

@@ -58,7 +58,7 @@ def names(items: list[Item] | tuple[str, str]) -> list[str]:
 class TestCuts:
     """The cut-independence law."""
 
-    @hypothesis_settings(max_examples=300)
+    @hypothesis_settings(max_examples=200)
     @given(st.data(), rolling_bytes(), st.sampled_from([16, 64, 300, LIMIT]))
     def test_items_and_errors_do_not_depend_on_cuts(self, data: st.DataObject, whole: bytes, limit: int) -> None:
         """Whole, byte by byte and cut anywhere, a file gives the same items, or the same error."""
@@ -149,6 +149,7 @@ class TestUnits:
         assert units(f'{{"{key}":{{"A":{{"x":[1]}}}}}}'.encode()) == [b'{"x":[]}']
         assert units(f'{{"{key}":[{{"x":[1]}}]}}'.encode()) == [b'{"x":[]}']
 
+    @hypothesis_settings(max_examples=50)
     @given(st.data(), rolling_bytes().filter(lambda data: b"N" not in data and b"I" not in data))
     def test_every_kept_byte_knows_its_place(self, data: st.DataObject, whole: bytes) -> None:
         """`source_offset` leads from each byte of a piece back to that byte in the source."""
@@ -381,11 +382,11 @@ FILLERS = {
     "white space": (b"", b" \n", b'"x":1'),
 }
 GROWTH_MB = 20
-MEGABYTES = 40
+MEGABYTES = 30
 
 
 class TestMemory:
-    """Each in a process of its own: 40 MB and more of one thing take less than 20 MB of memory."""
+    """Each in a process of its own: 30 MB and more of one thing take less than 20 MB of memory."""
 
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("filler", FILLERS)
