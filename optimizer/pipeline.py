@@ -1,4 +1,4 @@
-"""The whole line, in one screen.
+"""The whole line; `_run_alone` is it in one screen.
 
     source -> scan (inflate, prune, decode) -> select -> snapshots -> files -> Redis
 

@@ -116,8 +116,12 @@ class Source:
 
         Raises:
             SourceTorn: Its size or time of modification is another.
+            SourceUnreadable: The file system has lost it.
         """
-        now = os.fstat(self._file.fileno())
+        try:
+            now = os.fstat(self._file.fileno())
+        except OSError as error:  # a network file system that has forgotten the file
+            raise SourceUnreadable(f"{self.path}: {error.strerror or error}") from error
         if (now.st_size, now.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
             raise SourceTorn(
                 f"{self.path} was written to while it was read ({self._before.st_size:,} bytes before, "
