@@ -68,10 +68,8 @@ local kinds = tonumber(ARGV[5])
 for i = 1, kinds do
     if redis.call('EXISTS', KEYS[4 + i]) == 0 then return 'what was staged has expired' end
 end
-local old = {}
-for i = 1, kinds do old[i] = KEYS[4 + 2 * kinds + i] end
-for i = 1, kinds do
-    if current ~= '' and current ~= ARGV[2] then redis.call('EXPIRE', old[i], ARGV[4]) end
+if current ~= '' and current ~= ARGV[2] then
+    for i = 1, kinds do redis.call('EXPIRE', KEYS[4 + 2 * kinds + i], ARGV[4]) end
 end
 for i = 1, kinds do
     redis.call('RENAME', KEYS[4 + i], KEYS[4 + kinds + i])

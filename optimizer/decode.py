@@ -27,7 +27,7 @@ import ijson
 import msgspec
 
 from optimizer.judge import SHOWN_CHARACTERS, decode_bot, decode_record, malformed, where
-from optimizer.prune import Layout, Piece, PieceKind
+from optimizer.prune import STRING, Layout, Piece, PieceKind
 from optimizer.records import Bot, Record, Reject, RejectReason
 
 __all__ = ["LAYOUTS", "RECORD_LAYOUT", "Decoder", "Item"]
@@ -47,7 +47,7 @@ LAYOUTS: Final = {
 MAP_MEMBERS: Final = 1_000
 
 _SPACE = b" \t\n\r"
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++', re.DOTALL)
+_TOKEN = re.compile(STRING + rb'|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++', re.DOTALL)
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?")
 _LITERALS = (b"true", b"false", b"null")
 

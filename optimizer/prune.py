@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 from optimizer.errors import SourceMalformed, SourceTorn
 
-__all__ = ["MAX_DEPTH", "NO_SEAMS", "Layout", "Piece", "PieceKind", "Pruner"]
+__all__ = ["MAX_DEPTH", "NO_SEAMS", "STRING", "Layout", "Piece", "PieceKind", "Pruner"]
 
 # Where json.loads and msgspec give up too.
 MAX_DEPTH: Final = 1000
@@ -80,8 +80,8 @@ NO_SEAMS: Final = array("Q")
 
 # Flat text: anything without brackets, and whole strings. All quantifiers are possessive, so that no input makes the
 # engine go back: time is linear.
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_FLAT = rb'[^"{}\[\]]*+(?:' + _STRING + rb'[^"{}\[\]]*+)*+'
+STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_FLAT = rb'[^"{}\[\]]*+(?:' + STRING + rb'[^"{}\[\]]*+)*+'
 _LEAF = rb"(?:\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])"
 _BRANCH_BODY = _FLAT + rb"(?:" + _LEAF + _FLAT + rb")*+"
 _BRANCH = rb"(?:\{" + _BRANCH_BODY + rb"\}|\[" + _BRANCH_BODY + rb"\])"
@@ -89,7 +89,7 @@ _BRANCH = rb"(?:\{" + _BRANCH_BODY + rb"\}|\[" + _BRANCH_BODY + rb"\])"
 _SKIP = re.compile(_FLAT + rb"(?:" + _BRANCH + _FLAT + rb")*+", re.DOTALL)
 _SKIP_FLAT = re.compile(_FLAT, re.DOTALL)
 _SKIP_LEVELS = 2
-_STRING_TOKEN = re.compile(_STRING, re.DOTALL)
+_STRING_TOKEN = re.compile(STRING, re.DOTALL)
 _STRING_TAIL = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _RUN = re.compile(rb'[^"{}\[\]]++')
 # Atoms are numbers and literals, and what should be: whatever stands between these, quotes and brackets.

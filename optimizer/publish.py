@@ -46,8 +46,8 @@ class Publisher:
     def take_tick(self, number: int) -> bool:
         """Take a tick for this run; false where another run has it."""
         with self._tolerating():
-            if self._cache and self.state == "up":
-                return self._cache.take_tick(number)
+            if self._live:
+                return self._live.take_tick(number)
         return True
 
     @contextmanager
@@ -55,27 +55,25 @@ class Publisher:
         """Hold the source's lock and read the pointer that the run starts from; yield false where another run is on."""
         with ExitStack() as stack:
             with self._tolerating():
-                if self._cache and self.state == "up":
-                    self._lock = stack.enter_context(self._cache.lock())
-                    self._before = self._cache.pointer()
+                if self._live:
+                    self._lock = stack.enter_context(self._live.lock())
+                    self._before = self._live.pointer()
             yield self._lock is None or self._lock.held
 
     def newest_version(self) -> int:
         """The newest version that Redis knows of, 0 for none."""
         newest = self._before.version if self._before else 0
         with self._tolerating():
-            if self._cache and self.state == "up":
-                return max(newest, self._cache.newest_delta())
+            if self._live:
+                return max(newest, self._live.newest_delta())
         return newest
 
     def holds(self, fingerprint: str) -> bool:
         """Whether what Redis shows was made from this input, and is all there."""
         with self._tolerating():
-            if self._cache and self.state == "up":
+            if self._live:
                 before = self._before
-                return (
-                    before is not None and before.fingerprint == fingerprint and self._cache.is_intact(before.version)
-                )
+                return before is not None and before.fingerprint == fingerprint and self._live.is_intact(before.version)
         return True
 
     def check_lock(self) -> None:
@@ -85,7 +83,7 @@ class Publisher:
             PublishRefused: It is not.
         """
         with self._tolerating():
-            if self._cache and self._lock and self.state == "up" and not self._cache.owns(self._lock):
+            if self._live and self._lock and not self._live.owns(self._lock):
                 raise PublishRefused("the lock was lost during the run (was it paused?); the next tick starts anew")
 
     def publish(self, snapshots: SnapshotSet, *, checked_at: str) -> None:
@@ -95,8 +93,8 @@ class Publisher:
             PublishRefused: The run is no longer the only one.
         """
         with self._tolerating():
-            if self._cache and self._lock and self.state == "up":
-                self._cache.publish(snapshots, lock=self._lock, before=self._before, checked_at=checked_at)
+            if self._live and self._lock:
+                self._live.publish(snapshots, lock=self._lock, before=self._before, checked_at=checked_at)
 
     def outcome(self, done: str) -> str:
         """What a report says of the cache: what was done, or why it was not."""
@@ -105,14 +103,19 @@ class Publisher:
     def mark_checked(self, at: str) -> None:
         """Note that what Redis shows is still the newest."""
         with self._tolerating():
-            if self._cache and self._before and self.state == "up":
-                self._cache.mark_checked(self._before.version, at)
+            if self._live and self._before:
+                self._live.mark_checked(self._before.version, at)
 
     def record(self, report: Report) -> None:
         """Append the report to the stream of runs."""
         with self._tolerating():
             if self._cache and self._cache.answers:
                 self._cache.add_run(report)
+
+    @property
+    def _live(self) -> Cache | None:
+        """The cache, as long as nothing has failed in it."""
+        return self._cache if self.state == "up" else None
 
     @contextmanager
     def _tolerating(self) -> Iterator[None]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -112,8 +111,7 @@ class SnapshotReader:
         self._keys = Keys(source)
         self._output_dir = output_dir
         self._client = connect(redis_url, timeout_s=READER_TIMEOUT_S)
-        self._held: dict[tuple[str, str], Snapshot[Any]] = {}  # kind and etag; the newest of each kind
-        self._guard = threading.Lock()
+        self._held: dict[str, Snapshot[Any]] = {}  # the last of each kind; one assignment, so threads need no lock
         self._redis_rests_until = 0.0
 
     @classmethod
@@ -225,8 +223,8 @@ class SnapshotReader:
             if pointer is None:
                 return None
             etag = pointer.etags[kind]
-            held = self._held.get((kind, etag))
-            if held is not None and (held.version, held.origin) == (pointer.version, "redis"):
+            held = self._held.get(kind)
+            if held is not None and (held.version, held.etag, held.origin) == (pointer.version, etag, "redis"):
                 return held
             data = cast("bytes | None", self._client.get(self._keys.payload(pointer.version, kind)))
             if data is not None:
@@ -292,14 +290,16 @@ class SnapshotReader:
             return None
         manifest, data = found
         etag = manifest.snapshots[kind].sha256
-        held = self._held.get((kind, etag))
-        if held is not None and (held.version, held.origin) == (manifest.version, "files"):
+        held = self._held.get(kind)
+        if held is not None and (held.version, held.etag, held.origin) == (manifest.version, etag, "files"):
             return held
         return self._hold(kind, manifest.version, etag, "files", data)
 
     def _state_from_files(self) -> State | None:
-        manifest = None if self._output_dir is None else read_manifest(self._output_dir)
-        if manifest is None or self._output_dir is None:
+        if self._output_dir is None:
+            return None
+        manifest = read_manifest(self._output_dir)
+        if manifest is None:
             return None
         return State(manifest.version, manifest.generated_at, manifest_age_s(self._output_dir), "files")
 
@@ -324,8 +324,7 @@ class SnapshotReader:
 
     def _hold(self, kind: str, version: int, etag: str, origin: Origin, data: bytes) -> Snapshot[Any]:
         snapshot = Snapshot(version, etag, origin, data, _DECODERS[kind](gzip.decompress(data)))
-        with self._guard:
-            self._held = {key: value for key, value in self._held.items() if key[0] != kind} | {(kind, etag): snapshot}
+        self._held[kind] = snapshot
         return snapshot
 
 

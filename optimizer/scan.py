@@ -35,9 +35,7 @@ def scan(chunks: Iterable[bytes], *, max_record_bytes: int) -> Iterator[Item]:
     """
     pruner = Pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=max_record_bytes)
     decoder = Decoder(max_record_bytes=max_record_bytes)
-    for chunk in chunks:
-        yield from decoder.feed(pruner.feed(chunk))
-    yield from decoder.feed(pruner.close())
+    yield from decoder.feed(_pieces(pruner, chunks))
     decoder.close()
 
 
