@@ -1,4 +1,4 @@
-"""Runs: stretches of pruned JSON that are nothing but records, decoded as a whole. Pure.
+"""Runs: stretches of pruned JSON in which records follow each other, decoded as a whole. Pure.
 
 In: a `Run` as the native pruner cuts it. Out: a `RecordRun` where every record counts, items where some do not, `None`
 where it takes a closer look: then nothing has been decided, and the run goes the way of single pieces.
@@ -37,7 +37,9 @@ class RunKind(IntEnum):
 
 @dataclass(slots=True)
 class Run:
-    """`count` records, the longest of `longest` bytes with its key, and nothing else but what separates them.
+    """`count` records, the longest of `longest` bytes with its key, and what stands between them.
+
+    That should be commas and white space; anything else makes its decoding fail.
 
     `lead` is the comma between them and what comes before, with white space, where that did not come as a piece.
     `place(position)` is where in the source a byte of `data` stood, and `piece(start, end)` cuts a unit out of it.

@@ -135,7 +135,8 @@ static void add_to_key(rp_state *state, const rp_policy *policy, uint8_t byte) {
 
 /* ---- NaN and Infinity */
 
-static const char *const CONSTANTS[] = {"NaN", "Infinity", "-Infinity"};
+/* Padded with zeros to the size of what is held back, so that any of its lengths can be compared. */
+static const char CONSTANTS[3][16] = {"NaN", "Infinity", "-Infinity"};
 
 /* Write what was held back: `null` where it is a whole constant and stands alone, padded to its length, so that only NaN
  * moves what follows; else as it came. */
@@ -160,7 +161,7 @@ static unsigned take_constant(rp_state *state, rp_output *output, const block_t 
         const uint8_t byte = block->bytes[place];
         const unsigned length = state->constant_length;
         int grows = 0;
-        for (unsigned i = 0; i < 3; i++)
+        for (unsigned i = 0; byte && i < 3; i++) /* a zero byte of the input is none of the padding */
             grows |= memcmp(CONSTANTS[i], state->constant, length) == 0 && (uint8_t)CONSTANTS[i][length] == byte;
         if (!grows) {
             end_constant(state, output, block->source + place, is_delimiter(byte));
@@ -224,7 +225,8 @@ static void open_in_text(rp_state *state, const rp_policy *policy, rp_output *ou
         state->depth = level;
     } else if (bracket == '{') {
         const int named = inside == '{';
-        const int passed_over = named && (state->key_overlong || memchr(state->key, '\\', state->key_length) ||
+        const int passed_over = named && (state->significant != ':' || state->key_overlong ||
+                                          memchr(state->key, '\\', state->key_length) ||
                                           (level == 2 && state->key_length && state->key[0] == '_'));
         const unsigned kind = named ? RP_MEMBERS : RP_ELEMENTS;
         state->root_plain = 0;
@@ -305,7 +307,8 @@ static rp_status take_text(rp_state *state, const rp_policy *policy, const block
             const rp_status status = bracket_in_text(state, policy, output, byte, (int)(block->openings >> at & 1));
             if (status != RP_MORE) return status;
         } else {
-            if (!is_space(byte)) state->significant = byte;
+            /* A colon counts where it follows a key, so that the last string is the key of what comes. */
+            if (!is_space(byte)) state->significant = byte == ':' && state->significant != '"' ? 0 : byte;
             if ((byte == 'N' || byte == 'I' || byte == '-') &&
                 is_delimiter(at ? block->bytes[at - 1] : state->previous)) {
                 *place = take_constant(state, output, block, at);

@@ -4,7 +4,7 @@
  * Out: the same JSON with every container below the kept levels emptied (`[1,2]` becomes `[]`), byte for byte what it
  *      was elsewhere, but for NaN, Infinity and -Infinity in kept fields, which become `null`;
  *      seams: where in the source the output goes on after a gap;
- *      runs: stretches of the output that are nothing but records one after another, to be decoded as a whole.
+ *      runs: stretches of the output in which records follow each other, to be decoded as a whole.
  *
  * What can go wrong: a bracket that closes nothing, nesting deeper than the policy allows, a discarded container whose
  * curly and square brackets do not balance. The kept levels are checked by whoever parses them.
@@ -58,7 +58,8 @@ typedef struct {
 enum { RP_MEMBERS = 1, RP_ELEMENTS = 2, RP_LINES = 3 };
 
 /* Units of one container, one after another, in the output from `start` to `end`: members of an object from the first
- * one's key, elements of an array, or root objects. `longest` is the bytes of the longest, its key included. */
+ * one's key, elements of an array, or root objects. `longest` is the bytes of the longest, its key included.
+ * Plain values may stand among them, or what is no JSON: whoever decodes the run finds out. */
 typedef struct {
     uint64_t start;
     uint64_t end;
@@ -110,7 +111,8 @@ typedef struct {
     uint8_t root_plain;    /* the root object has shown no container but arrays that were emptied */
     uint8_t root_odd;      /* a string around its units is no plain ASCII, so it takes a closer look */
     uint8_t unit_kind;     /* of the unit at hand: RP_MEMBERS and so on, or 0 where it belongs to no run */
-    uint8_t significant;   /* last byte outside units and strings that is no white space; '"' after a string */
+    uint8_t significant;   /* last byte outside units and strings that is no white space; '"' after a string, 0 for a
+                            * colon that follows anything else */
     uint8_t previous;      /* last byte read */
     uint8_t constant[16];  /* start of a NaN or Infinity that was cut */
     uint8_t constant_length;

@@ -1,0 +1,307 @@
+"""The compiled kernel alone: against ten lines of Python over `json.loads`, and each variant against the others.
+
+Variants are compiled here, under the flags that CI wants clean: what runs where there is no AVX2, the plain C that runs
+where there is no SSE2 or NEON either, and NEON itself under an emulator.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+from importlib.machinery import ExtensionFileLoader
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from optimizer.pieces import MAX_DEPTH
+from tests.engines import require_engine
+from tests.mess import Mess
+from tests.strategies import cuts, rolling_bytes
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [ROOT / "optimizer" / "_prune.c", ROOT / "optimizer" / "kernel" / "prune.c"]
+STRICT = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"]
+VARIANTS: Final = {"built": None, "baseline": ["-DRP_BASELINE"], "plain": ["-DRP_PLAIN"]}
+BLOCK_EDGES = (15, 16, 17, 31, 32, 33, 63, 64, 65)
+
+
+def _missing(what: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} has to be there in CI")
+    pytest.skip(f"needs {what}")
+
+
+def compilers() -> list[str]:
+    """The C compilers of this machine: gcc, and clang under whatever number."""
+    clangs = (f"clang-{number}" for number in range(30, 10, -1))
+    clang = next((name for name in ("clang", *clangs) if shutil.which(name)), None)
+    return [name for name in ("gcc", clang) if name and shutil.which(name)]
+
+
+def compile_kernel(target: Path, *flags: str, compiler: str = "cc", with_python: bool = True) -> None:
+    """Compile the extension, or the kernel alone, without a warning."""
+    include = sysconfig.get_path("include")
+    python = ["-shared", "-fPIC", f"-I{include}", *map(str, SOURCES)] if with_python else []
+    done = subprocess.run(
+        [compiler, *STRICT, f"-I{ROOT / 'optimizer'}", *python, *flags, "-o", str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(params=VARIANTS, scope="module")
+def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The extension module: as it is installed, and compiled for other machines."""
+    flags = VARIANTS[request.param]
+    if flags is None:
+        require_engine("native")
+        return importlib.import_module("optimizer._prune")
+    if not shutil.which("cc"):
+        _missing("a C compiler")
+    target = tmp_path_factory.mktemp(request.param) / "_prune.so"
+    compile_kernel(target, *flags)
+    loader = ExtensionFileLoader("optimizer._prune", str(target))
+    spec = importlib.util.spec_from_file_location("optimizer._prune", target, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+MEMBERS: Final = {b"predictions": (3, 1, True), b"symbols": (3, 1, True), b"bots": (3, 3, False)}
+
+
+class Pairs(list[tuple[str, Any]]):
+    """An object as its members in order."""
+
+
+def pruned(kernel: Any, *chunks: bytes) -> bytes:
+    """What the kernel leaves of a text that is sound."""
+    pruner = kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH)
+    batches = [*itertools.chain.from_iterable(map(pruner.feed, chunks)), *pruner.finish()]
+    assert (pruner.error, pruner.depth, pruner.in_string) == (None, 0, False)
+    return b"".join(batch[0] for batch in batches)
+
+
+def reference(value: Any, level: int = 1, unit: int = 2, last: int = 2) -> Any:
+    """What is left of a value: containers below the last kept level are empty, and so are arrays where units stand."""
+    if not isinstance(value, list):
+        return value
+    if level > last or (level == unit and not isinstance(value, Pairs)):
+        return type(value)()
+    if not isinstance(value, Pairs):
+        return [reference(element, level + 1, unit, last) for element in value]
+    kept, plain, record = Pairs(), level == 1, False
+    for name, body in value:
+        named = MEMBERS.get(name.encode("utf-8", "surrogatepass"), (2, 1, True)) if level == 1 else (unit, 0, True)
+        below = (0, 0) if record else (named[0], named[0] + named[1] - 1) if level == 1 else (unit, last)
+        record |= plain and name == "symbol" and isinstance(body, str)
+        plain &= not isinstance(body, Pairs) and not (isinstance(body, list) and below[0] > 2)
+        kept.append((name, reference(body, level + 1, *below)))
+    return kept
+
+
+def loads(data: bytes) -> Any:
+    """A text as `json.loads` reads it, constants as null."""
+    return json.loads(
+        data.decode("utf-8", "surrogateescape"),
+        object_pairs_hook=Pairs,
+        parse_constant=lambda _: None,
+        parse_int=float,
+    )
+
+
+trees = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-9, 10**9),
+        st.floats(allow_subnormal=False),
+        st.text(max_size=8),
+        st.sampled_from(['"', "\\", '\\"', "}]", "[{", "NaN", "-Infinity"]),
+    ),
+    lambda inside: st.one_of(
+        st.lists(inside, max_size=4),
+        st.dictionaries(
+            st.one_of(st.text(max_size=4), st.sampled_from(["predictions", "symbols", "bots", "symbol", "_meta"])),
+            inside,
+            max_size=4,
+        ),
+    ),
+    max_leaves=30,
+)
+
+
+class TestReference:
+    """The kernel's output, read by `json.loads`, is what ten lines of Python leave of the value."""
+
+    @hypothesis_settings(max_examples=300)
+    @given(st.data(), trees, st.sampled_from([None, 1, 2]), st.booleans())
+    def test_any_value(
+        self, kernel: Any, data: st.DataObject, value: Any, indent: int | None, ascii_only: bool
+    ) -> None:
+        """Whole, one byte at a time, and cut anywhere; NaN and Infinity among the values."""
+        text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+        expected = reference(loads(text))
+
+        assert loads(pruned(kernel, text)) == expected
+        assert loads(pruned(kernel, *(bytes((byte,)) for byte in text))) == expected
+        assert loads(pruned(kernel, *data.draw(cuts(text)))) == expected
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b'{"A":{"a":[1,[2]],"b":"}]\\"\\\\","c":{"d":{}}},"_m":{"x":[]}}',
+            b'[{"symbol":"A","x":{"y":"\\\\\\""}},[1],NaN,-Infinity]',
+            b'{"bots":{"b":{"positions":[{"s":1,"o":[1]}]}},"predictions":[{"x":[1]}]}',
+            b'{"c":NaN,"symbol":"A","x":{"y":{}},"z":Infinity }',
+        ],
+    )
+    def test_every_cut_of_small_inputs(self, kernel: Any, text: bytes) -> None:
+        """Cut in two at each place, and in three at each two places."""
+        whole = pruned(kernel, text)
+
+        assert loads(whole) == reference(loads(text))
+        for first, second in itertools.combinations_with_replacement(range(len(text) + 1), 2):
+            assert pruned(kernel, text[:first], text[first:second], text[second:]) == whole
+
+    @pytest.mark.parametrize("edge", BLOCK_EDGES)
+    @pytest.mark.parametrize("token", [r"\"", r"\\", r"\\\"", r"\\\\", r"\u005c", "}", "]", r"\"}", "[{"])
+    def test_escapes_and_quotes_across_every_block_edge(self, kernel: Any, edge: int, token: str) -> None:
+        """A string that is kept, and one that is discarded, with something dangerous at each offset round an edge."""
+        for shift in range(-4, 5):
+            for opening, closing in (
+                ('{"A":{"x":"', '"},"B":{"y":[1]}}'),
+                ('{"A":{"x":["', '",{"z":"]"}]},"B":{"y":[1]}}'),
+            ):
+                filler = "f" * (edge + shift - len(opening))
+                text = (opening + filler + token + closing).encode()
+
+                assert loads(pruned(kernel, text)) == reference(loads(text)), text
+
+    @pytest.mark.parametrize("edge", BLOCK_EDGES)
+    @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "-1", "Nan", "-NaN", "xNaN", "NaNs"])
+    def test_constants_across_every_block_edge(self, kernel: Any, edge: int, constant: str) -> None:
+        """They become null where they are whole; what only looks like one is left as it is."""
+        whole = constant in ("NaN", "Infinity", "-Infinity")
+        for shift in range(-10, 3):
+            for before, after in (("", "}"), (" ", " }"), ("\n", ',"n":1}')):
+                opening = '{"A":{' + " " * max(0, edge + shift - 12) + '"x":' + before
+                text = (opening + constant + after + "}").encode()
+                kept = "null".ljust(len(constant)) if whole else constant
+
+                for chunks in ([text], [bytes((byte,)) for byte in text]):
+                    assert pruned(kernel, *chunks) == (opening + kept + after + "}").encode()
+
+    @pytest.mark.parametrize("depth", [0, 1, 2, 3, 31, 32, 33, 63, 64, 65, 500, MAX_DEPTH - 2])
+    @pytest.mark.parametrize("pair", ["[]", '{"":}'])
+    def test_any_depth(self, kernel: Any, depth: int, pair: str) -> None:
+        """A record's field of so many containers is emptied, and what comes after is kept."""
+        nested = pair[:-1] * depth + "1" + pair[-1] * depth
+        text = f'{{"A":{{"x":{nested},"y":2}}}}'.encode()
+        emptied = "1" if depth == 0 else pair[0] + pair[-1]
+
+        assert pruned(kernel, text) == f'{{"A":{{"x":{emptied},"y":2}}}}'.encode()
+
+    def test_a_container_of_many_blocks(self, kernel: Any) -> None:
+        """Megabytes of brackets, of both kinds and at changing depth, balance at the right byte."""
+        inside = '[{"a":[[1],[2]],"b":{}},"]}",[[[]]]],{"c":{"d":[{}]}},' * 20_000
+        text = f'{{"A":{{"x":[{inside}1],"y":[2]}}}}'.encode()
+
+        assert pruned(kernel, text) == b'{"A":{"x":[],"y":[]}}'
+
+
+# ---- variants
+
+
+def messes() -> list[bytes]:
+    """Files of all kinds, sound and broken, and one of many blocks."""
+    files = [mess.file() for mess in map(Mess, range(5)) for _ in range(20)]
+    return [*files, b"[" + b",".join(file for file in files if file.startswith(b"{")) * 5 + b"]"]
+
+
+def test_variants_give_the_same_bytes(kernel: Any) -> None:
+    """Output, runs, seams and errors are those of the installed kernel, to the byte."""
+    installed = importlib.import_module("optimizer._prune")
+
+    def everything(module: Any, data: bytes, step: int) -> object:
+        pruner = module.Pruner((2, 1, True), MEMBERS, b"symbol", 96, 20)
+        batches = [pruner.feed(data[start : start + step]) for start in range(0, len(data), step)]
+        return batches, pruner.error, pruner.depth, pruner.in_string
+
+    for data in messes():
+        for step in (1 << 20, 64, 13):
+            assert everything(kernel, data, step) == everything(installed, data, step)
+
+
+def replay(program: list[str], data: bytes, step: int) -> bytes:
+    """What `tests/kernel/replay.c` prints."""
+    return subprocess.run([*program, str(step)], input=data, stdout=subprocess.PIPE, check=True).stdout
+
+
+def test_arm64_gives_the_same_bytes(tmp_path: Path) -> None:
+    """NEON, on an emulated machine, does what this machine does."""
+    cross, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+    if not cross or not emulator:
+        _missing("aarch64-linux-gnu-gcc and qemu-aarch64")
+    sources = [str(ROOT / "tests" / "kernel" / "replay.c"), str(SOURCES[1])]
+    compile_kernel(tmp_path / "arm64", *sources, "-static", compiler=cross, with_python=False)
+    compile_kernel(tmp_path / "here", *sources, with_python=False)
+    mess = Mess(99)
+
+    for data in [messes()[-1], *(mess.file() for _ in range(10))]:
+        for step in (1 << 24, 77):
+            found = replay([emulator, str(tmp_path / "arm64")], data, step)
+            assert found == replay([str(tmp_path / "here")], data, step)
+
+
+@pytest.mark.parametrize("flags", [[], ["-mno-avx"], ["-DRP_BASELINE"], ["-DRP_PLAIN"], ["-O3"]], ids=" ".join)
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_it_compiles_without_a_warning(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """The extension and its kernel, with gcc and clang, for machines old and new."""
+    found = [name for name in compilers() if name.startswith(compiler)]
+    if not found:
+        _missing(compiler)
+    compile_kernel(tmp_path / "_prune.so", *flags, compiler=found[0])
+
+
+def test_the_kernel_knows_nothing_of_python() -> None:
+    """It compiles without Python's headers, so that it can be fuzzed alone."""
+    for path in (ROOT / "optimizer" / "kernel").iterdir():
+        assert "Python.h>" not in path.read_text()
+
+
+@hypothesis_settings(max_examples=100)
+@given(st.data(), rolling_bytes())
+def test_runs_hold_whole_records(kernel: Any, data: st.DataObject, whole: bytes) -> None:
+    """As many objects as a run says stand in it, as `json.loads` reads it; besides plain values at the most."""
+    pruner = kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH)
+    stream, runs = b"", []
+    for chunk in data.draw(cuts(whole)):
+        for batch, found, _, pending in pruner.feed(chunk):
+            stream += batch
+            runs += found
+            assert pending <= len(stream)
+
+    for start, end, count, longest, kind in runs:
+        text = stream[start:end].decode("utf-8", "surrogateescape")
+        assert longest <= len(stream[start:end])
+        if kind == 3:
+            continue
+        opening, closing = "{}" if kind == 1 else "[]"
+        try:
+            held = json.loads(opening + text + closing, object_pairs_hook=Pairs)
+        except ValueError:
+            continue  # what is wrong with it is for the decoder to say
+        assert sum(isinstance(entry[1] if kind == 1 else entry, Pairs) for entry in held) == count

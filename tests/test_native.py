@@ -1,0 +1,350 @@
+"""The native engine against the other one: the same items, or the same error, on everything."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from optimizer.decode import LAYOUTS, RECORD_LAYOUT, Found, Item
+from optimizer.engine import Engine, choose_engine
+from optimizer.errors import RollingError
+from optimizer.pieces import Piece
+from optimizer.prune import Pruner
+from optimizer.records import Record, Reject
+from optimizer.runs import RecordRun, Run
+from optimizer.scan import scan, scan_items
+from tests.engines import require_engine
+from tests.mess import Mess
+from tests.rolling import a_record
+from tests.strategies import cuts, rolling_bytes
+
+LIMIT = 1 << 20
+IJSON = choose_engine("ijson")
+
+
+@pytest.fixture(scope="module", name="native")
+def native_engine() -> Engine:
+    """The native engine."""
+    return require_engine("native")
+
+
+def outcome(chunks: Iterable[bytes], engine: Engine, limit: int = LIMIT) -> list[Item | tuple[str, str]]:
+    """What a scan yields, and the class and the message of the error that it ends with."""
+    found: list[Item | tuple[str, str]] = []
+    try:
+        found.extend(scan_items(chunks, engine, max_record_bytes=limit))  # what comes before an error counts
+    except RollingError as error:
+        found.append((type(error).__name__, str(error)))
+    return found
+
+
+def one_by_one(data: bytes) -> list[bytes]:
+    return [bytes((byte,)) for byte in data]
+
+
+class TestBothEngines:
+    """They agree, to the byte that a message names."""
+
+    @hypothesis_settings(max_examples=200)
+    @given(st.data(), rolling_bytes(), st.sampled_from([16, 64, 300, LIMIT]))
+    def test_on_rolling_files(self, native: Engine, data: st.DataObject, whole: bytes, limit: int) -> None:
+        """Files of every shape, whole, byte by byte and cut anywhere."""
+        expected = outcome([whole], IJSON, limit)
+
+        for chunks in ([whole], one_by_one(whole), data.draw(cuts(whole))):
+            assert outcome(chunks, native, limit) == expected
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_on_a_mess(self, native: Engine, seed: int) -> None:
+        """Damaged files too: what came before the damage, and then the same error."""
+        mess = Mess(seed)
+        for _ in range(150):
+            whole = mess.file()
+            limit = (16, 64, 100, 300, LIMIT)[len(whole) % 5]
+            expected = outcome([whole], IJSON, limit)
+            for chunks in ([whole], one_by_one(whole), mess.cuts(whole)):
+                assert outcome(chunks, native, limit) == expected, whole
+
+    @pytest.mark.parametrize("opening", ["{%s}", '{"predictions":{%s}}'])
+    @pytest.mark.parametrize("defect", ["", "tru", '"a" 1', "1,", ',"x":1', "\\", '"\\q":1', '"\x01":1', '"\\ud800":1'])
+    def test_one_bad_record_among_hundreds(self, native: Engine, opening: str, defect: str) -> None:
+        """The records before it come out, and the error is that of the record alone."""
+        records = [f'"S{number}":{json.dumps(a_record())}' for number in range(400)]
+        records[300] = f'"S300":{{"prediction":1,"confidence":0.5,"last_price":2,"h":[1,2],{defect}}}'
+        data = (opening % ",".join(records)).encode()
+
+        assert outcome([data], native) == outcome([data], IJSON)
+
+    @pytest.mark.parametrize("shape", ["map", "array", "lines"])
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"last_price": None, "last": 5},
+            {"last_price": None, "last": None, "price": 5},
+            {"last_price": 10**30},
+            {"last_price": 0},
+            {"confidence": None},
+            {"confidence": 1.5},
+            {"prediction": "1"},
+            {"sentiment": None, "timestamp": 1_700_000_000},
+            {"sentiment": "x" * 1_025},
+            {"timestamp": 10**400},
+            {"target_price": "5"},
+            {"symbol": "x" * 257},
+            {"symbol": None},
+        ],
+        ids=str,
+    )
+    def test_every_kind_of_record_in_a_run(self, native: Engine, shape: str, fields: dict[str, Any]) -> None:
+        """Some records of a kind among others, or all of them."""
+        for every in (1, 7):
+            records = [
+                {"symbol": f"S{number}"} | a_record() | (fields if number % every == 0 else {}) for number in range(50)
+            ]
+            texts = [json.dumps(record) for record in records]
+            data = {
+                "map": "{" + ",".join(f'"K{number}":{text}' for number, text in enumerate(texts)) + "}",
+                "array": "[" + ",".join(texts) + "]",
+                "lines": "\n".join(texts),
+            }[shape].encode()
+
+            assert outcome([data], native) == outcome([data], IJSON)
+            assert outcome(one_by_one(data), native) == outcome([data], IJSON)
+
+    def test_names_that_come_twice_in_a_run(self, native: Engine) -> None:
+        """Both are records: it is for the selection to count them."""
+        data = ("{" + ",".join(f'"S{number % 10}":{json.dumps(a_record())}' for number in range(100)) + "}").encode()
+
+        found = outcome([data], native)
+
+        assert [item.symbol for item in found if isinstance(item, Record)] == [
+            f"S{number % 10}" for number in range(100)
+        ]
+        assert found == outcome([data], IJSON)
+
+
+class TestPieces:
+    """What the kernel leaves gives the same pieces as the source: pruning is idempotent."""
+
+    @hypothesis_settings(max_examples=200)
+    @given(st.data(), rolling_bytes(), st.sampled_from([16, 300, LIMIT]))
+    def test_pruning_twice_is_pruning_once(self, native: Engine, data: st.DataObject, whole: bytes, limit: int) -> None:
+        """Text and units, their sizes and their places are the same where no run is taken."""
+        chunks = data.draw(cuts(whole))
+
+        assert self._bytes(native, chunks, limit) == self._bytes(IJSON, [whole], limit)
+
+    @staticmethod
+    def _bytes(engine: Engine, chunks: list[bytes], limit: int) -> object:
+        """Each byte of the pieces with its place, and the size of each unit."""
+        pruner = engine.pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=limit)
+        stream: list[object] = []
+        try:
+            for pieces in (*map(pruner.feed, chunks), pruner.close()):
+                for piece in pieces:
+                    if isinstance(piece, Piece):
+                        stream += [(piece.source_offset(place), byte) for place, byte in enumerate(piece.data)]
+                        stream += [piece.size] if piece.kind.name == "UNIT" else []
+        except RollingError as error:
+            return type(error).__name__, str(error)
+        return stream
+
+
+def runs_of(found: Iterable[Found]) -> list[int]:
+    """How many records came in each run."""
+    return [len(item.symbols) for item in found if isinstance(item, RecordRun)]
+
+
+class TestRuns:
+    """Records are decoded by the hundred, not one by one: what speed rests on."""
+
+    @pytest.mark.parametrize("shape", ["map", "sections", "array", "lines"])
+    @pytest.mark.parametrize("indent", [None, 2])
+    @pytest.mark.parametrize("field", ["last_price", "last", "price"])
+    def test_a_chunk_is_one_run(self, native: Engine, shape: str, indent: int | None, field: str) -> None:
+        """In every shape, pretty-printed or not, whatever the price is called, with NaN in every record."""
+        good = a_record(target_price=float("nan"), stop_loss=float("-inf"))
+        good[field] = good.pop("last_price")
+        records = [{"symbol": f"S{number}"} | good for number in range(5_000)]
+        value: Any = {record["symbol"]: record for record in records}
+        text = {
+            "map": lambda: json.dumps({"_meta": {"a": 1}, "count": 5_000} | value, indent=indent),
+            "sections": lambda: json.dumps({"predictions": value, "bots": {}}, indent=indent),
+            "array": lambda: json.dumps(records, indent=indent),
+            "lines": lambda: "\n".join(json.dumps(record, indent=indent) for record in records),
+        }[shape]()
+        data = text.encode()
+        chunks = [data[start : start + 100_000] for start in range(0, len(data), 100_000)]
+
+        found = list(scan(chunks, native, max_record_bytes=LIMIT))
+
+        runs = runs_of(found)
+        assert sum(runs) == 5_000
+        assert len(runs) <= len(chunks)
+        assert not any(isinstance(item, Record | Reject) for item in found)
+
+    def test_a_reject_takes_its_run_apart_and_no_other(self, native: Engine) -> None:
+        """The other chunks' records still come as runs."""
+        records = [
+            json.dumps({"symbol": f"S{number}"} | a_record(confidence=2 * (number == 50))) for number in range(300)
+        ]
+        chunks = [("\n".join(records[start : start + 100]) + "\n").encode() for start in (0, 100, 200)]
+
+        found = list(scan(chunks, native, max_record_bytes=LIMIT))
+
+        assert runs_of(found) == [100, 100]
+        assert sum(isinstance(item, Record) for item in found) == 99
+
+    def test_a_run_that_is_not_taken_comes_as_pieces(self, native: Engine) -> None:
+        """A decoder that wants no runs gets everything."""
+        data = b"".join(b'{"symbol":"S%d","x":[%d]}\n' % (number, number) for number in range(100))
+        pruner = native.pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=LIMIT)
+        reference = Pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=LIMIT)
+
+        runs, text = 0, b""
+        for piece in (*pruner.feed(data), *pruner.close()):
+            if isinstance(piece, Run):
+                runs += 1
+            else:
+                text += piece.data
+
+        assert runs == 1
+        assert text == b"".join(piece.data for piece in (*reference.feed(data), *reference.close()))
+
+
+def abandoned(native: Engine, number: int) -> None:
+    """A scan that nobody finishes: amid a run, a record, a string, after an error, or closed early."""
+    record = json.dumps(a_record(symbol=f"S{number}"))
+    texts = (
+        f"{record}\n{record}\n{record[:-9]}",
+        f'{{"A":{record},"B":{{"x":[1,{{',
+        f"[{record},{{]]}}",
+        '{"bots":{"b":{"x":"',
+    )
+
+    def chunks() -> Iterator[bytes]:
+        data = texts[number % len(texts)].encode()
+        yield data[: len(data) // 2]
+        yield data[len(data) // 2 :]
+
+    found = scan_items(chunks(), native, max_record_bytes=LIMIT)
+    try:
+        for _ in range(number % 3 + 1):
+            next(found, None)
+    except RollingError:
+        pass
+
+
+class TestLeaks:
+    """Nothing is left of a scan that is abandoned."""
+
+    def test_ten_thousand_abandoned_scans(self, native: Engine) -> None:
+        """Neither objects nor memory: a leak of 16 bytes a scan would be seen."""
+        for number in range(500):
+            abandoned(native, number)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            for number in range(10_000):
+                abandoned(native, number)
+            gc.collect()
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert after - before < 160_000
+
+    def test_the_memory_of_the_kernel_is_seen(self, native: Engine) -> None:
+        """Its buffers are Python's, so that the test above would see them."""
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            kept = [native.pruner(default=RECORD_LAYOUT, members={}, max_unit_bytes=LIMIT) for _ in range(4)]
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert after - before > 4 * 256 * 1024
+        del kept
+
+
+class TestBinding:
+    """What the extension promises to those who call it wrongly."""
+
+    def kernel(self, **changed: Any) -> Any:
+        """A pruner, some of its arguments changed."""
+        from optimizer import _prune  # noqa: PLC0415 - is there only where it was compiled
+
+        arguments: dict[str, Any] = {
+            "fallback": (2, 1, True),
+            "members": {},
+            "key": b"symbol",
+            "bytes": 96,
+            "depth": 1_000,
+        } | changed
+        return _prune.Pruner(*arguments.values())
+
+    @pytest.mark.parametrize(
+        ("changed", "error"),
+        [
+            ({"fallback": (0, 1, True)}, ValueError),
+            ({"fallback": (4, 1, True)}, ValueError),
+            ({"fallback": (2, 0, True)}, ValueError),
+            ({"fallback": (2, 1)}, TypeError),
+            ({"fallback": [2, 1, True]}, TypeError),
+            ({"fallback": None}, TypeError),
+            ({"members": {"text": (2, 1, True)}}, TypeError),
+            ({"members": {b"a": None}}, TypeError),
+            ({"members": {bytes([65 + n]): (2, 1, True) for n in range(17)}}, ValueError),
+            ({"members": []}, TypeError),
+            ({"key": "symbol"}, TypeError),
+        ],
+    )
+    def test_bad_arguments(self, native: Engine, changed: dict[str, Any], error: type[Exception]) -> None:
+        """They are refused, and nothing is left of the half-made pruner."""
+        assert native.name == "native"
+        with pytest.raises(error):
+            self.kernel(**changed)
+
+    def test_any_buffer_will_do(self, native: Engine) -> None:
+        """Bytes, bytearray, memoryview; other things are refused."""
+        assert native.name == "native"
+        results = [self.kernel().feed(make(b'{"A":{"x":[1]}}')) for make in (bytes, bytearray, memoryview)]
+
+        assert results[0] == results[1] == results[2]
+        assert self.kernel().feed(b"") == []
+        for wrong in ("text", 5, None, memoryview(b"abcd")[::2]):
+            with pytest.raises((TypeError, BufferError)):
+                self.kernel().feed(wrong)
+
+    def test_two_threads_cannot_feed_one_pruner(self, native: Engine) -> None:
+        """The GIL is released while the kernel runs, so a second call is refused instead of mixing the two."""
+        assert native.name == "native"
+        kernel, data = self.kernel(), b'{"A":{"x":[' + b"[1,2,3]," * 2_000_000
+        refused = []
+
+        def feed() -> None:
+            try:
+                kernel.feed(data)
+            except RuntimeError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=feed) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert kernel.consumed == (8 - len(refused)) * len(data)
+        assert set(refused) <= {"feed is running in another thread"}
+        assert refused
