@@ -1,0 +1,84 @@
+"""Reading ahead on a thread: the same chunks, the same errors, and nothing left when nobody wants more."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Generator
+
+import pytest
+
+from optimizer.ahead import read_ahead
+from tests.servers import wait_until
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "read-ahead"]
+
+
+class Chunks:
+    """Numbered chunks, so many; it knows how many were made, on which thread, and whether it was closed."""
+
+    def __init__(self, count: int, error: Exception | None = None) -> None:
+        self.count, self.error = count, error
+        self.made = 0
+        self.closed_on = ""
+
+    def __call__(self) -> Generator[bytes]:  # noqa: D102 - see the class
+        try:
+            for number in range(self.count):
+                self.made += 1
+                yield b"%d" % number
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.closed_on = threading.current_thread().name
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 1_000])
+def test_all_chunks_come_in_order(count: int) -> None:
+    """None is lost, whether there are fewer or more than it reads ahead; the thread is gone at the end."""
+    chunks = Chunks(count)
+
+    with read_ahead(chunks()) as ahead:
+        assert list(ahead) == [b"%d" % number for number in range(count)]
+
+    assert chunks.closed_on == "read-ahead"
+    assert not threads()
+
+
+@pytest.mark.parametrize("count", [0, 2, 50])
+def test_an_error_comes_in_its_place(count: int) -> None:
+    """After the chunks before it, as it was raised."""
+    error = EOFError("torn")
+    found: list[bytes] = []
+
+    with pytest.raises(EOFError) as caught, read_ahead(Chunks(count, error)()) as ahead:
+        found.extend(ahead)
+
+    assert caught.value is error
+    assert len(found) == count
+    assert not threads()
+
+
+@pytest.mark.parametrize("taken", [0, 1, 7])
+def test_whoever_stops_early_leaves_no_thread(taken: int) -> None:
+    """By an error of its own, amid the chunks: the source is closed, on the thread that used it."""
+    chunks = Chunks(10**9)
+
+    with pytest.raises(ZeroDivisionError), read_ahead(chunks()) as ahead:
+        assert len(list(itertools.islice(ahead, taken))) / 0
+
+    assert chunks.closed_on == "read-ahead"
+    assert not threads()
+
+
+def test_a_few_chunks_are_ahead_and_no_more() -> None:
+    """Memory is bounded, however slowly the chunks are taken."""
+    chunks = Chunks(100)
+
+    with read_ahead(chunks()) as ahead:
+        wait_until(lambda: chunks.made == 4, what="four chunks")
+        next(ahead)
+        wait_until(lambda: chunks.made == 5, what="one more")
+        assert chunks.made == 5

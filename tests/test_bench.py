@@ -1,0 +1,100 @@
+"""`rolling-optimizer bench`: figures of real processes, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from optimizer import Settings, optimize
+from optimizer.bench import Measured, compare, measure, rows_of, table
+from optimizer.errors import BenchFailed
+from optimizer.sample import write_sample
+from tests.servers import RedisServer
+from tests.test_commands import rolling_optimizer
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A directory with a small input where the settings expect it."""
+    write_sample(tmp_path / "data" / "rolling_brain.json.gz", symbols=50, points=10)
+    return tmp_path
+
+
+def test_it_prints_a_table(data: Path) -> None:
+    """Each way with its rate and its ratio to the limit, and whether the interval holds."""
+    done = rolling_optimizer(data, "bench", "--rounds", 1, ROLLING_REDIS_URL="redis://127.0.0.1:1")
+
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:5]] == ["inflate", "scan", "run"]
+    assert "files only: no Redis answers" in done.stdout
+    assert "fits into the interval of 30 s" in done.stdout
+    assert done.stderr == ""
+    assert [path.name for path in (data / "data").iterdir()] == ["rolling_brain.json.gz"]
+
+
+def test_its_figures_as_json(data: Path) -> None:
+    """Alone on standard output, for whoever compares them."""
+    path = data / "other.json"
+    json_bytes = write_sample(path, symbols=20, points=1)
+
+    done = rolling_optimizer(data, "bench", path, "--json", "--rounds", 1, ROLLING_REDIS_URL="redis://127.0.0.1:1")
+
+    found = json.loads(done.stdout)
+    assert found["json_bytes"] == found["input_bytes"] == json_bytes
+    assert [row["way"] for row in found["rows"]] == ["inflate", "scan", "run"]
+    assert all(row["wall_s"] >= 0 and row["cpu_s"] >= 0 and 10 < row["peak_mb"] < 200 for row in found["rows"])
+    assert found["rows"][0]["wall_ratio"] == 1.0
+    assert found["interval_holds"] is True
+    assert 0 < found["unchanged_ms"] < 1_000
+
+
+def test_real_runs_are_left_alone(settings: Settings, redis_server: RedisServer) -> None:
+    """Where Redis answers, a run of the bench publishes there, under a name of its own that is gone at the end."""
+    write_sample(settings.input, symbols=20)
+    optimize(settings)
+    with redis_server.client as client:
+        before = sorted(client.keys())
+        told: list[str] = []
+
+        comparison = compare(settings, rounds=2, tell=told.append)
+
+        assert sorted(client.keys()) == before
+    assert comparison.cache
+    assert len(told) == 6
+    assert "files and Redis" in table(comparison)
+
+
+@pytest.mark.parametrize(("name", "error"), [("missing.json.gz", "SourceMissing"), ("bad.json", "BenchFailed")])
+def test_a_file_that_cannot_be_scanned_is_one_line(data: Path, name: str, error: str) -> None:
+    """With what was wrong with it."""
+    (data / "bad.json").write_text("{1}")
+
+    done = rolling_optimizer(data, "bench", data / name, ROLLING_REDIS_URL="redis://127.0.0.1:1")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"rolling-optimizer: {error}: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_process_without_a_result_is_an_error() -> None:
+    """Its last word is told."""
+    with pytest.raises(BenchFailed, match="broken ended with status 3: the last word"):
+        measure("broken", [sys.executable, "-c", "import sys; print('the last word', file=sys.stderr); sys.exit(3)"])
+    with pytest.raises(BenchFailed, match="it said nothing"):
+        measure("silent", [sys.executable, "-c", ""])
+
+
+def test_medians_and_ratios() -> None:
+    """Of each figure by itself, to the limit's."""
+    taken = {
+        "inflate": [Measured(1_000_000, wall, 2.0, 30.0) for wall in (1.0, 2.0, 9.0)],
+        "scan": [Measured(1_000_000, wall, 3.0, peak) for wall, peak in ((3.0, 50.0), (4.0, 40.0), (2.5, 60.0))],
+    }
+
+    inflate, scan = rows_of(taken)
+
+    assert (inflate.wall_s, inflate.wall_ratio, inflate.cpu_ratio, inflate.json_mb_per_s) == (2.0, 1.0, 1.0, 0.5)
+    assert (scan.wall_s, scan.wall_ratio, scan.cpu_ratio, scan.peak_mb) == (3.0, 1.5, 1.5, 50.0)

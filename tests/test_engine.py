@@ -1,0 +1,167 @@
+"""Which engine runs, what is said of it, and what happens where no compiler was."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from optimizer import Settings, optimize
+from optimizer.engine import choose_engine
+from optimizer.records import Report
+from optimizer.sample import SHAPES, Shape, write_sample
+from tests.engines import NAMES, require_engine
+from tests.fleet import Fleet
+from tests.rolling import a_record, write_json
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def without_kernel(tmp_path: Path) -> Path:
+    """The project as it is where it could not be compiled."""
+    bare = tmp_path / "bare"
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    for name in ("optimizer", "tasks"):
+        shutil.copytree(ROOT / name, bare / name, ignore=ignored)
+    shutil.copy(ROOT / "celeryconfig.py", bare)
+    # An editable install would find the real one still.
+    (bare / "optimizer" / "_prune.py").write_text("raise ImportError('it was not compiled')")
+    return bare
+
+
+def command(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line of the project in a directory."""
+    return subprocess.run(
+        [sys.executable, "-m", "tasks.cli", *arguments],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(directory)} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def stripped(report: Report) -> object:
+    """What a report says of the input."""
+    assert report.stats is not None
+    return (report.stats.records_seen, report.stats.duplicates, report.stats.json_bytes, report.rejects)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("options", [{}, {"indent": True}, {"lean": True}, {"nan": True}], ids=str)
+def test_both_engines_write_the_same_snapshots(tmp_path: Path, shape: Shape, options: dict[str, bool]) -> None:
+    """A whole run over a sample: the same files but for their times, and the same report."""
+    require_engine("native")
+    source = tmp_path / "rolling_brain.json.gz"
+    write_sample(source, symbols=1_500, points=3, shape=shape, **options)
+    found = []
+    for name in NAMES:
+        settings = Settings(input=source, output_dir=tmp_path / name, engine=name, index_symbols_limit=400)
+        report = optimize(settings, use_cache=False)
+        assert report.stats is not None
+        assert report.stats.engine == name
+        paths = sorted((tmp_path / name / "current").glob("*.json.gz"))
+        texts = [gzip.decompress(path.read_bytes()).replace(report.timestamp.encode(), b"now") for path in paths]
+        found.append((stripped(report), texts))
+
+    assert len(found[0][1]) == 4
+    assert found[0] == found[1]
+
+
+def test_the_native_engine_is_the_default() -> None:
+    """Where it is there, and it has nothing to warn of."""
+    engine = require_engine("native")
+
+    assert choose_engine("auto") == engine
+    assert engine.warning is None
+
+
+def test_without_it_runs_work_and_workers_say_so(
+    without_kernel: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` scans on the slow engine; the worker's log says at its start what that means and what to do."""
+    write_json(settings.input, {"AAPL": a_record()})
+    done = command(without_kernel, "run", "--no-cache", "--input", str(settings.input), "--output-dir", str(tmp_path))
+
+    assert done.returncode == 0, done.stderr
+    assert "engine ijson" in done.stdout
+    monkeypatch.chdir(without_kernel)  # where Celery looks first
+    with Fleet(tmp_path, settings) as fleet:
+        fleet.start_worker()
+        line = fleet.wait_for_line("scans run on the slow engine")
+    assert "BUILD_EXTENSION=yes pip install" in line
+    assert "WARNING" in line
+
+
+@pytest.mark.parametrize("arguments", [("run", "--no-cache"), ("worker",)])
+def test_asked_for_and_not_there_it_refuses_to_start(without_kernel: Path, arguments: tuple[str, ...]) -> None:
+    """`ROLLING_ENGINE=native` is a promise: neither a command nor a worker breaks it silently."""
+    if arguments == ("worker",):
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", "-A", "tasks", "worker"],
+            cwd=without_kernel,
+            env=os.environ | {"PYTHONPATH": str(without_kernel), "ROLLING_ENGINE": "native"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode != 0
+    else:
+        done = command(without_kernel, *arguments, ROLLING_ENGINE="native")
+        assert done.returncode == 2
+
+    assert "ROLLING_ENGINE=native, but the native engine is not there" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def build(directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Make a wheel of a copy of the project, with a compiler that fails."""
+    source = directory / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "celeryconfig.py", "MANIFEST.in"):
+        shutil.copy(ROOT / name, source)
+    for name in ("optimizer", "tasks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(directory / "dist"), str(source)],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variables", "built", "compiled"),
+    [
+        ({}, True, True),
+        ({"CC": "false"}, True, False),
+        ({"CC": "false", "BUILD_EXTENSION": "yes"}, False, False),
+        ({"BUILD_EXTENSION": "no"}, True, False),
+        ({"BUILD_EXTENSION": "maybe"}, False, False),
+    ],
+    ids=str,
+)
+def test_what_an_install_does(tmp_path: Path, variables: dict[str, str], *, built: bool, compiled: bool) -> None:
+    """It works without a compiler, unless it is told that it must not."""
+    if compiled and not shutil.which("cc"):
+        pytest.skip("needs a C compiler")
+    done = build(tmp_path, **variables)
+
+    assert (done.returncode == 0) == built, done.stderr
+    if built:
+        (wheel,) = (tmp_path / "dist").iterdir()
+        listed = subprocess.run(
+            [sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True, check=True
+        )
+        assert ("_prune.abi3.so" in listed.stdout) == compiled
+        assert "prune.c" not in listed.stdout
