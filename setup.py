@@ -17,7 +17,7 @@ kernel = Extension(
     "optimizer._prune",
     sources=["optimizer/_prune.c", "optimizer/kernel/prune.c"],
     depends=["optimizer/kernel/prune.h", "optimizer/kernel/blocks.h", "setup.py"],
-    extra_compile_args=["-std=c11", "-O2"],
+    extra_compile_args=["-std=c11", "-O3"],
     py_limited_api=True,
     optional=choice != "yes",
 )

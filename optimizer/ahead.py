@@ -17,7 +17,7 @@ from typing import Final
 __all__ = ["read_ahead"]
 
 # Enough to ride over a pause of either side, few enough to stay in the cache that the cores share.
-_CHUNKS_AHEAD: Final = 4
+_CHUNKS_AHEAD: Final = 3
 # A read of a network file system that hangs must not hold up whoever gave up on it.
 _JOIN_S: Final = 5.0
 

@@ -81,4 +81,4 @@ def choose_engine(name: str) -> Engine:
 # A chunk of nothing but brackets becomes as many pieces as it has bytes, so small ones keep memory small.
 _CHUNK_BYTES: Final = 64 * 1024
 # Larger chunks share the cost of the hand-over from thread to thread; still larger ones fall out of the core's cache.
-_NATIVE_CHUNK_BYTES: Final = 512 * 1024
+_NATIVE_CHUNK_BYTES: Final = 768 * 1024

@@ -143,7 +143,7 @@ def collect(settings: Settings, engine: Engine, source: Source, found: Found, pr
 
 
 def _encode(settings: Settings, found: Found, fingerprint: str, *, newest: int) -> SnapshotSet:
-    ranked = found.selection.ranked()
+    ranked = found.selection.finish()
     return encode_set(
         source=settings.source,
         version=max(time.time_ns() // 1_000_000, newest + 1),

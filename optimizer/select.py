@@ -36,7 +36,8 @@ def top(ranked: Iterable[Record], *, limit: int, min_confidence: float) -> list[
 class Selection:
     """Keeps the best `limit` records of a stream.
 
-    Up to twice `limit` records are held; then the worse half goes and the worst that stays is the bar for what comes.
+    Up to twice `limit` records are held, and one run more; then the worse half goes, and the worst that stays is the
+    bar for what comes.
     That is exact: a record below the bar is below `limit` better symbols, and later records only raise it.
 
     `duplicates` counts records whose symbol came before. It is exact up to four million different symbols (which take
@@ -54,6 +55,13 @@ class Selection:
         """Records whose symbol came before."""
         return self._symbols.repeats()
 
+    def finish(self) -> list[Record]:
+        """End the stream: the best `limit` records, best first. Of the others nothing is kept but their number."""
+        ranked = self.ranked()
+        self._best = {record.symbol: record for record in ranked}
+        self._symbols.finish()
+        return ranked
+
     def add(self, record: Record) -> None:
         """Offer one record."""
         self._symbols.add((record.symbol,))
@@ -62,10 +70,14 @@ class Selection:
     def add_run(self, run: RecordRun) -> None:
         """Offer many records. Most are below the bar, so only the others become records at all."""
         self._symbols.add(run.symbols)
-        bar = self._bar
+        bar, best = self._bar, self._best
         above = [entry for entry in zip(run.symbols, run.fields, strict=True) if entry[1].confidence >= bar]
         for symbol, fields in above:
-            self._offer(fields.record(symbol))
+            held = best.get(symbol)
+            if held is None or fields.confidence > held.confidence:
+                best[symbol] = fields.record(symbol)
+        if len(best) >= 2 * self._limit:
+            self._trim()
 
     def ranked(self) -> list[Record]:
         """The best `limit` records, best first."""
@@ -101,6 +113,7 @@ class _SymbolCount:
     def __init__(self, max_symbols: int) -> None:
         self._max = max_symbols
         self._hashes = [array("q") for _ in range(256)]
+        self._append = [hashes.append for hashes in self._hashes]
         self._count = 0  # symbols added
         self._repeats = 0  # of which have been freed
         self._compact_at = _COMPACT_EVERY
@@ -110,9 +123,9 @@ class _SymbolCount:
         """Count some symbols."""
         if self._full:
             return
-        hashes = self._hashes
+        append = self._append
         for hashed in map(hash, symbols):
-            hashes[hashed & 0xFF].append(hashed)
+            append[hashed & 0xFF](hashed)
         self._count += len(symbols)
         if self._count - self._repeats >= self._compact_at:
             different = self._compact()
@@ -121,8 +134,15 @@ class _SymbolCount:
 
     def repeats(self) -> int:
         """How many came before."""
-        self._compact()
+        if not self._full:
+            self._compact()
         return self._repeats
+
+    def finish(self) -> None:
+        """Count no more, and let the hashes go."""
+        self.repeats()
+        self._full = True
+        self._hashes, self._append = [], []
 
     def _compact(self) -> int:
         """Free the arrays of repeats; return how many different symbols there are."""
@@ -132,5 +152,6 @@ class _SymbolCount:
             different += len(once)
             if len(once) < len(hashes):
                 self._hashes[place] = array("q", once)
+                self._append[place] = self._hashes[place].append
         self._repeats = self._count - different
         return different

@@ -1,4 +1,7 @@
-"""The `rolling-optimizer` command: the commands of `optimizer.commands`, and those of the fleet."""
+"""The `rolling-optimizer` command: the commands of `optimizer.commands`, and those of the fleet.
+
+Celery is imported by those that talk to it, and by no other.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from typing import Final
 
 import click
 import msgspec
-from celery.exceptions import TimeoutError as ResultTimeoutError
-from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from optimizer.commands import commands, describe, settings_or_usage_error
@@ -30,6 +31,8 @@ POLL_S: Final = 0.2
 @click.option("--timeout", default=600.0, show_default=True, metavar="S", help="How long to wait.")
 def trigger(force: bool, wait: bool, timeout: float) -> None:
     """Send one run to the fleet."""
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
+
     settings = settings_or_usage_error()
     ping(settings.broker_url)  # Celery alone would try for a while, and then end with four tracebacks
     try:
@@ -44,6 +47,8 @@ def trigger(force: bool, wait: bool, timeout: float) -> None:
 
 def _send(*, force: bool, timeout_s: float | None) -> Report | None:
     """Send the task, and wait for its report where there is a timeout; `None` where none came."""
+    from celery.exceptions import TimeoutError as ResultTimeoutError  # noqa: PLC0415
+
     # Celery's settings are read on import: a bad one must be a usage error of this command, not of all.
     from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from optimizer.errors import RollingError, SettingsInvalid
 from optimizer.pipeline import Progress, optimize
 from optimizer.settings import Settings
-from tasks import app
+from tasks.celeryapp import app
 
 if TYPE_CHECKING:
     from celery import Task
