@@ -74,7 +74,8 @@ def main() -> int:
         bare = stack.enter_context(
             _server([sys.executable, "-m", "benchmarks.bare", str(directory / "bare")], settings)
         )
-        print(f"\n{'':<24}{'bare, 1/s':>12}{'ours, 1/s':>12}{'ratio':>8}{'goal':>7}{'p99 at half load':>20}")
+        print(f"\n{'at full load, then p99 in ms at half load':<60}  goal {P99_LIMIT_MS:g} ms")
+        print(f"{'':<24}{'bare, 1/s':>12}{'ours, 1/s':>12}{'ratio':>8}{'goal':>7}{'bare, p99':>14}{'ours':>10}")
         for case in cases:
             missed += _measure(case, ours, bare)
     return 1 if missed else 0
@@ -87,11 +88,15 @@ def _measure(case: Case, ours: str, bare: str) -> int:
         limits.append(_wrk(f"{bare}/{case.bare}", case.headers).requests_per_s)
         reached.append(_wrk(f"{ours}{case.path}", case.headers).requests_per_s)
     ratio = max(reached) / max(limits)
-    half = _wrk(f"{ours}{case.path}", case.headers, requests_per_s=max(reached) / 2)
-    misses = (ratio < case.goal) + (half.p99_ms >= P99_LIMIT_MS)
+    # In turns too: a neighbour on the machine shows in the slowest hundredth first, and in both.
+    p99_ms: dict[str, list[float]] = {"bare": [], "ours": []}
+    for _ in range(ROUNDS):
+        for name, url in (("bare", f"{bare}/{case.bare}"), ("ours", f"{ours}{case.path}")):
+            p99_ms[name].append(_wrk(url, case.headers, requests_per_s=max(reached) / 2).p99_ms)
+    misses = (ratio < case.goal) + (min(p99_ms["ours"]) >= P99_LIMIT_MS)
     print(
         f"{case.name:<24}{max(limits):>12,.0f}{max(reached):>12,.0f}{ratio:>8.2f}{case.goal:>7.2f}"
-        f"{half.p99_ms:>10.2f} ms at {half.requests_per_s:,.0f}/s{'   MISSED' if misses else ''}"
+        f"{min(p99_ms['bare']):>14.2f}{min(p99_ms['ours']):>10.2f}{'   MISSED' if misses else ''}"
     )
     return misses
 
