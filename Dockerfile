@@ -3,13 +3,17 @@
 
 FROM python:3.13-slim-trixie AS build
 WORKDIR /src
+# The compiler stays behind in this stage.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv --without-pip /opt/venv
-COPY pyproject.toml constraints.txt README.md LICENSE celeryconfig.py ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE celeryconfig.py ./
 COPY optimizer optimizer
 COPY tasks tasks
-# --only-binary: there is no compiler here, and a dependency without a wheel is to fail by its name.
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist . \
-    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt "$(echo /dist/*.whl)[web]"
+# An image that scans on the slow engine is not built at all. --only-binary: a dependency without a wheel is to fail by
+# its name, not to be compiled here.
+RUN BUILD_EXTENSION=yes pip wheel --no-cache-dir --no-deps --wheel-dir /dist . \
+    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt \
+        "$(echo /dist/*.whl)[web]"
 
 FROM python:3.13-slim-trixie
 # A fixed id, so that a directory of the host can be given to it; with a named group, for Celery takes an id without a

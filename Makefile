@@ -24,7 +24,7 @@ format: install ## mend what ruff can mend
 
 install: .venv/.installed ## .venv with the versions of constraints.txt
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard optimizer/*.c optimizer/kernel/*)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web,dev]'
@@ -39,4 +39,4 @@ lock: install ## constraints.txt anew, from pyproject.toml
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 
 clean: ## everything that the targets made
-	rm -rf .venv .demo .up build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .demo .up .bench .fuzz build dist optimizer/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -19,6 +19,7 @@ from optimizer.source import Source
 __all__ = ["bots_fingerprint", "read_bots"]
 
 ENDINGS: Final = (".json.gz", ".json")
+CHUNK_BYTES: Final = 64 * 1024
 
 
 def read_bots(bots_dir: Path, *, max_record_bytes: int) -> Iterator[Bot | Reject]:
@@ -41,7 +42,7 @@ def read_bots(bots_dir: Path, *, max_record_bytes: int) -> Iterator[Bot | Reject
             continue
         try:
             with Source(path) as source:
-                bot = scan_bot(source.chunks(), name, max_record_bytes=max_record_bytes)
+                bot = scan_bot(source.chunks(CHUNK_BYTES), name, max_record_bytes=max_record_bytes)
                 source.check_unchanged()
         except SourceMissing:
             continue  # deleted since the directory was listed

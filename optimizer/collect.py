@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from optimizer.records import Bot, Record, Reject, RejectReason, RejectTally
+from optimizer.runs import RecordRun
 from optimizer.select import Selection
 
 __all__ = ["MAX_BOTS", "MAX_POSITIONS", "Found"]
@@ -22,15 +23,19 @@ class Found:
     """Items of a scan, taken one by one, in memory that does not grow with the number of records."""
 
     selection: Selection
+    json_bytes: int = 0
     records_seen: int = 0
     records_rejected: int = 0
     _bots: dict[str, Bot] = field(default_factory=dict)
     _positions: int = 0
     _rejects: dict[RejectReason, tuple[int, list[Reject]]] = field(default_factory=dict)
 
-    def take(self, item: Record | Bot | Reject) -> None:
-        """Take the next item; a bot that comes again replaces the one before."""
-        if isinstance(item, Record):
+    def take(self, item: RecordRun | Record | Bot | Reject) -> None:
+        """Take the next item, or many records; a bot that comes again replaces the one before."""
+        if isinstance(item, RecordRun):
+            self.records_seen += len(item.symbols)
+            self.selection.add_run(item)
+        elif isinstance(item, Record):
             self.records_seen += 1
             self.selection.add(item)
         elif isinstance(item, Reject):

@@ -1,4 +1,4 @@
-"""The commands that need no Celery: `run`, `sample`, `status`, `config`, `web`.
+"""The commands that need no Celery: `run`, `sample`, `bench`, `status`, `config`, `web`.
 
 Exit status: 0 for success, unchanged and skipped; 1 for a run that failed or a snapshot that is too old, with one line
 on stderr that says what, where and what to do; 2 for wrong usage.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import click
 import msgspec
 
+from optimizer.bench import compare, table
 from optimizer.connection import eviction_warning, ping
+from optimizer.engine import choose_engine
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
 from optimizer.pipeline import Progress, failed_report, optimize
 from optimizer.reader import SnapshotReader
@@ -96,6 +98,10 @@ def run(no_cache: bool, force: bool, as_json: bool, top: int | None, **options: 
     """Do one run in this process."""
     settings = settings_or_usage_error(top_symbols_limit=top, **options)
     try:
+        choose_engine(settings.engine)
+    except SettingsInvalid as error:
+        raise click.UsageError(str(error)) from None
+    try:
         with _progress_bar(shown=sys.stderr.isatty() and not as_json) as progress:
             report = optimize(settings, force=force, use_cache=not no_cache, progress=progress)
     except RollingError as error:
@@ -113,6 +119,8 @@ def run(no_cache: bool, force: bool, as_json: bool, top: int | None, **options: 
 @click.option("--shape", default="map", show_default=True, type=click.Choice(SHAPES), help="How records are laid out.")
 @click.option("--seed", default=1, show_default=True, help="The same seed gives the same file.")
 @click.option("--indent", is_flag=True, help="Pretty-print.")
+@click.option("--lean", is_flag=True, help="Records of about 1.1 KB besides their history, not 3.5 KB.")
+@click.option("--nan", is_flag=True, help="NaN and -Infinity for target and stop, as Python writes them.")
 def sample(path: Path, **options: Any) -> None:
     """Write a rolling file as a prediction engine writes it; gzipped if PATH ends in .gz."""
     try:
@@ -120,6 +128,21 @@ def sample(path: Path, **options: Any) -> None:
     except OSError as error:
         raise click.ClickException(f"{error.filename or path}: {error.strerror or error}") from error
     click.echo(f"{path}: {json_bytes / 1e6:,.1f} MB of JSON, {path.stat().st_size / 1e6:,.1f} MB on disk")
+
+
+@commands.command()
+@click.argument("path", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="How often each way is measured.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, alone.")
+def bench(path: Path | None, rounds: int, as_json: bool) -> None:
+    """Does a file fit into the interval here? Measures inflate alone, the scan and a whole run.
+
+    PATH is the file, by default that of ROLLING_INPUT. Files and keys of real runs are not touched.
+    """
+    settings = settings_or_usage_error(input=path)
+    with _one_line(shown=sys.stderr.isatty() and not as_json) as tell:
+        comparison = compare(settings, rounds=rounds, tell=tell)
+    click.echo(msgspec.json.encode(comparison) if as_json else table(comparison))
 
 
 @commands.command()
@@ -183,6 +206,19 @@ def web(ctx: click.Context, host: str, port: int) -> None:
         serve(settings, host=host, port=port, trigger=ctx.obj, started=click.echo)
     except OSError as error:
         raise click.ClickException(f"{host}:{port}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _one_line(*, shown: bool) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that each text replaces, and that is gone at the end."""
+
+    def tell(text: str) -> None:
+        click.echo(f"\r{text:<60}", nl=False, err=True)
+
+    yield tell if shown else lambda _: None
+    if shown:
+        tell("")
+        click.echo("\r", nl=False, err=True)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ Four shapes are recognised on the way, root by root (a file may hold several JSO
 - an object with a string `symbol` of its own: one record (NDJSON). Its own `symbol` may come last, so what its members
   look like is held back until the object ends, or has shown so many members that it is a map.
 
+Where records follow each other by the hundred, the native pruner offers them as a run, which is decoded at once.
+
 Errors: `SourceMalformed` with the byte offset, for a syntax error in anything that is kept. A record that is well
 formed and of no use is a `Reject`, and the stream goes on.
 """
@@ -26,13 +28,17 @@ from typing import Any, Final
 import ijson
 import msgspec
 
-from optimizer.judge import SHOWN_CHARACTERS, decode_bot, decode_record, malformed, where
-from optimizer.prune import STRING, Layout, Piece, PieceKind
+from optimizer.errors import SourceMalformed
+from optimizer.judge import decode_bot, decode_record, where
+from optimizer.pieces import RECORD_KEY, SHOWN_CHARACTERS, SPACE, STRING, Layout, Piece, PieceKind, malformed
 from optimizer.records import Bot, Record, Reject, RejectReason
+from optimizer.runs import RecordRun, Run, RunKind, decode_run
 
-__all__ = ["LAYOUTS", "RECORD_LAYOUT", "Decoder", "Item"]
+__all__ = ["LAYOUTS", "RECORD_LAYOUT", "Decoder", "Found", "Item"]
 
 Item = Record | Bot | Reject
+# What comes out: items, and many records at once where they came that way.
+Found = Item | RecordRun
 
 RECORD_SECTIONS: Final = ("predictions", "symbols")
 BOT_SECTIONS: Final = ("bots", "_bots")
@@ -43,10 +49,13 @@ LAYOUTS: Final = {
     **{f'"{name}"'.encode(): Layout(unit_level=3, kept_levels=3) for name in BOT_SECTIONS},
 }
 
+# What ijson gets for a run: one member or one element, of no content.
+_STAND_INS: Final = {RunKind.MEMBERS: (b'""', b":", b"{}"), RunKind.ELEMENTS: (b"{}",)}
+_A_KEY: Final = b"a key"
+
 # A root object with so many objects in it, positions of bots included, is a map, whatever plain values it has besides.
 MAP_MEMBERS: Final = 1_000
 
-_SPACE = b" \t\n\r"
 _TOKEN = re.compile(STRING + rb'|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++', re.DOTALL)
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?")
 _LITERALS = (b"true", b"false", b"null")
@@ -56,7 +65,7 @@ class _Root(Enum):
     """What the root object at hand turned out to be."""
 
     UNDECIDED = auto()
-    MAP = auto()
+    MAP = auto()  # or an array
     RECORD = auto()
 
 
@@ -72,20 +81,29 @@ class Decoder:
         self._events: list[tuple[str, Any]] = ijson.sendable_list()
         self._parser = ijson.basic_parse_coro(self._events, multiple_values=True)
         self._started = False
-        self._after_colon = False  # the last token was a colon: what comes is a value
+        self._last = b""  # the last token that is no white space
         self._kinds: list[str] = []  # start events of the open containers around the units, root first
         self._keys: list[str] = ["", ""]  # the member at hand of the root and of its section
-        self._items: list[Item] = []
+        self._items: list[Found] = []
         self._root = _Root.UNDECIDED
         self._begin_root(0)
 
-    def feed(self, pieces: Iterable[Piece]) -> Iterator[Item]:
-        """Take the next pieces, and yield the items that they complete."""
+    def feed(self, pieces: Iterable[Piece | Run]) -> Iterator[Found]:
+        """Take the next pieces, and yield the items that they complete.
+
+        A run is an offer: where it cannot be taken as a whole, `taken` stays false, and its pieces have to come next.
+        """
         for piece in pieces:
-            if piece.kind is PieceKind.UNIT:
-                self._take_unit(piece)
-            else:
-                self._take_text(piece)
+            try:
+                if isinstance(piece, Run):
+                    piece.taken = self._take_run(piece)
+                elif piece.kind is PieceKind.UNIT:
+                    self._take_unit(piece)
+                else:
+                    self._take_text(piece)
+            except SourceMalformed:
+                yield from self._items  # what comes before an error comes out before it
+                raise
             if self._items:
                 yield from self._items
                 self._items.clear()
@@ -101,7 +119,7 @@ class Decoder:
         self._own_size += piece.size
         for found in _TOKEN.finditer(piece.data):
             token = found.group()
-            if not self._started and token[0] in _SPACE:
+            if not self._started and token[0] in SPACE:
                 continue
             offset = piece.offset + found.start()
             self._send(token, offset)
@@ -125,6 +143,45 @@ class Decoder:
         elif name is not None:
             self._emit(decode_bot(piece, name, max_bytes=self._limit))
 
+    def _take_run(self, run: Run) -> bool:
+        """Take many records at once; return whether that could be done."""
+        level = len(self._kinds)
+        if not self._expects(run):
+            return False
+        found = decode_run(run, max_bytes=self._limit)
+        if found is None:
+            return False
+        if run.kind is RunKind.LINES:
+            self._items += found
+            return True
+        # To ijson all of them are one member, or one element. It expects one here, so this fails nowhere.
+        tokens = _STAND_INS[run.kind]
+        for token in (b",", *tokens) if run.lead else tokens:
+            self._send(token, 0)
+        self._events.clear()
+        if self._root is not _Root.MAP:
+            for text, offset in run.own_text():
+                self._own_size += len(text)
+                self._add_own(text, offset)
+        if level == 1 and run.kind is RunKind.MEMBERS:
+            self._members += run.count
+        for item in found:
+            self._emit(item)
+        return True
+
+    def _expects(self, run: Run) -> bool:
+        """Whether records of a run, with its comma, may come next."""
+        level = len(self._kinds)
+        if run.kind is RunKind.LINES:
+            return not (level or run.lead)
+        if not level or not (level == 1 or self._keys[0] in RECORD_SECTIONS):
+            return False
+        if (self._kinds[-1] == "start_map") != (run.kind is RunKind.MEMBERS):
+            return False
+        if run.lead:
+            return self._last not in (b"{", b"[", b",", b":", _A_KEY)
+        return self._last in (b"{" if run.kind is RunKind.MEMBERS else b"[", b",")
+
     def _send(self, token: bytes, offset: int) -> None:
         """Hand ijson one token, so that an error is known to be in this token.
 
@@ -132,8 +189,11 @@ class Decoder:
         ones: it would fail on a number that is too long for an int, and on text that nobody reads.
         """
         sent = token
+        is_key = False
         if token[0] in b'"':
-            if self._after_colon or not (self._kinds and self._kinds[-1] == "start_map"):
+            is_key = self._last != b":" and bool(self._kinds) and self._kinds[-1] == "start_map"
+            # A record's keys matter when it is decoded; what is no Unicode in them is nobody's concern, as in units.
+            if self._root is _Root.RECORD or not is_key:
                 sent = b'""'
         elif _NUMBER.fullmatch(token):
             sent = b"0"
@@ -148,8 +208,8 @@ class Decoder:
         except (ijson.JSONError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise malformed(offset, _reason(error), token) from error
         self._started = True
-        if token[0] not in _SPACE:
-            self._after_colon = token == b":"
+        if token[0] not in SPACE:
+            self._last = _A_KEY if is_key else token
 
     def _handle_events(self, offset: int) -> None:
         for event, value in self._events:
@@ -170,6 +230,8 @@ class Decoder:
         """Take a value that is no unit: a plain one, an array, or a container that holds units."""
         if level == 0:
             self._begin_root(offset)
+            if event == "start_array":
+                self._root = _Root.MAP
             if event not in ("start_map", "start_array"):
                 self._reject_value(RejectReason.NOT_AN_OBJECT, event, offset)
         elif level == 1 and self._kinds[0] == "start_map":
@@ -181,7 +243,7 @@ class Decoder:
 
     def _take_root_member(self, event: str, offset: int) -> None:
         key = self._keys[0]
-        if key == "symbol" and event == "string" and self._root is _Root.UNDECIDED:
+        if key == RECORD_KEY and event == "string" and self._root is _Root.UNDECIDED:
             self._root = _Root.RECORD
             self._held.clear()
         elif key == "confidence":
@@ -202,7 +264,7 @@ class Decoder:
         self._root_offset = offset
         self._members = 0
         self._has_confidence = False
-        self._held: list[Item] = []
+        self._held: list[Found] = []
         self._held_objects = 0
         # The root's own level, in case it is a record: its opening bracket is the token at hand.
         self._own = bytearray(b"{")
@@ -220,12 +282,12 @@ class Decoder:
                 self._own.clear()  # own_size tells that it is too long
                 del self._own_seams[:]
 
-    def _emit(self, item: Item) -> None:
-        if not self._kinds or self._kinds[0] == "start_array" or self._root is _Root.MAP:
+    def _emit(self, item: Found) -> None:
+        if not self._kinds or self._root is _Root.MAP:
             self._items.append(item)
         elif self._root is _Root.UNDECIDED:
             self._held.append(item)
-            self._held_objects += 1 + (len(item.positions) if isinstance(item, Bot) else 0)
+            self._held_objects += _objects_in(item)
             if self._held_objects >= MAP_MEMBERS:
                 self._root = _Root.MAP
                 self._items += self._held
@@ -240,6 +302,12 @@ class Decoder:
         else:
             self._items += self._held
         self._held = []
+
+
+def _objects_in(item: Found) -> int:
+    if isinstance(item, RecordRun):
+        return len(item.symbols)
+    return 1 + (len(item.positions) if isinstance(item, Bot) else 0)
 
 
 def _reason(error: Exception) -> str:

@@ -12,6 +12,7 @@
     |-- CacheUnavailable         Redis does not answer
     |-- PublishRefused           another run owns the lock, or has published something newer
     |-- RunTimedOut              the run took longer than its time limit
+    |-- BenchFailed              a measurement did not end as it should
     `-- SnapshotMissing          a reader found no snapshot, neither in Redis nor in the files
 
 Every message says what broke, where (path, byte offset), the value, and what to do. Each class takes the message
@@ -21,6 +22,7 @@ alone, so that Celery can carry an error as JSON and build it again on the other
 from __future__ import annotations
 
 __all__ = [
+    "BenchFailed",
     "CacheUnavailable",
     "NoRecords",
     "OutputUnwritable",
@@ -83,6 +85,10 @@ class PublishRefused(RollingError):
 
 class RunTimedOut(RollingError):
     """The run took longer than the time limit of its task."""
+
+
+class BenchFailed(RollingError):
+    """A measured process ended without a result; the message has its last word."""
 
 
 class SnapshotMissing(RollingError):

@@ -14,13 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
-from optimizer.errors import SourceMalformed
-from optimizer.prune import Piece
+from optimizer.pieces import SHOWN_CHARACTERS, Piece, malformed, shown
 from optimizer.records import Bot, Position, Record, Reject, RejectReason
 
-__all__ = ["SHOWN_CHARACTERS", "decode_bot", "decode_record", "malformed", "where"]
+__all__ = ["MAX_SYMBOL_CHARACTERS", "MAX_TEXT_CHARACTERS", "decode_bot", "decode_record", "where"]
 
-SHOWN_CHARACTERS: Final = 60
 MAX_INTEGER: Final = 2**63 - 1
 # Kept text is held for every record of the index, so it has to be short; the longest tickers have 30 characters.
 MAX_SYMBOL_CHARACTERS: Final = 256
@@ -123,12 +121,6 @@ def decode_bot(piece: Piece, name: str, *, max_bytes: int) -> Bot | Reject:
         return Reject(RejectReason.BOT, name[:SHOWN_CHARACTERS], where(piece.offset), str(error))
 
 
-def malformed(offset: int, reason: str, excerpt: bytes = b"") -> SourceMalformed:
-    """The error for bad syntax at a byte of the JSON, with what stands there."""
-    near = f", at {_shown(excerpt.decode('utf-8', 'replace'))}" if excerpt else ""
-    return SourceMalformed(f"malformed JSON at byte {offset:,}: {reason}{near}")
-
-
 def where(offset: int) -> str:
     """A place in the source as reports name it."""
     return f"byte {offset:,}"
@@ -144,11 +136,11 @@ def _judge(fields: Mapping[str, Any], symbol: str | None, piece: Piece) -> Recor
     reason = RejectReason.SYMBOL
     try:
         if type(name) is not str:
-            raise _Unusable(f"symbol is {_shown(name)}, expected text")
+            raise _Unusable(f"symbol is {shown(name)}, expected text")
         reason = RejectReason.CONFIDENCE
         confidence = _number(fields, "confidence")
         if confidence is None or not 0 <= confidence <= 1:
-            raise _Unusable(f"confidence is {_shown(fields.get('confidence'))}, expected a number from 0 to 1")
+            raise _Unusable(f"confidence is {shown(fields.get('confidence'))}, expected a number from 0 to 1")
         reason = RejectReason.PREDICTION
         prediction = _number(fields, "prediction")
         if prediction is None:
@@ -156,12 +148,12 @@ def _judge(fields: Mapping[str, Any], symbol: str | None, piece: Piece) -> Recor
         reason = RejectReason.LAST_PRICE
         price = _number(fields, *PRICE_FIELDS)
         if price is None or price <= 0:
-            raise _Unusable(f"last price is {_shown(price)}, expected a number above 0")
+            raise _Unusable(f"last price is {shown(price)}, expected a number above 0")
         reason = RejectReason.FIELD_TYPE
         _check_length("symbol", name, MAX_SYMBOL_CHARACTERS)
         sentiment = fields.get("sentiment")
         if sentiment is not None and type(sentiment) is not str:
-            raise _Unusable(f"sentiment is {_shown(sentiment)}, expected text")
+            raise _Unusable(f"sentiment is {shown(sentiment)}, expected text")
         _check_length("sentiment", sentiment or "", MAX_TEXT_CHARACTERS)
         return Record(
             name,
@@ -174,8 +166,8 @@ def _judge(fields: Mapping[str, Any], symbol: str | None, piece: Piece) -> Recor
             _timestamp(fields, "timestamp"),
         )
     except _Unusable as error:
-        shown = name[:SHOWN_CHARACTERS] if type(name) is str else None
-        return Reject(reason, shown, where(piece.offset), str(error))
+        short_name = name[:SHOWN_CHARACTERS] if type(name) is str else None
+        return Reject(reason, short_name, where(piece.offset), str(error))
 
 
 def _load(piece: Piece) -> dict[str, Any]:
@@ -214,7 +206,7 @@ def _number(fields: Mapping[str, Any], *names: str) -> float | None:
         if value is not None:
             number = _finite(value)
             if number is None:
-                raise _Unusable(f"{name} is {_shown(value)}, expected a finite number")
+                raise _Unusable(f"{name} is {shown(value)}, expected a finite number")
             return number
     return None
 
@@ -238,7 +230,7 @@ def _timestamp(fields: Mapping[str, Any], name: str) -> str | int | float | None
         _check_length(name, value, MAX_TEXT_CHARACTERS)
         return value
     if _finite(value) is None:
-        raise _Unusable(f"{name} is {_shown(value)}, expected text or seconds")
+        raise _Unusable(f"{name} is {shown(value)}, expected text or seconds")
     return value  # type: ignore[no-any-return]
 
 
@@ -253,7 +245,7 @@ def _flag(fields: Mapping[str, Any]) -> bool:
     if value is None:
         return False
     if type(value) is not bool:
-        raise _Unusable(f"enabled is {_shown(value)}, expected true or false")
+        raise _Unusable(f"enabled is {shown(value)}, expected true or false")
     return value
 
 
@@ -267,24 +259,24 @@ def _positions(value: Any) -> tuple[int, tuple[Position, ...]]:
         return len(value), tuple(_position(body, symbol) for symbol, body in value.items())
     if isinstance(value, list):
         return len(value), tuple(_position(body, None) for body in value)
-    raise _Unusable(f"positions is {_shown(value)}, expected a list, a map or a count")
+    raise _Unusable(f"positions is {shown(value)}, expected a list, a map or a count")
 
 
 def _position(fields: Any, symbol: str | None) -> Position:
     if not isinstance(fields, dict):
-        raise _Unusable(f"a position is {_shown(fields)}, expected an object")
+        raise _Unusable(f"a position is {shown(fields)}, expected an object")
     name = symbol if symbol is not None else fields.get("symbol")
     if type(name) is not str or not _is_unicode(name) or len(name) > MAX_SYMBOL_CHARACTERS:
-        raise _Unusable(f"a position's symbol is {_shown(name)}, expected text")
+        raise _Unusable(f"a position's symbol is {shown(name)}, expected text")
     try:
         quantity = _number(fields, *QUANTITY_FIELDS)
         price = _number(fields, *COST_FIELDS)
     except _Unusable as error:
-        raise _Unusable(f"position {_shown(name)}: {error}") from None
+        raise _Unusable(f"position {shown(name)}: {error}") from None
     if quantity is None:
-        raise _Unusable(f"position {_shown(name)}: quantity is missing")
+        raise _Unusable(f"position {shown(name)}: quantity is missing")
     if max(abs(quantity), abs(price or 0)) > MAX_MAGNITUDE:
-        raise _Unusable(f"position {_shown(name)}: {quantity} at {price} is beyond {MAX_MAGNITUDE:g}")
+        raise _Unusable(f"position {shown(name)}: {quantity} at {price} is beyond {MAX_MAGNITUDE:g}")
     return Position(name, quantity, price)
 
 
@@ -294,9 +286,3 @@ def _too_large(reason: RejectReason, piece: Piece, name: str | None, max_bytes: 
         "raise that if such records are wanted"
     )
     return Reject(reason, name[:SHOWN_CHARACTERS] if name else None, where(piece.offset), details)
-
-
-def _shown(value: Any) -> str:
-    """A value as an error message shows it: as JSON would, cut where it is long."""
-    text = "missing" if value is None else repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."

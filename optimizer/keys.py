@@ -71,6 +71,11 @@ class Keys:
         """The channel of new versions."""
         return self._name("published")
 
+    @property
+    def every(self) -> str:
+        """A pattern, as `SCAN` takes it, for all keys of the source."""
+        return self._name("*").replace("[", "\\[")
+
     def tick(self, number: int) -> str:
         """The mark that a tick is taken."""
         return self._name("tick", str(number))

@@ -9,25 +9,27 @@ checked end. Everything that can go wrong is a `RollingError`, after which files
 from __future__ import annotations
 
 import hashlib
-import resource
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Final
 
+from optimizer.ahead import read_ahead
 from optimizer.botfiles import bots_fingerprint, read_bots
 from optimizer.collect import Found
+from optimizer.engine import Engine, choose_engine
 from optimizer.errors import NoRecords, RunTimedOut, SourceError
+from optimizer.memory import peak_rss_mb
 from optimizer.publish import Publisher
 from optimizer.records import Manifest, Report, Stats
-from optimizer.scan import ENGINE, scan
+from optimizer.scan import scan
 from optimizer.select import Selection, top
 from optimizer.settings import Settings
 from optimizer.snapshots import SnapshotSet, encode_set, mark_checked, output_lock, read_manifest, read_set, write_set
 from optimizer.source import Source
 
-__all__ = ["Progress", "failed_report", "optimize"]
+__all__ = ["Progress", "collect", "failed_report", "optimize"]
 
 # Compressed bytes read so far, and of how many.
 Progress = Callable[[int, int], None]
@@ -84,6 +86,7 @@ def optimize(
 
 def _run_alone(settings: Settings, publisher: Publisher, progress: Progress | None, *, force: bool) -> Report:
     started = time.monotonic()
+    engine = choose_engine(settings.engine)
     with output_lock(settings.output_dir) as directory_is_free, publisher.lock() as source_is_free:
         if not (directory_is_free and source_is_free):
             return _skipped(settings, "already_running")
@@ -95,7 +98,7 @@ def _run_alone(settings: Settings, publisher: Publisher, progress: Progress | No
                 if report is not None:
                     return report
             found = Found(Selection(settings.index_symbols_limit))
-            json_bytes = _collect(settings, source, found, progress)
+            collect(settings, engine, source, found, progress)
             input_bytes = source.size_bytes
         snapshots = _encode(settings, found, fingerprint, newest=max(publisher.newest_version(), _version(before)))
         publisher.check_lock()
@@ -107,26 +110,26 @@ def _run_alone(settings: Settings, publisher: Publisher, progress: Progress | No
         snapshots.manifest.generated_at,
         version=snapshots.manifest.version,
         cache=publisher.outcome("published"),
-        stats=_stats(found, snapshots, input_bytes, json_bytes, time.monotonic() - started),
+        stats=_stats(found, snapshots, engine, input_bytes, time.monotonic() - started),
         rejects=found.tallies(),
     )
 
 
-def _collect(settings: Settings, source: Source, found: Found, progress: Progress | None) -> int:
-    """Read the input to its checked end, and the bot files; return the number of bytes of JSON in the input."""
-    json_bytes = 0
+def collect(settings: Settings, engine: Engine, source: Source, found: Found, progress: Progress | None) -> None:
+    """Read the input to its checked end, and the bot files."""
 
-    def counted() -> Iterator[bytes]:
-        nonlocal json_bytes
-        for chunk in source.chunks():
-            json_bytes += len(chunk)
+    def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            found.json_bytes += len(chunk)
             if progress is not None:
                 progress(source.position_bytes, source.size_bytes)
             yield chunk
 
+    chunks = source.chunks(engine.chunk_bytes)
     try:
-        for item in scan(counted(), max_record_bytes=settings.max_record_bytes):
-            found.take(item)
+        with read_ahead(chunks) if engine.ahead else closing(chunks) as ahead:
+            for item in scan(counted(ahead), engine, max_record_bytes=settings.max_record_bytes):
+                found.take(item)
     except SourceError as error:
         source.check_unchanged()  # a file that was written to explains whatever else is wrong with it
         raise type(error)(f"{source.path}: {error}") from error
@@ -137,7 +140,6 @@ def _collect(settings: Settings, source: Source, found: Found, progress: Progres
             found.take(bot)
     if not found.records_used:
         raise NoRecords(f"{source.path} holds no usable record, the old snapshots stay: {found.summary()}")
-    return json_bytes
 
 
 def _encode(settings: Settings, found: Found, fingerprint: str, *, newest: int) -> SnapshotSet:
@@ -184,9 +186,8 @@ def _fingerprint(source: Source, settings: Settings) -> str:
     return f"{source.fingerprint}+bots-{bots}+options-{hashlib.sha256(repr(options).encode()).hexdigest()[:16]}"
 
 
-def _stats(found: Found, snapshots: SnapshotSet, input_bytes: int, json_bytes: int, seconds: float) -> Stats:
+def _stats(found: Found, snapshots: SnapshotSet, engine: Engine, input_bytes: int, seconds: float) -> Stats:
     counts = {kind: entry.count for kind, entry in snapshots.manifest.snapshots.items()}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Stats(
         predictions_extracted=counts["predictions"],
         bots_processed=counts["bots"],
@@ -195,11 +196,11 @@ def _stats(found: Found, snapshots: SnapshotSet, input_bytes: int, json_bytes: i
         records_rejected=found.records_rejected,
         duplicates=found.selection.duplicates,
         input_bytes=input_bytes,
-        json_bytes=json_bytes,
+        json_bytes=found.json_bytes,
         seconds=round(seconds, 3),
-        json_mb_per_s=round(json_bytes / 1e6 / seconds, 1),
-        peak_rss_mb=round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1),
-        engine=ENGINE,
+        json_mb_per_s=round(found.json_bytes / 1e6 / seconds, 1),
+        peak_rss_mb=round(peak_rss_mb(), 1),
+        engine=engine.name,
     )
 
 

@@ -22,71 +22,39 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from bisect import bisect_right
 from codecs import BOM_UTF8
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from typing import Final, NamedTuple
 
-from optimizer.errors import SourceMalformed, SourceTorn
+from optimizer.errors import SourceMalformed
+from optimizer.pieces import (
+    MAX_DEPTH,
+    NO_SEAMS,
+    RECORD_KEY,
+    SPACE,
+    STRING,
+    Layout,
+    Piece,
+    PieceKind,
+    malformed,
+    never_opened,
+    null_for,
+    too_deep,
+    torn,
+    unbalanced,
+)
 
-__all__ = ["MAX_DEPTH", "NO_SEAMS", "STRING", "Layout", "Piece", "PieceKind", "Pruner"]
+__all__ = ["UNIT", "Pruner"]
 
-# Where json.loads and msgspec give up too.
-MAX_DEPTH: Final = 1000
-
-
-class Layout(NamedTuple):
-    """Where the units of a root member stand, and how much of each is kept.
-
-    `unit_level` counts containers from the root, which is level 1: records of a map or an array stand at 2, those of a
-    section (`{"predictions": {...}}`) at 3. `kept_levels` is 1 for a record's own fields, 3 for a bot with positions.
-    """
-
-    unit_level: int
-    kept_levels: int
-
-
-class PieceKind(Enum):
-    """What a piece is."""
-
-    TEXT = auto()
-    UNIT = auto()
-
-
-class Piece(NamedTuple):
-    """A stretch of the pruned stream.
-
-    `size` is the bytes before any of them was left out for being too long: where it is over `max_unit_bytes`, a unit's
-    `data` is empty, and in a text an overlong string is `""`. `offset` is where the piece begins in the JSON, in bytes.
-    """
-
-    kind: PieceKind
-    offset: int
-    size: int
-    data: bytes
-    seams: array[int]
-
-    def source_offset(self, position: int) -> int:
-        """Where in the JSON the byte at `position` of `data` stood."""
-        # Seams are pairs: from this position in `data` on, bytes come from that offset in the source.
-        starts = self.seams[0::2]
-        seam = bisect_right(starts, position) - 1
-        return position + self.offset if seam < 0 else position - starts[seam] + self.seams[2 * seam + 1]
-
-
-# Bytes that are contiguous in the source need no seams.
-NO_SEAMS: Final = array("Q")
-
-# Flat text: anything without brackets, and whole strings. All quantifiers are possessive, so that no input makes the
-# engine go back: time is linear.
-STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+# Flat text: anything without brackets, and whole strings.
 _FLAT = rb'[^"{}\[\]]*+(?:' + STRING + rb'[^"{}\[\]]*+)*+'
 _LEAF = rb"(?:\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])"
 _BRANCH_BODY = _FLAT + rb"(?:" + _LEAF + _FLAT + rb")*+"
 _BRANCH = rb"(?:\{" + _BRANCH_BODY + rb"\}|\[" + _BRANCH_BODY + rb"\])"
 # Skipping takes whole containers of up to two levels in one match: most of a rolling file is lists of flat objects.
 _SKIP = re.compile(_FLAT + rb"(?:" + _BRANCH + _FLAT + rb")*+", re.DOTALL)
+# A record as it comes out, as bytes of a regular expression: its containers are empty.
+UNIT = rb"\{" + _BRANCH_BODY + rb"\}"
 _SKIP_FLAT = re.compile(_FLAT, re.DOTALL)
 _SKIP_LEVELS = 2
 _STRING_TOKEN = re.compile(STRING, re.DOTALL)
@@ -95,10 +63,15 @@ _RUN = re.compile(rb'[^"{}\[\]]++')
 # Atoms are numbers and literals, and what should be: whatever stands between these, quotes and brackets.
 _SEPARATORS = (b" ", b"\t", b"\n", b"\r", b",", b":")
 _ATOM = re.compile(rb"[^ \t\n\r,:]++")
+_REST = re.compile(rb"[^ \t\n\r,:\"{}\[\]]*+")  # of an atom
+_CONSTANTS = (b"NaN", b"Infinity", b"-Infinity")
+_CONSTANT_BEGINNINGS = frozenset(constant[:size] for constant in _CONSTANTS for size in range(1, len(constant) + 1))
 _NOT_A_NUMBER = re.compile(rb"(?<![^ \t\n\r,:])(?:-?Infinity|NaN)(?![^ \t\n\r,:])")
 
 _QUOTE, _BACKSLASH = b'"'[0], b"\\"[0]
+_COLON = b":"[0]
 _OPENING = b"{["
+_RECORD_KEY = f'"{RECORD_KEY}"'.encode()
 _CURLY = b"{}"
 
 
@@ -126,12 +99,21 @@ class Pruner:
         members: Where units stand in named members of a root object; a section that only may be an object (bots) is
             still followed when it is an array, and its elements are units all the same.
         max_unit_bytes: The longest unit, and the longest string or number outside units, that is kept.
+        locate: Where in the source a byte of the input stood, for errors; where the input is the source, that byte.
     """
 
-    def __init__(self, *, default: Layout, members: Mapping[bytes, Layout], max_unit_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        default: Layout,
+        members: Mapping[bytes, Layout],
+        max_unit_bytes: int,
+        locate: Callable[[int], int] = int,
+    ) -> None:
         self._default = default
         self._members = members
         self._limit = max_unit_bytes
+        self._locate = locate
         self._mode = _Mode.TEXT
         self._consumed = 0  # bytes of JSON before the current buffer
         self._begun = False  # past the place where a byte order mark may stand
@@ -140,7 +122,11 @@ class Pruner:
         self._depth = 0
         self._layout = default
         self._key: bytes | None = b""  # last string of the text; None where it was too long to keep
+        self._after_colon = False  # the last byte of the text that is no white space was a colon
+        self._root_is_plain = False  # the root object has shown no container but arrays that were emptied
+        self._root_is_record = False
         self._in_string = False  # inside a string of which nothing is kept
+        self._cut_token = False  # the last bytes belong to a number or literal that was too long to hold
         self._pieces: list[Piece] = []
         self._unit = bytearray()
         self._unit_seams: array[int] = array("Q")
@@ -148,6 +134,7 @@ class Pruner:
         self._unit_size = 0
         self._skip_depth = 0  # depth outside the container that is being skipped
         self._skip_mode = _Mode.TEXT  # mode to return to
+        self._skip_is_curly = False  # whether a curly bracket opens it
         self._skip_curly = 0  # curly brackets open in it; the rest of its depth is square
         self._tokens_until = 0  # place in the buffer before which a unit is taken token by token
         self._refusal: SourceMalformed | None = None
@@ -194,18 +181,50 @@ class Pruner:
         """
         if self._refusal is not None:
             raise self._refusal
+        in_string = self._in_string or self._carry.startswith(b'"')
+        if in_string or self._depth:
+            raise torn(self._consumed + len(self._carry), in_string=in_string, depth=self._depth)
+        return self.end_token()
+
+    # ---- for whoever has pruned before, and hands on only what needs a closer look
+
+    def end_token(self) -> list[Piece]:
+        """Take the number or literal that the input ended in as whole; return the pieces that this completes.
+
+        Raises:
+            SourceMalformed: An error in what was fed that has not been raised yet.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         tail, self._carry = self._carry, b""
-        if self._in_string or tail.startswith(b'"'):
-            raise SourceTorn(f"the JSON ends inside a string, after {self._consumed + len(tail):,} bytes")
-        if self._depth:
-            raise SourceTorn(
-                f"the JSON ends early, after {self._consumed + len(tail):,} bytes, "
-                f"with {self._depth:,} of its containers open"
-            )
         self._add_run(self._consumed, tail)
         self._consumed += len(tail)
         pieces, self._pieces = self._pieces, []
         return pieces
+
+    @property
+    def between_tokens(self) -> bool:
+        """Whether all that was fed is out, and stands outside units."""
+        return self._mode is _Mode.TEXT and not (self._carry or self._in_string or self._refusal)
+
+    @property
+    def open_unit(self) -> int | None:
+        """Where the unit at hand begins."""
+        inside = _Mode.UNIT in (self._mode, self._skip_mode if self._mode is _Mode.SKIP else None)
+        return self._unit_offset if inside else None
+
+    @property
+    def kept_since(self) -> int:
+        """The first byte fed that may still come out, but for the beginning of a unit that is too long already."""
+        unit = self.open_unit
+        return self._consumed if unit is None or self._unit_size > self._limit else unit
+
+    def pass_over(self, size: int) -> None:
+        """Take so many bytes, whole units and what stands between them, as read."""
+        self._consumed += size
+        self._begun = True
+        self._root_is_plain = False
+        self._key = b""
 
     # ---- kept levels
 
@@ -216,6 +235,8 @@ class Pruner:
             if stop > position:
                 return stop
         byte = buffer[position]
+        if byte in b'"{}[]':
+            self._cut_token = False
         if byte == _QUOTE:
             return self._take_string(buffer, position)
         if byte in b"{}[]":
@@ -242,10 +263,12 @@ class Pruner:
     def _take_string(self, buffer: bytes, position: int) -> int:
         found = _STRING_TOKEN.match(buffer, position)
         stop = found.end() if found else len(buffer)
+        if self._after_colon and self._root_is_plain and self._depth == 1 and self._mode is _Mode.TEXT:
+            self._root_is_record |= self._key is not None and _unescaped(self._key) == _RECORD_KEY
         if self._room() < stop - position:
             # Too long to keep, whether or not its end is in this buffer: the outcome must not depend on the cut.
             if self._mode is _Mode.TEXT:
-                self._key = None
+                self._key, self._after_colon = None, False
                 self._pieces.append(Piece(PieceKind.TEXT, self._consumed + position, 0, b'""', NO_SEAMS))
             self._count(1)
             self._in_string = True
@@ -253,7 +276,7 @@ class Pruner:
         if found is None:
             self._carry = buffer[position:]
         elif self._mode is _Mode.TEXT:
-            self._key = found.group()
+            self._key, self._after_colon = found.group(), False
             self._add_text(self._consumed + position, self._key)
         else:
             self._add_to_unit(buffer[position:stop])
@@ -262,27 +285,38 @@ class Pruner:
     def _take_run(self, buffer: bytes, position: int) -> int:
         """Take white space, commas, colons, numbers and literals up to the next quote or bracket."""
         stop = _RUN.match(buffer, position).end()  # type: ignore[union-attr]  # it has one byte at least
-        if stop == len(buffer) and self._room() > 0:
-            # The last number or literal may go on in the next chunk.
-            stop = max(position, *(buffer.rfind(separator, position) + 1 for separator in _SEPARATORS))
-            self._carry = buffer[stop:]
-            if len(self._carry) > self._room():
-                stop, self._carry = len(buffer), b""
-        self._add_run(self._consumed + position, buffer[position:stop])
+        rest = _REST.match(buffer, position).end() if self._cut_token else position  # type: ignore[union-attr]
+        self._add(self._consumed + position, buffer[position:rest])
+        self._cut_token = self._cut_token and rest == len(buffer)
+        if stop == len(buffer) and not self._cut_token:
+            # The last number or literal may go on in the next chunk; where there is no room, only its size counts.
+            stop = max(rest, *(buffer.rfind(separator, rest) + 1 for separator in _SEPARATORS))
+            tail = buffer[stop:]
+            if not tail or len(tail) <= self._room() or tail in _CONSTANT_BEGINNINGS:
+                self._carry = tail
+            else:
+                stop, self._cut_token = len(buffer), True
+        self._add_run(self._consumed + rest, buffer[rest:stop])
         return stop + len(self._carry)
 
     def _add_run(self, offset: int, run: bytes) -> None:
+        significant = run.rstrip(SPACE)
+        if significant:
+            self._after_colon = significant[-1] == _COLON
         done = 0
         if b"N" in run or b"I" in run:
             for found in _NOT_A_NUMBER.finditer(run):
                 self._add(offset + done, run[done : found.start()])
-                self._add(offset + found.start(), b"null", size=found.end() - found.start())
                 done = found.end()
+                self._add(offset + found.start(), null_for(done - found.start()))
+                if self._mode is _Mode.UNIT:
+                    self._unit_seams.extend((len(self._unit), offset + done))
         self._add(offset + done, run[done:])
 
     def _open(self, byte: int, position: int) -> None:
         level = self._depth + 1
-        self._check_depth(level, position)
+        if level > MAX_DEPTH:
+            raise too_deep(self._consumed + position)
         offset = self._consumed + position
         if self._mode is _Mode.UNIT:
             self._add_to_unit(bytes((byte,)))
@@ -290,29 +324,33 @@ class Pruner:
                 self._start_skipping(byte)
                 return
         else:
-            if level == 2:
-                named = self._key if self._containers[0] == b"{"[0] else None
+            self._after_colon = False
+            if level == 1:
+                self._root_is_plain, self._root_is_record = byte == _CURLY[0], False
+            elif level == 2:
+                named = self._key if self._containers[0] == _CURLY[0] else None
                 self._layout = self._members.get(_unescaped(named), self._default) if named else self._default
-            if level < self._layout.unit_level:
-                self._containers.append(byte)
-                self._add_text(offset, bytes((byte,)))
-            elif byte == b"{"[0]:
-                self._start_unit(offset)
-            else:
+            emptied = self._root_is_record or (level >= self._layout.unit_level and byte != _CURLY[0])
+            if level > 1 and not emptied:
+                self._root_is_plain = False
+            if emptied:
                 self._add_text(offset, bytes((byte,)))
                 self._start_skipping(byte)
                 return
+            if level < self._layout.unit_level:
+                self._containers.append(byte)
+                self._add_text(offset, bytes((byte,)))
+            else:
+                self._start_unit(offset)
         self._depth = level
 
     def _close(self, byte: int, position: int) -> None:
         if self._depth == 0:
-            raise SourceMalformed(
-                f"malformed JSON at byte {self._consumed + position:,}: {chr(byte)!r} closes a container that was "
-                "never opened"
-            )
+            raise never_opened(self._consumed + position, byte)
         self._depth -= 1
         if self._mode is _Mode.TEXT:
             self._containers.pop()
+            self._after_colon = False
             self._add_text(self._consumed + position, bytes((byte,)))
         else:
             self._add_to_unit(bytes((byte,)))
@@ -324,7 +362,8 @@ class Pruner:
     def _start_skipping(self, byte: int) -> None:
         self._skip_depth = self._depth
         self._skip_mode = self._mode
-        self._skip_curly = int(byte in _CURLY)
+        self._skip_is_curly = byte in _CURLY
+        self._skip_curly = int(self._skip_is_curly)
         self._depth += 1
         self._mode = _Mode.SKIP
 
@@ -341,8 +380,9 @@ class Pruner:
                 self._in_string = True
                 return position + 1
             if byte in _OPENING:
+                if self._depth == MAX_DEPTH:
+                    raise too_deep(self._consumed + position)
                 self._depth += 1
-                self._check_depth(self._depth, position)
                 self._skip_curly += byte in _CURLY
             else:
                 self._depth -= 1
@@ -353,11 +393,8 @@ class Pruner:
             position += 1
 
     def _stop_skipping(self, byte: int, position: int) -> None:
-        if self._skip_curly:
-            raise SourceMalformed(
-                f"malformed JSON: curly and square brackets do not balance in the discarded container that ends at "
-                f"byte {self._consumed + position:,}"
-            )
+        if self._skip_curly or (byte in _CURLY) != self._skip_is_curly:
+            raise unbalanced(self._consumed + position)
         self._mode = self._skip_mode
         offset = self._consumed + position
         if self._mode is _Mode.TEXT:
@@ -395,19 +432,13 @@ class Pruner:
         elif self._mode is _Mode.TEXT:
             self._pieces.append(Piece(PieceKind.TEXT, self._consumed, size, b"", NO_SEAMS))
 
-    def _add(self, offset: int, data: bytes, *, size: int | None = None) -> None:
-        if not data:
-            return
-        if self._mode is _Mode.TEXT:
+    def _add(self, offset: int, data: bytes) -> None:
+        if self._mode is _Mode.UNIT:
+            self._add_to_unit(data)
+        else:
             if len(data) > self._limit:
                 self._check_atoms(offset, data)
             self._add_text(offset, data)
-        else:
-            if size is not None:
-                self._unit_seams.extend((len(self._unit), offset))
-            self._add_to_unit(data, size)
-            if size is not None:
-                self._unit_seams.extend((len(self._unit), offset + size))
 
     def _add_text(self, offset: int, data: bytes) -> None:
         if data:
@@ -422,8 +453,8 @@ class Pruner:
             self._unit_size = self._limit  # its name alone is too long: what follows only counts
         self._add_to_unit(b"{")
 
-    def _add_to_unit(self, data: bytes, size: int | None = None) -> None:
-        self._unit_size += len(data) if size is None else size
+    def _add_to_unit(self, data: bytes) -> None:
+        self._unit_size += len(data)
         if self._unit_size > self._limit:
             self._unit.clear()
             del self._unit_seams[:]
@@ -438,17 +469,10 @@ class Pruner:
 
     # ---- refusals
 
-    def _check_depth(self, depth: int, position: int) -> None:
-        if depth > MAX_DEPTH:
-            raise SourceMalformed(
-                f"malformed JSON at byte {self._consumed + position:,}: nested deeper than {MAX_DEPTH:,} containers"
-            )
-
     def _check_atoms(self, offset: int, run: bytes) -> None:
         for found in _ATOM.finditer(run):
             if found.end() - found.start() > self._limit:
                 self._add_text(offset, run[: found.start()])
-                raise SourceMalformed(
-                    f"malformed JSON at byte {offset + found.start():,}: "
-                    f"a number or literal of more than {self._limit:,} bytes"
+                raise malformed(
+                    self._locate(offset + found.start()), f"a number or literal of more than {self._limit:,} bytes"
                 )

@@ -43,17 +43,21 @@ def write_sample(
     shape: Shape = "map",
     seed: int = 1,
     indent: bool = False,
+    lean: bool = False,
+    nan: bool = False,
 ) -> int:
     """Write a rolling file to `path`, gzipped where the name ends in `.gz`, else plain.
 
     Args:
         path: The file to write; its directory is made. It appears under its name only when it is whole.
         symbols: Number of records.
-        points: History objects in each record, about 105 bytes each; the rest of a record is about 4 KB.
+        points: History objects in each record, about 105 bytes each; the rest of a record is about 3.5 KB.
         bots: Number of bots in the `bots` section; the shapes `array` and `lines` have no place for them.
         shape: How the records are laid out.
         seed: The same arguments and seed give the same bytes of JSON.
         indent: Pretty-print with two spaces a level, one member a line.
+        lean: The rest of a record is about 1.1 KB.
+        nan: Each record has no target price and no stop loss, which are `NaN` and `-Infinity`, as Python writes them.
 
     Returns:
         The number of bytes of JSON written, before compression.
@@ -64,7 +68,8 @@ def write_sample(
     try:
         with _open_for_writing(partial, compress=path.suffix == ".gz") as sink:
             json_bytes = 0
-            for text in _texts(symbols, points, bots, shape, rng, indent=indent):
+            maker = _RecordMaker(points, rng, indent=indent, lean=lean, nan=nan)
+            for text in _texts(symbols, bots, shape, maker, rng, indent=indent):
                 data = text.encode()
                 sink.write(data)
                 json_bytes += len(data)
@@ -80,9 +85,10 @@ def _open_for_writing(path: Path, *, compress: bool) -> IO[bytes]:
     return cast("IO[bytes]", igzip.open(path, "wb", compresslevel=DEFLATE_LEVEL))  # type: ignore[no-untyped-call]
 
 
-def _texts(symbols: int, points: int, bots: int, shape: Shape, rng: random.Random, *, indent: bool) -> Iterator[str]:
+def _texts(
+    symbols: int, bots: int, shape: Shape, maker: _RecordMaker, rng: random.Random, *, indent: bool
+) -> Iterator[str]:
     """Yield the file's text in pieces, one record at a time."""
-    maker = _RecordMaker(points, rng, indent=indent)
     gap = "\n" if indent else ""
     meta = '{"engine": "sample", "note": "no record: its name begins with an underscore", "runs": [1, 2, {"deep": []}]}'
     opening, closing, separator = {
@@ -106,9 +112,12 @@ def _texts(symbols: int, points: int, bots: int, shape: Shape, rng: random.Rando
 class _RecordMaker:
     """Puts records together from pools made once."""
 
-    def __init__(self, points: int, rng: random.Random, *, indent: bool) -> None:
+    def __init__(self, points: int, rng: random.Random, *, indent: bool, lean: bool, nan: bool) -> None:
         self._rng = rng
         self._points = points
+        self._features, self._curve, self._notes_traced = (16, 22, 1) if lean else (64, 120, 6)
+        self._scenarios = ("base",) if lean else ("base", "bull", "bear")
+        self._nan = nan
         self._break = "\n    " if indent else " "
         row_break = ",\n      " if indent else ", "
         pair_break = ",\n        " if indent else ", "
@@ -134,13 +143,15 @@ class _RecordMaker:
         rng, gap = self._rng, "," + self._break
         symbol = _symbol(number)
         last = rng.uniform(2, 900)
-        features = gap.join(f'"f{i:02d}": {value}' for i, value in enumerate(self._slice(self._numbers, 64)))
-        curve = ", ".join(self._slice(self._numbers, 120))
+        features = gap.join(
+            f'"f{i:02d}": {value}' for i, value in enumerate(self._slice(self._numbers, self._features))
+        )
+        curve = ", ".join(self._slice(self._numbers, self._curve))
         history = self._row_break.join(self._slice(self._history, self._points))
         scenarios = ", ".join(
             f'{{"name": "{name}", "path": [[{rng.random():.4f}, [{rng.random():.4f}]], {{"p": {rng.random():.4f}}}], '
             f'"legs": {{"a": {{"b": {{"c": [{number}]}}}}}}}}'
-            for name in ("base", "bull", "bear")
+            for name in self._scenarios
         )
         members = gap.join(
             (
@@ -152,11 +163,11 @@ class _RecordMaker:
                 f'"last_price": {last:.4f}',
                 f'"sentiment": "{rng.choice(SENTIMENTS)}"',
                 f'"debug": {rng.choice(self._notes)}',
-                f'"trace": [{", ".join(rng.choices(self._notes, k=6))}]',
+                f'"trace": [{", ".join(rng.choices(self._notes, k=self._notes_traced))}]',
                 f'"curves": {{"equity": [{curve}], "empty": [], "none": {{}}}}',
                 f'"scenarios": [{scenarios}]',
-                f'"target_price": {last * 1.05:.4f}',
-                f'"stop_loss": {last * 0.95:.4f}',
+                f'"target_price": {"NaN" if self._nan else format(last * 1.05, ".4f")}',
+                f'"stop_loss": {"-Infinity" if self._nan else format(last * 0.95, ".4f")}',
                 f'"timestamp": "{_iso(number % 3600)}"',
             )
         )

@@ -1,4 +1,4 @@
-"""The scan: chunks of JSON in, items out, through the pruner and the decoder of the chosen engine.
+"""The scan: chunks of JSON in, items out, through the pruner of the chosen engine and the decoder.
 
 Pure but for what the iterable of chunks does. Memory is constant; nothing is known to be true before the iterator has
 ended by itself.
@@ -7,40 +7,52 @@ ended by itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
 
-from optimizer.decode import LAYOUTS, RECORD_LAYOUT, Decoder, Item
+from optimizer.decode import LAYOUTS, RECORD_LAYOUT, Decoder, Found, Item
+from optimizer.engine import Engine
 from optimizer.judge import decode_bot, where
-from optimizer.prune import Layout, Piece, PieceKind, Pruner
+from optimizer.pieces import Layout, Piece, PieceKind
+from optimizer.prune import Pruner
 from optimizer.records import Bot, Reject, RejectReason
+from optimizer.runs import RecordRun
 
-__all__ = ["ENGINE", "scan", "scan_bot"]
-
-ENGINE: Final = "ijson"
+__all__ = ["scan", "scan_bot", "scan_items"]
 
 # A bot file is one bot: its root is the unit, and keeps its positions and their fields.
 _BOT_FILE_LAYOUT = Layout(unit_level=1, kept_levels=3)
 
 
-def scan(chunks: Iterable[bytes], *, max_record_bytes: int) -> Iterator[Item]:
+def scan(chunks: Iterable[bytes], engine: Engine, *, max_record_bytes: int) -> Iterator[Found]:
     """Yield every record, bot and reject of a rolling file, in the order of the input.
 
     Args:
         chunks: JSON in any of the four shapes, cut anywhere.
+        engine: What prunes.
         max_record_bytes: The longest record, without its nested containers.
 
     Raises:
         SourceMalformed: A syntax error in what is kept; unbalanced or too deep nesting anywhere.
         SourceTorn: The JSON ends early.
     """
-    pruner = Pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=max_record_bytes)
+    pruner = engine.pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=max_record_bytes)
     decoder = Decoder(max_record_bytes=max_record_bytes)
-    yield from decoder.feed(_pieces(pruner, chunks))
+    for chunk in chunks:
+        yield from decoder.feed(pruner.feed(chunk))
+    yield from decoder.feed(pruner.close())
     decoder.close()
 
 
+def scan_items(chunks: Iterable[bytes], engine: Engine, *, max_record_bytes: int) -> Iterator[Item]:
+    """The same one by one: records that came many at a time are taken apart."""
+    for found in scan(chunks, engine, max_record_bytes=max_record_bytes):
+        if isinstance(found, RecordRun):
+            yield from found.records()
+        else:
+            yield found
+
+
 def scan_bot(chunks: Iterable[bytes], name: str, *, max_record_bytes: int) -> Bot | Reject:
-    """Read the one bot of a bot file.
+    """Read the one bot of a bot file. These are small: the pruner in Python does.
 
     Raises:
         SourceMalformed: It is no JSON.

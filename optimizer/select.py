@@ -7,14 +7,20 @@ A symbol that comes again counts once, with its highest confidence; at equal con
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from operator import attrgetter
 from typing import Final
 
 from optimizer.records import Record
+from optimizer.runs import RecordRun
 
 __all__ = ["Selection", "rank", "top"]
 
 _MAX_COUNTED_SYMBOLS: Final = 4_000_000
+_COMPACT_EVERY: Final = 1 << 16
+
+_symbol: Final = attrgetter("symbol")
+_confidence: Final = attrgetter("confidence")
 
 
 def rank(record: Record) -> tuple[float, str]:
@@ -34,31 +40,48 @@ class Selection:
     That is exact: a record below the bar is below `limit` better symbols, and later records only raise it.
 
     `duplicates` counts records whose symbol came before. It is exact up to four million different symbols (which take
-    64 MB); beyond, new symbols are no longer remembered, so repeats of those are not counted.
+    32 to 64 MB); beyond, records are no longer counted.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._best: dict[str, Record] = {}
         self._bar = -1.0
-        self._seen = _SymbolSet(_MAX_COUNTED_SYMBOLS)
-        self.duplicates = 0
+        self._symbols = _SymbolCount(_MAX_COUNTED_SYMBOLS)
+
+    @property
+    def duplicates(self) -> int:
+        """Records whose symbol came before."""
+        return self._symbols.repeats()
 
     def add(self, record: Record) -> None:
         """Offer one record."""
-        symbol = record.symbol
-        self.duplicates += self._seen.add(symbol)
-        if record.confidence < self._bar:
-            return
-        held = self._best.get(symbol)
-        if held is None or record.confidence > held.confidence:
-            self._best[symbol] = record
-            if len(self._best) >= 2 * self._limit:
-                self._trim()
+        self._symbols.add((record.symbol,))
+        self._offer(record)
+
+    def add_run(self, run: RecordRun) -> None:
+        """Offer many records. Most are below the bar, so only the others become records at all."""
+        self._symbols.add(run.symbols)
+        bar = self._bar
+        above = [entry for entry in zip(run.symbols, run.fields, strict=True) if entry[1].confidence >= bar]
+        for symbol, fields in above:
+            self._offer(fields.record(symbol))
 
     def ranked(self) -> list[Record]:
         """The best `limit` records, best first."""
-        return sorted(self._best.values(), key=rank)[: self._limit]
+        # Twice by one field, which sorting keeps in order, is twice as fast as once by `rank`.
+        ranked = sorted(self._best.values(), key=_symbol)
+        ranked.sort(key=_confidence, reverse=True)
+        return ranked[: self._limit]
+
+    def _offer(self, record: Record) -> None:
+        if record.confidence < self._bar:
+            return
+        held = self._best.get(record.symbol)
+        if held is None or record.confidence > held.confidence:
+            self._best[record.symbol] = record
+            if len(self._best) >= 2 * self._limit:
+                self._trim()
 
     def _trim(self) -> None:
         ranked = self.ranked()
@@ -66,41 +89,48 @@ class Selection:
         self._bar = ranked[-1].confidence
 
 
-class _SymbolSet:
-    """Which symbols came before: 64-bit hashes in one flat table, 16 bytes a symbol where a set of str takes 100.
+class _SymbolCount:
+    """How many symbols came that had come before.
 
-    Open addressing with linear probing, at most half full (Knuth, The Art of Computer Programming 3, section 6.4).
-    Two symbols with one hash are taken for the same: one chance in 36 million at a million symbols.
+    64-bit hashes lie in flat arrays: 8 to 16 bytes a symbol, where a set of str takes 100. Each goes into one of 256
+    arrays by its last byte. When the arrays have doubled, each is freed of what stands in it twice, which takes a set
+    of a 256th part of the symbols. Two symbols with one hash are taken for the same: one chance in 36 million at a
+    million symbols.
     """
 
     def __init__(self, max_symbols: int) -> None:
         self._max = max_symbols
-        self._count = 0
-        self._table = array("Q", bytes(8 * 1024))
+        self._hashes = [array("q") for _ in range(256)]
+        self._count = 0  # symbols added
+        self._repeats = 0  # of which have been freed
+        self._compact_at = _COMPACT_EVERY
+        self._full = False
 
-    def add(self, symbol: str) -> bool:
-        """Remember a symbol; return whether it was there already."""
-        hashed = hash(symbol) & 0xFFFF_FFFF_FFFF_FFFF or 1  # 0 marks a free slot
-        slot = self._find(hashed)
-        if self._table[slot]:
-            return True
-        if self._count < self._max:
-            self._table[slot] = hashed
-            self._count += 1
-            if 2 * self._count > len(self._table):
-                self._grow()
-        return False
+    def add(self, symbols: Collection[str]) -> None:
+        """Count some symbols."""
+        if self._full:
+            return
+        hashes = self._hashes
+        for hashed in map(hash, symbols):
+            hashes[hashed & 0xFF].append(hashed)
+        self._count += len(symbols)
+        if self._count - self._repeats >= self._compact_at:
+            different = self._compact()
+            self._compact_at = different + max(different, _COMPACT_EVERY)
+            self._full = different >= self._max
 
-    def _find(self, hashed: int) -> int:
-        table, mask = self._table, len(self._table) - 1
-        slot = hashed & mask
-        while table[slot] and table[slot] != hashed:
-            slot = (slot + 1) & mask
-        return slot
+    def repeats(self) -> int:
+        """How many came before."""
+        self._compact()
+        return self._repeats
 
-    def _grow(self) -> None:
-        old = self._table
-        self._table = array("Q", bytes(8 * 2 * len(old)))
-        for hashed in old:
-            if hashed:
-                self._table[self._find(hashed)] = hashed
+    def _compact(self) -> int:
+        """Free the arrays of repeats; return how many different symbols there are."""
+        different = 0
+        for place, hashes in enumerate(self._hashes):
+            once = set(hashes)
+            different += len(once)
+            if len(once) < len(hashes):
+                self._hashes[place] = array("q", once)
+        self._repeats = self._count - different
+        return different

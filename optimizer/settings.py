@@ -15,12 +15,12 @@ from typing import Any, Final, Literal, cast, get_args
 from optimizer.errors import SettingsInvalid
 from optimizer.urls import RedisUrl, redact_url
 
-__all__ = ["ENGINES", "PREFIX", "Engine", "Settings", "variable_name"]
+__all__ = ["ENGINES", "PREFIX", "EngineName", "Settings", "variable_name"]
 
 PREFIX: Final = "ROLLING_"
 
-Engine = Literal["auto", "ijson"]
-ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
+EngineName = Literal["auto", "native", "ijson"]
+ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
@@ -43,7 +43,7 @@ class Settings:
     startup_delay_s: float = 5.0
     gzip_level: int = 6
     max_record_bytes: int = 1_048_576
-    engine: Engine = "auto"
+    engine: EngineName = "auto"
     trigger_token: str = ""  # a secret; without it nobody can start a run over HTTP
     flower_url: str = ""
 
@@ -130,8 +130,8 @@ def _redact(variable: str, text: str) -> str:
     return redact_url(text) if variable.endswith("_URL") else text
 
 
-def _engine(text: str) -> Engine:
-    return cast("Engine", text)  # checked with the rest
+def _engine(text: str) -> EngineName:
+    return cast("EngineName", text)  # checked with the rest
 
 
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
@@ -140,6 +140,6 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "str": str,
     "int": int,
     "float": float,
-    "Engine": _engine,
+    "EngineName": _engine,
 }
 _EXPECTED: Final[dict[Callable[[str], Any], str]] = {int: "a whole number", float: "a number"}

@@ -1,6 +1,6 @@
 """The input file: open, fingerprint, inflate, and prove at the end that it was whole.
 
-In: a path. Out: chunks of JSON, at most `CHUNK_BYTES` each, so that a decompression bomb costs time and no memory.
+In: a path. Out: chunks of JSON, of so many bytes at the most, so that a decompression bomb costs time and no memory.
 Compression is found by magic bytes: gzip (any number of members, zero padding after the last), zstd, or none.
 
 A decompressor hands out nearly all bytes before it can notice a bad checksum. So nothing that comes out of `chunks`
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from gzip import BadGzipFile
 from io import FileIO
@@ -31,10 +31,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["CHUNK_BYTES", "Source"]
+__all__ = ["Source"]
 
-# Larger ones are no faster; and a chunk of nothing but brackets becomes as many pieces as it has bytes.
-CHUNK_BYTES: Final = 64 * 1024
 TRAILER_BYTES: Final = 8  # gzip's CRC-32 and length, RFC 1952 section 2.3.1
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
@@ -92,8 +90,8 @@ class Source:
         """How many of them have been read so far."""
         return self._file.tell()
 
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the JSON from its beginning; end only where the last checksum was right.
+    def chunks(self, chunk_bytes: int) -> Generator[bytes]:
+        """Yield the JSON from its beginning, so much at a time; end only where the last checksum was right.
 
         Raises (without the path, which whoever scans knows and adds to the errors of all stages):
             SourceTorn: The compressed stream ended early, failed a checksum, is damaged, or has bytes after its end.
@@ -105,7 +103,7 @@ class Source:
             magic = self._file.read(4)
             self._file.seek(0)
             with _reader(self._file, magic) as reader:
-                while chunk := reader.read(CHUNK_BYTES):
+                while chunk := reader.read(chunk_bytes):
                     count += len(chunk)
                     yield chunk
         except _READ_ERRORS as error:

@@ -12,7 +12,10 @@ from hypothesis import settings as hypothesis_settings
 
 from optimizer.settings import PREFIX, Settings
 from tasks.devredis import redis_executable
+from tests.engines import engine
 from tests.servers import RedisServer
+
+__all__ = ["engine"]  # a fixture
 
 # A machine that is busy with another test must not fail a property for being slow.
 hypothesis_settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

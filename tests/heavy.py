@@ -14,13 +14,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from optimizer.engine import Engine, choose_engine
 from optimizer.errors import RollingError
+from optimizer.memory import peak_rss_mb
 from optimizer.records import Bot, Record
-from optimizer.scan import scan
-from optimizer.source import CHUNK_BYTES, Source
+from optimizer.scan import scan_items
+from optimizer.source import Source
+from tests.engines import current
 
 __all__ = ["Measured", "scan_file", "scan_filled"]
 
+CHUNK_BYTES = 64 * 1024
 PROJECT = Path(__file__).parent.parent
 MAX_RECORD_BYTES = 1 << 20
 
@@ -46,19 +50,19 @@ def scan_file(path: Path) -> Measured:
 
 
 def _measure(order: dict[str, Any]) -> Measured:
-    result = _run(order)
-    return Measured(result["found"], result["peak_mb"] - _baseline_mb(), result["cpu_s"])
+    result = _run(order, current().name)
+    return Measured(result["found"], result["peak_mb"] - _baseline_mb(current().name), result["cpu_s"])
 
 
 @cache
-def _baseline_mb() -> float:
-    peak: float = _run({"opening": "[", "filler": " ", "megabytes": 1, "closing": "]"})["peak_mb"]
+def _baseline_mb(engine: str) -> float:
+    peak: float = _run({"opening": "[", "filler": " ", "megabytes": 1, "closing": "]"}, engine)["peak_mb"]
     return peak
 
 
-def _run(order: dict[str, Any]) -> dict[str, Any]:
+def _run(order: dict[str, Any], engine: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.heavy"],
+        [sys.executable, "-m", "tests.heavy", engine],
         input=json.dumps(order).encode(),
         stdout=subprocess.PIPE,
         check=True,
@@ -71,7 +75,7 @@ def _run(order: dict[str, Any]) -> dict[str, Any]:
 def _chunks(order: dict[str, Any]) -> Iterator[bytes]:
     if "path" in order:
         with Source(Path(order["path"])) as source:
-            yield from source.chunks()
+            yield from source.chunks(CHUNK_BYTES)
         return
     filler = order["filler"].encode()
     block = filler * (CHUNK_BYTES // len(filler))
@@ -81,11 +85,11 @@ def _chunks(order: dict[str, Any]) -> Iterator[bytes]:
     yield order["closing"].encode()
 
 
-def _found(chunks: Iterable[bytes]) -> list[str]:
+def _found(chunks: Iterable[bytes], engine: Engine) -> list[str]:
     """Symbols of records, names of bots, reasons of rejects, and the error that ended the scan."""
     found: list[str] = []
     try:
-        for item in scan(chunks, max_record_bytes=MAX_RECORD_BYTES):
+        for item in scan_items(chunks, engine, max_record_bytes=MAX_RECORD_BYTES):
             found.append(_name(item))  # noqa: PERF401 - what was found before an error counts too
     except RollingError as error:
         found.append(f"{type(error).__name__}: {error}")
@@ -98,21 +102,6 @@ def _name(item: Any) -> str:
     return item.name if isinstance(item, Bot) else str(item.reason)
 
 
-def _peak_mb() -> float:
-    """Peak resident memory.
-
-    Linux keeps it per address space; `ru_maxrss` is no use there, since it survives `exec` and so begins at the peak of
-    the test run that started this process.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
-    import resource  # noqa: PLC0415 - for systems without /proc
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 if __name__ == "__main__":
-    found = _found(_chunks(json.load(sys.stdin)))
-    json.dump({"found": found, "peak_mb": _peak_mb(), "cpu_s": time.process_time()}, sys.stdout)
+    found = _found(_chunks(json.load(sys.stdin)), choose_engine(sys.argv[1]))
+    json.dump({"found": found, "peak_mb": peak_rss_mb(), "cpu_s": time.process_time()}, sys.stdout)

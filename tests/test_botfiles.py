@@ -220,8 +220,8 @@ def test_a_bot_file_that_is_written_to_while_it_is_read_is_torn(
     os.utime(tmp_path / "alpha.json", (0, 0))
     chunks = Source.chunks
 
-    def chunks_and_a_writer(source: Source) -> Iterator[bytes]:
-        yield from chunks(source)
+    def chunks_and_a_writer(source: Source, chunk_bytes: int) -> Iterator[bytes]:
+        yield from chunks(source, chunk_bytes)
         source.path.write_text('{"equity": 2}')
 
     monkeypatch.setattr(Source, "chunks", chunks_and_a_writer)

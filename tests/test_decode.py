@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from optimizer.collect import Found
 from optimizer.decode import Item
 from optimizer.errors import RollingError, SourceMalformed
-from optimizer.judge import SHOWN_CHARACTERS
+from optimizer.pieces import SHOWN_CHARACTERS
 from optimizer.records import Bot, Position, Record, Reject, RejectReason
-from optimizer.scan import scan, scan_bot
+from optimizer.scan import scan_bot
 from optimizer.select import Selection
+from tests.engines import scan
 from tests.rolling import a_record
 from tests.strategies import Members, Style, discarded, no_objects, render, styles
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 LIMIT = 1 << 20
 STYLE = Style(",", ":", "", "utf-8")

@@ -12,10 +12,12 @@ import pytest
 
 from optimizer.records import Bot, Record
 from optimizer.sample import DEBUG_NOTES, SHAPES, Shape, write_sample
-from optimizer.scan import scan
 from optimizer.source import Source
+from tests.engines import scan
 
 SYMBOLS = 30
+
+CHUNK_BYTES = 64 * 1024
 
 
 @pytest.fixture(params=[(shape, indent) for shape in SHAPES for indent in (False, True)], ids=str)
@@ -90,7 +92,7 @@ def test_the_optimizer_reads_all_of_it(sample: tuple[Shape, Path]) -> None:
     expected = {record["symbol"]: record for record in records_of(shape, roots(path))}
 
     with Source(path) as source:
-        found = list(scan(source.chunks(), max_record_bytes=1 << 20))
+        found = list(scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20))
 
     records = [item for item in found if isinstance(item, Record)]
     bots = [item for item in found if isinstance(item, Bot)]
@@ -153,7 +155,11 @@ def test_symbols_differ(tmp_path: Path) -> None:
     write_sample(tmp_path / "s.json", symbols=2_000, points=0, bots=0)
 
     with Source(tmp_path / "s.json") as source:
-        names = [item.symbol for item in scan(source.chunks(), max_record_bytes=1 << 20) if isinstance(item, Record)]
+        names = [
+            item.symbol
+            for item in scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20)
+            if isinstance(item, Record)
+        ]
 
     assert len(set(names)) == len(names) == 2_000
     assert all(len(name) >= 3 and name.isalpha() for name in names)

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer.records import Record
-from optimizer.select import Selection, _SymbolSet, rank, top
+from optimizer.select import Selection, _SymbolCount, rank, top
 
 # Few symbols and confidences, so that both come again and tie.
 confidences = st.sampled_from([0.0, -0.0, 0.25, 0.5, 0.5, 0.75, 1.0]) | st.floats(0, 1)
@@ -101,47 +101,42 @@ class TestSelection:
         assert len(selection.ranked()) == 10
 
 
-class TestSymbolSet:
-    """The table of symbols that came before."""
+class TestSymbolCount:
+    """How many symbols came before."""
 
-    @given(st.lists(st.text(max_size=2)))
-    def test_it_is_a_set(self, stream: list[str]) -> None:
-        """It says of each symbol what a set would say."""
-        seen: set[str] = set()
-        table = _SymbolSet(1_000_000)
-        for symbol in stream:
-            assert table.add(symbol) == (symbol in seen)
-            seen.add(symbol)
+    @given(st.lists(st.lists(st.text(max_size=2))))
+    def test_it_counts_like_a_set(self, batches: list[list[str]]) -> None:
+        """However the symbols are spread over calls, those that a set would hold already are repeats."""
+        count = _SymbolCount(1_000_000)
+        for batch in batches:
+            count.add(batch)
 
-    def test_it_grows(self) -> None:
-        """Through many doublings nothing is forgotten and nothing invented, and it is at most half full."""
-        table = _SymbolSet(1_000_000)
-        names = [f"S{number}" for number in range(20_000)]
+        stream = [symbol for batch in batches for symbol in batch]
+        assert count.repeats() == len(stream) - len(set(stream))
 
-        assert not any(table.add(name) for name in names)
-        assert all(table.add(name) for name in names)
-        assert len(table._table) == 65_536
-        assert sum(1 for slot in table._table if slot) == 20_000
+    def test_repeats_cost_no_memory(self) -> None:
+        """A stream of ten symbols that never ends takes what its hashes take between two clean-ups."""
+        count = _SymbolCount(1_000_000)
+        for _ in range(100):
+            count.add([f"S{number % 10}" for number in range(10_000)])
 
-    def test_colliding_symbols_are_told_apart(self) -> None:
-        """Symbols that want one slot are probed for, across the end of the table and through a growth."""
-        table = _SymbolSet(1_000_000)
-        size = len(table._table)
-        wanted = [f"S{number}" for number in range(400_000) if hash(f"S{number}") % size >= size - 2][:400]
+        assert sum(sys.getsizeof(hashes) for hashes in count._hashes) < 2_000_000
+        assert count.repeats() == 999_990
 
-        assert not any(table.add(name) for name in wanted)
-        assert all(table.add(name) for name in wanted)
+    def test_memory_a_symbol(self) -> None:
+        """16 bytes a symbol at the most, once there are many."""
+        count = _SymbolCount(1_000_000)
+        count.add([f"S{number}" for number in range(300_000)])
 
-        # From here on the table grows twice.
-        others = [f"T{number}" for number in range(size)]
-        assert not any(table.add(name) for name in others)
-        assert all(table.add(name) for name in (*wanted, *others))
+        assert sum(sys.getsizeof(hashes) for hashes in count._hashes) < 16 * 300_000
+        assert count.repeats() == 0
 
     def test_it_stops_growing(self) -> None:
-        """Beyond its limit new symbols are not remembered, and those it has are still known."""
-        table = _SymbolSet(3_000)
-        names = [f"S{number}" for number in range(10_000)]
+        """Beyond its limit nothing is counted any more, and what was counted stays."""
+        count = _SymbolCount(3_000)
+        names = [f"S{number}" for number in range(100_000)]
+        count.add(names)
+        count.add(names)
 
-        assert not any(table.add(name) for name in names)
-        assert [table.add(name) for name in names] == [True] * 3_000 + [False] * 7_000
-        assert sys.getsizeof(table._table) < 100_000
+        assert count.repeats() == 0
+        assert sum(sys.getsizeof(hashes) for hashes in count._hashes) < 2_000_000

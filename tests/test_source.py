@@ -23,9 +23,9 @@ from isal import igzip
 from optimizer.decode import Item
 from optimizer.errors import NoRecords, SourceError, SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.pipeline import optimize
-from optimizer.scan import scan
 from optimizer.settings import Settings
-from optimizer.source import CHUNK_BYTES, Source
+from optimizer.source import Source
+from tests.engines import scan
 from tests.heavy import scan_file
 from tests.rolling import a_record, touch_later, write_json, write_raw
 
@@ -34,6 +34,9 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+pytestmark = pytest.mark.usefixtures("engine")
+
+CHUNK_BYTES = 64 * 1024
 JSON = b'{"AAPL":{"prediction":1,"confidence":0.9,"last_price":3,"history":[1,2,{"note":"\\"]"}]}}'
 FEXTRA, FNAME, FCOMMENT, FHCRC = 4, 8, 16, 2
 
@@ -62,7 +65,7 @@ def inflate(data: bytes, name: str = "rolling.json.gz") -> bytes:
         path = Path(directory, name)
         path.write_bytes(data)
         with Source(path) as source:
-            chunks = list(source.chunks())
+            chunks = list(source.chunks(CHUNK_BYTES))
             source.check_unchanged()
     assert all(0 < len(chunk) <= CHUNK_BYTES for chunk in chunks)
     return b"".join(chunks)
@@ -73,7 +76,7 @@ def outcome(data: bytes, path: Path) -> list[Item] | SourceError:
     path.write_bytes(data)
     try:
         with Source(path) as source:
-            return list(scan(source.chunks(), max_record_bytes=1 << 20))
+            return list(scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20))
     except SourceError as error:
         return error
 
@@ -127,10 +130,10 @@ class TestFormats:
     def test_chunks_can_be_read_again(self, tmp_path: Path) -> None:
         """Each call begins at the beginning, also after an iteration that was given up."""
         with Source(write_raw(tmp_path / "a.json.gz", JSON * 10_000)) as source:
-            first = next(source.chunks())
+            first = next(source.chunks(CHUNK_BYTES))
             assert source.position_bytes > 0
 
-            assert b"".join(source.chunks()) == JSON * 10_000
+            assert b"".join(source.chunks(CHUNK_BYTES)) == JSON * 10_000
             assert first == (JSON * 10_000)[: len(first)]
             assert source.position_bytes == source.size_bytes == (tmp_path / "a.json.gz").stat().st_size
 
@@ -213,7 +216,7 @@ class TestDamage:
         packed = gzip.compress(JSON * 20_000)
         path.write_bytes(packed[:-8] + bytes(4) + packed[-4:])
         with Source(path) as source:
-            chunks = source.chunks()
+            chunks = source.chunks(CHUNK_BYTES)
             taken = b"".join(itertools.islice(chunks, len(JSON) * 20_000 // CHUNK_BYTES))
             assert len(taken) > 1_000_000
             with pytest.raises(SourceTorn, match="CRC"):
@@ -265,7 +268,7 @@ class TestOpen:
         (tmp_path / "link").symlink_to("a.json")
 
         with Source(tmp_path / "link") as source:
-            assert b"".join(source.chunks()) == JSON
+            assert b"".join(source.chunks(CHUNK_BYTES)) == JSON
 
     def test_no_permission(self) -> None:
         """A file of somebody else's is `SourceUnreadable`: tried as another user where we are root."""
@@ -299,7 +302,7 @@ class TestOpen:
         os.mkfifo(tmp_path / "fifo")
         with Source(path) as first:
             lowest = first._file.fileno()
-            next(first.chunks())
+            next(first.chunks(CHUNK_BYTES))
         for refused in (tmp_path, tmp_path / "fifo"):
             with pytest.raises(SourceUnreadable):
                 Source(refused)
@@ -326,7 +329,7 @@ class TestChanges:
     def _read_while(self, path: Path, change: Callable[[], object]) -> bytes:
         """Read a chunk, make the change, read the rest, and check."""
         with Source(path) as source:
-            chunks = source.chunks()
+            chunks = source.chunks(CHUNK_BYTES)
             first = next(chunks)
             change()
             rest = b"".join(chunks)
@@ -401,7 +404,7 @@ class TestChanges:
 
     def _content(self, path: Path) -> bytes:
         with Source(path) as source:
-            return b"".join(source.chunks())
+            return b"".join(source.chunks(CHUNK_BYTES))
 
 
 class TestFingerprint:

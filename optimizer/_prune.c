@@ -1,0 +1,290 @@
+/* CPython's door to the pruner in kernel/. All policy comes from Python; here bytes go in and batches come out.
+ *
+ *     pruner = _prune.Pruner(fallback, members, record_key, max_key_bytes, max_depth)
+ *     for data, runs, seams, pending in pruner.feed(chunk): ...
+ *     for data, runs, seams, pending in pruner.finish(): ...
+ *
+ * A batch is `data`, the next bytes of the pruned stream; `runs`, a list of (start, end, count, longest, kind); `seams`,
+ * pairs of native 64-bit integers (offset in the pruned stream, offset in the source); and `pending`. The GIL is released
+ * while the kernel runs. Stable ABI, 3.11 and newer.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+#include <string.h>
+
+#include "kernel/prune.h"
+
+enum { OUTPUT_SIZE = 256 * 1024, SEAM_SIZE = 16 * 1024, RUN_SIZE = 1024, MAX_MEMBERS = 16 };
+
+typedef struct {
+    PyObject_HEAD
+    rp_state state;
+    rp_policy policy;
+    rp_member members[MAX_MEMBERS];
+    PyObject *names[MAX_MEMBERS + 1]; /* own the bytes that the policy points to; the last is the record key */
+    rp_status status;
+    int busy; /* a thread is inside the kernel */
+    uint8_t *bytes;
+    rp_seam *seams;
+    rp_run *runs;
+} Pruner;
+
+static PyObject *as_object(Pruner *self) { return (PyObject *)self; }
+
+static int take_name(PyObject *value, PyObject **owner, const uint8_t **name, size_t *length) {
+    char *bytes;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(value, &bytes, &size) < 0) return -1;
+    *owner = Py_NewRef(value);
+    *name = (const uint8_t *)bytes;
+    *length = (size_t)size;
+    return 0;
+}
+
+static int take_layout(PyObject *value, rp_layout *layout) {
+    unsigned int unit_level, kept_levels;
+    int runs;
+    if (!PyTuple_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "a layout is a tuple: unit_level, kept_levels, runs");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(value, "IIp;a layout is unit_level, kept_levels, runs", &unit_level, &kept_levels, &runs))
+        return -1;
+    if (unit_level < 1 || unit_level > RP_MAX_UNIT_LEVEL || kept_levels < 1 || kept_levels > 1000) {
+        PyErr_Format(PyExc_ValueError, "unit_level=%u is not 1 to %d, or kept_levels=%u not 1 to 1000", unit_level,
+                     RP_MAX_UNIT_LEVEL, kept_levels);
+        return -1;
+    }
+    *layout = (rp_layout){unit_level, kept_levels, (uint32_t)runs};
+    return 0;
+}
+
+static int take_members(Pruner *self, PyObject *members) {
+    PyObject *name, *layout;
+    Py_ssize_t place = 0;
+    if (PyDict_Size(members) > MAX_MEMBERS) {
+        PyErr_Format(PyExc_ValueError, "more than %d members", MAX_MEMBERS);
+        return -1;
+    }
+    while (PyDict_Next(members, &place, &name, &layout)) {
+        const size_t count = self->policy.member_count;
+        rp_member *member = &self->members[count];
+        if (take_name(name, &self->names[count], &member->name, &member->length) < 0) return -1;
+        self->policy.member_count++;
+        if (take_layout(layout, &member->layout) < 0) return -1;
+    }
+    self->policy.members = self->members;
+    return 0;
+}
+
+static PyObject *pruner_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    PyObject *fallback, *members, *record_key;
+    unsigned long long max_key_bytes, max_depth;
+    if (kwargs != NULL && PyDict_Size(kwargs) > 0) {
+        PyErr_SetString(PyExc_TypeError, "Pruner takes its arguments by place");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "OO!OKK:Pruner", &fallback, &PyDict_Type, &members, &record_key, &max_key_bytes,
+                          &max_depth))
+        return NULL;
+    const allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Pruner *self = (Pruner *)allocate(type, 0);
+    if (self == NULL) return NULL;
+    self->policy.max_key_bytes = max_key_bytes;
+    self->policy.max_depth = max_depth;
+    if (take_layout(fallback, &self->policy.fallback) < 0 || take_members(self, members) < 0) goto failed;
+    if (record_key != Py_None && take_name(record_key, &self->names[MAX_MEMBERS], &self->policy.record_key,
+                                           &self->policy.record_key_length) < 0)
+        goto failed;
+    self->bytes = PyMem_Malloc(OUTPUT_SIZE);
+    self->seams = PyMem_Malloc(SEAM_SIZE * sizeof *self->seams);
+    self->runs = PyMem_Malloc(RUN_SIZE * sizeof *self->runs);
+    if (self->bytes == NULL || self->seams == NULL || self->runs == NULL) {
+        PyErr_NoMemory();
+        goto failed;
+    }
+    return as_object(self);
+failed:
+    Py_DECREF(self);
+    return NULL;
+}
+
+static void pruner_dealloc(PyObject *object) {
+    Pruner *self = (Pruner *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    const freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    for (int i = 0; i <= MAX_MEMBERS; i++) Py_XDECREF(self->names[i]);
+    PyMem_Free(self->bytes);
+    PyMem_Free(self->seams);
+    PyMem_Free(self->runs);
+    release(object);
+    Py_DECREF(type);
+}
+
+static rp_output new_output(const Pruner *self) {
+    return (rp_output){.bytes = self->bytes, .size = OUTPUT_SIZE, .seams = self->seams, .seam_size = SEAM_SIZE,
+                       .runs = self->runs, .run_size = RUN_SIZE};
+}
+
+static PyObject *runs_of(const rp_output *output) {
+    PyObject *runs = PyList_New((Py_ssize_t)output->run_count);
+    if (runs == NULL) return NULL;
+    for (size_t i = 0; i < output->run_count; i++) {
+        const rp_run *run = &output->runs[i];
+        PyObject *entry = Py_BuildValue("(KKKKK)", (unsigned long long)run->start, (unsigned long long)run->end,
+                                        (unsigned long long)run->count, (unsigned long long)run->longest,
+                                        (unsigned long long)run->kind);
+        if (entry == NULL || PyList_SetItem(runs, (Py_ssize_t)i, entry) < 0) {
+            Py_DECREF(runs);
+            return NULL;
+        }
+    }
+    return runs;
+}
+
+/* The batch of what the kernel wrote, appended to a list. */
+static int append_batch(Pruner *self, const rp_output *output, PyObject *batches) {
+    int result = -1;
+    PyObject *batch = NULL, *runs = runs_of(output);
+    PyObject *data = PyBytes_FromStringAndSize((const char *)output->bytes, (Py_ssize_t)output->count);
+    PyObject *seams = PyBytes_FromStringAndSize((const char *)output->seams,
+                                                (Py_ssize_t)(output->seam_count * sizeof *output->seams));
+    if (runs == NULL || data == NULL || seams == NULL) goto done;
+    batch = Py_BuildValue("(OOOK)", data, runs, seams, (unsigned long long)rp_pending(&self->state));
+    if (batch != NULL) result = PyList_Append(batches, batch);
+done:
+    Py_XDECREF(batch);
+    Py_XDECREF(runs);
+    Py_XDECREF(data);
+    Py_XDECREF(seams);
+    return result;
+}
+
+static PyObject *pruner_feed(PyObject *object, PyObject *chunk) {
+    Pruner *self = (Pruner *)object;
+    Py_buffer view;
+    PyObject *batches = NULL;
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "feed is running in another thread");
+        return NULL;
+    }
+    if (PyObject_GetBuffer(chunk, &view, PyBUF_SIMPLE) < 0) return NULL;
+    batches = PyList_New(0);
+    if (batches == NULL) goto done;
+    const uint8_t *input = view.buf;
+    size_t left = (size_t)view.len;
+    while (left && self->status <= RP_FULL) {
+        rp_output output = new_output(self);
+        size_t taken = 0;
+        self->busy = 1;
+        Py_BEGIN_ALLOW_THREADS
+        self->status = rp_feed(&self->state, &self->policy, input, left, &taken, &output);
+        Py_END_ALLOW_THREADS
+        self->busy = 0;
+        input += taken;
+        left -= taken;
+        if (append_batch(self, &output, batches) < 0) {
+            Py_CLEAR(batches);
+            break;
+        }
+    }
+done:
+    PyBuffer_Release(&view);
+    return batches;
+}
+
+static PyObject *pruner_finish(PyObject *object, PyObject *unused) {
+    (void)unused;
+    Pruner *self = (Pruner *)object;
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "feed is running in another thread");
+        return NULL;
+    }
+    rp_output output = new_output(self);
+    PyObject *batches = PyList_New(0);
+    if (batches == NULL) return NULL;
+    rp_finish(&self->state, &output);
+    if (append_batch(self, &output, batches) < 0) Py_CLEAR(batches);
+    return batches;
+}
+
+static PyObject *get_error(PyObject *object, void *closure) {
+    (void)closure;
+    const Pruner *self = (const Pruner *)object;
+    const char *name = self->status == RP_NEVER_OPENED ? "never opened"
+                       : self->status == RP_TOO_DEEP   ? "too deep"
+                       : self->status == RP_UNBALANCED ? "unbalanced"
+                                                       : NULL;
+    if (name == NULL) Py_RETURN_NONE;
+    return Py_BuildValue("(sK)", name, (unsigned long long)self->state.error_offset);
+}
+
+static PyObject *get_consumed(PyObject *object, void *closure) {
+    (void)closure;
+    return PyLong_FromUnsignedLongLong(((const Pruner *)object)->state.consumed);
+}
+
+static PyObject *get_depth(PyObject *object, void *closure) {
+    (void)closure;
+    return PyLong_FromUnsignedLongLong(((const Pruner *)object)->state.depth);
+}
+
+static PyObject *get_in_string(PyObject *object, void *closure) {
+    (void)closure;
+    return PyBool_FromLong(((const Pruner *)object)->state.in_string != 0);
+}
+
+static PyMethodDef pruner_methods[] = {
+    {"feed", pruner_feed, METH_O, "Take the next bytes of any buffer; return the batches that they give."},
+    {"finish", pruner_finish, METH_NOARGS, "End the input; return the last batch."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef pruner_attributes[] = {
+    {"error", get_error, NULL, "None, or what ended the scan and at which byte of the source.", NULL},
+    {"consumed", get_consumed, NULL, "Bytes taken so far.", NULL},
+    {"depth", get_depth, NULL, "Containers that are open.", NULL},
+    {"in_string", get_in_string, NULL, "Whether a string is open.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot pruner_slots[] = {
+    {Py_tp_new, pruner_new},
+    {Py_tp_dealloc, pruner_dealloc},
+    {Py_tp_methods, pruner_methods},
+    {Py_tp_getset, pruner_attributes},
+    {Py_tp_doc, "Pruner(fallback, members, record_key, max_key_bytes, max_depth)"},
+    {0, NULL},
+};
+
+static PyType_Spec pruner_spec = {
+    .name = "optimizer._prune.Pruner",
+    .basicsize = sizeof(Pruner),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = pruner_slots,
+};
+
+static int prune_exec(PyObject *module) {
+    PyObject *type = PyType_FromModuleAndSpec(module, &pruner_spec, NULL);
+    if (type == NULL) return -1;
+    const int added = PyModule_AddObjectRef(module, "Pruner", type);
+    Py_DECREF(type);
+    if (added < 0) return -1;
+    return PyModule_AddStringConstant(module, "VARIANT", rp_variant());
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, prune_exec},
+    {0, NULL},
+};
+
+static PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "optimizer._prune",
+    .m_doc = "The structural pruner, compiled.",
+    .m_size = 0,
+    .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__prune(void) { return PyModuleDef_Init(&module); }

@@ -1,0 +1,27 @@
+from typing_extensions import Buffer
+
+VARIANT: str
+
+_Layout = tuple[int, int, bool]
+_Batch = tuple[bytes, list[tuple[int, int, int, int, int]], bytes, int]
+
+class Pruner:
+    def __new__(
+        cls,
+        fallback: _Layout,
+        members: dict[bytes, _Layout],
+        record_key: bytes | None,
+        max_key_bytes: int,
+        max_depth: int,
+        /,
+    ) -> Pruner: ...
+    def feed(self, chunk: Buffer, /) -> list[_Batch]: ...
+    def finish(self) -> list[_Batch]: ...
+    @property
+    def error(self) -> tuple[str, int] | None: ...
+    @property
+    def consumed(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def in_string(self) -> bool: ...

@@ -1,0 +1,573 @@
+/* See prune.h. A block of 64 bytes is classified into bit masks; then one of three modes takes as much of it as it can:
+ *
+ *   TEXT  around the units: byte by byte, since keys matter here; it is a few bytes a record;
+ *   UNIT  inside a record or bot, at its kept levels: copied up to the next bracket;
+ *   SKIP  inside a discarded container: counted, whole blocks at a time where they cannot close it.
+ */
+#include "prune.h"
+
+#include <string.h>
+
+#include "blocks.h"
+
+enum { TEXT = 0, UNIT = 1, SKIP = 2 };
+
+/* The block at hand. Copies read ahead, so there are always AHEAD more bytes that may be read. */
+enum { BLOCK = 64, AHEAD = 16, PREFETCH = 2048 };
+
+typedef struct {
+    const uint8_t *bytes;
+    unsigned length;
+    uint64_t source;   /* offset of its first byte */
+    uint64_t brackets; /* outside strings */
+    uint64_t openings; /* those of them that open */
+    uint64_t curly;    /* those of them that are curly; what is set elsewhere means nothing */
+    uint64_t quotes;   /* that begin or end strings */
+    uint64_t strings;  /* inside strings, with the opening quotes and without the closing ones */
+} block_t;
+
+static inline uint64_t from(unsigned place) { return ~(uint64_t)0 << place; }
+
+static inline uint64_t below(unsigned place) { return place < 64 ? ~from(place) : ~(uint64_t)0; }
+
+static inline int is_space(uint8_t byte) { return byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r'; }
+
+/* What may stand beside NaN and Infinity for them to be values of their own. */
+static inline int is_delimiter(uint8_t byte) {
+    return is_space(byte) || byte == ',' || byte == ':' || byte == '"' || (byte | 0x20) == '{' || (byte | 0x20) == '}';
+}
+
+/* ---- output */
+
+static inline void put(rp_state *state, rp_output *output, uint8_t byte) {
+    output->bytes[output->count++] = byte;
+    state->emitted++;
+}
+
+static inline void copy(rp_state *state, rp_output *output, const block_t *block, unsigned start, unsigned stop) {
+    uint8_t *to = output->bytes + output->count;
+    /* Steps of a fixed size become single instructions; what is written too much is overwritten by what comes next. */
+    for (unsigned at = start; at < stop; at += AHEAD) memcpy(to + (at - start), block->bytes + at, AHEAD);
+    output->count += stop - start;
+    state->emitted += stop - start;
+}
+
+/* Tell that what is written next comes from `source`, where that does not follow from what was written last. */
+static inline void seam(rp_state *state, rp_output *output, uint64_t source) {
+    if (source - state->emitted != state->shift) {
+        state->shift = source - state->emitted;
+        output->seams[output->seam_count++] = (rp_seam){state->emitted, source};
+    }
+}
+
+static void end_run(rp_state *state, rp_output *output) {
+    if (state->run.count) output->runs[output->run_count++] = state->run;
+    state->run.count = 0;
+}
+
+static void add_to_run(rp_state *state, rp_output *output) {
+    const uint64_t length = state->emitted - state->unit_start;
+    rp_run *run = &state->run;
+    if (run->count && run->kind != state->unit_kind) end_run(state, output);
+    if (!run->count) *run = (rp_run){.start = state->unit_start, .kind = state->unit_kind};
+    run->count++;
+    run->end = state->emitted;
+    if (length > run->longest) run->longest = length;
+}
+
+/* ---- keys */
+
+static uint8_t hex_digit(uint8_t byte) {
+    if (byte >= '0' && byte <= '9') return byte - '0';
+    byte |= 0x20;
+    return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : 0xff;
+}
+
+/* Whether the last string outside units means this name, escapes resolved. */
+static int key_is(const rp_state *state, const uint8_t *name, size_t length) {
+    size_t at = 0;
+    if (state->key_overlong) return 0;
+    for (size_t i = 0; i < length; i++, at++) {
+        if (at >= state->key_length) return 0;
+        uint8_t byte = state->key[at];
+        if (byte == '\\') {
+            if (++at >= state->key_length) return 0;
+            byte = state->key[at];
+            if (byte == 'u') {
+                if (at + 4 >= state->key_length) return 0;
+                uint32_t point = 0;
+                for (int digit = 0; digit < 4; digit++) {
+                    const uint8_t value = hex_digit(state->key[++at]);
+                    if (value == 0xff) return 0;
+                    point = point << 4 | value;
+                }
+                if (point > 0x7f) return 0;
+                byte = (uint8_t)point;
+            } else if (byte != '/' && byte != '"' && byte != '\\') {
+                return 0; /* no name has a control character */
+            }
+        }
+        if (byte != name[i]) return 0;
+    }
+    return at == state->key_length;
+}
+
+static rp_layout layout_of(const rp_state *state, const rp_policy *policy) {
+    if (state->containers[0] == '{')
+        for (size_t i = 0; i < policy->member_count; i++)
+            if (key_is(state, policy->members[i].name, policy->members[i].length)) return policy->members[i].layout;
+    return policy->fallback;
+}
+
+static void start_key(rp_state *state) {
+    state->key_length = 0;
+    state->key_overlong = 0;
+    state->item_start = state->emitted;
+}
+
+static void add_to_key(rp_state *state, const rp_policy *policy, uint8_t byte) {
+    if (byte >= 0x80 || byte == '\\') state->root_odd = 1;
+    if (state->key_length < RP_KEY_BYTES && (uint64_t)state->key_length + 3 <= policy->max_key_bytes)
+        state->key[state->key_length++] = byte;
+    else
+        state->key_overlong = 1;
+}
+
+/* ---- NaN and Infinity */
+
+static const char *const CONSTANTS[] = {"NaN", "Infinity", "-Infinity"};
+
+/* Write what was held back: `null` where it is a whole constant and stands alone, padded to its length, so that only NaN
+ * moves what follows; else as it came. */
+static void end_constant(rp_state *state, rp_output *output, uint64_t source, int alone) {
+    const unsigned length = state->constant_length;
+    int whole = 0;
+    for (unsigned i = 0; i < 3; i++)
+        whole |= strlen(CONSTANTS[i]) == length && memcmp(CONSTANTS[i], state->constant, length) == 0;
+    if (whole && alone) {
+        for (unsigned i = 0; i < 4; i++) put(state, output, (uint8_t)"null"[i]);
+        for (unsigned i = 4; i < length; i++) put(state, output, ' ');
+        seam(state, output, source);
+    } else {
+        for (unsigned i = 0; i < length; i++) put(state, output, state->constant[i]);
+    }
+    state->constant_length = 0;
+}
+
+/* Hold back bytes as long as they may become a constant. Return the place of the first byte that was not taken. */
+static unsigned take_constant(rp_state *state, rp_output *output, const block_t *block, unsigned place) {
+    for (; place < block->length; place++) {
+        const uint8_t byte = block->bytes[place];
+        const unsigned length = state->constant_length;
+        int grows = 0;
+        for (unsigned i = 0; i < 3; i++)
+            grows |= memcmp(CONSTANTS[i], state->constant, length) == 0 && (uint8_t)CONSTANTS[i][length] == byte;
+        if (!grows) {
+            end_constant(state, output, block->source + place, is_delimiter(byte));
+            break;
+        }
+        state->constant[state->constant_length++] = byte;
+    }
+    return place;
+}
+
+/* Where a constant may begin in a stretch of a unit, or its end; a minus before Infinity belongs to it. */
+static unsigned find_constant(const rp_state *state, const block_t *block, unsigned start, unsigned stop) {
+    const rp_vectors vectors = rp_load(block->bytes);
+    uint64_t found = (rp_equal(vectors, 'N') | rp_equal(vectors, 'I')) & ~block->strings & from(start) & below(stop);
+    for (; found; found &= found - 1) {
+        unsigned place = rp_lowest(found);
+        if (block->bytes[place] == 'I' && place > start && block->bytes[place - 1] == '-') place--;
+        if (is_delimiter(place ? block->bytes[place - 1] : state->previous)) return place;
+    }
+    /* A minus that ends the block: what it belongs to comes with the next one. */
+    if (stop == block->length && stop > start && block->bytes[stop - 1] == '-' && !(block->strings >> (stop - 1) & 1) &&
+        is_delimiter(stop > 1 ? block->bytes[stop - 2] : state->previous))
+        return stop - 1;
+    return stop;
+}
+
+/* ---- brackets */
+
+static void skip_container(rp_state *state, uint8_t bracket) {
+    state->skip_depth = state->depth++;
+    state->skip_bracket = bracket;
+    state->skip_curly = bracket == '{';
+    state->skip_mode = state->mode;
+    state->mode = SKIP;
+}
+
+static void start_unit(rp_state *state, uint64_t start, unsigned kind) {
+    state->mode = UNIT;
+    state->unit_start = start;
+    state->unit_kind = (uint8_t)kind;
+}
+
+/* An opening bracket around the units. */
+static void open_in_text(rp_state *state, const rp_policy *policy, rp_output *output, uint8_t bracket) {
+    const uint64_t level = state->depth + 1;
+    const uint8_t inside = level > 1 ? state->containers[level - 2] : 0;
+    if (level == 2) {
+        state->layout = layout_of(state, policy);
+    } else if (level == 1) {
+        state->layout = policy->fallback;
+        state->root_plain = bracket == '{';
+        state->root_start = state->emitted;
+        state->root_odd = 0;
+    }
+    if (level < state->layout.unit_level && level < RP_MAX_UNIT_LEVEL) {
+        state->containers[level - 1] = bracket;
+        if (level > 1) {
+            state->root_plain = 0;
+            end_run(state, output);
+        }
+        state->depth = level;
+    } else if (bracket == '{') {
+        const int named = inside == '{';
+        const int passed_over = named && (state->key_overlong || memchr(state->key, '\\', state->key_length) ||
+                                          (level == 2 && state->key_length && state->key[0] == '_'));
+        const unsigned kind = named ? RP_MEMBERS : RP_ELEMENTS;
+        state->root_plain = 0;
+        start_unit(state, named ? state->item_start : state->emitted,
+                   state->layout.runs && !passed_over ? kind : 0);
+        state->depth = level;
+    } else {
+        end_run(state, output);
+        skip_container(state, bracket);
+    }
+    put(state, output, bracket);
+}
+
+static rp_status bracket_in_text(rp_state *state, const rp_policy *policy, rp_output *output, uint8_t bracket,
+                                 int opens) {
+    if (opens) {
+        if (state->depth >= policy->max_depth) return RP_TOO_DEEP;
+        open_in_text(state, policy, output, bracket);
+    } else {
+        if (!state->depth) return RP_NEVER_OPENED;
+        state->depth--;
+        end_run(state, output);
+        put(state, output, bracket);
+    }
+    state->significant = bracket;
+    return RP_MORE;
+}
+
+static rp_status bracket_in_unit(rp_state *state, const rp_policy *policy, rp_output *output, uint8_t bracket,
+                                 int opens) {
+    if (opens && state->depth >= policy->max_depth) return RP_TOO_DEEP;
+    put(state, output, bracket);
+    if (opens) {
+        if (state->depth + 1 >= (uint64_t)state->layout.unit_level + state->layout.kept_levels)
+            skip_container(state, bracket);
+        else
+            state->depth++;
+    } else if (--state->depth < state->layout.unit_level) {
+        if (state->unit_kind)
+            add_to_run(state, output);
+        else
+            end_run(state, output);
+        state->mode = TEXT;
+        state->significant = bracket;
+    }
+    return RP_MORE;
+}
+
+/* ---- modes: each takes what it can of a block from `*place` on */
+
+static rp_status take_text(rp_state *state, const rp_policy *policy, const block_t *block, unsigned *place,
+                           rp_output *output) {
+    while (*place < block->length && state->mode == TEXT) {
+        if (state->constant_length) {
+            *place = take_constant(state, output, block, *place);
+            continue;
+        }
+        const unsigned at = *place;
+        const uint8_t byte = block->bytes[at];
+        if (block->quotes >> at & 1) {
+            if (block->strings >> at & 1) {
+                if (state->depth == 1 && state->root_plain && state->significant == ':' && policy->record_key &&
+                    key_is(state, policy->record_key, policy->record_key_length)) {
+                    /* The root is one record. What it has shown so far is kept at the same levels. */
+                    state->layout = (rp_layout){1, 1, policy->fallback.runs};
+                    start_unit(state, state->root_start, state->layout.runs && !state->root_odd ? RP_LINES : 0);
+                    return RP_MORE;
+                }
+                start_key(state);
+            } else {
+                state->significant = '"';
+            }
+            put(state, output, byte);
+        } else if (block->strings >> at & 1) {
+            add_to_key(state, policy, byte);
+            put(state, output, byte);
+        } else if (block->brackets >> at & 1) {
+            const rp_status status = bracket_in_text(state, policy, output, byte, (int)(block->openings >> at & 1));
+            if (status != RP_MORE) return status;
+        } else {
+            if (!is_space(byte)) state->significant = byte;
+            if ((byte == 'N' || byte == 'I' || byte == '-') &&
+                is_delimiter(at ? block->bytes[at - 1] : state->previous)) {
+                *place = take_constant(state, output, block, at);
+                continue;
+            }
+            put(state, output, byte);
+        }
+        (*place)++;
+    }
+    return RP_MORE;
+}
+
+static rp_status take_unit(rp_state *state, const rp_policy *policy, const block_t *block, unsigned *place,
+                           rp_output *output) {
+    while (*place < block->length && state->mode == UNIT) {
+        if (state->constant_length) {
+            *place = take_constant(state, output, block, *place);
+            continue;
+        }
+        const uint64_t ahead = block->brackets & from(*place);
+        const unsigned bracket = ahead ? rp_lowest(ahead) : block->length;
+        const unsigned stop = find_constant(state, block, *place, bracket);
+        copy(state, output, block, *place, stop);
+        *place = stop;
+        if (stop < bracket) {
+            *place = take_constant(state, output, block, stop);
+        } else if (stop < block->length) {
+            const rp_status status = bracket_in_unit(state, policy, output, block->bytes[stop],
+                                                     (int)(block->openings >> stop & 1));
+            if (status != RP_MORE) return status;
+            (*place)++;
+        }
+    }
+    return RP_MORE;
+}
+
+static rp_status stop_skipping(rp_state *state, const block_t *block, unsigned place, rp_output *output) {
+    const uint8_t closing = block->bytes[place];
+    if (state->skip_curly || (closing == '}') != (state->skip_bracket == '{')) return RP_UNBALANCED;
+    seam(state, output, block->source + place);
+    put(state, output, closing);
+    state->mode = state->skip_mode;
+    state->significant = closing;
+    return RP_MORE;
+}
+
+static rp_status take_skipped(rp_state *state, const rp_policy *policy, const block_t *block, unsigned *place,
+                              rp_output *output) {
+    for (uint64_t left = block->brackets & from(*place); left; left &= left - 1) {
+        const unsigned at = rp_lowest(left);
+        const int is_curly = (int)(block->curly >> at & 1);
+        *place = at;
+        if (block->openings >> at & 1) {
+            if (state->depth >= policy->max_depth) return RP_TOO_DEEP;
+            state->depth++;
+            state->skip_curly += is_curly;
+        } else {
+            state->skip_curly -= is_curly;
+            if (--state->depth == state->skip_depth) {
+                const rp_status status = stop_skipping(state, block, at, output);
+                if (status == RP_MORE) (*place)++;
+                return status;
+            }
+        }
+    }
+    *place = block->length;
+    return RP_MORE;
+}
+
+/* ---- strings */
+
+/* Quotes, strings and the escape that is left open, byte by byte. A backslash escapes in strings alone; the masks below
+ * take it to escape everywhere, which is the same unless one stands outside, where it is junk. */
+static void find_strings_exactly(rp_state *state, block_t *block) {
+    uint64_t inside = state->in_string & 1, escaped = state->escaped;
+    block->quotes = block->strings = 0;
+    for (unsigned i = 0; i < block->length; i++) {
+        const uint8_t byte = block->bytes[i];
+        const int ends = byte == '"' && !escaped;
+        if (ends) {
+            block->quotes |= (uint64_t)1 << i;
+            inside ^= 1;
+        }
+        escaped = inside && !escaped && byte == '\\';
+        block->strings |= inside << i;
+    }
+    state->in_string = 0 - inside;
+    state->escaped = escaped;
+}
+
+/* Bytes of a block that follow a backslash which is no such byte itself; whether the next block begins with one. */
+static inline uint64_t find_escaped(uint64_t backslashes, uint64_t *carry, unsigned length) {
+    uint64_t escaped = *carry;
+    uint64_t left = backslashes & ~escaped;
+    *carry = 0;
+    while (left) {
+        const unsigned at = rp_lowest(left);
+        if (at + 1 == length) *carry = 1;
+        if (at + 1 < BLOCK) escaped |= (uint64_t)2 << at;
+        left &= ~((uint64_t)3 << at);
+    }
+    return escaped;
+}
+
+static void find_strings(rp_state *state, block_t *block, const rp_masks *masks) {
+    uint64_t carry = state->escaped;
+    block->quotes = masks->quotes & ~find_escaped(masks->backslashes, &carry, block->length);
+    block->strings = rp_prefix_xor(block->quotes) ^ state->in_string;
+    if (masks->backslashes & ~block->strings) {
+        find_strings_exactly(state, block);
+        return;
+    }
+    state->in_string = 0 - (block->strings >> 63);
+    state->escaped = carry;
+}
+
+/* ---- whole blocks of a discarded container, where most of a file is spent */
+
+typedef rp_masks classify_t(const uint8_t *block);
+typedef uint64_t count_t(uint64_t bits);
+
+/* Lowest depth within a block, seen from its beginning. */
+static inline int64_t lowest_depth(uint64_t openings, uint64_t closings) {
+    int64_t depth = 0, lowest = 0;
+    for (uint64_t left = openings | closings; left; left &= left - 1) {
+        depth += openings & left & (0 - left) ? 1 : -1;
+        if (depth < lowest) lowest = depth;
+    }
+    return lowest;
+}
+
+/* Skip blocks as long as the container does not end in them; return how many bytes. The state is in registers here, and
+ * memory is asked for in good time: what another core has just inflated comes from afar. */
+static inline __attribute__((always_inline)) size_t skip_blocks(rp_state *state, const rp_policy *policy,
+                                                                const uint8_t *input, size_t length,
+                                                                classify_t *classify, count_t *count) {
+    uint64_t in_string = state->in_string, escaped = state->escaped;
+    int64_t inside = (int64_t)(state->depth - state->skip_depth), curly = state->skip_curly;
+    const int64_t room = (int64_t)(policy->max_depth - state->skip_depth);
+    size_t at = 0;
+    for (; at + BLOCK <= length; at += BLOCK) {
+        __builtin_prefetch(input + at + PREFETCH);
+        const rp_masks masks = classify(input + at);
+        uint64_t carry = escaped, quotes = masks.quotes;
+        if (masks.backslashes | escaped) quotes &= ~find_escaped(masks.backslashes, &carry, BLOCK);
+        const uint64_t strings = rp_prefix_xor(quotes) ^ in_string;
+        const uint64_t openings = masks.openings & ~strings, closings = masks.closings & ~strings;
+        const int64_t opened = (int64_t)count(openings), closed = (int64_t)count(closings);
+        if (masks.backslashes & ~strings || inside + opened > room) break;
+        if (inside <= closed && inside + lowest_depth(openings, closings) <= 0) break;
+        inside += opened - closed;
+        curly += (int64_t)count(openings & masks.bit5) - (int64_t)count(closings & masks.bit5);
+        in_string = 0 - (strings >> 63);
+        escaped = carry;
+    }
+    state->in_string = in_string;
+    state->escaped = escaped;
+    state->depth = state->skip_depth + (uint64_t)inside;
+    state->skip_curly = curly;
+    return at;
+}
+
+static size_t skip_blocks_baseline(rp_state *state, const rp_policy *policy, const uint8_t *input, size_t length) {
+    return skip_blocks(state, policy, input, length, rp_classify, rp_count);
+}
+
+#ifdef RP_HAS_AVX2
+RP_AVX2 static inline uint64_t count_popcnt(uint64_t bits) { return (uint64_t)__builtin_popcountll(bits); }
+
+RP_AVX2 static size_t skip_blocks_avx2(rp_state *state, const rp_policy *policy, const uint8_t *input, size_t length) {
+    return skip_blocks(state, policy, input, length, rp_classify_avx2, count_popcnt);
+}
+
+static int has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("popcnt");
+}
+#endif
+
+static size_t skip_ahead(rp_state *state, const rp_policy *policy, const uint8_t *input, size_t length) {
+#ifdef RP_HAS_AVX2
+    if (has_avx2()) return skip_blocks_avx2(state, policy, input, length);
+#endif
+    return skip_blocks_baseline(state, policy, input, length);
+}
+
+/* ---- the seam to the outside */
+
+static rp_status take_block(rp_state *state, const rp_policy *policy, block_t *block, rp_output *output) {
+    unsigned place = 0;
+    rp_status status = RP_MORE;
+    const rp_masks masks = rp_classify(block->bytes);
+    block->source = state->consumed;
+    find_strings(state, block, &masks);
+    block->openings = masks.openings & ~block->strings;
+    block->brackets = (masks.openings | masks.closings) & ~block->strings;
+    block->curly = masks.bit5;
+    while (place < block->length && status == RP_MORE) {
+        if (state->mode == SKIP)
+            status = take_skipped(state, policy, block, &place, output);
+        else if (state->mode == UNIT)
+            status = take_unit(state, policy, block, &place, output);
+        else
+            status = take_text(state, policy, block, &place, output);
+    }
+    state->error_offset = block->source + place;
+    return status;
+}
+
+rp_status rp_feed(rp_state *state, const rp_policy *policy, const uint8_t *input, size_t length, size_t *taken,
+                  rp_output *output) {
+    rp_status status = RP_MORE;
+    size_t at = 0;
+    while (at < length && status == RP_MORE) {
+        uint8_t padded[BLOCK + AHEAD] = {0};
+        block_t block = {.bytes = input + at, .length = BLOCK};
+        if (state->mode == SKIP) {
+            const size_t skipped = skip_ahead(state, policy, input + at, length - at);
+            if (skipped) {
+                at += skipped;
+                state->consumed += skipped;
+                state->previous = input[at - 1];
+                continue;
+            }
+        }
+        const size_t left = length - at;
+        if (output->size - output->count < RP_OUTPUT_ROOM || output->seam_size - output->seam_count < RP_SEAM_ROOM ||
+            output->run_size - output->run_count < RP_RUN_ROOM) {
+            status = RP_FULL;
+            break;
+        }
+        __builtin_prefetch(block.bytes + PREFETCH);
+        if (left < BLOCK + AHEAD) {
+            memcpy(padded, input + at, left);
+            block.bytes = padded;
+            if (left < BLOCK) block.length = (unsigned)left;
+        }
+        status = take_block(state, policy, &block, output);
+        at += block.length;
+        state->consumed += block.length;
+        state->previous = block.bytes[block.length - 1];
+    }
+    end_run(state, output);
+    *taken = at;
+    return status;
+}
+
+void rp_finish(rp_state *state, rp_output *output) {
+    if (state->constant_length) end_constant(state, output, state->consumed, 1);
+}
+
+uint64_t rp_pending(const rp_state *state) {
+    if (state->mode == UNIT || (state->mode == SKIP && state->skip_mode == UNIT))
+        return state->unit_kind ? state->unit_start : state->emitted;
+    if (state->mode == SKIP || !state->depth) return state->emitted;
+    if (state->root_plain && state->depth == 1) return state->root_start;
+    if (state->in_string || state->significant == '"' || state->significant == ':') return state->item_start;
+    return state->emitted;
+}
+
+const char *rp_variant(void) {
+#ifdef RP_HAS_AVX2
+    if (has_avx2()) return "avx2";
+#endif
+    return RP_VARIANT;
+}

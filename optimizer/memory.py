@@ -1,0 +1,26 @@
+"""Peak memory of this process."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+from typing import Final
+
+__all__ = ["peak_rss_mb"]
+
+_STATUS: Final = Path("/proc/self/status")
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory in MB (10^6 bytes).
+
+    Linux keeps it per address space. `ru_maxrss` survives `exec`, and so would begin at the peak of whoever started
+    this process; it is for systems that have nothing else.
+    """
+    try:
+        text = _STATUS.read_text()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in text.splitlines() if line.startswith("VmHWM"))

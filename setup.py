@@ -1,0 +1,27 @@
+"""The compiled pruner; all else is in pyproject.toml.
+
+Without a compiler the install works all the same, and scans run on the slower engine, which workers say at their start.
+With BUILD_EXTENSION=yes a build that fails makes the install fail; BUILD_EXTENSION=no does without the extension.
+"""
+
+import os
+import sys
+
+from setuptools import Extension, setup
+
+choice = os.environ.get("BUILD_EXTENSION", "")
+if choice not in ("", "yes", "no"):
+    sys.exit(f"BUILD_EXTENSION={choice!r} is neither yes nor no")
+
+kernel = Extension(
+    "optimizer._prune",
+    sources=["optimizer/_prune.c", "optimizer/kernel/prune.c"],
+    depends=["optimizer/kernel/prune.h", "optimizer/kernel/blocks.h", "setup.py"],
+    extra_compile_args=["-std=c11", "-O2"],
+    py_limited_api=True,
+    optional=choice != "yes",
+)
+setup(
+    ext_modules=[] if choice == "no" else [kernel],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
