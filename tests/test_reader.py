@@ -708,7 +708,7 @@ def test_a_closed_reader_may_be_used_again(settings: Settings, open_reader: Open
 
 
 FORK_PROGRAM = """
-import os, sys, threading
+import os, signal, sys, threading
 from optimizer import SnapshotReader, optimize, Settings
 settings = Settings.from_env(os.environ)
 reader = SnapshotReader.from_settings(settings)
@@ -723,6 +723,7 @@ children = []
 for _ in range(8):
     child = os.fork()
     if child == 0:
+        signal.alarm(30)  # a child that hangs is not to stay behind
         for _ in range(50):
             assert reader.predictions().version >= first
             assert reader.symbol("MISSING").value is None
