@@ -1,4 +1,4 @@
-# One image for worker, beat and Flower: the package as a wheel in a venv, with the versions of constraints.txt, which
+# One image for worker, beat, Flower and web: the package as a wheel in a venv, with the versions of constraints.txt, which
 # are those that the tests ran with.
 
 FROM python:3.13-slim-trixie AS build
@@ -12,7 +12,8 @@ COPY tasks tasks
 # An image that scans on the slow engine is not built at all. --only-binary: a dependency without a wheel is to fail by
 # its name, not to be compiled here.
 RUN BUILD_EXTENSION=yes pip wheel --no-cache-dir --no-deps --wheel-dir /dist . \
-    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt /dist/*.whl
+    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt \
+        "$(echo /dist/*.whl)[web]"
 
 FROM python:3.13-slim-trixie
 # A fixed id, so that a directory of the host can be given to it; with a named group, for Celery takes an id without a

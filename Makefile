@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run up test check format lock install clean
+.PHONY: run up test check format lock bench-web install clean
 
 run: install ## the whole line once, with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
 
-up: install ## Redis, worker, beat and Flower in the foreground, until Ctrl-C
+up: install ## Redis, worker, beat, Flower and web in the foreground, until Ctrl-C
 	$(BIN)/rolling-optimizer up
 
 test: install ## the whole suite, against real servers
@@ -27,8 +27,11 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 .venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard optimizer/*.c optimizer/kernel/*)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web,dev]'
 	@touch $@
+
+bench-web: install ## requests a second and latency of the web, as ratios to a bare endpoint; needs wrk
+	$(BIN)/python -m benchmarks.web
 
 lock: install ## constraints.txt anew, from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

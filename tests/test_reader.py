@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import gzip
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -18,18 +24,30 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import optimizer.reader
-from optimizer import Answer, Record, Settings, Snapshot, SnapshotMissing, SnapshotReader, optimize
+import optimizer.follow
+import optimizer.held
+from optimizer import (
+    Answer,
+    AsyncSnapshotReader,
+    Record,
+    Settings,
+    Snapshot,
+    SnapshotMissing,
+    SnapshotReader,
+    optimize,
+)
+from optimizer.answers import Origin
 from optimizer.cache import Cache
+from optimizer.follow import Follower
 from optimizer.keys import Keys
-from optimizer.reader import Origin
 from optimizer.records import BotSummary, Holding, Report
 from optimizer.select import rank
 from optimizer.snapshots import FILE_NAMES, encode_set, output_lock, write_set
 from tasks.devredis import free_port
+from tests.readers import KINDS, Open
 from tests.rolling import a_record, write_json
 from tests.servers import RedisServer, wait_until
-from tests.traces import NEW, run_old, version_of
+from tests.traces import NEW, OLD, run_old, version_of
 
 READS: dict[str, Callable[[SnapshotReader], Any]] = {
     "predictions": lambda reader: reader.predictions(),
@@ -42,28 +60,11 @@ READS: dict[str, Callable[[SnapshotReader], Any]] = {
 every_read = pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
 
 
-class Open:
-    """Opens readers, and closes them when the test ends."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-
-    def __call__(self, settings: Settings, origin: Origin | None = None) -> SnapshotReader:
-        """A reader of both; or of Redis without files, or of files where no Redis is."""
-        reader = SnapshotReader(
-            f"redis://127.0.0.1:{free_port()}/0" if origin == "files" else settings.redis_url,
-            settings.source,
-            None if origin == "redis" else settings.output_dir,
-        )
-        self._stack.enter_context(closing(reader))
-        return reader
-
-
-@pytest.fixture
-def open_reader() -> Iterator[Open]:
-    """Opens readers for the length of a test."""
+@pytest.fixture(params=KINDS)
+def open_reader(request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Opens readers of one kind or the other for the length of a test."""
     with ExitStack() as stack:
-        yield Open(stack)
+        yield Open(stack, request.param)
 
 
 @pytest.fixture
@@ -118,15 +119,16 @@ def test_a_snapshot_is_decoded_once_a_version(settings: Settings, open_reader: O
     first = reader.predictions()
 
     assert reader.bots().version == first.version
-    assert reader.predictions() is first
+    assert reader.predictions().value is first.value
 
     optimize(settings, force=True)
+    reader.refresh()
     assert reader.predictions().version > first.version
 
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
-def test_a_new_version_is_seen_at_once(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """The first read after a publish shows it, whatever is read."""
+def test_a_new_version_is_seen_by_itself(settings: Settings, open_reader: Open, origin: Origin) -> None:
+    """Soon after a publish every read shows it, and nobody has asked."""
     run_old(settings)
     reader = open_reader(settings, origin)
     for read in READS.values():
@@ -135,6 +137,7 @@ def test_a_new_version_is_seen_at_once(settings: Settings, open_reader: Open, or
 
     version = version_of(optimize(settings))
 
+    wait_until(lambda: reader.predictions().version == version, limit_s=5, what="the new version")
     assert {read(reader).version for read in READS.values()} == {version}
     assert [record.symbol for record in reader.top(5).value] == ["NVDA", "MSFT"]
     assert reader.symbol("AAPL").value is None
@@ -188,6 +191,7 @@ def test_any_text_is_a_symbol(settings: Settings, open_reader: Open, origin: Ori
     assert [record.symbol for record in reader.top(99).value] == sorted(ODD_SYMBOLS)
 
 
+ORIGINS: tuple[Origin, ...] = ("redis", "files")
 CONFIDENCES = st.one_of(st.sampled_from([0.0, -0.0, 5e-324, 0.25, 1 / 3, 0.5, 1.0]), st.floats(0, 1))
 INDEXES = st.dictionaries(st.text(max_size=3), CONFIDENCES, min_size=1, max_size=12).map(
     lambda found: sorted((Record(symbol, 1.0, confidence, 1.0) for symbol, confidence in found.items()), key=rank)
@@ -209,10 +213,7 @@ def test_top_is_a_slice_of_what_is_sorted(
     publish_index(settings, index)
 
     with ExitStack() as stack:
-        readers: list[tuple[SnapshotReader, Origin]] = [
-            (Open(stack)(settings, "redis"), "redis"),
-            (Open(stack)(settings, "files"), "files"),
-        ]
+        readers = [(Open(stack, kind)(settings, origin), origin) for kind in KINDS for origin in ORIGINS]
         for reader, origin in readers:
             for n, offset in windows:
                 answer = reader.top(n, offset)
@@ -270,17 +271,16 @@ def test_files_answer_while_redis_is_down(
     own_settings: Settings,
     own_redis: RedisServer,
     open_reader: Open,
-    monkeypatch: pytest.MonkeyPatch,
     read: Callable[[SnapshotReader], Any],
 ) -> None:
-    """At the first read after it went; and soon after it is back, Redis answers again."""
-    monkeypatch.setattr(optimizer.reader, "RETRY_AFTER_S", 0.05)
+    """No read ever fails; soon after Redis went the files answer, and soon after it is back it does again."""
     run_old(own_settings)
     reader = open_reader(own_settings)
     before = read(reader)
     assert before.origin == "redis"
 
     own_redis.kill()
+    wait_until(lambda: read(reader).origin == "files", limit_s=5, what="the files' answer")
     during = read(reader)
     assert (during.origin, during.version) == ("files", before.version)
     assert getattr(during, "value", None) == getattr(before, "value", None)
@@ -290,47 +290,51 @@ def test_files_answer_while_redis_is_down(
 
 
 def test_files_answer_while_redis_is_empty(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
-    """An empty Redis is no failure: it is asked each time, and answers as soon as it holds something."""
+    """An empty Redis is no failure: it is asked all the while, and answers as soon as it holds something."""
     run_old(own_settings)
-    reader = open_reader(own_settings)
     own_redis.kill(lose_data=True)
     own_redis.start()
+    reader = open_reader(own_settings)
 
     assert {read(reader).origin for read in READS.values()} == {"files"}
 
     assert optimize(own_settings).cache == "republished"
+    reader.refresh()
     assert {read(reader).origin for read in READS.values()} == {"redis"}
 
 
 @every_read
-def test_a_redis_that_hangs_costs_a_page_a_moment_once(
+def test_a_redis_that_hangs_costs_a_page_next_to_nothing(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open, read: Callable[[SnapshotReader], Any]
 ) -> None:
-    """The first read waits for two short timeouts, the next ones not at all; an open connection makes no difference."""
+    """What is held is answered at once; only what has to be looked up, and the first read, wait for short timeouts."""
     run_old(own_settings)
     readers = [open_reader(own_settings), open_reader(own_settings)]
     assert read(readers[0]).origin == "redis"
     own_redis.pause()
 
-    def seconds(reader: SnapshotReader) -> float:
+    def seconds(read: Callable[[SnapshotReader], Any], reader: SnapshotReader) -> float:
         started = time.monotonic()
-        assert read(reader).origin == "files"
+        read(reader)
         return time.monotonic() - started
 
-    took_s = [(seconds(reader), seconds(reader)) for reader in readers]
+    assert seconds(read, readers[0]) < 0.25
+    assert seconds(lambda reader: reader.symbol("MISSING"), readers[0]) < 1.5
+    assert seconds(read, readers[1]) < 1.5
+    assert read(readers[1]).origin == "files"
+    wait_until(lambda: read(readers[0]).origin == "files", limit_s=5, what="the files' answer")
+    assert seconds(lambda reader: reader.symbol("MISSING"), readers[0]) < 0.25
 
     own_redis.resume()
-    assert all(first < 1.5 and second < 0.25 for first, second in took_s), took_s
     wait_until(lambda: read(readers[0]).origin == "redis", limit_s=5, what="Redis's answer")
 
 
 def test_age_is_told_from_files_too(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
     """An old snapshot with its age beats none."""
     run_old(own_settings)
-    reader = open_reader(own_settings)
     own_redis.kill()
 
-    state = reader.manifest()
+    state = open_reader(own_settings).manifest()
 
     assert state.origin == "files"
     assert 0 <= state.age_s < 60
@@ -374,14 +378,15 @@ def test_files_answer_where_a_lookup_is_gone(
     settings: Settings, redis_server: RedisServer, open_reader: Open, kind: str
 ) -> None:
     """A ranking that was evicted is no empty ranking, nor are all symbols unknown."""
-    version = version_of(run_old(settings))
+    write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
+    version = version_of(optimize(settings))
     with redis_server.client as client:
         client.delete(Keys(settings.source).payload(version, kind))
 
     top = open_reader(settings).top(5)
-    assert (top.origin, [record.symbol for record in top.value]) == ("files", ["MSFT", "AAPL"])
+    assert (top.origin, [record.symbol for record in top.value]) == ("files", ["MSFT", "AAPL", "LOW"])
     assert open_reader(settings).top(5, offset=99).value == []
-    found = open_reader(settings).symbol("AAPL")
+    found = open_reader(settings).symbol("LOW")
     assert found.value is not None
     assert found.origin == ("files" if kind == "symbols" else "redis")
 
@@ -427,29 +432,18 @@ def test_files_answer_where_keys_have_another_type(
         assert answer.origin == "files"
 
 
-@every_read
-def test_a_version_that_expired_between_two_reads_is_read_anew(
-    settings: Settings,
-    redis_server: RedisServer,
-    open_reader: Open,
-    monkeypatch: pytest.MonkeyPatch,
-    read: Callable[[SnapshotReader], Any],
-) -> None:
-    """A reader that slept after it had read the pointer finds the next version, and does not need the files."""
-    old = version_of(run_old(settings))
+def test_a_version_that_expired_is_read_anew(settings: Settings, redis_server: RedisServer, open_reader: Open) -> None:
+    """A reader that is behind finds the next version in Redis, and does not need the files."""
+    write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
+    old = version_of(optimize(settings))
     reader = open_reader(settings, "redis")
-    pointer = reader._pointer
-    stale = [pointer()]
+    assert reader.predictions().version == old
     new = version_of(optimize(settings, force=True))
     with redis_server.client as client:
         assert client.delete(*cast("list[bytes]", client.keys(f"*:{old}:*"))) == 5
-    monkeypatch.setattr(reader, "_pointer", lambda: stale.pop() if stale else pointer())
 
-    answer = read(reader)
-
-    if not hasattr(answer, "age_s"):  # the state is all in the pointer
+    for answer in (reader.symbol("LOW"), reader.symbol("MISSING"), reader.top(5)):
         assert (answer.version, answer.origin) == (new, "redis")
-    assert stale == []
 
 
 # ---- runs
@@ -526,6 +520,7 @@ def test_readers_see_whole_versions_in_order_while_they_are_published(
     def read_on(first: int) -> list[Seen]:
         found: list[Seen] = []
         while not ended.is_set():
+            reader.refresh()
             found += [read(reader) for read in (*GENERATION_READS[first:], *GENERATION_READS[:first])]
         return found
 
@@ -548,9 +543,291 @@ def test_readers_see_whole_versions_in_order_while_they_are_published(
             assert answer.generations == {written[answer.version]}
 
 
+# ---- age
+
+
+@pytest.mark.parametrize("origin", ["redis", "files"])
+def test_what_no_run_has_confirmed_for_three_intervals_is_stale(
+    settings: Settings, open_reader: Open, origin: Origin
+) -> None:
+    """Every answer says so, and how old it is; a run that finds nothing new makes it fresh."""
+    fast = replace(settings, interval_s=0.5)
+    run_old(fast)
+    reader = open_reader(fast, origin)
+    assert not read_any(reader).stale
+
+    wait_until(lambda: read_any(reader).stale, limit_s=5, what="staleness")
+    for read in READS.values():
+        assert read(reader).stale
+        assert 1.5 < read(reader).age_s < 60
+
+    assert optimize(fast).status == "unchanged"
+    reader.refresh()
+    assert not any(read(reader).stale for read in READS.values())
+
+
+def read_any(reader: SnapshotReader) -> Snapshot[Any]:
+    """One of the reads."""
+    return reader.predictions()
+
+
+def test_an_old_snapshot_beats_none(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
+    """With Redis and files gone, what is held is answered, and grows old."""
+    run_old(own_settings)
+    reader = open_reader(own_settings, "redis")
+    before = reader.predictions()
+    own_redis.kill(lose_data=True)
+    wait_until(lambda: reader.runs() == [], what="that the reader has noticed")
+    wait_until(lambda: reader.predictions().age_s > before.age_s, what="age")
+
+    assert reader.predictions().value is before.value
+    assert reader.symbol("AAPL").value == before.value.predictions[1]
+    own_redis.start()
+    reader.refresh()
+    assert reader.predictions().value is before.value
+
+
+# ---- Redis restarts, and fails over
+
+
+def test_a_new_version_is_seen_after_a_restart(
+    own_settings: Settings, own_redis: RedisServer, open_reader: Open
+) -> None:
+    """By itself, and no read fails meanwhile."""
+    run_old(own_settings)
+    reader = open_reader(own_settings, "redis")
+    reader.predictions()
+    own_redis.kill()
+    wait_until(lambda: reader.runs() == [], what="that the reader has noticed")
+    own_redis.start()
+    write_json(own_settings.input, NEW)
+    version = version_of(optimize(own_settings))
+
+    def sees_it() -> bool:
+        return {read(reader).version for read in READS.values()} == {version}
+
+    wait_until(sees_it, limit_s=8, what="the new version")
+    assert reader.predictions().origin == "redis"
+
+
+def test_a_replica_that_lags_does_not_bring_back_what_was(
+    settings: Settings, redis_server: RedisServer, open_reader: Open
+) -> None:
+    """After a failover an older pointer is passed over, until a run confirms it: then it is what is current."""
+    old = version_of(run_old(settings))
+    keys = Keys(settings.source)
+    with redis_server.client as client:
+        before = {name: client.dump(name) for name in cast("list[bytes]", client.keys("rolling:*:*")) if b":1" in name}
+        pointer = cast("Any", client.hgetall(keys.current))
+        reader = open_reader(settings, "redis")
+        new = version_of(optimize(settings, force=True))
+        reader.refresh()
+        assert reader.predictions().version == new
+
+        client.flushall()
+        for name, dumped in before.items():
+            client.restore(name, 0, cast("bytes", dumped))
+        client.hset(keys.current, mapping=pointer)
+        reader.refresh()
+        assert reader.predictions().version == new
+
+        client.hset(keys.current, "checked_at", "2099-01-01T00:00:00.000Z")
+        reader.refresh()
+        assert reader.predictions().version == old
+
+
+def test_a_reader_needs_no_more_than_to_read(settings: Settings, redis_server: RedisServer, open_reader: Open) -> None:
+    """A user of Redis who may read our keys and hear our channel; without the channel it is slower, and no worse."""
+    run_old(settings)
+    url = settings.redis_url.replace("://", "://web:made-up@")
+    for channels in ("&rolling:*", "resetchannels"):
+        with redis_server.client as client:
+            client.execute_command(
+                *("ACL", "SETUSER", "web", "reset", "on", ">made-up", "~rolling:*", channels, "-@all", "+@read"),
+                *("+@pubsub", "+ping", "+hello", "+select"),
+            )
+        reader = open_reader(replace(settings, redis_url=url), "redis")
+        assert {read(reader).origin for read in READS.values()} == {"redis"}
+        version = version_of(optimize(settings, force=True))
+        wait_until(partial(shows, reader, version), limit_s=5, what="the new version")
+    with redis_server.client as client:
+        client.execute_command("ACL", "DELUSER", "web")
+
+
+def shows(reader: SnapshotReader, version: int) -> bool:
+    """Whether this version is what it shows."""
+    return reader.predictions().version == version
+
+
+# ---- threads and forks
+
+
+def test_many_threads_begin_with_one_look(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one refresher: there is one of it a process, however many threads read first."""
+    run_old(settings)
+    looks: list[int] = []
+    look = Follower.look
+
+    def counted(self: Follower) -> Any:
+        looks.append(1)
+        return look(self)
+
+    monkeypatch.setattr(Follower, "look", counted)
+    monkeypatch.setattr(optimizer.follow, "POLL_S", 60.0)
+    with closing(SnapshotReader.from_settings(settings)) as reader, ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda _: reader.predictions(), range(200)))
+        refreshers = [thread for thread in threading.enumerate() if thread.name == "rolling-reader"]
+
+    assert len({id(answer.value) for answer in answers}) == 1
+    assert (len(looks), len(refreshers)) == (1, 1)
+
+
+def test_a_reader_nobody_has_any_more_ends_its_thread(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgotten without `close`, it does not go on asking."""
+    monkeypatch.setattr(optimizer.follow, "POLL_S", 0.05)
+    run_old(settings)
+    reader = SnapshotReader.from_settings(settings)
+    reader.predictions()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "rolling-reader"]
+    del reader
+    gc.collect()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_closed_reader_may_be_used_again(settings: Settings, open_reader: Open) -> None:
+    """Closing is letting go of thread and connections, no more."""
+    run_old(settings)
+    reader = open_reader(settings)
+    if isinstance(reader, SnapshotReader):
+        reader.predictions()
+        reader.close()
+        assert reader.predictions().origin == "redis"
+        reader.close()
+        reader.close()
+
+
+FORK_PROGRAM = """
+import os, signal, sys, threading
+from optimizer import SnapshotReader, optimize, Settings
+settings = Settings.from_env(os.environ)
+reader = SnapshotReader.from_settings(settings)
+first = reader.predictions().version
+stop = threading.Event()
+def read_on():
+    while not stop.is_set():
+        reader.symbol("MISSING"); reader.refresh()
+readers = [threading.Thread(target=read_on) for _ in range(4)]
+for thread in readers: thread.start()
+children = []
+for _ in range(8):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # a child that hangs is not to stay behind
+        for _ in range(50):
+            assert reader.predictions().version >= first
+            assert reader.symbol("MISSING").value is None
+        import time
+        deadline = time.monotonic() + 10
+        while reader.predictions().version == first and time.monotonic() < deadline: time.sleep(0.02)
+        os._exit(0 if reader.predictions().version > first and reader.predictions().origin == "redis" else 3)
+    children.append(child)
+stop.set()
+for thread in readers: thread.join()
+optimize(settings, force=True)
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+reader.close()
+print(codes)
+"""
+
+
+def test_a_forked_child_reads_on_by_itself(settings: Settings) -> None:
+    """Amid the reads of four threads: eight children, each with the held version, and soon with the next one."""
+    run_old(settings)
+    environ = {
+        "ROLLING_INPUT": str(settings.input),
+        "ROLLING_OUTPUT_DIR": str(settings.output_dir),
+        "ROLLING_REDIS_URL": settings.redis_url,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FORK_PROGRAM],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.returncode) == (f"{[0] * 8}\n", 0), done.stderr
+
+
+def test_an_async_reader_follows_its_user_into_another_loop(settings: Settings) -> None:
+    """Connections belong to a loop: in a new one it begins anew, and holds what it held."""
+    run_old(settings)
+    reader = AsyncSnapshotReader.from_settings(settings)
+
+    async def read() -> int:
+        try:
+            return (await reader.predictions()).version
+        finally:
+            await reader.close()
+
+    first = asyncio.run(read())
+    optimize(settings, force=True)
+    assert asyncio.run(read()) > first
+
+
+def test_an_async_reader_is_a_context(settings: Settings) -> None:
+    """It has looked once it is entered, and many reads at a time cost one look."""
+    run_old(settings)
+
+    async def read() -> set[int]:
+        async with AsyncSnapshotReader.from_env(
+            {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+        ) as reader:
+            return {id((await reader.bots()).value) for _ in range(50)}
+
+    assert len(asyncio.run(read())) == 1
+
+
+FORGOTTEN_PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from optimizer import AsyncSnapshotReader
+
+async def read(turns):
+    await AsyncSnapshotReader(sys.argv[1], "rolling_brain", Path(sys.argv[2])).predictions()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+for turns in range(30):
+    asyncio.run(read(turns))
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("redis_is_up", [True, False])
+def test_a_loop_can_end_with_a_reader_open(settings: Settings, redis_is_up: bool) -> None:
+    """Whenever its tasks are cancelled, though redis-py swallows a cancellation that comes while it connects."""
+    run_old(settings)
+    url = settings.redis_url if redis_is_up else f"redis://127.0.0.1:{free_port()}/0"
+    command = [sys.executable, "-c", FORGOTTEN_PROGRAM, url, str(settings.output_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "ended\n", done.stderr
+
+
+# ---- what an answer is
+
+
 def test_an_answer_is_of_one_version() -> None:
     """The check above can fail: a mixture is seen as one."""
-    mixed = Answer(7, "7", "redis", [Record("A", 1.0, 0.5, 1.0), Record("B", 1.0, 0.5, 2.0)])
+    mixed = Answer(
+        version=7,
+        etag="7",
+        value=[Record("A", 1.0, 0.5, 1.0), Record("B", 1.0, 0.5, 2.0)],
+        origin="redis",
+        age_s=0.0,
+        stale=False,
+    )
 
     assert seen(mixed, lambda value: [record.last_price for record in value]) == Seen(7, frozenset({1.0, 2.0}))
 
@@ -574,7 +851,7 @@ def test_files_that_cannot_be_decoded_are_a_missing_snapshot(
     """The reader raises `SnapshotMissing` and nothing else."""
     write_json(settings_without_redis.input, {"AAPL": a_record()})
     optimize(settings_without_redis, use_cache=False)
-    monkeypatch.setitem(optimizer.reader._DECODERS, "portfolio", msgspec.json.Decoder(int).decode)
+    monkeypatch.setitem(optimizer.held._DECODERS, "portfolio", msgspec.json.Decoder(int).decode)
     reader = SnapshotReader("redis://127.0.0.1:1/0", "rolling_brain", settings_without_redis.output_dir)
     with closing(reader), pytest.raises(SnapshotMissing, match="cannot be read"):
         reader.portfolio()

@@ -143,10 +143,11 @@ def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_stopping_up_leaves_nothing_behind(up: Up, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM stop all four in order; when it is killed the kernel ends them."""
+    """Ctrl-C and SIGTERM stop all five in order; when it is killed the kernel ends them."""
     up.wait_for(r"✅ Optimized")
     up.wait_for(r"flower \| ")
-    assert len(up.others()) >= 4
+    up.wait_for(r"web    \| http")
+    assert len(up.others()) >= 5
 
     up.process.send_signal(number)
 
@@ -185,6 +186,24 @@ def test_up_serves_flower_on_loopback_behind_a_password_that_it_prints(up: Up) -
     passwords.add_password(None, url, user, password, is_authenticated=True)
     assert status([]) == 401
     assert status([urllib.request.HTTPBasicAuthHandler(passwords)]) == 200
+
+
+def test_up_serves_the_dashboard_at_the_address_that_it_prints(up: Up) -> None:
+    """The page, and what the first run has published."""
+    url = up.wait_for(r"web     (http://127\.0\.0\.1:\d+/)")[1]
+    up.wait_for(r"✅ Optimized")
+    up.wait_for(rf"web    \| {url}")
+
+    def shows() -> bool:
+        try:
+            with urllib.request.urlopen(f"{url}predictions/AAPL", timeout=20) as answer:
+                return b"AAPL" in answer.read()
+        except OSError:
+            return False
+
+    wait_until(shows, limit_s=5, what="the prediction")
+    with urllib.request.urlopen(url, timeout=20) as page:
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
 
 
 def _environment() -> dict[str, str]:
