@@ -102,10 +102,12 @@ let lastRunsAt = 0;
 const refreshRuns = once(async () => {
   lastRunsAt = Date.now();
   try {
-    runs.update((await get(`runs?limit=${RUNS_ASKED}`)).runs);
+    const reports = (await get(`runs?limit=${RUNS_ASKED}`)).runs;
+    // The reports live in Redis alone: while that is away there are none, and those already shown stay.
+    if (reports.length || state.status?.cache_up !== false) runs.update(reports);
     showNotices();
   } catch {
-    // The reports live in Redis alone: where that is away, those already shown stay, and the notice says why.
+    // The next round asks again, and the notice of /status says what is wrong.
   }
 });
 

@@ -10,7 +10,8 @@ const POLL_MS = 700;
 const WAITS_LONG_MS = 15_000;
 
 export class Trigger {
-  #following = false;
+  // The id of the run that is followed; null for none.
+  #followed = null;
 
   /** `onEnd` is called when a run that was started here has ended. */
   constructor(onEnd) {
@@ -19,7 +20,9 @@ export class Trigger {
     byId("run-open").addEventListener("click", () => this.#ask());
     byId("run-cancel").addEventListener("click", () => this.dialog.close());
     byId("run-dismiss").addEventListener("click", () => {
+      this.#followed = null;
       byId("run-progress").hidden = true;
+      byId("run-open").disabled = false;
       byId("run-open").focus();
     });
     byId("run-form").addEventListener("submit", (event) => {
@@ -61,17 +64,18 @@ export class Trigger {
   }
 
   async #follow(id, token) {
-    this.#following = true;
+    this.#followed = id;
     byId("run-open").disabled = true;
-    byId("run-dismiss").hidden = true;
     byId("run-progress").hidden = false;
     this.#show("pending", "Sent; waiting for a worker", "", null);
     const started = performance.now();
-    while (this.#following) {
+    while (this.#followed === id) {
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
       try {
-        this.#step(await get(`runs/${encodeURIComponent(id)}`, token), performance.now() - started);
+        const run = await get(`runs/${encodeURIComponent(id)}`, token);
+        if (this.#followed === id) this.#step(run, performance.now() - started);
       } catch (problem) {
+        if (this.#followed !== id) return;
         if (problem.status === 401 || problem.status === 404) this.#end("failed", "The run can no longer be followed", problem.message);
         else setText(byId("run-hint"), `${problem.message}; trying again`);
       }
@@ -102,10 +106,9 @@ export class Trigger {
   }
 
   #end(state, text, hint) {
-    this.#following = false;
+    this.#followed = null;
     this.#show(state, text, hint, 100);
     byId("run-bar").hidden = true;
-    byId("run-dismiss").hidden = false;
     byId("run-open").disabled = false;
     this.onEnd();
   }
