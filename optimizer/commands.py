@@ -1,4 +1,4 @@
-"""The commands that need no Celery: `run`, `sample`, `status`, `config`.
+"""The commands that need no Celery: `run`, `sample`, `status`, `config`, `web`.
 
 Exit status: 0 for success, unchanged and skipped; 1 for a run that failed or a snapshot that is too old, with one line
 on stderr that says what, where and what to do; 2 for wrong usage.
@@ -165,6 +165,24 @@ def config() -> None:
             problems.append(f"{role}: {error}")
     if problems:
         raise CacheUnavailable("; ".join(problems))
+
+
+@commands.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 for one that is free.")
+@click.pass_context
+def web(ctx: click.Context, host: str, port: int) -> None:
+    """Serve the snapshots and the dashboard over HTTP, until Ctrl-C."""
+    try:
+        from optimizer.web.serve import serve  # noqa: PLC0415 - FastAPI is an extra, and takes half a second
+    except ModuleNotFoundError as error:
+        raise click.UsageError(f"no {error.name} here; pip install 'rolling-optimizer[web]'") from error
+    settings = settings_or_usage_error()
+    try:
+        # Who knows the fleet hands in what sends a run to it.
+        serve(settings, host=host, port=port, trigger=ctx.obj, started=click.echo)
+    except OSError as error:
+        raise click.ClickException(f"{host}:{port}: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -9,17 +9,31 @@ from typing import Final
 
 import msgspec
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from optimizer.errors import CacheUnavailable
 from optimizer.urls import RedisUrl, redact_url
 
-__all__ = ["UNREADABLE", "WRITER_TIMEOUT_S", "connect", "eviction_warning", "is_away", "ping", "redis_answers"]
+__all__ = [
+    "READER_TIMEOUT_S",
+    "UNREADABLE",
+    "WRITER_TIMEOUT_S",
+    "connect",
+    "connect_async",
+    "eviction_warning",
+    "is_away",
+    "ping",
+    "redis_answers",
+]
 
 # redis-py alone would try ten times and block up to a minute on a server that hangs.
 CONNECT_TIMEOUT_S: Final = 2.0
 WRITER_TIMEOUT_S: Final = 5.0
+# Two tries of this at the worst: what a lookup in a page may wait when Redis hangs.
+READER_TIMEOUT_S: Final = 0.25
 
 # What reading a damaged payload can raise: from gzip, and from msgspec, which has no error of its own for bad UTF-8.
 UNREADABLE: Final = (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError)
@@ -32,6 +46,16 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
         socket_timeout=timeout_s,
         socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
         retry=Retry(NoBackoff(), 1),
+    )
+
+
+def connect_async(url: str, *, timeout_s: float) -> redis.asyncio.Redis:
+    """The same for asyncio; it belongs to the event loop that first uses it."""
+    return redis.asyncio.Redis.from_url(
+        RedisUrl.parse(url).for_redis_py(),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
+        retry=AsyncRetry(NoBackoff(), 1),
     )
 
 

@@ -1,100 +1,36 @@
-"""The routers' side: the current snapshot from Redis, or from the gz files where Redis is away.
+"""The routers' side, for threads: the current snapshot from Redis, or from the gz files where Redis is away.
 
     reader = SnapshotReader.from_env()
     page = reader.predictions()
-    page.value.predictions[0].symbol, page.version, page.etag, page.origin
+    page.value.predictions[0].symbol, page.version, page.etag, page.origin, page.age_s, page.stale
 
-Every answer says which version it is, and its `origin`: `redis` or `files`. A payload is fetched and decoded once a
-version and held; a call costs one small read of the pointer. Timeouts are short: a page must not wait for a dead Redis.
-A reader may be shared by threads. The asyncio twin and the refresher belong to the web layer, not here.
+The first read looks for itself; from then on a thread of the process does, so that no page ever waits for Redis: it
+reads the pointer once a second, fetches a payload once a version, and changes over to the files while Redis is away.
+Only `symbol`, `top` and `runs` ask Redis in the call, for what is not held, with short timeouts. A reader may be shared
+by threads; after a fork the child holds what its parent held, and gets a thread and connections of its own.
 
-Errors: `SnapshotMissing` where there is neither; nothing else.
+Errors: `SnapshotMissing` where there is neither; nothing else. The same for asyncio is in `async_reader.py`.
 """
 
 from __future__ import annotations
 
-import gzip
 import os
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import threading
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar, cast
+from typing import Any, Final, TypeVar
 
-import msgspec
-
-from optimizer.connection import UNREADABLE, connect, is_away, redis_answers
-from optimizer.errors import CacheUnavailable, SnapshotMissing
-from optimizer.keys import Keys, Pointer
-from optimizer.records import (
-    BotsSnapshot,
-    Index,
-    Manifest,
-    PortfolioSnapshot,
-    PredictionsSnapshot,
-    Record,
-    Report,
-)
+from optimizer.answers import Answer, Snapshot, State
+from optimizer.connection import READER_TIMEOUT_S, connect, redis_answers
+from optimizer.errors import CacheUnavailable
+from optimizer.held import Calls, Core, Plan
+from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
-from optimizer.snapshots import manifest_age_s, read_manifest, read_set
 
-__all__ = ["Answer", "Origin", "Snapshot", "SnapshotReader", "State"]
+__all__ = ["SnapshotReader"]
 
-# Two tries of this at the worst: what a page may wait when Redis hangs.
-READER_TIMEOUT_S: Final = 0.25
-# After a failure the files answer at once, and Redis is asked again only this much later.
-RETRY_AFTER_S: Final = 1.0
-READ_ATTEMPTS: Final = 3
-# No index is so long; Redis refuses numbers beyond 64 bits.
-MAX_RANK: Final = 1 << 53
-
-Origin = Literal["redis", "files"]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class State:
-    """Which version is current, from where, and how old.
-
-    `age_s` is the time since a run last made or confirmed it; `generated_at` is when it was made.
-    """
-
-    version: int
-    generated_at: str
-    age_s: float
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class Snapshot(Generic[T]):
-    """One whole snapshot: `gz` as stored, `value` decoded; `etag` is the SHA-256 of `gz` in hex."""
-
-    version: int
-    etag: str
-    origin: Origin
-    gz: bytes
-    value: T
-
-
-@dataclass(frozen=True)
-class Answer(Generic[T]):
-    """Part of a snapshot; `etag` stands for the version, which never changes once it is published."""
-
-    version: int
-    etag: str
-    origin: Origin
-    value: T
-
-
-_DECODERS: Final[Mapping[str, Callable[[bytes], Any]]] = {
-    "predictions": msgspec.json.Decoder(PredictionsSnapshot).decode,
-    "bots": msgspec.json.Decoder(BotsSnapshot).decode,
-    "portfolio": msgspec.json.Decoder(PortfolioSnapshot).decode,
-    "index": msgspec.json.Decoder(Index).decode,
-}
-_RECORD: Final = msgspec.json.Decoder(Record)
-_REPORT: Final = msgspec.json.Decoder(Report)
 
 
 class SnapshotReader:
@@ -104,15 +40,14 @@ class SnapshotReader:
         redis_url: The cache.
         source: The source's name.
         output_dir: Where the gz files are, if this process can see them; `None` to do without.
+        interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
     """
 
-    def __init__(self, redis_url: str, source: str, output_dir: Path | None) -> None:
+    def __init__(self, redis_url: str, source: str, output_dir: Path | None, *, interval_s: float = 30.0) -> None:
         self._url = redis_url
-        self._keys = Keys(source)
-        self._output_dir = output_dir
-        self._client = connect(redis_url, timeout_s=READER_TIMEOUT_S)
-        self._held: dict[str, Snapshot[Any]] = {}  # the last of each kind; one assignment, so threads need no lock
-        self._redis_rests_until = 0.0
+        self._core = Core(redis_url, source, output_dir, interval_s)
+        self._begin_anew()
+        _readers.add(self)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> SnapshotReader:
@@ -122,211 +57,125 @@ class SnapshotReader:
     @classmethod
     def from_settings(cls, settings: Settings) -> SnapshotReader:
         """A reader for the Redis, source and output directory of these settings."""
-        return cls(settings.redis_url, settings.source, settings.output_dir)
+        return cls(settings.redis_url, settings.source, settings.output_dir, interval_s=settings.interval_s)
 
     def close(self) -> None:
-        """Close the connections."""
+        """End the thread and close the connections."""
+        self._closed.set()
+        if self._refresher is not None:
+            self._refresher.join()
         self._client.close()
+        self._begin_anew()
+
+    def refresh(self) -> None:
+        """Look for a new version now, in this call; for those who have just published one, and for tests."""
+        self._started()
+        self._look()
 
     def predictions(self) -> Snapshot[PredictionsSnapshot]:
         """The top records."""
-        return self._snapshot("predictions")
+        return self._started().snapshot("predictions")
 
     def bots(self) -> Snapshot[BotsSnapshot]:
         """Every bot by name."""
-        return self._snapshot("bots")
+        return self._started().snapshot("bots")
 
     def portfolio(self) -> Snapshot[PortfolioSnapshot]:
         """Holdings by symbol."""
-        return self._snapshot("portfolio")
+        return self._started().snapshot("portfolio")
 
     def manifest(self) -> State:
         """Which version is current."""
-        return self._ask(self._state_from_redis, self._state_from_files)
+        return self._started().state()
 
     def symbol(self, symbol: str) -> Answer[Record | None]:
         """The record of one symbol of the index; `None` in it where there is no such symbol."""
-        return self._ask(lambda: self._symbol_from_redis(symbol), lambda: self._symbol_from_files(symbol))
+        return self._do(self._started().symbol(symbol))
 
     def top(self, n: int, offset: int = 0) -> Answer[list[Record]]:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
-        if n < 0 or offset < 0:
-            raise ValueError(f"n={n} and offset={offset} may not be negative")
-        n, offset = min(n, MAX_RANK), min(offset, MAX_RANK)
-        return self._ask(lambda: self._top_from_redis(n, offset), lambda: self._top_from_files(n, offset))
+        return self._do(self._started().top(n, offset))
 
     def runs(self, count: int = 10) -> list[Report]:
         """The newest reports, newest first; none where Redis is away: the files keep no history."""
-        if time.monotonic() < self._redis_rests_until:
-            return []
-        try:
-            with redis_answers(self._url):
-                entries = cast(
-                    "list[tuple[bytes, dict[bytes, bytes]]]", self._client.xrevrange(self._keys.runs, count=count)
-                )
-                return [_REPORT.decode(fields.get(b"report", b"")) for _, fields in entries]
-        except CacheUnavailable as error:
-            self._rest(error)
-            return []
+        return self._do(self._core.runs(count))
 
-    # ---- Redis first, files second
+    # ---- the refresher
 
-    def _ask(self, redis_way: Callable[[], T | None], files_way: Callable[[], T | None]) -> T:
-        problem = "it holds no snapshot"
-        if time.monotonic() >= self._redis_rests_until:
+    def _begin_anew(self) -> None:
+        """Drop thread, lock and connections, without a word to any of them."""
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._refresher: threading.Thread | None = None
+        self._client = connect(self._url, timeout_s=READER_TIMEOUT_S)
+
+    def _started(self) -> Core:
+        if self._refresher is None:
+            with self._lock:
+                if self._refresher is None:
+                    self._do(self._core.look())
+                    arguments = (weakref.ref(self), self._closed)
+                    refresher = threading.Thread(target=_refresh, args=arguments, name="rolling-reader", daemon=True)
+                    refresher.start()
+                    self._refresher = refresher
+        return self._core
+
+    def _look(self) -> None:
+        with self._lock:
+            self._do(self._core.look())
+
+    def _wait(self) -> float:
+        return self._core.delay_s()
+
+    # ---- plans
+
+    def _do(self, plan: Plan[T]) -> T:
+        """Do what a plan asks for, step by step, and return what it comes to."""
+        answer: Any = None
+        failure: CacheUnavailable | None = None
+        while True:
             try:
-                with redis_answers(self._url):
-                    found = redis_way()
-                if found is not None:
-                    return found
+                step = plan.send(answer) if failure is None else plan.throw(failure)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            answer, failure = None, None
+            try:
+                answer = self._ask(step) if isinstance(step, list) else step()
             except CacheUnavailable as error:
-                self._rest(error)
-                problem = str(error)
-        else:
-            problem = "it did not answer a moment ago"
-        try:
-            found = files_way()
-        except UNREADABLE as error:
-            raise SnapshotMissing(
-                f"the files in {self._output_dir} cannot be read: {error}; Redis: {problem}"
-            ) from error
+                failure = error
+
+    def _ask(self, calls: Calls) -> list[Any]:
+        with redis_answers(self._url), self._client.pipeline(transaction=False) as pipeline:
+            for name, arguments, options in calls:
+                getattr(pipeline, name)(*arguments, **options)
+            return list(pipeline.execute())
+
+
+def _refresh(reader: weakref.ref[SnapshotReader], closed: threading.Event) -> None:
+    """Look again and again, until the reader is closed or nobody has it any more."""
+    while True:
+        found = reader()
         if found is None:
-            raise SnapshotMissing(
-                f"no snapshot of {self._keys.source!r}: Redis: {problem}; files: none in {self._output_dir}. "
-                "Is the worker running? See its log, or run: rolling-optimizer run"
-            )
-        return found
-
-    def _rest(self, error: CacheUnavailable) -> None:
-        """Leave a Redis that is away alone for a while; one that answers with an error is asked again."""
-        if is_away(error):
-            self._redis_rests_until = time.monotonic() + RETRY_AFTER_S
-
-    def _snapshot(self, kind: str) -> Snapshot[Any]:
-        return self._ask(lambda: self._snapshot_from_redis(kind), lambda: self._snapshot_from_files(kind))
-
-    # ---- Redis
-
-    def _pointer(self) -> Pointer | None:
-        return Pointer.from_hash(cast("dict[bytes, bytes]", self._client.hgetall(self._keys.current)))
-
-    def _state_from_redis(self) -> State | None:
-        pointer = self._pointer()
-        if pointer is None:
-            return None
-        checked = datetime.fromisoformat(pointer.checked_at)
-        return State(pointer.version, pointer.generated_at, (datetime.now(UTC) - checked).total_seconds(), "redis")
-
-    def _snapshot_from_redis(self, kind: str) -> Snapshot[Any] | None:
-        for _ in range(READ_ATTEMPTS):
-            pointer = self._pointer()
-            if pointer is None:
-                return None
-            etag = pointer.etags[kind]
-            held = self._held.get(kind)
-            if held is not None and (held.version, held.etag, held.origin) == (pointer.version, etag, "redis"):
-                return held
-            data = cast("bytes | None", self._client.get(self._keys.payload(pointer.version, kind)))
-            if data is not None:
-                return self._hold(kind, pointer.version, etag, "redis", data)
-            # It was replaced and has expired between the two reads: the pointer names another by now.
-        return None
-
-    def _symbol_from_redis(self, symbol: str) -> Answer[Record | None] | None:
-        for _ in range(READ_ATTEMPTS):
-            pointer = self._pointer()
-            if pointer is None:
-                return None
-            key = self._keys.payload(pointer.version, "symbols")
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.hget(key, symbol.encode("utf-8", "surrogatepass"))
-            pipeline.exists(key)
-            data, exists = pipeline.execute()
-            if exists:
-                value = None if data is None else _RECORD.decode(data)
-                return Answer(pointer.version, _etag(pointer.version), "redis", value)
-        return None
-
-    def _top_from_redis(self, n: int, offset: int) -> Answer[list[Record]] | None:
-        for _ in range(READ_ATTEMPTS):
-            pointer = self._pointer()
-            if pointer is None:
-                return None
-            ranking = self._keys.payload(pointer.version, "ranking")
-            symbols = self._ranked_symbols(ranking, n, offset)
-            key = self._keys.payload(pointer.version, "symbols")
-            data = cast("list[bytes | None]", self._client.hmget(key, symbols)) if symbols else []
-            if None not in data and self._client.exists(key, ranking) == 2:
-                records = [_RECORD.decode(item) for item in data if item is not None]
-                return Answer(pointer.version, _etag(pointer.version), "redis", records)
-        return None
-
-    def _ranked_symbols(self, key: str, n: int, offset: int) -> list[bytes]:
-        """Symbols of a window of the ranking.
-
-        A sorted set orders equal scores by member ascending, and so descending when it is read from the best: the
-        groups of equals that the window touches are read whole and put in order here.
-        """
-        if n == 0:
-            return []
-        window = cast(
-            "list[tuple[bytes, float]]", self._client.zrange(key, offset, offset + n - 1, desc=True, withscores=True)
-        )
-        if not window:
-            return []
-        best, worst = window[0][1], window[-1][1]
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.zcount(key, f"({best!r}", "+inf")
-        pipeline.zrangebyscore(key, repr(worst), repr(best), withscores=True)
-        before, groups = pipeline.execute()
-        ordered = sorted(groups, key=lambda entry: (-entry[1], entry[0]))
-        return [symbol for symbol, _ in ordered[offset - before : offset - before + n]]
-
-    # ---- files
-
-    def _snapshot_from_files(self, kind: str) -> Snapshot[Any] | None:
-        found = self._read_files(kind)
-        if found is None:
-            return None
-        manifest, data = found
-        etag = manifest.snapshots[kind].sha256
-        held = self._held.get(kind)
-        if held is not None and (held.version, held.etag, held.origin) == (manifest.version, etag, "files"):
-            return held
-        return self._hold(kind, manifest.version, etag, "files", data)
-
-    def _state_from_files(self) -> State | None:
-        if self._output_dir is None:
-            return None
-        manifest = read_manifest(self._output_dir)
-        if manifest is None:
-            return None
-        return State(manifest.version, manifest.generated_at, manifest_age_s(self._output_dir), "files")
-
-    def _symbol_from_files(self, symbol: str) -> Answer[Record | None] | None:
-        index = self._snapshot_from_files("index")
-        if index is None:
-            return None
-        found = next((record for record in index.value.symbols if record.symbol == symbol), None)
-        return Answer(index.version, _etag(index.version), "files", found)
-
-    def _top_from_files(self, n: int, offset: int) -> Answer[list[Record]] | None:
-        index = self._snapshot_from_files("index")
-        if index is None:
-            return None
-        return Answer(index.version, _etag(index.version), "files", index.value.symbols[offset : offset + n])
-
-    def _read_files(self, kind: str) -> tuple[Manifest, bytes] | None:
-        if self._output_dir is None:
-            return None
-        found = read_set(self._output_dir, kinds=(kind,))
-        return None if found is None else (found.manifest, found.payloads[kind])
-
-    def _hold(self, kind: str, version: int, etag: str, origin: Origin, data: bytes) -> Snapshot[Any]:
-        snapshot = Snapshot(version, etag, origin, data, _DECODERS[kind](gzip.decompress(data)))
-        self._held[kind] = snapshot
-        return snapshot
+            return
+        delay_s = found._wait()  # noqa: SLF001 - the thread is the reader's own
+        del found
+        if closed.wait(delay_s):
+            return
+        found = reader()
+        if found is not None:
+            found._look()  # noqa: SLF001
+        del found
 
 
-def _etag(version: int) -> str:
-    return f"{version:x}"
+_readers: Final[weakref.WeakSet[SnapshotReader]] = weakref.WeakSet()
+
+
+def _begin_anew_after_fork() -> None:
+    """In a child: the parent's threads are not here, its locks may be held for ever, its connections are its own."""
+    for reader in _readers:
+        reader._begin_anew()  # noqa: SLF001 - the reader's own module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew_after_fork)

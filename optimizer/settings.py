@@ -44,6 +44,8 @@ class Settings:
     gzip_level: int = 6
     max_record_bytes: int = 1_048_576
     engine: Engine = "auto"
+    trigger_token: str = ""  # a secret; without it nobody can start a run over HTTP
+    flower_url: str = ""
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -81,10 +83,7 @@ class Settings:
     def redacted(self) -> dict[str, str]:
         """Every setting as text under its variable's name, passwords in URLs as `***`."""
         shown = {variable_name(field.name): getattr(self, field.name) for field in fields(self)}
-        return {
-            name: redact_url(value) if name.endswith("_URL") else "" if value is None else str(value)
-            for name, value in shown.items()
-        }
+        return {name: _redact(name, "" if value is None else str(value)) for name, value in shown.items()}
 
     def _check_numbers(self) -> None:
         for name, low, high in (
@@ -110,6 +109,8 @@ class Settings:
             raise SettingsInvalid(f"{variable_name('engine')}={self.engine!r} is not one of {', '.join(ENGINES)}")
 
     def _check_urls(self) -> None:
+        if self.flower_url and not self.flower_url.startswith(("http://", "https://")):  # a page makes a link of it
+            raise SettingsInvalid(f"{variable_name('flower_url')}={self.flower_url!r} does not begin with http(s)://")
         for name in ("redis_url", "broker_url"):
             url = getattr(self, name)
             try:
@@ -121,6 +122,12 @@ class Settings:
 def variable_name(field_name: str) -> str:
     """The environment variable of a field: `interval_s` is `ROLLING_INTERVAL_S`."""
     return PREFIX + field_name.upper()
+
+
+def _redact(variable: str, text: str) -> str:
+    if variable.endswith("_TOKEN"):
+        return "***" if text else ""
+    return redact_url(text) if variable.endswith("_URL") else text
 
 
 def _engine(text: str) -> Engine:

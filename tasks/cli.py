@@ -16,6 +16,7 @@ from optimizer.connection import ping
 from optimizer.errors import CacheUnavailable, RunTimedOut
 from optimizer.records import Report
 from optimizer.urls import redact_url
+from tasks.sender import CelerySender
 from tasks.stack import demo as run_demo
 from tasks.stack import up as run_up
 
@@ -61,7 +62,7 @@ def _send(*, force: bool, timeout_s: float | None) -> Report | None:
 
 @commands.command()
 def up() -> None:
-    """Run Redis, worker, beat and Flower in the foreground until Ctrl-C."""
+    """Run Redis, worker, beat, Flower and web in the foreground until Ctrl-C."""
     run_up()
 
 
@@ -75,7 +76,7 @@ def demo() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    commands(prog_name="rolling-optimizer")
+    commands(prog_name="rolling-optimizer", obj=CelerySender())
 
 
 if __name__ == "__main__":

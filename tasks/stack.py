@@ -1,4 +1,4 @@
-"""The stack on one machine, as real processes: Redis, worker, beat, Flower; for development and to show the whole line.
+"""The stack on one machine, as real processes: Redis, worker, beat, Flower, web; to develop and to show the whole line.
 
 Invariant: nothing outlives us. Children are stopped in reverse order of their start when we leave, and the kernel ends
 them when we are killed (on Linux; elsewhere they find their Redis gone). Each has its own session, so that a Ctrl-C
@@ -163,7 +163,10 @@ def up() -> None:
         stack.start_celery("worker", "worker", "--loglevel", "INFO")
         stack.start_celery("beat", "beat", "--loglevel", "INFO")
         stack.start_celery("flower", "flower", environ={"FLOWER_BASIC_AUTH": auth, "FLOWER_PORT": port})
+        web_port = str(free_port(8000))
+        stack.start("web", [sys.executable, "-m", "tasks.cli", "web", "--port", web_port])
         settings = Settings.from_env(stack.environ)
+        _say(f"web     http://127.0.0.1:{web_port}/   the dashboard, and the snapshots for other programs")
         _say(f"Redis   {redact_url(url)}   (for your own routers: ROLLING_REDIS_URL={redact_url(url)})")
         login = auth if not os.environ.get("FLOWER_BASIC_AUTH") else "as in FLOWER_BASIC_AUTH"
         _say(f"Flower  http://127.0.0.1:{port}   login {login}")

@@ -1,0 +1,203 @@
+"""The routers' side, for asyncio: the same answers as `reader.py` gives to threads.
+
+    async with AsyncSnapshotReader.from_env() as reader:
+        page = await reader.predictions()
+
+A task of the event loop keeps the held version fresh: it listens to the channel `published`, reads the pointer once a
+second besides (a message may be lost), and leaves inflating and files to a thread. `core` is what is held, for those
+who cannot afford an `await` a request, and `on_look` is awaited after each look.
+
+Errors: `SnapshotMissing` where there is no snapshot; nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from optimizer.answers import Answer, Snapshot, State
+from optimizer.connection import READER_TIMEOUT_S, connect_async, redis_answers
+from optimizer.errors import CacheUnavailable
+from optimizer.held import Calls, Core, Plan
+from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
+from optimizer.settings import Settings
+
+__all__ = ["AsyncSnapshotReader"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class AsyncSnapshotReader:
+    """Reads one source's current snapshot, in one event loop at a time.
+
+    Args:
+        redis_url: The cache.
+        source: The source's name.
+        output_dir: Where the gz files are, if this process can see them; `None` to do without.
+        interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
+        on_look: Awaited after each look of the refresher, whether or not it found something new.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        source: str,
+        output_dir: Path | None,
+        *,
+        interval_s: float = 30.0,
+        on_look: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.core = Core(redis_url, source, output_dir, interval_s)
+        self._url = redis_url
+        self._on_look = on_look
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> AsyncSnapshotReader:
+        """A reader for the settings in `ROLLING_*` variables."""
+        return cls.from_settings(Settings.from_env(os.environ if environ is None else environ))
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, *, on_look: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncSnapshotReader:
+        """A reader for the Redis, source and output directory of these settings."""
+        return cls(
+            settings.redis_url,
+            settings.source,
+            settings.output_dir,
+            interval_s=settings.interval_s,
+            on_look=on_look,
+        )
+
+    async def __aenter__(self) -> AsyncSnapshotReader:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the task and close the connections."""
+        if self._is_here():
+            self._refresher.cancel()
+            self._first.cancel()
+            for task in (self._refresher, self._first):
+                with suppress(asyncio.CancelledError):
+                    await task
+            await self._client.aclose()
+        self._loop = None
+
+    async def refresh(self) -> None:
+        """Look for a new version now, in this call; for those who have just published one, and for tests."""
+        await self.start()
+        await self._look()
+
+    async def predictions(self) -> Snapshot[PredictionsSnapshot]:
+        """The top records."""
+        return (await self.start()).snapshot("predictions")
+
+    async def bots(self) -> Snapshot[BotsSnapshot]:
+        """Every bot by name."""
+        return (await self.start()).snapshot("bots")
+
+    async def portfolio(self) -> Snapshot[PortfolioSnapshot]:
+        """Holdings by symbol."""
+        return (await self.start()).snapshot("portfolio")
+
+    async def manifest(self) -> State:
+        """Which version is current."""
+        return (await self.start()).state()
+
+    async def symbol(self, symbol: str) -> Answer[Record | None]:
+        """The record of one symbol of the index; `None` in it where there is no such symbol."""
+        return await self._do((await self.start()).symbol(symbol))
+
+    async def top(self, n: int, offset: int = 0) -> Answer[list[Record]]:
+        """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
+        return await self._do((await self.start()).top(n, offset))
+
+    async def runs(self, count: int = 10) -> list[Report]:
+        """The newest reports, newest first; none where Redis is away: the files keep no history."""
+        return await self._do((await self.start()).runs(count))
+
+    # ---- the refresher
+
+    async def start(self) -> Core:
+        """Begin to follow the source in this event loop, if nobody has yet; return once the first look is done."""
+        if not self._is_here():
+            # Another loop, or the other side of a fork: connections and tasks of before are of no use here.
+            self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
+            self._client = connect_async(self._url, timeout_s=READER_TIMEOUT_S)
+            self._lock = asyncio.Lock()
+            self._first = self._loop.create_task(self._look())
+            self._refresher = self._loop.create_task(self._follow())
+        if not self._first.done():
+            await asyncio.shield(self._first)
+        return self.core
+
+    def _is_here(self) -> bool:
+        return self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
+
+    async def _look(self) -> None:
+        async with self._lock:
+            await self._do(self.core.look())
+        if self._on_look is not None:
+            await self._on_look()
+
+    async def _follow(self) -> None:
+        """Follow the channel while Redis is there, and the files while it is not."""
+        await asyncio.shield(self._first)
+        while True:
+            try:
+                with redis_answers(self._url):
+                    await self._follow_channel()
+            except CacheUnavailable as error:
+                # An ACL may forbid the channel alone: then the pointer is read once a second, which is slower by that.
+                _log.warning("not following the channel of new versions: %s", error)
+            await asyncio.sleep(self.core.delay_s())
+            await self._look()
+
+    async def _follow_channel(self) -> None:
+        """Look at each message, and once a second without one; return when Redis is away."""
+        async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(self.core.keys.published)
+            while self.core.cache_up:
+                await self._look()  # after subscribing: what was published before is not missed
+                await channel.get_message(timeout=self.core.delay_s())
+
+    # ---- plans
+
+    async def _do(self, plan: Plan[T]) -> T:
+        """Do what a plan asks for, step by step, and return what it comes to."""
+        answer: Any = None
+        failure: CacheUnavailable | None = None
+        while True:
+            try:
+                step = plan.send(answer) if failure is None else plan.throw(failure)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            answer, failure = None, None
+            try:
+                answer = await self._ask(step) if isinstance(step, list) else await asyncio.to_thread(step)
+            except CacheUnavailable as error:
+                failure = error
+
+    async def _ask(self, calls: Calls) -> list[Any]:
+        with redis_answers(self._url):
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for name, arguments, options in calls:
+                    getattr(pipeline, name)(*arguments, **options)
+                return list(await pipeline.execute())

@@ -1,0 +1,23 @@
+"""The snapshots over HTTP: a router that a backend includes in one line, and an app of its own with a dashboard.
+
+    import optimizer.web
+
+    app.include_router(optimizer.web.router, prefix="/api")
+
+It needs the extra `web`. The router follows the source of the `ROLLING_*` variables, from the start of the app on;
+`make_router` takes other settings, and a trigger.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter
+
+from optimizer.web.app import create_app
+from optimizer.web.routes import make_router
+from optimizer.web.trigger import RunState, Trigger
+
+__all__ = ["RunState", "Trigger", "create_app", "make_router", "router"]
+
+router: Final[APIRouter] = make_router()

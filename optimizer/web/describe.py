@@ -1,0 +1,156 @@
+"""The OpenAPI descriptions of answers: schemas from the structs that are sent, each with an example.
+
+Schemas are written out in each operation. Shared components would have to be put into the description of an app, and an
+app that includes the router is not ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from optimizer.web.problems import MEDIA_TYPE, Problem
+
+__all__ = [
+    "BOTS_EXAMPLE",
+    "PAGE_EXAMPLE",
+    "PORTFOLIO_EXAMPLE",
+    "PREDICTIONS_EXAMPLE",
+    "RECORD_EXAMPLE",
+    "RUNS_EXAMPLE",
+    "RUN_STATE_EXAMPLE",
+    "STATUS_EXAMPLE",
+    "answers",
+    "text_answer",
+]
+
+_TIMESTAMP: Final = "2026-11-01T10:00:00.000Z"
+_VERSION: Final = 1795000000000
+
+RECORD_EXAMPLE: Final[dict[str, Any]] = {
+    "symbol": "AAPL",
+    "prediction": 104.2,
+    "confidence": 0.93,
+    "last_price": 101.5,
+    "sentiment": "bullish",
+    "target_price": 110.0,
+    "stop_loss": 97.5,
+    "timestamp": "2026-11-01T09:59:30Z",
+}
+_BOTS: Final = {
+    "alpha": {
+        "enabled": True,
+        "equity": 10500.0,
+        "pnl_today": -12.5,
+        "positions": 2,
+        "last_updated": "2026-11-01T09:59:58Z",
+    }
+}
+_HOLDINGS: Final = [{"symbol": "AAPL", "qty": 10.0, "avg": 99.5}]
+PREDICTIONS_EXAMPLE: Final = {"predictions": [RECORD_EXAMPLE], "timestamp": _TIMESTAMP, "count": 1}
+BOTS_EXAMPLE: Final = {"bots": _BOTS, "timestamp": _TIMESTAMP}
+PORTFOLIO_EXAMPLE: Final = {"holdings": _HOLDINGS, "timestamp": _TIMESTAMP}
+PAGE_EXAMPLE: Final = {
+    "version": _VERSION,
+    "timestamp": _TIMESTAMP,
+    "predictions": [RECORD_EXAMPLE],
+    "bots": _BOTS,
+    "holdings": _HOLDINGS,
+    "summary": {"total_equity": 10500.0, "pnl_today": -12.5, "active_bots": 1, "open_positions": 2},
+}
+STATUS_EXAMPLE: Final = {
+    "source": "rolling_brain",
+    "version": _VERSION,
+    "generated_at": _TIMESTAMP,
+    "age_s": 3.2,
+    "stale": False,
+    "origin": "redis",
+    "interval_s": 30.0,
+    "cache_up": True,
+    "trigger": False,
+    "flower_url": None,
+    "last_success": _TIMESTAMP,
+}
+_REPORT: Final = {"status": "unchanged", "source": "rolling_brain", "timestamp": _TIMESTAMP, "version": _VERSION}
+RUNS_EXAMPLE: Final = {"runs": [_REPORT]}
+RUN_STATE_EXAMPLE: Final[dict[str, Any]] = {
+    "id": "7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11",
+    "state": "done",
+    "percent": 100.0,
+    "report": _REPORT,
+    "error": None,
+}
+
+_DETAILS: Final = {
+    304: "The client has it.",
+    400: "The body is not what it should be.",
+    401: "The token is missing or wrong.",
+    404: "There is no such thing.",
+    413: "The body is too large.",
+    422: "A parameter has a value that cannot be used.",
+    503: "There is no snapshot, or a server behind this one is away.",
+}
+_SNAPSHOT_HEADERS: Final = {
+    "ETag": "Strong; another for the gzipped form.",
+    "Last-Modified": "When the version was made.",
+    "Age": "Seconds since a run last made or confirmed the version.",
+    "X-Snapshot-Version": "Strictly rising.",
+    "X-Snapshot-Origin": "`redis` or `files`.",
+    "X-Snapshot-Stale": "`true` where no run has confirmed the version for three intervals.",
+}
+
+
+def answers(
+    type_: Any, example: Any, *others: int, status: int = 200, snapshot: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """Every answer of an operation.
+
+    Args:
+        type_: The struct that is sent.
+        example: One of its values, as JSON.
+        others: The other statuses.
+        status: The status of success.
+        snapshot: Whether it is of a version, with its headers.
+    """
+    headers = {
+        name: {"description": text, "schema": {"type": "string"}}
+        for name, text in (_SNAPSHOT_HEADERS if snapshot else {}).items()
+    }
+    described: dict[int | str, dict[str, Any]] = {
+        status: {
+            "description": (type_.__doc__ or "").split("\n")[0],
+            "headers": headers,
+            "content": {"application/json": {"schema": _schema(type_), "example": example}},
+        }
+    }
+    for other in others:
+        described[other] = {"description": _DETAILS[other]}
+        if other == 304:
+            described[other]["headers"] = headers
+        else:
+            described[other]["content"] = {MEDIA_TYPE: {"schema": _schema(Problem)}}
+    return described
+
+
+def text_answer(media_type: str, description: str, example: str) -> dict[int | str, dict[str, Any]]:
+    """The answer of an operation that sends text."""
+    content = {media_type: {"schema": {"type": "string"}, "example": example}}
+    return {200: {"description": description, "content": content}}
+
+
+def _schema(type_: Any) -> dict[str, Any]:
+    """The JSON schema of a struct, with every reference written out."""
+    (schema,), components = msgspec.json.schema_components([type_], ref_template="{name}")
+    written: dict[str, Any] = _write_out(schema, components)
+    return written
+
+
+def _write_out(schema: Any, components: dict[str, Any]) -> Any:
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _write_out(components[schema["$ref"]], components)
+        return {key: _write_out(value, components) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_write_out(item, components) for item in schema]
+    return schema

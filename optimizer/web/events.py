@@ -1,0 +1,145 @@
+"""Server-sent events: one source of news in the process, any number of listeners, and none of them can hold up another.
+
+A listener has a queue of a few messages. Who does not read them loses the oldest: each message says which version is
+current, so the newest is all that counts. Versions are kept for a while, for listeners that were away (Last-Event-ID).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import msgspec
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from optimizer.web.problems import is_head
+
+__all__ = ["EventStream", "Hub"]
+
+QUEUE_MESSAGES: Final = 16
+KEPT_VERSIONS: Final = 120
+# Less than the minute after which proxies take a silent connection for a dead one.
+PING_S: Final = 15.0
+RECONNECT_MS: Final = 2_000
+
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect messages until a buffer is full
+    (b"x-content-type-options", b"nosniff"),
+]
+
+
+class Hub:
+    """What is new, and who listens."""
+
+    def __init__(self) -> None:
+        self._queues: set[asyncio.Queue[bytes | None]] = set()
+        self._versions: deque[tuple[int, bytes]] = deque(maxlen=KEPT_VERSIONS)
+        self._cache_up = True
+        self._closed = False
+        self._pinging: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    def open(self) -> None:
+        """Begin to ping, in this event loop."""
+        self._closed = False
+        self._pinging = asyncio.get_running_loop().create_task(self._ping())
+
+    def close(self) -> None:
+        """End every stream, so that a server can stop; listeners come back by themselves."""
+        self._closed = True
+        if self._pinging is not None:
+            self._pinging.cancel()
+            self._pinging = None
+        for queue in self._queues:
+            _put(queue, None)
+
+    def publish(self, version: int, generated_at: str) -> None:
+        """Tell everybody of a version, once."""
+        if self._versions and self._versions[-1][0] == version:
+            return
+        data = msgspec.json.encode({"version": version, "generated_at": generated_at})
+        message = b"event: version\nid: %d\ndata: %b\n\n" % (version, data)
+        self._versions.append((version, message))
+        self._tell(message)
+
+    def cache_is(self, *, up: bool) -> None:
+        """Tell everybody when Redis goes away or comes back."""
+        if up != self._cache_up:
+            self._cache_up = up
+            self._tell(self._status())
+
+    def join(self, last_version: int | None) -> asyncio.Queue[bytes | None]:
+        """A new listener's queue, with what it has missed: every version since its last, or else the current one."""
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MESSAGES)
+        _put(queue, b"retry: %d\n\n" % RECONNECT_MS)
+        versions = [version for version, _ in self._versions]
+        first = versions.index(last_version) + 1 if last_version in versions else -1
+        for _, message in list(self._versions)[first:]:
+            _put(queue, message)
+        if not self._cache_up:
+            _put(queue, self._status())
+        if self._closed:
+            _put(queue, None)
+        self._queues.add(queue)
+        return queue
+
+    def leave(self, queue: asyncio.Queue[bytes | None]) -> None:
+        """A listener is gone."""
+        self._queues.discard(queue)
+
+    def _status(self) -> bytes:
+        return b"event: status\ndata: %b\n\n" % msgspec.json.encode({"cache_up": self._cache_up})
+
+    def _tell(self, message: bytes) -> None:
+        for queue in self._queues:
+            _put(queue, message)
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(PING_S)
+            self._tell(b": ping\n\n")
+
+
+class EventStream(Response):
+    """One listener's stream, until it or the hub goes."""
+
+    def __init__(self, hub: Hub, last_version: int | None) -> None:
+        super().__init__()
+        self._hub = hub
+        self._last_version = last_version
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send what the queue holds, until the client has gone."""
+        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+        if is_head(scope):
+            await send({"type": "http.response.body", "body": b""})
+            return
+        queue = self._hub.join(self._last_version)
+        gone = asyncio.ensure_future(_wait_until_gone(receive, queue))
+        try:
+            while (message := await queue.get()) is not None:
+                await send({"type": "http.response.body", "body": message, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except OSError:  # by its own version of ASGI a server may say so when the client has gone
+            return
+        finally:
+            self._hub.leave(queue)
+            gone.cancel()
+
+
+async def _wait_until_gone(receive: Receive, queue: asyncio.Queue[bytes | None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    _put(queue, None)
+
+
+def _put(queue: asyncio.Queue[bytes | None], message: bytes | None) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(message)

@@ -1,0 +1,99 @@
+"""Prometheus's text format, made of what Redis holds: right however many workers run, and without one of its own.
+
+No prometheus_client: its registry is for values that a process counts, and would have to be told not to export those of
+the web server's own; here are twenty values that others have counted, in a format of two lines each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from optimizer.answers import Origin
+from optimizer.errors import SnapshotMissing
+from optimizer.held import Core
+from optimizer.records import Report
+
+__all__ = ["MEDIA_TYPE", "render"]
+
+MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+Sample = tuple[Mapping[str, str], float]
+
+
+def render(core: Core, runs: Sequence[Report], reads: Mapping[Origin, int], listeners: int) -> str:
+    """All metrics.
+
+    Args:
+        core: What the process's reader holds.
+        runs: The newest reports, newest first.
+        reads: Answers of this process by origin.
+        listeners: Clients of its events.
+    """
+    return "".join([*_snapshot(core), *_last_runs(runs), *_process(core, reads, listeners)])
+
+
+def _snapshot(core: Core) -> Iterable[str]:
+    try:
+        state = core.state()
+    except SnapshotMissing:
+        return
+    yield _gauge("snapshot_version", "The current version.", state.version)
+    yield _gauge("snapshot_generated_timestamp_seconds", "When it was made.", _seconds(state.generated_at))
+    yield _gauge("snapshot_age_seconds", "Since a run last made or confirmed it.", state.age_s)
+    yield _gauge("snapshot_stale", "1 where that is more than three intervals.", float(state.stale))
+    yield _gauge("last_success_timestamp_seconds", "When a run last made or confirmed it.", _seconds(state.checked_at))
+
+
+def _last_runs(runs: Sequence[Report]) -> Iterable[str]:
+    if not runs:
+        return
+    yield _gauge("last_run_timestamp_seconds", "When the last run ended.", _seconds(runs[0].timestamp))
+    statuses = ("success", "unchanged", "skipped", "failed")
+    marks = [({"status": status}, float(status == runs[0].status)) for status in statuses]
+    yield _metric("last_run_status", "gauge", "1 for what became of the last run.", marks)
+    scan = next((run for run in runs if run.status == "success" and run.stats is not None), None)
+    if scan is None or scan.stats is None:
+        return
+    stats = scan.stats
+    for name, text, value in (
+        ("duration_seconds", "How long the last scan took.", stats.seconds),
+        ("input_bytes", "Compressed bytes that it read.", stats.input_bytes),
+        ("json_bytes", "Bytes of JSON that it read.", stats.json_bytes),
+        ("json_bytes_per_second", "Its rate.", stats.json_mb_per_s * 1e6),
+        ("peak_memory_bytes", "The peak of its process's memory so far.", stats.peak_rss_mb * 1e6),
+        ("records", "Records that it saw.", stats.records_seen),
+        ("duplicates", "Records whose symbol it had seen.", stats.duplicates),
+        ("predictions", "Records in the snapshot.", stats.predictions_extracted),
+        ("bots", "Bots in the snapshot.", stats.bots_processed),
+        ("holdings", "Holdings in the snapshot.", stats.portfolio_holdings),
+    ):
+        yield _gauge(f"last_scan_{name}", text, value)
+    rejected = [({"reason": str(tally.reason)}, float(tally.count)) for tally in scan.rejects]
+    yield _metric("last_scan_rejected", "gauge", "What it rejected, by reason.", rejected)
+
+
+def _process(core: Core, reads: Mapping[Origin, int], listeners: int) -> Iterable[str]:
+    yield _gauge("cache_up", "1 where Redis answers this process.", float(core.cache_up))
+    counts = [({"origin": origin}, float(count)) for origin, count in reads.items()]
+    yield _metric("reads_total", "counter", "Answers of this process by where their version is from.", counts)
+    yield _gauge("event_listeners", "Clients of this process's events.", listeners)
+
+
+def _gauge(name: str, text: str, value: float) -> str:
+    return _metric(name, "gauge", text, [({}, value)])
+
+
+def _metric(name: str, kind: str, text: str, samples: Iterable[Sample]) -> str:
+    """A metric with its samples. No label here needs escaping: reasons, origins and statuses are names of ours."""
+    lines = [f"# HELP rolling_{name} {text}", f"# TYPE rolling_{name} {kind}"]
+    for labels, value in samples:
+        shown = ",".join(f'{label}="{content}"' for label, content in labels.items())
+        number = int(value) if float(value).is_integer() else value
+        lines.append(f"rolling_{name}{{{shown}}} {number}" if shown else f"rolling_{name} {number}")
+    return "\n".join(lines) + "\n"
+
+
+def _seconds(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp()

@@ -1,0 +1,55 @@
+"""What a client takes, and what it has: Accept-Encoding and the conditional headers of RFC 9110, from raw bytes."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+from functools import lru_cache
+from typing import Final
+
+__all__ = ["http_date", "is_not_modified_since", "matches_etag", "takes_gzip"]
+
+_ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[^"]*")')
+_CODING: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+)(?:;q=([01](?:\.[0-9]{0,3})?))?")
+
+
+@lru_cache(maxsize=512)
+def takes_gzip(accept_encoding: bytes) -> bool:
+    """Whether gzip is acceptable, and no less welcome than the bytes as they are.
+
+    A missing header (here: empty) allows everything by the standard; but who does not ask for gzip may not know it.
+    """
+    weights: dict[bytes, float] = {}
+    for item in accept_encoding.lower().replace(b" ", b"").replace(b"\t", b"").split(b","):
+        found = _CODING.fullmatch(item)
+        if found:
+            weights[found[1]] = float(found[2] or 1)
+    everything = weights.get(b"*", 0.0)
+    gzip = max(weights.get(b"gzip", -1.0), weights.get(b"x-gzip", -1.0))
+    gzip = everything if gzip < 0 else gzip
+    # Plain bytes are acceptable unless they are excluded, but are what a client asks for only where it says so.
+    return gzip > 0 and gzip >= weights.get(b"identity", 0.0)
+
+
+def matches_etag(if_none_match: bytes, etag: bytes) -> bool:
+    """Whether a list of entity tags, or `*`, names this one. The comparison is weak, as the standard asks here."""
+    if if_none_match == etag:
+        return True
+    return if_none_match.strip() == b"*" or etag in _ENTITY_TAG.findall(if_none_match)
+
+
+@lru_cache(maxsize=512)
+def is_not_modified_since(if_modified_since: bytes, last_modified_s: int) -> bool:
+    """Whether something of that second is no newer than the date of the header; a date that is none counts as none."""
+    try:
+        since = parsedate_to_datetime(if_modified_since.decode("ascii"))
+    except ValueError:  # bad UTF-8 among them
+        return False
+    since = since if since.tzinfo else since.replace(tzinfo=UTC)
+    return last_modified_s <= since.timestamp()
+
+
+def http_date(seconds: float) -> bytes:
+    """A date as HTTP writes it."""
+    return format_datetime(datetime.fromtimestamp(int(seconds), UTC), usegmt=True).encode()

@@ -1,0 +1,194 @@
+"""The answers of one version, prepared: whole snapshots, the page, symbols and filtered lists as they are asked for.
+
+Values in, bytes out; no I/O. Made once a version, beside the event loop, for a page of ten thousand bots takes a while.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from optimizer.errors import SnapshotMissing
+from optimizer.held import Held
+from optimizer.keys import PAYLOAD_KINDS
+from optimizer.records import BotSummary, Holding, PredictionsSnapshot, Record
+from optimizer.web.negotiate import http_date
+from optimizer.web.prepared import Headers, Prepared
+
+__all__ = ["Page", "Pages", "Summary", "Wanted"]
+
+PAGE_SYMBOLS: Final = 50
+PAGE_GZIP_LEVEL: Final = 6
+# Answers to filters that are kept a version: what dashboards ask for again and again.
+KEPT_ANSWERS: Final = 256
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """Sums over all bots; what a bot does not tell counts as 0."""
+
+    total_equity: float
+    pnl_today: float
+    active_bots: int
+    open_positions: int
+
+
+class Page(msgspec.Struct, frozen=True):
+    """All that a page shows, of one version."""
+
+    version: int
+    timestamp: str
+    predictions: list[Record]
+    bots: dict[str, BotSummary]
+    holdings: list[Holding]
+    summary: Summary
+
+
+class Wanted(NamedTuple):
+    """A part of the predictions: those that fit the filters, then a window of them."""
+
+    limit: int | None
+    offset: int
+    min_confidence: float
+    sentiment: str | None
+
+
+class Pages:
+    """The answers of one version.
+
+    Args:
+        held: The version.
+        fresh: The headers of the moment, for every answer.
+    """
+
+    def __init__(self, held: Held, fresh: Callable[[], Headers]) -> None:
+        self.version = held.version
+        self.generated_at = held.generated_at
+        self.etags = {kind: stored.etag for kind, stored in held.payloads.items()}
+        self._held = held
+        self._fresh = fresh
+        self._last_modified_s = int(datetime.fromisoformat(held.generated_at).timestamp())
+        self._headers = self._headers_of(held.version)
+        self._whole = {
+            kind: self._prepare(stored.plain, f"{stored.etag}-plain", stored.gz, stored.etag)
+            for kind, stored in held.payloads.items()
+        }
+        self.whole_page = self._prepare_page() if len(held.payloads) == len(PAYLOAD_KINDS) else None
+        self._symbols: dict[str, Prepared] = {}
+        self._filtered: OrderedDict[Wanted, Prepared] = OrderedDict()
+
+    def whole(self, kind: str) -> Prepared | None:
+        """A whole snapshot, or `None` where this version's cannot be read."""
+        return self._whole.get(kind)
+
+    def page(self) -> Prepared:
+        """The page.
+
+        Raises:
+            SnapshotMissing: A part of it cannot be read.
+        """
+        if self.whole_page is None:
+            missing = ", ".join(kind for kind in PAYLOAD_KINDS if kind not in self._whole)
+            raise SnapshotMissing(f"version {self.version} has no readable {missing}; the next publish mends it")
+        return self.whole_page
+
+    def symbol(self, symbol: str) -> Prepared | None:
+        """The record of a symbol among the predictions; `None` where it is not among them."""
+        found = self._symbols.get(symbol)
+        if found is None:
+            record = self._held.records.get(symbol)
+            if record is None:
+                return None
+            found = self._symbols[symbol] = self.record(self.version, record)
+        return found
+
+    def record(self, version: int, record: Record) -> Prepared:
+        """A record of this version, or of the next one, in which Redis has found it."""
+        body = _encode(record)
+        headers = self._headers if version == self.version else self._headers_of(version)
+        return Prepared(body, _digest(body), headers, fresh=self._fresh, last_modified_s=self._last_modified_s)
+
+    def filtered(self, wanted: Wanted) -> Prepared:
+        """A part of the predictions, in the shape of the whole."""
+        found = self._filtered.get(wanted)
+        if found is None:
+            whole: PredictionsSnapshot = self._held.payloads["predictions"].value
+            fitting = list(_fitting(whole.predictions, wanted))
+            end = None if wanted.limit is None else wanted.offset + wanted.limit
+            shown = fitting[wanted.offset : end]
+            body = _encode(PredictionsSnapshot(shown, whole.timestamp, len(shown)))
+            found = self._filtered[wanted] = Prepared(
+                body,
+                _digest(body),
+                [*self._headers, (b"x-total-count", str(len(fitting)).encode())],
+                fresh=self._fresh,
+                last_modified_s=self._last_modified_s,
+            )
+            if len(self._filtered) > KEPT_ANSWERS:
+                self._filtered.popitem(last=False)
+        return found
+
+    def _prepare_page(self) -> Prepared:
+        payloads = self._held.payloads
+        best, bots = payloads["predictions"].value, payloads["bots"].value.bots
+        page = Page(
+            self.version,
+            best.timestamp,
+            best.predictions[:PAGE_SYMBOLS],
+            bots,
+            payloads["portfolio"].value.holdings,
+            _summary(bots.values()),
+        )
+        body = _encode(page)
+        gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
+        return self._prepare(body, _digest(body), gz, _digest(gz))
+
+    def _prepare(self, plain: bytes, etag: str, gz: bytes, gz_etag: str) -> Prepared:
+        return Prepared(
+            plain,
+            etag,
+            self._headers,
+            gz=gz,
+            gz_etag=gz_etag,
+            fresh=self._fresh,
+            last_modified_s=self._last_modified_s,
+        )
+
+    def _headers_of(self, version: int) -> Headers:
+        return [
+            (b"content-type", b"application/json"),
+            # Kept by whoever likes, and asked for again each time: a 304 costs next to nothing, an old page does not.
+            (b"cache-control", b"no-cache"),
+            (b"vary", b"accept-encoding"),
+            (b"last-modified", http_date(self._last_modified_s)),
+            (b"x-snapshot-version", str(version).encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+
+
+def _fitting(predictions: Iterable[Record], wanted: Wanted) -> Iterable[Record]:
+    sentiment = None if wanted.sentiment is None else wanted.sentiment.casefold()
+    for record in predictions:
+        if record.confidence >= wanted.min_confidence and sentiment in (None, record.sentiment.casefold()):
+            yield record
+
+
+def _summary(bots: Iterable[BotSummary]) -> Summary:
+    every = list(bots)
+    return Summary(
+        total_equity=sum(bot.equity or 0.0 for bot in every),
+        pnl_today=sum(bot.pnl_today or 0.0 for bot in every),
+        active_bots=sum(bot.enabled for bot in every),
+        open_positions=sum(bot.positions for bot in every),
+    )
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:32]

@@ -1,0 +1,111 @@
+"""Answers that are made once a version and sent many times: header lists and bodies as bytes, nothing left to format.
+
+A `Prepared` answer has one or two representations, plain and gzipped, each with a strong ETag of its own, for they are
+different bytes. What changes within a version (age, staleness, origin) is added when it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from optimizer.web.negotiate import is_not_modified_since, matches_etag, takes_gzip
+from optimizer.web.problems import is_head
+
+__all__ = ["Headers", "Prepared", "Sending"]
+
+Headers = list[tuple[bytes, bytes]]
+
+# Of a 200, what a 304 has to repeat (RFC 9110, 15.4.5), and our own.
+NOT_IN_304: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
+
+
+class _Representation:
+    """One form of an answer: its body, its ETag, and the headers of a 200 and of a 304."""
+
+    __slots__ = ("body", "etag", "headers", "headers_304")
+
+    def __init__(self, body: bytes, etag: str, headers: Headers) -> None:
+        self.body = body
+        self.etag = f'"{etag}"'.encode()
+        self.headers = [*headers, (b"etag", self.etag), (b"content-length", str(len(body)).encode())]
+        self.headers_304 = [item for item in self.headers if item[0] not in NOT_IN_304]
+
+
+class Prepared:
+    """An ASGI application that sends one answer.
+
+    Args:
+        plain: The body as it is.
+        etag: Of the body as it is; a gzipped one has `gz_etag`.
+        headers: What both forms have in common, names in lower case.
+        gz: The same gzipped, for those who take it.
+        gz_etag: Its ETag.
+        last_modified_s: Seconds since the epoch, for If-Modified-Since; `None` where that is not answered.
+        fresh: The headers of the moment.
+    """
+
+    __slots__ = ("_fresh", "_gz", "_last_modified_s", "_plain")
+
+    def __init__(
+        self,
+        plain: bytes,
+        etag: str,
+        headers: Headers,
+        *,
+        fresh: Callable[[], Headers],
+        gz: bytes | None = None,
+        gz_etag: str = "",
+        last_modified_s: int | None = None,
+    ) -> None:
+        self._fresh = fresh
+        self._last_modified_s = last_modified_s
+        self._plain = _Representation(plain, etag, headers)
+        self._gz = self._plain
+        if gz is not None:
+            self._gz = _Representation(gz, gz_etag, [*headers, (b"content-encoding", b"gzip")])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Choose the form that the client takes, and send it, or that the client has it."""
+        accept_encoding = if_none_match = if_modified_since = b""
+        for name, value in scope["headers"]:
+            if name == b"accept-encoding":
+                accept_encoding = accept_encoding + b"," + value if accept_encoding else value
+            elif name == b"if-none-match":
+                if_none_match = if_none_match + b"," + value if if_none_match else value
+            elif name == b"if-modified-since":
+                if_modified_since = value
+        form = self._gz if takes_gzip(accept_encoding) else self._plain
+        if if_none_match:
+            has_it = matches_etag(if_none_match, form.etag)
+        else:
+            has_it = (
+                if_modified_since != b""
+                and self._last_modified_s is not None
+                and is_not_modified_since(if_modified_since, self._last_modified_s)
+            )
+        # A new list and message each time: middlewares of an app around us may write into them.
+        if has_it:
+            await send({"type": "http.response.start", "status": 304, "headers": [*form.headers_304, *self._fresh()]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [*form.headers, *self._fresh()]})
+        body = b"" if is_head(scope) else form.body
+        await send({"type": "http.response.body", "body": body})
+
+
+class Sending(Response):
+    """A prepared answer as the response of one request: FastAPI hangs background tasks on responses."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__()
+        self._prepared = prepared
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, and then do what was hung on it."""
+        await self._prepared(scope, receive, send)
+        if self.background is not None:
+            await self.background()

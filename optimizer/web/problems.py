@@ -1,0 +1,88 @@
+"""Errors as RFC 9457 problem details, from our own routes: an app that includes them keeps its own error handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+from optimizer.errors import CacheUnavailable, SnapshotMissing
+
+__all__ = ["MEDIA_TYPE", "Problem", "ProblemRoute", "explain", "is_head", "problem"]
+
+MEDIA_TYPE: Final = "application/problem+json"
+HEAD_KEY: Final = "optimizer.web.head"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What every error answers. `type` is always `about:blank`: the status says what kind of problem it is."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer that says what is wrong."""
+    body = msgspec.json.encode(Problem("about:blank", HTTPStatus(status).phrase, status, detail))
+    fixed = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(body, status, {**fixed, **(headers or {})}, MEDIA_TYPE)
+
+
+def explain(error: Exception) -> Response | None:
+    """The answer to an error that a route may raise; `None` for others, which are bugs."""
+    if isinstance(error, RequestValidationError):
+        wrong = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(wrong))
+    if isinstance(error, SnapshotMissing | CacheUnavailable):
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": "5"})
+    if isinstance(error, HTTPException):
+        return problem(error.status_code, error.detail, error.headers)
+    return None
+
+
+class ProblemRoute(APIRoute):
+    """A route whose errors are problem details, and which answers HEAD wherever it answers GET."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler with our errors."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except (RequestValidationError, HTTPException, SnapshotMissing, CacheUnavailable) as error:
+                answer = explain(error)
+                if answer is None:
+                    raise
+                return answer
+
+        return handle
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match a HEAD as the GET that it is."""
+        return super().matches(_as_get(scope))
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a HEAD as the GET that it is; the server leaves the body out."""
+        await super().handle(_as_get(scope), receive, send)
+
+
+def is_head(scope: Scope) -> bool:
+    """Whether only the headers are wanted, also where a route sees the HEAD as a GET."""
+    return scope["method"] == "HEAD" or HEAD_KEY in scope
+
+
+def _as_get(scope: Scope) -> Scope:
+    if scope["type"] != "http" or scope["method"] != "HEAD":
+        return scope
+    return {**scope, "method": "GET", HEAD_KEY: True}

@@ -1,0 +1,242 @@
+"""The routes: each takes checked parameters, and sends what is prepared or what one small question to Redis brings.
+
+GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page      of the current version; 503 without one
+GET /status  /runs  /events  /healthz  /readyz  /metrics
+POST /runs  GET /runs/{id}                                            where a trigger is handed in, see `trigger.py`
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+
+from optimizer.errors import SnapshotMissing
+from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
+from optimizer.settings import Settings
+from optimizer.web import describe, metrics
+from optimizer.web.events import EventStream
+from optimizer.web.pages import Page, Wanted
+from optimizer.web.prepared import Sending
+from optimizer.web.problems import ProblemRoute, problem
+from optimizer.web.service import Service
+from optimizer.web.trigger import Trigger, add_trigger_routes
+
+__all__ = ["make_router", "router_of"]
+
+# Enough to find the last scan among ticks that found nothing new.
+METRICS_RUNS: Final = 100
+TAG: Final = "rolling optimizer"
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How fresh the current version is, and where it is read from."""
+
+    source: str
+    version: int
+    generated_at: str
+    age_s: float
+    stale: bool
+    origin: Literal["redis", "files"]
+    interval_s: float
+    cache_up: bool
+    trigger: bool
+    flower_url: str | None
+    last_success: str | None
+
+
+class Runs(msgspec.Struct, frozen=True):
+    """The newest reports, newest first."""
+
+    runs: list[Report]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The process lives, or is ready."""
+
+    status: str
+
+
+def make_router(settings: Settings | None = None, *, trigger: Trigger | None = None) -> APIRouter:
+    """A router for `app.include_router(...)`, with a reader of its own.
+
+    Args:
+        settings: Where things are; by default `ROLLING_*` of the environment, when the app starts.
+        trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
+    """
+    return router_of(Service(settings, trigger))
+
+
+def router_of(service: Service) -> APIRouter:
+    """The routes of a service."""
+    router = APIRouter(route_class=ProblemRoute, lifespan=service.lifespan, tags=[TAG])
+    _add_snapshots(router, service)
+    _add_lists(router, service)
+    _add_operations(router, service)
+    if service.may_trigger and service.trigger is not None:
+        add_trigger_routes(router, service.trigger, service.settings.trigger_token)
+    return router
+
+
+def _add_snapshots(router: APIRouter, service: Service) -> None:
+    """What is sent as it was prepared."""
+
+    async def whole(kind: str) -> Response:
+        pages = await service.current()
+        found = pages.whole(kind)
+        if found is None:
+            raise SnapshotMissing(f"version {pages.version} has no readable {kind}; the next publish mends it")
+        return Sending(found)
+
+    @router.get(
+        "/bots",
+        summary="Every bot by name",
+        responses=describe.answers(BotsSnapshot, describe.BOTS_EXAMPLE, 304, 503, snapshot=True),
+    )
+    async def bots() -> Response:
+        return await whole("bots")
+
+    @router.get(
+        "/portfolio",
+        summary="Holdings by symbol, summed over all bots",
+        responses=describe.answers(PortfolioSnapshot, describe.PORTFOLIO_EXAMPLE, 304, 503, snapshot=True),
+    )
+    async def portfolio() -> Response:
+        return await whole("portfolio")
+
+    @router.get(
+        "/page",
+        summary="All that a page shows, in one answer of one version",
+        responses=describe.answers(Page, describe.PAGE_EXAMPLE, 304, 503, snapshot=True),
+    )
+    async def page() -> Response:
+        return Sending((await service.current()).page())
+
+    @router.get(
+        "/predictions",
+        summary="The top predictions, best first: all, or those that fit",
+        responses=describe.answers(PredictionsSnapshot, describe.PREDICTIONS_EXAMPLE, 304, 422, 503, snapshot=True),
+    )
+    async def predictions(
+        limit: Annotated[int | None, Query(ge=0, le=1_000_000, description="As many at the most.")] = None,
+        offset: Annotated[int, Query(ge=0, le=1_000_000, description="Without the first so many.")] = 0,
+        min_confidence: Annotated[float, Query(ge=0, le=1, allow_inf_nan=False)] = 0.0,
+        sentiment: Annotated[str | None, Query(max_length=1_024, description="In upper or lower case.")] = None,
+    ) -> Response:
+        """`count` is the number in the answer; of how many that fit, says the header `X-Total-Count`."""
+        wanted = Wanted(limit, offset, min_confidence, sentiment)
+        if wanted == Wanted(None, 0, 0.0, None):
+            return await whole("predictions")
+        pages = await service.current()
+        if pages.whole("predictions") is None:
+            return await whole("predictions")
+        return Sending(pages.filtered(wanted))
+
+
+def _add_lists(router: APIRouter, service: Service) -> None:
+    """What may need one question to Redis."""
+
+    @router.get(
+        "/predictions/{symbol:path}",
+        summary="One symbol of the index, whatever its confidence",
+        responses=describe.answers(Record, describe.RECORD_EXAMPLE, 304, 404, 422, 503, snapshot=True),
+    )
+    async def prediction(
+        symbol: Annotated[str, Path(description="Any text; a slash may stand for itself.", examples=["AAPL"])],
+    ) -> Response:
+        pages = await service.current()
+        found = pages.symbol(symbol)
+        if found is not None:
+            return Sending(found)
+        answer = await (await service.reader()).symbol(symbol)
+        if answer.value is None:
+            return problem(404, f"no prediction for {symbol!r} in version {answer.version}")
+        return Sending(pages.record(answer.version, answer.value))
+
+    @router.get(
+        "/runs",
+        summary="The last runs, newest first; none while Redis is away",
+        responses=describe.answers(Runs, describe.RUNS_EXAMPLE, 422),
+    )
+    async def runs(limit: Annotated[int, Query(ge=1, le=1_000)] = 20) -> Response:
+        return _json(Runs(await (await service.reader()).runs(limit)))
+
+    @router.get(
+        "/events",
+        summary="Server-sent events: a message a version, and when Redis goes away or comes back",
+        responses=describe.text_answer(
+            "text/event-stream",
+            "The current version first; a client that names its last one gets what it has missed.",
+            'event: version\nid: 1795000000000\ndata: {"version":1795000000000,"generated_at":"..."}\n\n',
+        ),
+    )
+    async def events(
+        last_event_id: Annotated[str | None, Header(description="The id of the last message received.")] = None,
+    ) -> Response:
+        await service.reader()
+        known = last_event_id is not None and last_event_id.isascii() and last_event_id.isdecimal()
+        return EventStream(service.hub, int(last_event_id[:20]) if known and last_event_id else None)
+
+
+def _add_operations(router: APIRouter, service: Service) -> None:
+    """How it is."""
+
+    @router.get(
+        "/status",
+        summary="Version, age and origin",
+        responses=describe.answers(Status, describe.STATUS_EXAMPLE, 503),
+    )
+    async def status() -> Response:
+        reader = await service.reader()
+        state = await reader.manifest()
+        settings = service.settings
+        return _json(
+            Status(
+                source=settings.source,
+                version=state.version,
+                generated_at=state.generated_at,
+                age_s=round(state.age_s, 3),
+                stale=state.stale,
+                origin=state.origin,
+                interval_s=settings.interval_s,
+                cache_up=reader.core.cache_up,
+                trigger=service.may_trigger,
+                flower_url=settings.flower_url or None,
+                last_success=state.checked_at,
+            )
+        )
+
+    @router.get("/healthz", summary="The process lives", responses=describe.answers(Health, {"status": "alive"}))
+    async def healthz() -> Response:
+        return _json(Health("alive"))
+
+    @router.get(
+        "/readyz",
+        summary="There is a snapshot that can be read, and it is not stale",
+        responses=describe.answers(Health, {"status": "ready"}, 503),
+    )
+    async def readyz() -> Response:
+        state = await (await service.reader()).manifest()
+        if state.stale:
+            detail = f"no run has made or confirmed version {state.version} for {state.age_s:.0f} s: is a worker up?"
+            return problem(503, detail, {"Retry-After": "5"})
+        return _json(Health("ready"))
+
+    @router.get(
+        "/metrics",
+        summary="For Prometheus",
+        responses=describe.text_answer(
+            "text/plain", "Prometheus's text format.", "# TYPE rolling_cache_up gauge\nrolling_cache_up 1\n"
+        ),
+    )
+    async def prometheus(_request: Request) -> Response:
+        reader = await service.reader()
+        runs = await reader.runs(METRICS_RUNS)
+        text = metrics.render(reader.core, runs, service.reads, len(service.hub))
+        return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
+
+
+def _json(value: msgspec.Struct) -> Response:
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(msgspec.json.encode(value), headers=headers, media_type="application/json")

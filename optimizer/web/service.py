@@ -1,0 +1,122 @@
+"""What the routes share in a process: one reader, the answers of the version it holds, and the hub of events.
+
+Started by the app's lifespan where there is one, or else by the first request; never on import, never before a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from optimizer.answers import Origin
+from optimizer.async_reader import AsyncSnapshotReader
+from optimizer.errors import SnapshotMissing
+from optimizer.held import Held
+from optimizer.settings import Settings
+from optimizer.web.events import Hub
+from optimizer.web.pages import Pages
+from optimizer.web.prepared import Headers
+from optimizer.web.trigger import Trigger
+
+__all__ = ["Service"]
+
+_ORIGIN: Final[dict[Origin, bytes]] = {"redis": b"redis", "files": b"files"}
+
+
+class Service:
+    """One process's view of one source.
+
+    Args:
+        settings: Where things are; by default from the environment, at the start.
+        trigger: What sends runs to the fleet, where there is a fleet.
+    """
+
+    def __init__(self, settings: Settings | None = None, trigger: Trigger | None = None) -> None:
+        self.trigger = trigger
+        self.hub = Hub()
+        self.pages: Pages | None = None
+        self.reads: dict[Origin, int] = {"redis": 0, "files": 0}
+        self._settings = settings
+        self._reader: AsyncSnapshotReader | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        if self._settings is None:
+            self._settings = Settings.from_env(os.environ)
+        return self._settings
+
+    @property
+    def may_trigger(self) -> bool:
+        """Whether runs may be started over HTTP."""
+        return self.trigger is not None and self._settings is not None and bool(self._settings.trigger_token)
+
+    @asynccontextmanager
+    async def lifespan(self, _app: Any) -> AsyncIterator[None]:
+        """Follow the source as long as the app lives."""
+        await self.reader()
+        try:
+            yield
+        finally:
+            await self.close()
+
+    async def reader(self) -> AsyncSnapshotReader:
+        """The reader, started in this event loop."""
+        if self._reader is None:
+            self._reader = AsyncSnapshotReader.from_settings(self.settings, on_look=self._renew)
+        if self._loop is not asyncio.get_running_loop():
+            self._loop = asyncio.get_running_loop()
+            self.hub.open()
+        await self._reader.start()
+        return self._reader
+
+    async def current(self) -> Pages:
+        """The answers of the version that is held.
+
+        Raises:
+            SnapshotMissing: There is no version.
+        """
+        reader = await self.reader()
+        if self.pages is None:
+            reader.core.current()  # says why
+            raise SnapshotMissing("the first snapshot has come this moment; ask again")
+        return self.pages
+
+    async def close(self) -> None:
+        """End the streams, and close the connections."""
+        self.hub.close()
+        self._loop = None
+        if self._reader is not None:
+            await self._reader.close()
+
+    def fresh(self) -> Headers:
+        """The headers that change within a version, for an answer that is about to go out; counts it as a read."""
+        assert self._reader is not None  # noqa: S101 - answers are made from what it holds
+        core = self._reader.core
+        held = core.current()
+        age_s = held.age_s()
+        self.reads[held.origin] += 1
+        return [
+            (b"age", b"%d" % age_s),
+            (b"x-snapshot-origin", _ORIGIN[held.origin]),
+            (b"x-snapshot-stale", b"true" if age_s > core.stale_after_s else b"false"),
+        ]
+
+    async def _renew(self) -> None:
+        """After each look: prepare the answers of a new version, then tell who listens."""
+        assert self._reader is not None  # noqa: S101 - it is the reader that calls
+        core = self._reader.core
+        held = core.held
+        if held is not None and not _shows(self.pages, held):
+            self.pages = await asyncio.to_thread(Pages, held, self.fresh)
+            self.hub.publish(held.version, held.generated_at)
+        self.hub.cache_is(up=core.cache_up)
+
+
+def _shows(pages: Pages | None, held: Held) -> bool:
+    etags = {kind: stored.etag for kind, stored in held.payloads.items()}
+    return pages is not None and (pages.version, pages.etags) == (held.version, etags)

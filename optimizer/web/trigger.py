@@ -1,0 +1,130 @@
+"""Runs on demand: `POST /runs` and `GET /runs/{id}`, only where a token is configured and somebody can send a run.
+
+This package knows no Celery: whoever does hands in a `Trigger` (`tasks.sender` has one).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from http import HTTPStatus
+from typing import Annotated, Any, Final, Literal, Protocol
+
+import msgspec
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+
+from optimizer.records import Report
+from optimizer.web.describe import RUN_STATE_EXAMPLE, answers
+
+__all__ = ["Failure", "RunState", "Trigger", "add_trigger_routes"]
+
+MAX_BODY_BYTES: Final = 1_024
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a run failed: the error's name, and what it says."""
+
+    error: str
+    details: str
+
+
+class RunState(msgspec.Struct, frozen=True):
+    """What has become of a run that was sent; one that nobody knows is `pending`. `percent` is of the bytes read."""
+
+    id: str
+    state: Literal["pending", "running", "done", "failed"]
+    percent: float | None = None
+    report: Report | None = None
+    error: Failure | None = None
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A run is on its way."""
+
+    id: str
+
+
+class _Order(msgspec.Struct, frozen=True):
+    force: bool = False
+
+
+class Trigger(Protocol):
+    """Sends runs to the fleet. Both may block, and raise `CacheUnavailable` where the broker is away."""
+
+    def send(self, *, force: bool) -> str:
+        """Send a run; return its id."""
+
+    def state(self, run_id: str) -> RunState:
+        """What has become of it."""
+
+
+_ORDER: Final = msgspec.json.Decoder(_Order)
+_bearer: Final = HTTPBearer(auto_error=False, description="The value of ROLLING_TRIGGER_TOKEN.")
+
+
+def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str) -> None:
+    """Add both routes to a router."""
+
+    def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
+        # Compared in constant time: how long it takes tells nothing about how much of it is right.
+        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
+            raise HTTPException(
+                HTTPStatus.UNAUTHORIZED,
+                "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+    @router.post(
+        "/runs",
+        status_code=HTTPStatus.ACCEPTED,
+        dependencies=[Depends(check_token)],
+        responses=answers(Sent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 413, 503, status=202),
+        openapi_extra={"requestBody": _ORDER_DESCRIPTION},
+        summary="Send one run to the fleet",
+    )
+    async def send_run(request: Request) -> Response:
+        """One run at a time: where another is on, the report of this one says `skipped`."""
+        order = await _read_order(request)
+        run_id = await asyncio.to_thread(trigger.send, force=order.force)
+        return _json(Sent(run_id), HTTPStatus.ACCEPTED)
+
+    @router.get(
+        "/runs/{id}",
+        dependencies=[Depends(check_token)],
+        responses=answers(RunState, RUN_STATE_EXAMPLE, 401, 422, 503),
+        summary="What has become of a run that was sent",
+    )
+    async def run_state(run_id: Annotated[str, Path(alias="id", pattern="^[0-9a-f-]{36}$")]) -> Response:
+        """Results are kept for a quarter of an hour; a run that nobody knows is `pending`."""
+        return _json(await asyncio.to_thread(trigger.state, run_id), HTTPStatus.OK)
+
+
+async def _read_order(request: Request) -> _Order:
+    """The body, read by hand: only after the token was right, and only so much of it."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is over {MAX_BODY_BYTES} bytes")
+    try:
+        return _ORDER.decode(body or b"{}")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f'the body is not {{"force": true or false}}: {error}') from None
+
+
+def _json(value: msgspec.Struct, status: int) -> Response:
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+_ORDER_DESCRIPTION: Final[dict[str, Any]] = {
+    "required": False,
+    "content": {
+        "application/json": {
+            "schema": {"type": "object", "properties": {"force": {"type": "boolean", "default": False}}},
+            "example": {"force": True},
+        }
+    },
+}
