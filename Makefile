@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run up test check format lock install clean
+.PHONY: run up test check format screenshots lock install clean
 
 run: install ## the whole line once, with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
@@ -29,6 +29,9 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web,dev]'
 	@touch $@
+
+screenshots: install ## the pictures of the dashboard in docs/, from a Chromium of the distribution
+	$(BIN)/python -m tests.screenshots
 
 lock: install ## constraints.txt anew, from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, sync_playwright
 
 from optimizer.settings import Settings
 from tasks.devredis import free_port
@@ -72,7 +72,7 @@ class Watched:
         self.dialogs: list[str] = []
         self.page.on("console", self._listen)
         self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
-        self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
+        self.page.on("dialog", self._dismiss)
         self.page.add_init_script(
             "document.addEventListener('securitypolicyviolation',"
             " (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`))"
@@ -86,6 +86,10 @@ class Watched:
     def close(self) -> None:
         """Close the page with its context."""
         self._context.close()
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
 
     def _listen(self, message: ConsoleMessage) -> None:
         # The browser notes every answer of 4xx and 5xx, and every connection refused, as an error by itself.

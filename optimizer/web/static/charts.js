@@ -124,16 +124,18 @@ export class Chart {
 }
 
 // The worse an outcome, the taller its block, so that colour is not all that tells them apart.
+const BLOCKS_AT_LEAST = 60;
 const BLOCK_HEIGHTS = { unchanged: 9, skipped: 13, success: 17, failed: 24 };
 
 /** The outcomes of runs as a strip of blocks, the oldest left. */
 export function drawStrip(box, reports, summary) {
-  const width = 10 * reports.length;
-  const drawing = svg("svg", { viewBox: `0 0 ${Math.max(width, 10)} 24`, preserveAspectRatio: "none", role: "img" },
+  // A few runs stand at the right end, where the newest is, and are not drawn wide.
+  const slots = Math.max(BLOCKS_AT_LEAST, reports.length);
+  const drawing = svg("svg", { viewBox: `0 0 ${10 * slots} 24`, preserveAspectRatio: "none", role: "img" },
     svg("title", {}, summary));
   reports.forEach((report, index) => {
     const height = BLOCK_HEIGHTS[report.status];
-    drawing.append(svg("rect", { class: "block", "data-kind": report.status, x: 10 * index + 1, y: 24 - height, width: 8, height },
+    drawing.append(svg("rect", { class: "block", "data-kind": report.status, x: 10 * (slots - reports.length + index) + 1, y: 24 - height, width: 8, height },
       svg("title", {}, `${format.time(report.timestamp)}: ${report.status}${report.error ? `, ${report.error}` : ""}`)));
   });
   box.replaceChildren(drawing);

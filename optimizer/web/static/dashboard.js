@@ -3,7 +3,7 @@
 // The stream of versions says when to ask for data. /status is asked every few seconds all the same: it knows the age of
 // data that do not change, and notices a version that a broken stream did not tell.
 
-import { get, getVersioned, Live } from "./api.js";
+import { get, getVersioned, Live, Problem } from "./api.js";
 import { botColumns, holdingColumns, predictionColumns, tone } from "./columns.js";
 import { byId, element, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
@@ -50,11 +50,14 @@ function once(ask) {
     again = running;
     if (running) return;
     running = true;
-    do {
-      again = false;
-      await ask();
-    } while (again);
-    running = false;
+    try {
+      do {
+        again = false;
+        await ask();
+      } while (again);
+    } finally {
+      running = false;
+    }
   };
 }
 
@@ -69,6 +72,7 @@ const refreshStatus = once(async () => {
     noticeVersion(status.version);
     if (changed || Date.now() - lastRunsAt > 1000 * Math.max(5, status.interval_s / 2)) refreshRuns();
   } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
     state.problem = problem;
     // With no snapshot at all, the problem may still say whether runs can be started.
     if (problem.status === 503) {
@@ -92,6 +96,7 @@ const refreshData = once(async () => {
     setAttribute(document.body, "data-state", "ready");
     announce(`Version of ${format.time(page.timestamp)}: ${format.count(whole.predictions.length)} predictions.`);
   } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
     state.problem = problem;
     if (problem.status === 503 && state.version === null) setAttribute(document.body, "data-state", "empty");
   }
@@ -106,8 +111,9 @@ const refreshRuns = once(async () => {
     // The reports live in Redis alone: while that is away there are none, and those already shown stay.
     if (reports.length || state.status?.cache_up !== false) runs.update(reports);
     showNotices();
-  } catch {
+  } catch (problem) {
     // The next round asks again, and the notice of /status says what is wrong.
+    if (!(problem instanceof Problem)) throw problem;
   }
 });
 
@@ -134,7 +140,7 @@ function showPage({ summary, bots: botsByName, holdings: held }) {
   setText(byId("tile-pnl"), format.gain(summary.pnl_today));
   setAttribute(byId("tile-pnl"), "data-sign", summary.pnl_today > 0 ? "up" : summary.pnl_today < 0 ? "down" : "flat");
   const opened = summary.total_equity - summary.pnl_today;
-  setText(byId("tile-pnl-note"), opened > 0 ? `${format.percentChange(summary.pnl_today / opened)} since the day began` : "");
+  setText(byId("tile-pnl-note"), opened > 0 ? `${format.percentChange(summary.pnl_today / opened)} on the day` : "");
   setText(byId("tile-bots"), format.count(summary.active_bots));
   setText(byId("tile-bots-note"), `of ${format.count(all.length)}`);
   setText(byId("tile-positions"), format.count(summary.open_positions));

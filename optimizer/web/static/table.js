@@ -1,8 +1,8 @@
 // A table whose columns sort and whose rows are kept: an update changes the text of cells and moves rows, so that scroll
 // position, selection and focus stay where they are.
 //
-// A column is {id, label, numeric, value(row), show(cell, row)}: `value` is what is sorted by, `show` writes the cell
-// (by default the value as text). `key(row)` names a row over updates.
+// A column is {id, label, numeric, value(row), show(cell, row)}: `value` is what is sorted by, `show` writes the cell.
+// `key(row)` names a row over updates.
 
 import { element, setAttribute, setText } from "./dom.js";
 
@@ -14,6 +14,8 @@ const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "bas
 export class DataTable {
   #rows = [];
   #shown = new Map();
+  // The row that each line shows: sorting and searching write nothing anew.
+  #written = new WeakMap();
   #keeps = () => true;
   #limit = ROWS_AT_FIRST;
   #heads = new Map();
@@ -95,11 +97,10 @@ export class DataTable {
     let next = this.body.firstChild;
     for (const [key, row] of wanted) {
       const line = this.#shown.get(key) ?? this.#line(key);
-      this.columns.forEach((column, index) => {
-        const cell = line.children[index];
-        if (column.show) column.show(cell, row);
-        else setText(cell, String(column.value(row)));
-      });
+      if (this.#written.get(line) !== row) {
+        this.columns.forEach((column, index) => column.show(line.children[index], row));
+        this.#written.set(line, row);
+      }
       if (line === next) next = next.nextSibling;
       else this.body.insertBefore(line, next);
     }

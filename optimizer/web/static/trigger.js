@@ -1,7 +1,7 @@
 // "Run now": asks for the token, starts a run, follows it to its end. The token lives in this tab's session storage and
 // goes nowhere but into the Authorization header of these two requests.
 
-import { get, post } from "./api.js";
+import { get, post, Problem } from "./api.js";
 import { byId, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
 
@@ -55,6 +55,7 @@ export class Trigger {
       this.dialog.close();
       this.#follow(id, token);
     } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
       if (problem.status === 401) sessionStorage.removeItem(TOKEN);
       setText(byId("run-error"), problem.status === 401 ? "This token is not the right one." : problem.message);
       byId("run-token").select();
@@ -75,6 +76,7 @@ export class Trigger {
         const run = await get(`runs/${encodeURIComponent(id)}`, token);
         if (this.#followed === id) this.#step(run, performance.now() - started);
       } catch (problem) {
+        if (!(problem instanceof Problem)) throw problem;
         if (this.#followed !== id) return;
         if (problem.status === 401 || problem.status === 404) this.#end("failed", "The run can no longer be followed", problem.message);
         else setText(byId("run-hint"), `${problem.message}; trying again`);
