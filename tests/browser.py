@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
 from optimizer.settings import Settings
 from tasks.devredis import free_port
@@ -31,6 +31,10 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+# A machine that is busy with another test must not fail this one.
+expect.set_options(timeout=20_000)
 
 
 class BrowserMissing(Exception):

@@ -25,7 +25,14 @@ const trigger = new Trigger(() => {
   refreshStatus();
   refreshRuns();
 });
-const live = new Live({ onVersion: noticeVersion, onCache: () => refreshStatus(), onState: showConnection });
+const live = new Live({
+  onVersion: (version) => {
+    noticeVersion(version);
+    refreshStatus(); // a new version is a new age
+  },
+  onCache: () => refreshStatus(),
+  onState: showConnection,
+});
 
 const predictions = new DataTable(byId("predictions"), {
   columns: predictionColumns, key: (record) => record.symbol, sort: { column: "confidence", descending: true },
@@ -93,12 +100,12 @@ const refreshData = once(async () => {
     state.records = whole.predictions;
     showPage(page);
     showPredictions();
-    setAttribute(document.body, "data-state", "ready");
     announce(`Version of ${format.time(page.timestamp)}: ${format.count(whole.predictions.length)} predictions.`);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     state.problem = problem;
-    if (problem.status === 503 && state.version === null) setAttribute(document.body, "data-state", "empty");
+  } finally {
+    asking = null;
   }
   showNotices();
 });
@@ -117,8 +124,12 @@ const refreshRuns = once(async () => {
   }
 });
 
+// The stream and /status tell of the same version: it is asked for once.
+let asking = null;
 function noticeVersion(version) {
-  if (version !== state.version) refreshData();
+  if (version === state.version || version === asking) return;
+  asking = version;
+  refreshData();
 }
 
 // Showing --------------------------------------------------------------------------------------------------------------

@@ -69,6 +69,8 @@ export class Trigger {
     byId("run-open").disabled = true;
     byId("run-progress").hidden = false;
     this.#show("pending", "Sent; waiting for a worker", "", null);
+    // The button that had the focus is disabled now.
+    byId("run-progress").focus();
     const started = performance.now();
     while (this.#followed === id) {
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
