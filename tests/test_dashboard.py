@@ -148,6 +148,8 @@ def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
     scroller = page.locator("#predictions-scroller")
     scroller.evaluate("(box) => { box.scrollTop = 1500; }")
     page.get_by_role("searchbox").focus()
+    row = rows(page).filter(has_text="S200").element_handle()
+    page.route("**/status", lambda _: None)  # never answered: only the stream can tell of the version
 
     publish(settings, many_records(299, price=700.0))
 
@@ -157,9 +159,27 @@ def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
     assert prices == sorted(prices, reverse=True)
     assert scroller.evaluate("(box) => box.scrollTop") == 1500
     assert page.evaluate("document.activeElement.id") == "search"
+    assert row.evaluate("(line) => line.isConnected")  # so that what was selected in it still is
     assert page.evaluate("window.loadedOnce") is True
     expect(page.get_by_role("searchbox")).to_have_value("bullish")
     expect(page.locator("#predictions-count")).to_have_text("199 of 299")
+
+
+def test_without_the_stream_the_page_is_slower_but_right(
+    settings: Settings, web: Web, watch: Callable[..., Watched]
+) -> None:
+    """A proxy that lets no stream through costs some seconds, and is told."""
+    publish(settings, many_records(3))
+    watched = watch(web.url)
+    watched.page.route("**/events", lambda route: route.abort())
+    page = watched.open()
+    expect(rows(page)).to_have_count(3)
+    expect(page.locator("#connection-text")).to_have_text("Reconnecting")
+
+    publish(settings, many_records(4))
+
+    expect(rows(page)).to_have_count(4)
+    expect(page.locator("#notices")).to_be_empty()
 
 
 def test_every_column_sorts_both_ways_and_says_so(settings: Settings, open_page: Open) -> None:

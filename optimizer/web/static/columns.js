@@ -121,13 +121,14 @@ function time(cell, timestamp) {
 
 // What each cell showed last, to tint it for a moment when that rises or falls.
 const before = new WeakMap();
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 function moving(cell, value, show) {
   const last = before.get(cell);
   before.set(cell, value);
   setText(cell, show(value));
-  if (last === undefined || last === value) return;
-  cell.classList.remove("rose", "fell");
-  void cell.offsetWidth; // the same tint twice in a row starts anew
-  cell.classList.add(value > last ? "rose" : "fell");
+  if (last === undefined || last === value || calm.matches) return;
+  const tint = value > last ? "up" : "down";
+  cell.animate({ backgroundColor: [`var(--${tint}-soft)`, "transparent"], color: [`var(--${tint})`, "var(--text)"] },
+    { duration: 1600, easing: "ease-out" });
 }
