@@ -4,8 +4,8 @@
         page = await reader.predictions()
 
 A task of the event loop keeps the held version fresh: it listens to the channel `published`, reads the pointer once a
-second besides (a message may be lost), and leaves inflating and files to a thread. `core` is what is held, for those
-who cannot afford an `await` a request, and `on_look` is awaited after each look.
+second besides (a message may be lost), and leaves inflating and files to a thread. `follower` has what is held, for
+those who cannot afford an `await` a request, and `on_look` is awaited after each look.
 
 Errors: `SnapshotMissing` where there is no snapshot; nothing else.
 """
@@ -16,19 +16,21 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from optimizer.answers import Answer, Snapshot, State
-from optimizer.connection import READER_TIMEOUT_S, connect_async, redis_answers
+from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect_async, redis_answers
 from optimizer.errors import CacheUnavailable
-from optimizer.held import Calls, Core, Plan
+from optimizer.follow import Calls, Follower, Plan
+from optimizer.lookups import Lookups
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
 
 __all__ = ["AsyncSnapshotReader"]
+
+CANCEL_AGAIN_S: Final = 0.05
 
 T = TypeVar("T")
 
@@ -55,7 +57,8 @@ class AsyncSnapshotReader:
         interval_s: float = 30.0,
         on_look: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.core = Core(redis_url, source, output_dir, interval_s)
+        self.follower = Follower(redis_url, source, output_dir, interval_s)
+        self._lookups = Lookups(self.follower)
         self._url = redis_url
         self._on_look = on_look
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -91,11 +94,11 @@ class AsyncSnapshotReader:
     async def close(self) -> None:
         """End the task and close the connections."""
         if self._is_here():
-            self._refresher.cancel()
-            self._first.cancel()
             for task in (self._refresher, self._first):
-                with suppress(asyncio.CancelledError):
-                    await task
+                # redis-py takes a cancellation that comes while it connects for its own: then it is said once more.
+                while not task.done():
+                    task.cancel()
+                    await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
             await self._client.aclose()
         self._loop = None
 
@@ -122,19 +125,22 @@ class AsyncSnapshotReader:
 
     async def symbol(self, symbol: str) -> Answer[Record | None]:
         """The record of one symbol of the index; `None` in it where there is no such symbol."""
-        return await self._do((await self.start()).symbol(symbol))
+        await self.start()
+        return await self._do(self._lookups.symbol(symbol))
 
     async def top(self, n: int, offset: int = 0) -> Answer[list[Record]]:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
-        return await self._do((await self.start()).top(n, offset))
+        await self.start()
+        return await self._do(self._lookups.top(n, offset))
 
     async def runs(self, count: int = 10) -> list[Report]:
         """The newest reports, newest first; none where Redis is away: the files keep no history."""
-        return await self._do((await self.start()).runs(count))
+        await self.start()
+        return await self._do(self._lookups.runs(count))
 
     # ---- the refresher
 
-    async def start(self) -> Core:
+    async def start(self) -> Follower:
         """Begin to follow the source in this event loop, if nobody has yet; return once the first look is done."""
         if not self._is_here():
             # Another loop, or the other side of a fork: connections and tasks of before are of no use here.
@@ -145,14 +151,14 @@ class AsyncSnapshotReader:
             self._refresher = self._loop.create_task(self._follow())
         if not self._first.done():
             await asyncio.shield(self._first)
-        return self.core
+        return self.follower
 
     def _is_here(self) -> bool:
         return self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
 
     async def _look(self) -> None:
         async with self._lock:
-            await self._do(self.core.look())
+            await self._do(self.follower.look())
         if self._on_look is not None:
             await self._on_look()
 
@@ -165,24 +171,24 @@ class AsyncSnapshotReader:
                     await self._follow_channel()
             except CacheUnavailable as error:
                 # An ACL may forbid the channel alone: then the pointer is read once a second, which is slower by that.
-                _log.warning("not following the channel of new versions: %s", error)
-            await asyncio.sleep(self.core.delay_s())
+                _log.debug("not following the channel of new versions: %s", error)
+            await asyncio.sleep(self.follower.delay_s())
             await self._look()
 
     async def _follow_channel(self) -> None:
         """Look at each message, and once a second without one; return when Redis is away."""
         async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
-            await channel.subscribe(self.core.keys.published)
-            while self.core.cache_up:
+            await channel.subscribe(self.follower.keys.published)
+            while self.follower.cache_up:
                 await self._look()  # after subscribing: what was published before is not missed
-                await channel.get_message(timeout=self.core.delay_s())
+                await channel.get_message(timeout=self.follower.delay_s())
 
     # ---- plans
 
     async def _do(self, plan: Plan[T]) -> T:
         """Do what a plan asks for, step by step, and return what it comes to."""
         answer: Any = None
-        failure: CacheUnavailable | None = None
+        failure: Exception | None = None
         while True:
             try:
                 step = plan.send(answer) if failure is None else plan.throw(failure)
@@ -192,7 +198,7 @@ class AsyncSnapshotReader:
             answer, failure = None, None
             try:
                 answer = await self._ask(step) if isinstance(step, list) else await asyncio.to_thread(step)
-            except CacheUnavailable as error:
+            except (CacheUnavailable, *UNREADABLE) as error:
                 failure = error
 
     async def _ask(self, calls: Calls) -> list[Any]:

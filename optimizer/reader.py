@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from optimizer.answers import Answer, Snapshot, State
-from optimizer.connection import READER_TIMEOUT_S, connect, redis_answers
+from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect, redis_answers
 from optimizer.errors import CacheUnavailable
-from optimizer.held import Calls, Core, Plan
+from optimizer.follow import Calls, Follower, Plan
+from optimizer.lookups import Lookups
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
 
@@ -45,7 +46,8 @@ class SnapshotReader:
 
     def __init__(self, redis_url: str, source: str, output_dir: Path | None, *, interval_s: float = 30.0) -> None:
         self._url = redis_url
-        self._core = Core(redis_url, source, output_dir, interval_s)
+        self._follower = Follower(redis_url, source, output_dir, interval_s)
+        self._lookups = Lookups(self._follower)
         self._begin_anew()
         _readers.add(self)
 
@@ -90,15 +92,18 @@ class SnapshotReader:
 
     def symbol(self, symbol: str) -> Answer[Record | None]:
         """The record of one symbol of the index; `None` in it where there is no such symbol."""
-        return self._do(self._started().symbol(symbol))
+        self._started()
+        return self._do(self._lookups.symbol(symbol))
 
     def top(self, n: int, offset: int = 0) -> Answer[list[Record]]:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
-        return self._do(self._started().top(n, offset))
+        self._started()
+        return self._do(self._lookups.top(n, offset))
 
     def runs(self, count: int = 10) -> list[Report]:
         """The newest reports, newest first; none where Redis is away: the files keep no history."""
-        return self._do(self._core.runs(count))
+        self._started()
+        return self._do(self._lookups.runs(count))
 
     # ---- the refresher
 
@@ -109,30 +114,30 @@ class SnapshotReader:
         self._refresher: threading.Thread | None = None
         self._client = connect(self._url, timeout_s=READER_TIMEOUT_S)
 
-    def _started(self) -> Core:
+    def _started(self) -> Follower:
         if self._refresher is None:
             with self._lock:
                 if self._refresher is None:
-                    self._do(self._core.look())
+                    self._do(self._follower.look())
                     arguments = (weakref.ref(self), self._closed)
                     refresher = threading.Thread(target=_refresh, args=arguments, name="rolling-reader", daemon=True)
                     refresher.start()
                     self._refresher = refresher
-        return self._core
+        return self._follower
 
     def _look(self) -> None:
         with self._lock:
-            self._do(self._core.look())
+            self._do(self._follower.look())
 
     def _wait(self) -> float:
-        return self._core.delay_s()
+        return self._follower.delay_s()
 
     # ---- plans
 
     def _do(self, plan: Plan[T]) -> T:
         """Do what a plan asks for, step by step, and return what it comes to."""
         answer: Any = None
-        failure: CacheUnavailable | None = None
+        failure: Exception | None = None
         while True:
             try:
                 step = plan.send(answer) if failure is None else plan.throw(failure)
@@ -142,7 +147,7 @@ class SnapshotReader:
             answer, failure = None, None
             try:
                 answer = self._ask(step) if isinstance(step, list) else step()
-            except CacheUnavailable as error:
+            except (CacheUnavailable, *UNREADABLE) as error:
                 failure = error
 
     def _ask(self, calls: Calls) -> list[Any]:

@@ -255,6 +255,7 @@ def _first_report(stack: Stack, reader: SnapshotReader) -> Report:
 
 
 def _show_top(reader: SnapshotReader) -> None:
+    reader.refresh()
     best = reader.top(5)
     _say(f"the top five as a router reads them, version {best.version} from {best.origin}:")
     for record in best.value:

@@ -18,18 +18,18 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import optimizer.reader
+import optimizer.held
 from optimizer import Answer, Record, Settings, Snapshot, SnapshotMissing, SnapshotReader, optimize
+from optimizer.answers import Origin
 from optimizer.cache import Cache
 from optimizer.keys import Keys
-from optimizer.reader import Origin
 from optimizer.records import BotSummary, Holding, Report
 from optimizer.select import rank
 from optimizer.snapshots import FILE_NAMES, encode_set, output_lock, write_set
-from tasks.devredis import free_port
+from tests.readers import KINDS, Open
 from tests.rolling import a_record, write_json
 from tests.servers import RedisServer, wait_until
-from tests.traces import NEW, run_old, version_of
+from tests.traces import NEW, OLD, run_old, version_of
 
 READS: dict[str, Callable[[SnapshotReader], Any]] = {
     "predictions": lambda reader: reader.predictions(),
@@ -42,28 +42,11 @@ READS: dict[str, Callable[[SnapshotReader], Any]] = {
 every_read = pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
 
 
-class Open:
-    """Opens readers, and closes them when the test ends."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-
-    def __call__(self, settings: Settings, origin: Origin | None = None) -> SnapshotReader:
-        """A reader of both; or of Redis without files, or of files where no Redis is."""
-        reader = SnapshotReader(
-            f"redis://127.0.0.1:{free_port()}/0" if origin == "files" else settings.redis_url,
-            settings.source,
-            None if origin == "redis" else settings.output_dir,
-        )
-        self._stack.enter_context(closing(reader))
-        return reader
-
-
-@pytest.fixture
-def open_reader() -> Iterator[Open]:
-    """Opens readers for the length of a test."""
+@pytest.fixture(params=KINDS)
+def open_reader(request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Opens readers of one kind or the other for the length of a test."""
     with ExitStack() as stack:
-        yield Open(stack)
+        yield Open(stack, request.param)
 
 
 @pytest.fixture
@@ -118,15 +101,16 @@ def test_a_snapshot_is_decoded_once_a_version(settings: Settings, open_reader: O
     first = reader.predictions()
 
     assert reader.bots().version == first.version
-    assert reader.predictions() is first
+    assert reader.predictions().value is first.value
 
     optimize(settings, force=True)
+    reader.refresh()
     assert reader.predictions().version > first.version
 
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
-def test_a_new_version_is_seen_at_once(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """The first read after a publish shows it, whatever is read."""
+def test_a_new_version_is_seen_by_itself(settings: Settings, open_reader: Open, origin: Origin) -> None:
+    """Soon after a publish every read shows it, and nobody has asked."""
     run_old(settings)
     reader = open_reader(settings, origin)
     for read in READS.values():
@@ -135,6 +119,7 @@ def test_a_new_version_is_seen_at_once(settings: Settings, open_reader: Open, or
 
     version = version_of(optimize(settings))
 
+    wait_until(lambda: reader.predictions().version == version, limit_s=5, what="the new version")
     assert {read(reader).version for read in READS.values()} == {version}
     assert [record.symbol for record in reader.top(5).value] == ["NVDA", "MSFT"]
     assert reader.symbol("AAPL").value is None
@@ -188,6 +173,7 @@ def test_any_text_is_a_symbol(settings: Settings, open_reader: Open, origin: Ori
     assert [record.symbol for record in reader.top(99).value] == sorted(ODD_SYMBOLS)
 
 
+ORIGINS: tuple[Origin, ...] = ("redis", "files")
 CONFIDENCES = st.one_of(st.sampled_from([0.0, -0.0, 5e-324, 0.25, 1 / 3, 0.5, 1.0]), st.floats(0, 1))
 INDEXES = st.dictionaries(st.text(max_size=3), CONFIDENCES, min_size=1, max_size=12).map(
     lambda found: sorted((Record(symbol, 1.0, confidence, 1.0) for symbol, confidence in found.items()), key=rank)
@@ -209,10 +195,7 @@ def test_top_is_a_slice_of_what_is_sorted(
     publish_index(settings, index)
 
     with ExitStack() as stack:
-        readers: list[tuple[SnapshotReader, Origin]] = [
-            (Open(stack)(settings, "redis"), "redis"),
-            (Open(stack)(settings, "files"), "files"),
-        ]
+        readers = [(Open(stack, kind)(settings, origin), origin) for kind in KINDS for origin in ORIGINS]
         for reader, origin in readers:
             for n, offset in windows:
                 answer = reader.top(n, offset)
@@ -270,17 +253,16 @@ def test_files_answer_while_redis_is_down(
     own_settings: Settings,
     own_redis: RedisServer,
     open_reader: Open,
-    monkeypatch: pytest.MonkeyPatch,
     read: Callable[[SnapshotReader], Any],
 ) -> None:
-    """At the first read after it went; and soon after it is back, Redis answers again."""
-    monkeypatch.setattr(optimizer.reader, "RETRY_AFTER_S", 0.05)
+    """No read ever fails; soon after Redis went the files answer, and soon after it is back it does again."""
     run_old(own_settings)
     reader = open_reader(own_settings)
     before = read(reader)
     assert before.origin == "redis"
 
     own_redis.kill()
+    wait_until(lambda: read(reader).origin == "files", limit_s=5, what="the files' answer")
     during = read(reader)
     assert (during.origin, during.version) == ("files", before.version)
     assert getattr(during, "value", None) == getattr(before, "value", None)
@@ -290,47 +272,51 @@ def test_files_answer_while_redis_is_down(
 
 
 def test_files_answer_while_redis_is_empty(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
-    """An empty Redis is no failure: it is asked each time, and answers as soon as it holds something."""
+    """An empty Redis is no failure: it is asked all the while, and answers as soon as it holds something."""
     run_old(own_settings)
-    reader = open_reader(own_settings)
     own_redis.kill(lose_data=True)
     own_redis.start()
+    reader = open_reader(own_settings)
 
     assert {read(reader).origin for read in READS.values()} == {"files"}
 
     assert optimize(own_settings).cache == "republished"
+    reader.refresh()
     assert {read(reader).origin for read in READS.values()} == {"redis"}
 
 
 @every_read
-def test_a_redis_that_hangs_costs_a_page_a_moment_once(
+def test_a_redis_that_hangs_costs_a_page_next_to_nothing(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open, read: Callable[[SnapshotReader], Any]
 ) -> None:
-    """The first read waits for two short timeouts, the next ones not at all; an open connection makes no difference."""
+    """What is held is answered at once; only what has to be looked up, and the first read, wait for short timeouts."""
     run_old(own_settings)
     readers = [open_reader(own_settings), open_reader(own_settings)]
     assert read(readers[0]).origin == "redis"
     own_redis.pause()
 
-    def seconds(reader: SnapshotReader) -> float:
+    def seconds(read: Callable[[SnapshotReader], Any], reader: SnapshotReader) -> float:
         started = time.monotonic()
-        assert read(reader).origin == "files"
+        read(reader)
         return time.monotonic() - started
 
-    took_s = [(seconds(reader), seconds(reader)) for reader in readers]
+    assert seconds(read, readers[0]) < 0.25
+    assert seconds(lambda reader: reader.symbol("MISSING"), readers[0]) < 1.5
+    assert seconds(read, readers[1]) < 1.5
+    assert read(readers[1]).origin == "files"
+    wait_until(lambda: read(readers[0]).origin == "files", limit_s=5, what="the files' answer")
+    assert seconds(lambda reader: reader.symbol("MISSING"), readers[0]) < 0.25
 
     own_redis.resume()
-    assert all(first < 1.5 and second < 0.25 for first, second in took_s), took_s
     wait_until(lambda: read(readers[0]).origin == "redis", limit_s=5, what="Redis's answer")
 
 
 def test_age_is_told_from_files_too(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
     """An old snapshot with its age beats none."""
     run_old(own_settings)
-    reader = open_reader(own_settings)
     own_redis.kill()
 
-    state = reader.manifest()
+    state = open_reader(own_settings).manifest()
 
     assert state.origin == "files"
     assert 0 <= state.age_s < 60
@@ -374,14 +360,15 @@ def test_files_answer_where_a_lookup_is_gone(
     settings: Settings, redis_server: RedisServer, open_reader: Open, kind: str
 ) -> None:
     """A ranking that was evicted is no empty ranking, nor are all symbols unknown."""
-    version = version_of(run_old(settings))
+    write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
+    version = version_of(optimize(settings))
     with redis_server.client as client:
         client.delete(Keys(settings.source).payload(version, kind))
 
     top = open_reader(settings).top(5)
-    assert (top.origin, [record.symbol for record in top.value]) == ("files", ["MSFT", "AAPL"])
+    assert (top.origin, [record.symbol for record in top.value]) == ("files", ["MSFT", "AAPL", "LOW"])
     assert open_reader(settings).top(5, offset=99).value == []
-    found = open_reader(settings).symbol("AAPL")
+    found = open_reader(settings).symbol("LOW")
     assert found.value is not None
     assert found.origin == ("files" if kind == "symbols" else "redis")
 
@@ -427,29 +414,18 @@ def test_files_answer_where_keys_have_another_type(
         assert answer.origin == "files"
 
 
-@every_read
-def test_a_version_that_expired_between_two_reads_is_read_anew(
-    settings: Settings,
-    redis_server: RedisServer,
-    open_reader: Open,
-    monkeypatch: pytest.MonkeyPatch,
-    read: Callable[[SnapshotReader], Any],
-) -> None:
-    """A reader that slept after it had read the pointer finds the next version, and does not need the files."""
-    old = version_of(run_old(settings))
+def test_a_version_that_expired_is_read_anew(settings: Settings, redis_server: RedisServer, open_reader: Open) -> None:
+    """A reader that is behind finds the next version in Redis, and does not need the files."""
+    write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
+    old = version_of(optimize(settings))
     reader = open_reader(settings, "redis")
-    pointer = reader._pointer
-    stale = [pointer()]
+    assert reader.predictions().version == old
     new = version_of(optimize(settings, force=True))
     with redis_server.client as client:
         assert client.delete(*cast("list[bytes]", client.keys(f"*:{old}:*"))) == 5
-    monkeypatch.setattr(reader, "_pointer", lambda: stale.pop() if stale else pointer())
 
-    answer = read(reader)
-
-    if not hasattr(answer, "age_s"):  # the state is all in the pointer
+    for answer in (reader.symbol("LOW"), reader.symbol("MISSING"), reader.top(5)):
         assert (answer.version, answer.origin) == (new, "redis")
-    assert stale == []
 
 
 # ---- runs
@@ -526,6 +502,7 @@ def test_readers_see_whole_versions_in_order_while_they_are_published(
     def read_on(first: int) -> list[Seen]:
         found: list[Seen] = []
         while not ended.is_set():
+            reader.refresh()
             found += [read(reader) for read in (*GENERATION_READS[first:], *GENERATION_READS[:first])]
         return found
 
@@ -550,7 +527,14 @@ def test_readers_see_whole_versions_in_order_while_they_are_published(
 
 def test_an_answer_is_of_one_version() -> None:
     """The check above can fail: a mixture is seen as one."""
-    mixed = Answer(7, "7", "redis", [Record("A", 1.0, 0.5, 1.0), Record("B", 1.0, 0.5, 2.0)])
+    mixed = Answer(
+        version=7,
+        etag="7",
+        value=[Record("A", 1.0, 0.5, 1.0), Record("B", 1.0, 0.5, 2.0)],
+        origin="redis",
+        age_s=0.0,
+        stale=False,
+    )
 
     assert seen(mixed, lambda value: [record.last_price for record in value]) == Seen(7, frozenset({1.0, 2.0}))
 
@@ -574,7 +558,7 @@ def test_files_that_cannot_be_decoded_are_a_missing_snapshot(
     """The reader raises `SnapshotMissing` and nothing else."""
     write_json(settings_without_redis.input, {"AAPL": a_record()})
     optimize(settings_without_redis, use_cache=False)
-    monkeypatch.setitem(optimizer.reader._DECODERS, "portfolio", msgspec.json.Decoder(int).decode)
+    monkeypatch.setitem(optimizer.held._DECODERS, "portfolio", msgspec.json.Decoder(int).decode)
     reader = SnapshotReader("redis://127.0.0.1:1/0", "rolling_brain", settings_without_redis.output_dir)
     with closing(reader), pytest.raises(SnapshotMissing, match="cannot be read"):
         reader.portfolio()

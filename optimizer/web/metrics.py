@@ -12,7 +12,7 @@ from typing import Final
 
 from optimizer.answers import Origin
 from optimizer.errors import SnapshotMissing
-from optimizer.held import Core
+from optimizer.follow import Follower
 from optimizer.records import Report
 
 __all__ = ["MEDIA_TYPE", "render"]
@@ -22,21 +22,21 @@ MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 Sample = tuple[Mapping[str, str], float]
 
 
-def render(core: Core, runs: Sequence[Report], reads: Mapping[Origin, int], listeners: int) -> str:
+def render(follower: Follower, runs: Sequence[Report], reads: Mapping[Origin, int], listeners: int) -> str:
     """All metrics.
 
     Args:
-        core: What the process's reader holds.
+        follower: What the process's reader holds.
         runs: The newest reports, newest first.
         reads: Answers of this process by origin.
         listeners: Clients of its events.
     """
-    return "".join([*_snapshot(core), *_last_runs(runs), *_process(core, reads, listeners)])
+    return "".join([*_snapshot(follower), *_last_runs(runs), *_process(follower, reads, listeners)])
 
 
-def _snapshot(core: Core) -> Iterable[str]:
+def _snapshot(follower: Follower) -> Iterable[str]:
     try:
-        state = core.state()
+        state = follower.state()
     except SnapshotMissing:
         return
     yield _gauge("snapshot_version", "The current version.", state.version)
@@ -74,8 +74,8 @@ def _last_runs(runs: Sequence[Report]) -> Iterable[str]:
     yield _metric("last_scan_rejected", "gauge", "What it rejected, by reason.", rejected)
 
 
-def _process(core: Core, reads: Mapping[Origin, int], listeners: int) -> Iterable[str]:
-    yield _gauge("cache_up", "1 where Redis answers this process.", float(core.cache_up))
+def _process(follower: Follower, reads: Mapping[Origin, int], listeners: int) -> Iterable[str]:
+    yield _gauge("cache_up", "1 where Redis answers this process.", float(follower.cache_up))
     counts = [({"origin": origin}, float(count)) for origin, count in reads.items()]
     yield _metric("reads_total", "counter", "Answers of this process by where their version is from.", counts)
     yield _gauge("event_listeners", "Clients of this process's events.", listeners)

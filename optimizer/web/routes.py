@@ -200,7 +200,7 @@ def _add_operations(router: APIRouter, service: Service) -> None:
                 stale=state.stale,
                 origin=state.origin,
                 interval_s=settings.interval_s,
-                cache_up=reader.core.cache_up,
+                cache_up=reader.follower.cache_up,
                 trigger=service.may_trigger,
                 flower_url=settings.flower_url or None,
                 last_success=state.checked_at,
@@ -233,7 +233,7 @@ def _add_operations(router: APIRouter, service: Service) -> None:
     async def prometheus(_request: Request) -> Response:
         reader = await service.reader()
         runs = await reader.runs(METRICS_RUNS)
-        text = metrics.render(reader.core, runs, service.reads, len(service.hub))
+        text = metrics.render(reader.follower, runs, service.reads, len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
 
 

@@ -82,7 +82,7 @@ class Service:
         """
         reader = await self.reader()
         if self.pages is None:
-            reader.core.current()  # says why
+            reader.follower.current()  # says why
             raise SnapshotMissing("the first snapshot has come this moment; ask again")
         return self.pages
 
@@ -96,25 +96,25 @@ class Service:
     def fresh(self) -> Headers:
         """The headers that change within a version, for an answer that is about to go out; counts it as a read."""
         assert self._reader is not None  # noqa: S101 - answers are made from what it holds
-        core = self._reader.core
-        held = core.current()
+        follower = self._reader.follower
+        held = follower.current()
         age_s = held.age_s()
         self.reads[held.origin] += 1
         return [
             (b"age", b"%d" % age_s),
             (b"x-snapshot-origin", _ORIGIN[held.origin]),
-            (b"x-snapshot-stale", b"true" if age_s > core.stale_after_s else b"false"),
+            (b"x-snapshot-stale", b"true" if age_s > follower.stale_after_s else b"false"),
         ]
 
     async def _renew(self) -> None:
         """After each look: prepare the answers of a new version, then tell who listens."""
         assert self._reader is not None  # noqa: S101 - it is the reader that calls
-        core = self._reader.core
-        held = core.held
+        follower = self._reader.follower
+        held = follower.held
         if held is not None and not _shows(self.pages, held):
             self.pages = await asyncio.to_thread(Pages, held, self.fresh)
             self.hub.publish(held.version, held.generated_at)
-        self.hub.cache_is(up=core.cache_up)
+        self.hub.cache_is(up=follower.cache_up)
 
 
 def _shows(pages: Pages | None, held: Held) -> bool:

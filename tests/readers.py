@@ -1,0 +1,63 @@
+"""Both readers for one suite: that for asyncio runs in a loop of its own, and is asked from the thread of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, closing
+from typing import Any, Final, TypeVar, cast
+
+from optimizer import AsyncSnapshotReader, Settings, SnapshotReader
+from optimizer.answers import Origin
+from tasks.devredis import free_port
+
+__all__ = ["KINDS", "Open"]
+
+KINDS: Final = ("threads", "asyncio")
+T = TypeVar("T")
+
+
+class _Blocking:
+    """An `AsyncSnapshotReader` with the methods of a `SnapshotReader`."""
+
+    def __init__(self, reader: AsyncSnapshotReader) -> None:
+        self._reader = reader
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._reader, name)
+        return lambda *arguments, **options: self._wait(method(*arguments, **options))
+
+    def close(self) -> None:
+        """Close the reader and the loop."""
+        self._wait(self._reader.close())
+        self._wait(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+
+class Open:
+    """Opens readers of one kind, and closes them when the test ends."""
+
+    def __init__(self, stack: ExitStack, kind: str) -> None:
+        self._stack = stack
+        self._kind = kind
+
+    def __call__(self, settings: Settings, origin: Origin | None = None) -> SnapshotReader:
+        """A reader of both; or of Redis without files, or of files where no Redis is."""
+        where = (
+            f"redis://127.0.0.1:{free_port()}/0" if origin == "files" else settings.redis_url,
+            settings.source,
+            None if origin == "redis" else settings.output_dir,
+        )
+        if self._kind == "threads":
+            return self._stack.enter_context(closing(SnapshotReader(*where, interval_s=settings.interval_s)))
+        reader = _Blocking(AsyncSnapshotReader(*where, interval_s=settings.interval_s))
+        return cast("SnapshotReader", self._stack.enter_context(closing(reader)))
