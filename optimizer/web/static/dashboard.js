@@ -13,6 +13,7 @@ import { DataTable } from "./table.js";
 import { Trigger } from "./trigger.js";
 
 const POLL_MS = 5_000;
+const POLL_FAST_MS = 1_000;
 const HIDDEN_MS = 60_000;
 const SENTIMENTS = [["", "All"], ["up", "Bullish"], ["down", "Bearish"], ["flat", "Neutral"]];
 
@@ -276,10 +277,16 @@ document.addEventListener("visibilitychange", () => {
     refreshStatus();
   }
 });
-setInterval(() => {
-  if (!document.hidden) refreshStatus();
-}, POLL_MS);
+/** Ask for the status again and again: every five seconds, or four times an interval where that is short. */
+async function poll() {
+  try {
+    if (!document.hidden) await refreshStatus();
+  } finally {
+    const fourth = (1000 * (state.status?.interval_s ?? Infinity)) / 4;
+    setTimeout(poll, Math.max(POLL_FAST_MS, Math.min(POLL_MS, fourth)));
+  }
+}
 
 showNotices();
-refreshStatus();
+poll();
 live.open();
