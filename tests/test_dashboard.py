@@ -346,6 +346,24 @@ def test_before_the_first_run_the_page_says_so_and_then_fills(settings: Settings
     expect(page.locator("#freshness-word")).to_have_text("Fresh")
 
 
+def test_before_the_first_run_one_can_be_started(
+    settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """Where there is nothing yet, a run by hand is wanted most."""
+    with Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
+        page = watch(web.url).open()
+        expect(page.get_by_role("heading", level=1)).to_have_text("rolling_brain")
+        page.get_by_role("button", name="Run now").click()
+        page.get_by_label("Trigger token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page.locator("#run-text")).to_have_text("Sent; waiting for a worker")
+        write_json(settings.input, many_records(2))
+        with Fleet(tmp_path, settings) as fleet:
+            fleet.start_worker()
+            expect(page.locator("#run-text")).to_have_text(re.compile("^Done in"))
+            expect(rows(page)).to_have_count(2)
+
+
 def test_until_the_first_answer_the_page_shows_that_it_waits(
     settings: Settings, web: Web, watch: Callable[..., Watched]
 ) -> None:
