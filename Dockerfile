@@ -1,4 +1,4 @@
-# One image for worker, beat and Flower: the package as a wheel in a venv, with the versions of constraints.txt, which
+# One image for worker, beat, Flower and web: the package as a wheel in a venv, with the versions of constraints.txt, which
 # are those that the tests ran with.
 
 FROM python:3.13-slim-trixie AS build
@@ -9,7 +9,7 @@ COPY optimizer optimizer
 COPY tasks tasks
 # --only-binary: there is no compiler here, and a dependency without a wheel is to fail by its name.
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist . \
-    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt /dist/*.whl
+    && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt "$(echo /dist/*.whl)[web]"
 
 FROM python:3.13-slim-trixie
 # A fixed id, so that a directory of the host can be given to it; with a named group, for Celery takes an id without a

@@ -29,7 +29,7 @@ __all__ = ["APPS", "COMPOSE_FILE", "ROOT", "VALKEYS", "Composed", "composers", "
 ROOT: Final = Path(__file__).parent.parent
 COMPOSE_FILE: Final = ROOT / "docker-compose.yml"
 VALKEYS: Final = ("broker", "cache")
-APPS: Final = ("worker", "beat", "flower")
+APPS: Final = ("worker", "beat", "flower", "web")
 STOP_S: Final = 20.0
 
 Spec = dict[str, Any]
@@ -77,7 +77,7 @@ class Composed:
         self._directory = directory
         self.input = directory / "input" / "rolling_brain.json.gz"
         self.output = directory / "output"
-        self.ports = {name: free_port() for name in (*VALKEYS, "flower")}
+        self.ports = {name: free_port() for name in (*VALKEYS, "flower", "web")}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.well_before: dict[str, bool] = {}
         for path in (self.input.parent, self.output, directory / "data", directory / "app"):
@@ -153,6 +153,7 @@ class Composed:
             f"celerybeat@{self._services['beat']['hostname']}": f"celerybeat@{socket.gethostname()}",
             "0.0.0.0": "127.0.0.1",
             "5555": str(self.ports["flower"]),
+            "8000": str(self.ports["web"]),
         }
 
     def _programs(self, name: str) -> Path:

@@ -82,12 +82,13 @@ def test_a_directory_of_the_host_can_take_the_place_of_the_output_volume(
 
 
 def test_the_settings_of_the_service_can_all_be_set() -> None:
-    """Every setting reaches the worker, and whatever the file reads from `.env` stands in `.env.example`."""
+    """Every setting reaches the worker or the web, and whatever the file reads from `.env` stands in `.env.example`."""
     text = COMPOSE_FILE.read_text()
-    worker = yaml.safe_load(text)["services"]["worker"]["environment"]
+    services = yaml.safe_load(text)["services"]
+    given = {name for service in ("worker", "web") for name in services[service]["environment"]}
     example = re.findall(r"^#?(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
 
-    assert {name for name in worker if name.startswith("ROLLING_")} == {variable_name(f.name) for f in fields(Settings)}
+    assert {name for name in given if name.startswith("ROLLING_")} == {variable_name(f.name) for f in fields(Settings)}
     assert set(example) == set(re.findall(r"\$\{(\w+)", text))
     assert len(example) == len(set(example))
 
@@ -119,7 +120,7 @@ def test_services_are_contained() -> None:
 
 @pytest.fixture(scope="module")
 def composed(composers: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
-    """All five services, up since the first scheduled run was published."""
+    """All six services, up since the first scheduled run was published."""
     try:
         redis_executable()
     except Exception as error:
@@ -139,6 +140,7 @@ def composed(composers: list[list[str]], tmp_path_factory: pytest.TempPathFactor
             current = Keys("rolling_brain").current
             wait_until(lambda: running.check() and client.exists(current), limit_s=60, what="the first publish")
         wait_until(lambda: running.check() and _listens(running.ports["flower"]), what="Flower")
+        wait_until(lambda: running.check() and _listens(running.ports["web"]), what="the web")
         yield running
 
 
@@ -155,6 +157,14 @@ def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) 
         stored = client.get(Keys("rolling_brain").payload(pointer.version, "predictions"))
         assert stored == written.payloads["predictions"]
     assert "✅ Optimized" in composed.lines("worker")
+
+
+@pytest.mark.slow
+def test_the_web_shows_what_the_cache_holds(composed: Composed) -> None:
+    """The page and the snapshots, from the cache behind its password."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{composed.ports['web']}/predictions", timeout=20) as answer:
+        assert json.loads(answer.read())["count"] == 2
+        assert answer.headers["X-Snapshot-Origin"] == "redis"
 
 
 @pytest.mark.slow

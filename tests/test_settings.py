@@ -29,6 +29,8 @@ GIVEN: dict[str, tuple[str, object]] = {
     "gzip_level": ("9", 9),
     "max_record_bytes": ("2048", 2048),
     "engine": ("ijson", "ijson"),
+    "trigger_token": ("a secret", "a secret"),
+    "flower_url": ("https://flower.internal/", "https://flower.internal/"),
 }
 
 
@@ -177,6 +179,16 @@ class TestDerived:
             Settings().source = "other"  # type: ignore[misc]
 
 
+class TestFlowerUrl:
+    """The page makes a link of it."""
+
+    @pytest.mark.parametrize("url", ["javascript:alert(1)", "flower:5555", "//flower"])
+    def test_it_is_a_web_address(self, url: str) -> None:
+        """Nothing else can be followed, and a script must not be."""
+        with pytest.raises(SettingsInvalid, match="ROLLING_FLOWER_URL="):
+            Settings(flower_url=url)
+
+
 class TestRedaction:
     """Passwords are never shown."""
 
@@ -208,11 +220,14 @@ class TestRedaction:
 
     def test_all_settings_redacted(self) -> None:
         """`redacted` shows every setting under its variable's name."""
-        shown = Settings(redis_url="redis://:secret@a", broker_url="redis://u:secret@b", bots_dir=None).redacted()
+        shown = Settings(
+            redis_url="redis://:secret@a", broker_url="redis://u:secret@b", bots_dir=None, trigger_token="secret"
+        ).redacted()
 
         assert set(shown) == {variable_name(name) for name in GIVEN}
         assert "secret" not in str(shown)
         assert (shown["ROLLING_REDIS_URL"], shown["ROLLING_BOTS_DIR"]) == ("redis://:***@a", "")
+        assert (shown["ROLLING_TRIGGER_TOKEN"], Settings().redacted()["ROLLING_TRIGGER_TOKEN"]) == ("***", "")
 
     @pytest.mark.parametrize("url", ["amqp://u:secret@host", "redis://u:secret@[::1", "redis://:sec/ret@host"])
     def test_errors_show_none(self, url: str) -> None:

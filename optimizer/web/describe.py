@@ -87,7 +87,6 @@ _DETAILS: Final = {
     400: "The body is not what it should be.",
     401: "The token is missing or wrong.",
     404: "There is no such thing.",
-    413: "The body is too large.",
     422: "A parameter has a value that cannot be used.",
     503: "There is no snapshot, or a server behind this one is away.",
 }

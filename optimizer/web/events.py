@@ -109,6 +109,8 @@ class Hub:
 class EventStream(Response):
     """One listener's stream, until it or the hub goes."""
 
+    media_type = "text/event-stream"
+
     def __init__(self, hub: Hub, last_version: int | None) -> None:
         super().__init__()
         self._hub = hub

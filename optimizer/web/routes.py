@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from optimizer.errors import SnapshotMissing
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
@@ -164,6 +165,8 @@ def _add_lists(router: APIRouter, service: Service) -> None:
 
     @router.get(
         "/events",
+        response_class=EventStream,
+        status_code=200,
         summary="Server-sent events: a message a version, and when Redis goes away or comes back",
         responses=describe.text_answer(
             "text/event-stream",
@@ -232,6 +235,7 @@ def _add_operations(router: APIRouter, service: Service) -> None:
 
     @router.get(
         "/metrics",
+        response_class=PlainTextResponse,
         summary="For Prometheus",
         responses=describe.text_answer(
             "text/plain", "Prometheus's text format.", "# TYPE rolling_cache_up gauge\nrolling_cache_up 1\n"

@@ -46,7 +46,7 @@ class Sent(msgspec.Struct, frozen=True):
     id: str
 
 
-class _Order(msgspec.Struct, frozen=True):
+class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     force: bool = False
 
 
@@ -80,7 +80,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str) -> None:
         "/runs",
         status_code=HTTPStatus.ACCEPTED,
         dependencies=[Depends(check_token)],
-        responses=answers(Sent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 413, 503, status=202),
+        responses=answers(Sent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 503, status=202),
         openapi_extra={"requestBody": _ORDER_DESCRIPTION},
         summary="Send one run to the fleet",
     )
@@ -107,7 +107,7 @@ async def _read_order(request: Request) -> _Order:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is over {MAX_BODY_BYTES} bytes")
+            raise HTTPException(HTTPStatus.BAD_REQUEST, f"the body is over {MAX_BODY_BYTES} bytes")
     try:
         return _ORDER.decode(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -123,7 +123,11 @@ _ORDER_DESCRIPTION: Final[dict[str, Any]] = {
     "required": False,
     "content": {
         "application/json": {
-            "schema": {"type": "object", "properties": {"force": {"type": "boolean", "default": False}}},
+            "schema": {
+                "type": "object",
+                "properties": {"force": {"type": "boolean", "default": False}},
+                "additionalProperties": False,
+            },
             "example": {"force": True},
         }
     },

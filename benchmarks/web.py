@@ -1,0 +1,236 @@
+"""What an answer costs over HTTP, as a ratio to the limit measured in the same run; and what the reader costs alone.
+
+    make bench-web
+
+`wrk` on loopback against one uvicorn process at a time: first a bare Starlette endpoint that returns the same bytes
+from memory, then ours, in turns, the best of each. p99 is measured at half of what was reached, for a queue that is
+always full has no latency of its own. Throwaway Redis, ports and directory. Exit status 1 where a goal is missed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from optimizer import Settings, SnapshotReader, optimize
+from optimizer.sample import write_sample
+from tasks.devredis import free_port, redis_command
+
+__all__ = ["main"]
+
+SECONDS: Final = 2
+ROUNDS: Final = 3
+CONNECTIONS: Final = 32
+P99_LIMIT_MS: Final = 10.0
+UNCHANGED_LIMIT_US: Final = 100.0
+NEW_VERSION_LIMIT_MS: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One path of ours, the bare endpoint that returns the same bytes, and the goal for the ratio."""
+
+    name: str
+    path: str
+    bare: str
+    goal: float
+    headers: tuple[str, ...] = ("Accept-Encoding: gzip",)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk says of a load."""
+
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+def main() -> int:
+    """Measure, print, and return the exit status."""
+    if shutil.which("wrk") is None:
+        print("wrk is missing: apt-get install wrk")
+        return 1
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        settings = stack.enter_context(_published(directory))
+        missed = _measure_reader(settings)
+        ours = stack.enter_context(_server([sys.executable, "-m", "tasks.cli", "web", "--port"], settings))
+        cases = _cases(ours, directory / "bare")
+        bare = stack.enter_context(
+            _server([sys.executable, "-m", "benchmarks.bare", str(directory / "bare")], settings)
+        )
+        print(f"\n{'':<24}{'bare, 1/s':>12}{'ours, 1/s':>12}{'ratio':>8}{'goal':>7}{'p99 at half load':>20}")
+        for case in cases:
+            missed += _measure(case, ours, bare)
+    return 1 if missed else 0
+
+
+def _measure(case: Case, ours: str, bare: str) -> int:
+    """Measure a case in turns; return how many goals it missed."""
+    limits, reached = [], []
+    for _ in range(ROUNDS):
+        limits.append(_wrk(f"{bare}/{case.bare}", case.headers).requests_per_s)
+        reached.append(_wrk(f"{ours}{case.path}", case.headers).requests_per_s)
+    ratio = max(reached) / max(limits)
+    half = _wrk(f"{ours}{case.path}", case.headers, requests_per_s=max(reached) / 2)
+    misses = (ratio < case.goal) + (half.p99_ms >= P99_LIMIT_MS)
+    print(
+        f"{case.name:<24}{max(limits):>12,.0f}{max(reached):>12,.0f}{ratio:>8.2f}{case.goal:>7.2f}"
+        f"{half.p99_ms:>10.2f} ms at {half.requests_per_s:,.0f}/s{'   MISSED' if misses else ''}"
+    )
+    return misses
+
+
+def _measure_reader(settings: Settings) -> int:
+    """The reader alone: what an unchanged snapshot costs, and a new version."""
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        reader.predictions()
+        calls = 20_000
+        started = time.perf_counter()
+        for _ in range(calls):
+            reader.predictions()
+        unchanged_us = (time.perf_counter() - started) / calls * 1e6
+        took_ms = []
+        for _ in range(20):
+            before = reader.predictions().version
+            optimize(settings, force=True)
+            started = time.perf_counter()
+            reader.refresh()
+            took_ms.append((time.perf_counter() - started) * 1e3)
+            assert reader.predictions().version > before
+    new_ms = statistics.median(took_ms)
+    print(f"reader, unchanged snapshot     {unchanged_us:8.2f} us   goal {UNCHANGED_LIMIT_US:g} us")
+    print(f"reader, new version, 300 records {new_ms:6.2f} ms   goal {NEW_VERSION_LIMIT_MS:g} ms")
+    return (unchanged_us >= UNCHANGED_LIMIT_US) + (new_ms >= NEW_VERSION_LIMIT_MS)
+
+
+@contextmanager
+def _published(directory: Path) -> Iterator[Settings]:
+    """A source with 300 predictions, on a Redis of its own."""
+    port = free_port()
+    settings = Settings(
+        input=directory / "rolling_brain.json.gz",
+        output_dir=directory / "snapshots",
+        redis_url=f"redis://127.0.0.1:{port}/0",
+    )
+    with _process(redis_command(port, directory / "redis"), dict(os.environ)):
+        write_sample(settings.input, symbols=2_000, points=1)
+        _wait(lambda: optimize(settings, force=True).cache == "published")
+        yield replace(settings)
+
+
+def _cases(ours: str, directory: Path) -> list[Case]:
+    """The cases, and the files of the same bytes for the bare endpoint."""
+    directory.mkdir()
+    whole = _get(f"{ours}/predictions")
+    best = re.search(rb'"symbol":"([^"]+)"', gzip.decompress(whole[0]))
+    assert best is not None
+    symbol = f"/predictions/{best[1].decode()}"
+    (directory / "whole.gz").write_bytes(whole[0])
+    (directory / "whole.304").write_bytes(b"")
+    (directory / "page.gz").write_bytes(_get(f"{ours}/page")[0])
+    (directory / "symbol").write_bytes(_get(ours + symbol)[0])
+    has_it = ("Accept-Encoding: gzip", f"If-None-Match: {whole[1]}")
+    return [
+        Case("/predictions", "/predictions", "whole.gz", 0.7),
+        Case("/predictions, 304", "/predictions", "whole.304", 0.7, has_it),
+        Case("/page", "/page", "page.gz", 0.4),
+        Case("/predictions/{symbol}", symbol, "symbol", 0.4),
+    ]
+
+
+def _get(url: str) -> tuple[bytes, str]:
+    request = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return answer.read(), answer.headers["ETag"]
+
+
+def _wrk(url: str, headers: tuple[str, ...], *, requests_per_s: float | None = None) -> Load:
+    """A load of a few seconds: as fast as it goes, or at a rate, by a pause before each request."""
+    script = "local random = math.random\n"
+    if requests_per_s is not None:
+        pause_ms = CONNECTIONS / requests_per_s * 1e3
+        script += f"function delay() return math.floor({2 * pause_ms} * random() + 0.5) end\n"
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write(script)
+        file.flush()
+        options = [f"-c{CONNECTIONS}", "-t1", f"-d{SECONDS}s", "--latency", "-s", file.name]
+        for header in headers:
+            options += ["-H", header]
+        said = subprocess.run(["wrk", *options, url], capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said and "304" not in url and not any("If-None-Match" in header for header in headers):
+        raise AssertionError(said)
+    return Load(_number(r"Requests/sec:\s+([\d.]+)", said), _latency(said, 50), _latency(said, 99))
+
+
+def _latency(said: str, percent: int) -> float:
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)$", said, re.MULTILINE)
+    assert found is not None, said
+    return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
+
+
+def _number(pattern: str, said: str) -> float:
+    found = re.search(pattern, said)
+    assert found is not None, said
+    return float(found[1])
+
+
+@contextmanager
+def _server(command: list[str], settings: Settings) -> Iterator[str]:
+    port = free_port()
+    environ = dict(os.environ) | {
+        "ROLLING_INPUT": str(settings.input),
+        "ROLLING_OUTPUT_DIR": str(settings.output_dir),
+        "ROLLING_REDIS_URL": settings.redis_url,
+    }
+    url = f"http://127.0.0.1:{port}"
+    with _process([*command, str(port)], environ):
+        _wait(lambda: _listens(url))
+        yield url
+
+
+@contextmanager
+def _process(command: list[str], environ: dict[str, str]) -> Iterator[None]:
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def _listens(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=1).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _wait(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("the server did not come up")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Accept-Encoding and the conditional headers, by the letter of RFC 9110."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.web.negotiate import http_date, is_not_modified_since, matches_etag, takes_gzip
+
+
+@pytest.mark.parametrize(
+    ("header", "gzip"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("GZIP", True),
+        ("x-gzip", True),
+        ("gzip, deflate, br, zstd", True),
+        ("br;q=1.0, gzip;q=0.8, *;q=0.1", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0.000", False),
+        ("gzip;q=0.001", True),
+        ("gzip ; q=0.5", True),
+        ("*", True),
+        ("*;q=0", False),
+        ("*;q=0, gzip", True),
+        ("*, gzip;q=0", False),
+        ("identity", False),
+        ("identity;q=1, gzip;q=0.5", False),
+        ("identity;q=0.5, gzip;q=0.5", True),
+        ("identity;q=0, gzip;q=0.1", True),
+        ("deflate, br", False),
+        ("notgzip", False),
+        ("gzip;q=2", False),
+        ("gzip;q=junk", False),
+        ("gzip;level=9", False),
+        (",, gzip ,,", True),
+        ("\xff\x00", False),
+    ],
+)
+def test_gzip_is_sent_to_those_who_take_it(header: str, gzip: bool) -> None:
+    """Weights count, zero excludes, and what cannot be read is as if it were not there."""
+    assert takes_gzip(header.encode("latin-1")) is gzip
+
+
+@given(st.binary(max_size=60))
+def test_no_header_is_an_error(header: bytes) -> None:
+    """Clients send anything."""
+    takes_gzip(header)
+    matches_etag(header, b'"x"')
+    is_not_modified_since(header, 0)
+
+
+@pytest.mark.parametrize(
+    ("header", "matches"),
+    [
+        ('"abc"', True),
+        ('W/"abc"', True),
+        ("*", True),
+        (" * ", True),
+        ('"x", "abc"', True),
+        ('"x",W/"abc" , "y"', True),
+        ('"a,b", "abc"', True),
+        ('"x"', False),
+        ('"ab"', False),
+        ('"abc', False),
+        ("abc", False),
+        ('"xabc"', False),
+        ('""', False),
+        ('"abc-plain"', False),
+    ],
+)
+def test_a_list_of_etags_names_ours_or_not(header: str, matches: bool) -> None:
+    """Lists, weak ones, and the star."""
+    assert matches_etag(header.encode(), b'"abc"') is matches
+
+
+def test_dates_are_http_dates() -> None:
+    """In all three of the standard's formats; another is no date."""
+    assert http_date(784111777.9) == b"Sun, 06 Nov 1994 08:49:37 GMT"
+    for same in (b"Sun, 06 Nov 1994 08:49:37 GMT", b"Sunday, 06-Nov-94 08:49:37 GMT", b"Sun Nov  6 08:49:37 1994"):
+        assert is_not_modified_since(same, 784111777)
+        assert not is_not_modified_since(same, 784111778)
+    assert not is_not_modified_since(b"yesterday", 0)

@@ -1,0 +1,455 @@
+"""Every route: what it answers, with which headers, from where, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import builtins
+import gzip
+import hashlib
+import json
+import time
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException
+from httpx2 import Response
+from starlette.testclient import TestClient
+
+import optimizer.web
+from optimizer import Settings, optimize
+from optimizer.keys import Keys
+from optimizer.snapshots import FILE_NAMES
+from optimizer.web.pages import PAGE_SYMBOLS
+from tests.rolling import a_record, write_json
+from tests.servers import RedisServer, wait_until
+from tests.traces import NEW, run_old, version_of
+from tests.webs import WebServer, asking
+
+WHOLE = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "portfolio"}
+OF_A_VERSION = [*WHOLE, "/page", "/predictions/AAPL"]
+
+
+def raw(client: TestClient, path: str, **headers: str) -> tuple[Response, bytes]:
+    """An answer with its bytes as they were sent."""
+    with client.stream("GET", path, headers={name.replace("_", "-"): text for name, text in headers.items()}) as answer:
+        return answer, b"".join(answer.iter_raw())
+
+
+@pytest.mark.parametrize(("path", "kind"), WHOLE.items())
+def test_whole_snapshots_are_the_stored_bytes(settings: Settings, path: str, kind: str) -> None:
+    """Byte for byte those of the file for who takes gzip, and inflated for who does not."""
+    report = run_old(settings)
+    stored = (settings.output_dir / FILE_NAMES[kind]).read_bytes()
+
+    with asking(settings) as client:
+        packed, body = raw(client, path)
+        plain, text = raw(client, path, Accept_Encoding="identity")
+
+    assert body == stored
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert packed.headers["ETag"] == f'"{hashlib.sha256(stored).hexdigest()}"'
+    assert text == gzip.decompress(stored)
+    assert "Content-Encoding" not in plain.headers
+    assert plain.headers["ETag"] != packed.headers["ETag"]
+    for answer, size in ((packed, len(stored)), (plain, len(text))):
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.headers["Content-Length"] == str(size)
+        assert answer.headers["Vary"].lower() == "accept-encoding"
+        assert answer.headers["X-Snapshot-Version"] == str(report.version)
+
+
+@pytest.mark.parametrize("path", OF_A_VERSION)
+def test_every_answer_says_which_version_it_is_and_how_fresh(settings: Settings, path: str) -> None:
+    """Version, age, origin and staleness; and it may be kept, but is to be asked for again."""
+    report = run_old(settings)
+
+    with asking(settings) as client:
+        headers = client.get(path).headers
+
+    assert headers["X-Snapshot-Version"] == str(report.version)
+    assert 0 <= int(headers["Age"]) < 60
+    assert (headers["X-Snapshot-Origin"], headers["X-Snapshot-Stale"]) == ("redis", "false")
+    assert headers["Cache-Control"] == "no-cache"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert abs(parsedate_to_datetime(headers["Last-Modified"]).timestamp() - time.time()) < 60
+
+
+@pytest.mark.parametrize("path", [*OF_A_VERSION, "/predictions?limit=1"])
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_who_has_it_is_told_so(settings: Settings, path: str, encoding: str) -> None:
+    """By ETag in any way of writing it, or by date where there is none; the ETag wins."""
+    run_old(settings)
+    with asking(settings) as client:
+        client.headers["Accept-Encoding"] = encoding
+        first = client.get(path)
+        etag, date = first.headers["ETag"], first.headers["Last-Modified"]
+        has_it: list[dict[str, str]] = [
+            {"If-None-Match": etag},
+            {"If-None-Match": f'"other", W/{etag}'},
+            {"If-None-Match": "*"},
+            {"If-Modified-Since": date},
+            {"If-None-Match": etag, "If-Modified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"},
+        ]
+        has_not: list[dict[str, str]] = [
+            {"If-None-Match": '"other"'},
+            {"If-None-Match": '"other"', "If-Modified-Since": date},
+            {"If-Modified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"},
+        ]
+        for headers in has_it:
+            answer = client.get(path, headers=headers)
+            assert (answer.status_code, answer.content) == (304, b"")
+            assert answer.headers["ETag"] == etag
+            assert answer.headers["Vary"].lower() == "accept-encoding"
+            assert {"Cache-Control", "Last-Modified", "Age"} <= {name.title() for name in answer.headers}
+            assert "Content-Length" not in answer.headers
+        for headers in has_not:
+            assert client.get(path, headers=headers).status_code == 200
+
+
+def test_a_new_version_is_shown_by_itself_under_a_new_etag(settings: Settings) -> None:
+    """Soon after the publish, on every path, and nobody has asked for it."""
+    run_old(settings)
+    with asking(settings) as client:
+        before = {path: client.get(path).headers["ETag"] for path in [*WHOLE, "/page"]}
+        write_json(settings.input, NEW)
+        version = version_of(optimize(settings))
+        wait_until(lambda: client.get("/page").json()["version"] == version, limit_s=5, what="the new version")
+
+        for path, etag in before.items():
+            assert client.get(path, headers={"If-None-Match": etag}).status_code == 200
+        assert client.get("/predictions/NVDA").json()["confidence"] == 0.95
+        assert client.get("/predictions/AAPL").status_code == 404
+
+
+def test_the_page_is_one_answer_of_one_version(settings: Settings) -> None:
+    """The top fifty, all bots and holdings, and sums in which what a bot does not tell is nothing."""
+    bots = {
+        "alpha": {"enabled": True, "equity": 100.5, "pnl_today": -1.5, "positions": {"AAPL": {"qty": 2, "avg": 99}}},
+        "beta": {"enabled": False, "equity": 50, "positions": 3},
+        "gamma": {"enabled": True, "pnl_today": 2},
+    }
+    records = {f"S{number:02}": a_record(confidence=0.5 + number / 200) for number in range(80)}
+    write_json(settings.input, records | {"bots": bots})
+    report = optimize(settings)
+
+    with asking(settings) as client:
+        page = client.get("/page").json()
+        assert page["bots"] == client.get("/bots").json()["bots"]
+        assert page["holdings"] == client.get("/portfolio").json()["holdings"]
+        assert page["predictions"] == client.get("/predictions").json()["predictions"][:PAGE_SYMBOLS]
+
+    assert len(page["predictions"]) == 50
+    assert (page["version"], page["timestamp"]) == (report.version, report.timestamp)
+    assert page["summary"] == {"total_equity": 150.5, "pnl_today": 0.5, "active_bots": 2, "open_positions": 4}
+
+
+@pytest.mark.parametrize(
+    ("query", "symbols", "total"),
+    [
+        ("limit=2", ["A", "B"], 4),
+        ("limit=0", [], 4),
+        ("offset=3", ["D"], 4),
+        ("offset=9", [], 4),
+        ("limit=1&offset=1", ["B"], 4),
+        ("min_confidence=0.8", ["A", "B"], 2),
+        ("min_confidence=1", [], 0),
+        ("sentiment=bearish", ["B", "D"], 2),
+        ("sentiment=BEARISH&limit=1", ["B"], 2),
+        ("sentiment=", [], 0),
+        ("sentiment=unheard", [], 0),
+        ("min_confidence=0.65&sentiment=bullish&offset=1&limit=5", ["C"], 2),
+        ("unknown=1", ["A", "B", "C", "D"], 4),
+    ],
+)
+def test_predictions_are_filtered_before_they_are_cut(
+    settings: Settings, query: str, symbols: list[str], total: int
+) -> None:
+    """The same shape as the whole; how many fit is in a header, and `count` counts what is there."""
+    sentiments = {"A": "bullish", "B": "bearish", "C": "bullish", "D": "Bearish"}
+    write_json(
+        settings.input,
+        {
+            symbol: a_record(confidence=0.9 - number / 10, sentiment=sentiment)
+            for number, (symbol, sentiment) in enumerate(sentiments.items())
+        },
+    )
+    optimize(settings)
+    with asking(settings) as client:
+        answer = client.get(f"/predictions?{query}")
+        again = client.get(f"/predictions?{query}")
+
+    assert [record["symbol"] for record in answer.json()["predictions"]] == symbols
+    assert answer.json()["count"] == len(symbols)
+    assert answer.headers.get("X-Total-Count", "4") == str(total)
+    assert answer.headers["ETag"] == again.headers["ETag"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("limit=-1", "limit=x", "limit=1.5", "limit=", "offset=-1", "offset=99999999999999999999"),
+        *(
+            "min_confidence=2",
+            "min_confidence=-0.1",
+            "min_confidence=nan",
+            "min_confidence=inf",
+            "sentiment=" + 2000 * "x",
+        ),
+    ],
+)
+def test_parameters_are_checked(settings: Settings, query: str) -> None:
+    """A value that cannot be used is refused by its name, as problem details."""
+    run_old(settings)
+    with asking(settings) as client:
+        answer = client.get(f"/predictions?{query}")
+
+    assert answer.status_code == 422
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["title"]) == (422, "Unprocessable Entity")
+    assert query.split("=", maxsplit=1)[0] in problem["detail"]
+
+
+def test_any_symbol_of_the_index_is_found(tmp_path: Path, settings: Settings) -> None:
+    """Whatever its confidence and its letters, from what is held or from Redis; others are missing."""
+    odd = ["a/b", "../x", "Ünï", "🚀", "a b", "<script>", "q?x", "%2F", "x" * 256]
+    write_json(
+        settings.input,
+        [a_record(symbol=symbol, prediction=n, confidence=0.1 + 0.8 * (n % 2)) for n, symbol in enumerate(odd)],
+    )
+    optimize(settings)
+    with WebServer(tmp_path, settings) as web:
+        for number, symbol in enumerate(odd):
+            status, headers, body = web.get(f"/predictions/{_quoted(symbol)}")
+            assert status == 200, symbol
+            assert (json.loads(body)["symbol"], json.loads(body)["prediction"]) == (symbol, number)
+            assert headers["x-snapshot-origin"] == "redis"
+        for missing in ("MISSING", "%FF", "%00", "%ED%A0%80"):
+            status, headers, _ = web.get(f"/predictions/{missing}")
+            assert (status, headers["content-type"]) == (404, "application/problem+json")
+
+
+def _quoted(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
+def test_head_is_get_without_its_body(settings: Settings) -> None:
+    """The same status and headers, on every path that can be got."""
+    run_old(settings)
+    paths = [*OF_A_VERSION, "/predictions?limit=1", "/status", "/runs", "/healthz", "/readyz", "/metrics", "/"]
+    with asking(settings) as client:
+        for path in paths:
+            got, head = client.get(path), client.head(path)
+            assert (head.status_code, got.status_code) == (200, 200), path
+            assert head.headers["Content-Type"] == got.headers["Content-Type"]
+        assert client.head("/events").status_code == 200
+        assert client.head("/predictions/MISSING").status_code == 404
+        assert client.head("/predictions").content == b""
+
+
+# ---- how it is
+
+
+def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
+    """As the contract with the dashboard has it."""
+    report = run_old(settings)
+    with asking(replace(settings, flower_url="http://127.0.0.1:5555")) as client:
+        status = client.get("/status").json()
+
+    assert status.pop("age_s") < 60
+    assert status == {
+        "source": "rolling_brain",
+        "version": report.version,
+        "generated_at": report.timestamp,
+        "stale": False,
+        "origin": "redis",
+        "interval_s": 30.0,
+        "cache_up": True,
+        "trigger": False,
+        "flower_url": "http://127.0.0.1:5555",
+        "last_success": report.timestamp,
+    }
+
+
+def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:
+    """Reports as they are in Redis, as many as asked for."""
+    run_old(settings)
+    optimize(settings)
+    with asking(settings) as client:
+        runs = client.get("/runs").json()["runs"]
+        assert [run["status"] for run in runs] == ["unchanged", "success"]
+        assert runs[1]["stats"]["predictions_extracted"] == 2
+        assert client.get("/runs?limit=1").json()["runs"] == runs[:1]
+        for wrong in ("0", "1001", "x"):
+            assert client.get(f"/runs?limit={wrong}").status_code == 422
+
+
+def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:
+    """A snapshot that no run has confirmed for three intervals is still sent, says so, and is no longer ready."""
+    run_old(settings)
+    with asking(settings) as client:
+        assert client.get("/healthz").json() == {"status": "alive"}
+        assert client.get("/readyz").json() == {"status": "ready"}
+    with asking(replace(settings, interval_s=0.1)) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 503, limit_s=5, what="staleness")
+        answer = client.get("/readyz")
+        assert "no run has made or confirmed" in answer.json()["detail"]
+        assert "Retry-After" in answer.headers
+        assert client.get("/status").json()["stale"] is True
+        assert client.get("/predictions").headers["X-Snapshot-Stale"] == "true"
+        assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("path", [*OF_A_VERSION, "/predictions?limit=1", "/status", "/readyz"])
+def test_without_any_snapshot_it_says_when_to_come_back(settings: Settings, path: str) -> None:
+    """503 with Retry-After and what to do, until the first run."""
+    with asking(settings) as client:
+        answer = client.get(path)
+        assert answer.status_code == 503
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert int(answer.headers["Retry-After"]) > 0
+        assert "no snapshot of 'rolling_brain'" in answer.json()["detail"]
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/runs").json() == {"runs": []}
+        assert client.get("/metrics").status_code == 200
+
+        run_old(settings)
+        wait_until(lambda: client.get(path).status_code == 200, limit_s=5, what="the first snapshot")
+
+
+def test_files_answer_while_redis_is_away(own_redis: RedisServer, settings_without_redis: Settings) -> None:
+    """The same bytes, and the answer says so; a Redis that is back is used again."""
+    own_redis.start()
+    settings = replace(settings_without_redis, redis_url=own_redis.url)
+    write_json(settings.input, {"AAPL": a_record(), "LOW": a_record(confidence=0.1)})
+    optimize(settings)
+    with asking(settings) as client:
+        before = client.get("/predictions")
+        own_redis.kill()
+        wait_until(lambda: client.get("/predictions").headers["X-Snapshot-Origin"] == "files", limit_s=5)
+        assert client.get("/predictions").content == before.content
+        assert client.get("/predictions/LOW").json()["confidence"] == 0.1
+        assert client.get("/status").json()["cache_up"] is False
+        assert client.get("/readyz").status_code == 200
+
+        own_redis.start()
+        wait_until(lambda: client.get("/status").json()["cache_up"], limit_s=5, what="Redis")
+        assert client.get("/predictions").headers["X-Snapshot-Origin"] == "redis"
+
+
+def test_a_part_that_cannot_be_read_is_missing_alone(settings: Settings, redis_server: RedisServer) -> None:
+    """Without files too, the others are sent; the page, which needs them all, is not."""
+    version = version_of(run_old(settings))
+    with redis_server.client as client:
+        client.set(Keys(settings.source).payload(version, "bots"), b"junk")
+    nowhere = replace(settings, output_dir=settings.output_dir / "nowhere")
+    with asking(nowhere) as asked:
+        assert asked.get("/predictions").status_code == 200
+        for path in ("/bots", "/page"):
+            assert asked.get(path).status_code == 503
+            assert "bots" in asked.get(path).json()["detail"]
+
+
+def test_no_request_reads_a_file_or_inflates_while_redis_is_up(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is sent was prepared before, or is a question to Redis."""
+    write_json(settings.input, {"AAPL": a_record(), "LOW": a_record(confidence=0.1)})
+    optimize(settings)
+    with asking(settings) as client:
+        client.get("/predictions")
+
+        def refused(*_: Any, **__: Any) -> Any:
+            raise AssertionError("a request has done what it must not")
+
+        monkeypatch.setattr(gzip, "decompress", refused)
+        monkeypatch.setattr(builtins, "open", refused)
+        monkeypatch.setattr(Path, "open", refused)
+        monkeypatch.setattr(Path, "read_bytes", refused)
+        paths = [*OF_A_VERSION, "/predictions?limit=1", "/predictions/LOW", "/predictions/NO", "/status", "/runs", "/"]
+        statuses = [client.send(client.build_request("GET", path), stream=True).status_code for path in paths]
+        monkeypatch.undo()
+
+    assert statuses == [200, 200, 200, 200, 200, 200, 200, 404, 200, 200, 200]
+
+
+# ---- in an app that is not ours
+
+
+def test_a_backend_includes_the_router_in_one_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under its prefix, with settings of the environment, and its errors are problems though the app is not ours."""
+    run_old(settings)
+    for name, value in (
+        ("INPUT", settings.input),
+        ("OUTPUT_DIR", settings.output_dir),
+        ("REDIS_URL", settings.redis_url),
+    ):
+        monkeypatch.setenv(f"ROLLING_{name}", str(value))
+    app = FastAPI()
+    app.include_router(optimizer.web.make_router(), prefix="/api")
+
+    with TestClient(app) as client:
+        assert client.get("/api/predictions").json()["count"] == 2
+        assert client.head("/api/predictions").status_code == 200
+        assert client.get("/api/predictions/AAPL").json()["symbol"] == "AAPL"
+        assert client.get("/api/predictions?limit=-1").headers["Content-Type"] == "application/problem+json"
+        assert client.post("/api/runs").status_code == 405
+        assert "/api/predictions/{symbol}" in client.get("/openapi.json").json()["paths"]
+    assert optimizer.web.router.routes
+
+
+def test_a_login_of_the_backend_is_not_passed_by(settings: Settings) -> None:
+    """Dependencies that an app puts before the router hold for every route of it."""
+
+    def refuse() -> None:
+        raise HTTPException(401, "log in first")
+
+    run_old(settings)
+    app = FastAPI()
+    app.include_router(optimizer.web.make_router(settings), dependencies=[Depends(refuse)])
+    with TestClient(app) as client:
+        for path in (*OF_A_VERSION, "/status", "/runs", "/events", "/metrics"):
+            assert client.get(path).status_code == 401, path
+
+
+def test_the_app_can_be_mounted_in_another(settings: Settings) -> None:
+    """Without a lifespan of its own, which mounted apps have not: it starts at the first request."""
+    run_old(settings)
+    app = FastAPI()
+    app.mount("/rolling", optimizer.web.create_app(settings))
+    with TestClient(app) as client:
+        assert client.get("/rolling/predictions").json()["count"] == 2
+        assert client.get("/rolling/predictions").json()["count"] == 2
+        assert client.get("/rolling/predictions/MSFT").json()["symbol"] == "MSFT"
+        assert "default-src 'none'" in client.get("/rolling/").headers["Content-Security-Policy"]
+
+
+# ---- the page's files
+
+
+def test_the_page_comes_under_a_strict_policy(settings: Settings) -> None:
+    """Nothing inline, nothing from elsewhere, no frames; it may be kept, and is asked for again."""
+    with asking(settings) as client:
+        page = client.get("/")
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert "script-src 'self'; style-src 'self'" in page.headers["Content-Security-Policy"]
+        assert "unsafe" not in page.headers["Content-Security-Policy"]
+        assert (page.headers["X-Frame-Options"], page.headers["X-Content-Type-Options"]) == ("DENY", "nosniff")
+        assert client.get("/", headers={"If-None-Match": page.headers["ETag"]}).status_code == 304
+        assert client.get("/static/index.html").content == page.content
+        for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/", "/nowhere", "/docs"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
+
+
+def test_an_error_of_ours_is_a_problem_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing about itself to a client."""
+    run_old(settings)
+    monkeypatch.setattr("optimizer.web.metrics.render", lambda *_: 1 / 0)
+    with TestClient(optimizer.web.create_app(settings), raise_server_exceptions=False) as client:
+        answer = client.get("/metrics")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (500, "application/problem+json")
+    assert "division" not in answer.text
+    assert json.loads(answer.text)["title"] == "Internal Server Error"

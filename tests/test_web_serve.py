@@ -1,0 +1,60 @@
+"""`rolling-optimizer web` as a process: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from optimizer import Settings
+from tests.traces import run_old
+from tests.webs import WebServer
+
+COMMAND = [sys.executable, "-m", "tasks.cli", "web"]
+
+
+def test_it_prints_its_address_and_stops_without_a_word(tmp_path: Path, settings: Settings) -> None:
+    """One line, and exit status 0 on SIGTERM as on Ctrl-C."""
+    run_old(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with WebServer(tmp_path, settings) as web:
+            status, headers, _ = web.get("/predictions", Accept_Encoding="gzip")
+            assert (status, headers["content-encoding"]) == (200, "gzip")
+            assert "server" not in headers
+            web.process.send_signal(number)
+            assert web.process.wait(20) == 0
+        assert web.log.read_text() == f"http://127.0.0.1:{web.port}/\n"
+
+
+def test_it_starts_without_redis_and_without_a_snapshot(tmp_path: Path, settings_without_redis: Settings) -> None:
+    """It says so in its answers, and waits."""
+    with WebServer(tmp_path, settings_without_redis) as web:
+        assert web.get("/predictions")[0] == 503
+        assert web.get("/healthz")[0] == 200
+        assert web.get("/")[0] == 200
+
+
+def test_an_address_in_use_is_one_line() -> None:
+    """And wrong usage is told as such."""
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"127.0.0.1:{port}: Address already in use" in done.stderr
+    assert subprocess.run([*COMMAND, "--port", "x"], capture_output=True, check=False, timeout=30).returncode == 2
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    """The other commands need no FastAPI."""
+    program = "import sys; sys.modules['fastapi'] = None; from optimizer.commands import commands; commands(['web'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ, timeout=30
+    )
+    assert done.returncode == 2
+    assert "rolling-optimizer[web]" in done.stderr

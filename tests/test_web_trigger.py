@@ -1,0 +1,170 @@
+"""Runs on demand: who may, what is sent, and what becomes of it on a real fleet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from optimizer import Settings
+from optimizer.errors import CacheUnavailable
+from optimizer.web import RunState
+from tests.fleet import Fleet
+from tests.rolling import a_record, write_json
+from tests.servers import wait_until
+from tests.traces import run_old
+from tests.webs import WebServer, asking
+
+TOKEN: Final = "a-made-up-token"
+RIGHT: Final = {"Authorization": f"Bearer {TOKEN}"}
+ID: Final = "7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11"
+
+
+class Noted:
+    """A trigger that notes what it was asked to send."""
+
+    def __init__(self) -> None:
+        self.sent: list[bool] = []
+
+    def send(self, *, force: bool) -> str:
+        """Note it."""
+        self.sent.append(force)
+        return ID
+
+    def state(self, run_id: str) -> RunState:
+        """Of one."""
+        return RunState(run_id, "running", 12.5)
+
+
+class Away:
+    """A trigger whose broker is away."""
+
+    def send(self, *, force: bool) -> str:
+        """Fail."""
+        raise CacheUnavailable(f"the broker cannot be reached, force={force}")
+
+    def state(self, run_id: str) -> RunState:
+        """Fail."""
+        raise CacheUnavailable(f"the broker cannot be reached, {run_id}")
+
+
+def test_who_has_the_token_sends_a_run(settings: Settings) -> None:
+    """By default one that does nothing where nothing has changed."""
+    noted = Noted()
+    with asking(replace(settings, trigger_token=TOKEN), noted) as client:
+        for body in (None, b"", b"{}", b'{"force": false}', b'{"force": true}'):
+            answer = client.post("/runs", content=body, headers=RIGHT)
+            assert (answer.status_code, answer.json()) == (202, {"id": ID})
+        assert client.get(f"/runs/{ID}", headers=RIGHT).json() == {
+            "id": ID,
+            "state": "running",
+            "percent": 12.5,
+            "report": None,
+            "error": None,
+        }
+        run_old(settings)
+        wait_until(lambda: client.get("/status").status_code == 200, limit_s=5, what="a snapshot")
+        assert client.get("/status").json()["trigger"] is True
+    assert noted.sent == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"Authorization": f"Bearer {TOKEN[:-1]}"},
+        {"Authorization": f"Bearer {TOKEN}x"},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": TOKEN},
+        {"Authorization": "Bearer \u00e9".encode("latin-1")},
+    ],
+)
+def test_who_has_it_not_sends_none(settings: Settings, headers: dict[str, Any]) -> None:
+    """401 that says what is wanted; nothing is sent, and the body is not looked at."""
+    noted = Noted()
+    with asking(replace(settings, trigger_token=TOKEN), noted) as client:
+        for answer in (
+            client.post("/runs", content=b"x" * 100_000, headers=headers),
+            client.get(f"/runs/{ID}", headers=headers),
+        ):
+            assert (answer.status_code, answer.headers["Content-Type"]) == (401, "application/problem+json")
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert TOKEN not in answer.text
+    assert noted.sent == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'{"force": 1}', b'{"forse": true}', b"\xff", b'{"force":' + b" " * 2000 + b"true}"],
+)
+def test_an_order_that_cannot_be_read_is_refused(settings: Settings, body: bytes) -> None:
+    """As problem details; nothing is sent."""
+    noted = Noted()
+    with asking(replace(settings, trigger_token=TOKEN), noted) as client:
+        answer = client.post("/runs", content=body, headers=RIGHT)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
+        assert client.get("/runs/nonsense", headers=RIGHT).status_code == 422
+    assert noted.sent == []
+
+
+def test_without_a_token_there_is_no_such_route(settings: Settings) -> None:
+    """Nor without a trigger; and the description does not list it."""
+    for given, trigger in ((settings, Noted()), (replace(settings, trigger_token=TOKEN), None)):
+        with asking(given, trigger) as client:
+            assert client.post("/runs", headers=RIGHT).status_code == 405
+            assert client.get(f"/runs/{ID}", headers=RIGHT).status_code == 404
+            assert "post" not in client.get("/openapi.json").json()["paths"]["/runs"]
+
+
+def test_a_broker_that_is_away_is_a_problem(settings: Settings) -> None:
+    """503, and when to come back."""
+    with asking(replace(settings, trigger_token=TOKEN), Away()) as client:
+        for answer in (client.post("/runs", headers=RIGHT), client.get(f"/runs/{ID}", headers=RIGHT)):
+            assert answer.status_code == 503
+            assert "Retry-After" in answer.headers
+
+
+def test_a_run_is_sent_to_the_fleet_and_followed_to_its_end(tmp_path: Path, settings: Settings) -> None:
+    """Through a real worker: pending while nobody takes it, done with its report, or failed with the error's name."""
+    write_json(settings.input, {"AAPL": a_record()})
+    with (
+        Fleet(tmp_path, settings) as fleet,
+        WebServer(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN, ROLLING_BROKER_URL=settings.redis_url) as web,
+    ):
+
+        def ask(path: str, method: str = "GET", body: bytes | None = None) -> dict[str, Any]:
+            url = f"http://127.0.0.1:{web.port}{path}"
+            request = urllib.request.Request(url, body, RIGHT, method=method)
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                found: dict[str, Any] = json.loads(answer.read())
+                return found
+
+        first = ask("/runs", "POST", b'{"force": true}')["id"]
+        assert ask(f"/runs/{first}")["state"] == "pending"
+        fleet.start_worker()
+        wait_until(lambda: ask(f"/runs/{first}")["state"] == "done", what="the run")
+        done = ask(f"/runs/{first}")
+        assert done["report"]["status"] == "success"
+        assert done["percent"] == 100.0
+        wait_until(lambda: ask("/status")["version"] == done["report"]["version"], limit_s=5, what="the version")
+
+        settings.input.unlink()
+        second = ask("/runs", "POST")["id"]
+        wait_until(lambda: ask(f"/runs/{second}")["state"] == "failed", what="the second run")
+        assert ask(f"/runs/{second}")["error"]["error"] == "SourceMissing"
+        assert "not found" in ask(f"/runs/{second}")["error"]["details"]
+
+
+def test_the_web_imports_no_celery() -> None:
+    """The package without the fleet serves too."""
+    program = "import sys; sys.modules['celery'] = None; import optimizer.web; optimizer.web.create_app()"
+    subprocess.run([sys.executable, "-c", program], env=os.environ, check=True)
