@@ -149,6 +149,8 @@ class AsyncSnapshotReader:
             self._lock = asyncio.Lock()
             self._first = self._loop.create_task(self._look())
             self._refresher = self._loop.create_task(self._follow())
+        elif self._refresher.done():  # a bug has ended it; asyncio says which when the task is let go
+            self._refresher = asyncio.get_running_loop().create_task(self._follow())
         if not self._first.done():
             await asyncio.shield(self._first)
         return self.follower

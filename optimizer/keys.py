@@ -105,8 +105,9 @@ class Pointer(msgspec.Struct, frozen=True):
             return None
         texts = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in values.items()}
         try:
-            if datetime.fromisoformat(texts["checked_at"]).tzinfo is None:
-                raise ValueError("checked_at has no time zone")
+            for name in ("generated_at", "checked_at"):
+                if datetime.fromisoformat(texts[name]).tzinfo is None:
+                    raise ValueError(f"{name} has no time zone")
             return cls(
                 int(texts["version"]),
                 texts["generated_at"],

@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import redis
+
 from optimizer.answers import Answer, Snapshot, State
 from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect, redis_answers
 from optimizer.errors import CacheUnavailable
@@ -115,9 +117,9 @@ class SnapshotReader:
         self._client = connect(self._url, timeout_s=READER_TIMEOUT_S)
 
     def _started(self) -> Follower:
-        if self._refresher is None:
+        if self._refresher is None or not self._refresher.is_alive():
             with self._lock:
-                if self._refresher is None:
+                if self._refresher is None or not self._refresher.is_alive():
                     self._do(self._follower.look())
                     arguments = (weakref.ref(self), self._closed)
                     refresher = threading.Thread(target=_refresh, args=arguments, name="rolling-reader", daemon=True)
@@ -173,13 +175,16 @@ def _refresh(reader: weakref.ref[SnapshotReader], closed: threading.Event) -> No
         del found
 
 
+_clients_of_parents: Final[list[redis.Redis]] = []
 _readers: Final[weakref.WeakSet[SnapshotReader]] = weakref.WeakSet()
 
 
 def _begin_anew_after_fork() -> None:
     """In a child: the parent's threads are not here, its locks may be held for ever, its connections are its own."""
     for reader in _readers:
-        reader._begin_anew()  # noqa: SLF001 - the reader's own module
+        # Kept: to be let go of it would take a lock of redis-py's, which a thread of the parent may hold for ever.
+        _clients_of_parents.append(reader._client)  # noqa: SLF001 - the reader's own module
+        reader._begin_anew()  # noqa: SLF001
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import gzip
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -18,10 +24,21 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import optimizer.follow
 import optimizer.held
-from optimizer import Answer, Record, Settings, Snapshot, SnapshotMissing, SnapshotReader, optimize
+from optimizer import (
+    Answer,
+    AsyncSnapshotReader,
+    Record,
+    Settings,
+    Snapshot,
+    SnapshotMissing,
+    SnapshotReader,
+    optimize,
+)
 from optimizer.answers import Origin
 from optimizer.cache import Cache
+from optimizer.follow import Follower
 from optimizer.keys import Keys
 from optimizer.records import BotSummary, Holding, Report
 from optimizer.select import rank
@@ -523,6 +540,254 @@ def test_readers_see_whole_versions_in_order_while_they_are_published(
         assert len(set(versions)) > 5  # they did read all the while
         for answer in answers:
             assert answer.generations == {written[answer.version]}
+
+
+# ---- age
+
+
+@pytest.mark.parametrize("origin", ["redis", "files"])
+def test_what_no_run_has_confirmed_for_three_intervals_is_stale(
+    settings: Settings, open_reader: Open, origin: Origin
+) -> None:
+    """Every answer says so, and how old it is; a run that finds nothing new makes it fresh."""
+    fast = replace(settings, interval_s=0.5)
+    run_old(fast)
+    reader = open_reader(fast, origin)
+    assert not read_any(reader).stale
+
+    wait_until(lambda: read_any(reader).stale, limit_s=5, what="staleness")
+    for read in READS.values():
+        assert read(reader).stale
+        assert 1.5 < read(reader).age_s < 60
+
+    assert optimize(fast).status == "unchanged"
+    reader.refresh()
+    assert not any(read(reader).stale for read in READS.values())
+
+
+def read_any(reader: SnapshotReader) -> Snapshot[Any]:
+    """One of the reads."""
+    return reader.predictions()
+
+
+def test_an_old_snapshot_beats_none(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
+    """With Redis and files gone, what is held is answered, and grows old."""
+    run_old(own_settings)
+    reader = open_reader(own_settings, "redis")
+    before = reader.predictions()
+    own_redis.kill(lose_data=True)
+    wait_until(lambda: reader.runs() == [], what="that the reader has noticed")
+    wait_until(lambda: reader.predictions().age_s > before.age_s, what="age")
+
+    assert reader.predictions().value is before.value
+    assert reader.symbol("AAPL").value == before.value.predictions[1]
+    own_redis.start()
+    reader.refresh()
+    assert reader.predictions().value is before.value
+
+
+# ---- Redis restarts, and fails over
+
+
+def test_a_new_version_is_seen_after_a_restart(
+    own_settings: Settings, own_redis: RedisServer, open_reader: Open
+) -> None:
+    """By itself, and no read fails meanwhile."""
+    run_old(own_settings)
+    reader = open_reader(own_settings, "redis")
+    reader.predictions()
+    own_redis.kill()
+    wait_until(lambda: reader.runs() == [], what="that the reader has noticed")
+    own_redis.start()
+    write_json(own_settings.input, NEW)
+    version = version_of(optimize(own_settings))
+
+    def sees_it() -> bool:
+        return {read(reader).version for read in READS.values()} == {version}
+
+    wait_until(sees_it, limit_s=8, what="the new version")
+    assert reader.predictions().origin == "redis"
+
+
+def test_a_replica_that_lags_does_not_bring_back_what_was(
+    settings: Settings, redis_server: RedisServer, open_reader: Open
+) -> None:
+    """After a failover an older pointer is passed over, until a run confirms it: then it is what is current."""
+    old = version_of(run_old(settings))
+    keys = Keys(settings.source)
+    with redis_server.client as client:
+        before = {name: client.dump(name) for name in cast("list[bytes]", client.keys("rolling:*:*")) if b":1" in name}
+        pointer = cast("Any", client.hgetall(keys.current))
+        reader = open_reader(settings, "redis")
+        new = version_of(optimize(settings, force=True))
+        reader.refresh()
+        assert reader.predictions().version == new
+
+        client.flushall()
+        for name, dumped in before.items():
+            client.restore(name, 0, cast("bytes", dumped))
+        client.hset(keys.current, mapping=pointer)
+        reader.refresh()
+        assert reader.predictions().version == new
+
+        client.hset(keys.current, "checked_at", "2099-01-01T00:00:00.000Z")
+        reader.refresh()
+        assert reader.predictions().version == old
+
+
+def test_a_reader_needs_no_more_than_to_read(settings: Settings, redis_server: RedisServer, open_reader: Open) -> None:
+    """A user of Redis who may read our keys and hear our channel; without the channel it is slower, and no worse."""
+    run_old(settings)
+    url = settings.redis_url.replace("://", "://web:made-up@")
+    for channels in ("&rolling:*", "resetchannels"):
+        with redis_server.client as client:
+            client.execute_command(
+                *("ACL", "SETUSER", "web", "reset", "on", ">made-up", "~rolling:*", channels, "-@all", "+@read"),
+                *("+@pubsub", "+ping", "+hello", "+select"),
+            )
+        reader = open_reader(replace(settings, redis_url=url), "redis")
+        assert {read(reader).origin for read in READS.values()} == {"redis"}
+        version = version_of(optimize(settings, force=True))
+        wait_until(partial(shows, reader, version), limit_s=5, what="the new version")
+    with redis_server.client as client:
+        client.execute_command("ACL", "DELUSER", "web")
+
+
+def shows(reader: SnapshotReader, version: int) -> bool:
+    """Whether this version is what it shows."""
+    return reader.predictions().version == version
+
+
+# ---- threads and forks
+
+
+def test_many_threads_begin_with_one_look(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one refresher: there is one of it a process, however many threads read first."""
+    run_old(settings)
+    looks: list[int] = []
+    look = Follower.look
+
+    def counted(self: Follower) -> Any:
+        looks.append(1)
+        return look(self)
+
+    monkeypatch.setattr(Follower, "look", counted)
+    monkeypatch.setattr(optimizer.follow, "POLL_S", 60.0)
+    with closing(SnapshotReader.from_settings(settings)) as reader, ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda _: reader.predictions(), range(200)))
+        refreshers = [thread for thread in threading.enumerate() if thread.name == "rolling-reader"]
+
+    assert len({id(answer.value) for answer in answers}) == 1
+    assert (len(looks), len(refreshers)) == (1, 1)
+
+
+def test_a_reader_nobody_has_any_more_ends_its_thread(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgotten without `close`, it does not go on asking."""
+    monkeypatch.setattr(optimizer.follow, "POLL_S", 0.05)
+    run_old(settings)
+    reader = SnapshotReader.from_settings(settings)
+    reader.predictions()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "rolling-reader"]
+    del reader
+    gc.collect()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_closed_reader_may_be_used_again(settings: Settings, open_reader: Open) -> None:
+    """Closing is letting go of thread and connections, no more."""
+    run_old(settings)
+    reader = open_reader(settings)
+    if isinstance(reader, SnapshotReader):
+        reader.predictions()
+        reader.close()
+        assert reader.predictions().origin == "redis"
+        reader.close()
+        reader.close()
+
+
+FORK_PROGRAM = """
+import os, sys, threading
+from optimizer import SnapshotReader, optimize, Settings
+settings = Settings.from_env(os.environ)
+reader = SnapshotReader.from_settings(settings)
+first = reader.predictions().version
+stop = threading.Event()
+def read_on():
+    while not stop.is_set():
+        reader.symbol("MISSING"); reader.refresh()
+readers = [threading.Thread(target=read_on) for _ in range(4)]
+for thread in readers: thread.start()
+children = []
+for _ in range(8):
+    child = os.fork()
+    if child == 0:
+        for _ in range(50):
+            assert reader.predictions().version >= first
+            assert reader.symbol("MISSING").value is None
+        import time
+        deadline = time.monotonic() + 10
+        while reader.predictions().version == first and time.monotonic() < deadline: time.sleep(0.02)
+        os._exit(0 if reader.predictions().version > first and reader.predictions().origin == "redis" else 3)
+    children.append(child)
+stop.set()
+for thread in readers: thread.join()
+optimize(settings, force=True)
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+reader.close()
+print(codes)
+"""
+
+
+def test_a_forked_child_reads_on_by_itself(settings: Settings) -> None:
+    """Amid the reads of four threads: eight children, each with the held version, and soon with the next one."""
+    run_old(settings)
+    environ = {
+        "ROLLING_INPUT": str(settings.input),
+        "ROLLING_OUTPUT_DIR": str(settings.output_dir),
+        "ROLLING_REDIS_URL": settings.redis_url,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FORK_PROGRAM],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.returncode) == (f"{[0] * 8}\n", 0), done.stderr
+
+
+def test_an_async_reader_follows_its_user_into_another_loop(settings: Settings) -> None:
+    """Connections belong to a loop: in a new one it begins anew, and holds what it held."""
+    run_old(settings)
+    reader = AsyncSnapshotReader.from_settings(settings)
+
+    async def read() -> int:
+        try:
+            return (await reader.predictions()).version
+        finally:
+            await reader.close()
+
+    first = asyncio.run(read())
+    optimize(settings, force=True)
+    assert asyncio.run(read()) > first
+
+
+def test_an_async_reader_is_a_context(settings: Settings) -> None:
+    """It has looked once it is entered, and many reads at a time cost one look."""
+    run_old(settings)
+
+    async def read() -> set[int]:
+        async with AsyncSnapshotReader.from_env(
+            {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+        ) as reader:
+            return {id((await reader.bots()).value) for _ in range(50)}
+
+    assert len(asyncio.run(read())) == 1
+
+
+# ---- what an answer is
 
 
 def test_an_answer_is_of_one_version() -> None:
