@@ -7,11 +7,10 @@ const RETRY_LAST_MS = 30_000;
 
 /** An answer that is none. `status` is 0 where the API could not be reached; `body` holds the problem details. */
 export class Problem extends Error {
-  constructor(status, body = {}, retryAfterS = null) {
+  constructor(status, body = {}) {
     super(body.detail || body.title || (status ? `the API answered ${status}` : "the API cannot be reached"));
     this.status = status;
     this.body = body;
-    this.retryAfterS = retryAfterS;
   }
 }
 
@@ -22,9 +21,14 @@ export const get = async (path, token) => (await ask(path, { headers: token ? be
 export const getVersioned = (path) => ask(path, {});
 
 /** POST JSON with a token, and what it says. Throws a Problem. */
-export const post = async (path, body, token) => (await ask(path, {
-  method: "POST", headers: { ...bearer(token), "Content-Type": "application/json" }, body: JSON.stringify(body),
-})).body;
+export const post = async (path, body, token) =>
+  (
+    await ask(path, {
+      method: "POST",
+      headers: { ...bearer(token), "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+    })
+  ).body;
 
 const bearer = (token) => ({ Authorization: `Bearer ${token}` });
 
@@ -40,7 +44,7 @@ async function ask(path, options) {
   }
   const body = parsed(text);
   if (!answer.ok || body === null) {
-    throw new Problem(answer.ok ? 0 : answer.status, body ?? {}, Number(answer.headers.get("Retry-After")) || null);
+    throw new Problem(answer.ok ? 0 : answer.status, body ?? {});
   }
   return { body, version: Number(answer.headers.get("X-Snapshot-Version")) || null };
 }

@@ -6,16 +6,34 @@ const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
 const two = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const small = new Intl.NumberFormat(undefined, { minimumSignificantDigits: 2, maximumSignificantDigits: 4 });
 const signed = new Intl.NumberFormat(undefined, {
-  minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "exceptZero",
+  minimumFractionDigits: 2,
+  maximumFractionDigits: 2,
+  signDisplay: "exceptZero",
 });
 const upTo = new Intl.NumberFormat(undefined, { maximumFractionDigits: 8 });
-const share = new Intl.NumberFormat(undefined, { style: "percent", minimumFractionDigits: 2, maximumFractionDigits: 2 });
-const change = new Intl.NumberFormat(undefined, {
-  style: "percent", minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "exceptZero",
+const share = new Intl.NumberFormat(undefined, {
+  style: "percent",
+  minimumFractionDigits: 2,
+  maximumFractionDigits: 2,
 });
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const change = new Intl.NumberFormat(undefined, {
+  style: "percent",
+  minimumFractionDigits: 2,
+  maximumFractionDigits: 2,
+  signDisplay: "exceptZero",
+});
+const clock = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
+});
 const dayAndClock = new Intl.DateTimeFormat(undefined, {
-  month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23",
+  month: "short",
+  day: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  hourCycle: "h23",
 });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
 
@@ -37,7 +55,8 @@ export const percent = numberOr((value) => share.format(value));
 export const percentChange = numberOr((value) => change.format(value));
 /** A measured value with a unit: three digits are enough. */
 export const measured = numberOr((value) =>
-  new Intl.NumberFormat(undefined, { maximumSignificantDigits: Math.abs(value) >= 100 ? 4 : 3 }).format(value));
+  new Intl.NumberFormat(undefined, { maximumSignificantDigits: Math.abs(value) >= 100 ? 4 : 3 }).format(value),
+);
 
 /** A length of time in seconds as one or two units: 12 s, 4 min 10 s, 3 h 2 min, 2 d 5 h. */
 export function duration(seconds) {
@@ -61,9 +80,8 @@ export function runTime(seconds) {
  */
 export function instant(timestamp) {
   if (timestamp === null || timestamp === undefined || timestamp === "") return null;
-  const date = typeof timestamp === "number"
-    ? new Date(timestamp > 1e11 ? timestamp : timestamp * 1000)
-    : new Date(timestamp);
+  const date =
+    typeof timestamp === "number" ? new Date(timestamp > 1e11 ? timestamp : timestamp * 1000) : new Date(timestamp);
   return Number.isNaN(date.getTime()) ? null : date;
 }
 

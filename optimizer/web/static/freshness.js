@@ -34,8 +34,13 @@ export class Freshness {
     const meter = byId("freshness-meter");
     const age = this.ageS;
     const interval = this.#status?.interval_s ?? 30;
-    const level = Number.isNaN(age) ? "unknown"
-      : this.#status.stale || age > INTERVALS_STALE * interval ? "stale" : age > INTERVALS_FRESH * interval ? "ageing" : "fresh";
+    const level = Number.isNaN(age)
+      ? "unknown"
+      : this.#status.stale || age > INTERVALS_STALE * interval
+        ? "stale"
+        : age > INTERVALS_FRESH * interval
+          ? "ageing"
+          : "fresh";
     const word = { fresh: "Fresh", ageing: "Ageing", stale: "Stale", unknown: "No data" }[level];
     setAttribute(byId("freshness"), "data-level", level);
     setText(byId("freshness-word"), word);
@@ -43,8 +48,16 @@ export class Freshness {
     setText(byId("freshness-interval"), level === "unknown" ? "" : `every ${duration(interval)}`);
     meter.style.setProperty("--share", level === "unknown" ? 0 : Math.min(1, age / (INTERVALS_STALE * interval)));
     setAttribute(meter, "aria-valuemax", INTERVALS_STALE * interval);
-    setAttribute(meter, "aria-valuenow", level === "unknown" ? 0 : Math.min(INTERVALS_STALE * interval, Math.floor(age)));
-    setAttribute(meter, "aria-valuetext", level === "unknown" ? "no data" : `${duration(age)} old, ${word.toLowerCase()}`);
+    setAttribute(
+      meter,
+      "aria-valuenow",
+      level === "unknown" ? 0 : Math.min(INTERVALS_STALE * interval, Math.floor(age)),
+    );
+    setAttribute(
+      meter,
+      "aria-valuetext",
+      level === "unknown" ? "no data" : `${duration(age)} old, ${word.toLowerCase()}`,
+    );
     if (level !== this.#level) {
       this.#level = level;
       this.onLevel(level);

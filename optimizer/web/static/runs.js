@@ -15,22 +15,48 @@ const ERRORS_SHOWN = 5;
 const OUTCOMES = ["success", "unchanged", "skipped", "failed"];
 
 const CHARTS = [
-  { title: "Duration", series: [
-    { name: "duration", kind: "line", value: (report) => report.stats.seconds, show: format.runTime }] },
-  { title: "Speed", series: [
-    { name: "JSON read", kind: "line", value: (report) => report.stats.json_mb_per_s, show: (value) => `${format.measured(value)} MB/s` }] },
-  { title: "Peak memory", series: [
-    { name: "memory", kind: "line", value: (report) => report.stats.peak_rss_mb, show: (value) => `${format.measured(value)} MB` }] },
-  { title: "Records", series: [
-    { name: "records", kind: "line", value: (report) => report.stats.records_seen, show: format.count },
-    { name: "rejected", kind: "bars", value: (report) => report.stats.records_rejected, show: format.count }] },
+  {
+    title: "Duration",
+    series: [{ name: "duration", kind: "line", value: (report) => report.stats.seconds, show: format.runTime }],
+  },
+  {
+    title: "Speed",
+    series: [
+      {
+        name: "JSON read",
+        kind: "line",
+        value: (report) => report.stats.json_mb_per_s,
+        show: (value) => `${format.measured(value)} MB/s`,
+      },
+    ],
+  },
+  {
+    title: "Peak memory",
+    series: [
+      {
+        name: "memory",
+        kind: "line",
+        value: (report) => report.stats.peak_rss_mb,
+        show: (value) => `${format.measured(value)} MB`,
+      },
+    ],
+  },
+  {
+    title: "Records",
+    series: [
+      { name: "records", kind: "line", value: (report) => report.stats.records_seen, show: format.count },
+      { name: "rejected", kind: "bars", value: (report) => report.stats.records_rejected, show: format.count },
+    ],
+  },
 ];
 
 export class Runs {
   constructor() {
     this.charts = CHARTS.map((chart) => new Chart(byId("charts"), chart));
     this.table = new DataTable(byId("runs"), {
-      columns: runColumns, key: (report) => report.key, sort: { column: "timestamp", descending: true },
+      columns: runColumns,
+      key: (report) => report.key,
+      sort: { column: "timestamp", descending: true },
       empty: "No run has been reported yet.",
     });
   }
@@ -45,24 +71,39 @@ export class Runs {
     for (const chart of this.charts) chart.update(measured.slice(0, RUNS_CHARTED).reverse());
     // Two reports of one instant are two rows.
     const seen = new Map();
-    this.table.update(reports.map((report) => {
-      const nth = seen.get(report.timestamp) ?? 0;
-      seen.set(report.timestamp, nth + 1);
-      return { ...report, key: `${report.timestamp} ${nth}` };
-    }));
+    this.table.update(
+      reports.map((report) => {
+        const nth = seen.get(report.timestamp) ?? 0;
+        seen.set(report.timestamp, nth + 1);
+        return { ...report, key: `${report.timestamp} ${nth}` };
+      }),
+    );
     showErrors(reports);
     showRejects(measured[0]);
   }
 
   #showOutcomes(reports) {
     const blocks = reports.slice(0, BLOCKS);
-    const tally = OUTCOMES.map((status) => [status, blocks.filter((report) => report.status === status).length])
-      .filter(([, number]) => number > 0);
+    const tally = OUTCOMES.map((status) => [status, blocks.filter((report) => report.status === status).length]).filter(
+      ([, number]) => number > 0,
+    );
     const told = tally.map(([status, number]) => `${number} ${status}`).join(", ");
     byId("runs-strip").hidden = blocks.length === 0;
-    drawStrip(byId("runs-strip"), blocks.toReversed(), blocks.length ? `Last ${blocks.length} runs: ${told}` : "No runs");
-    byId("runs-legend").replaceChildren(...tally.map(([status, number]) => element("li", {},
-      element("span", { class: "swatch", "data-kind": status, "aria-hidden": "true" }), `${number} ${status}`)));
+    drawStrip(
+      byId("runs-strip"),
+      blocks.toReversed(),
+      blocks.length ? `Last ${blocks.length} runs: ${told}` : "No runs",
+    );
+    byId("runs-legend").replaceChildren(
+      ...tally.map(([status, number]) =>
+        element(
+          "li",
+          {},
+          element("span", { class: "swatch", "data-kind": status, "aria-hidden": "true" }),
+          `${number} ${status}`,
+        ),
+      ),
+    );
     setText(byId("runs-count"), blocks.length ? `last ${blocks.length}` : "none yet");
   }
 }
@@ -76,39 +117,64 @@ function showErrors(reports) {
       last.times += 1;
       last.first = report.timestamp;
     } else {
-      groups.push({ error: report.error, details: report.details, latest: report.timestamp, first: report.timestamp, times: 1 });
+      groups.push({
+        error: report.error,
+        details: report.details,
+        latest: report.timestamp,
+        first: report.timestamp,
+        times: 1,
+      });
     }
   }
   const failures = groups.reduce((sum, group) => sum + group.times, 0);
-  setText(byId("errors-count"), reports.length ? `${format.count(failures)} of the last ${format.count(reports.length)} runs` : "");
-  byId("errors").replaceChildren(...(groups.length ? groups.slice(0, ERRORS_SHOWN).map(errorItem) : [quiet("No run has failed.")]));
+  setText(
+    byId("errors-count"),
+    reports.length ? `${format.count(failures)} of the last ${format.count(reports.length)} runs` : "",
+  );
+  byId("errors").replaceChildren(
+    ...(groups.length ? groups.slice(0, ERRORS_SHOWN).map(errorItem) : [quiet("No run has failed.")]),
+  );
 }
 
 function errorItem(group) {
-  const when = group.times > 1
-    ? `${format.count(group.times)} times, ${format.time(group.first)} to ${format.time(group.latest)}`
-    : format.time(group.latest);
-  return element("li", {},
-    element("p", { class: "error-head" }, element("strong", {}, group.error ?? "Failed"),
-      element("span", { class: "faint", title: format.fullTime(group.latest) }, when)),
-    element("pre", {}, group.details ?? ""));
+  const when =
+    group.times > 1
+      ? `${format.count(group.times)} times, ${format.time(group.first)} to ${format.time(group.latest)}`
+      : format.time(group.latest);
+  return element(
+    "li",
+    {},
+    element(
+      "p",
+      { class: "error-head" },
+      element("strong", {}, group.error ?? "Failed"),
+      element("span", { class: "faint", title: format.fullTime(group.latest) }, when),
+    ),
+    element("pre", {}, group.details ?? ""),
+  );
 }
 
 /** What the newest run that read the file could not use. */
 function showRejects(report) {
+  setText(byId("rejects-count"), report ? rejectedOf(report.stats) : "");
   const tallies = report?.rejects ?? [];
-  setText(byId("rejects-count"), report
-    ? `${format.count(report.stats.records_rejected)} of ${format.count(report.stats.records_seen)} in the last full run` : "");
-  byId("rejects").replaceChildren(...(tallies.length ? tallies.map(rejectItem)
-    : [quiet(report ? "Every record was used." : "No run has read the file yet.")]));
+  const nothing = report ? "Every record was used." : "No run has read the file yet.";
+  byId("rejects").replaceChildren(...(tallies.length ? tallies.map(rejectItem) : [quiet(nothing)]));
 }
 
-function rejectItem(tally) {
-  const first = tally.first.map((reject) => `${reject.name ?? "(no name)"} at ${reject.where}: ${reject.details}`).join("\n");
-  return element("li", {},
-    element("p", { class: "error-head" }, element("strong", {}, tally.reason),
-      element("span", { class: "faint" }, `${format.count(tally.count)} rejected${tally.count > tally.first.length ? `, the first ${tally.first.length}` : ""}`)),
-    element("pre", {}, first));
+function rejectedOf({ records_rejected: rejected, records_seen: seen }) {
+  return `${format.count(rejected)} of ${format.count(seen)} in the last full run`;
+}
+
+function rejectItem({ reason, count, first }) {
+  const lines = first.map(({ name, where, details }) => `${name ?? "(no name)"} at ${where}: ${details}`);
+  const number = `${format.count(count)} rejected${count > first.length ? `, the first ${first.length}` : ""}`;
+  return element(
+    "li",
+    {},
+    element("p", { class: "error-head" }, element("strong", {}, reason), element("span", { class: "faint" }, number)),
+    element("pre", {}, lines.join("\n")),
+  );
 }
 
 const quiet = (text) => element("li", { class: "quiet-line" }, text);

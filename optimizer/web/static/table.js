@@ -1,5 +1,5 @@
-// A table whose columns sort and whose rows are kept: an update changes the text of cells and moves rows, so that scroll
-// position, selection and focus stay where they are.
+// A table whose columns sort and whose rows are kept: an update changes the text of cells and moves rows, so that
+// scroll position, selection and focus stay where they are.
 //
 // A column is {id, label, numeric, value(row), show(cell, row)}: `value` is what is sorted by, `show` writes the cell.
 // `key(row)` names a row over updates.
@@ -53,7 +53,11 @@ export class DataTable {
   #head(column) {
     const button = element("button", { type: "button" }, column.label);
     button.addEventListener("click", () => this.#sortBy(column));
-    const head = element("th", { scope: "col", class: column.numeric ? "number" : null, "data-column": column.id }, button);
+    const head = element(
+      "th",
+      { scope: "col", class: column.numeric ? "number" : null, "data-column": column.id },
+      button,
+    );
     this.#heads.set(column.id, head);
     return head;
   }
@@ -77,12 +81,17 @@ export class DataTable {
   #sorted(rows) {
     const { value } = this.columns.find((column) => column.id === this.sort.column);
     const direction = this.sort.descending ? -1 : 1;
-    return rows.map((row) => [value(row), row]).sort(([a], [b]) => {
-      const aMissing = a === null || a === undefined || Number.isNaN(a);
-      const bMissing = b === null || b === undefined || Number.isNaN(b);
-      if (aMissing || bMissing) return aMissing - bMissing; // what is missing comes last in both directions
-      return direction * (typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a), String(b)));
-    }).map(([, row]) => row);
+    return rows
+      .map((row) => [value(row), row])
+      .sort(([a], [b]) => {
+        const aMissing = a === null || a === undefined || Number.isNaN(a);
+        const bMissing = b === null || b === undefined || Number.isNaN(b);
+        if (aMissing || bMissing) return aMissing - bMissing; // what is missing comes last in both directions
+        return (
+          direction * (typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a), String(b)))
+        );
+      })
+      .map(([, row]) => row);
   }
 
   #render() {
@@ -111,9 +120,9 @@ export class DataTable {
   }
 
   #line(key) {
-    const cells = this.columns.map((column, index) => index === 0
-      ? element("th", { scope: "row" })
-      : element("td", { class: column.numeric ? "number" : null }));
+    const cells = this.columns.map((column, index) =>
+      index === 0 ? element("th", { scope: "row" }) : element("td", { class: column.numeric ? "number" : null }),
+    );
     const line = element("tr", {}, ...cells);
     this.#shown.set(key, line);
     return line;

@@ -46,7 +46,8 @@ export class Trigger {
   async #send() {
     const token = byId("run-token").value.trim();
     // The browser itself refuses to send what is no header, with words that help nobody.
-    if (!/^[\x21-\x7e]+$/.test(token)) return setText(byId("run-error"), "A token has no spaces and only ASCII characters.");
+    if (!/^[\x21-\x7e]+$/.test(token))
+      return setText(byId("run-error"), "A token has no spaces and only ASCII characters.");
     byId("run-send").disabled = true;
     setText(byId("run-error"), "");
     try {
@@ -80,7 +81,8 @@ export class Trigger {
       } catch (problem) {
         if (!(problem instanceof Problem)) throw problem;
         if (this.#followed !== id) return;
-        if (problem.status === 401 || problem.status === 404) this.#end("failed", "The run can no longer be followed", problem.message);
+        if (problem.status === 401 || problem.status === 404)
+          this.#end("failed", "The run can no longer be followed", problem.message);
         else setText(byId("run-hint"), `${problem.message}; trying again`);
       }
     }
@@ -93,10 +95,19 @@ export class Trigger {
       this.#end("failed", `Failed: ${run.error?.error ?? "unknown"}`, run.error?.details ?? "");
     } else if (run.state === "running") {
       const percent = run.percent ?? null;
-      this.#show("running", percent === null ? "Running" : `Running: ${Math.floor(percent)} % of the file`, "", percent);
+      this.#show(
+        "running",
+        percent === null ? "Running" : `Running: ${Math.floor(percent)} % of the file`,
+        "",
+        percent,
+      );
     } else {
-      this.#show("pending", "Sent; waiting for a worker",
-        waitedMs > WAITS_LONG_MS ? "No worker has taken it yet: is one running?" : "", null);
+      this.#show(
+        "pending",
+        "Sent; waiting for a worker",
+        waitedMs > WAITS_LONG_MS ? "No worker has taken it yet: is one running?" : "",
+        null,
+      );
     }
   }
 
@@ -123,8 +134,7 @@ function outcome(report) {
   if (report.status === "unchanged") return "Done: the file has not changed";
   if (report.status === "skipped") return "Skipped";
   if (report.status === "failed") return `Failed: ${report.error}`;
-  const stats = report.stats;
-  return stats
-    ? `Done in ${format.runTime(stats.seconds)}: ${format.count(stats.predictions_extracted)} predictions of ${format.count(stats.records_seen)} records`
-    : "Done";
+  if (!report.stats) return "Done";
+  const { seconds, predictions_extracted: kept, records_seen: seen } = report.stats;
+  return `Done in ${format.runTime(seconds)}: ${format.count(kept)} predictions of ${format.count(seen)} records`;
 }
