@@ -79,6 +79,7 @@ class Lookups:
                 found.append(_REPORT.decode(fields.get(b"report", b"")))
             except UNREADABLE:  # of another release
                 continue
+        yield from self._catch_up(max((report.version or 0 for report in found), default=0))
         return found
 
     def _lookup(self, held: Held, read: Callable[[int], Plan[Answer[T] | None]]) -> Plan[Answer[T] | None]:
@@ -103,7 +104,8 @@ class Lookups:
 
     def _catch_up(self, version: int) -> Plan[None]:
         """Hold what a lookup has seen: whoever saw a version never sees an older one again."""
-        if self._follower.current().version < version:
+        held = self._follower.held
+        if version and (held is None or held.version < version):
             yield from self._follower.look()
 
     def _symbol_from_redis(self, version: int, symbol: str) -> Plan[Answer[Record | None] | None]:

@@ -43,6 +43,7 @@ from optimizer.keys import Keys
 from optimizer.records import BotSummary, Holding, Report
 from optimizer.select import rank
 from optimizer.snapshots import FILE_NAMES, encode_set, output_lock, write_set
+from tasks.devredis import free_port
 from tests.readers import KINDS, Open
 from tests.rolling import a_record, write_json
 from tests.servers import RedisServer, wait_until
@@ -785,6 +786,32 @@ def test_an_async_reader_is_a_context(settings: Settings) -> None:
             return {id((await reader.bots()).value) for _ in range(50)}
 
     assert len(asyncio.run(read())) == 1
+
+
+FORGOTTEN_PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from optimizer import AsyncSnapshotReader
+
+async def read(turns):
+    await AsyncSnapshotReader(sys.argv[1], "rolling_brain", Path(sys.argv[2])).predictions()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+for turns in range(30):
+    asyncio.run(read(turns))
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("redis_is_up", [True, False])
+def test_a_loop_can_end_with_a_reader_open(settings: Settings, redis_is_up: bool) -> None:
+    """Whenever its tasks are cancelled, though redis-py swallows a cancellation that comes while it connects."""
+    run_old(settings)
+    url = settings.redis_url if redis_is_up else f"redis://127.0.0.1:{free_port()}/0"
+    command = [sys.executable, "-c", FORGOTTEN_PROGRAM, url, str(settings.output_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "ended\n", done.stderr
 
 
 # ---- what an answer is

@@ -10,10 +10,12 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
 
+from optimizer.answers import Answer, Origin
 from optimizer.errors import SnapshotMissing
 from optimizer.held import Held
 from optimizer.keys import PAYLOAD_KINDS
@@ -65,10 +67,10 @@ class Pages:
 
     Args:
         held: The version.
-        fresh: The headers of the moment, for every answer.
+        fresh: The headers of the moment, for an answer from a payload or from an origin.
     """
 
-    def __init__(self, held: Held, fresh: Callable[[], Headers]) -> None:
+    def __init__(self, held: Held, fresh: Callable[[str | None, Origin | None], Headers]) -> None:
         self.version = held.version
         self.generated_at = held.generated_at
         self.etags = {kind: stored.etag for kind, stored in held.payloads.items()}
@@ -77,7 +79,7 @@ class Pages:
         self._last_modified_s = int(datetime.fromisoformat(held.generated_at).timestamp())
         self._headers = self._headers_of(held.version)
         self._whole = {
-            kind: self._prepare(stored.plain, f"{stored.etag}-plain", stored.gz, stored.etag)
+            kind: self._prepare(kind, stored.plain, f"{stored.etag}-plain", stored.gz, stored.etag)
             for kind, stored in held.payloads.items()
         }
         self.whole_page = self._prepare_page() if len(held.payloads) == len(PAYLOAD_KINDS) else None
@@ -106,14 +108,18 @@ class Pages:
             record = self._held.records.get(symbol)
             if record is None:
                 return None
-            found = self._symbols[symbol] = self.record(self.version, record)
+            found = self._symbols[symbol] = self._record(self.version, record, None)
         return found
 
-    def record(self, version: int, record: Record) -> Prepared:
-        """A record of this version, or of the next one, in which Redis has found it."""
+    def found(self, answer: Answer[Record | None]) -> Prepared | None:
+        """A record that was looked up, in this version or the next one; `None` where there is none."""
+        return None if answer.value is None else self._record(answer.version, answer.value, answer.origin)
+
+    def _record(self, version: int, record: Record, origin: Origin | None) -> Prepared:
         body = _encode(record)
         headers = self._headers if version == self.version else self._headers_of(version)
-        return Prepared(body, _digest(body), headers, fresh=self._fresh, last_modified_s=self._last_modified_s)
+        fresh = partial(self._fresh, "predictions", origin)
+        return Prepared(body, _digest(body), headers, fresh=fresh, last_modified_s=self._last_modified_s)
 
     def filtered(self, wanted: Wanted) -> Prepared:
         """A part of the predictions, in the shape of the whole."""
@@ -128,7 +134,7 @@ class Pages:
                 body,
                 _digest(body),
                 [*self._headers, (b"x-total-count", str(len(fitting)).encode())],
-                fresh=self._fresh,
+                fresh=partial(self._fresh, "predictions", None),
                 last_modified_s=self._last_modified_s,
             )
             if len(self._filtered) > KEPT_ANSWERS:
@@ -148,16 +154,16 @@ class Pages:
         )
         body = _encode(page)
         gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
-        return self._prepare(body, _digest(body), gz, _digest(gz))
+        return self._prepare(None, body, _digest(body), gz, _digest(gz))
 
-    def _prepare(self, plain: bytes, etag: str, gz: bytes, gz_etag: str) -> Prepared:
+    def _prepare(self, kind: str | None, plain: bytes, etag: str, gz: bytes, gz_etag: str) -> Prepared:
         return Prepared(
             plain,
             etag,
             self._headers,
             gz=gz,
             gz_etag=gz_etag,
-            fresh=self._fresh,
+            fresh=partial(self._fresh, kind, None),
             last_modified_s=self._last_modified_s,
         )
 

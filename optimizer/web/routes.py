@@ -91,6 +91,26 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         return Sending(found)
 
     @router.get(
+        "/predictions",
+        summary="The top predictions, best first: all, or those that fit",
+        responses=describe.answers(PredictionsSnapshot, describe.PREDICTIONS_EXAMPLE, 304, 422, 503, snapshot=True),
+    )
+    async def predictions(
+        limit: Annotated[int | None, Query(ge=0, le=1_000_000, description="As many at the most.")] = None,
+        offset: Annotated[int, Query(ge=0, le=1_000_000, description="Without the first so many.")] = 0,
+        min_confidence: Annotated[float, Query(ge=0, le=1, allow_inf_nan=False)] = 0.0,
+        sentiment: Annotated[str | None, Query(max_length=1_024, description="In upper or lower case.")] = None,
+    ) -> Response:
+        """`count` is the number in the answer; of how many that fit, says the header `X-Total-Count`."""
+        wanted = Wanted(limit, offset, min_confidence, sentiment)
+        if wanted == Wanted(None, 0, 0.0, None):
+            return await whole("predictions")
+        pages = await service.current()
+        if pages.whole("predictions") is None:
+            return await whole("predictions")
+        return Sending(pages.filtered(wanted))
+
+    @router.get(
         "/bots",
         summary="Every bot by name",
         responses=describe.answers(BotsSnapshot, describe.BOTS_EXAMPLE, 304, 503, snapshot=True),
@@ -114,26 +134,6 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     async def page() -> Response:
         return Sending((await service.current()).page())
 
-    @router.get(
-        "/predictions",
-        summary="The top predictions, best first: all, or those that fit",
-        responses=describe.answers(PredictionsSnapshot, describe.PREDICTIONS_EXAMPLE, 304, 422, 503, snapshot=True),
-    )
-    async def predictions(
-        limit: Annotated[int | None, Query(ge=0, le=1_000_000, description="As many at the most.")] = None,
-        offset: Annotated[int, Query(ge=0, le=1_000_000, description="Without the first so many.")] = 0,
-        min_confidence: Annotated[float, Query(ge=0, le=1, allow_inf_nan=False)] = 0.0,
-        sentiment: Annotated[str | None, Query(max_length=1_024, description="In upper or lower case.")] = None,
-    ) -> Response:
-        """`count` is the number in the answer; of how many that fit, says the header `X-Total-Count`."""
-        wanted = Wanted(limit, offset, min_confidence, sentiment)
-        if wanted == Wanted(None, 0, 0.0, None):
-            return await whole("predictions")
-        pages = await service.current()
-        if pages.whole("predictions") is None:
-            return await whole("predictions")
-        return Sending(pages.filtered(wanted))
-
 
 def _add_lists(router: APIRouter, service: Service) -> None:
     """What may need one question to Redis."""
@@ -151,9 +151,10 @@ def _add_lists(router: APIRouter, service: Service) -> None:
         if found is not None:
             return Sending(found)
         answer = await (await service.reader()).symbol(symbol)
-        if answer.value is None:
+        found = pages.found(answer)
+        if found is None:
             return problem(404, f"no prediction for {symbol!r} in version {answer.version}")
-        return Sending(pages.record(answer.version, answer.value))
+        return Sending(found)
 
     @router.get(
         "/runs",

@@ -93,16 +93,24 @@ class Service:
         if self._reader is not None:
             await self._reader.close()
 
-    def fresh(self) -> Headers:
-        """The headers that change within a version, for an answer that is about to go out; counts it as a read."""
+    def fresh(self, kind: str | None = None, origin: Origin | None = None) -> Headers:
+        """The headers that change within a version, for an answer that is about to go out; counts it as a read.
+
+        Args:
+            kind: The payload it is from, where it is from one.
+            origin: Where it is from, if it is not what is held.
+        """
         assert self._reader is not None  # noqa: S101 - answers are made from what it holds
         follower = self._reader.follower
         held = follower.current()
         age_s = held.age_s()
-        self.reads[held.origin] += 1
+        if origin is None:
+            stored = held.payloads.get(kind) if kind else None
+            origin = held.origin if stored is None else stored.origin
+        self.reads[origin] += 1
         return [
             (b"age", b"%d" % age_s),
-            (b"x-snapshot-origin", _ORIGIN[held.origin]),
+            (b"x-snapshot-origin", _ORIGIN[origin]),
             (b"x-snapshot-stale", b"true" if age_s > follower.stale_after_s else b"false"),
         ]
 
