@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run up test check format lock bench-web install clean
+.PHONY: run up test check format screenshots lock bench-web install clean
 
 run: install ## the whole line once, with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
@@ -32,6 +32,9 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 
 bench-web: install ## requests a second and latency of the web, as ratios to a bare endpoint; needs wrk
 	$(BIN)/python -m benchmarks.web
+
+screenshots: install ## the pictures of the dashboard in docs/, from a Chromium of the distribution
+	$(BIN)/python -m tests.screenshots
 
 lock: install ## constraints.txt anew, from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

@@ -164,7 +164,9 @@ def up() -> None:
         stack.start_celery("beat", "beat", "--loglevel", "INFO")
         stack.start_celery("flower", "flower", environ={"FLOWER_BASIC_AUTH": auth, "FLOWER_PORT": port})
         web_port = str(free_port(8000))
-        stack.start("web", [sys.executable, "-m", "tasks.cli", "web", "--port", web_port])
+        flower_url = os.environ.get("ROLLING_FLOWER_URL") or f"http://127.0.0.1:{port}/"
+        web = [sys.executable, "-m", "tasks.cli", "web", "--port", web_port]
+        stack.start("web", web, {"ROLLING_FLOWER_URL": flower_url})
         settings = Settings.from_env(stack.environ)
         _say(f"web     http://127.0.0.1:{web_port}/   the dashboard, and the snapshots for other programs")
         _say(f"Redis   {redact_url(url)}   (for your own routers: ROLLING_REDIS_URL={redact_url(url)})")

@@ -31,9 +31,12 @@ class Problem(msgspec.Struct, frozen=True):
     detail: str
 
 
-def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer that says what is wrong."""
-    body = msgspec.json.encode(Problem("about:blank", HTTPStatus(status).phrase, status, detail))
+def problem(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, members: Mapping[str, object] | None = None
+) -> Response:
+    """An answer that says what is wrong, with further members where there are any."""
+    told = msgspec.structs.asdict(Problem("about:blank", HTTPStatus(status).phrase, status, detail))
+    body = msgspec.json.encode(told | dict(members or {}))
     fixed = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return Response(body, status, {**fixed, **(headers or {})}, MEDIA_TYPE)
 

@@ -7,7 +7,7 @@ POST /runs  GET /runs/{id}                                            where a tr
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -192,22 +192,29 @@ def _add_operations(router: APIRouter, service: Service) -> None:
         responses=describe.answers(Status, describe.STATUS_EXAMPLE, 503),
     )
     async def status() -> Response:
+        """Without a snapshot the problem has the members that do not need one: a run may be wanted just then."""
         reader = await service.reader()
-        state = await reader.manifest()
         settings = service.settings
+        always: dict[str, Any] = {
+            "source": settings.source,
+            "interval_s": settings.interval_s,
+            "cache_up": reader.follower.cache_up,
+            "trigger": service.may_trigger,
+            "flower_url": settings.flower_url or None,
+        }
+        try:
+            state = await reader.manifest()
+        except SnapshotMissing as error:
+            return problem(503, str(error), {"Retry-After": "5"}, always)
         return _json(
             Status(
-                source=settings.source,
                 version=state.version,
                 generated_at=state.generated_at,
                 age_s=round(state.age_s, 3),
                 stale=state.stale,
                 origin=state.origin,
-                interval_s=settings.interval_s,
-                cache_up=reader.follower.cache_up,
-                trigger=service.may_trigger,
-                flower_url=settings.flower_url or None,
                 last_success=state.checked_at,
+                **always,
             )
         )
 

@@ -1,0 +1,271 @@
+// The columns of the page's tables: what each shows, what it is sorted by, and how a cell looks. A gain is told by its
+// sign and a sentiment by its word; colour only repeats it.
+
+import { element, setAttribute, setText } from "./dom.js";
+import * as format from "./format.js";
+
+// How an engine's words read; another word is shown as it is, uncoloured.
+const TONES = { bullish: "up", positive: "up", bearish: "down", negative: "down" };
+const SIGNS = { up: "▲", down: "▼", flat: "●" };
+
+/** `up`, `down` or `flat` for a sentiment. */
+export const tone = (sentiment) => TONES[String(sentiment).toLowerCase()] ?? "flat";
+
+/** Where the prediction lies against the last price, as a share of it. */
+export const expectedChange = (record) => record.prediction / record.last_price - 1;
+
+export const predictionColumns = [
+  {
+    id: "symbol",
+    label: "Symbol",
+    value: (record) => record.symbol,
+    show: (cell, record) => name(cell, record.symbol),
+  },
+  {
+    id: "confidence",
+    label: "Confidence",
+    numeric: true,
+    value: (record) => record.confidence,
+    show: (cell, record) => bar(cell, record.confidence, format.percent(record.confidence)),
+  },
+  {
+    id: "sentiment",
+    label: "Sentiment",
+    value: (record) => record.sentiment,
+    show: (cell, record) => badge(cell, tone(record.sentiment), record.sentiment),
+  },
+  {
+    id: "last_price",
+    label: "Last",
+    numeric: true,
+    value: (record) => record.last_price,
+    show: (cell, record) => moving(cell, record.last_price, format.price),
+  },
+  {
+    id: "prediction",
+    label: "Prediction",
+    numeric: true,
+    value: (record) => record.prediction,
+    show: (cell, record) => setText(cell, format.price(record.prediction)),
+  },
+  {
+    id: "change",
+    label: "Change",
+    numeric: true,
+    value: expectedChange,
+    show: (cell, record) => signed(cell, expectedChange(record), format.percentChange),
+  },
+  {
+    id: "target_price",
+    label: "Target",
+    numeric: true,
+    value: (record) => record.target_price,
+    show: (cell, record) => setText(cell, format.price(record.target_price)),
+  },
+  {
+    id: "stop_loss",
+    label: "Stop loss",
+    numeric: true,
+    value: (record) => record.stop_loss,
+    show: (cell, record) => setText(cell, format.price(record.stop_loss)),
+  },
+  {
+    id: "timestamp",
+    label: "Time",
+    value: (record) => format.instant(record.timestamp)?.getTime() ?? record.timestamp,
+    show: (cell, record) => time(cell, record.timestamp),
+  },
+];
+
+export const botColumns = [
+  { id: "name", label: "Bot", value: (bot) => bot.name, show: (cell, bot) => name(cell, bot.name) },
+  {
+    id: "enabled",
+    label: "State",
+    value: (bot) => (bot.enabled ? "Active" : "Paused"),
+    show: (cell, bot) => badge(cell, bot.enabled ? "on" : "off", bot.enabled ? "Active" : "Paused"),
+  },
+  {
+    id: "equity",
+    label: "Equity",
+    numeric: true,
+    value: (bot) => bot.equity,
+    show: (cell, bot) => setText(cell, format.money(bot.equity)),
+  },
+  {
+    id: "pnl_today",
+    label: "P&L today",
+    numeric: true,
+    value: (bot) => bot.pnl_today,
+    show: (cell, bot) => signed(cell, bot.pnl_today, format.gain),
+  },
+  {
+    id: "positions",
+    label: "Positions",
+    numeric: true,
+    value: (bot) => bot.positions,
+    show: (cell, bot) => setText(cell, format.count(bot.positions)),
+  },
+  {
+    id: "last_updated",
+    label: "Updated",
+    value: (bot) => format.instant(bot.last_updated)?.getTime() ?? bot.last_updated,
+    show: (cell, bot) => time(cell, bot.last_updated),
+  },
+];
+
+const cost = (holding) => (holding.avg === null ? null : holding.qty * holding.avg);
+
+export const holdingColumns = [
+  {
+    id: "symbol",
+    label: "Symbol",
+    value: (holding) => holding.symbol,
+    show: (cell, holding) => name(cell, holding.symbol),
+  },
+  {
+    id: "side",
+    label: "Side",
+    value: (holding) => (holding.qty < 0 ? "Short" : "Long"),
+    show: (cell, holding) => setText(cell, holding.qty < 0 ? "Short" : "Long"),
+  },
+  {
+    id: "qty",
+    label: "Quantity",
+    numeric: true,
+    value: (holding) => holding.qty,
+    show: (cell, holding) => setText(cell, format.quantity(holding.qty)),
+  },
+  {
+    id: "avg",
+    label: "Average cost",
+    numeric: true,
+    value: (holding) => holding.avg,
+    show: (cell, holding) => setText(cell, format.price(holding.avg)),
+  },
+  {
+    id: "cost",
+    label: "Cost",
+    numeric: true,
+    value: cost,
+    show: (cell, holding) => setText(cell, format.money(cost(holding))),
+  },
+];
+
+const rejected = (report) => report.stats?.records_rejected;
+
+export const runColumns = [
+  {
+    id: "timestamp",
+    label: "Ended",
+    value: (report) => format.instant(report.timestamp)?.getTime(),
+    show: (cell, report) => time(cell, report.timestamp),
+  },
+  {
+    id: "status",
+    label: "Outcome",
+    value: (report) => report.status,
+    show: (cell, report) => badge(cell, report.status, report.status),
+  },
+  {
+    id: "seconds",
+    label: "Duration",
+    numeric: true,
+    value: (report) => report.stats?.seconds,
+    show: (cell, report) => setText(cell, format.runTime(report.stats?.seconds)),
+  },
+  {
+    id: "rate",
+    label: "MB/s",
+    numeric: true,
+    value: (report) => report.stats?.json_mb_per_s,
+    show: (cell, report) => setText(cell, format.measured(report.stats?.json_mb_per_s)),
+  },
+  {
+    id: "memory",
+    label: "Peak MB",
+    numeric: true,
+    value: (report) => report.stats?.peak_rss_mb,
+    show: (cell, report) => setText(cell, format.measured(report.stats?.peak_rss_mb)),
+  },
+  {
+    id: "records",
+    label: "Records",
+    numeric: true,
+    value: (report) => report.stats?.records_seen,
+    show: (cell, report) => setText(cell, format.count(report.stats?.records_seen)),
+  },
+  {
+    id: "rejected",
+    label: "Rejected",
+    numeric: true,
+    value: rejected,
+    show: (cell, report) => setText(cell, format.count(rejected(report))),
+  },
+  {
+    id: "cache",
+    label: "Cache",
+    value: (report) => report.cache ?? null,
+    show: (cell, report) => setText(cell, report.cache ?? format.MISSING),
+  },
+  {
+    id: "why",
+    label: "Why",
+    value: (report) => report.reason ?? report.error ?? null,
+    show: (cell, report) => setText(cell, report.reason ?? report.error ?? ""),
+  },
+];
+
+/** A name from the data: any text of any length, in any direction of writing. */
+function name(cell, text) {
+  if (!cell.firstChild) cell.append(element("bdi", { class: "name" }));
+  setText(cell.firstChild, text);
+  setAttribute(cell.firstChild, "title", text);
+}
+
+function badge(cell, kind, text) {
+  if (!cell.firstChild) {
+    cell.append(
+      element("span", { class: "badge" }, element("span", { class: "sign", "aria-hidden": "true" }), element("bdi")),
+    );
+  }
+  setAttribute(cell.firstChild, "data-kind", kind);
+  setText(cell.firstChild.firstChild, SIGNS[kind] ?? SIGNS.flat);
+  setText(cell.firstChild.lastChild, text);
+}
+
+function bar(cell, share, text) {
+  if (!cell.firstChild) {
+    cell.append(
+      element("span", { class: "gauge" }, element("span", { class: "bar", "aria-hidden": "true" }), element("span")),
+    );
+  }
+  cell.firstChild.style.setProperty("--share", share);
+  setText(cell.firstChild.lastChild, text);
+}
+
+function signed(cell, value, show) {
+  setText(cell, show(value));
+  setAttribute(cell, "data-sign", value > 0 ? "up" : value < 0 ? "down" : "flat");
+}
+
+function time(cell, timestamp) {
+  setText(cell, format.time(timestamp));
+  setAttribute(cell, "title", format.fullTime(timestamp));
+}
+
+// What each cell showed last, to tint it for a moment when that rises or falls.
+const before = new WeakMap();
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+function moving(cell, value, show) {
+  const last = before.get(cell);
+  before.set(cell, value);
+  setText(cell, show(value));
+  if (last === undefined || last === value || calm.matches) return;
+  const tint = value > last ? "up" : "down";
+  cell.animate(
+    { backgroundColor: [`var(--${tint}-soft)`, "transparent"], color: [`var(--${tint})`, "var(--text)"] },
+    { duration: 1600, easing: "ease-out" },
+  );
+}

@@ -1,0 +1,207 @@
+// The page: asks the API, hands what comes to the rooms that show it, and says how things stand.
+//
+// The stream of versions says when to ask for data. /status is asked every few seconds all the same: it knows the age
+// of data that do not change, and notices a version that a broken stream did not tell.
+
+import { get, getVersioned, Live, Problem } from "./api.js";
+import { byId, setAttribute, setText } from "./dom.js";
+import * as format from "./format.js";
+import { Freshness } from "./freshness.js";
+import { sentence, showNotices, whatToKnow } from "./notices.js";
+import { Positions } from "./positions.js";
+import { Predictions } from "./predictions.js";
+import { Runs, RUNS_ASKED } from "./runs.js";
+import { Trigger } from "./trigger.js";
+
+const POLL_MS = 5_000;
+const POLL_FAST_MS = 1_000;
+const HIDDEN_MS = 60_000;
+
+const predictions = new Predictions();
+const positions = new Positions();
+const runs = new Runs();
+const freshness = new Freshness((level) => {
+  showHowThingsStand();
+  if (level === "stale") announce("The data are stale.");
+});
+const trigger = new Trigger(() => {
+  refreshStatus();
+  refreshRuns();
+});
+const live = new Live({
+  onVersion: (version) => {
+    noticeVersion(version);
+    refreshStatus(); // a new version is a new age
+  },
+  onCache: () => refreshStatus(),
+  onState: showConnection,
+});
+
+const state = {
+  status: null,
+  problem: null,
+  version: null,
+  connection: "connecting",
+  dataAt: null,
+};
+
+// Asking --------------------------------------------------------------------------------------------------------------
+
+/** Runs of the same question never overlap: one that comes meanwhile is asked once more at the end. */
+function once(ask) {
+  let running = false;
+  let again = false;
+  return async () => {
+    again = running;
+    if (running) return;
+    running = true;
+    try {
+      do {
+        again = false;
+        await ask();
+      } while (again);
+    } finally {
+      running = false;
+    }
+  };
+}
+
+const refreshStatus = once(async () => {
+  try {
+    const status = await get("status");
+    const changed = state.status?.last_success !== status.last_success;
+    state.status = status;
+    state.problem = null;
+    freshness.update(status);
+    showStatus(status);
+    noticeVersion(status.version);
+    if (changed || Date.now() - lastRunsAt > 1000 * Math.max(5, status.interval_s / 2)) refreshRuns();
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    state.problem = problem;
+    // With no snapshot at all, the problem may still say whether runs can be started.
+    if (problem.status === 503) {
+      freshness.update(null);
+      showStatus(problem.body);
+      refreshRuns();
+    }
+  }
+  showHowThingsStand();
+});
+
+const refreshData = once(async () => {
+  try {
+    const [{ body: page }, { body: whole, version }] = await Promise.all([
+      getVersioned("page"),
+      getVersioned("predictions"),
+    ]);
+    // A version may come between the two: then the older one counts, and the newer is asked for when it is noticed.
+    state.version = Math.min(page.version, version ?? page.version);
+    state.dataAt = new Date();
+    positions.update(page);
+    predictions.update(whole.predictions);
+    announce(`Version of ${format.time(page.timestamp)}: ${format.count(whole.predictions.length)} predictions.`);
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    state.problem = problem;
+  } finally {
+    asking = null;
+  }
+  showHowThingsStand();
+});
+
+let lastRunsAt = 0;
+const refreshRuns = once(async () => {
+  lastRunsAt = Date.now();
+  try {
+    const reports = (await get(`runs?limit=${RUNS_ASKED}`)).runs;
+    // The reports live in Redis alone: while that is away there are none, and those already shown stay.
+    if (reports.length || state.status?.cache_up !== false) runs.update(reports);
+    showHowThingsStand();
+  } catch (problem) {
+    // The next round asks again, and the notice of /status says what is wrong.
+    if (!(problem instanceof Problem)) throw problem;
+  }
+});
+
+// The stream and /status tell of the same version: it is asked for once.
+let asking = null;
+function noticeVersion(version) {
+  if (version === state.version || version === asking) return;
+  asking = version;
+  refreshData();
+}
+
+// Showing -------------------------------------------------------------------------------------------------------------
+
+function showStatus(status) {
+  setText(byId("source"), status.source ?? "Rolling Optimizer");
+  setText(
+    byId("version"),
+    status.version ? `version ${status.version}, made ${format.time(status.generated_at)}` : "no version yet",
+  );
+  setAttribute(byId("version"), "title", format.fullTime(status.generated_at));
+  trigger.allow(status.trigger === true);
+  const flower = /^https?:\/\//i.test(status.flower_url ?? "") ? status.flower_url : null;
+  byId("flower").hidden = flower === null;
+  if (flower) setAttribute(byId("flower"), "href", flower);
+}
+
+function showConnection(connection) {
+  if (connection === "live" && state.connection === "lost") refreshStatus();
+  state.connection = connection;
+  const [level, text] = {
+    connecting: ["unknown", "Connecting"],
+    live: ["good", "Live"],
+    lost: ["warn", "Reconnecting"],
+  }[connection];
+  setAttribute(byId("connection"), "data-level", level);
+  setText(byId("connection-text"), text);
+  if (connection === "lost") refreshStatus();
+}
+
+function showHowThingsStand() {
+  const { problem, status, version } = state;
+  const empty = problem?.status === 503 && version === null;
+  byId("no-data").hidden = !empty;
+  if (empty) setText(byId("no-data-text"), sentence(problem.message));
+  setAttribute(document.body, "data-state", version !== null ? "ready" : empty ? "empty" : "loading");
+  const notices = whatToKnow({ ...state, ageS: freshness.ageS, lastRun: runs.latest });
+  showNotices(notices);
+  const source = status?.source ?? "Rolling Optimizer";
+  document.title = notices.length
+    ? `${notices[0].title.replace(/\.$/, "")} – ${source}`
+    : `${source} – Rolling Optimizer`;
+}
+
+function announce(text) {
+  setText(byId("announcer"), text);
+}
+
+// Waking and sleeping -------------------------------------------------------------------------------------------------
+
+// A page that nobody sees lets its stream go after a while: browsers open only a few connections to a server.
+let hiding = null;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(hiding);
+  if (document.hidden) {
+    hiding = setTimeout(() => live.close(), HIDDEN_MS);
+  } else {
+    live.open();
+    refreshStatus();
+  }
+});
+
+/** Ask for the status again and again: every five seconds, or four times an interval where that is short. */
+async function poll() {
+  try {
+    if (!document.hidden) await refreshStatus();
+  } finally {
+    const fourth = (1000 * (state.status?.interval_s ?? Infinity)) / 4;
+    setTimeout(poll, Math.max(POLL_FAST_MS, Math.min(POLL_MS, fourth)));
+  }
+}
+
+showHowThingsStand();
+poll();
+live.open();

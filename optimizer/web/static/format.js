@@ -1,0 +1,99 @@
+// Values as people read them, in the browser's language. What is missing, or is no number, is a dash.
+
+export const MISSING = "–";
+
+const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
+const two = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const small = new Intl.NumberFormat(undefined, { minimumSignificantDigits: 2, maximumSignificantDigits: 4 });
+const signed = new Intl.NumberFormat(undefined, {
+  minimumFractionDigits: 2,
+  maximumFractionDigits: 2,
+  signDisplay: "exceptZero",
+});
+const upTo = new Intl.NumberFormat(undefined, { maximumFractionDigits: 8 });
+const share = new Intl.NumberFormat(undefined, {
+  style: "percent",
+  minimumFractionDigits: 2,
+  maximumFractionDigits: 2,
+});
+const change = new Intl.NumberFormat(undefined, {
+  style: "percent",
+  minimumFractionDigits: 2,
+  maximumFractionDigits: 2,
+  signDisplay: "exceptZero",
+});
+const clock = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
+});
+const dayAndClock = new Intl.DateTimeFormat(undefined, {
+  month: "short",
+  day: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  hourCycle: "h23",
+});
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+
+const numberOr = (format) => (value) => (Number.isFinite(value) ? format(value) : MISSING);
+
+/** A count: 8,000. */
+export const count = numberOr((value) => whole.format(value));
+/** A price: two places, and four digits where it is below 1. */
+export const price = numberOr((value) => (Math.abs(value) >= 1 || value === 0 ? two : small).format(value));
+/** An amount of money: 1,234.50. */
+export const money = numberOr((value) => two.format(value));
+/** A gain or loss with its sign: +1,234.50. */
+export const gain = numberOr((value) => signed.format(value));
+/** A quantity: 0.00012, 1,500. */
+export const quantity = numberOr((value) => upTo.format(value));
+/** A share of 1: 0.9988 is 99.88%. */
+export const percent = numberOr((value) => share.format(value));
+/** A relative change with its sign: 0.021 is +2.10%. */
+export const percentChange = numberOr((value) => change.format(value));
+/** A measured value with a unit: three digits are enough. */
+export const measured = numberOr((value) =>
+  new Intl.NumberFormat(undefined, { maximumSignificantDigits: Math.abs(value) >= 100 ? 4 : 3 }).format(value),
+);
+
+/** A length of time in seconds as one or two units: 12 s, 4 min 10 s, 3 h 2 min, 2 d 5 h. */
+export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return MISSING;
+  const s = Math.max(0, Math.floor(seconds));
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}
+
+/** How long a run took, in seconds: 0.042 s, 13.4 s, 2 min 3 s. */
+export function runTime(seconds) {
+  if (!Number.isFinite(seconds)) return MISSING;
+  return seconds < 60 ? `${measured(seconds)} s` : duration(seconds);
+}
+
+/**
+ * The instant that a timestamp of the data names, or null. The engine may write ISO text, seconds or milliseconds since
+ * the epoch, or anything else.
+ */
+export function instant(timestamp) {
+  if (timestamp === null || timestamp === undefined || timestamp === "") return null;
+  const date =
+    typeof timestamp === "number" ? new Date(timestamp > 1e11 ? timestamp : timestamp * 1000) : new Date(timestamp);
+  return Number.isNaN(date.getTime()) ? null : date;
+}
+
+/** A timestamp as a short local time, with the day where that is not today; what is no time is shown as it is. */
+export function time(timestamp) {
+  const date = instant(timestamp);
+  if (date === null) return timestamp === null || timestamp === undefined ? MISSING : String(timestamp);
+  return date.toDateString() === new Date().toDateString() ? clock.format(date) : dayAndClock.format(date);
+}
+
+/** The same in full, for those who point at it. */
+export function fullTime(timestamp) {
+  const date = instant(timestamp);
+  return date === null ? "" : full.format(date);
+}

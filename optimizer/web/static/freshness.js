@@ -1,0 +1,66 @@
+// How old the data are, ticking: green within an interval and a half, amber up to three, red beyond. The age comes from
+// the server and is counted on by this machine's steady clock, so that a wrong wall clock does no harm.
+
+import { byId, setAttribute, setText } from "./dom.js";
+import { duration } from "./format.js";
+
+const INTERVALS_FRESH = 1.5;
+const INTERVALS_STALE = 3;
+
+export class Freshness {
+  #status = null;
+  #at = 0;
+  #level = "unknown";
+
+  /** `onLevel` is told `fresh`, `ageing` or `stale` when that changes. */
+  constructor(onLevel) {
+    this.onLevel = onLevel;
+    setInterval(() => this.#tick(), 1000);
+  }
+
+  /** Take over what /status says; null where nothing is known. */
+  update(status) {
+    this.#status = status;
+    this.#at = performance.now();
+    this.#tick();
+  }
+
+  /** Seconds since a run last made or confirmed the data. */
+  get ageS() {
+    return this.#status ? this.#status.age_s + (performance.now() - this.#at) / 1000 : NaN;
+  }
+
+  #tick() {
+    const meter = byId("freshness-meter");
+    const age = this.ageS;
+    const interval = this.#status?.interval_s ?? 30;
+    const level = Number.isNaN(age)
+      ? "unknown"
+      : this.#status.stale || age > INTERVALS_STALE * interval
+        ? "stale"
+        : age > INTERVALS_FRESH * interval
+          ? "ageing"
+          : "fresh";
+    const word = { fresh: "Fresh", ageing: "Ageing", stale: "Stale", unknown: "No data" }[level];
+    setAttribute(byId("freshness"), "data-level", level);
+    setText(byId("freshness-word"), word);
+    setText(byId("freshness-age"), level === "unknown" ? "" : `${duration(age)} old`);
+    setText(byId("freshness-interval"), level === "unknown" ? "" : `every ${duration(interval)}`);
+    meter.style.setProperty("--share", level === "unknown" ? 0 : Math.min(1, age / (INTERVALS_STALE * interval)));
+    setAttribute(meter, "aria-valuemax", INTERVALS_STALE * interval);
+    setAttribute(
+      meter,
+      "aria-valuenow",
+      level === "unknown" ? 0 : Math.min(INTERVALS_STALE * interval, Math.floor(age)),
+    );
+    setAttribute(
+      meter,
+      "aria-valuetext",
+      level === "unknown" ? "no data" : `${duration(age)} old, ${word.toLowerCase()}`,
+    );
+    if (level !== this.#level) {
+      this.#level = level;
+      this.onLevel(level);
+    }
+  }
+}

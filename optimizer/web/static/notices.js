@@ -1,0 +1,60 @@
+// What a person has to know before believing the numbers: that the API or Redis is away, that the data are stale, that
+// the last run failed.
+
+import { byId, element, setText } from "./dom.js";
+import * as format from "./format.js";
+
+/** The notices of a state, the worst first, each {level, title, text}. */
+export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun }) {
+  const shown = dataAt ? ` What you see was read at ${format.time(dataAt.getTime())}.` : "";
+  if (problem) return ofProblem(problem, version, shown);
+  if (!status) return [];
+  const notices = [];
+  if (status.stale || ageS > 3 * status.interval_s) {
+    const text =
+      `No run has made or confirmed them for ${format.duration(ageS)}; one is due every ` +
+      `${format.duration(status.interval_s)}. Are the worker and beat running?`;
+    notices.push({ level: "bad", title: "The data are stale.", text });
+  }
+  if (lastRun?.status === "failed") {
+    const text = `${lastRun.error} at ${format.time(lastRun.timestamp)}; what it said is under Last errors.`;
+    notices.push({ level: "warn", title: "The last run failed.", text });
+  }
+  if (status.origin === "files" || !status.cache_up) {
+    const from =
+      status.origin === "files"
+        ? "Read from the snapshot files, which are whole"
+        : "The last snapshot that was read from it is shown";
+    notices.push({ level: "warn", title: "Redis is away.", text: `${from}; live updates may wait until it is back.` });
+  }
+  return notices;
+}
+
+function ofProblem(problem, version, shown) {
+  if (problem.status === 0) {
+    return [{ level: "bad", title: "The API is away.", text: `The page tries again by itself.${shown}` }];
+  }
+  const text = sentence(problem.message) + shown;
+  if (problem.status !== 503) return [{ level: "bad", title: "The API answers with an error.", text }];
+  // Before the first snapshot the page says so in the place of the data.
+  return version === null ? [] : [{ level: "bad", title: "There is no snapshot now.", text }];
+}
+
+/** Show notices. The same ones with another age change in place, so that they are not read out again each time. */
+export function showNotices(notices) {
+  const box = byId("notices");
+  const titles = notices.map(({ title }) => title).join(" ");
+  if (box.dataset.titles !== titles) {
+    box.dataset.titles = titles;
+    box.replaceChildren(...notices.map(notice));
+  }
+  notices.forEach(({ text }, index) => setText(box.children[index].lastElementChild, text));
+}
+
+function notice({ level, title }) {
+  const text = element("span", { "aria-live": "off" });
+  return element("p", { class: "notice", "data-level": level }, element("strong", {}, title), " ", text);
+}
+
+/** A text of the API as a sentence. */
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");

@@ -1,0 +1,76 @@
+// The predictions: their table, the search over it (`/` goes there, Escape empties it), the filter by sentiment.
+
+import { predictionColumns, tone } from "./columns.js";
+import { byId, element, setText } from "./dom.js";
+import * as format from "./format.js";
+import { DataTable } from "./table.js";
+
+const SENTIMENTS = { "": "All", up: "Bullish", down: "Bearish", flat: "Neutral" };
+
+export class Predictions {
+  #records = [];
+  #tone = "";
+
+  constructor() {
+    this.table = new DataTable(byId("predictions"), {
+      columns: predictionColumns,
+      key: (record) => record.symbol,
+      sort: { column: "confidence", descending: true },
+      empty: "No prediction matches.",
+    });
+    this.search = byId("search");
+    this.buttons = Object.entries(SENTIMENTS).map(([value, label]) => this.#button(value, label));
+    byId("sentiments").append(...this.buttons);
+    this.search.addEventListener("input", () => this.#filter());
+    this.search.addEventListener("keydown", (event) => this.#empty(event));
+    document.addEventListener("keydown", (event) => this.#goThere(event));
+  }
+
+  /** Show these records in place of those before. */
+  update(records) {
+    this.#records = records;
+    this.table.update(records);
+    this.#filter();
+    for (const button of this.buttons) {
+      const number = records.filter((record) => has(record, button.value)).length;
+      setText(button.lastElementChild, format.count(number));
+    }
+  }
+
+  #button(value, label) {
+    const attributes = { type: "button", value, "aria-pressed": String(value === this.#tone) };
+    const button = element("button", attributes, `${label} `, element("span", { class: "faint" }));
+    button.addEventListener("click", () => {
+      this.#tone = value;
+      for (const one of this.buttons) one.setAttribute("aria-pressed", String(one === button));
+      this.#filter();
+    });
+    return button;
+  }
+
+  #filter() {
+    const words = this.search.value.trim().toLocaleLowerCase();
+    const matches = (text) => text.toLocaleLowerCase().includes(words);
+    const shown = this.table.filter(
+      (record) => has(record, this.#tone) && (matches(record.symbol) || matches(record.sentiment)),
+    );
+    const total = this.#records.length;
+    const all = format.count(total);
+    setText(byId("predictions-count"), shown === total ? all : `${format.count(shown)} of ${all}`);
+  }
+
+  #empty(event) {
+    if (event.key !== "Escape") return;
+    this.search.value = "";
+    this.#filter();
+  }
+
+  #goThere(event) {
+    const typing = event.target.closest("input, textarea, select, dialog");
+    if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    this.search.focus();
+  }
+}
+
+const has = (record, wanted) => wanted === "" || tone(record.sentiment) === wanted;

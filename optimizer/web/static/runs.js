@@ -1,0 +1,180 @@
+// What became of the runs: the strip of outcomes, the charts, the last errors in full, and what was rejected and why.
+
+import { Chart, drawStrip } from "./charts.js";
+import { runColumns } from "./columns.js";
+import { byId, element, setText } from "./dom.js";
+import * as format from "./format.js";
+import { DataTable } from "./table.js";
+
+/** So many reports are asked for; a chart shows the newest of those that read the file. */
+export const RUNS_ASKED = 200;
+const RUNS_CHARTED = 60;
+const BLOCKS = 90;
+const ERRORS_SHOWN = 5;
+
+const OUTCOMES = ["success", "unchanged", "skipped", "failed"];
+
+const CHARTS = [
+  {
+    title: "Duration",
+    series: [{ name: "duration", kind: "line", value: (report) => report.stats.seconds, show: format.runTime }],
+  },
+  {
+    title: "Speed",
+    series: [
+      {
+        name: "JSON read",
+        kind: "line",
+        value: (report) => report.stats.json_mb_per_s,
+        show: (value) => `${format.measured(value)} MB/s`,
+      },
+    ],
+  },
+  {
+    title: "Peak memory",
+    series: [
+      {
+        name: "memory",
+        kind: "line",
+        value: (report) => report.stats.peak_rss_mb,
+        show: (value) => `${format.measured(value)} MB`,
+      },
+    ],
+  },
+  {
+    title: "Records",
+    series: [
+      { name: "records", kind: "line", value: (report) => report.stats.records_seen, show: format.count },
+      { name: "rejected", kind: "bars", value: (report) => report.stats.records_rejected, show: format.count },
+    ],
+  },
+];
+
+export class Runs {
+  constructor() {
+    this.charts = CHARTS.map((chart) => new Chart(byId("charts"), chart));
+    this.table = new DataTable(byId("runs"), {
+      columns: runColumns,
+      key: (report) => report.key,
+      sort: { column: "timestamp", descending: true },
+      empty: "No run has been reported yet.",
+    });
+  }
+
+  /** Show reports, the newest first. */
+  update(reports) {
+    // A run that was skipped says nothing about how things stand.
+    this.latest = reports.find((report) => report.status !== "skipped");
+    this.#showOutcomes(reports);
+    const measured = reports.filter((report) => report.stats?.seconds > 0);
+    byId("charts").hidden = measured.length === 0;
+    for (const chart of this.charts) chart.update(measured.slice(0, RUNS_CHARTED).reverse());
+    // Two reports of one instant are two rows.
+    const seen = new Map();
+    this.table.update(
+      reports.map((report) => {
+        const nth = seen.get(report.timestamp) ?? 0;
+        seen.set(report.timestamp, nth + 1);
+        return { ...report, key: `${report.timestamp} ${nth}` };
+      }),
+    );
+    showErrors(reports);
+    showRejects(measured[0]);
+  }
+
+  #showOutcomes(reports) {
+    const blocks = reports.slice(0, BLOCKS);
+    const tally = OUTCOMES.map((status) => [status, blocks.filter((report) => report.status === status).length]).filter(
+      ([, number]) => number > 0,
+    );
+    const told = tally.map(([status, number]) => `${number} ${status}`).join(", ");
+    byId("runs-strip").hidden = blocks.length === 0;
+    drawStrip(
+      byId("runs-strip"),
+      blocks.toReversed(),
+      blocks.length ? `Last ${blocks.length} runs: ${told}` : "No runs",
+    );
+    byId("runs-legend").replaceChildren(
+      ...tally.map(([status, number]) =>
+        element(
+          "li",
+          {},
+          element("span", { class: "swatch", "data-kind": status, "aria-hidden": "true" }),
+          `${number} ${status}`,
+        ),
+      ),
+    );
+    setText(byId("runs-count"), blocks.length ? `last ${blocks.length}` : "none yet");
+  }
+}
+
+/** Failed runs, those that say the same one after another as one. */
+function showErrors(reports) {
+  const groups = [];
+  for (const report of reports.filter((one) => one.status === "failed")) {
+    const last = groups.at(-1);
+    if (last && last.error === report.error && last.details === report.details) {
+      last.times += 1;
+      last.first = report.timestamp;
+    } else {
+      groups.push({
+        error: report.error,
+        details: report.details,
+        latest: report.timestamp,
+        first: report.timestamp,
+        times: 1,
+      });
+    }
+  }
+  const failures = groups.reduce((sum, group) => sum + group.times, 0);
+  setText(
+    byId("errors-count"),
+    reports.length ? `${format.count(failures)} of the last ${format.count(reports.length)} runs` : "",
+  );
+  byId("errors").replaceChildren(
+    ...(groups.length ? groups.slice(0, ERRORS_SHOWN).map(errorItem) : [quiet("No run has failed.")]),
+  );
+}
+
+function errorItem(group) {
+  const when =
+    group.times > 1
+      ? `${format.count(group.times)} times, ${format.time(group.first)} to ${format.time(group.latest)}`
+      : format.time(group.latest);
+  return element(
+    "li",
+    {},
+    element(
+      "p",
+      { class: "error-head" },
+      element("strong", {}, group.error ?? "Failed"),
+      element("span", { class: "faint", title: format.fullTime(group.latest) }, when),
+    ),
+    element("pre", {}, group.details ?? ""),
+  );
+}
+
+/** What the newest run that read the file could not use. */
+function showRejects(report) {
+  setText(byId("rejects-count"), report ? rejectedOf(report.stats) : "");
+  const tallies = report?.rejects ?? [];
+  const nothing = report ? "Every record was used." : "No run has read the file yet.";
+  byId("rejects").replaceChildren(...(tallies.length ? tallies.map(rejectItem) : [quiet(nothing)]));
+}
+
+function rejectedOf({ records_rejected: rejected, records_seen: seen }) {
+  return `${format.count(rejected)} of ${format.count(seen)} in the last full run`;
+}
+
+function rejectItem({ reason, count, first }) {
+  const lines = first.map(({ name, where, details }) => `${name ?? "(no name)"} at ${where}: ${details}`);
+  const number = `${format.count(count)} rejected${count > first.length ? `, the first ${first.length}` : ""}`;
+  return element(
+    "li",
+    {},
+    element("p", { class: "error-head" }, element("strong", {}, reason), element("span", { class: "faint" }, number)),
+    element("pre", {}, lines.join("\n")),
+  );
+}
+
+const quiet = (text) => element("li", { class: "quiet-line" }, text);

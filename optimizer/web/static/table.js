@@ -1,0 +1,130 @@
+// A table whose columns sort and whose rows are kept: an update changes the text of cells and moves rows, so that
+// scroll position, selection and focus stay where they are.
+//
+// A column is {id, label, numeric, value(row), show(cell, row)}: `value` is what is sorted by, `show` writes the cell.
+// `key(row)` names a row over updates.
+
+import { element, setAttribute, setText } from "./dom.js";
+
+// More rows than this are added on demand: the document would be slow before a reader has use for them.
+const ROWS_AT_FIRST = 500;
+
+const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
+
+export class DataTable {
+  #rows = [];
+  #shown = new Map();
+  // The row that each line shows: sorting and searching write nothing anew.
+  #written = new WeakMap();
+  #keeps = () => true;
+  #limit = ROWS_AT_FIRST;
+  #heads = new Map();
+
+  constructor(table, { columns, key, sort, empty }) {
+    this.table = table;
+    this.columns = columns;
+    this.key = key;
+    this.sort = sort;
+    this.empty = element("p", { class: "nothing", hidden: true }, empty);
+    this.more = element("button", { class: "button quiet more", type: "button", hidden: true });
+    this.more.addEventListener("click", () => {
+      this.#limit = Infinity;
+      this.#render();
+    });
+    this.body = element("tbody");
+    table.append(element("thead", {}, element("tr", {}, ...columns.map((column) => this.#head(column)))), this.body);
+    table.after(this.empty, this.more);
+    this.#markSort();
+  }
+
+  /** Show these rows in place of those before. Returns how many pass the filter. */
+  update(rows) {
+    this.#rows = rows;
+    setAttribute(this.table, "aria-busy", "false");
+    return this.#render();
+  }
+
+  /** Show only rows that this function keeps. Returns how many. */
+  filter(keeps) {
+    this.#keeps = keeps;
+    return this.#render();
+  }
+
+  #head(column) {
+    const button = element("button", { type: "button" }, column.label);
+    button.addEventListener("click", () => this.#sortBy(column));
+    const head = element(
+      "th",
+      { scope: "col", class: column.numeric ? "number" : null, "data-column": column.id },
+      button,
+    );
+    this.#heads.set(column.id, head);
+    return head;
+  }
+
+  #sortBy(column) {
+    const again = this.sort.column === column.id;
+    // The first click shows what is looked for most: the largest numbers, the first names.
+    this.sort = { column: column.id, descending: again ? !this.sort.descending : Boolean(column.numeric) };
+    this.#markSort();
+    this.#render();
+    this.table.parentElement.scrollTop = 0;
+  }
+
+  #markSort() {
+    for (const [id, head] of this.#heads) {
+      if (id === this.sort.column) head.setAttribute("aria-sort", this.sort.descending ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    }
+  }
+
+  #sorted(rows) {
+    const { value } = this.columns.find((column) => column.id === this.sort.column);
+    const direction = this.sort.descending ? -1 : 1;
+    return rows
+      .map((row) => [value(row), row])
+      .sort(([a], [b]) => {
+        const aMissing = a === null || a === undefined || Number.isNaN(a);
+        const bMissing = b === null || b === undefined || Number.isNaN(b);
+        if (aMissing || bMissing) return aMissing - bMissing; // what is missing comes last in both directions
+        return (
+          direction * (typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a), String(b)))
+        );
+      })
+      .map(([, row]) => row);
+  }
+
+  #render() {
+    const kept = this.#sorted(this.#rows.filter((row) => this.#keeps(row)));
+    const wanted = new Map(kept.slice(0, this.#limit).map((row) => [this.key(row), row]));
+    for (const [key, line] of this.#shown) {
+      if (!wanted.has(key)) {
+        line.remove();
+        this.#shown.delete(key);
+      }
+    }
+    let next = this.body.firstChild;
+    for (const [key, row] of wanted) {
+      const line = this.#shown.get(key) ?? this.#line(key);
+      if (this.#written.get(line) !== row) {
+        this.columns.forEach((column, index) => column.show(line.children[index], row));
+        this.#written.set(line, row);
+      }
+      if (line === next) next = next.nextSibling;
+      else this.body.insertBefore(line, next);
+    }
+    this.empty.hidden = kept.length > 0;
+    this.more.hidden = kept.length <= this.#limit;
+    setText(this.more, `Show all ${kept.length.toLocaleString()} rows`);
+    return kept.length;
+  }
+
+  #line(key) {
+    const cells = this.columns.map((column, index) =>
+      index === 0 ? element("th", { scope: "row" }) : element("td", { class: column.numeric ? "number" : null }),
+    );
+    const line = element("tr", {}, ...cells);
+    this.#shown.set(key, line);
+    return line;
+  }
+}

@@ -1,0 +1,148 @@
+"""A real browser and a real API process for tests of the dashboard, and for its screenshots."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
+
+from optimizer.settings import Settings
+from tasks.devredis import free_port
+from tasks.stack import Stack
+from tests.servers import wait_until
+
+__all__ = ["TOKEN", "BrowserMissing", "Watched", "Web", "chromium", "chromium_executable"]
+
+TOKEN = "made-up-token"
+
+# No sandbox: in CI and in containers we are root. The rest keeps the browser from asking its maker for anything.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+# A machine that is busy with another test must not fail this one.
+expect.set_options(timeout=20_000)
+
+
+class BrowserMissing(Exception):
+    """There is no Chromium on this machine."""
+
+
+def chromium_executable() -> str:
+    """The path of the distribution's Chromium; none is ever downloaded.
+
+    Raises:
+        BrowserMissing: There is none.
+    """
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found:
+            return found
+    raise BrowserMissing("no chromium on the PATH; on Debian: apt-get install --no-install-recommends chromium")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A Chromium that ends with the block."""
+    executable = chromium_executable()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page in a context of its own, and all that it complained of."""
+
+    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+        self.url = url
+        self._context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
+        self._context.set_default_timeout(15_000)
+        self.page: Page = self._context.new_page()
+        self.complaints: list[str] = []
+        self.dialogs: list[str] = []
+        self.page.on("console", self._listen)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        self.page.on("dialog", self._dismiss)
+        self.page.add_init_script(
+            "document.addEventListener('securitypolicyviolation',"
+            " (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`))"
+        )
+
+    def open(self) -> Page:
+        """Load the dashboard."""
+        self.page.goto(self.url)
+        return self.page
+
+    def close(self) -> None:
+        """Close the page with its context."""
+        self._context.close()
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    def _listen(self, message: ConsoleMessage) -> None:
+        # The browser notes every answer of 4xx and 5xx, and every connection refused, as an error by itself.
+        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+            self.complaints.append(f"{message.type}: {message.text}")
+
+
+class Web:
+    """`rolling-optimizer web` as its users start it; the port stays the same over restarts."""
+
+    def __init__(self, directory: Path, settings: Settings, **variables: str) -> None:
+        self.lines: list[str] = []
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self._stack = Stack(lambda _, line: self.lines.append(line), directory)
+        self._stack.environ |= {
+            "ROLLING_INPUT": str(settings.input),
+            "ROLLING_OUTPUT_DIR": str(settings.output_dir),
+            "ROLLING_REDIS_URL": settings.redis_url,
+            "ROLLING_INTERVAL_S": f"{settings.interval_s:g}",
+            **variables,
+        }
+
+    def __enter__(self) -> Web:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        command = [sys.executable, "-m", "tasks.cli", "web", "--host", "127.0.0.1", "--port", str(self.port)]
+        self._stack.start("web", command)
+        try:
+            wait_until(self._listens, what="the API")
+        except BaseException:
+            self.stop()
+            print("\n".join(self.lines))
+            raise
+
+    def stop(self) -> None:
+        """Stop it, as a supervisor would."""
+        self._stack.stop()
+
+    def _listens(self) -> bool:
+        self._stack.check()
+        try:
+            with urllib.request.urlopen(f"{self.url}healthz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False

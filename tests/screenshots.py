@@ -1,0 +1,165 @@
+"""Make the README's screenshots of the dashboard: `make screenshots`.
+
+A day's work in small: an engine that rewrites its file, runs that publish it, one that failed, an API that serves it.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import tempfile
+from contextlib import chdir, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+from playwright.sync_api import expect
+
+from optimizer.errors import SourceMalformed
+from optimizer.pipeline import optimize
+from optimizer.settings import Settings
+from tests.browser import TOKEN, Watched, Web, chromium
+from tests.rolling import write_json, write_raw
+from tests.servers import RedisServer
+
+DOCS: Final = Path(__file__).parent.parent / "docs"
+RUNS: Final = 72
+SYMBOLS: Final = 900
+# fmt: off
+TICKERS: Final = [
+    "AAPL", "MSFT", "NVDA", "AMZN", "GOOGL", "META", "TSLA", "AVGO", "BRK.B", "JPM", "LLY", "UNH",
+    "XOM", "MA", "COST", "HD", "PG", "NFLX", "JNJ", "ABBV", "BAC", "CRM", "ORCL", "MRK",
+    "CVX", "AMD", "PEP", "LIN", "WMT", "ADBE", "ACN", "TMO", "MCD", "CSCO",
+]
+BOTS: Final = [
+    "momentum-us", "mean-revert", "pairs-tech", "breakout-eu", "carry-fx", "vol-short",
+    "grid-btc", "trend-us", "stat-arb", "news-nlp", "gap-fade", "rotation",
+]
+# fmt: on
+# Name of the picture: width, height, pixels a point, color scheme, whole page.
+SHOTS: Final = {
+    "dashboard-light": (1440, 1000, 1, "light", True),
+    "dashboard-dark": (1440, 1000, 1, "dark", False),
+    "dashboard-phone": (375, 812, 2, "light", False),
+}
+MAX_BYTES: Final = 300_000
+
+
+def main() -> None:
+    """Make all of them in `docs/`."""
+    with tempfile.TemporaryDirectory() as name, chdir(name):  # so that no path of this machine is in the pictures
+        directory = Path()
+        server = RedisServer(directory / "redis")
+        server.start()
+        try:
+            settings = Settings(input=Path("data/rolling_brain.json.gz"), output_dir=Path("data"), redis_url=server.url)
+            _work(settings)
+            variables = {"ROLLING_TRIGGER_TOKEN": TOKEN, "ROLLING_FLOWER_URL": "http://127.0.0.1:5555/"}
+            with Web(directory, settings, **variables) as web:
+                _shoot(web.url)
+        finally:
+            server.kill()
+
+
+def _work(settings: Settings) -> None:
+    """Some runs: most publish, some find nothing new, one fails."""
+    engine = _Engine()
+    for number in range(RUNS):
+        if number % 7 != 3:
+            write_json(settings.input, engine.tick())
+        if number == RUNS - 17:
+            write_raw(settings.input, b'{"AAPL": {"confidence": 0.97, "prediction": 2e}}')
+        with suppress(SourceMalformed):
+            optimize(settings)
+    write_json(settings.input, engine.tick())
+    optimize(replace(settings, interval_s=30.0))
+
+
+def _shoot(url: str) -> None:
+    with chromium() as browser:
+        for name, (width, height, density, scheme, whole) in SHOTS.items():
+            watched = Watched(
+                browser,
+                url,
+                viewport={"width": width, "height": height},
+                device_scale_factor=density,
+                color_scheme=scheme,
+                reduced_motion="reduce",
+            )
+            page = watched.open()
+            expect(page.locator("#predictions tbody tr")).to_have_count(300)
+            expect(page.locator("#errors pre")).to_have_count(1)
+            expect(page.locator("#connection-text")).to_have_text("Live")
+            path = DOCS / f"{name}.png"
+            with Image.open(io.BytesIO(page.screenshot(full_page=whole))) as picture:
+                # 256 colors are a third of the bytes, and nobody sees the difference.
+                picture.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
+            watched.close()
+            size = path.stat().st_size
+            print(f"{path}: {size / 1000:.0f} KB")
+            assert size < MAX_BYTES
+            assert watched.complaints == []
+
+
+class _Engine:
+    """A prediction engine with a memory: prices wander, the rest follows from them."""
+
+    def __init__(self) -> None:
+        self._rng = random.Random(7)
+        others = ("".join(self._rng.choices("ABCDEFGHIKLMNOPRSTUVWXYZ", k=4)) for _ in iter(int, 1))
+        self._prices = {name: self._rng.uniform(20, 700) for name in TICKERS}
+        while len(self._prices) < SYMBOLS:
+            self._prices.setdefault(next(others), self._rng.uniform(5, 300))
+        self._equity = {name: self._rng.uniform(2e4, 3e5) for name in BOTS}
+        self._pnl = {name: self._rng.gauss(400, 1_100) for name in BOTS}
+        self._held = {name: self._rng.sample(TICKERS, self._rng.randrange(1, 7)) for name in BOTS}
+
+    def tick(self) -> dict[str, Any]:
+        """The file's next state."""
+        records = {name: self._record(name, rank) for rank, name in enumerate(self._prices)}
+        for name in self._rng.sample(sorted(self._prices)[200:], self._rng.randrange(1, 9)):
+            records[name]["confidence"] = 1.4
+        return {"predictions": records, "bots": {name: self._bot(name, number) for number, name in enumerate(BOTS)}}
+
+    def _record(self, name: str, rank: int) -> dict[str, Any]:
+        rng = self._rng
+        self._prices[name] *= 1 + rng.gauss(0, 0.002)
+        last = self._prices[name]
+        move = rng.gauss(0, 0.02)
+        return {
+            "prediction": round(last * (1 + move), 4),
+            "confidence": round(max(0.05, 0.995 - rank * 0.0012 - rng.random() * 0.05), 4),
+            "last_price": round(last, 4),
+            "sentiment": "bullish" if move > 0.006 else "bearish" if move < -0.006 else "neutral",
+            "target_price": round(last * (1 + 2 * move), 2),
+            "stop_loss": round(last * (1 - move), 2),
+            "timestamp": _ago(rng.randrange(30)),
+            "history": [{"close": round(last, 2)} for _ in range(40)],
+        }
+
+    def _bot(self, name: str, number: int) -> dict[str, Any]:
+        self._pnl[name] += self._rng.gauss(0, 20)
+        return {
+            "enabled": number % 6 != 4,
+            "equity": round(self._equity[name] + self._pnl[name], 2),
+            "pnl_today": round(self._pnl[name], 2),
+            "positions": [
+                {
+                    "symbol": symbol,
+                    "qty": -60 if number == 5 else 10 * (1 + number),
+                    "avg": round(self._prices[symbol], 2),
+                }
+                for symbol in self._held[name]
+            ],
+            "last_updated": _ago(self._rng.randrange(60)),
+        }
+
+
+def _ago(seconds: int) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,615 @@
+"""The dashboard in a real Chromium, against a real API process, a real Redis and snapshots that a run published.
+
+What is asserted is what a person sees, hears or can press; every page is also held to have logged no error and no
+violation of its content security policy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Route, expect
+
+from optimizer.errors import SourceMalformed
+from optimizer.pipeline import optimize
+from optimizer.sample import write_sample
+from optimizer.settings import Settings
+from tests.browser import TOKEN, BrowserMissing, Watched, Web, chromium, chromium_executable
+from tests.fleet import Fleet
+from tests.rolling import a_record, write_json, write_raw
+from tests.servers import RedisServer, wait_until
+
+STATIC = Path(__file__).parent.parent / "optimizer" / "web" / "static"
+PHONE: dict[str, Any] = {"viewport": {"width": 375, "height": 812}, "has_touch": True, "is_mobile": True}
+
+BOTS = {
+    "alpha": {
+        "enabled": True,
+        "equity": 1000.5,
+        "pnl_today": 12.25,
+        "positions": [{"symbol": "AAPL", "qty": 5, "avg": 100}],
+    },
+    "beta": {"enabled": False, "equity": 500, "pnl_today": -2.25, "positions": []},
+}
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for the module; Playwright's loop may not outlive it, for others start loops of their own."""
+    try:
+        chromium_executable()
+    except BrowserMissing as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def watch(browser: Browser) -> Iterator[Callable[..., Watched]]:
+    """Make pages; at the end none of them may have complained."""
+    opened: list[Watched] = []
+
+    def make(url: str, **options: Any) -> Watched:
+        opened.append(Watched(browser, url, **options))
+        return opened[-1]
+
+    yield make
+    for page in opened:
+        page.close()
+    assert [page.complaints for page in opened] == [[] for _ in opened]
+
+
+@pytest.fixture
+def web(tmp_path: Path, settings: Settings) -> Iterator[Web]:
+    """An API that runs."""
+    with Web(tmp_path, settings) as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(web: Web, watch: Callable[..., Watched]) -> Open:
+    """Open the dashboard of that API."""
+    return lambda **options: watch(web.url, **options).open()
+
+
+def publish(settings: Settings, records: dict[str, Any], bots: dict[str, Any] | None = None) -> None:
+    """Let the engine write a file, and a run publish it."""
+    write_json(settings.input, {"predictions": records, "bots": BOTS if bots is None else bots})
+    assert optimize(settings).status == "success"
+
+
+def many_records(number: int, *, price: float = 100.0) -> dict[str, Any]:
+    """Records by falling confidence, every third of them bearish."""
+    return {
+        f"S{index:03}": a_record(
+            confidence=1 - index / 1000, last_price=price + index, sentiment="bearish" if index % 3 == 0 else "bullish"
+        )
+        for index in range(number)
+    }
+
+
+def column(page: Page, label: str, table: str = "#predictions") -> list[str]:
+    """The texts of a column, from top to bottom."""
+    heads = page.locator(f"{table} thead th").all_inner_texts()
+    nth = [head.strip() for head in heads].index(label) + 1
+    return page.locator(f"{table} tbody tr > :nth-child({nth})").all_text_contents()
+
+
+def rows(page: Page, table: str = "#predictions") -> Locator:
+    """The rows of a table."""
+    return page.locator(f"{table} tbody tr")
+
+
+def test_the_page_shows_what_is_published(settings: Settings, open_page: Open) -> None:
+    """Figures, predictions, bots, holdings and how fresh they are, each where a reader looks for it."""
+    publish(settings, {"AAPL": a_record(), "MSFT": a_record(confidence=0.9, last_price=250, prediction=200)})
+
+    page = open_page()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("rolling_brain")
+    expect(page.locator("#tile-equity")).to_have_text("1,500.50")
+    expect(page.locator("#tile-pnl")).to_have_text("+10.00")
+    expect(page.locator("#tile-bots")).to_have_text("1")
+    expect(page.locator("#tile-positions")).to_have_text("1")
+    expect(rows(page)).to_have_count(2)
+    expect(rows(page).first).to_contain_text("MSFT")
+    assert column(page, "Confidence") == ["90.00%", "75.00%"]
+    assert column(page, "Change") == ["-20.00%", "+1.50%"]
+    assert column(page, "Sentiment") == ["▲bullish", "▲bullish"]
+    assert column(page, "Bot", "#bots") == ["alpha", "beta"]
+    assert column(page, "P&L today", "#bots") == ["+12.25", "-2.25"]
+    assert column(page, "Quantity", "#holdings") == ["5"]
+    expect(page.locator("#freshness-word")).to_have_text("Fresh")
+    expect(page.locator("#connection-text")).to_have_text("Live")
+    expect(page.get_by_role("meter")).to_have_attribute("aria-valuetext", re.compile(r"^\d+ s old, fresh$"))
+
+
+def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
+    settings: Settings, open_page: Open
+) -> None:
+    """No reload: sort, search, filter, scroll position and focus stay while 300 rows change under them."""
+    publish(settings, many_records(300))
+    page = open_page()
+    expect(rows(page)).to_have_count(300)
+    page.evaluate("window.loadedOnce = true")
+    page.get_by_role("button", name="Last").click()
+    page.get_by_role("searchbox").fill("bullish")
+    expect(rows(page)).to_have_count(200)
+    scroller = page.locator("#predictions-scroller")
+    scroller.evaluate("(box) => { box.scrollTop = 1500; }")
+    page.get_by_role("searchbox").focus()
+    row = rows(page).filter(has_text="S200").element_handle()
+    page.route("**/status", lambda _: None)  # never answered: only the stream can tell of the version
+
+    publish(settings, many_records(299, price=700.0))
+
+    expect(rows(page)).to_have_count(199)
+    expect(rows(page).first).to_contain_text("998.00")
+    prices = [float(text) for text in column(page, "Last")]
+    assert prices == sorted(prices, reverse=True)
+    assert scroller.evaluate("(box) => box.scrollTop") == 1500
+    assert page.evaluate("document.activeElement.id") == "search"
+    assert row.evaluate("(line) => line.isConnected")  # so that what was selected in it still is
+    assert page.evaluate("window.loadedOnce") is True
+    expect(page.get_by_role("searchbox")).to_have_value("bullish")
+    expect(page.locator("#predictions-count")).to_have_text("199 of 299")
+
+
+def test_without_the_stream_the_page_is_slower_but_right(
+    settings: Settings, web: Web, watch: Callable[..., Watched]
+) -> None:
+    """A proxy that lets no stream through costs some seconds, and is told."""
+    publish(settings, many_records(3))
+    watched = watch(web.url)
+    watched.page.route("**/events", lambda route: route.abort())
+    page = watched.open()
+    expect(rows(page)).to_have_count(3)
+    expect(page.locator("#connection-text")).to_have_text("Reconnecting")
+
+    publish(settings, many_records(4))
+
+    expect(rows(page)).to_have_count(4)
+    expect(page.locator("#notices")).to_be_empty()
+
+
+def test_every_column_sorts_both_ways_and_says_so(settings: Settings, open_page: Open) -> None:
+    """A press on a head sorts by it, another turns it round; what is missing stays last."""
+    publish(
+        settings,
+        {
+            "B10": a_record(confidence=0.6, last_price=20, prediction=21, target_price=None, stop_loss=1),
+            "B9": a_record(confidence=0.9, last_price=1000, prediction=900, target_price=9, stop_loss=None),
+            "A": a_record(
+                confidence=0.7, last_price=3, prediction=3, sentiment="bearish", target_price=80, stop_loss=7
+            ),
+        },
+    )
+    page = open_page()
+    expect(rows(page)).to_have_count(3)
+    orders = {
+        "Symbol": "A B9 B10",
+        "Confidence": "B9 A B10",
+        "Last": "B9 B10 A",
+        "Prediction": "B9 B10 A",
+        "Change": "B10 A B9",
+        "Target": "A B9 B10",
+        "Stop loss": "A B10 B9",
+    }
+    for label, order in orders.items():
+        head = page.locator("#predictions thead th").filter(has_text=re.compile(f"^{label}$"))
+        if label == "Confidence":  # by which the page is sorted when it opens, but for the presses before
+            expect(head).not_to_have_attribute("aria-sort", re.compile("."))
+        head.get_by_role("button").click()
+        assert " ".join(column(page, "Symbol")) == order, label
+        expect(head).to_have_attribute("aria-sort", "ascending" if label == "Symbol" else "descending")
+        assert page.locator("#predictions [aria-sort]").count() == 1
+        head.get_by_role("button").click()
+        expect(head).to_have_attribute("aria-sort", "descending" if label == "Symbol" else "ascending")
+        turned = " ".join(column(page, "Symbol"))
+        missing_last = {"Target": "B9 A B10", "Stop loss": "B10 A B9"}
+        assert turned == missing_last.get(label, " ".join(reversed(order.split()))), label
+    page.get_by_role("button", name="Sentiment").click()
+    assert column(page, "Symbol")[0] == "A"
+
+
+def test_search_and_filter_narrow_the_table_from_the_keyboard(settings: Settings, open_page: Open) -> None:
+    """`/` goes to the search, Escape empties it; a filter by sentiment adds to it; how many are left is told."""
+    publish(settings, many_records(9) | {"Größe": a_record(sentiment="mixed")})
+    page = open_page()
+    expect(rows(page)).to_have_count(10)
+
+    page.keyboard.press("/")
+    page.keyboard.type("grö")
+    expect(rows(page)).to_have_count(1)
+    expect(rows(page)).to_contain_text("Größe")
+    expect(page.locator("#predictions-count")).to_have_text("1 of 10")
+    page.keyboard.press("Escape")
+    expect(rows(page)).to_have_count(10)
+    bearish = page.get_by_role("button", name="Bearish")
+    bearish.click()
+    expect(rows(page)).to_have_count(3)
+    expect(bearish).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("/")
+    page.keyboard.type("nothing like it / at all")
+    expect(rows(page)).to_have_count(0)
+    expect(page.get_by_text("No prediction matches.")).to_be_visible()
+
+
+def test_markup_in_the_data_is_text(settings: Settings, tmp_path: Path, watch: Callable[..., Watched]) -> None:
+    """Symbols, sentiments, bots and errors may hold anything; nothing of it becomes an element or runs."""
+    evil = "<script>alert(1)</script>"
+    image = "<img src=x onerror=alert(2)>"
+    publish(
+        settings,
+        {evil: a_record(sentiment=image, timestamp=image), '"><b>x': a_record(confidence=0.8)},
+        {image: {"enabled": True, "equity": 1, "positions": [{"symbol": evil, "qty": 1}]}},
+    )
+    write_raw(settings.input, b'{"A": {"confidence": 0.5, "<script>alert(3)</script>": tru}}')
+    with pytest.raises(SourceMalformed):
+        optimize(settings)
+    with Web(tmp_path, settings) as web:
+        watched = watch(web.url)
+        page = watched.open()
+        expect(rows(page)).to_have_count(2)
+        expect(page.locator("#errors li")).to_contain_text("SourceMalformed")
+
+        assert evil in column(page, "Symbol")
+        assert column(page, "Sentiment") == ["▲bullish", f"●{image}"]
+        assert column(page, "Time")[1] == image
+        assert column(page, "Bot", "#bots") == [image]
+        assert column(page, "Symbol", "#holdings") == [evil]
+        assert page.locator("script").count() == 1
+        assert page.locator("main img, main b").count() == 0
+        assert watched.dialogs == []
+
+
+def test_data_that_nobody_renews_turn_stale_before_the_readers_eyes(
+    settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """After three intervals the page says so, in words, and takes it back when a run confirms the data."""
+    fast = replace(settings, interval_s=3.0)
+    publish(fast, many_records(3))
+    with Web(tmp_path, fast) as web:
+        page = watch(web.url).open()
+        expect(rows(page)).to_have_count(3)
+        publish(fast, many_records(4))
+        expect(page.locator("#freshness-word")).to_have_text("Fresh")
+        expect(page.locator("#notices")).to_be_empty()
+
+        expect(page.locator("#freshness-word")).to_have_text("Stale")
+        expect(page.locator("#notices")).to_contain_text("The data are stale.")
+        expect(page.locator("#freshness-age")).to_have_text(re.compile(r"^\d+ s old$"))
+        expect(page).to_have_title(re.compile("stale"))
+        expect(rows(page)).to_have_count(4)
+
+        assert optimize(fast).status == "unchanged"  # it confirms them, without a new version
+        expect(page.locator("#notices")).to_be_empty()
+        expect(page.locator("#freshness-word")).to_have_text(re.compile("Fresh|Ageing"))
+
+
+def test_a_restart_of_redis_is_told_and_survived(
+    own_redis: RedisServer, settings_without_redis: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """The last data stay on the page with a notice; when Redis is back, so are live updates, without a reload."""
+    settings = replace(settings_without_redis, redis_url=own_redis.url, broker_url=own_redis.url)
+    own_redis.start()
+    publish(settings, many_records(5))
+    with Web(tmp_path, settings) as web:
+        page = watch(web.url).open()
+        expect(rows(page)).to_have_count(5)
+
+        own_redis.kill()
+        expect(page.locator("#notices")).to_contain_text("Redis is away.")
+        expect(rows(page)).to_have_count(5)
+
+        own_redis.start()
+        expect(page.locator("#notices")).to_be_empty()
+        publish(settings, many_records(6))
+        expect(rows(page)).to_have_count(6)
+
+
+def test_a_page_that_was_opened_while_redis_is_away_shows_the_files(
+    own_redis: RedisServer, settings_without_redis: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """The snapshot files carry the page, and it says that they do."""
+    settings = replace(settings_without_redis, redis_url=own_redis.url, broker_url=own_redis.url)
+    own_redis.start()
+    publish(settings, many_records(4))
+    own_redis.kill()
+    with Web(tmp_path, settings) as web:
+        page = watch(web.url).open()
+        expect(rows(page)).to_have_count(4)
+        expect(page.locator("#notices")).to_contain_text("Read from the snapshot files")
+
+
+def test_before_the_first_run_the_page_says_so_and_then_fills(settings: Settings, open_page: Open) -> None:
+    """Nothing to show is no error; the first version appears by itself."""
+    page = open_page()
+    expect(page.get_by_role("heading", name="No data yet")).to_be_visible()
+    expect(page.locator("#freshness-word")).to_have_text("No data")
+    expect(page.locator("#predictions")).to_be_hidden()
+
+    publish(settings, many_records(2))
+
+    expect(rows(page)).to_have_count(2)
+    expect(page.get_by_role("heading", name="No data yet")).to_be_hidden()
+    expect(page.locator("#freshness-word")).to_have_text("Fresh")
+
+
+def test_before_the_first_run_one_can_be_started(
+    settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """Where there is nothing yet, a run by hand is wanted most."""
+    with Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
+        page = watch(web.url).open()
+        expect(page.get_by_role("heading", level=1)).to_have_text("rolling_brain")
+        page.get_by_role("button", name="Run now").click()
+        page.get_by_label("Trigger token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page.locator("#run-text")).to_have_text("Sent; waiting for a worker")
+        write_json(settings.input, many_records(2))
+        with Fleet(tmp_path, settings) as fleet:
+            fleet.start_worker()
+            expect(page.locator("#run-text")).to_have_text(re.compile("^Done in"))
+            expect(rows(page)).to_have_count(2)
+
+
+def test_until_the_first_answer_the_page_shows_that_it_waits(
+    settings: Settings, web: Web, watch: Callable[..., Watched]
+) -> None:
+    """The tables say that they are busy, and nothing claims to be empty before anything is known."""
+    publish(settings, many_records(3))
+    watched = watch(web.url)
+    held: list[Route] = []
+    watched.page.route("**/page", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks the function
+    page = watched.open()
+    expect(page.locator("#connection-text")).to_have_text("Live")
+    wait_until(lambda: page.title() and held, what="a request for the page's data")
+    expect(page.locator("#predictions")).to_have_attribute("aria-busy", "true")
+    expect(page.locator("body")).to_have_attribute("data-state", "loading")
+    expect(page.get_by_text("No prediction matches.")).to_be_hidden()
+    expect(page.get_by_role("heading", name="No data yet")).to_be_hidden()
+
+    held[0].continue_()
+
+    expect(rows(page)).to_have_count(3)
+    expect(page.locator("#predictions")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("body")).to_have_attribute("data-state", "ready")
+
+
+def test_a_long_table_is_shown_in_part_until_all_of_it_is_asked_for(settings: Settings, open_page: Open) -> None:
+    """The best five hundred at first; search and sort look at all of them; a press shows the rest."""
+    publish(replace(settings, top_symbols_limit=600, min_confidence=0.0), many_records(600))
+    page = open_page()
+    expect(rows(page)).to_have_count(500)
+    page.get_by_role("searchbox").fill("S599")
+    expect(rows(page)).to_have_count(1)
+    page.get_by_role("searchbox").fill("")
+    page.get_by_role("button", name="Show all 600 rows").click()
+    expect(rows(page)).to_have_count(600)
+
+
+def test_an_api_that_goes_away_is_told_and_found_again(settings: Settings, web: Web, open_page: Open) -> None:
+    """A deployment restarts the API under open pages: they keep what they show, say it, and come back by themselves."""
+    publish(settings, many_records(3))
+    page = open_page()
+    expect(page.locator("#connection-text")).to_have_text("Live")
+
+    web.stop()
+    expect(page.locator("#connection-text")).to_have_text("Reconnecting")
+    expect(page.locator("#notices")).to_contain_text("The API is away.")
+    expect(rows(page)).to_have_count(3)
+
+    publish(settings, many_records(4))
+    web.start()
+    expect(page.locator("#connection-text")).to_have_text("Live", timeout=40_000)
+    expect(rows(page)).to_have_count(4)
+    expect(page.locator("#notices")).to_be_empty()
+
+
+def test_runs_are_drawn_told_and_listed_and_failures_shown_in_full(settings: Settings, open_page: Open) -> None:
+    """Charts have titles with their figures, all of them stand in a table too, and an error is never cut short."""
+    for number in (3, 4):
+        publish(settings, many_records(number) | {"BAD": a_record(confidence=7)})
+    optimize(settings)
+    write_raw(settings.input, b'{"A": {"confidence": 0.5, "prediction": tru}}')
+    with pytest.raises(SourceMalformed) as caught:
+        optimize(settings)
+
+    page = open_page()
+
+    expect(page.locator("#errors li")).to_have_count(1)
+    expect(page.locator("#errors pre")).to_have_text(str(caught.value))
+    expect(page.locator("#notices")).to_contain_text("The last run failed.")
+    expect(page.locator("#rejects")).to_contain_text("ConfidenceInvalid")
+    expect(page.locator("#rejects pre")).to_contain_text("BAD at")
+    expect(page.locator("#runs-strip svg > title")).to_have_text("Last 4 runs: 2 success, 1 unchanged, 1 failed")
+    titles = page.locator("#charts svg > title").all_text_contents()
+    assert [title.split(":")[0] for title in titles] == ["Duration", "Speed", "Peak memory", "Records"]
+    assert "records latest 5, lowest 4, highest 5, over 2 runs; rejected latest 1" in titles[3]
+    page.get_by_text("These runs as a table").click()
+    assert column(page, "Outcome", "#runs")[0] == "●failed"
+    assert column(page, "Records", "#runs") == ["–", "–", "5", "4"]
+    assert column(page, "Why", "#runs")[0] == "SourceMalformed"
+
+
+def test_the_page_can_be_used_from_the_keyboard_alone(settings: Settings, open_page: Open) -> None:
+    """The first Tab offers to skip the head; heads are buttons; focus is always to be seen; tables scroll by keys."""
+    publish(settings, many_records(100))
+    page = open_page()
+    expect(rows(page)).to_have_count(100)
+
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the predictions")).to_be_focused()
+    page.keyboard.press("Enter")
+    seen = []
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            "[document.activeElement.textContent || document.activeElement.id,"
+            " getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        seen.append(name.strip())
+        assert outline != "none", name
+        if name.strip() == "Symbol":
+            break
+    assert seen[-1] == "Symbol"
+    page.keyboard.press("Enter")
+    expect(page.locator("#predictions thead th").first).to_have_attribute("aria-sort", "ascending")
+    assert page.evaluate("document.activeElement.textContent") == "Symbol"
+    page.locator("#predictions-scroller").focus()
+    page.keyboard.press("End")
+    # Not Playwright's own way of waiting, which evaluates text in the page: its policy forbids that.
+    wait_until(lambda: page.locator("#predictions-scroller").evaluate("(box) => box.scrollTop") > 1000)
+
+
+def test_a_run_is_started_with_the_token_and_followed_to_its_end(
+    settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """A wrong token is refused in words; the right one starts a run on a real worker, and its progress is shown."""
+    publish(settings, many_records(3))
+    write_sample(settings.input, symbols=1_000, points=4_000)
+    with Fleet(tmp_path, settings) as fleet, Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
+        page = watch(web.url).open()
+        expect(rows(page)).to_have_count(3)
+        page.get_by_role("button", name="Run now").click()
+        expect(page.get_by_label("Trigger token")).to_be_focused()
+        page.keyboard.type("not it")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("no spaces")
+        page.get_by_label("Trigger token").fill("not-it")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("This token is not the right one.")
+        page.get_by_label("Trigger token").fill(TOKEN)
+        page.get_by_role("button", name="Start the run").click()
+        expect(page.get_by_role("dialog")).to_be_hidden()
+        expect(page.locator("#run-text")).to_have_text("Sent; waiting for a worker")
+        expect(page.get_by_role("button", name="Run now")).to_be_disabled()
+        expect(page.locator("#run-progress")).to_be_focused()
+
+        fleet.start_worker()
+
+        expect(page.locator("#run-text")).to_have_text(re.compile(r"^Running: \d+ % of the file$"))
+        expect(page.locator("#run-text")).to_have_text(
+            re.compile(r"^Done in [\d.]+ s: 300 predictions of 1,000 records$"), timeout=60_000
+        )
+        expect(rows(page)).to_have_count(300)
+        stored = page.evaluate("[Object.values(sessionStorage), Object.values(localStorage), document.cookie]")
+        assert stored == [[TOKEN], [], ""]
+        page.get_by_role("button", name="Dismiss").click()
+        expect(page.locator("#run-progress")).to_be_hidden()
+        expect(page.get_by_role("button", name="Run now")).to_be_focused()
+
+
+def test_without_a_token_there_is_no_button_and_without_flower_no_link(
+    settings: Settings, tmp_path: Path, web: Web, watch: Callable[..., Watched]
+) -> None:
+    """What cannot be done is not offered; Flower is linked where its address is known."""
+    publish(settings, many_records(1))
+    page = watch(web.url).open()
+    expect(rows(page)).to_have_count(1)
+    expect(page.get_by_role("button", name="Run now")).to_be_hidden()
+    expect(page.get_by_role("link", name="Flower")).to_be_hidden()
+
+    with Web(tmp_path, settings, ROLLING_FLOWER_URL="http://127.0.0.1:5555/") as linked:
+        page = watch(linked.url).open()
+        expect(page.get_by_role("link", name="Flower")).to_have_attribute("href", "http://127.0.0.1:5555/")
+
+
+def test_a_phone_needs_no_sideways_scrolling(settings: Settings, open_page: Open) -> None:
+    """375 pixels hold the page, whatever names and errors the data bring; tables scroll within themselves."""
+    long = "W" * 200
+    publish(
+        settings,
+        many_records(20) | {long: a_record(confidence=0.999, sentiment=long, timestamp=long)},
+        {long: {"enabled": True, "equity": 1e15, "pnl_today": -1e15, "positions": [{"symbol": long, "qty": 1e9}]}},
+    )
+    write_raw(settings.input, f'{{"{long}": {{"confidence": 0.5, "prediction": tru}}}}'.encode())
+    with pytest.raises(SourceMalformed):
+        optimize(settings)
+
+    page = open_page(**PHONE)
+
+    expect(rows(page)).to_have_count(21)
+    expect(page.locator("#errors li")).to_have_count(1)
+    page.get_by_text("These runs as a table").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 375
+    assert page.evaluate("visualViewport.width") == 375
+    scroller = page.locator("#predictions-scroller")
+    assert scroller.evaluate("(box) => box.scrollWidth > box.clientWidth")
+    # What a row is about stays in sight.
+    scroller.evaluate("(box) => { box.scrollLeft = 300; }")
+    first = rows(page).nth(1).locator("th").bounding_box()
+    assert first is not None
+    assert 0 <= first["x"] < 40
+
+
+def test_the_page_follows_the_readers_scheme_and_motion(settings: Settings, open_page: Open) -> None:
+    """Dark where the system is dark; nothing moves where the system asks for that."""
+    publish(settings, many_records(3))
+    grounds = {}
+    for scheme in ("light", "dark"):
+        page = open_page(color_scheme=scheme, reduced_motion="reduce")
+        expect(page.locator("#connection-text")).to_have_text("Live")
+        grounds[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert page.evaluate("document.getAnimations().length") == 0
+    assert grounds["light"] != grounds["dark"]
+
+
+def test_text_has_the_contrast_that_wcag_asks_for() -> None:
+    """Every colour of text has 4.5 : 1 on the surfaces that it stands on, in both schemes; borders of inputs 3 : 1."""
+    css = (STATIC / "dashboard.css").read_text()
+    schemes = [
+        dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\n\s*\}", css, re.S)
+    ]
+    assert len(schemes) == 2
+    surfaces = {
+        "text": ["page", "surface", "raised", "down-soft", "warn-soft"],
+        "faint": ["page", "surface", "raised"],
+        "accent": ["page", "surface", "raised", "accent-soft"],
+        "on-accent": ["accent"],
+        **{name: ["surface", "raised", f"{name}-soft"] for name in ("up", "down", "warn", "flat")},
+    }
+    for colors in schemes:
+        for text, grounds in surfaces.items():
+            for ground in grounds:
+                assert contrast(colors[text], colors[ground]) >= 4.5, (text, ground, colors[text], colors[ground])
+        for shape in ("line-strong", "accent", "block-good", "block-idle", "block-warn", "block-bad"):
+            assert contrast(colors[shape], colors["surface"]) >= 3, (shape, colors[shape])
+
+
+def test_nothing_in_the_static_files_comes_from_elsewhere_or_makes_markup_of_data() -> None:
+    """No address of another machine, no inline script or style, no way from text to markup."""
+    for path in STATIC.iterdir():
+        text = path.read_text()
+        addresses = re.findall(r"""https?://[^\s"']+|["'(]//[^\s"']+""", text)
+        assert set(addresses) <= {"http://www.w3.org/2000/svg"}, path  # a name, which nobody fetches
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text), (
+            path
+        )
+    page = (STATIC / "index.html").read_text()
+    assert not re.search(r"\sstyle=|\son\w+=|<style|<script(?![^>]*\ssrc=)", page)
+    assert not re.search(r"(?:href|src)=\"/", page)  # relative, for the page may stand behind a prefix
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours as WCAG 2.2 defines it."""
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(color: str) -> float:
+    """The relative luminance of `#rrggbb`."""
+    channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
