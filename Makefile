@@ -1,8 +1,9 @@
 # Needs Python 3.11 or newer and make. `make run` is the place to start.
 PYTHON ?= python3
 BIN := .venv/bin
+SECONDS ?= 60
 
-.PHONY: run up test check format screenshots lock bench-web install clean
+.PHONY: run up test check format bench fuzz screenshots lock install clean
 
 run: install ## the whole line once, with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
@@ -30,8 +31,13 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web,dev]'
 	@touch $@
 
-bench-web: install ## requests a second and latency of the web, as ratios to a bare endpoint; needs wrk
+bench: install ## the scan against inflate and its peers, the web against a bare endpoint; writes docs/benchmarks.md; needs wrk
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web,dev,bench]'
+	$(BIN)/python -m benchmarks.scan
 	$(BIN)/python -m benchmarks.web
+
+fuzz: ## the kernel under sanitizers for SECONDS (60); needs clang and its runtime
+	tests/kernel/fuzz.sh $(SECONDS)
 
 screenshots: install ## the pictures of the dashboard in docs/, from a Chromium of the distribution
 	$(BIN)/python -m tests.screenshots

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from optimizer.connection import ping
@@ -63,6 +62,8 @@ class CelerySender:
 
 @contextmanager
 def _broker_answers(url: str) -> Iterator[None]:
+    from kombu.exceptions import OperationalError  # noqa: PLC0415 - not before somebody triggers
+
     try:
         ping(url)
         yield
