@@ -33,8 +33,7 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 
 bench: install ## the scan against inflate and its peers, the web against a bare endpoint; writes docs/benchmarks.md; needs wrk
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web,dev,bench]'
-	$(BIN)/python -m benchmarks.scan
-	$(BIN)/python -m benchmarks.web
+	$(BIN)/python -m benchmarks
 
 fuzz: ## the kernel under sanitizers for SECONDS (60); needs clang and its runtime
 	tests/kernel/fuzz.sh $(SECONDS)

@@ -13,22 +13,22 @@ import gzip
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.processes import running, throwaway_redis, wait_until
 from optimizer import Settings, SnapshotReader, optimize
 from optimizer.sample import write_sample
-from tasks.devredis import free_port, redis_command
+from tasks.devredis import free_port
 
 __all__ = ["main"]
 
@@ -127,16 +127,13 @@ def _measure_reader(settings: Settings) -> int:
 @contextmanager
 def _published(directory: Path) -> Iterator[Settings]:
     """A source with 300 predictions, on a Redis of its own."""
-    port = free_port()
-    settings = Settings(
-        input=directory / "rolling_brain.json.gz",
-        output_dir=directory / "snapshots",
-        redis_url=f"redis://127.0.0.1:{port}/0",
-    )
-    with _process(redis_command(port, directory / "redis"), dict(os.environ)):
+    with throwaway_redis(directory) as redis_url:
+        settings = Settings(
+            input=directory / "rolling_brain.json.gz", output_dir=directory / "snapshots", redis_url=redis_url
+        )
         write_sample(settings.input, symbols=2_000, points=1)
-        _wait(lambda: optimize(settings, force=True).cache == "published")
-        yield replace(settings)
+        optimize(settings, force=True)
+        yield settings
 
 
 def _cases(ours: str, directory: Path) -> list[Case]:
@@ -204,19 +201,9 @@ def _server(command: list[str], settings: Settings) -> Iterator[str]:
         "ROLLING_REDIS_URL": settings.redis_url,
     }
     url = f"http://127.0.0.1:{port}"
-    with _process([*command, str(port)], environ):
-        _wait(lambda: _listens(url))
+    with running([*command, str(port)], environ):
+        wait_until(lambda: _listens(url))
         yield url
-
-
-@contextmanager
-def _process(command: list[str], environ: dict[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
 
 
 def _listens(url: str) -> bool:
@@ -227,14 +214,6 @@ def _listens(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _wait(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError("the server did not come up")
-        time.sleep(0.1)
 
 
 if __name__ == "__main__":

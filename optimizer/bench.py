@@ -36,7 +36,7 @@ from optimizer.select import Selection
 from optimizer.settings import PREFIX, Settings
 from optimizer.source import Source
 
-__all__ = ["Comparison", "Measured", "Row", "compare", "measure", "measured_here", "table"]
+__all__ = ["Comparison", "Measured", "Row", "compare", "measure", "measured_here", "rows_of", "table"]
 
 ROUNDS: Final = 3
 WAYS: Final = ("inflate", "scan", "run")
