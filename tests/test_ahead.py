@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 from collections.abc import Generator
 
@@ -82,3 +83,26 @@ def test_a_few_chunks_are_ahead_and_no_more() -> None:
         next(ahead)
         wait_until(lambda: chunks.made == 4, what="one more")
         assert chunks.made == 4
+
+
+def test_a_time_limit_gets_through_to_whoever_waits() -> None:
+    """Celery's soft limit is an exception out of a signal handler: it ends the wait for a source that hangs."""
+    hangs = threading.Event()
+
+    def chunks() -> Generator[bytes]:
+        yield b"one"
+        hangs.wait(10)
+
+    def expire(*_: object) -> None:
+        hangs.set()  # or the thread could not be joined
+        raise TimeoutError("soft limit")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(TimeoutError, match="soft limit"), read_ahead(chunks()) as ahead:
+            list(ahead)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not threads()
