@@ -16,7 +16,7 @@ from optimizer.native import VARIANT
 PAGE = Path("docs/benchmarks.md")
 INTRODUCTION = """# Benchmarks
 
-Written by `make bench`, which measures all of it anew: about 12 minutes, 4 GB of disk, 12 GB of memory for `json.load`.
+Written by `make bench`, which measures all of it anew: about 8 minutes, 4 GB of disk, 14 GB of memory for `json.load`.
 Figures of one machine, each as a ratio to a limit measured in the same run: the ratios travel, the rates do not.
 """
 SCAN = """## The scan

@@ -59,13 +59,15 @@ def test_a_listener_that_was_away_gets_what_it_has_missed(tmp_path: Path, settin
 
 
 def test_a_thousand_idle_listeners_cost_redis_nothing(
-    tmp_path: Path, settings: Settings, redis_server: RedisServer
+    tmp_path: Path, settings_without_redis: Settings, own_redis: RedisServer
 ) -> None:
     """As many connections as without a listener, one subscription; and all of them hear of a new version."""
+    own_redis.start()
+    settings = replace(settings_without_redis, redis_url=own_redis.url)
     first = version_of(run_old(settings))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 4_096) if most > 0 else 4_096, most))
-    with WebServer(tmp_path, settings) as web, redis_server.client as client, ExitStack() as stack:
+    with WebServer(tmp_path, settings) as web, own_redis.client as client, ExitStack() as stack:
         with Events(web.port) as events:
             events.versions(1)
         before = _connections(client)
