@@ -39,6 +39,8 @@ __all__ = ["VARIANT", "NativePruner"]
 VARIANT: Final[str] = _prune.VARIANT
 
 # What the kernel gives: pruned bytes, runs (start, end, count, longest, kind), seams, and where what is pending begins.
+# The beginning of a record is copied with each chunk that comes before its end; a longer one is better taken apart.
+MAX_CARRIED_BYTES: Final = 4 << 20
 _KINDS: Final = {int(kind): kind for kind in RunKind}
 _Batch = tuple[bytes, list[tuple[int, int, int, int, int]], bytes, int]
 
@@ -61,7 +63,7 @@ class NativePruner:
             max_unit_bytes,
             MAX_DEPTH,
         )
-        self._limit = max_unit_bytes
+        self._most_carried = min(max_unit_bytes, MAX_CARRIED_BYTES)
         self._seams = Seams()
         self._pruner = Pruner(
             default=default, members=members, max_unit_bytes=max_unit_bytes, locate=self._seams.locate
@@ -139,7 +141,7 @@ class NativePruner:
             yield from self._closer_look(data[self._position - begin : end - begin])
         # A record in the making is carried on, with the comma before it, unless it is too long already.
         whole = max(pending, self._position)
-        if begin + len(data) - whole > self._limit:
+        if begin + len(data) - whole > self._most_carried:
             whole = begin + len(data)
         elif data[self._position - begin : whole - begin].strip(SPACE) == b",":
             whole = self._position

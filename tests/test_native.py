@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -219,6 +220,18 @@ class TestRuns:
 
         assert runs == 1
         assert text == b"".join(piece.data for piece in (*reference.feed(data), *reference.close()))
+
+
+def test_a_huge_record_takes_linear_time(native: Engine) -> None:
+    """Where records of any size are wanted, one of 120 MB is not copied anew with each chunk, and it counts."""
+    fields = b'{"prediction":1,"confidence":0.5,"last_price":2'
+    chunks = [b'{"A":' + fields, *[b',"note":"%s"' % (b"x" * 1_000) * 100] * 1_200, b'},"B":' + fields + b"}}"]
+    before = time.process_time()
+
+    found = outcome(chunks, native, 1 << 30)
+
+    assert [item.symbol for item in found if isinstance(item, Record)] == ["A", "B"]
+    assert time.process_time() - before < 10  # it was half a minute
 
 
 def abandoned(native: Engine, number: int) -> None:
