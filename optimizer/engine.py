@@ -9,6 +9,7 @@ at its start which one it runs (`Engine.warning`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -70,12 +71,17 @@ def choose_engine(name: str) -> Engine:
         except ImportError as error:
             reason = f"the native engine is not there ({error})"
         else:
-            return Engine("native", NativePruner, chunk_bytes=_NATIVE_CHUNK_BYTES, ahead=True)
+            return Engine("native", NativePruner, chunk_bytes=_NATIVE_CHUNK_BYTES, ahead=_usable_cores() > 1)
         if name == "native":
             raise SettingsInvalid(f"ROLLING_ENGINE=native, but {reason}; {_BUILD}")
         warning = f"scans run on the slow engine and take 5 to 15 times as long: {reason}; {_BUILD}"
         return Engine("ijson", Pruner, _CHUNK_BYTES, ahead=False, warning=warning)
     return Engine("ijson", Pruner, _CHUNK_BYTES, ahead=False)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may run on, where the system tells, else those that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # A chunk of nothing but brackets becomes as many pieces as it has bytes, so small ones keep memory small.

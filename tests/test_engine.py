@@ -83,6 +83,27 @@ def test_the_native_engine_is_the_default() -> None:
     assert engine.warning is None
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no process to a core")
+def test_on_one_core_nothing_is_read_ahead(tmp_path: Path) -> None:
+    """A second thread would only take turns with the first; the outcome is the same."""
+    require_engine("native")
+    source = tmp_path / "rolling_brain.json.gz"
+    write_sample(source, symbols=300)
+    program = (
+        "import os, sys, threading; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from pathlib import Path; "
+        "from optimizer import Settings, optimize; from optimizer.engine import choose_engine; "
+        "settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2])); seen = []; "
+        "count = lambda *_: seen.append(threading.active_count()); "
+        "report = optimize(settings, use_cache=False, progress=count); "
+        "print(choose_engine('auto').ahead, max(seen), report.stats.records_seen)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, source, tmp_path / "out"], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == ["False", "1", "300"]
+
+
 def test_without_it_runs_work_and_workers_say_so(
     without_kernel: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
