@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,3 +85,30 @@ def test_dates_are_http_dates() -> None:
         assert is_not_modified_since(same, 784111777)
         assert not is_not_modified_since(same, 784111778)
     assert not is_not_modified_since(b"yesterday", 0)
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        b"Mon, 01 Jan 2020 00:00:00 +99999999999999",
+        b"Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        b"Mon, 01 Jan 2020 99999999999999999999:00:00 GMT",
+    ],
+)
+def test_a_date_that_no_calendar_has_counts_as_none(date: bytes) -> None:
+    """Whatever numbers a client makes up, they are no error of ours."""
+    assert is_not_modified_since(date, 0) is False
+
+
+def test_what_a_client_sends_is_not_kept_without_bound() -> None:
+    """A header of megabytes counts as missing, and is not remembered."""
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            assert takes_gzip(b"gzip, x%d%b" % (number, b"a" * 1_000_000)) is False
+            assert is_not_modified_since(b"%d%b" % (number, b"a" * 1_000_000), 0) is False
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 1_000_000

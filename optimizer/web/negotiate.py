@@ -14,12 +14,21 @@ _ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[^"]*")')
 _CODING: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+)(?:;q=([01](?:\.[0-9]{0,3})?))?")
 
 
-@lru_cache(maxsize=512)
+# Real ones are a tenth of this. A longer one counts as missing: what is remembered here must not be large, and a server
+# need not limit what a client sends.
+MAX_HEADER_BYTES: Final = 256
+
+
 def takes_gzip(accept_encoding: bytes) -> bool:
     """Whether gzip is acceptable, and no less welcome than the bytes as they are.
 
     A missing header (here: empty) allows everything by the standard; but who does not ask for gzip may not know it.
     """
+    return len(accept_encoding) <= MAX_HEADER_BYTES and _takes_gzip(accept_encoding)
+
+
+@lru_cache(maxsize=512)
+def _takes_gzip(accept_encoding: bytes) -> bool:
     weights: dict[bytes, float] = {}
     for item in accept_encoding.lower().replace(b" ", b"").replace(b"\t", b"").split(b","):
         found = _CODING.fullmatch(item)
@@ -39,15 +48,21 @@ def matches_etag(if_none_match: bytes, etag: bytes) -> bool:
     return if_none_match.strip() == b"*" or etag in _ENTITY_TAG.findall(if_none_match)
 
 
-@lru_cache(maxsize=512)
 def is_not_modified_since(if_modified_since: bytes, last_modified_s: int) -> bool:
     """Whether something of that second is no newer than the date of the header; a date that is none counts as none."""
-    try:
-        since = parsedate_to_datetime(if_modified_since.decode("ascii"))
-    except ValueError:  # bad UTF-8 among them
+    if len(if_modified_since) > MAX_HEADER_BYTES:
         return False
-    since = since if since.tzinfo else since.replace(tzinfo=UTC)
-    return last_modified_s <= since.timestamp()
+    since_s = _seconds(if_modified_since)
+    return since_s is not None and last_modified_s <= since_s
+
+
+@lru_cache(maxsize=512)
+def _seconds(date: bytes) -> float | None:
+    try:
+        since = parsedate_to_datetime(date.decode("ascii"))
+        return (since if since.tzinfo else since.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):  # bad UTF-8 among them, and numbers that no date can hold
+        return None
 
 
 def http_date(seconds: float) -> bytes:
