@@ -24,7 +24,7 @@ from optimizer.answers import Answer, Snapshot, State
 from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect_async, redis_answers
 from optimizer.errors import CacheUnavailable
 from optimizer.follow import Calls, Follower, Plan
-from optimizer.lookups import Lookups
+from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
 
@@ -125,18 +125,20 @@ class AsyncSnapshotReader:
 
     async def symbol(self, symbol: str) -> Answer[Record | None]:
         """The record of one symbol of the index; `None` in it where there is no such symbol."""
-        await self.start()
-        return await self._do(self._lookups.symbol(symbol))
+        return await self._look_up(self._lookups.symbol(symbol))
 
     async def top(self, n: int, offset: int = 0) -> Answer[list[Record]]:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
-        await self.start()
-        return await self._do(self._lookups.top(n, offset))
+        return await self._look_up(self._lookups.top(n, offset))
 
     async def runs(self, count: int = 10) -> list[Report]:
         """The newest reports, newest first; none where Redis is away: the files keep no history."""
+        return await self._look_up(self._lookups.runs(count))
+
+    async def _look_up(self, plan: Plan[T]) -> T:
         await self.start()
-        return await self._do(self._lookups.runs(count))
+        async with self._at_once:
+            return await self._do(plan)
 
     # ---- the refresher
 
@@ -147,9 +149,11 @@ class AsyncSnapshotReader:
             self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
             self._client = connect_async(self._url, timeout_s=READER_TIMEOUT_S)
             self._lock = asyncio.Lock()
+            self._at_once = asyncio.Semaphore(LOOKUPS_AT_ONCE)
             self._first = self._loop.create_task(self._look())
             self._refresher = self._loop.create_task(self._follow())
         elif self._refresher.done():  # a bug has ended it; asyncio says which when the task is let go
+            self._first = asyncio.get_running_loop().create_task(self._look())
             self._refresher = asyncio.get_running_loop().create_task(self._follow())
         if not self._first.done():
             await asyncio.shield(self._first)

@@ -162,6 +162,9 @@ class Follower:
         # A replica that lags, after a failover, names an older version that nobody has confirmed since.
         if found and held and found.version < held.version and found.checked_s <= held.checked_s:
             return
+        # Of a newer version a part cannot be read anywhere: the old one, whole and growing old, is better.
+        if found and held and held.is_whole and not found.is_whole:
+            return
         if found:
             self.held = found
 
@@ -225,7 +228,7 @@ class Follower:
         if manifest is None or self.output_dir is None or (held is not None and manifest.version < held.version):
             return None
         checked_s = time.time() - manifest_age_s(self.output_dir)
-        if held is not None and len(held.payloads) == len(PAYLOAD_KINDS) and held.is_set_of(manifest):
+        if held is not None and held.is_whole and held.is_set_of(manifest):
             return replace(held, checked_s=checked_s, origin="files", payloads=held.payloads_from("files"))
         found = read_set(self.output_dir, kinds=PAYLOAD_KINDS)
         if found is None:

@@ -17,6 +17,7 @@ import msgspec
 
 from optimizer.answers import Origin
 from optimizer.connection import UNREADABLE
+from optimizer.keys import PAYLOAD_KINDS
 from optimizer.records import BotsSnapshot, Index, Manifest, PortfolioSnapshot, PredictionsSnapshot, Record
 
 __all__ = ["Held", "Stored", "hold", "store", "store_each"]
@@ -50,6 +51,11 @@ class Held:
     origin: Origin
     payloads: Mapping[str, Stored]
     records: Mapping[str, Record]  # the predictions by symbol
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every payload could be read."""
+        return len(self.payloads) == len(PAYLOAD_KINDS)
 
     def age_s(self) -> float:
         """Seconds since a run last made or confirmed this version."""

@@ -18,8 +18,11 @@ from optimizer.held import Held, Stored, store
 from optimizer.records import Index, Record, Report
 from optimizer.snapshots import read_manifest, read_set
 
-__all__ = ["Lookups"]
+__all__ = ["LOOKUPS_AT_ONCE", "Lookups"]
 
+# More would take a connection each, and a pool that is exhausted looks like a Redis that is away. The refresher's looks
+# are not among them: they must not wait in this line.
+LOOKUPS_AT_ONCE: Final = 8
 # No index is so long; Redis refuses numbers beyond 64 bits.
 MAX_RANK: Final = 1 << 53
 

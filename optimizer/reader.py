@@ -27,7 +27,7 @@ from optimizer.answers import Answer, Snapshot, State
 from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect, redis_answers
 from optimizer.errors import CacheUnavailable
 from optimizer.follow import Calls, Follower, Plan
-from optimizer.lookups import Lookups
+from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
 
@@ -94,24 +94,27 @@ class SnapshotReader:
 
     def symbol(self, symbol: str) -> Answer[Record | None]:
         """The record of one symbol of the index; `None` in it where there is no such symbol."""
-        self._started()
-        return self._do(self._lookups.symbol(symbol))
+        return self._look_up(self._lookups.symbol(symbol))
 
     def top(self, n: int, offset: int = 0) -> Answer[list[Record]]:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
-        self._started()
-        return self._do(self._lookups.top(n, offset))
+        return self._look_up(self._lookups.top(n, offset))
 
     def runs(self, count: int = 10) -> list[Report]:
         """The newest reports, newest first; none where Redis is away: the files keep no history."""
+        return self._look_up(self._lookups.runs(count))
+
+    def _look_up(self, plan: Plan[T]) -> T:
         self._started()
-        return self._do(self._lookups.runs(count))
+        with self._at_once:
+            return self._do(plan)
 
     # ---- the refresher
 
     def _begin_anew(self) -> None:
         """Drop thread, lock and connections, without a word to any of them."""
         self._lock = threading.Lock()
+        self._at_once = threading.BoundedSemaphore(LOOKUPS_AT_ONCE)
         self._closed = threading.Event()
         self._refresher: threading.Thread | None = None
         self._client = connect(self._url, timeout_s=READER_TIMEOUT_S)

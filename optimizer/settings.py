@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
@@ -34,8 +34,8 @@ class Settings:
     output_dir: Path = Path("data")
     bots_dir: Path | None = None
     source: str = ""  # by default the input file's stem
-    redis_url: str = "redis://localhost:6379/0"
-    broker_url: str = ""  # by default the same as redis_url
+    redis_url: str = field(default="redis://localhost:6379/0", repr=False)  # may hold a password, like the next
+    broker_url: str = field(default="", repr=False)  # by default the same as redis_url
     top_symbols_limit: int = 300
     min_confidence: float = 0.5
     index_symbols_limit: int = 10_000
@@ -44,7 +44,7 @@ class Settings:
     gzip_level: int = 6
     max_record_bytes: int = 1_048_576
     engine: EngineName = "auto"
-    trigger_token: str = ""  # a secret; without it nobody can start a run over HTTP
+    trigger_token: str = field(default="", repr=False)  # a secret; without it nobody can start a run over HTTP
     flower_url: str = ""
 
     def __post_init__(self) -> None:
@@ -111,6 +111,11 @@ class Settings:
     def _check_urls(self) -> None:
         if self.flower_url and not self.flower_url.startswith(("http://", "https://")):  # a page makes a link of it
             raise SettingsInvalid(f"{variable_name('flower_url')}={self.flower_url!r} does not begin with http(s)://")
+        if "@" in self.flower_url.partition("://")[2].partition("/")[0]:
+            raise SettingsInvalid(
+                f"{variable_name('flower_url')} holds a user or a password, and /status shows it to everybody; "
+                "leave them out"
+            )
         for name in ("redis_url", "broker_url"):
             url = getattr(self, name)
             try:

@@ -139,7 +139,10 @@ def test_who_does_not_read_loses_the_oldest() -> None:
     assert len(messages) == QUEUE_MESSAGES
     assert b"id: 999\n" in (messages[-1] or b"")
     late = hub.join(999 - KEPT_VERSIONS + 1)
-    assert late.qsize() == QUEUE_MESSAGES
+    missed = [late.get_nowait() for _ in range(late.qsize())]
+    assert len(missed) == KEPT_VERSIONS  # how soon to come back, then every version since, oldest first
+    for version, message in enumerate(missed[1:], 999 - KEPT_VERSIONS + 2):
+        assert b"id: %d\n" % version in (message or b"")
     assert hub.join(1).qsize() == 2  # too long ago: how soon to come back, and the current version
     hub.leave(queue)
     assert len(hub) == 2

@@ -61,7 +61,8 @@ def create_app(settings: Settings | None = None, *, trigger: Trigger | None = No
     """The app that `rolling-optimizer web` serves.
 
     Args:
-        settings: Where things are; by default `ROLLING_*` of the environment, when the app starts.
+        settings: Where things are; by default `ROLLING_*` of the environment, read when the app starts, or here where
+            there is a trigger.
         trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
     """
     return app_of(Service(settings, trigger))

@@ -76,11 +76,11 @@ class Hub:
 
     def join(self, last_version: int | None) -> asyncio.Queue[bytes | None]:
         """A new listener's queue, with what it has missed: every version since its last, or else the current one."""
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MESSAGES)
-        _put(queue, b"retry: %d\n\n" % RECONNECT_MS)
         versions = [version for version, _ in self._versions]
         first = versions.index(last_version) + 1 if last_version in versions else -1
-        for _, message in list(self._versions)[first:]:
+        missed = [message for _, message in list(self._versions)[first:]]
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MESSAGES + len(missed))
+        for message in (b"retry: %d\n\n" % RECONNECT_MS, *missed):
             _put(queue, message)
         if not self._cache_up:
             _put(queue, self._status())

@@ -29,6 +29,8 @@ PAGE_SYMBOLS: Final = 50
 PAGE_GZIP_LEVEL: Final = 6
 # Answers to filters that are kept a version: what dashboards ask for again and again.
 KEPT_ANSWERS: Final = 256
+# A longer one is made anew each time, so that made-up filters cannot take the memory.
+KEPT_ANSWER_BYTES: Final = 32 * 1024
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -82,7 +84,7 @@ class Pages:
             kind: self._prepare(kind, stored.plain, f"{stored.etag}-plain", stored.gz, stored.etag)
             for kind, stored in held.payloads.items()
         }
-        self.whole_page = self._prepare_page() if len(held.payloads) == len(PAYLOAD_KINDS) else None
+        self.whole_page = self._prepare_page() if held.is_whole else None
         self._symbols: dict[str, Prepared] = {}
         self._filtered: OrderedDict[Wanted, Prepared] = OrderedDict()
 
@@ -130,13 +132,15 @@ class Pages:
             end = None if wanted.limit is None else wanted.offset + wanted.limit
             shown = fitting[wanted.offset : end]
             body = _encode(PredictionsSnapshot(shown, whole.timestamp, len(shown)))
-            found = self._filtered[wanted] = Prepared(
+            found = Prepared(
                 body,
                 _digest(body),
                 [*self._headers, (b"x-total-count", str(len(fitting)).encode())],
                 fresh=partial(self._fresh, "predictions", None),
                 last_modified_s=self._last_modified_s,
             )
+            if len(body) <= KEPT_ANSWER_BYTES:
+                self._filtered[wanted] = found
             if len(self._filtered) > KEPT_ANSWERS:
                 self._filtered.popitem(last=False)
         return found

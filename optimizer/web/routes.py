@@ -63,7 +63,8 @@ def make_router(settings: Settings | None = None, *, trigger: Trigger | None = N
     """A router for `app.include_router(...)`, with a reader of its own.
 
     Args:
-        settings: Where things are; by default `ROLLING_*` of the environment, when the app starts.
+        settings: Where things are; by default `ROLLING_*` of the environment, read when the app starts, or here where
+            there is a trigger.
         trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
     """
     return router_of(Service(settings, trigger))
@@ -228,7 +229,11 @@ def _add_operations(router: APIRouter, service: Service) -> None:
         responses=describe.answers(Health, {"status": "ready"}, 503),
     )
     async def readyz() -> Response:
-        state = await (await service.reader()).manifest()
+        reader = await service.reader()
+        state = await reader.manifest()
+        if not reader.follower.current().is_whole:
+            detail = f"a part of version {state.version} cannot be read; the next publish mends it"
+            return problem(503, detail, {"Retry-After": "5"})
         if state.stale:
             detail = f"no run has made or confirmed version {state.version} for {state.age_s:.0f} s: is a worker up?"
             return problem(503, detail, {"Retry-After": "5"})

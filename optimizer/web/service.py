@@ -30,7 +30,8 @@ class Service:
     """One process's view of one source.
 
     Args:
-        settings: Where things are; by default from the environment, at the start.
+        settings: Where things are; by default from the environment: at the start, or at once where there is a trigger,
+            since its token decides about a route.
         trigger: What sends runs to the fleet, where there is a fleet.
     """
 
@@ -53,7 +54,7 @@ class Service:
     @property
     def may_trigger(self) -> bool:
         """Whether runs may be started over HTTP."""
-        return self.trigger is not None and self._settings is not None and bool(self._settings.trigger_token)
+        return self.trigger is not None and bool(self.settings.trigger_token)
 
     @asynccontextmanager
     async def lifespan(self, _app: Any) -> AsyncIterator[None]:
