@@ -88,7 +88,8 @@ def _run_alone(settings: Settings, publisher: Publisher, progress: Progress | No
     started = time.monotonic()
     engine = choose_engine(settings.engine)
     with output_lock(settings.output_dir) as directory_is_free, publisher.lock() as source_is_free:
-        if not (directory_is_free and source_is_free):
+        # Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's.
+        if not (directory_is_free if source_is_free is None else source_is_free):
             return _skipped(settings, "already_running")
         with Source(settings.input) as source:
             fingerprint = _fingerprint(source, settings)
@@ -101,8 +102,7 @@ def _run_alone(settings: Settings, publisher: Publisher, progress: Progress | No
             collect(settings, engine, source, found, progress)
             input_bytes = source.size_bytes
         snapshots = _encode(settings, found, fingerprint, newest=max(publisher.newest_version(), _version(before)))
-        publisher.check_lock()
-        write_set(settings.output_dir, snapshots)
+        write_set(settings.output_dir, snapshots, fence=publisher.check_lock)
         publisher.publish(snapshots, checked_at=snapshots.manifest.generated_at)
     return Report(
         "success",

@@ -51,14 +51,17 @@ class Publisher:
         return True
 
     @contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Hold the source's lock and read the pointer that the run starts from; yield false where another run is on."""
+    def lock(self) -> Iterator[bool | None]:
+        """Hold the source's lock and read the pointer that the run starts from.
+
+        Yields whether the lock was got, false where another run is on; `None` where Redis cannot say.
+        """
         with ExitStack() as stack:
             with self._tolerating():
                 if self._live:
                     self._lock = stack.enter_context(self._live.lock())
                     self._before = self._live.pointer()
-            yield self._lock is None or self._lock.held
+            yield self._lock.held if self._lock and self._live else None
 
     def newest_version(self) -> int:
         """The newest version that Redis knows of, 0 for none."""
@@ -77,7 +80,7 @@ class Publisher:
         return True
 
     def check_lock(self) -> None:
-        """Check, before anything is written, that the run is still the only one.
+        """Check, before files or Redis show anything, that the run is still the only one.
 
         Raises:
             PublishRefused: It is not.

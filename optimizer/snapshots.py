@@ -23,7 +23,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from typing import Final
 
 import msgspec
 
-from optimizer.errors import OutputUnwritable
+from optimizer.errors import OutputUnwritable, PublishRefused
 from optimizer.portfolio import holdings, summaries
 from optimizer.records import (
     Bot,
@@ -135,11 +135,18 @@ def output_lock(output_dir: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def write_set(output_dir: Path, snapshots: SnapshotSet) -> None:
+def write_set(output_dir: Path, snapshots: SnapshotSet, *, fence: Callable[[], None] = lambda: None) -> None:
     """Write a set and make it the current one. The caller holds the `output_lock`.
+
+    Args:
+        output_dir: The directory.
+        snapshots: The set.
+        fence: Called when the set is on the disk, just before it becomes the current one; what it raises stops that.
+            A file system knows no "rename if the lock is still mine", so this is as close as files allow.
 
     Raises:
         OutputUnwritable: The disk is full, read-only or not ours; the current set is as it was.
+        PublishRefused: A newer set is the current one by now.
     """
     versions = output_dir / VERSIONS_NAME
     directory = versions / str(snapshots.manifest.version)
@@ -153,14 +160,25 @@ def write_set(output_dir: Path, snapshots: SnapshotSet) -> None:
                 _write_file(directory / FILE_NAMES[kind], data)
             _write_file(directory / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(snapshots.manifest)))
             _sync_directory(directory)
+            _sync_directory(versions)
+            fence()
+            _check_newest(output_dir, snapshots.manifest.version)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        _sync_directory(versions)
         _link(output_dir / CURRENT_NAME, f"{VERSIONS_NAME}/{directory.name}")
         _link_names(output_dir)
         _sync_directory(output_dir)
         _sweep(output_dir)
+
+
+def _check_newest(output_dir: Path, version: int) -> None:
+    current = read_manifest(output_dir)
+    if current is not None and current.version >= version:
+        raise PublishRefused(
+            f"version {version} was not published: {output_dir} holds version {current.version} by now (was this run "
+            "paused?); the next tick starts anew"
+        )
 
 
 def read_manifest(output_dir: Path) -> Manifest | None:

@@ -17,7 +17,8 @@ import optimizer.cache
 from optimizer import Report, Settings, optimize
 from optimizer.errors import PublishRefused, SourceMissing
 from optimizer.keys import VERSION_KINDS, Keys
-from tests.rolling import write_json
+from optimizer.snapshots import output_lock
+from tests.rolling import a_record, write_json
 from tests.servers import RedisServer, wait_until
 from tests.traces import (
     NEW,
@@ -324,3 +325,12 @@ def test_a_worker_that_was_killed_blocks_nobody_for_long(settings: Settings, red
         client.pexpire(Keys(settings.source).lock, 100)  # rather than wait so long
     assert run_when_free(settings).status == "success"
     assert symbols_shown(settings) == ["NVDA", "MSFT"]
+
+
+def test_a_stopped_run_that_has_lost_its_lock_does_not_hold_up_the_others(settings: Settings) -> None:
+    """It still holds the directory's lock, since its process lives; Redis knows better."""
+    write_json(settings.input, {"AAPL": a_record()})
+    with output_lock(settings.output_dir) as is_free:
+        assert is_free
+        assert optimize(settings).status == "success"
+        assert optimize(replace(settings, min_confidence=0.1), use_cache=False).reason == "already_running"

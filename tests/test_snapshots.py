@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from optimizer.errors import OutputUnwritable
+from optimizer.errors import OutputUnwritable, PublishRefused
 from optimizer.records import Bot, Position, Record
 from optimizer.snapshots import (
     FILE_NAMES,
@@ -498,3 +498,28 @@ def test_a_directory_in_the_place_of_a_link_is_named_before_anything_is_written(
         write(tmp_path, 1)
 
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_set_that_the_fence_refuses_leaves_no_trace(tmp_path: Path) -> None:
+    """Whoever has lost its right to publish finds out when the set is on the disk, and before anybody sees it."""
+    write(tmp_path, 1)
+
+    def refuse() -> None:
+        assert (tmp_path / "versions" / "2" / "manifest.json").exists()
+        raise PublishRefused("the lock was lost")
+
+    with pytest.raises(PublishRefused, match="the lock was lost"):
+        write_set(tmp_path, a_set(2), fence=refuse)
+
+    assert (tmp_path / "current").readlink().name == "1"
+    assert [path.name for path in (tmp_path / "versions").iterdir()] == ["1"]
+
+
+def test_an_older_set_never_replaces_a_newer_one(tmp_path: Path) -> None:
+    """A run that was paused, without a Redis to ask for its lock, finds the newer set in the files."""
+    write(tmp_path, 3)
+
+    with pytest.raises(PublishRefused, match="version 2 was not published: .* holds version 3"):
+        write_set(tmp_path, a_set(2))
+
+    assert (tmp_path / "current").readlink().name == "3"
