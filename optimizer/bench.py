@@ -29,9 +29,10 @@ from optimizer.collect import Found
 from optimizer.connection import connect, redis_answers
 from optimizer.engine import choose_engine
 from optimizer.errors import BenchFailed, CacheUnavailable
+from optimizer.inputs import collect
 from optimizer.keys import Keys
 from optimizer.memory import peak_rss_mb
-from optimizer.pipeline import collect, optimize
+from optimizer.pipeline import optimize
 from optimizer.select import Selection
 from optimizer.settings import PREFIX, Settings
 from optimizer.source import Source

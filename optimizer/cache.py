@@ -33,14 +33,17 @@ LOCK_TTL_S: Final = 10.0
 LOCK_EXTEND_S: Final = 3.0
 STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
+PART_TTL_S: Final = 3_600
 DELTAS_KEPT: Final = 120
 STAGE_BATCH: Final = 1_000
 
 _log = logging.getLogger(__name__)
 
+# Never shorter than it was: several scans of one run extend its lock, each for as long as it needs.
 _EXTEND: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-return 0
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1
 """
 
 _RELEASE: Final = """
@@ -85,12 +88,17 @@ return 'ok'
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lock:
-    """A lock as its holder sees it: whether it was got, and the token that proves it."""
+    """A lock as its holder sees it.
+
+    `held`: whether it was got. `token`: what proves it. `keep_s`: where it is above 0, the lock is not released at the
+    end but left to expire after so many seconds: others of the same run, who know the token, go on under it.
+    """
 
     held: bool
     token: str
+    keep_s: float = 0.0
 
 
 class Cache:
@@ -119,9 +127,13 @@ class Cache:
             return self._claim(self._keys.tick(number), secrets.token_hex(16), max(1.0, 2 * self._interval_s))
 
     @contextmanager
-    def lock(self) -> Iterator[Lock]:
-        """Hold the source's lock for a run: extended while it lasts, released if still ours."""
-        token = secrets.token_hex(16)
+    def lock(self, token: str | None = None) -> Iterator[Lock]:
+        """Hold the source's lock for a run: extended while it lasts, released if still ours.
+
+        Args:
+            token: That of a run which has begun elsewhere and holds the lock already, or has let it expire.
+        """
+        token = token or secrets.token_hex(16)
         with self._answers():
             lock = Lock(self._claim(self._keys.lock, token, LOCK_TTL_S), token)
         if not lock.held:
@@ -138,7 +150,10 @@ class Cache:
             try:
                 if self.answers:
                     with self._answers():
-                        self._client.eval(_RELEASE, 1, self._keys.lock, token)
+                        if lock.keep_s:
+                            self._client.eval(_EXTEND, 1, self._keys.lock, token, str(round(lock.keep_s * 1000)))
+                        else:
+                            self._client.eval(_RELEASE, 1, self._keys.lock, token)
             except CacheUnavailable as error:
                 _log.warning("the lock was not released and expires by itself: %s", error)
 
@@ -146,6 +161,52 @@ class Cache:
         """Whether the lock is still held under this token."""
         with self._answers():
             return self._client.get(self._keys.lock) == lock.token.encode()
+
+    def note_handed(self, token: str) -> None:
+        """Note that the scans of a run are in the hands of the fleet."""
+        with self._answers():
+            self._client.set(self._keys.handed, token, px=max(60_000, round(10_000 * self._interval_s)))
+
+    def forget_handed(self, token: str) -> None:
+        """Note that this run has ended, however."""
+        with self._answers():
+            self._client.eval(_RELEASE, 1, self._keys.handed, token)
+
+    def take_handed(self) -> bool:
+        """Whether a run was handed out and has not ended; asked once."""
+        with self._answers():
+            return self._client.getdel(self._keys.handed) is not None
+
+    def parts_kept(self, digests: Sequence[str]) -> list[bool]:
+        """Which parts' findings are kept; those that are stay for another hour."""
+        with self._answers():
+            pipeline = self._client.pipeline(transaction=False)
+            for digest in digests:
+                pipeline.expire(self._keys.part(digest), PART_TTL_S)
+            return [bool(there) for there in pipeline.execute()]
+
+    def part(self, digest: str) -> bytes | None:
+        """What was found in a part, as it was kept; `None` where it is gone."""
+        with self._answers():
+            return cast("bytes | None", self._client.get(self._keys.part(digest)))
+
+    def keep_part(self, digest: str, data: bytes) -> None:
+        """Keep what was found in a part."""
+        with self._answers():
+            self._client.set(self._keys.part(digest), data, ex=PART_TTL_S)
+
+    def keep_only(self, digests: Sequence[str]) -> None:
+        """Delete what was found in parts that are no longer those of the current version."""
+        with self._answers():
+            superseded = cast("set[bytes]", self._client.smembers(self._keys.parts)) - {
+                name.encode() for name in digests
+            }
+            pipeline = self._client.pipeline()
+            if superseded:
+                pipeline.unlink(*(self._keys.part(name.decode()) for name in superseded))
+            pipeline.delete(self._keys.parts)
+            pipeline.sadd(self._keys.parts, *digests)
+            pipeline.execute()
 
     def pointer(self) -> Pointer | None:
         """The current pointer, or `None` where nothing is published."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from optimizer.records import Bot, Record, Reject, RejectReason, RejectTally
+from optimizer.records import Bot, Findings, Record, Reject, RejectReason, RejectTally
 from optimizer.runs import RecordRun
 from optimizer.select import Selection
 
@@ -26,6 +26,7 @@ class Found:
     json_bytes: int = 0
     records_seen: int = 0
     records_rejected: int = 0
+    _duplicates: int = 0  # those of the findings that were taken
     _bots: dict[str, Bot] = field(default_factory=dict)
     _positions: int = 0
     _rejects: dict[RejectReason, tuple[int, list[Reject]]] = field(default_factory=dict)
@@ -46,6 +47,39 @@ class Found:
             self._rejects[item.reason] = (count + 1, first if len(first) >= REJECTS_NAMED else [*first, item])
         else:
             self._take_bot(item)
+
+    def take_findings(self, findings: Findings, name: str) -> None:
+        """Take what another scan has found.
+
+        Args:
+            findings: They stand for everything that was scanned.
+            name: Of what was scanned; it goes before the places of its rejects.
+        """
+        self.records_seen += findings.records_seen
+        self.records_rejected += findings.records_rejected
+        self._duplicates += findings.duplicates
+        for record in findings.records:
+            self.selection.add(record)
+        for tally in findings.rejects:
+            count, first = self._rejects.get(tally.reason, (0, []))
+            named = [Reject(one.reason, one.name, f"{name}: {one.where}", one.details) for one in tally.first]
+            self._rejects[tally.reason] = (count + tally.count, [*first, *named][:REJECTS_NAMED])
+        for bot in findings.bots:
+            self._take_bot(bot)
+
+    def findings(self) -> Findings:
+        """End the scan: all that is needed to go on from here elsewhere."""
+        records = self.selection.finish()
+        return Findings(records, self.bots, self.tallies(), self.records_seen, self.records_rejected, self.duplicates)
+
+    @property
+    def duplicates(self) -> int:
+        """Records whose symbol came before.
+
+        Between findings a symbol is known to come again where both hold its record: exact, as long as none had more
+        symbols than a selection keeps.
+        """
+        return self._duplicates + self.selection.duplicates
 
     def _take_bot(self, bot: Bot) -> None:
         before = self._bots.get(bot.name)

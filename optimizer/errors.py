@@ -7,10 +7,12 @@
     |   |-- SourceUnreadable     it is there and cannot be opened or read
     |   |-- SourceTorn           it changed while it was read, ended early or failed its checksum
     |   |-- SourceMalformed      it is whole, and it is not the JSON that it should be
+    |   |-- PartFailed           one of several parts could not be scanned, so none counts
     |   `-- NoRecords            it is whole and well formed, and holds no record that can be shown
     |-- OutputUnwritable         the snapshot files could not be written; the old ones stay
     |-- CacheUnavailable         Redis does not answer
     |-- PublishRefused           another run owns the lock, or has published something newer
+    |-- RunLost                  a scan that was handed out has not come back
     |-- RunTimedOut              the run took longer than its time limit
     |-- BenchFailed              a measurement did not end as it should
     `-- SnapshotMissing          a reader found no snapshot, neither in Redis nor in the files
@@ -26,8 +28,10 @@ __all__ = [
     "CacheUnavailable",
     "NoRecords",
     "OutputUnwritable",
+    "PartFailed",
     "PublishRefused",
     "RollingError",
+    "RunLost",
     "RunTimedOut",
     "SettingsInvalid",
     "SnapshotMissing",
@@ -67,6 +71,10 @@ class SourceMalformed(SourceError):
     """The input is not the JSON that it should be; the message has the byte offset in the JSON."""
 
 
+class PartFailed(SourceError):
+    """A part of a source could not be scanned; the message names each such part and why."""
+
+
 class NoRecords(SourceError):
     """Not one usable record. An empty snapshot never replaces a good one."""
 
@@ -81,6 +89,10 @@ class CacheUnavailable(RollingError):
 
 class PublishRefused(RollingError):
     """The run lost its lock, or a newer version is already published; nothing was published."""
+
+
+class RunLost(RollingError):
+    """A scan was handed out to the fleet and has not come back: its worker has died, or there is none."""
 
 
 class RunTimedOut(RollingError):

@@ -17,6 +17,12 @@
 | rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in the predictions   | the newest 120     |
 | rolling:{S}:runs          | STREAM  | one report (JSON, in the field `report`) a run      | about a day        |
 | rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
+| rolling:{S}:handed        | STRING  | the token of a run whose scans the fleet has not    | ten intervals      |
+|                           |         | given back yet; by the run, deleted at its end      |                    |
+| rolling:{S}:part:D        | STRING  | what a scan found in one part (gz JSON); D is a     | an hour, renewed   |
+|                           |         | digest of the part as it was; immutable; deleted by | by each tick       |
+|                           |         | the publish that has a newer one                    |                    |
+| rolling:{S}:parts         | SET     | the digests of the parts of the current version     | never              |
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
 """
@@ -55,6 +61,20 @@ class Keys:
     def lock(self) -> str:
         """The lock of the run that may publish."""
         return self._name("lock")
+
+    @property
+    def handed(self) -> str:
+        """The run whose scans have been handed out."""
+        return self._name("handed")
+
+    @property
+    def parts(self) -> str:
+        """The digests of the parts that the current version was made from."""
+        return self._name("parts")
+
+    def part(self, digest: str) -> str:
+        """What was found in a part."""
+        return self._name("part", digest)
 
     @property
     def runs(self) -> str:

@@ -1,41 +1,41 @@
-"""The whole line; `_run_alone` is it in one screen.
+"""The whole line; `run_alone` is it in one screen.
 
-    source -> scan (inflate, prune, decode) -> select -> snapshots -> files -> Redis
+    input -> scan (inflate, prune, decode) -> select -> snapshots -> files -> Redis
 
-`optimize` is one run: one at a time, nothing done where nothing changed, nothing published that was not read to its
-checked end. Everything that can go wrong is a `RollingError`, after which files and Redis are as they were.
+`optimize` is one run in one process: one at a time, nothing done where nothing changed, nothing published that was not
+read to its checked end. `fleet.py` is the same run in the hands of many. Everything that can go wrong is a
+`RollingError`, after which files and Redis are as they were.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from typing import Final
 
-from optimizer.ahead import read_ahead
-from optimizer.botfiles import bots_fingerprint, read_bots
-from optimizer.collect import Found
-from optimizer.engine import Engine, choose_engine
-from optimizer.errors import NoRecords, RunTimedOut, SourceError
+from optimizer.engine import choose_engine
+from optimizer.errors import NoRecords, RunTimedOut
+from optimizer.inputs import Input, Progress, Scanned, open_input
 from optimizer.memory import peak_rss_mb
 from optimizer.publish import Publisher
-from optimizer.records import Manifest, Report, Stats
-from optimizer.scan import scan
-from optimizer.select import Selection, top
+from optimizer.records import Report, Stats
+from optimizer.select import top
 from optimizer.settings import Settings
 from optimizer.snapshots import SnapshotSet, encode_set, mark_checked, output_lock, read_manifest, read_set, write_set
-from optimizer.source import Source
 
-__all__ = ["Progress", "collect", "failed_report", "optimize"]
-
-# Compressed bytes read so far, and of how many.
-Progress = Callable[[int, int], None]
-
-# Part of the fingerprint: a new format of the snapshots makes them anew from an unchanged input.
-FORMAT: Final = 1
+__all__ = [
+    "Progress",
+    "alone",
+    "confirm",
+    "failed_report",
+    "optimize",
+    "publish",
+    "recorded",
+    "run_alone",
+    "scan_here",
+    "skipped",
+]
 
 
 def optimize(
@@ -47,7 +47,7 @@ def optimize(
     progress: Progress | None = None,
     time_limit_error: type[Exception] = TimeoutError,
 ) -> Report:
-    """Do one run.
+    """Do one run in this process.
 
     Args:
         settings: All settings.
@@ -64,12 +64,37 @@ def optimize(
     Raises:
         RollingError: Nothing was published, and why. The failure is in the stream of runs too.
     """
+    with recorded(settings, use_cache=use_cache, time_limit_error=time_limit_error) as publisher:
+        if tick is not None and not publisher.take_tick(tick):
+            return skipped(settings, "tick_taken")
+        report = run_alone(settings, publisher, progress, force=force)
+        publisher.record(report)
+        return report
+
+
+def run_alone(settings: Settings, publisher: Publisher, progress: Progress | None, *, force: bool) -> Report:
+    """One run under the lock."""
+    with alone(settings, publisher) as is_alone:
+        if not is_alone:
+            return skipped(settings, "already_running")
+        with closing(open_input(settings)) as rolling:
+            report = None if force else confirm(settings, publisher, rolling)
+            return report or scan_here(settings, publisher, rolling, progress, force=force)
+
+
+@contextmanager
+def recorded(
+    settings: Settings, *, use_cache: bool = True, time_limit_error: type[Exception] = TimeoutError
+) -> Iterator[Publisher]:
+    """What every run has round it: its view of Redis, and a report in the stream where it fails.
+
+    Raises:
+        RunTimedOut: In place of the caller's time limit.
+    """
     started = time.monotonic()
     with Publisher(settings, use_cache=use_cache) as publisher:
-        if tick is not None and not publisher.take_tick(tick):
-            return _skipped(settings, "tick_taken")
         try:
-            report = _run_alone(settings, publisher, progress, force=force)
+            yield publisher
         except time_limit_error as error:
             timed_out = RunTimedOut(
                 f"the run was ended by its time limit, after {time.monotonic() - started:.0f} s; raise "
@@ -80,84 +105,27 @@ def optimize(
         except Exception as error:  # a bug too is a failed run that operators must see
             publisher.record(failed_report(settings, error))
             raise
-        publisher.record(report)
-        return report
 
 
-def _run_alone(settings: Settings, publisher: Publisher, progress: Progress | None, *, force: bool) -> Report:
-    started = time.monotonic()
-    engine = choose_engine(settings.engine)
-    with output_lock(settings.output_dir) as directory_is_free, publisher.lock() as source_is_free:
-        # Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's.
-        if not (directory_is_free if source_is_free is None else source_is_free):
-            return _skipped(settings, "already_running")
-        with Source(settings.input) as source:
-            fingerprint = _fingerprint(source, settings)
-            before = read_manifest(settings.output_dir)
-            if before is not None and before.fingerprint == fingerprint and not force:
-                report = _confirm(settings, publisher, before)
-                if report is not None:
-                    return report
-            found = Found(Selection(settings.index_symbols_limit))
-            collect(settings, engine, source, found, progress)
-            input_bytes = source.size_bytes
-        snapshots = _encode(settings, found, fingerprint, newest=max(publisher.newest_version(), _version(before)))
-        write_set(settings.output_dir, snapshots, fence=publisher.check_lock)
-        publisher.publish(snapshots, checked_at=snapshots.manifest.generated_at)
-    return Report(
-        "success",
-        settings.source,
-        snapshots.manifest.generated_at,
-        version=snapshots.manifest.version,
-        cache=publisher.outcome("published"),
-        stats=_stats(found, snapshots, engine, input_bytes, time.monotonic() - started),
-        rejects=found.tallies(),
-    )
+@contextmanager
+def alone(settings: Settings, publisher: Publisher, token: str | None = None) -> Iterator[bool]:
+    """Hold the locks of the directory and of the source; yield whether this is the only run.
+
+    Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's.
+    """
+    with output_lock(settings.output_dir) as directory_is_free, publisher.lock(token) as source_is_free:
+        yield directory_is_free if source_is_free is None else source_is_free
 
 
-def collect(settings: Settings, engine: Engine, source: Source, found: Found, progress: Progress | None) -> None:
-    """Read the input to its checked end, and the bot files."""
+def confirm(settings: Settings, publisher: Publisher, rolling: Input) -> Report | None:
+    """Where nothing has changed, confirm the current set, and give it back to Redis where that lost it.
 
-    def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:
-        for chunk in chunks:
-            found.json_bytes += len(chunk)
-            if progress is not None:
-                progress(source.position_bytes, source.size_bytes)
-            yield chunk
-
-    chunks = source.chunks(engine.chunk_bytes)
-    try:
-        with read_ahead(chunks) if engine.ahead else closing(chunks) as ahead:
-            for item in scan(counted(ahead), engine, max_record_bytes=settings.max_record_bytes):
-                found.take(item)
-    except SourceError as error:
-        source.check_unchanged()  # a file that was written to explains whatever else is wrong with it
-        raise type(error)(f"{source.path}: {error}") from error
-    source.check_unchanged()
-    if settings.bots_dir is not None:
-        # After the input: a bot file is newer than the section that names the same bot.
-        for bot in read_bots(settings.bots_dir, max_record_bytes=settings.max_record_bytes):
-            found.take(bot)
-    if not found.records_used:
-        raise NoRecords(f"{source.path} holds no usable record, the old snapshots stay: {found.summary()}")
-
-
-def _encode(settings: Settings, found: Found, fingerprint: str, *, newest: int) -> SnapshotSet:
-    ranked = found.selection.finish()
-    return encode_set(
-        source=settings.source,
-        version=max(time.time_ns() // 1_000_000, newest + 1),
-        generated_at=_now(),
-        fingerprint=fingerprint,
-        ranked=ranked,
-        predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
-        bots=found.bots,
-        gzip_level=settings.gzip_level,
-    )
-
-
-def _confirm(settings: Settings, publisher: Publisher, manifest: Manifest) -> Report | None:
-    """Confirm the current set, and give it back to Redis where that lost it; `None` where the files are not whole."""
+    Returns:
+        The report; `None` where there is something to scan: a change, or files that are not whole.
+    """
+    manifest = read_manifest(settings.output_dir)
+    if manifest is None or manifest.fingerprint != rolling.fingerprint:
+        return None
     snapshots = read_set(settings.output_dir)
     if snapshots is None:
         return None
@@ -169,38 +137,68 @@ def _confirm(settings: Settings, publisher: Publisher, manifest: Manifest) -> Re
         publisher.publish(snapshots, checked_at=now)
         done = "republished"
     mark_checked(settings.output_dir)
+    publisher.parts_kept([part.digest for part in rolling.parts])  # so that they stay
     return Report("unchanged", settings.source, now, version=manifest.version, cache=publisher.outcome(done))
 
 
-def _fingerprint(source: Source, settings: Settings) -> str:
-    """What the snapshots depend on: the input, the bot files, and the settings that shape the output."""
-    options = (
-        FORMAT,
-        settings.top_symbols_limit,
-        settings.min_confidence,
-        settings.index_symbols_limit,
-        settings.gzip_level,
-        settings.max_record_bytes,
+def scan_here(
+    settings: Settings, publisher: Publisher, rolling: Input, progress: Progress | None, *, force: bool
+) -> Report:
+    """Scan the input in this process, and publish what it holds."""
+    return publish(settings, publisher, rolling.scan(choose_engine(settings.engine), publisher, progress, force=force))
+
+
+def publish(settings: Settings, publisher: Publisher, scanned: Scanned) -> Report:
+    """Select, write the files, then Redis; the lock is checked before either shows anything."""
+    found = scanned.found
+    if not found.records_used:
+        raise NoRecords(f"{settings.input} holds no usable record, the old snapshots stay: {found.summary()}")
+    ranked = found.selection.finish()
+    before = read_manifest(settings.output_dir)
+    newest = max(publisher.newest_version(), before.version if before else 0)
+    snapshots = encode_set(
+        source=settings.source,
+        version=max(time.time_ns() // 1_000_000, newest + 1),
+        generated_at=_now(),
+        fingerprint=scanned.fingerprint,
+        ranked=ranked,
+        predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
+        bots=found.bots,
+        gzip_level=settings.gzip_level,
     )
-    bots = bots_fingerprint(settings.bots_dir) if settings.bots_dir else "none"
-    return f"{source.fingerprint}+bots-{bots}+options-{hashlib.sha256(repr(options).encode()).hexdigest()[:16]}"
+    write_set(settings.output_dir, snapshots, fence=publisher.check_lock)
+    publisher.publish(snapshots, checked_at=snapshots.manifest.generated_at)
+    publisher.keep_only([part.digest for part in scanned.parts])
+    return Report(
+        "success",
+        settings.source,
+        snapshots.manifest.generated_at,
+        version=snapshots.manifest.version,
+        cache=publisher.outcome("published"),
+        stats=_stats(scanned, snapshots),
+        rejects=found.tallies(),
+    )
 
 
-def _stats(found: Found, snapshots: SnapshotSet, engine: Engine, input_bytes: int, seconds: float) -> Stats:
+def _stats(scanned: Scanned, snapshots: SnapshotSet) -> Stats:
     counts = {kind: entry.count for kind, entry in snapshots.manifest.snapshots.items()}
+    found = scanned.found
+    seconds = max(0.001, time.time() - scanned.began_s)
     return Stats(
         predictions_extracted=counts["predictions"],
         bots_processed=counts["bots"],
         portfolio_holdings=counts["portfolio"],
         records_seen=found.records_seen,
         records_rejected=found.records_rejected,
-        duplicates=found.selection.duplicates,
-        input_bytes=input_bytes,
+        duplicates=found.duplicates,
+        input_bytes=scanned.input_bytes,
         json_bytes=found.json_bytes,
         seconds=round(seconds, 3),
         json_mb_per_s=round(found.json_bytes / 1e6 / seconds, 1),
-        peak_rss_mb=round(peak_rss_mb(), 1),
-        engine=engine.name,
+        peak_rss_mb=round(max(peak_rss_mb(), scanned.peak_rss_mb), 1),
+        engine=scanned.engine,
+        parts=max(1, len(scanned.parts)),
+        parts_scanned=scanned.parts_scanned,
     )
 
 
@@ -209,12 +207,9 @@ def failed_report(settings: Settings, error: Exception) -> Report:
     return Report("failed", settings.source, _now(), error=type(error).__name__, details=str(error))
 
 
-def _skipped(settings: Settings, reason: str) -> Report:
+def skipped(settings: Settings, reason: str) -> Report:
+    """The report of a run that had nothing to do."""
     return Report("skipped", settings.source, _now(), reason=reason)
-
-
-def _version(manifest: Manifest | None) -> int:
-    return manifest.version if manifest else 0
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ else has published since.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Literal
@@ -51,21 +51,29 @@ class Publisher:
         return True
 
     @contextmanager
-    def lock(self) -> Iterator[bool | None]:
+    def lock(self, token: str | None = None) -> Iterator[bool | None]:
         """Hold the source's lock and read the pointer that the run starts from.
+
+        Args:
+            token: That of a run which has begun elsewhere.
 
         Yields whether the lock was got, false where another run is on; `None` where Redis cannot say.
         """
         with ExitStack() as stack:
             with self._tolerating():
                 if self._live:
-                    self._lock = stack.enter_context(self._live.lock())
+                    self._lock = stack.enter_context(self._live.lock(token))
                     self._before = self._live.pointer()
             yield self._lock.held if self._lock and self._live else None
 
+    @property
+    def version_before(self) -> int:
+        """The version that the run starts from, 0 for none."""
+        return self._before.version if self._before else 0
+
     def newest_version(self) -> int:
         """The newest version that Redis knows of, 0 for none."""
-        newest = self._before.version if self._before else 0
+        newest = self.version_before
         with self._tolerating():
             if self._live:
                 return max(newest, self._live.newest_delta())
@@ -108,6 +116,75 @@ class Publisher:
         with self._tolerating():
             if self._live and self._before:
                 self._live.mark_checked(self._before.version, at)
+
+    # ---- runs that are handed out to the fleet
+
+    @contextmanager
+    def handing_out(self, keep_s: float) -> Iterator[str]:
+        """While the block hands a run out, note it; after that leave the lock to those who go on, by its token.
+
+        Args:
+            keep_s: How long the lock stays when none of them shows up.
+        """
+        assert self._lock is not None  # noqa: S101 - nothing is handed out without it
+        token = self._lock.token
+        with self._tolerating():
+            if self._live:
+                self._live.note_handed(token)
+        try:
+            yield token
+        except BaseException:
+            self.end_handed(token)
+            raise
+        self.leave_lock(keep_s)
+
+    def leave_lock(self, keep_s: float) -> None:
+        """Do not release the lock, but let it expire: others go on under it."""
+        if self._lock:
+            self._lock.keep_s = keep_s
+
+    def end_handed(self, token: str) -> None:
+        """Note that a run which was handed out has ended, however."""
+        with self._tolerating():
+            if self._live:
+                self._live.forget_handed(token)
+
+    def lost_a_run(self) -> bool:
+        """Whether a run was handed out and has not ended, though nobody holds its lock; true once."""
+        with self._tolerating():
+            if self._live:
+                return self._live.take_handed()
+        return False
+
+    # ---- what was found in parts
+
+    def parts_kept(self, digests: Sequence[str]) -> list[bool]:
+        """Which parts' findings are kept; those stay for longer."""
+        with self._tolerating():
+            if self._live:
+                return self._live.parts_kept(digests)
+        return [False] * len(digests)
+
+    def part(self, digest: str) -> bytes | None:
+        """What was found in a part, as it was kept."""
+        with self._tolerating():
+            if self._live:
+                return self._live.part(digest)
+        return None
+
+    def keep_part(self, digest: str, data: bytes) -> None:
+        """Keep what was found in a part."""
+        with self._tolerating():
+            if self._live:
+                self._live.keep_part(digest, data)
+
+    def keep_only(self, digests: Sequence[str]) -> None:
+        """Let go of what was found in parts that are no longer current."""
+        with self._tolerating():
+            if self._live and digests:
+                self._live.keep_only(digests)
+
+    # ---- reports
 
     def record(self, report: Report) -> None:
         """Append the report to the stream of runs."""

@@ -16,6 +16,7 @@ __all__ = [
     "BotSummary",
     "BotsSnapshot",
     "FileEntry",
+    "Findings",
     "Holding",
     "Index",
     "Manifest",
@@ -156,7 +157,10 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """What a run did. `input_bytes` are compressed bytes; MB are 10^6 bytes; memory is the process's peak so far."""
+    """What a run did. `input_bytes` are compressed bytes; MB are 10^6 bytes; memory is the process's peak so far.
+
+    Bytes are those that this run has read: of `parts` files it scanned `parts_scanned`, the others had not changed.
+    """
 
     predictions_extracted: int = 0
     bots_processed: int = 0
@@ -170,6 +174,8 @@ class Stats(msgspec.Struct, frozen=True):
     json_mb_per_s: float = 0.0
     peak_rss_mb: float = 0.0
     engine: str = ""
+    parts: int = 1
+    parts_scanned: int = 1
 
 
 class RejectTally(msgspec.Struct, frozen=True):
@@ -178,6 +184,21 @@ class RejectTally(msgspec.Struct, frozen=True):
     reason: RejectReason
     count: int
     first: list[Reject]
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """What a scan of one part of a source has found: as good as the part itself for making snapshots of the whole.
+
+    `records` are its best `index_symbols_limit`, best first: a record among the best of all parts is among the best of
+    its own.
+    """
+
+    records: list[Record]
+    bots: list[Bot]
+    rejects: list[RejectTally]
+    records_seen: int
+    records_rejected: int
+    duplicates: int
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -15,12 +15,20 @@ from typing import Any, Final, Literal, cast, get_args
 from optimizer.errors import SettingsInvalid
 from optimizer.urls import RedisUrl, redact_url
 
-__all__ = ["ENGINES", "PREFIX", "EngineName", "Settings", "variable_name"]
+__all__ = ["ENGINES", "PREFIX", "SOURCES_VARIABLE", "EngineName", "Settings", "variable_name"]
 
 PREFIX: Final = "ROLLING_"
 
 EngineName = Literal["auto", "native", "ijson"]
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
+
+SOURCES_VARIABLE: Final = f"{PREFIX}SOURCES"
+# `ROLLING_INTRADAY__INTERVAL_S` is the interval of the source `intraday` alone.
+OWN_MARK: Final = "__"
+# What the fleet, or the web service, has once.
+NOT_OWN: Final = ("INPUT", "SOURCE", "BROKER_URL", "TRIGGER_TOKEN", "FLOWER_URL")
+# The queue of scans is `rolling.scan`, and that of a source `rolling.SOURCE`.
+RESERVED_NAMES: Final = ("scan",)
 
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
@@ -59,26 +67,70 @@ class Settings:
         self._check_urls()
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+    def from_env(cls, environ: Mapping[str, str], source: str | None = None) -> Settings:
         """Read the settings from a mapping such as `os.environ`; an empty variable counts as not set.
+
+        Args:
+            environ: The variables.
+            source: Which of several sources (`ROLLING_SOURCES`); may be left out where there is one.
 
         Raises:
             SettingsInvalid: A value cannot be used, or a variable with our prefix is not one of ours: a misspelt
-                name that is ignored costs more than one that is refused.
+                name that is ignored costs more than one that is refused. Or there is no such source.
         """
-        readers = {variable_name(field.name): (field.name, _READERS[str(field.type)]) for field in fields(cls)}
-        values: dict[str, Any] = {}
-        for variable, text in environ.items():
-            if not variable.startswith(PREFIX) or not text:
-                continue
-            if variable not in readers:
-                raise SettingsInvalid(f"{variable} is not a setting; the settings are {', '.join(sorted(readers))}")
-            name, read = readers[variable]
-            try:
-                values[name] = read(text)
-            except ValueError:
-                raise SettingsInvalid(f"{variable}={text!r} is not {_EXPECTED[read]}") from None
-        return cls(**values)
+        every = cls.every_from_env(environ)
+        if source is None and len(every) == 1:
+            return every[0]
+        for settings in every:
+            if settings.source == source:
+                return settings
+        names = ", ".join(settings.source for settings in every)
+        if source is None:
+            raise SettingsInvalid(f"{SOURCES_VARIABLE} names several sources; say which is meant: {names}")
+        raise SettingsInvalid(f"source={source!r} is not one of those that are configured: {names}")
+
+    @classmethod
+    def every_from_env(cls, environ: Mapping[str, str]) -> list[Settings]:
+        """The settings of every source, in their order: one, or those of `ROLLING_SOURCES`.
+
+        Raises:
+            SettingsInvalid: As above.
+        """
+        given = {name: text for name, text in environ.items() if name.startswith(PREFIX) and text}
+        sources = given.pop(SOURCES_VARIABLE, None)
+        if sources is None:
+            return [cls(**_read(cls, given))]
+        for field_name in ("input", "source"):
+            if variable_name(field_name) in given:
+                raise SettingsInvalid(
+                    f"{variable_name(field_name)} and {SOURCES_VARIABLE} are both set; one source has the former, "
+                    "several have the latter alone"
+                )
+        inputs = _parse_sources(sources)
+        own: dict[str, dict[str, str]] = {name: {} for name in inputs}
+        for variable in [variable for variable in given if OWN_MARK in variable]:
+            stem, _, field_name = variable.removeprefix(PREFIX).partition(OWN_MARK)
+            owners = [name for name in inputs if _in_variable(name) == stem]
+            if not owners or field_name in NOT_OWN:
+                stems = ", ".join(f"{PREFIX}{_in_variable(name)}{OWN_MARK}..." for name in inputs)
+                raise SettingsInvalid(f"{variable} is not a setting of one source; those begin with {stems}")
+            for name in owners:
+                own[name][PREFIX + field_name] = given[variable]
+            del given[variable]
+        common = _read(cls, given)
+        output_dir = common.get("output_dir", cls.output_dir)
+        return [
+            cls(
+                **{
+                    **common,
+                    "output_dir": output_dir / name,
+                    **_read(cls, own[name]),
+                    "source": name,
+                    "input": location,
+                }
+            )
+            for name, location in inputs.items()
+        ]
 
     def redacted(self) -> dict[str, str]:
         """Every setting as text under its variable's name, passwords in URLs as `***`."""
@@ -105,6 +157,8 @@ class Settings:
                 f"{variable_name('source')}={self.source!r} may hold letters, digits, '.', '_' and '-' only: it is "
                 f"part of every Redis key; by default it is made from {variable_name('input')}={str(self.input)!r}"
             )
+        if self.source in RESERVED_NAMES:
+            raise SettingsInvalid(f"{variable_name('source')}={self.source!r} is the name of the queue for scans")
         if self.engine not in ENGINES:
             raise SettingsInvalid(f"{variable_name('engine')}={self.engine!r} is not one of {', '.join(ENGINES)}")
 
@@ -122,6 +176,47 @@ class Settings:
                 RedisUrl.parse(url)
             except ValueError as error:
                 raise SettingsInvalid(f"{variable_name(name)}={redact_url(url)!r} {error}") from None
+
+
+def _read(cls: type[Settings], given: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that variables give."""
+    readers = {variable_name(field.name): (field.name, _READERS[str(field.type)]) for field in fields(cls)}
+    values: dict[str, Any] = {}
+    for variable, text in given.items():
+        if variable not in readers:
+            known = ", ".join(sorted([*readers, SOURCES_VARIABLE]))
+            raise SettingsInvalid(f"{variable} is not a setting; the settings are {known}")
+        name, read = readers[variable]
+        try:
+            values[name] = read(text)
+        except ValueError:
+            raise SettingsInvalid(f"{variable}={text!r} is not {_EXPECTED[read]}") from None
+    return values
+
+
+def _parse_sources(text: str) -> dict[str, Path]:
+    """The inputs by their sources' names, of `brain=/data/rolling_brain.json.gz; intraday=/data/intraday/*.json.gz`."""
+    inputs: dict[str, Path] = {}
+    for entry in filter(None, map(str.strip, text.split(";"))):
+        name, equals, location = map(str.strip, entry.partition("="))
+        if not (equals and location and _SOURCE_NAME.fullmatch(name)):
+            raise SettingsInvalid(
+                f"{SOURCES_VARIABLE}: {entry!r} is not a name, '=' and a file; names hold letters, digits, '.', '_' "
+                "and '-'; several sources are divided by ';'"
+            )
+        if _in_variable(name) in map(_in_variable, inputs):
+            raise SettingsInvalid(
+                f"{SOURCES_VARIABLE}: {name!r} comes twice, or looks like another in a variable's name"
+            )
+        inputs[name] = Path(location)
+    if not inputs:
+        raise SettingsInvalid(f"{SOURCES_VARIABLE}={text!r} names no source")
+    return inputs
+
+
+def _in_variable(source: str) -> str:
+    """A source's name as it stands in a variable's."""
+    return re.sub(r"[^A-Z0-9]", "_", source.upper())
 
 
 def variable_name(field_name: str) -> str:
