@@ -6,17 +6,24 @@ Each value that is not Celery's default has its reason. Read by `tasks/__init__.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kombu.entity import Exchange, Queue
 
 from optimizer.errors import SettingsInvalid
 from optimizer.settings import Settings
 from optimizer.urls import RedisUrl
+from tasks.queues import SCAN_QUEUE, source_queue
 
 try:
-    _settings = Settings.from_env(os.environ)
+    _sources = Settings.every_from_env(os.environ)
 except SettingsInvalid as _error:
     raise SystemExit(f"SettingsInvalid: {_error}") from None  # one line, where Celery would print a traceback
-_celery_url = RedisUrl.parse(_settings.broker_url).for_kombu()
+_celery_url = RedisUrl.parse(_sources[0].broker_url).for_kombu()
+_longest_interval_s = max(settings.interval_s for settings in _sources)
+_shortest_interval_s = min(settings.interval_s for settings in _sources)
 
 # ---- broker and results: one Redis; it must not evict, so it may be another than the cache
 broker_url = _celery_url
@@ -48,8 +55,24 @@ result_accept_content = ["json"]
 # ---- results: kept long enough to be read, not long enough to pile up
 result_expires = 900
 
-# ---- one source, one queue
-task_default_queue = f"rolling.{_settings.source}"
+result_chord_expires = 900
+
+# ---- one queue for each source, and one for scans; a worker without -Q takes all of them. Each has an exchange and a
+# routing key of its own: by default all would share one, and each message would go to every queue.
+task_queues = [
+    Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]
+    for name in (*(source_queue(settings.source) for settings in _sources), SCAN_QUEUE)
+]
+task_default_queue = source_queue(_sources[0].source)
+
+
+def _route(_name: str, _args: Sequence[Any], kwargs: Mapping[str, Any] | None, *_: Any, **__: Any) -> Any:
+    """A run goes to the queue of its source, whoever sends it."""
+    source = (kwargs or {}).get("source")
+    return {"queue": source_queue(source)} if source in {settings.source for settings in _sources} else None
+
+
+task_routes = (_route,)
 
 # ---- delivery: early acks and no prefetching. kombu 5.7 ends a worker that holds an unacked message when Redis drops,
 # and a prefetched message is stranded until the visibility timeout. A run that is lost is made again by the next tick.
@@ -60,7 +83,7 @@ worker_disable_prefetch = True
 # ---- runs: one at a time by the lock; the second child answers triggers meanwhile
 worker_concurrency = 2
 task_track_started = True
-task_soft_time_limit = max(60, round(10 * _settings.interval_s))
+task_soft_time_limit = max(60, round(10 * _longest_interval_s))
 task_time_limit = task_soft_time_limit + 30
 worker_max_tasks_per_child = 500
 worker_max_memory_per_child = 300_000  # KiB of peak memory; a run takes under 100 MB, so this is a leak
@@ -73,19 +96,20 @@ task_send_sent_event = True
 # ---- the clock: the schedule is kept in memory. Its only state would be the time of the last run, and that says
 # nothing that a new beat should act upon: its first tick comes startup_delay_s after its start.
 beat_scheduler = "celery.beat:Scheduler"
-beat_max_loop_interval = min(5.0, _settings.interval_s)
+beat_max_loop_interval = min(5.0, _shortest_interval_s)
 beat_enable_remote_control = True
-beat_remote_control_max_tick_age = max(90.0, 3 * _settings.interval_s)
+beat_remote_control_max_tick_age = max(90.0, 3 * _longest_interval_s)
 beat_schedule = {
-    "optimize-rolling-data": {
+    f"optimize-rolling-data-{settings.source}": {
         "task": "tasks.optimize_rolling_data",
-        "schedule": _settings.interval_s,
-        "kwargs": {"scheduled": True},
+        "schedule": settings.interval_s,
+        "kwargs": {"scheduled": True, "source": settings.source},
         # Inside `options`, where it counts: a tick that no worker took in time is dropped, so ticks never pile up.
-        "options": {"expires": _settings.interval_s},
+        "options": {"expires": settings.interval_s},
         # No countdown message: see delivery. To beat it looks as if the last run was this long ago.
-        "last_run_at": datetime.now(UTC) + timedelta(seconds=_settings.startup_delay_s - _settings.interval_s),
+        "last_run_at": datetime.now(UTC) + timedelta(seconds=settings.startup_delay_s - settings.interval_s),
     }
+    for settings in _sources
 }
 
 # ---- logs: stdout stays as it is, so that what a library prints is not taken for a log line

@@ -92,12 +92,13 @@ return 'ok'
 class Lock:
     """A lock as its holder sees it.
 
-    `held`: whether it was got. `token`: what proves it. `keep_s`: where it is above 0, the lock is not released at the
-    end but left to expire after so many seconds: others of the same run, who know the token, go on under it.
+    `held`: whether it was got. `token`: what proves it. `is_new`: it was free before. `keep_s`: where it is above 0,
+    the lock is not released at the end but left to expire after so many seconds: others of the run go on under it.
     """
 
     held: bool
     token: str
+    is_new: bool = True
     keep_s: float = 0.0
 
 
@@ -135,7 +136,8 @@ class Cache:
         """
         token = token or secrets.token_hex(16)
         with self._answers():
-            lock = Lock(self._claim(self._keys.lock, token, LOCK_TTL_S), token)
+            is_new = self._client.get(self._keys.lock) != token.encode()
+            lock = Lock(self._claim(self._keys.lock, token, LOCK_TTL_S), token, is_new)
         if not lock.held:
             yield lock
             return

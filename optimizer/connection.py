@@ -21,6 +21,7 @@ __all__ = [
     "READER_TIMEOUT_S",
     "UNREADABLE",
     "WRITER_TIMEOUT_S",
+    "cache_eviction_warning",
     "connect",
     "connect_async",
     "eviction_warning",
@@ -79,18 +80,37 @@ def eviction_warning(url: str) -> str | None:
     Raises:
         CacheUnavailable: It does not answer.
     """
-    with redis_answers(url):
-        client = connect(url, timeout_s=WRITER_TIMEOUT_S)
-        try:
-            policy = str(client.info("memory").get("maxmemory_policy", "noeviction"))
-        finally:
-            client.close()
+    policy = _eviction_policy(url)
     if policy == "noeviction":
         return None
     return (
         f"the broker {redact_url(url)} may evict messages (maxmemory-policy {policy}); set it to noeviction, and give "
         "the cache a Redis of its own by ROLLING_REDIS_URL"
     )
+
+
+def cache_eviction_warning(url: str) -> str | None:
+    """Why this Redis should not be the cache, if it may evict what never expires: the current version.
+
+    Raises:
+        CacheUnavailable: It does not answer.
+    """
+    policy = _eviction_policy(url)
+    if not policy.startswith("allkeys"):
+        return None
+    return (
+        f"the cache {redact_url(url)} may evict the current snapshots (maxmemory-policy {policy}), and routers would "
+        "do without them until the next tick; set it to volatile-lru or noeviction"
+    )
+
+
+def _eviction_policy(url: str) -> str:
+    with redis_answers(url):
+        client = connect(url, timeout_s=WRITER_TIMEOUT_S)
+        try:
+            return str(client.info("memory").get("maxmemory_policy", "noeviction"))
+        finally:
+            client.close()
 
 
 @contextmanager

@@ -136,11 +136,14 @@ class Publisher:
         except BaseException:
             self.end_handed(token)
             raise
-        self.leave_lock(keep_s)
+        self._lock.keep_s = keep_s
 
     def leave_lock(self, keep_s: float) -> None:
-        """Do not release the lock, but let it expire: others go on under it."""
-        if self._lock:
+        """Do not release a lock that we came to, but let it expire: others of the same run go on under it.
+
+        One that was free when we came is released: the run that it was for may have ended long ago.
+        """
+        if self._lock and not self._lock.is_new:
             self._lock.keep_s = keep_s
 
     def end_handed(self, token: str) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 from celery import Celery
 from celery.signals import after_setup_logger, worker_init, worker_ready
 
-from optimizer.connection import eviction_warning
+from optimizer.connection import cache_eviction_warning, eviction_warning
 from optimizer.engine import choose_engine
 from optimizer.errors import CacheUnavailable, SettingsInvalid
 from optimizer.settings import Settings
 from tasks.flower import close_flower
 
 __all__ = ["app"]
+
+_log = logging.getLogger(__name__)
 
 if "flower" in sys.argv[1:]:
     close_flower(os.environ, sys.argv)
@@ -36,7 +38,8 @@ def _show_our_lines(**_: Any) -> None:
 def _refuse_without_the_engine(**_: Any) -> None:
     """End a worker whose engine is not there: it would fail at each tick, and nobody would see why it is slow."""
     try:
-        choose_engine(Settings.from_env(os.environ).engine)
+        for settings in Settings.every_from_env(os.environ):
+            choose_engine(settings.engine)
     except SettingsInvalid as error:
         raise SystemExit(f"SettingsInvalid: {error}") from None
 
@@ -44,20 +47,23 @@ def _refuse_without_the_engine(**_: Any) -> None:
 @worker_ready.connect
 def _tell_the_engine(**_: Any) -> None:
     """Say at the start which engine scans, and loudly if it is the slow one though nobody chose it."""
-    engine = choose_engine(Settings.from_env(os.environ).engine)
-    log = logging.getLogger(__name__)
-    if engine.warning:
-        log.warning("[RollingOptimizer] ⚠️ %s", engine.warning)
-    else:
-        log.info("[RollingOptimizer] engine %s", engine.name)
+    for settings in Settings.every_from_env(os.environ):
+        engine = choose_engine(settings.engine)
+        if engine.warning:
+            _log.warning("[RollingOptimizer] ⚠️ %s: %s", settings.source, engine.warning)
+        else:
+            _log.info("[RollingOptimizer] %s: engine %s", settings.source, engine.name)
 
 
 @worker_ready.connect
 def _warn_of_eviction(**_: Any) -> None:
-    """Say at the start what would lose messages one day."""
-    try:
-        warning = eviction_warning(Settings.from_env(os.environ).broker_url)
-    except CacheUnavailable as error:
-        warning = f"whether the broker may evict messages cannot be found out: {error}"
-    if warning:
-        logging.getLogger(__name__).warning("[RollingOptimizer] %s", warning)
+    """Say at the start what would lose messages, or what routers read, one day."""
+    every = Settings.every_from_env(os.environ)
+    checks = {(eviction_warning, every[0].broker_url), *((cache_eviction_warning, one.redis_url) for one in every)}
+    for check, url in checks:
+        try:
+            warning = check(url)
+        except CacheUnavailable as error:
+            warning = f"whether Redis may evict what is relied on cannot be found out: {error}"
+        if warning:
+            _log.warning("[RollingOptimizer] %s", warning)

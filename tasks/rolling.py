@@ -1,67 +1,184 @@
-"""The task: like a web view, it takes settings, makes one call, and reports."""
+"""The tasks: like web views, they take settings, make one call into `optimizer.fleet`, and report.
+
+`optimize_rolling_data` is what beat, Flower and people send. It is light, and goes to its source's queue. What has to
+be scanned goes to the queue of scans, under the same task id: whoever waits for the run finds its report there.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from celery.exceptions import BackendError, SoftTimeLimitExceeded
+from celery import chord
+from celery.exceptions import BackendError, Ignore, SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from optimizer.errors import RollingError, SettingsInvalid
-from optimizer.pipeline import Progress, optimize
+from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid
+from optimizer.fleet import Assignment, PartOutcome, begin, handover_s, merge_parts, scan_file, scan_one_part
+from optimizer.inputs import Progress
+from optimizer.records import Report
 from optimizer.settings import Settings
+from optimizer.urls import redact_url
 from tasks.celeryapp import app
+from tasks.queues import SCAN_QUEUE, source_queue
 
 if TYPE_CHECKING:
     from celery import Task
+    from celery.app.task import Context
 
-__all__ = ["TASK_NAME", "optimize_rolling_data"]
+__all__ = ["TASK_NAME", "merge_rolling_parts", "optimize_rolling_data", "scan_rolling_file", "scan_rolling_part"]
 
 TASK_NAME: Final = "tasks.optimize_rolling_data"
 PROGRESS_EVERY_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
-
 # `throws`: these are outcomes, logged in one line of ours; anything else is a bug and gets its traceback.
-# The default of 1,024 characters would cut the report that Flower shows. `typing`: arguments that do not fit are to be
-# a failed task that Flower shows, not an error 500 of its own.
-@app.task(bind=True, name=TASK_NAME, throws=(RollingError,), resultrepr_maxsize=16_384, typing=False)
-def optimize_rolling_data(self: Task, force: bool = False, scheduled: bool = False) -> dict[str, Any]:
-    """Do one run and return its report.
+# The default of 1,024 characters would cut the report that Flower shows.
+_OPTIONS: Final = {"bind": True, "throws": (RollingError,), "resultrepr_maxsize": 16_384}
+
+
+# `typing`: arguments that do not fit are to be a failed task that Flower shows, not an error 500 of its own.
+@app.task(name=TASK_NAME, typing=False, **_OPTIONS)
+def optimize_rolling_data(
+    self: Task, force: bool = False, scheduled: bool = False, source: str | None = None
+) -> dict[str, Any]:
+    """Begin a run, and return its report if there was nothing to scan.
 
     Args:
         self: The task, for its id and state.
         force: Scan though nothing changed.
         scheduled: Sent by beat: take the tick, of which only one run is made. A run by hand ignores ticks.
+        source: Which of several sources; may be left out where there is one.
 
     Raises:
         RollingError: The run failed; the old snapshots are as they were. The next tick is the retry.
+        Ignore: The run goes on elsewhere, under this task's id.
     """
-    try:
+    with _told():
         for name, value in (("force", force), ("scheduled", scheduled)):
             if not isinstance(value, bool):
                 raise SettingsInvalid(f"{name}={value!r} is not true or false")
-        settings = Settings.from_env(os.environ)
-        tick = int(time.time() // settings.interval_s) if scheduled else None
-        report = optimize(
-            settings, force=force, tick=tick, progress=_progress(self), time_limit_error=SoftTimeLimitExceeded
+        settings = Settings.from_env(os.environ, source)
+        report = begin(
+            settings,
+            _hand_out(settings, self.request),
+            force=force,
+            tick=int(time.time() // settings.interval_s) if scheduled else None,
+            progress=_progress(self),
+            time_limit_error=SoftTimeLimitExceeded,
         )
-    except RollingError as error:
-        line = msgspec.json.encode({"error": type(error).__name__, "details": str(error)}).decode()
-        _log.error("[RollingOptimizer] ⚠️ Optimization failed: %s", line)
-        raise
+    if report is None:
+        raise Ignore("its scan goes on under the same id")
+    return _result(report)
+
+
+@app.task(name="tasks.scan_rolling_file", **_OPTIONS)
+def scan_rolling_file(self: Task, assignment: dict[str, Any]) -> dict[str, Any]:
+    """Scan the one file of a source, publish, and return the report.
+
+    Raises:
+        RollingError: The run failed.
+    """
+    with _told():
+        settings, given = _given(assignment)
+        report = scan_file(settings, given, progress=_progress(self), time_limit_error=SoftTimeLimitExceeded)
+    return _result(report)
+
+
+@app.task(name="tasks.scan_rolling_part", **_OPTIONS)
+def scan_rolling_part(self: Task, assignment: dict[str, Any], location: str) -> dict[str, Any]:
+    """Scan one part, and return what became of it. A failure too is a result: the merge has to hear of it."""
+    try:
+        settings, given = _given(assignment)
+        progress = _progress(self)
+        outcome = scan_one_part(settings, given, location, progress=progress, time_limit_error=SoftTimeLimitExceeded)
+    except SettingsInvalid as error:
+        outcome = PartOutcome(location, error=type(error).__name__, details=str(error))
+    result: dict[str, Any] = msgspec.to_builtins(outcome)
+    return result
+
+
+@app.task(name="tasks.merge_rolling_parts", **_OPTIONS)
+def merge_rolling_parts(
+    self: Task,  # noqa: ARG001 - as the others
+    outcomes: list[dict[str, Any]],
+    assignment: dict[str, Any],
+) -> dict[str, Any]:
+    """Put the parts together, publish, and return the report.
+
+    Raises:
+        RollingError: The run failed.
+    """
+    with _told():
+        settings, given = _given(assignment)
+        scanned = msgspec.convert(outcomes, list[PartOutcome])
+        report = merge_parts(settings, given, scanned, time_limit_error=SoftTimeLimitExceeded)
+    return _result(report)
+
+
+def _hand_out(settings: Settings, request: Context) -> Callable[[Assignment], None]:
+    """Send what there is to scan, under the id of the task that whoever sent it waits for, and with its time limits."""
+    task_id = request.id
+    time_limit, soft_time_limit = request.timelimit or (None, None)
+    # Who comes too late finds the run superseded anyway.
+    options = {"expires": handover_s(settings), "time_limit": time_limit, "soft_time_limit": soft_time_limit}
+
+    def send(assignment: Assignment) -> None:
+        whole = msgspec.to_builtins(assignment)
+        if not assignment.parts:
+            scan_rolling_file.apply_async((whole,), task_id=task_id, queue=SCAN_QUEUE, **options)
+            return
+        short = msgspec.to_builtins(msgspec.structs.replace(assignment, parts=[], to_scan=[]))
+        scans = [
+            scan_rolling_part.s(short, assignment.parts[number].location).set(queue=SCAN_QUEUE, **options)
+            for number in assignment.to_scan
+        ]
+        merge = merge_rolling_parts.s(whole).set(queue=source_queue(settings.source))
+        if scans:
+            chord(scans, merge).apply_async(task_id=task_id)
+        else:  # what has changed is only that parts have gone, or the settings of the output
+            merge.apply_async(([],), task_id=task_id)
+
+    def hand_out(assignment: Assignment) -> None:
+        try:
+            send(assignment)
+        except (OperationalError, RedisError, OSError) as error:
+            broker = redact_url(settings.broker_url)
+            raise CacheUnavailable(f"the broker {broker} cannot be reached: {error}") from error
+
+    return hand_out
+
+
+def _given(assignment: dict[str, Any]) -> tuple[Settings, Assignment]:
+    given = msgspec.convert(assignment, Assignment)
+    return Settings.from_env(os.environ, given.source), given
+
+
+def _result(report: Report) -> dict[str, Any]:
     if report.status == "success":
         _log.info("[RollingOptimizer] ✅ Optimized: %s", msgspec.json.encode(report.stats).decode())
     else:
         _log.info("[RollingOptimizer] %s: %s", report.status, report.reason or f"version {report.version}")
     result: dict[str, Any] = msgspec.to_builtins(report)
     return result
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell the log of a run that fails, in one line."""
+    try:
+        yield
+    except RollingError as error:
+        line = msgspec.json.encode({"error": type(error).__name__, "details": str(error)}).decode()
+        _log.error("[RollingOptimizer] ⚠️ Optimization failed: %s", line)
+        raise
 
 
 def _progress(task: Task) -> Progress:

@@ -5,6 +5,7 @@ app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from redis.exceptions import RedisError
 from optimizer.connection import ping
 from optimizer.errors import CacheUnavailable
 from optimizer.records import Report
+from optimizer.settings import Settings
 from optimizer.urls import redact_url
 
 if TYPE_CHECKING:
@@ -29,15 +31,16 @@ SHORTEST_EXPIRY_S: Final = 60.0
 class CelerySender:
     """Sends runs to the fleet, and finds out what has become of them."""
 
-    def send(self, *, force: bool) -> str:
-        """Send a run; return its id."""
+    def send(self, *, force: bool, source: str) -> str:
+        """Send a run of a source; return its id."""
         # Celery's settings are read on import, and so only where somebody triggers.
         from tasks import app  # noqa: PLC0415
         from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
         with _broker_answers(app.conf.broker_url):
-            expires_s = max(SHORTEST_EXPIRY_S, app.conf.beat_schedule["optimize-rolling-data"]["schedule"])
-            return str(optimize_rolling_data.apply_async(kwargs={"force": force}, expires=expires_s).id)
+            expires_s = max(SHORTEST_EXPIRY_S, Settings.from_env(os.environ, source).interval_s)
+            kwargs = {"force": force, "source": source}
+            return str(optimize_rolling_data.apply_async(kwargs=kwargs, expires=expires_s).id)
 
     def state(self, run_id: str) -> RunState:
         """What has become of it."""

@@ -31,11 +31,11 @@ class Noted:
     """A trigger that notes what it was asked to send."""
 
     def __init__(self) -> None:
-        self.sent: list[bool] = []
+        self.sent: list[tuple[bool, str]] = []
 
-    def send(self, *, force: bool) -> str:
+    def send(self, *, force: bool, source: str) -> str:
         """Note it."""
-        self.sent.append(force)
+        self.sent.append((force, source))
         return ID
 
     def state(self, run_id: str) -> RunState:
@@ -46,9 +46,9 @@ class Noted:
 class Away:
     """A trigger whose broker is away."""
 
-    def send(self, *, force: bool) -> str:
+    def send(self, *, force: bool, source: str) -> str:
         """Fail."""
-        raise CacheUnavailable(f"the broker cannot be reached, force={force}")
+        raise CacheUnavailable(f"the broker cannot be reached, force={force}, {source}")
 
     def state(self, run_id: str) -> RunState:
         """Fail."""
@@ -72,7 +72,7 @@ def test_who_has_the_token_sends_a_run(settings: Settings) -> None:
         run_old(settings)
         wait_until(lambda: client.get("/status").status_code == 200, limit_s=5, what="a snapshot")
         assert client.get("/status").json()["trigger"] is True
-    assert noted.sent == [False, False, False, False, True]
+    assert noted.sent == [(force, "rolling_brain") for force in (False, False, False, False, True)]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ def router_of(service: Service) -> APIRouter:
     _add_lists(router, service)
     _add_operations(router, service)
     if service.may_trigger and service.trigger is not None:
-        add_trigger_routes(router, service.trigger, service.settings.trigger_token)
+        settings = service.settings
+        add_trigger_routes(router, service.trigger, settings.trigger_token, settings.source)
     return router
 
 

@@ -53,8 +53,8 @@ class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Trigger(Protocol):
     """Sends runs to the fleet. Both may block, and raise `CacheUnavailable` where the broker is away."""
 
-    def send(self, *, force: bool) -> str:
-        """Send a run; return its id."""
+    def send(self, *, force: bool, source: str) -> str:
+        """Send a run of a source; return its id."""
 
     def state(self, run_id: str) -> RunState:
         """What has become of it."""
@@ -64,8 +64,8 @@ _ORDER: Final = msgspec.json.Decoder(_Order)
 _bearer: Final = HTTPBearer(auto_error=False, description="The value of ROLLING_TRIGGER_TOKEN.")
 
 
-def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str) -> None:
-    """Add both routes to a router."""
+def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: str) -> None:
+    """Add both routes to a router: for runs of one source, to whoever has the token."""
 
     def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
         # Compared in constant time: how long it takes tells nothing about how much of it is right.
@@ -87,7 +87,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str) -> None:
     async def send_run(request: Request) -> Response:
         """One run at a time: where another is on, the report of this one says `skipped`."""
         order = await _read_order(request)
-        run_id = await asyncio.to_thread(trigger.send, force=order.force)
+        run_id = await asyncio.to_thread(trigger.send, force=order.force, source=source)
         return _json(Sent(run_id), HTTPStatus.ACCEPTED)
 
     @router.get(
