@@ -65,9 +65,9 @@ class AsyncSnapshotReader:
         self._pid = 0
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> AsyncSnapshotReader:
-        """A reader for the settings in `ROLLING_*` variables."""
-        return cls.from_settings(Settings.from_env(os.environ if environ is None else environ))
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, source: str | None = None) -> AsyncSnapshotReader:
+        """A reader for the settings in `ROLLING_*` variables; of which source, where there are several."""
+        return cls.from_settings(Settings.from_env(os.environ if environ is None else environ, source))
 
     @classmethod
     def from_settings(

@@ -17,17 +17,25 @@ import click
 import msgspec
 
 from optimizer.bench import compare, table
-from optimizer.connection import eviction_warning, ping
+from optimizer.connection import cache_eviction_warning, eviction_warning, ping
 from optimizer.engine import choose_engine
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
+from optimizer.locations import is_pattern
 from optimizer.pipeline import Progress, failed_report, optimize
 from optimizer.reader import SnapshotReader
 from optimizer.records import Report
 from optimizer.sample import SHAPES, write_sample
-from optimizer.settings import ENGINES, Settings, variable_name
+from optimizer.settings import (
+    ENGINES,
+    SOURCES_VARIABLE,
+    Settings,
+    is_of_one_source,
+    variable_name,
+    variables_of,
+)
 from optimizer.urls import redact_url
 
-__all__ = ["CommandGroup", "commands", "describe", "settings_or_usage_error"]
+__all__ = ["CommandGroup", "commands", "describe", "settings_or_usage_error", "source_option", "usage_errors"]
 
 
 class CommandGroup(click.Group):
@@ -42,15 +50,32 @@ class CommandGroup(click.Group):
             ctx.exit(1)
 
 
-def settings_or_usage_error(**options: Any) -> Settings:
+def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option of every command that is about one source."""
+    return click.option("--source", metavar="NAME", help="Which of several sources. [ROLLING_SOURCES]")(command)
+
+
+def settings_or_usage_error(source: str | None = None, **options: Any) -> Settings:
     """Settings from the environment, with options in place of variables; `None` leaves a variable as it is.
 
+    An `input` stands for itself: then the sources of the environment are left aside.
+
     Raises:
-        click.UsageError: A value cannot be used.
+        click.UsageError: A value cannot be used, or there is no such source.
     """
     given = {variable_name(name): str(value) for name, value in options.items() if value is not None}
+    environ = dict(os.environ)
+    if variable_name("input") in given and environ.pop(SOURCES_VARIABLE, ""):
+        environ = {name: value for name, value in environ.items() if not is_of_one_source(name)}
+    with usage_errors():
+        return Settings.from_env({**environ, **given}, source)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Settings that cannot be used are wrong usage."""
     try:
-        return Settings.from_env({**os.environ, **given})
+        yield
     except SettingsInvalid as error:
         raise click.UsageError(str(error)) from None
 
@@ -85,7 +110,8 @@ def commands() -> None:
 
 
 @commands.command()
-@click.option("--input", type=click.Path(path_type=Path), help="The rolling file. [ROLLING_INPUT]")
+@source_option
+@click.option("--input", type=click.Path(path_type=Path), help="The rolling file, or a pattern. [ROLLING_INPUT]")
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Where snapshots are written. [ROLLING_OUTPUT_DIR]")
 @click.option("--bots-dir", type=click.Path(path_type=Path), help="One JSON file a bot. [ROLLING_BOTS_DIR]")
 @click.option("--top", type=int, help="Predictions to keep. [ROLLING_TOP_SYMBOLS_LIMIT]")
@@ -97,10 +123,8 @@ def commands() -> None:
 def run(no_cache: bool, force: bool, as_json: bool, top: int | None, **options: Any) -> None:
     """Do one run in this process."""
     settings = settings_or_usage_error(top_symbols_limit=top, **options)
-    try:
+    with usage_errors():
         choose_engine(settings.engine)
-    except SettingsInvalid as error:
-        raise click.UsageError(str(error)) from None
     try:
         with _progress_bar(shown=sys.stderr.isatty() and not as_json) as progress:
             report = optimize(settings, force=force, use_cache=not no_cache, progress=progress)
@@ -131,26 +155,30 @@ def sample(path: Path, **options: Any) -> None:
 
 
 @commands.command()
+@source_option
 @click.argument("path", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="How often each way is measured.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, alone.")
-def bench(path: Path | None, rounds: int, as_json: bool) -> None:
+def bench(source: str | None, path: Path | None, rounds: int, as_json: bool) -> None:
     """Does a file fit into the interval here? Measures inflate alone, the scan and a whole run.
 
     PATH is the file, by default that of ROLLING_INPUT. Files and keys of real runs are not touched.
     """
-    settings = settings_or_usage_error(input=path)
+    settings = settings_or_usage_error(source, input=path)
+    if is_pattern(settings.input):
+        raise click.UsageError(f"{settings.input} names many files, and one is measured; give its PATH")
     with _one_line(shown=sys.stderr.isatty() and not as_json) as tell:
         comparison = compare(settings, rounds=rounds, tell=tell)
     click.echo(msgspec.json.encode(comparison) if as_json else table(comparison))
 
 
 @commands.command()
+@source_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.option("--max-age", type=float, metavar="S", help="Exit 1 if no run has made or confirmed it for S seconds.")
-def status(as_json: bool, max_age: float | None) -> None:
+def status(source: str | None, as_json: bool, max_age: float | None) -> None:
     """Show the current version, its age, and the last runs; with --max-age, a health check."""
-    reader = SnapshotReader.from_settings(settings_or_usage_error())
+    reader = SnapshotReader.from_settings(settings_or_usage_error(source))
     state = reader.manifest()
     runs = reader.runs(5)
     if as_json:
@@ -172,17 +200,23 @@ def status(as_json: bool, max_age: float | None) -> None:
 @commands.command()
 def config() -> None:
     """Show the settings in force, secrets as ***, and ask both Redis whether they answer."""
-    settings = settings_or_usage_error()
-    shown = settings.redacted()
-    width = max(map(len, shown))
-    for name, value in shown.items():
-        origin = "environment" if os.environ.get(name) else "default"
-        click.echo(f"{name:<{width}}  {value or '-':<40}  {origin}")
+    with usage_errors():
+        every = Settings.every_from_env(os.environ)
+    for settings in every:
+        if len(every) > 1:
+            click.echo(f"source {settings.source}:")
+        shown = settings.redacted()
+        width = max(map(len, shown))
+        for name, value in shown.items():
+            variables = variables_of(name, settings.source)
+            origin = "environment" if any(map(os.environ.get, variables)) else "default"
+            click.echo(f"{name:<{width}}  {value or '-':<40}  {origin}")
     problems = []
-    for role, url in (("cache", settings.redis_url), ("broker", settings.broker_url)):
+    caches = [("cache", cache_eviction_warning, url) for url in {settings.redis_url: None for settings in every}]
+    for role, check, url in (*caches, ("broker", eviction_warning, every[0].broker_url)):
         try:
             ping(url)
-            warning = eviction_warning(url) if role == "broker" else None
+            warning = check(url)
             click.echo(f"{role}: {redact_url(url)} answers" + (f"; warning: {warning}" if warning else ""))
         except CacheUnavailable as error:
             problems.append(f"{role}: {error}")

@@ -15,7 +15,16 @@ from typing import Any, Final, Literal, cast, get_args
 from optimizer.errors import SettingsInvalid
 from optimizer.urls import RedisUrl, redact_url
 
-__all__ = ["ENGINES", "PREFIX", "SOURCES_VARIABLE", "EngineName", "Settings", "variable_name"]
+__all__ = [
+    "ENGINES",
+    "PREFIX",
+    "SOURCES_VARIABLE",
+    "EngineName",
+    "Settings",
+    "is_of_one_source",
+    "variable_name",
+    "variables_of",
+]
 
 PREFIX: Final = "ROLLING_"
 
@@ -108,7 +117,7 @@ class Settings:
                 )
         inputs = _parse_sources(sources)
         own: dict[str, dict[str, str]] = {name: {} for name in inputs}
-        for variable in [variable for variable in given if OWN_MARK in variable]:
+        for variable in filter(is_of_one_source, list(given)):
             stem, _, field_name = variable.removeprefix(PREFIX).partition(OWN_MARK)
             owners = [name for name in inputs if _in_variable(name) == stem]
             if not owners or field_name in NOT_OWN:
@@ -222,6 +231,18 @@ def _in_variable(source: str) -> str:
 def variable_name(field_name: str) -> str:
     """The environment variable of a field: `interval_s` is `ROLLING_INTERVAL_S`."""
     return PREFIX + field_name.upper()
+
+
+def is_of_one_source(variable: str) -> bool:
+    """Whether a variable sets something for one of several sources."""
+    return variable.startswith(PREFIX) and OWN_MARK in variable
+
+
+def variables_of(variable: str, source: str) -> list[str]:
+    """The variables that may say what `variable` says, for one source."""
+    own = f"{PREFIX}{_in_variable(source)}{OWN_MARK}{variable.removeprefix(PREFIX)}"
+    by_sources = [SOURCES_VARIABLE] if variable in (variable_name("input"), variable_name("source")) else []
+    return [variable, own, *by_sources]
 
 
 def _redact(variable: str, text: str) -> str:

@@ -23,9 +23,10 @@ from typing import Final
 
 import click
 
-from optimizer.commands import describe, settings_or_usage_error
+from optimizer.commands import describe, usage_errors
 from optimizer.connection import connect, ping, redis_answers
 from optimizer.errors import CacheUnavailable, RollingError
+from optimizer.locations import is_pattern
 from optimizer.reader import SnapshotReader
 from optimizer.records import Report
 from optimizer.sample import write_sample
@@ -155,7 +156,8 @@ def up() -> None:
     Raises:
         StackFailed: A process ended by itself; the others are stopped.
     """
-    settings_or_usage_error()  # before anything is started
+    with usage_errors():  # before anything is started
+        Settings.every_from_env(os.environ)
     with Stack(_print_prefixed, Path(".up")) as stack, _stopping_on_signals():
         url = stack.start_redis()
         auth = os.environ.get("FLOWER_BASIC_AUTH") or f"admin:{secrets.token_urlsafe(12)}"
@@ -167,12 +169,14 @@ def up() -> None:
         flower_url = os.environ.get("ROLLING_FLOWER_URL") or f"http://127.0.0.1:{port}/"
         web = [sys.executable, "-m", "tasks.cli", "web", "--port", web_port]
         stack.start("web", web, {"ROLLING_FLOWER_URL": flower_url})
-        settings = Settings.from_env(stack.environ)
+        every = Settings.every_from_env(stack.environ)
         _say(f"web     http://127.0.0.1:{web_port}/   the dashboard, and the snapshots for other programs")
         _say(f"Redis   {redact_url(url)}   (for your own routers: ROLLING_REDIS_URL={redact_url(url)})")
         login = auth if not os.environ.get("FLOWER_BASIC_AUTH") else "as in FLOWER_BASIC_AUTH"
         _say(f"Flower  http://127.0.0.1:{port}   login {login}")
-        _say(f"input   {settings.input}" + ("" if settings.input.exists() else f"   missing; {_sample_hint(settings)}"))
+        for settings in every:
+            missing = "" if is_pattern(settings.input) or settings.input.exists() else f"   missing; {_hint(settings)}"
+            _say(f"input   {settings.input}{missing}")
         _say("stop with Ctrl-C")
         try:
             while True:
@@ -300,7 +304,7 @@ def _say(line: str) -> None:
     click.echo(f"[rolling-optimizer] {line}")
 
 
-def _sample_hint(settings: Settings) -> str:
+def _hint(settings: Settings) -> str:
     return f"make one: rolling-optimizer sample {settings.input}"
 
 

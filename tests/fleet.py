@@ -46,10 +46,10 @@ class Fleet:
         self._stack.stop()
         self.reader.close()
 
-    def start_worker(self, *options: str) -> None:
+    def start_worker(self, *options: str, name: str = "worker") -> None:
         """Start a worker and wait until it takes tasks."""
-        self._stack.start_celery("worker", "worker", "--loglevel", "INFO", "--without-mingle", *options)
-        self.wait_for_line(r"worker\| .* ready\.")
+        self._stack.start_celery(name, "worker", "--loglevel", "INFO", "--without-mingle", *options)
+        self.wait_for_line(rf"{name}\| .* ready\.")
 
     def start_beat(self, name: str = "beat") -> None:
         """Start a beat."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
@@ -238,3 +239,68 @@ class TestRedaction:
         assert "sec" not in str(caught.value).replace("'/', '?' and '#'", "")
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+# ---- several sources
+
+SEVERAL = {"ROLLING_SOURCES": "brain = /data/rolling_brain.json.gz; intraday=/data/intraday/*.json.gz;"}
+
+
+def test_several_sources_have_names_inputs_and_output_directories_of_their_own() -> None:
+    """In the order in which they are named; what else is set is set for all."""
+    brain, intraday = Settings.every_from_env({**SEVERAL, "ROLLING_OUTPUT_DIR": "/out", "ROLLING_INTERVAL_S": "5"})
+
+    assert (brain.source, str(brain.input), str(brain.output_dir)) == (
+        "brain",
+        "/data/rolling_brain.json.gz",
+        "/out/brain",
+    )
+    assert (intraday.source, str(intraday.input), str(intraday.output_dir)) == (
+        "intraday",
+        "/data/intraday/*.json.gz",
+        "/out/intraday",
+    )
+    assert (brain.interval_s, intraday.interval_s) == (5, 5)
+    assert Settings.from_env(SEVERAL, "intraday").source == "intraday"
+
+
+def test_one_of_several_sources_may_have_settings_of_its_own() -> None:
+    """By its name in capitals and two underscores; they win."""
+    environ = {**SEVERAL, "ROLLING_INTERVAL_S": "30", "ROLLING_INTRADAY__INTERVAL_S": "5"}
+    environ |= {"ROLLING_BRAIN__BOTS_DIR": "/bots", "ROLLING_BRAIN__OUTPUT_DIR": "/elsewhere"}
+    brain, intraday = Settings.every_from_env(environ)
+    assert (brain.interval_s, intraday.interval_s) == (30, 5)
+    assert (str(brain.bots_dir), intraday.bots_dir) == ("/bots", None)
+    assert (str(brain.output_dir), str(intraday.output_dir)) == ("/elsewhere", "data/intraday")
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"ROLLING_INPUT": "x.json"}, "ROLLING_INPUT and ROLLING_SOURCES are both set"),
+        ({"ROLLING_SOURCE": "x"}, "ROLLING_SOURCE and ROLLING_SOURCES are both set"),
+        ({"ROLLING_SOURCES": " ; "}, "names no source"),
+        ({"ROLLING_SOURCES": "brain"}, "'brain' is not a name, '=' and a file"),
+        ({"ROLLING_SOURCES": "brain="}, "'brain=' is not a name"),
+        ({"ROLLING_SOURCES": "a b=x"}, "'a b=x' is not a name"),
+        ({"ROLLING_SOURCES": "a=x;a=y"}, "'a' comes twice"),
+        ({"ROLLING_SOURCES": "a-b=x;a.b=y"}, "'a.b' comes twice, or looks like another"),
+        ({"ROLLING_SOURCES": "scan=x"}, "'scan' is the name of the queue"),
+        ({"ROLLING_OTHER__INTERVAL_S": "5"}, "begin with ROLLING_BRAIN__..., ROLLING_INTRADAY__..."),
+        ({"ROLLING_BRAIN__BROKER_URL": "redis://x"}, "ROLLING_BRAIN__BROKER_URL is not a setting of one source"),
+        ({"ROLLING_BRAIN__INTERVAL": "5"}, "ROLLING_INTERVAL is not a setting"),
+    ],
+)
+def test_sources_that_cannot_be_told_apart_are_refused(environ: dict[str, str], message: str) -> None:
+    """By the variable, and with what would do."""
+    with pytest.raises(SettingsInvalid, match=re.escape(message)):
+        Settings.every_from_env({**SEVERAL, **environ})
+
+
+def test_which_of_several_sources_is_meant_has_to_be_said() -> None:
+    """One that there is; where there is one, it need not be."""
+    with pytest.raises(SettingsInvalid, match="say which is meant: brain, intraday"):
+        Settings.from_env(SEVERAL)
+    with pytest.raises(SettingsInvalid, match="source=.other. is not one of those that are configured"):
+        Settings.from_env(SEVERAL, "other")
+    assert Settings.from_env({}, "rolling_brain") == Settings.from_env({})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import celery
 import kombu.connection
 import pytest
 
-from optimizer import Settings, optimize
+from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
+from optimizer.records import Stats
 from optimizer.sample import write_sample
 from tests.fleet import Fleet
 from tests.rolling import a_record, write_json
@@ -232,6 +235,90 @@ def test_a_workers_child_stays_under_90_mb(tmp_path: Path, settings: Settings, s
     assert stats is not None
     assert stats.json_bytes > 400e6
     assert stats.peak_rss_mb < 90
+
+
+def test_many_sources_and_parts_over_two_workers(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
+    """Each source has its own schedule and snapshots; scans have workers of their own; a part that fails is named."""
+    write_json(tmp_path / "rolling_brain.json.gz", {"AAPL": a_record()})
+    for number in range(6):
+        write_json(tmp_path / "parts" / f"{number}.json.gz", {f"S{number}": a_record(confidence=number / 10)})
+    environ = {
+        "ROLLING_INPUT": "",
+        "ROLLING_SOURCES": f"brain={tmp_path}/rolling_brain.json.gz; intraday={tmp_path}/parts/*.json.gz",
+        "ROLLING_MIN_CONFIDENCE": "0",
+        **FAST_TICKS,
+    }
+    brain, intraday = Settings.every_from_env(
+        {**environ, "ROLLING_OUTPUT_DIR": str(settings.output_dir), "ROLLING_REDIS_URL": settings.redis_url}
+    )
+
+    with Fleet(tmp_path, settings, **environ) as fleet, redis_server.client as client:
+        fleet.start_worker("-Q", "rolling.brain,rolling.intraday", "-n", "light@%h")
+        fleet.start_worker("-Q", "rolling.scan", "-n", "scans@%h", name="scans")
+        fleet.start_beat()
+        wait_until(lambda: len(_shown(brain)) == 1, what="the first source")
+        wait_until(lambda: len(_shown(intraday)) == 6, what="the second source")
+        first = _stats(intraday)
+        write_json(tmp_path / "parts" / "3.json.gz", {"S3": a_record(confidence=1.0)})
+        wait_until(lambda: _shown(intraday)[0] == "S3", what="a change of one part")
+        second = _stats(intraday)
+        (tmp_path / "parts" / "5.json.gz").write_bytes(b"no gzip, no JSON")
+        wait_until(lambda: _newest(intraday).status == "failed", what="a part to fail")
+        failed = _newest(intraday)
+        fleet.wait_for_line(r"scans\| .*scan_rolling_part")
+        assert not any(line.startswith("worker|") and "tasks.scan_rolling_part[" in line for line in fleet.lines)
+        (tmp_path / "parts" / "5.json.gz").unlink()
+        wait_until(lambda: _newest(intraday).status in ("success", "unchanged"), what="the next tick to heal it")
+        sent = _send(intraday, {"force": True, "source": "intraday"})
+        meta = f"celery-task-meta-{sent}"
+        wait_until(lambda: b'"success"' in (client.get(meta) or b""), what="a run by hand")
+        report = json.loads(client.get(meta) or b"")["result"]
+
+    assert first.parts == first.parts_scanned == 6
+    assert (second.parts, second.parts_scanned) == (6, 1)
+    assert failed.error == "PartFailed"
+    assert failed.details is not None
+    assert "1 parts of" in failed.details
+    assert "5.json.gz" in failed.details
+    assert (report["stats"]["parts"], report["stats"]["parts_scanned"]) == (5, 5)
+
+
+def test_a_killed_scan_of_a_part_costs_one_tick(tmp_path: Path, settings: Settings) -> None:
+    """The chord is lost; the next tick that finds the lock expired says so, and reads only what was not read yet."""
+    write_json(tmp_path / "parts" / "a.json.gz", {"AAPL": a_record()})
+    write_sample(tmp_path / "parts" / "b.json.gz", symbols=1_000, points=4_000)
+    parted = replace(settings, input=tmp_path / "parts" / "*.json.gz", source="parted")
+    with Fleet(tmp_path, parted, ROLLING_SOURCE="parted", **FAST_TICKS, **SLOW_SCAN) as fleet:
+        fleet.start_worker()
+        fleet.start_beat()
+        fleet.wait_for_line(r"scan_rolling_part\[.*succeeded")
+        children = Path(f"/proc/{fleet.pid('worker')}/task/{fleet.pid('worker')}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        report = fleet.wait_for_runs(1, "success", limit_s=60)[0]
+        lost = fleet.runs("failed")
+
+    assert [one.error for one in lost] == ["RunLost"]
+    assert report.stats is not None
+    assert (report.stats.parts, report.stats.parts_scanned) == (2, 1)
+
+
+def _newest(settings: Settings) -> Report:
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        return (reader.runs(1) or [Report("skipped", settings.source, "")])[0]
+
+
+def _stats(settings: Settings) -> Stats:
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        return next(report.stats for report in reader.runs(100) if report.stats is not None)
+
+
+def _shown(settings: Settings) -> list[str]:
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        try:
+            return [record.symbol for record in reader.predictions().value.predictions]
+        except SnapshotMissing:
+            return []
 
 
 def _send(settings: Settings, kwargs: dict[str, object], **options: Any) -> str:

@@ -1,0 +1,237 @@
+"""Runs that are handed out: one lock from the beginning to the publish, whoever works, dies, or comes twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer import Settings, optimize
+from optimizer.errors import CacheUnavailable, PartFailed, RunTimedOut
+from optimizer.fleet import Assignment, begin, handover_s, merge_parts, scan_file, scan_one_part
+from optimizer.keys import Keys
+from optimizer.records import Report
+from tests.rolling import a_record, write_json
+from tests.servers import RedisServer
+from tests.traces import assert_tidy, once, run_old, runs_of, symbols_shown, version_of
+
+
+@pytest.fixture
+def parted(settings: Settings) -> Settings:
+    """Settings of a source with two parts."""
+    directory = settings.input.parent / "parts"
+    write_json(directory / "a.json", {"AAPL": a_record()})
+    write_json(directory / "b.json", {"MSFT": a_record(confidence=0.9)})
+    return replace(settings, input=directory / "*.json", source="parted")
+
+
+def handed_out(settings: Settings, *, force: bool = False) -> Assignment:
+    """Begin a run that has something to scan."""
+    handed: list[Assignment] = []
+    assert begin(settings, handed.append, force=force) is None
+    return handed[0]
+
+
+def begun(settings: Settings) -> Report:
+    """Begin a run that has to end at once."""
+    report = begin(settings, _must_not)
+    assert report is not None
+    return report
+
+
+def _must_not(assignment: Assignment) -> None:
+    raise AssertionError(f"{assignment} was handed out")
+
+
+@contextmanager
+def lock_of(server: RedisServer, settings: Settings) -> Iterator[tuple[Any, str]]:
+    """A client, and the key of the lock."""
+    with server.client as client:
+        yield client, Keys(settings.source).lock
+
+
+def lose_the_lock(server: RedisServer, settings: Settings) -> None:
+    """As when it has expired."""
+    with lock_of(server, settings) as (client, key):
+        client.delete(key)
+
+
+def test_a_run_that_is_handed_out_keeps_its_lock_until_it_is_published(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """Nobody else begins meanwhile; at the end nothing of it is left."""
+    run_old(settings)
+    write_json(settings.input, {"TSLA": a_record()})
+    assignment = handed_out(settings)
+    with lock_of(redis_server, settings) as (client, key):
+        assert 10_000 < client.pttl(key) <= handover_s(settings) * 1_000
+        assert client.get(key).decode() == assignment.token
+    assert begun(settings).reason == "already_running"
+
+    report = scan_file(settings, assignment)
+
+    assert (report.status, report.cache) == ("success", "published")
+    assert symbols_shown(settings) == ["TSLA"]
+    assert_tidy(settings, redis_server)
+    with redis_server.client as client:
+        assert client.exists(Keys(settings.source).handed) == 0
+    assert begun(settings).status == "unchanged"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_assignment_that_is_delivered_twice_publishes_once(
+    settings: Settings, parted: Settings, redis_server: RedisServer, force: bool
+) -> None:
+    """The second finds that its version has been replaced."""
+    write_json(settings.input, {"TSLA": a_record()})
+    assignment = handed_out(settings, force=force)
+    first, second = scan_file(settings, assignment), scan_file(settings, assignment)
+    assert (first.status, second.status, second.reason) == ("success", "skipped", "superseded")
+
+    assignment = handed_out(parted, force=force)
+    outcomes = [scan_one_part(parted, assignment, part.location) for part in assignment.parts]
+    first, second = (merge_parts(parted, assignment, outcomes) for _ in range(2))
+    late = scan_one_part(parted, assignment, assignment.parts[0].location)
+    assert (first.status, second.status, second.reason) == ("success", "skipped", "superseded")
+    assert late.error == "Superseded"
+    assert_tidy(parted, redis_server)
+
+
+def test_a_lost_assignment_is_told_and_replaced_by_the_next_tick(settings: Settings, redis_server: RedisServer) -> None:
+    """Its worker was killed, or there was none; when it comes back after all, it does nothing."""
+    write_json(settings.input, {"TSLA": a_record()})
+    lost = handed_out(settings)
+    lose_the_lock(redis_server, settings)
+
+    found = handed_out(settings)
+
+    assert [(one.status, one.error) for one in runs_of(redis_server, settings.source)] == [("failed", "RunLost")]
+    assert scan_file(settings, lost).reason == "superseded"
+    assert scan_file(settings, found).status == "success"
+    assert scan_file(settings, lost).reason == "superseded"
+    write_json(settings.input, {"AMD": a_record()})
+    handed_out(settings)  # and of that which has ended nobody says that it is lost
+    assert [one.error for one in runs_of(redis_server, settings.source) if one.error] == ["RunLost"]
+
+
+def test_a_lost_chord_is_replaced_and_what_it_had_scanned_is_not_read_again(
+    parted: Settings, redis_server: RedisServer
+) -> None:
+    """The parts that were done are done."""
+    lost = handed_out(parted)
+    first = scan_one_part(parted, lost, lost.parts[0].location)
+    assert first.scanned is not None
+    lose_the_lock(redis_server, parted)
+
+    found = handed_out(parted)
+
+    assert found.to_scan == [1]
+    assert scan_one_part(parted, lost, lost.parts[1].location).error == "Superseded"
+    second = scan_one_part(parted, found, found.parts[1].location)
+    assert merge_parts(parted, found, [second]).status == "success"
+    assert merge_parts(parted, lost, [first, second]).reason == "superseded"
+    assert symbols_shown(parted) == ["MSFT", "AAPL"]
+
+
+def test_an_assignment_that_waited_longer_than_its_lock_goes_on_if_nobody_has_taken_its_place(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """A fleet that is too small is slow, and still makes snapshots."""
+    write_json(settings.input, {"TSLA": a_record()})
+    assignment = handed_out(settings)
+    lose_the_lock(redis_server, settings)
+    assert scan_file(settings, assignment).status == "success"
+
+
+def test_scans_of_one_run_hold_its_lock_together(parted: Settings, redis_server: RedisServer) -> None:
+    """None of them releases it, or shortens it; one that comes when all is over does not leave it behind."""
+    assignment = handed_out(parted)
+    with lock_of(redis_server, parted) as (client, key):
+        client.pexpire(key, 60_000)
+        scan_one_part(parted, assignment, assignment.parts[0].location)
+        assert client.pttl(key) > 50_000
+        client.pexpire(key, 500)
+        scan_one_part(parted, assignment, assignment.parts[1].location)
+        assert client.pttl(key) > 10_000
+        client.delete(key)
+        assert scan_one_part(parted, assignment, assignment.parts[1].location).scanned is not None
+        assert not client.exists(key)
+
+
+def test_a_run_that_cannot_be_sent_fails_and_leaves_nothing(settings: Settings, redis_server: RedisServer) -> None:
+    """The broker may be another Redis than the cache, and away."""
+    write_json(settings.input, {"TSLA": a_record()})
+
+    def fail(_assignment: Assignment) -> None:
+        raise CacheUnavailable("the broker cannot be reached")
+
+    with pytest.raises(CacheUnavailable):
+        begin(settings, fail)
+
+    assert [one.error for one in runs_of(redis_server, settings.source)] == ["CacheUnavailable"]
+    assert_tidy(settings, redis_server)
+    with redis_server.client as client:
+        assert client.exists(Keys(settings.source).handed) == 0
+
+
+def test_a_part_that_is_gone_from_redis_fails_the_merge_by_name(parted: Settings, redis_server: RedisServer) -> None:
+    """The next tick scans it again."""
+    assignment = handed_out(parted)
+    outcomes = [scan_one_part(parted, assignment, part.location) for part in assignment.parts]
+    with redis_server.client as client:
+        client.delete(Keys(parted.source).part(assignment.parts[1].digest))
+    with pytest.raises(PartFailed, match=r"b\.json: what was found in it is gone from Redis"):
+        merge_parts(parted, assignment, outcomes)
+    assert handed_out(parted).to_scan == [1]
+
+
+def test_a_part_that_is_replaced_after_it_was_handed_out_counts_as_it_was_scanned(parted: Settings) -> None:
+    """The fingerprint of the version is that of what was read, so that the next run finds nothing to do."""
+    assignment = handed_out(parted)
+    write_json(Path(assignment.parts[0].location), {"NVDA": a_record(confidence=1.0)})
+    outcomes = [scan_one_part(parted, assignment, part.location) for part in assignment.parts]
+    merge_parts(parted, assignment, outcomes)
+    assert symbols_shown(parted) == ["NVDA", "MSFT"]
+    assert begun(parted).status == "unchanged"
+
+
+def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_redis: RedisServer) -> None:
+    """It never raises: the merge would not be called."""
+    assignment = handed_out(parted)
+    location = assignment.parts[0].location
+
+    def bug(_done: int, _total: int) -> None:
+        raise ZeroDivisionError("a bug")
+
+    def late(_done: int, _total: int) -> None:
+        raise TimeoutError
+
+    assert scan_one_part(parted, assignment, location, progress=bug).error == "ZeroDivisionError"
+    assert scan_one_part(parted, assignment, location, progress=late).error == RunTimedOut.__name__
+    assert scan_one_part(parted, assignment, "nowhere.json").error == "SourceMissing"
+    own_redis.start()
+    away = replace(parted, redis_url=own_redis.url)
+    lost = scan_one_part(away, handed_out(away), location, progress=once(own_redis.kill))
+    assert lost.error == "CacheUnavailable"
+    assert location in lost.details
+
+
+def test_without_redis_a_file_is_scanned_at_once(settings: Settings) -> None:
+    """The tick does it all."""
+    away = replace(settings, redis_url="redis://127.0.0.1:1/0")
+    write_json(settings.input, {"TSLA": a_record()})
+    report = begun(away)
+    assert (report.status, report.cache) == ("success", "down")
+
+
+def test_a_run_in_one_process_waits_for_one_that_was_handed_out(settings: Settings) -> None:
+    """The command line and the fleet have one lock."""
+    before = run_old(settings)
+    write_json(settings.input, {"TSLA": a_record()})
+    assignment = handed_out(settings)
+    assert optimize(settings).reason == "already_running"
+    assert version_of(scan_file(settings, assignment)) > version_of(before)

@@ -1,0 +1,291 @@
+"""A source of many files: the same snapshots as of one, each part read only when it has changed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from optimizer import Settings, optimize
+from optimizer.errors import NoRecords, PartFailed, SourceError, SourceMalformed, SourceMissing
+from optimizer.fleet import Assignment, PartOutcome, begin, merge_parts, scan_file, scan_one_part
+from optimizer.keys import Keys
+from optimizer.records import Report
+from optimizer.snapshots import read_set
+from tests.rolling import a_record, touch_later, write_json, write_raw
+from tests.servers import RedisServer
+from tests.traces import assert_redis_holds_the_files, assert_tidy, runs_of
+
+PARTS: dict[str, Any] = {
+    "a": {
+        "AAPL": a_record(confidence=0.9),
+        "MSFT": a_record(confidence=0.7),
+        "bots": {"one": {"equity": 1, "positions": []}},
+    },
+    "b": [a_record(symbol="AAPL", confidence=0.95), a_record(symbol="NVDA", confidence=2)],
+    "c": {"predictions": {"TSLA": a_record(confidence=0.6)}, "bots": {"one": {"equity": 2, "positions": []}}},
+}
+Run = Callable[[Settings], Report]
+
+
+@pytest.fixture
+def parted(settings: Settings) -> Settings:
+    """Settings of a source with three parts."""
+    directory = settings.input.parent / "parts"
+    for name, value in PARTS.items():
+        write_json(directory / f"{name}.json.gz", value)
+    return replace(settings, input=directory / "*.json.gz", source="parted")
+
+
+def by_the_fleet(settings: Settings, *, order: random.Random | None = None, force: bool = False) -> Report:
+    """One run as the fleet makes it, in this process: parts in any order, everything by way of JSON."""
+    handed: list[Assignment] = []
+    report = begin(settings, handed.append, force=force)
+    if report is not None:
+        return report
+    [assignment] = [msgspec.convert(json.loads(msgspec.json.encode(one)), Assignment) for one in handed]
+    if not assignment.parts:
+        return scan_file(settings, assignment)
+    numbers = list(range(len(assignment.to_scan)))
+    if order is not None:
+        order.shuffle(numbers)
+    outcomes: dict[int, PartOutcome] = {}
+    for number in numbers:
+        location = assignment.parts[assignment.to_scan[number]].location
+        outcomes[number] = scan_one_part(settings, assignment, location)
+    return merge_parts(settings, assignment, [outcomes[number] for number in sorted(outcomes)])
+
+
+def content_of(settings: Settings) -> dict[str, Any]:
+    """The snapshots without their times."""
+    found = read_set(settings.output_dir)
+    assert found is not None
+    contents = {kind: json.loads(gzip.decompress(data)) for kind, data in found.payloads.items()}
+    for content in contents.values():
+        del content["timestamp"]
+    return contents
+
+
+@pytest.fixture(params=["in one process", "by the fleet"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Both ways to make a run."""
+    return optimize if request.param == "in one process" else by_the_fleet
+
+
+def part(settings: Settings, name: str) -> Path:
+    """One of the files."""
+    return settings.input.parent / f"{name}.json.gz"
+
+
+# ---- the law
+
+
+symbols = st.sampled_from([f"S{number}" for number in range(12)])
+records = st.builds(
+    lambda symbol, confidence, price: a_record(symbol=symbol, confidence=confidence, last_price=price),
+    symbols,
+    st.sampled_from([0.2, 0.5, 0.5, 0.75, 1.0, 1.5]),
+    st.floats(1, 2),
+)
+bots = st.dictionaries(
+    st.sampled_from(["one", "two", "three"]),
+    st.builds(
+        lambda symbol, quantity: {"positions": [{"symbol": symbol, "qty": quantity, "avg": 2.0}]},
+        symbols,
+        st.integers(-3, 3),
+    ),
+)
+parts = st.lists(st.tuples(st.lists(records, max_size=15), bots), min_size=1, max_size=5)
+
+
+@given(parts, st.integers(1, 14), st.randoms(use_true_random=False))
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # each example has paths of its own
+def test_many_parts_make_what_one_file_with_their_records_makes(
+    redis_server: RedisServer, contents: list[tuple[list[Any], dict[str, Any]]], limit: int, order: random.Random
+) -> None:
+    """Whatever the order in which they are scanned, and however many symbols are kept of each."""
+    with tempfile.TemporaryDirectory() as name:
+        common = Settings(
+            redis_url=redis_server.url,
+            top_symbols_limit=min(limit, 4),
+            index_symbols_limit=limit,
+            output_dir=Path(name),
+        )
+        whole: dict[str, Any] = {"predictions": [], "bots": {}}
+        for number, (found, named) in enumerate(contents):
+            write_json(Path(name, "parts", f"{number}.json"), {"predictions": found, "bots": named})
+            whole["predictions"] += found
+            whole["bots"] |= named
+        write_json(Path(name, "one.json"), whole)
+        one = replace(common, source="one", input=Path(name, "one.json"), output_dir=Path(name, "one"))
+        many = replace(common, source="many", input=Path(name, "parts", "*.json"), output_dir=Path(name, "many"))
+
+        try:
+            expected = optimize(one, use_cache=False)
+        except NoRecords:
+            with pytest.raises(NoRecords):
+                by_the_fleet(many, order=order)
+            return
+        report = by_the_fleet(many, order=order, force=True)
+
+        assert content_of(many) == content_of(one)
+        assert report.stats is not None
+        assert expected.stats is not None
+        assert report.stats.records_seen == expected.stats.records_seen
+        assert report.stats.records_rejected == expected.stats.records_rejected
+        if limit >= 12:  # beyond what is kept of a part nobody knows whether a symbol came in another
+            assert report.stats.duplicates == expected.stats.duplicates
+        assert [(one.reason, one.count) for one in report.rejects] == [
+            (one.reason, one.count) for one in expected.rejects
+        ]
+
+
+# ---- a run
+
+
+def test_the_parts_become_one_set_of_snapshots(parted: Settings, run: Run, redis_server: RedisServer) -> None:
+    """The best record of a symbol counts, the last part's bot, and rejects say which part they are of."""
+    report = run(parted)
+
+    assert (report.status, report.cache) == ("success", "published")
+    assert report.stats is not None
+    assert (report.stats.parts, report.stats.parts_scanned) == (3, 3)
+    assert (report.stats.records_seen, report.stats.records_rejected, report.stats.duplicates) == (5, 1, 1)
+    assert report.stats.input_bytes == sum(part(parted, name).stat().st_size for name in PARTS)
+    contents = content_of(parted)
+    assert [(one["symbol"], one["confidence"]) for one in contents["predictions"]["predictions"]] == [
+        ("AAPL", 0.95),
+        ("MSFT", 0.7),
+        ("TSLA", 0.6),
+    ]
+    assert contents["bots"]["bots"]["one"]["equity"] == 2
+    assert report.rejects[0].first[0].where.startswith(f"{part(parted, 'b')}: byte ")
+    assert_redis_holds_the_files(redis_server, parted)
+    assert_tidy(parted, redis_server)
+    assert runs_of(redis_server, parted.source) == [report]
+    assert run(parted).status == "unchanged"
+
+
+def test_only_what_has_changed_is_scanned_again(parted: Settings, run: Run, redis_server: RedisServer) -> None:
+    """What was found in the other parts is taken from Redis, and what is superseded is let go."""
+    run(parted)
+    with redis_server.client as client:
+        first = set(client.keys(f"{Keys(parted.source).part('')}*"))
+        write_json(part(parted, "c"), {"TSLA": a_record(confidence=0.99)})
+        report = run(parted)
+        second = set(client.keys(f"{Keys(parted.source).part('')}*"))
+        lifetimes_s = [client.ttl(key) for key in second]
+
+    assert report.stats is not None
+    assert (report.stats.parts, report.stats.parts_scanned) == (3, 1)
+    assert report.stats.input_bytes == part(parted, "c").stat().st_size
+    assert [one["symbol"] for one in content_of(parted)["predictions"]["predictions"]] == ["TSLA", "AAPL", "MSFT"]
+    assert len(first) == len(second) == 3
+    assert len(first & second) == 2
+    assert all(3_500 < lifetime_s <= 3_600 for lifetime_s in lifetimes_s)
+
+
+def test_parts_come_and_go(parted: Settings, run: Run) -> None:
+    """A new one is scanned, one that is gone counts no more, and nothing else is read."""
+    run(parted)
+    part(parted, "b").unlink()
+    gone = run(parted)
+    write_json(part(parted, "d"), {"AMD": a_record(confidence=1.0)})
+    come = run(parted)
+
+    assert gone.stats is not None
+    assert come.stats is not None
+    assert (gone.stats.parts, gone.stats.parts_scanned) == (2, 0)
+    assert (come.stats.parts, come.stats.parts_scanned) == (3, 1)
+    best = content_of(parted)["predictions"]["predictions"]
+    assert [(one["symbol"], one["confidence"]) for one in best[:2]] == [("AMD", 1.0), ("AAPL", 0.9)]
+
+
+def test_force_scans_every_part(parted: Settings, run: Run) -> None:
+    """Though what was found in them is there."""
+    run(parted)
+    report = optimize(parted, force=True) if run is optimize else by_the_fleet(parted, force=True)
+    assert report.stats is not None
+    assert report.stats.parts_scanned == 3
+
+
+def test_what_is_lost_or_damaged_in_redis_is_scanned_again(parted: Settings, redis_server: RedisServer) -> None:
+    """A cache may lose what it likes."""
+    optimize(parted)
+    touch_later(part(parted, "a"))
+    with redis_server.client as client:
+        keys = sorted(client.keys(f"{Keys(parted.source).part('')}*"))
+        client.delete(keys[0])
+        client.set(keys[1], b"\x1f\x8bdamaged")
+        client.set(keys[2], gzip.compress(b'{"records": 1}'))
+
+    report = optimize(parted)
+
+    assert report.stats is not None
+    assert report.stats.parts_scanned == 3
+
+
+# ---- what goes wrong
+
+
+def test_one_part_that_fails_fails_the_run_by_name(parted: Settings, run: Run, redis_server: RedisServer) -> None:
+    """Nothing is published, the other parts are not read again, and the next run heals it."""
+    before = run(parted)
+    write_raw(part(parted, "b"), b'{"AAPL": {"confidence": 0.9,, }}')
+    write_json(part(parted, "c"), {"TSLA": a_record(confidence=0.99)})
+
+    with pytest.raises((PartFailed, SourceMalformed), match=rf"{part(parted, 'b')}: "):
+        run(parted)
+
+    assert content_of(parted)["predictions"]["predictions"][0]["symbol"] == "AAPL"
+    assert runs_of(redis_server, parted.source)[0].status == "failed"
+    assert_tidy(parted, redis_server)
+    write_json(part(parted, "b"), [])
+    report = run(parted)
+    assert report.version is not None
+    assert before.version is not None
+    assert report.version > before.version
+
+
+def test_many_failures_are_told_in_one_line(parted: Settings) -> None:
+    """The first few by name, the others by number."""
+    for number in range(5):
+        write_raw(part(parted, f"x{number}"), b"{")
+    with pytest.raises(PartFailed, match=r"5 parts of .* failed.*x0.*x1.*x2.*; and 2 more"):
+        by_the_fleet(parted)
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(parted: Settings, run: Run) -> None:
+    """And so is a part that is no file."""
+    with pytest.raises(SourceMissing, match=r"nothing-\*\.json matches no file"):
+        run(replace(parted, input=parted.input.parent / "nothing-*.json"))
+    part(parted, "d").symlink_to("nowhere")
+    with pytest.raises(SourceError, match=r"d\.json\.gz"):
+        run(parted)
+
+
+def test_parts_without_a_usable_record_fail_the_run(parted: Settings, run: Run) -> None:
+    """One of them may be empty, not all."""
+    for name in PARTS:
+        write_json(part(parted, name), {})
+    with pytest.raises(NoRecords, match="holds no usable record"):
+        run(parted)
+
+
+def test_without_redis_the_whole_run_is_made_at_once(parted: Settings) -> None:
+    """There is nothing to hand it out by, and the files are wanted all the same."""
+    away = replace(parted, redis_url="redis://127.0.0.1:1/0")
+    report = by_the_fleet(away)
+    assert (report.status, report.cache) == ("success", "down")
+    assert optimize(away).status == "unchanged"
