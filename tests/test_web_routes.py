@@ -350,6 +350,9 @@ def test_a_part_that_cannot_be_read_is_missing_alone(settings: Settings, redis_s
         for path in ("/bots", "/page"):
             assert asked.get(path).status_code == 503
             assert "bots" in asked.get(path).json()["detail"]
+        answer = asked.get("/readyz")
+        assert answer.status_code == 503
+        assert f"a part of version {version} cannot be read" in answer.json()["detail"]
 
 
 def test_no_request_reads_a_file_or_inflates_while_redis_is_up(
