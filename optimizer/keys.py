@@ -16,6 +16,7 @@
 | rolling:{S}:staged:T:*    |         | the five above before the flip; T is a run's token  | 180 s              |
 | rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in the predictions   | the newest 120     |
 | rolling:{S}:runs          | STREAM  | one report (JSON, in the field `report`) a run      | about a day        |
+| rolling:{S}:scans         | STREAM  | the same for each run that has published a scan     | the newest 100     |
 | rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
@@ -60,6 +61,11 @@ class Keys:
     def runs(self) -> str:
         """The stream of reports."""
         return self._name("runs")
+
+    @property
+    def scans(self) -> str:
+        """The stream of reports with the status `success`."""
+        return self._name("scans")
 
     @property
     def deltas(self) -> str:

@@ -24,6 +24,7 @@ from tests.browser import TOKEN, BrowserMissing, Watched, Web, chromium, chromiu
 from tests.fleet import Fleet
 from tests.rolling import a_record, write_json, write_raw
 from tests.servers import RedisServer, wait_until
+from tests.traces import report_unchanged
 
 STATIC = Path(__file__).parent.parent / "optimizer" / "web" / "static"
 PHONE: dict[str, Any] = {"viewport": {"width": 375, "height": 812}, "has_touch": True, "is_mobile": True}
@@ -441,6 +442,21 @@ def test_runs_are_drawn_told_and_listed_and_failures_shown_in_full(settings: Set
     assert column(page, "Outcome", "#runs")[0] == "●failed"
     assert column(page, "Records", "#runs") == ["–", "–", "5", "4"]
     assert column(page, "Why", "#runs")[0] == "SourceMalformed"
+
+
+def test_scans_are_drawn_and_listed_after_a_night_without_a_new_file(settings: Settings, open_page: Open) -> None:
+    """However many runs have found nothing new since, the charts show those that read the file."""
+    for number in (3, 4):
+        publish(settings, many_records(number) | {"BAD": a_record(confidence=7)})
+    report_unchanged(settings, 250)
+
+    page = open_page()
+
+    expect(page.locator("#runs-strip svg > title")).to_have_text("Last 90 runs: 90 unchanged")
+    expect(page.locator("#charts svg > title").nth(3)).to_contain_text("lowest 4, highest 5, over 2 runs")
+    expect(page.locator("#rejects")).to_contain_text("ConfidenceInvalid")
+    page.get_by_text("These runs as a table").click()
+    assert column(page, "Records", "#runs") == ["–"] * 200 + ["5", "4"]
 
 
 def test_the_page_can_be_used_from_the_keyboard_alone(settings: Settings, open_page: Open) -> None:

@@ -503,6 +503,8 @@ def test_runs_are_the_newest_first(settings: Settings, open_reader: Open) -> Non
     assert reader.runs() == reports[::-1]
     assert reader.runs(2) == reports[:0:-1]
     assert reader.runs(0) == []
+    assert reader.runs(status="success") == [reports[2], reports[0]]
+    assert reader.runs(1, status="success") == reports[2:]
 
 
 def test_runs_are_none_where_redis_has_none(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:

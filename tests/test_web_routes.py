@@ -282,8 +282,9 @@ def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:
         assert [run["status"] for run in runs] == ["unchanged", "success"]
         assert runs[1]["stats"]["predictions_extracted"] == 2
         assert client.get("/runs?limit=1").json()["runs"] == runs[:1]
-        for wrong in ("0", "1001", "x"):
-            assert client.get(f"/runs?limit={wrong}").status_code == 422
+        assert client.get("/runs?status=success").json()["runs"] == runs[1:]
+        for wrong in ("limit=0", "limit=1001", "limit=x", "status=failed", "status="):
+            assert client.get(f"/runs?{wrong}").status_code == 422
 
 
 def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from optimizer.errors import SnapshotMissing
+from optimizer.lookups import ScanStatus
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
 from optimizer.web import describe, metrics
@@ -26,8 +27,6 @@ from optimizer.web.trigger import Trigger, add_trigger_routes
 
 __all__ = ["make_router", "router_of"]
 
-# Enough to find the last scan among ticks that found nothing new.
-METRICS_RUNS: Final = 100
 TAG: Final = "rolling optimizer"
 
 
@@ -162,8 +161,13 @@ def _add_lists(router: APIRouter, service: Service) -> None:
         summary="The last runs, newest first; none while Redis is away",
         responses=describe.answers(Runs, describe.RUNS_EXAMPLE, 422),
     )
-    async def runs(limit: Annotated[int, Query(ge=1, le=1_000)] = 20) -> Response:
-        return _json(Runs(await (await service.reader()).runs(limit)))
+    async def runs(
+        limit: Annotated[int, Query(ge=1, le=1_000)] = 20,
+        status: Annotated[
+            ScanStatus | None, Query(description="Only scans that were published, of which 100 are kept.")
+        ] = None,
+    ) -> Response:
+        return _json(Runs(await (await service.reader()).runs(limit, status=status)))
 
     @router.get(
         "/events",
@@ -249,8 +253,8 @@ def _add_operations(router: APIRouter, service: Service) -> None:
     )
     async def prometheus(_request: Request) -> Response:
         reader = await service.reader()
-        runs = await reader.runs(METRICS_RUNS)
-        text = metrics.render(reader.follower, runs, service.reads, len(service.hub))
+        runs, scans = await reader.runs(1), await reader.runs(1, status="success")
+        text = metrics.render(reader.follower, runs, scans, service.reads, len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
 
 
