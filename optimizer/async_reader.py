@@ -205,11 +205,16 @@ class AsyncSnapshotReader:
                 return result
             answer, failure = None, None
             try:
-                answer = await self._ask(step) if isinstance(step, list) else await asyncio.to_thread(step)
+                answer = await self.ask(step) if isinstance(step, list) else await asyncio.to_thread(step)
             except (CacheUnavailable, *UNREADABLE) as error:
                 failure = error
 
-    async def _ask(self, calls: Calls) -> list[Any]:
+    async def ask(self, calls: Calls) -> list[Any]:
+        """The replies to calls of redis-py, sent in one pipeline.
+
+        Raises:
+            CacheUnavailable: There is none, or an error among them.
+        """
         with redis_answers(self._url):
             async with self._client.pipeline(transaction=False) as pipeline:
                 for name, arguments, options in calls:

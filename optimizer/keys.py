@@ -17,6 +17,8 @@
 | rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in the predictions   | the newest 120     |
 | rolling:{S}:runs          | STREAM  | one report (JSON, in the field `report`) a run      | about a day        |
 | rolling:{S}:scans         | STREAM  | the same for each run that has published a scan     | the newest 100     |
+| rolling:{S}:reads         | HASH    | origin -> answers over HTTP, of all processes that  | never              |
+|                           |         | serve; each adds to it, if it may                   |                    |
 | rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
@@ -66,6 +68,11 @@ class Keys:
     def scans(self) -> str:
         """The stream of reports with the status `success`."""
         return self._name("scans")
+
+    @property
+    def reads(self) -> str:
+        """The sums of answers by origin."""
+        return self._name("reads")
 
     @property
     def deltas(self) -> str:

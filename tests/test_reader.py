@@ -691,7 +691,7 @@ def test_a_reader_needs_no_more_than_to_read(settings: Settings, redis_server: R
     for channels in ("&rolling:*", "resetchannels"):
         with redis_server.client as client:
             client.execute_command(
-                *("ACL", "SETUSER", "web", "reset", "on", ">made-up", "~rolling:*", channels, "-@all", "+@read"),
+                *("ACL", "SETUSER", "web", "reset", "on", ">made-up", "%R~rolling:*", channels, "-@all", "+@read"),
                 *("+@pubsub", "+ping", "+hello", "+select"),
             )
         reader = open_reader(replace(settings, redis_url=url), "redis")

@@ -31,8 +31,8 @@ def render(
         follower: What the process's reader holds.
         runs: The newest report, if there is one.
         scans: The newest of a scan that was published.
-        reads: Answers of this process by origin.
-        listeners: Clients of its events.
+        reads: Answers by origin.
+        listeners: Clients of this process's events.
     """
     parts = (_snapshot(follower), _last_run(runs), _last_scan(scans), _process(follower, reads, listeners))
     return "".join(text for part in parts for text in part)
@@ -83,7 +83,7 @@ def _last_scan(scans: Sequence[Report]) -> Iterable[str]:
 def _process(follower: Follower, reads: Mapping[Origin, int], listeners: int) -> Iterable[str]:
     yield _gauge("cache_up", "1 where Redis answers this process.", float(follower.cache_up))
     counts = [({"origin": origin}, float(count)) for origin, count in reads.items()]
-    yield _metric("reads_total", "counter", "Answers of this process by where their version is from.", counts)
+    yield _metric("reads_total", "counter", "Answers over HTTP by where their version is from.", counts)
     yield _gauge("event_listeners", "Clients of this process's events.", listeners)
 
 

@@ -254,7 +254,8 @@ def _add_operations(router: APIRouter, service: Service) -> None:
     async def prometheus(_request: Request) -> Response:
         reader = await service.reader()
         runs, scans = await reader.runs(1), await reader.runs(1, status="success")
-        text = metrics.render(reader.follower, runs, scans, service.reads, len(service.hub))
+        await service.reads.share(reader)
+        text = metrics.render(reader.follower, runs, scans, service.reads.totals(), len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
 
 
