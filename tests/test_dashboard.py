@@ -529,6 +529,25 @@ def test_a_run_is_started_with_the_token_and_followed_to_its_end(
         expect(page.get_by_role("button", name="Run now")).to_be_focused()
 
 
+def test_a_run_that_nobody_begins_is_not_waited_for_for_ever(
+    settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """After a quarter of an hour the page says so, asks no more, and offers another."""
+    publish(settings, many_records(1))
+    with Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
+        watched = watch(web.url)
+        watched.page.clock.install()
+        page = watched.open()
+        page.get_by_role("button", name="Run now").click()
+        page.get_by_label("Trigger token").fill(TOKEN)
+        page.get_by_role("button", name="Start the run").click()
+        expect(page.locator("#run-text")).to_have_text("Sent; waiting for a worker")
+        page.clock.fast_forward("16:00")
+        expect(page.locator("#run-text")).to_have_text("No longer waiting")
+        expect(page.locator("#run-hint")).to_contain_text("is one running?")
+        expect(page.get_by_role("button", name="Run now")).to_be_enabled()
+
+
 def test_without_a_token_there_is_no_button_and_without_flower_no_link(
     settings: Settings, tmp_path: Path, web: Web, watch: Callable[..., Watched]
 ) -> None:
