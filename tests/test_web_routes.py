@@ -311,13 +311,31 @@ def test_without_any_snapshot_it_says_when_to_come_back(settings: Settings, path
         assert answer.status_code == 503
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert int(answer.headers["Retry-After"]) > 0
-        assert "no snapshot of 'rolling_brain'" in answer.json()["detail"]
+        assert "no snapshot can be read" in answer.json()["detail"]
         assert client.get("/healthz").status_code == 200
         assert client.get("/runs").json() == {"runs": []}
         assert client.get("/metrics").status_code == 200
 
         run_old(settings)
         wait_until(lambda: client.get(path).status_code == 200, limit_s=5, what="the first snapshot")
+
+
+def test_a_client_is_not_told_where_redis_and_the_files_are(
+    settings_without_redis: Settings, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What to do it is told; the places are in the log, once."""
+    settings = replace(settings_without_redis, redis_url=own_redis.url)
+    with asking(settings) as client:
+        for path in (*OF_A_VERSION, "/status", "/readyz") * 2:
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert str(own_redis.port) not in answer.text
+            assert str(settings.output_dir) not in answer.text
+            assert "rolling-optimizer run" in answer.json()["detail"]
+    told = [record.message for record in caplog.records if "no snapshot of" in record.message]
+    assert len(told) == 1
+    assert str(own_redis.port) in told[0]
+    assert str(settings.output_dir) in told[0]
 
 
 def test_files_answer_while_redis_is_away(own_redis: RedisServer, settings_without_redis: Settings) -> None:
@@ -399,7 +417,8 @@ def test_a_backend_includes_the_router_in_one_line(settings: Settings, monkeypat
         assert client.head("/api/predictions").status_code == 200
         assert client.get("/api/predictions/AAPL").json()["symbol"] == "AAPL"
         assert client.get("/api/predictions?limit=-1").headers["Content-Type"] == "application/problem+json"
-        assert client.post("/api/runs").status_code == 405
+        refused = client.post("/api/runs")
+        assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, HEAD")
         assert "/api/predictions/{symbol}" in client.get("/openapi.json").json()["paths"]
     assert optimizer.web.router.routes
 

@@ -50,11 +50,11 @@ class Away:
 
     def send(self, *, force: bool) -> str:
         """Fail."""
-        raise CacheUnavailable(f"the broker cannot be reached, force={force}")
+        raise CacheUnavailable(f"the broker redis://redis.internal/0 cannot be reached, force={force}")
 
     def state(self, run_id: str) -> RunState:
         """Fail."""
-        raise CacheUnavailable(f"the broker cannot be reached, {run_id}")
+        raise CacheUnavailable(f"the broker redis://redis.internal/0 cannot be reached, {run_id}")
 
 
 def test_who_has_the_token_sends_a_run(settings: Settings) -> None:
@@ -147,6 +147,7 @@ def test_a_broker_that_is_away_is_a_problem(settings: Settings) -> None:
         for answer in (client.post("/runs", headers=RIGHT), client.get(f"/runs/{ID}", headers=RIGHT)):
             assert answer.status_code == 503
             assert "Retry-After" in answer.headers
+            assert "redis.internal" not in answer.text
 
 
 def test_a_run_is_sent_to_the_fleet_and_followed_to_its_end(tmp_path: Path, settings: Settings) -> None:

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from optimizer.answers import Origin
 from optimizer.async_reader import AsyncSnapshotReader
-from optimizer.errors import SnapshotMissing
 from optimizer.held import Held
 from optimizer.settings import Settings
 from optimizer.web.events import Hub
 from optimizer.web.pages import Pages
 from optimizer.web.prepared import Headers
+from optimizer.web.problems import PartMissing
 from optimizer.web.reads import Reads
 from optimizer.web.trigger import Trigger
 
@@ -86,7 +86,7 @@ class Service:
         reader = await self.reader()
         if self.pages is None:
             reader.follower.current()  # says why
-            raise SnapshotMissing("the first snapshot has come this moment; ask again")
+            raise PartMissing("the first snapshot has come this moment; ask again")
         return self.pages
 
     async def close(self) -> None:
