@@ -24,7 +24,7 @@ from optimizer.answers import Answer, Snapshot, State
 from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect_async, redis_answers
 from optimizer.errors import CacheUnavailable
 from optimizer.follow import Calls, Follower, Plan
-from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups
+from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups, ScanStatus
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
 
@@ -131,9 +131,9 @@ class AsyncSnapshotReader:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
         return await self._look_up(self._lookups.top(n, offset))
 
-    async def runs(self, count: int = 10) -> list[Report]:
-        """The newest reports, newest first; none where Redis is away: the files keep no history."""
-        return await self._look_up(self._lookups.runs(count))
+    async def runs(self, count: int = 10, *, status: ScanStatus | None = None) -> list[Report]:
+        """The newest reports, of all runs or of scans that were published; none where Redis is away."""
+        return await self._look_up(self._lookups.runs(count, status))
 
     async def _look_up(self, plan: Plan[T]) -> T:
         await self.start()
@@ -205,11 +205,16 @@ class AsyncSnapshotReader:
                 return result
             answer, failure = None, None
             try:
-                answer = await self._ask(step) if isinstance(step, list) else await asyncio.to_thread(step)
+                answer = await self.ask(step) if isinstance(step, list) else await asyncio.to_thread(step)
             except (CacheUnavailable, *UNREADABLE) as error:
                 failure = error
 
-    async def _ask(self, calls: Calls) -> list[Any]:
+    async def ask(self, calls: Calls) -> list[Any]:
+        """The replies to calls of redis-py, sent in one pipeline.
+
+        Raises:
+            CacheUnavailable: There is none, or an error among them.
+        """
         with redis_answers(self._url):
             async with self._client.pipeline(transaction=False) as pipeline:
                 for name, arguments, options in calls:

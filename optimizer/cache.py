@@ -35,6 +35,7 @@ STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
 PART_TTL_S: Final = 3_600
 DELTAS_KEPT: Final = 120
+SCANS_KEPT: Final = 100
 STAGE_BATCH: Final = 1_000
 
 _log = logging.getLogger(__name__)
@@ -233,10 +234,14 @@ class Cache:
             self._client.eval(_MARK, 1, self._keys.current, str(version), at)
 
     def add_run(self, report: Report) -> None:
-        """Append a report to the runs stream."""
+        """Append a report to the stream of runs, and one of a scan to that of scans too: most runs find nothing new."""
         kept = min(10_000, max(100, round(86_400 / self._interval_s)))
-        with self._answers():
-            self._client.xadd(self._keys.runs, {"report": msgspec.json.encode(report)}, maxlen=kept, approximate=True)
+        fields: Any = {"report": msgspec.json.encode(report)}
+        with self._answers(), self._client.pipeline() as pipeline:
+            pipeline.xadd(self._keys.runs, fields, maxlen=kept, approximate=True)
+            if report.status == "success":
+                pipeline.xadd(self._keys.scans, fields, maxlen=SCANS_KEPT, approximate=False)
+            pipeline.execute()
 
     def publish(self, snapshots: SnapshotSet, *, lock: Lock, before: Pointer | None, checked_at: str) -> None:
         """Make a set the current version.

@@ -177,10 +177,12 @@ def bench(source: str | None, path: Path | None, rounds: int, as_json: bool) -> 
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.option("--max-age", type=float, metavar="S", help="Exit 1 if no run has made or confirmed it for S seconds.")
 def status(source: str | None, as_json: bool, max_age: float | None) -> None:
-    """Show the current version, its age, and the last runs; with --max-age, a health check."""
+    """Show the current version, its age, the last runs, the last scan; with --max-age, a health check."""
     reader = SnapshotReader.from_settings(settings_or_usage_error(source))
     state = reader.manifest()
     runs = reader.runs(5)
+    if all(run.status != "success" for run in runs):
+        runs += reader.runs(1, status="success")
     if as_json:
         click.echo(msgspec.json.encode({**msgspec.to_builtins(state), "runs": runs}))
     else:

@@ -16,6 +16,9 @@
 | rolling:{S}:staged:T:*    |         | the five above before the flip; T is a run's token  | 180 s              |
 | rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in the predictions   | the newest 120     |
 | rolling:{S}:runs          | STREAM  | one report (JSON, in the field `report`) a run      | about a day        |
+| rolling:{S}:scans         | STREAM  | the same for each run that has published a scan     | the newest 100     |
+| rolling:{S}:reads         | HASH    | origin -> answers over HTTP, of all processes that  | never              |
+|                           |         | serve; each adds to it, if it may                   |                    |
 | rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
 | rolling:{S}:handed        | STRING  | the token of a run whose scans the fleet has not    | ten intervals      |
 |                           |         | given back yet; by the run, deleted at its end      |                    |
@@ -80,6 +83,16 @@ class Keys:
     def runs(self) -> str:
         """The stream of reports."""
         return self._name("runs")
+
+    @property
+    def scans(self) -> str:
+        """The stream of reports with the status `success`."""
+        return self._name("scans")
+
+    @property
+    def reads(self) -> str:
+        """The sums of answers by origin."""
+        return self._name("reads")
 
     @property
     def deltas(self) -> str:

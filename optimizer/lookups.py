@@ -6,7 +6,7 @@ One small question to Redis, for the version that is held; where that has expire
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -18,7 +18,7 @@ from optimizer.held import Held, Stored, store
 from optimizer.records import Index, Record, Report
 from optimizer.snapshots import read_manifest, read_set
 
-__all__ = ["LOOKUPS_AT_ONCE", "Lookups"]
+__all__ = ["LOOKUPS_AT_ONCE", "Lookups", "ScanStatus"]
 
 # More would take a connection each, and a pool that is exhausted looks like a Redis that is away. The refresher's looks
 # are not among them: they must not wait in this line.
@@ -27,6 +27,8 @@ LOOKUPS_AT_ONCE: Final = 8
 MAX_RANK: Final = 1 << 53
 
 T = TypeVar("T")
+# The one status whose reports are kept apart from the others.
+ScanStatus = Literal["success"]
 
 _RECORD: Final = msgspec.json.Decoder(Record)
 _REPORT: Final = msgspec.json.Decoder(Report)
@@ -67,12 +69,13 @@ class Lookups:
         version, index = yield from self._index_from_files()
         return self._answer(version, "files", index.symbols[offset : offset + n])
 
-    def runs(self, count: int) -> Plan[list[Report]]:
+    def runs(self, count: int, status: ScanStatus | None) -> Plan[list[Report]]:
         """The newest reports, newest first; none where Redis is away. A report that cannot be read is left out."""
         if not self._follower.cache_up or count < 1:
             return []
+        keys = self._follower.keys
         try:
-            [entries] = yield [call("xrevrange", self._follower.keys.runs, count=count)]
+            [entries] = yield [call("xrevrange", keys.runs if status is None else keys.scans, count=count)]
         except CacheUnavailable as error:
             self._follower.failed(error)
             return []

@@ -27,7 +27,7 @@ from optimizer.answers import Answer, Snapshot, State
 from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect, redis_answers
 from optimizer.errors import CacheUnavailable
 from optimizer.follow import Calls, Follower, Plan
-from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups
+from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups, ScanStatus
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
 
@@ -100,9 +100,9 @@ class SnapshotReader:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
         return self._look_up(self._lookups.top(n, offset))
 
-    def runs(self, count: int = 10) -> list[Report]:
-        """The newest reports, newest first; none where Redis is away: the files keep no history."""
-        return self._look_up(self._lookups.runs(count))
+    def runs(self, count: int = 10, *, status: ScanStatus | None = None) -> list[Report]:
+        """The newest reports, of all runs or of scans that were published; none where Redis is away."""
+        return self._look_up(self._lookups.runs(count, status))
 
     def _look_up(self, plan: Plan[T]) -> T:
         self._started()

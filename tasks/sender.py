@@ -1,6 +1,9 @@
 """Runs on demand for the web: the `Trigger` of `optimizer.web`, by Celery.
 
 app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), prefix="/api")
+
+It sends to the broker and the source of the `ROLLING_*` variables, whatever settings the router has: a process has one
+Celery app.
 """
 
 from __future__ import annotations

@@ -310,6 +310,20 @@ def test_the_stream_of_runs_is_trimmed_to_a_day(redis_server: RedisServer) -> No
     assert msgspec.json.decode(entries[-1][1][b"report"], type=Report).reason == "349"
 
 
+def test_scans_are_kept_apart_from_the_runs_that_find_nothing(redis_server: RedisServer) -> None:
+    """The newest hundred, to the number: what trims the runs does not touch them."""
+    with a_cache(redis_server.url, interval_s=864) as cache, redis_server.client as client:
+        for version in range(102):
+            cache.add_run(Report("success", SOURCE, NOW, version=version))
+            cache.add_run(Report("failed", SOURCE, NOW))
+        for _ in range(300):
+            cache.add_run(Report("unchanged", SOURCE, NOW))
+
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(KEYS.scans))
+    kept = [msgspec.json.decode(fields[b"report"], type=Report) for _, fields in entries]
+    assert [(report.status, report.version) for report in kept] == [("success", version) for version in range(2, 102)]
+
+
 def test_a_tick_is_taken_by_one_of_many(redis_server: RedisServer) -> None:
     """However many ask at the same time; and it is forgotten after two intervals."""
 
@@ -620,6 +634,6 @@ def test_an_index_that_lost_its_first_part_is_not_published(
 
         assert optimize(settings).cache == "down"
 
-        assert batches == 2
+        assert batches == 3  # two of the index, and the report
         assert not client.exists(Keys(settings.source).current)
         assert optimize(settings).cache == "republished"

@@ -15,6 +15,7 @@ from optimizer import Settings, optimize
 from tests.fleet import Fleet
 from tests.rolling import a_record, write_json, write_raw
 from tests.servers import RedisServer, wait_until
+from tests.traces import report_unchanged
 
 ROOT = Path(__file__).parent.parent
 
@@ -172,7 +173,7 @@ def test_sample_says_where_it_cannot_write(tmp_path: Path) -> None:
 
 
 def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> None:
-    """As text and as JSON, from Redis."""
+    """As text and as JSON, from Redis; the last scan, too, however many runs have found nothing new since."""
     write_json(settings.input, {"AAPL": a_record()})
     report = optimize(settings)
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
@@ -185,6 +186,10 @@ def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> No
     assert "from redis" in text.stdout
     assert shown["version"] == report.version
     assert shown["runs"][0]["stats"]["predictions_extracted"] == 1
+
+    report_unchanged(settings, 5)
+    shown = json.loads(rolling_optimizer(data, "status", "--json", **variables).stdout)
+    assert [run["status"] for run in shown["runs"]] == ["unchanged"] * 5 + ["success"]
 
 
 def test_status_with_max_age_is_a_health_check(settings: Settings, data: Path, redis_server: RedisServer) -> None:

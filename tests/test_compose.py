@@ -78,6 +78,17 @@ def test_a_directory_of_the_host_can_take_the_place_of_the_output_volume(
         assert ":/input:ro" in mounts or '"read_only": true' in mounts
 
 
+def test_the_dashboard_links_flower(composers: list[list[str]], tmp_path: Path) -> None:
+    """Where it is by default, or where the variable says; every Compose can read the default."""
+    for composer in composers:
+        for given, url in (
+            ({}, "http://127.0.0.1:5555/"),
+            ({"ROLLING_FLOWER_URL": "https://flower/"}, "https://flower/"),
+        ):
+            web = services(composer, tmp_path, PASSWORDS | given)["web"]
+            assert web["environment"]["ROLLING_FLOWER_URL"] == url
+
+
 # ---- what the file says
 
 

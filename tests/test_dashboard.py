@@ -24,6 +24,7 @@ from tests.browser import TOKEN, BrowserMissing, Watched, Web, chromium, chromiu
 from tests.fleet import Fleet
 from tests.rolling import a_record, write_json, write_raw
 from tests.servers import RedisServer, wait_until
+from tests.traces import report_unchanged
 
 STATIC = Path(__file__).parent.parent / "optimizer" / "web" / "static"
 PHONE: dict[str, Any] = {"viewport": {"width": 375, "height": 812}, "has_touch": True, "is_mobile": True}
@@ -443,6 +444,21 @@ def test_runs_are_drawn_told_and_listed_and_failures_shown_in_full(settings: Set
     assert column(page, "Why", "#runs")[0] == "SourceMalformed"
 
 
+def test_scans_are_drawn_and_listed_after_a_night_without_a_new_file(settings: Settings, open_page: Open) -> None:
+    """However many runs have found nothing new since, the charts show those that read the file."""
+    for number in (3, 4):
+        publish(settings, many_records(number) | {"BAD": a_record(confidence=7)})
+    report_unchanged(settings, 250)
+
+    page = open_page()
+
+    expect(page.locator("#runs-strip svg > title")).to_have_text("Last 90 runs: 90 unchanged")
+    expect(page.locator("#charts svg > title").nth(3)).to_contain_text("lowest 4, highest 5, over 2 runs")
+    expect(page.locator("#rejects")).to_contain_text("ConfidenceInvalid")
+    page.get_by_text("These runs as a table").click()
+    assert column(page, "Records", "#runs") == ["–"] * 200 + ["5", "4"]
+
+
 def test_the_page_can_be_used_from_the_keyboard_alone(settings: Settings, open_page: Open) -> None:
     """The first Tab offers to skip the head; heads are buttons; focus is always to be seen; tables scroll by keys."""
     publish(settings, many_records(100))
@@ -511,6 +527,25 @@ def test_a_run_is_started_with_the_token_and_followed_to_its_end(
         page.get_by_role("button", name="Dismiss").click()
         expect(page.locator("#run-progress")).to_be_hidden()
         expect(page.get_by_role("button", name="Run now")).to_be_focused()
+
+
+def test_a_run_that_nobody_begins_is_not_waited_for_for_ever(
+    settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """After a quarter of an hour the page says so, asks no more, and offers another."""
+    publish(settings, many_records(1))
+    with Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
+        watched = watch(web.url)
+        watched.page.clock.install()
+        page = watched.open()
+        page.get_by_role("button", name="Run now").click()
+        page.get_by_label("Trigger token").fill(TOKEN)
+        page.get_by_role("button", name="Start the run").click()
+        expect(page.locator("#run-text")).to_have_text("Sent; waiting for a worker")
+        page.clock.fast_forward("16:00")
+        expect(page.locator("#run-text")).to_have_text("No longer waiting")
+        expect(page.locator("#run-hint")).to_contain_text("is one running?")
+        expect(page.get_by_role("button", name="Run now")).to_be_enabled()
 
 
 def test_without_a_token_there_is_no_button_and_without_flower_no_link(

@@ -49,6 +49,8 @@ from tests.rolling import a_record, write_json
 from tests.servers import RedisServer, wait_until
 from tests.traces import NEW, OLD, run_old, version_of
 
+CROWD = 150
+
 READS: dict[str, Callable[[SnapshotReader], Any]] = {
     "predictions": lambda reader: reader.predictions(),
     "bots": lambda reader: reader.bots(),
@@ -446,6 +448,50 @@ def test_a_version_that_expired_is_read_anew(settings: Settings, redis_server: R
         assert (answer.version, answer.origin) == (new, "redis")
 
 
+@pytest.mark.parametrize("look_up", [lambda reader: reader.symbol("LOW"), lambda reader: reader.top(3)])
+def test_a_crowd_of_lookups_is_no_redis_that_is_away(
+    own_settings: Settings, own_redis: RedisServer, open_reader: Open, look_up: Callable[[SnapshotReader], Any]
+) -> None:
+    """More at once than a pool has connections wait for each other, and Redis answers all of them."""
+    write_json(own_settings.input, OLD | {"LOW": a_record(confidence=0.1)})
+    optimize(own_settings)
+    reader = open_reader(own_settings)
+    assert look_up(reader).origin == "redis"
+    with own_redis.client as client, ThreadPoolExecutor(CROWD) as threads:
+        client.execute_command("CLIENT", "PAUSE", "100")  # so that all of them have asked before one is answered
+        origins = {answer.origin for answer in threads.map(lambda _: look_up(reader), range(CROWD))}
+        assert origins == {"redis"}
+        client.execute_command("CLIENT", "PAUSE", "100")
+        assert {len(runs) for runs in threads.map(lambda _: reader.runs(), range(CROWD))} == {1}
+
+
+def test_a_whole_version_is_kept_where_of_a_newer_one_a_part_cannot_be_read(
+    settings: Settings, redis_server: RedisServer, open_reader: Open
+) -> None:
+    """Until the newer one is mended; without a whole one what can be read is shown."""
+    keys = Keys(settings.source)
+    old = version_of(run_old(settings))
+    with redis_server.client as client:
+        pointer = cast("Any", client.hgetall(keys.current))
+        new = version_of(optimize(settings, force=True))
+        newer = cast("Any", client.hgetall(keys.current))
+        key = keys.payload(new, "bots")
+        payload = cast("bytes", client.get(key))
+        client.set(key, b"junk")
+        assert open_reader(settings, "redis").predictions().version == new
+
+        client.hset(keys.current, mapping=pointer)
+        reader = open_reader(settings, "redis")
+        assert reader.predictions().version == old
+        client.hset(keys.current, mapping=newer)
+        reader.refresh()
+        assert (reader.predictions().version, reader.bots().version) == (old, old)
+
+        client.set(key, payload)
+        reader.refresh()
+        assert (reader.predictions().version, reader.bots().version) == (new, new)
+
+
 # ---- runs
 
 
@@ -457,6 +503,8 @@ def test_runs_are_the_newest_first(settings: Settings, open_reader: Open) -> Non
     assert reader.runs() == reports[::-1]
     assert reader.runs(2) == reports[:0:-1]
     assert reader.runs(0) == []
+    assert reader.runs(status="success") == [reports[2], reports[0]]
+    assert reader.runs(1, status="success") == reports[2:]
 
 
 def test_runs_are_none_where_redis_has_none(own_settings: Settings, own_redis: RedisServer, open_reader: Open) -> None:
@@ -643,7 +691,7 @@ def test_a_reader_needs_no_more_than_to_read(settings: Settings, redis_server: R
     for channels in ("&rolling:*", "resetchannels"):
         with redis_server.client as client:
             client.execute_command(
-                *("ACL", "SETUSER", "web", "reset", "on", ">made-up", "~rolling:*", channels, "-@all", "+@read"),
+                *("ACL", "SETUSER", "web", "reset", "on", ">made-up", "%R~rolling:*", channels, "-@all", "+@read"),
                 *("+@pubsub", "+ping", "+hello", "+select"),
             )
         reader = open_reader(replace(settings, redis_url=url), "redis")
@@ -787,6 +835,37 @@ def test_an_async_reader_is_a_context(settings: Settings) -> None:
             return {id((await reader.bots()).value) for _ in range(50)}
 
     assert len(asyncio.run(read())) == 1
+
+
+def test_an_async_reader_whose_refresher_has_died_begins_anew(settings: Settings) -> None:
+    """A bug in what is awaited after a look ends it once, and not for good."""
+    first = version_of(run_old(settings))
+    fails = False
+
+    async def on_look() -> None:
+        if fails:
+            raise ZeroDivisionError
+
+    async def read() -> int:
+        nonlocal fails
+        reader = AsyncSnapshotReader.from_settings(settings, on_look=on_look)
+        assert (await reader.predictions()).version == first
+        fails = True
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(reader._refresher, 5)
+        fails = False
+        second = version_of(await asyncio.to_thread(optimize, settings, force=True))
+        try:
+            assert (await reader.predictions()).version == second
+            third = version_of(await asyncio.to_thread(optimize, settings, force=True))
+            async with asyncio.timeout(5):
+                while (await reader.predictions()).version != third:
+                    await asyncio.sleep(0.02)
+            return third
+        finally:
+            await reader.close()
+
+    assert asyncio.run(read()) > first
 
 
 FORGOTTEN_PROGRAM = """

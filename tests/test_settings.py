@@ -189,6 +189,16 @@ class TestFlowerUrl:
         with pytest.raises(SettingsInvalid, match="ROLLING_FLOWER_URL="):
             Settings(flower_url=url)
 
+    @pytest.mark.parametrize(
+        "url", ["http://ops:secret@flower:5555/", "https://secret@flower", "http://:secret@flower"]
+    )
+    def test_it_names_no_user(self, url: str) -> None:
+        """Everybody who sees the page would see the password; an `@` in the path is none."""
+        with pytest.raises(SettingsInvalid, match="ROLLING_FLOWER_URL holds a user or a password") as caught:
+            Settings(flower_url=url)
+        assert "secret" not in str(caught.value)
+        Settings(flower_url="http://flower/@home")
+
 
 class TestRedaction:
     """Passwords are never shown."""
@@ -229,6 +239,12 @@ class TestRedaction:
         assert "secret" not in str(shown)
         assert (shown["ROLLING_REDIS_URL"], shown["ROLLING_BOTS_DIR"]) == ("redis://:***@a", "")
         assert (shown["ROLLING_TRIGGER_TOKEN"], Settings().redacted()["ROLLING_TRIGGER_TOKEN"]) == ("***", "")
+
+    def test_a_repr_shows_none(self) -> None:
+        """A traceback or a log line may hold one."""
+        shown = repr(Settings(redis_url="redis://:secret@a", broker_url="redis://u:secret@b", trigger_token="secret"))
+        assert "secret" not in shown
+        assert "interval_s=30.0" in shown
 
     @pytest.mark.parametrize("url", ["amqp://u:secret@host", "redis://u:secret@[::1", "redis://:sec/ret@host"])
     def test_errors_show_none(self, url: str) -> None:
@@ -301,6 +317,6 @@ def test_which_of_several_sources_is_meant_has_to_be_said() -> None:
     """One that there is; where there is one, it need not be."""
     with pytest.raises(SettingsInvalid, match="say which is meant: brain, intraday"):
         Settings.from_env(SEVERAL)
-    with pytest.raises(SettingsInvalid, match="source=.other. is not one of those that are configured"):
+    with pytest.raises(SettingsInvalid, match="source='other' is not one of those that are configured"):
         Settings.from_env(SEVERAL, "other")
     assert Settings.from_env({}, "rolling_brain") == Settings.from_env({})

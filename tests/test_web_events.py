@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import redis
 
 from optimizer import Settings, optimize
@@ -124,6 +126,34 @@ def test_open_streams_do_not_hold_up_a_server_that_stops(tmp_path: Path, setting
         for listener in events:
             assert listener.socket.recv(65_536) in (b"0\r\n\r\n", b"")
             listener.socket.close()
+        assert "Traceback" not in web.log.read_text()
+
+
+INCLUDED = """
+import optimizer.web
+from fastapi import FastAPI
+app = FastAPI()
+app.include_router(optimizer.web.router)
+"""
+MOUNTED = """
+import optimizer.web
+from fastapi import FastAPI
+app = FastAPI()
+app.mount("/", optimizer.web.create_app())
+"""
+
+
+@pytest.mark.parametrize("host", [INCLUDED, MOUNTED], ids=["included", "mounted"])
+def test_open_streams_do_not_hold_up_the_server_of_another_app(tmp_path: Path, settings: Settings, host: str) -> None:
+    """Plain uvicorn, which waits for open connections before it tells an app that it ends."""
+    run_old(settings)
+    (tmp_path / "host.py").write_text(host)
+    command = ["-m", "uvicorn", "--app-dir", str(tmp_path), "host:app"]
+    with WebServer(tmp_path, settings, command=command) as web, Events(web.port) as events:
+        events.versions(1)
+        started = time.monotonic()
+        assert web.stop() == -signal.SIGTERM  # as uvicorn ends
+        assert time.monotonic() - started < 4
         assert "Traceback" not in web.log.read_text()
 
 

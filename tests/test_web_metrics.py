@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from optimizer import Settings, optimize
 from optimizer.errors import SourceMissing
+from optimizer.keys import Keys
 from optimizer.sample import write_sample
 from tests.rolling import a_record, write_json
-from tests.servers import wait_until
-from tests.webs import asking
+from tests.servers import RedisServer, wait_until
+from tests.traces import report_unchanged, run_old
+from tests.webs import WebServer, asking
 
 
 def metrics(text: str) -> dict[str, float]:
@@ -25,12 +28,12 @@ def metrics(text: str) -> dict[str, float]:
 
 
 def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
-    """Right whoever made the run; the last scan is shown though later runs found nothing new."""
+    """Right whoever made the run; the last scan is shown though a long night of runs has found nothing new."""
     write_json(settings.input, {"AAPL": a_record(), "BAD": a_record(confidence=7), "WORSE": a_record(confidence="x")})
     report = optimize(settings)
     stats = report.stats
     assert stats is not None
-    optimize(settings)
+    report_unchanged(settings, 250)
     with asking(settings) as client:
         client.get("/predictions")
         answer = client.get("/metrics")
@@ -52,6 +55,82 @@ def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
     assert found["reads_total redis"] == 1
     assert found["snapshot_stale"] == 0
     assert found["last_success_timestamp_seconds"] >= found["snapshot_generated_timestamp_seconds"]
+
+
+READER = ("%R~rolling:*", "&rolling:*", "-@all", "+@read", "+@pubsub", "+ping", "+hello", "+select")
+
+
+def test_reads_are_those_of_all_processes(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
+    """Whichever of them is asked, a new one too; their user of Redis needs to write nothing else."""
+    run_old(settings)
+    with redis_server.client as client:
+        client.execute_command(
+            *("ACL", "SETUSER", "web", "reset", "on", ">made-up", *READER, "%RW~rolling:*:reads", "+hincrby")
+        )
+    limited = replace(settings, redis_url=settings.redis_url.replace("://", "://web:made-up@"))
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+    with WebServer(tmp_path / "0", limited) as one, WebServer(tmp_path / "1", limited) as other:
+        for server, times in ((one, 5), (other, 7)):
+            for _ in range(times):
+                assert server.get("/predictions")[0] == 200
+
+        def shown(server: WebServer) -> float:
+            return metrics(server.get("/metrics")[2].decode())["reads_total redis"]
+
+        for server in (one, other):
+            wait_until(lambda server=server: shown(server) == 12, limit_s=5, what="the sum")  # type: ignore[misc]
+        with WebServer(tmp_path / "2", limited) as late:
+            assert shown(late) == 12
+    with redis_server.client as client:
+        assert client.hgetall(Keys(settings.source).reads) == {b"redis": b"12"}
+        client.execute_command("ACL", "DELUSER", "web")
+
+
+def test_who_may_not_write_counts_for_itself(
+    settings: Settings, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And says so once; nothing else is wrong with it."""
+    run_old(settings)
+    with redis_server.client as client:
+        client.execute_command("ACL", "SETUSER", "web", "reset", "on", ">made-up", *READER)
+    limited = replace(settings, redis_url=settings.redis_url.replace("://", "://web:made-up@"))
+    with asking(limited) as asked, caplog.at_level("INFO", logger="optimizer"):
+        for number in range(1, 4):
+            asked.get("/predictions")
+            found = metrics(asked.get("/metrics").text)
+            assert (found["reads_total redis"], found["cache_up"]) == (number, 1)
+    assert [record.levelname for record in caplog.records if "by this process alone" in record.message] == ["INFO"]
+    with redis_server.client as client:
+        assert not client.exists(Keys(settings.source).reads)
+        client.execute_command("ACL", "DELUSER", "web")
+
+
+def test_reads_do_not_fall_while_redis_is_away(settings_without_redis: Settings, own_redis: RedisServer) -> None:
+    """A counter that falls has begun anew, to Prometheus; what was counted meanwhile is added when Redis is back."""
+    own_redis.start()
+    settings = replace(settings_without_redis, redis_url=own_redis.url)
+    run_old(settings)
+    with asking(settings) as client:
+
+        def shown() -> dict[str, float]:
+            return metrics(client.get("/metrics").text)
+
+        for _ in range(3):
+            client.get("/predictions")
+        assert shown()["reads_total redis"] == 3
+        with own_redis.client as behind:
+            behind.save()
+        own_redis.kill()
+        wait_until(lambda: client.get("/status").json()["origin"] == "files", limit_s=5, what="the files")
+        client.get("/predictions")
+        assert (shown()["reads_total redis"], shown()["reads_total files"]) == (3, 1)
+
+        own_redis.start()
+        wait_until(lambda: shown()["cache_up"] == 1, limit_s=5, what="that Redis is back")
+        wait_until(lambda: (shown()["reads_total redis"], shown()["reads_total files"]) == (3, 1), limit_s=5)
+        with own_redis.client as behind:
+            assert behind.hgetall(Keys(settings.source).reads) == {b"redis": b"3", b"files": b"1"}
 
 
 def test_a_failed_run_shows_and_the_snapshot_grows_old(settings: Settings) -> None:

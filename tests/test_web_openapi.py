@@ -65,6 +65,13 @@ def test_every_operation_is_described_with_examples(web_settings: Settings) -> N
         for content in good["content"].values():
             assert content["example"], path
             assert content["schema"], path
+        for parameter in operation.get("parameters", ()):
+            assert parameter["schema"]["examples"], (path, parameter["name"])
+        for status, answer in operation["responses"].items():
+            for media_type, content in answer.get("content", {}).items():
+                assert media_type != "application/problem+json" or content["example"], (path, status)
+            assert ("Retry-After" in answer.get("headers", {})) == (status == "503")
+            assert ("WWW-Authenticate" in answer.get("headers", {})) == (status == "401")
         assert "application/problem+json" in json.dumps(operation["responses"]) or path in (
             *("/events", "/healthz", "/metrics"),
         )

@@ -282,8 +282,9 @@ def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:
         assert [run["status"] for run in runs] == ["unchanged", "success"]
         assert runs[1]["stats"]["predictions_extracted"] == 2
         assert client.get("/runs?limit=1").json()["runs"] == runs[:1]
-        for wrong in ("0", "1001", "x"):
-            assert client.get(f"/runs?limit={wrong}").status_code == 422
+        assert client.get("/runs?status=success").json()["runs"] == runs[1:]
+        for wrong in ("limit=0", "limit=1001", "limit=x", "status=failed", "status="):
+            assert client.get(f"/runs?{wrong}").status_code == 422
 
 
 def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:
@@ -310,13 +311,31 @@ def test_without_any_snapshot_it_says_when_to_come_back(settings: Settings, path
         assert answer.status_code == 503
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert int(answer.headers["Retry-After"]) > 0
-        assert "no snapshot of 'rolling_brain'" in answer.json()["detail"]
+        assert "no snapshot can be read" in answer.json()["detail"]
         assert client.get("/healthz").status_code == 200
         assert client.get("/runs").json() == {"runs": []}
         assert client.get("/metrics").status_code == 200
 
         run_old(settings)
         wait_until(lambda: client.get(path).status_code == 200, limit_s=5, what="the first snapshot")
+
+
+def test_a_client_is_not_told_where_redis_and_the_files_are(
+    settings_without_redis: Settings, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What to do it is told; the places are in the log, once."""
+    settings = replace(settings_without_redis, redis_url=own_redis.url)
+    with asking(settings) as client:
+        for path in (*OF_A_VERSION, "/status", "/readyz") * 2:
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert str(own_redis.port) not in answer.text
+            assert str(settings.output_dir) not in answer.text
+            assert "rolling-optimizer run" in answer.json()["detail"]
+    told = [record.message for record in caplog.records if "no snapshot of" in record.message]
+    assert len(told) == 1
+    assert str(own_redis.port) in told[0]
+    assert str(settings.output_dir) in told[0]
 
 
 def test_files_answer_while_redis_is_away(own_redis: RedisServer, settings_without_redis: Settings) -> None:
@@ -350,6 +369,9 @@ def test_a_part_that_cannot_be_read_is_missing_alone(settings: Settings, redis_s
         for path in ("/bots", "/page"):
             assert asked.get(path).status_code == 503
             assert "bots" in asked.get(path).json()["detail"]
+        answer = asked.get("/readyz")
+        assert answer.status_code == 503
+        assert f"a part of version {version} cannot be read" in answer.json()["detail"]
 
 
 def test_no_request_reads_a_file_or_inflates_while_redis_is_up(
@@ -395,7 +417,8 @@ def test_a_backend_includes_the_router_in_one_line(settings: Settings, monkeypat
         assert client.head("/api/predictions").status_code == 200
         assert client.get("/api/predictions/AAPL").json()["symbol"] == "AAPL"
         assert client.get("/api/predictions?limit=-1").headers["Content-Type"] == "application/problem+json"
-        assert client.post("/api/runs").status_code == 405
+        refused = client.post("/api/runs")
+        assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, HEAD")
         assert "/api/predictions/{symbol}" in client.get("/openapi.json").json()["paths"]
     assert optimizer.web.router.routes
 

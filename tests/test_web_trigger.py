@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from optimizer import Settings
 from optimizer.errors import CacheUnavailable
-from optimizer.web import RunState
+from optimizer.web import RunState, make_router
 from tests.fleet import Fleet
 from tests.rolling import a_record, write_json
 from tests.servers import wait_until
@@ -48,11 +50,11 @@ class Away:
 
     def send(self, *, force: bool, source: str) -> str:
         """Fail."""
-        raise CacheUnavailable(f"the broker cannot be reached, force={force}, {source}")
+        raise CacheUnavailable(f"the broker redis://redis.internal/0 cannot be reached, force={force}, {source}")
 
     def state(self, run_id: str) -> RunState:
         """Fail."""
-        raise CacheUnavailable(f"the broker cannot be reached, {run_id}")
+        raise CacheUnavailable(f"the broker redis://redis.internal/0 cannot be reached, {run_id}")
 
 
 def test_who_has_the_token_sends_a_run(settings: Settings) -> None:
@@ -125,12 +127,27 @@ def test_without_a_token_there_is_no_such_route(settings: Settings) -> None:
             assert "post" not in client.get("/openapi.json").json()["paths"]["/runs"]
 
 
+def test_the_token_may_be_in_the_environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router without settings of its own has the routes too."""
+    monkeypatch.setenv("ROLLING_TRIGGER_TOKEN", TOKEN)
+    monkeypatch.setenv("ROLLING_REDIS_URL", settings.redis_url)
+    monkeypatch.setenv("ROLLING_OUTPUT_DIR", str(settings.output_dir))
+    noted = Noted()
+    app = FastAPI()
+    app.include_router(make_router(trigger=noted), prefix="/api")
+    with TestClient(app) as client:
+        assert client.post("/api/runs").status_code == 401
+        assert client.post("/api/runs", headers=RIGHT).status_code == 202
+    assert noted.sent == [False]
+
+
 def test_a_broker_that_is_away_is_a_problem(settings: Settings) -> None:
     """503, and when to come back."""
     with asking(replace(settings, trigger_token=TOKEN), Away()) as client:
         for answer in (client.post("/runs", headers=RIGHT), client.get(f"/runs/{ID}", headers=RIGHT)):
             assert answer.status_code == 503
             assert "Retry-After" in answer.headers
+            assert "redis.internal" not in answer.text
 
 
 def test_a_run_is_sent_to_the_fleet_and_followed_to_its_end(tmp_path: Path, settings: Settings) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
+from optimizer.cache import Cache
 from optimizer.keys import VERSION_KINDS, Keys
 from optimizer.pipeline import Progress, optimize
 from optimizer.records import Index, Manifest, Record, Report
@@ -29,6 +30,7 @@ __all__ = [
     "keys_of",
     "no_scan",
     "once",
+    "report_unchanged",
     "run_old",
     "runs_of",
     "symbols_shown",
@@ -57,6 +59,13 @@ def version_of(report: Report) -> int:
     return report.version
 
 
+def report_unchanged(settings: Settings, times: int) -> None:
+    """Report runs that found nothing new, as a quiet night leaves them."""
+    with closing(Cache(settings.redis_url, settings.source, settings.interval_s)) as cache:
+        for _ in range(times):
+            cache.add_run(Report("unchanged", settings.source, "2099-11-01T10:00:00.000Z"))
+
+
 @contextmanager
 def as_nobody() -> Iterator[None]:
     """Do without the rights of root, for whom no directory is read-only."""
@@ -82,7 +91,12 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 def keys_of(server: RedisServer, source: str) -> dict[bytes, tuple[bytes, bool]]:
     """What a source has published: the dump of every key, and whether it never expires."""
-    passing = (Keys(source).runs.encode(), Keys(source).lock.encode(), Keys(source).tick(0)[:-1].encode())
+    passing = (
+        Keys(source).runs.encode(),
+        Keys(source).scans.encode(),
+        Keys(source).lock.encode(),
+        Keys(source).tick(0)[:-1].encode(),
+    )
     with server.client as client:
         names = cast("list[bytes]", client.keys(f"rolling:{{{source}}}:*"))
         return {

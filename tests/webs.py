@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -30,9 +30,14 @@ def asking(settings: Settings, trigger: Trigger | None = None) -> Iterator[TestC
 
 
 class WebServer:
-    """`rolling-optimizer web` as a process; leave its `with` block and it is stopped as a supervisor stops it."""
+    """A server as a process; leave its `with` block and it is stopped as a supervisor stops it.
 
-    def __init__(self, directory: Path, settings: Settings, **variables: str) -> None:
+    By default it is `rolling-optimizer web`; `command` is for others, as Python's arguments.
+    """
+
+    def __init__(
+        self, directory: Path, settings: Settings, command: Sequence[str] = ("-m", "tasks.cli", "web"), **variables: str
+    ) -> None:
         self.port = free_port()
         self.log = directory / "web.log"
         environ = os.environ | {
@@ -42,8 +47,8 @@ class WebServer:
             **variables,
         }
         with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "tasks.cli", "web", "--port", str(self.port)]
-            self.process = subprocess.Popen(command, env=environ, stdout=log, stderr=subprocess.STDOUT)
+            started = [sys.executable, *command, "--port", str(self.port)]
+            self.process = subprocess.Popen(started, env=environ, stdout=log, stderr=subprocess.STDOUT)
 
     def __enter__(self) -> WebServer:
         wait_until(self._answers, what="the web server")
@@ -54,7 +59,8 @@ class WebServer:
 
     def stop(self) -> int:
         """Stop it with SIGTERM; return its exit status."""
-        self.process.send_signal(signal.SIGTERM)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
         return self.process.wait(20)
 
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:

@@ -65,11 +65,7 @@ def create_app(settings: Settings | None = None, *, trigger: Trigger | None = No
             there is a trigger.
         trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
     """
-    return app_of(Service(settings, trigger))
-
-
-def app_of(service: Service) -> FastAPI:
-    """The app of a service."""
+    service = Service(settings, trigger)
     # No /docs: FastAPI's page loads its scripts from another host.
     app = FastAPI(
         title="Rolling Optimizer",

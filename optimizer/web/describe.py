@@ -6,11 +6,13 @@ app that includes the router is not ours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
-from optimizer.web.problems import MEDIA_TYPE, Problem
+from optimizer.web.problems import MEDIA_TYPE, NO_SNAPSHOT, Problem
 
 __all__ = [
     "BOTS_EXAMPLE",
@@ -90,6 +92,17 @@ _DETAILS: Final = {
     422: "A parameter has a value that cannot be used.",
     503: "There is no snapshot, or a server behind this one is away.",
 }
+_PROBLEMS: Final = {
+    400: 'the body is not {"force": true or false}: Expected `bool`, got `int` - at `$.force`',
+    401: "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN",
+    404: f"no prediction for 'XYZ' in version {_VERSION}",
+    422: "query.limit: Input should be greater than or equal to 0",
+    503: NO_SNAPSHOT,
+}
+_PROBLEM_HEADERS: Final = {
+    401: {"WWW-Authenticate": "`Bearer`."},
+    503: {"Retry-After": "Seconds."},
+}
 _SNAPSHOT_HEADERS: Final = {
     "ETag": "Strong; another for the gzipped form.",
     "Last-Modified": "When the version was made.",
@@ -112,10 +125,7 @@ def answers(
         status: The status of success.
         snapshot: Whether it is of a version, with its headers.
     """
-    headers = {
-        name: {"description": text, "schema": {"type": "string"}}
-        for name, text in (_SNAPSHOT_HEADERS if snapshot else {}).items()
-    }
+    headers = _headers(_SNAPSHOT_HEADERS if snapshot else {})
     described: dict[int | str, dict[str, Any]] = {
         status: {
             "description": (type_.__doc__ or "").split("\n")[0],
@@ -128,8 +138,16 @@ def answers(
         if other == 304:
             described[other]["headers"] = headers
         else:
-            described[other]["content"] = {MEDIA_TYPE: {"schema": _schema(Problem)}}
+            described[other]["headers"] = _headers(_PROBLEM_HEADERS.get(other, {}))
+            told = Problem("about:blank", HTTPStatus(other).phrase, other, _PROBLEMS[other])
+            described[other]["content"] = {
+                MEDIA_TYPE: {"schema": _schema(Problem), "example": msgspec.to_builtins(told)}
+            }
     return described
+
+
+def _headers(texts: Mapping[str, str]) -> dict[str, Any]:
+    return {name: {"description": text, "schema": {"type": "string"}} for name, text in texts.items()}
 
 
 def text_answer(media_type: str, description: str, example: str) -> dict[int | str, dict[str, Any]]:

@@ -7,6 +7,7 @@ current, so the newest is all that counts. Versions are kept for a while, for li
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import deque
 from typing import Final
 
@@ -22,6 +23,7 @@ QUEUE_MESSAGES: Final = 16
 KEPT_VERSIONS: Final = 120
 # Less than the minute after which proxies take a silent connection for a dead one.
 PING_S: Final = 15.0
+LOOK_S: Final = 1.0
 RECONNECT_MS: Final = 2_000
 
 _HEADERS: Final = [
@@ -46,7 +48,7 @@ class Hub:
         return len(self._queues)
 
     def open(self) -> None:
-        """Begin to ping, in this event loop."""
+        """Begin to ping, and to look whether the server ends, in this event loop."""
         self._closed = False
         self._pinging = asyncio.get_running_loop().create_task(self._ping())
 
@@ -102,8 +104,21 @@ class Hub:
 
     async def _ping(self) -> None:
         while True:
-            await asyncio.sleep(PING_S)
+            for _ in range(round(PING_S / LOOK_S)):
+                await asyncio.sleep(LOOK_S)
+                if _server_ends():
+                    self.close()
+                    return
             self._tell(b": ping\n\n")
+
+
+def _server_ends() -> bool:
+    """Whether uvicorn was told to stop: it waits for open streams, and tells an app only once they have ended.
+
+    Its handler of signals is a method of the server. An app around ours, or one that mounts us, has no other sign.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return bool(getattr(server, "should_exit", False))
 
 
 class EventStream(Response):

@@ -22,16 +22,20 @@ MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 Sample = tuple[Mapping[str, str], float]
 
 
-def render(follower: Follower, runs: Sequence[Report], reads: Mapping[Origin, int], listeners: int) -> str:
+def render(
+    follower: Follower, runs: Sequence[Report], scans: Sequence[Report], reads: Mapping[Origin, int], listeners: int
+) -> str:
     """All metrics.
 
     Args:
         follower: What the process's reader holds.
-        runs: The newest reports, newest first.
-        reads: Answers of this process by origin.
-        listeners: Clients of its events.
+        runs: The newest report, if there is one.
+        scans: The newest of a scan that was published.
+        reads: Answers by origin.
+        listeners: Clients of this process's events.
     """
-    return "".join([*_snapshot(follower), *_last_runs(runs), *_process(follower, reads, listeners)])
+    parts = (_snapshot(follower), _last_run(runs), _last_scan(scans), _process(follower, reads, listeners))
+    return "".join(text for part in parts for text in part)
 
 
 def _snapshot(follower: Follower) -> Iterable[str]:
@@ -46,17 +50,19 @@ def _snapshot(follower: Follower) -> Iterable[str]:
     yield _gauge("last_success_timestamp_seconds", "When a run last made or confirmed it.", _seconds(state.checked_at))
 
 
-def _last_runs(runs: Sequence[Report]) -> Iterable[str]:
+def _last_run(runs: Sequence[Report]) -> Iterable[str]:
     if not runs:
         return
     yield _gauge("last_run_timestamp_seconds", "When the last run ended.", _seconds(runs[0].timestamp))
     statuses = ("success", "unchanged", "skipped", "failed")
     marks = [({"status": status}, float(status == runs[0].status)) for status in statuses]
     yield _metric("last_run_status", "gauge", "1 for what became of the last run.", marks)
-    scan = next((run for run in runs if run.status == "success" and run.stats is not None), None)
-    if scan is None or scan.stats is None:
+
+
+def _last_scan(scans: Sequence[Report]) -> Iterable[str]:
+    if not scans or scans[0].stats is None:
         return
-    stats = scan.stats
+    stats = scans[0].stats
     for name, text, value in (
         ("duration_seconds", "How long the last scan took.", stats.seconds),
         ("input_bytes", "Compressed bytes that it read.", stats.input_bytes),
@@ -70,14 +76,14 @@ def _last_runs(runs: Sequence[Report]) -> Iterable[str]:
         ("holdings", "Holdings in the snapshot.", stats.portfolio_holdings),
     ):
         yield _gauge(f"last_scan_{name}", text, value)
-    rejected = [({"reason": str(tally.reason)}, float(tally.count)) for tally in scan.rejects]
+    rejected = [({"reason": str(tally.reason)}, float(tally.count)) for tally in scans[0].rejects]
     yield _metric("last_scan_rejected", "gauge", "What it rejected, by reason.", rejected)
 
 
 def _process(follower: Follower, reads: Mapping[Origin, int], listeners: int) -> Iterable[str]:
     yield _gauge("cache_up", "1 where Redis answers this process.", float(follower.cache_up))
     counts = [({"origin": origin}, float(count)) for origin, count in reads.items()]
-    yield _metric("reads_total", "counter", "Answers of this process by where their version is from.", counts)
+    yield _metric("reads_total", "counter", "Answers over HTTP by where their version is from.", counts)
     yield _gauge("event_listeners", "Clients of this process's events.", listeners)
 
 

@@ -16,12 +16,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from optimizer.answers import Answer, Origin
-from optimizer.errors import SnapshotMissing
 from optimizer.held import Held
 from optimizer.keys import PAYLOAD_KINDS
 from optimizer.records import BotSummary, Holding, PredictionsSnapshot, Record
 from optimizer.web.negotiate import http_date
 from optimizer.web.prepared import Headers, Prepared
+from optimizer.web.problems import PartMissing
 
 __all__ = ["Page", "Pages", "Summary", "Wanted"]
 
@@ -96,11 +96,11 @@ class Pages:
         """The page.
 
         Raises:
-            SnapshotMissing: A part of it cannot be read.
+            PartMissing: A part of it cannot be read.
         """
         if self.whole_page is None:
             missing = ", ".join(kind for kind in PAYLOAD_KINDS if kind not in self._whole)
-            raise SnapshotMissing(f"version {self.version} has no readable {missing}; the next publish mends it")
+            raise PartMissing(f"version {self.version} has no readable {missing}; the next publish mends it")
         return self.whole_page
 
     def symbol(self, symbol: str) -> Prepared | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -16,10 +18,28 @@ from starlette.types import Receive, Scope, Send
 
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 
-__all__ = ["MEDIA_TYPE", "Problem", "ProblemRoute", "explain", "is_head", "problem"]
+__all__ = [
+    "MEDIA_TYPE",
+    "NO_SNAPSHOT",
+    "PartMissing",
+    "Problem",
+    "ProblemRoute",
+    "explain",
+    "is_head",
+    "problem",
+    "unavailable",
+]
 
 MEDIA_TYPE: Final = "application/problem+json"
 HEAD_KEY: Final = "optimizer.web.head"
+NO_SNAPSHOT: Final = (
+    "no snapshot can be read, neither from Redis nor from the files. Is the worker running? See its log, or run: "
+    "rolling-optimizer run; this server's log says where it has looked"
+)
+NO_BROKER: Final = "no run can be sent or followed now: the broker does not answer, and this server's log says more"
+
+_log = logging.getLogger(__name__)
+_logged: Final[deque[str]] = deque(maxlen=16)
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -41,16 +61,32 @@ def problem(
     return Response(body, status, {**fixed, **(headers or {})}, MEDIA_TYPE)
 
 
+class PartMissing(SnapshotMissing):
+    """What a client may be told: the message names no place."""
+
+
 def explain(error: Exception) -> Response | None:
     """The answer to an error that a route may raise; `None` for others, which are bugs."""
     if isinstance(error, RequestValidationError):
         wrong = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(wrong))
     if isinstance(error, SnapshotMissing | CacheUnavailable):
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": "5"})
+        return unavailable(error)
     if isinstance(error, HTTPException):
         return problem(error.status_code, error.detail, error.headers)
     return None
+
+
+def unavailable(error: SnapshotMissing | CacheUnavailable, members: Mapping[str, object] | None = None) -> Response:
+    """What to do, without the addresses and directories of the message: those go to the log, the same ones once."""
+    if isinstance(error, PartMissing):
+        detail = str(error)
+    else:
+        detail = NO_SNAPSHOT if isinstance(error, SnapshotMissing) else NO_BROKER
+        if str(error) not in _logged:
+            _logged.append(str(error))
+            _log.warning("[RollingOptimizer] %s", error)
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": "5"}, members)
 
 
 class ProblemRoute(APIRoute):
@@ -77,7 +113,12 @@ class ProblemRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a HEAD as the GET that it is; the server leaves the body out."""
-        await super().handle(_as_get(scope), receive, send)
+        try:
+            await super().handle(_as_get(scope), receive, send)
+        except HTTPException as error:
+            if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and self.methods == {"GET"}:
+                error.headers = {"Allow": "GET, HEAD"}
+            raise
 
 
 def is_head(scope: Scope) -> bool:

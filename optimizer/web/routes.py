@@ -14,20 +14,19 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from optimizer.errors import SnapshotMissing
+from optimizer.lookups import ScanStatus
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
 from optimizer.web import describe, metrics
 from optimizer.web.events import EventStream
 from optimizer.web.pages import Page, Wanted
 from optimizer.web.prepared import Sending
-from optimizer.web.problems import ProblemRoute, problem
+from optimizer.web.problems import PartMissing, ProblemRoute, problem, unavailable
 from optimizer.web.service import Service
 from optimizer.web.trigger import Trigger, add_trigger_routes
 
 __all__ = ["make_router", "router_of"]
 
-# Enough to find the last scan among ticks that found nothing new.
-METRICS_RUNS: Final = 100
 TAG: Final = "rolling optimizer"
 
 
@@ -89,7 +88,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         pages = await service.current()
         found = pages.whole(kind)
         if found is None:
-            raise SnapshotMissing(f"version {pages.version} has no readable {kind}; the next publish mends it")
+            raise PartMissing(f"version {pages.version} has no readable {kind}; the next publish mends it")
         return Sending(found)
 
     @router.get(
@@ -98,10 +97,14 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         responses=describe.answers(PredictionsSnapshot, describe.PREDICTIONS_EXAMPLE, 304, 422, 503, snapshot=True),
     )
     async def predictions(
-        limit: Annotated[int | None, Query(ge=0, le=1_000_000, description="As many at the most.")] = None,
-        offset: Annotated[int, Query(ge=0, le=1_000_000, description="Without the first so many.")] = 0,
-        min_confidence: Annotated[float, Query(ge=0, le=1, allow_inf_nan=False)] = 0.0,
-        sentiment: Annotated[str | None, Query(max_length=1_024, description="In upper or lower case.")] = None,
+        limit: Annotated[
+            int | None, Query(ge=0, le=1_000_000, description="As many at the most.", examples=[50])
+        ] = None,
+        offset: Annotated[int, Query(ge=0, le=1_000_000, description="Without the first so many.", examples=[0])] = 0,
+        min_confidence: Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, examples=[0.8])] = 0.0,
+        sentiment: Annotated[
+            str | None, Query(max_length=1_024, description="In upper or lower case.", examples=["bullish"])
+        ] = None,
     ) -> Response:
         """`count` is the number in the answer; of how many that fit, says the header `X-Total-Count`."""
         wanted = Wanted(limit, offset, min_confidence, sentiment)
@@ -163,8 +166,14 @@ def _add_lists(router: APIRouter, service: Service) -> None:
         summary="The last runs, newest first; none while Redis is away",
         responses=describe.answers(Runs, describe.RUNS_EXAMPLE, 422),
     )
-    async def runs(limit: Annotated[int, Query(ge=1, le=1_000)] = 20) -> Response:
-        return _json(Runs(await (await service.reader()).runs(limit)))
+    async def runs(
+        limit: Annotated[int, Query(ge=1, le=1_000, examples=[20])] = 20,
+        status: Annotated[
+            ScanStatus | None,
+            Query(description="Only scans that were published, of which 100 are kept.", examples=["success"]),
+        ] = None,
+    ) -> Response:
+        return _json(Runs(await (await service.reader()).runs(limit, status=status)))
 
     @router.get(
         "/events",
@@ -178,7 +187,9 @@ def _add_lists(router: APIRouter, service: Service) -> None:
         ),
     )
     async def events(
-        last_event_id: Annotated[str | None, Header(description="The id of the last message received.")] = None,
+        last_event_id: Annotated[
+            str | None, Header(description="The id of the last message received.", examples=["1795000000000"])
+        ] = None,
     ) -> Response:
         await service.reader()
         known = last_event_id is not None and last_event_id.isascii() and last_event_id.isdecimal()
@@ -207,7 +218,7 @@ def _add_operations(router: APIRouter, service: Service) -> None:
         try:
             state = await reader.manifest()
         except SnapshotMissing as error:
-            return problem(503, str(error), {"Retry-After": "5"}, always)
+            return unavailable(error, always)
         return _json(
             Status(
                 version=state.version,
@@ -250,8 +261,9 @@ def _add_operations(router: APIRouter, service: Service) -> None:
     )
     async def prometheus(_request: Request) -> Response:
         reader = await service.reader()
-        runs = await reader.runs(METRICS_RUNS)
-        text = metrics.render(reader.follower, runs, service.reads, len(service.hub))
+        runs, scans = await reader.runs(1), await reader.runs(1, status="success")
+        await service.reads.share(reader)
+        text = metrics.render(reader.follower, runs, scans, service.reads.totals(), len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
 
 

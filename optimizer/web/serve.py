@@ -12,23 +12,18 @@ from typing import Final
 import uvicorn
 
 from optimizer.settings import Settings
-from optimizer.web.app import app_of
-from optimizer.web.service import Service
+from optimizer.web.app import create_app
 from optimizer.web.trigger import Trigger
 
 __all__ = ["serve"]
 
-# For answers that are on their way; streams are ended before.
+# For answers that are on their way; the hub ends its streams by itself.
 SHUTDOWN_S: Final = 5
 BACKLOG: Final = 2_048
 
 
 class _Server(uvicorn.Server):
-    """A server that ends the streams of events when it is told to stop, since it would wait for them."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
+    """A server whose process ends by itself, and not by the signal."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -39,11 +34,6 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams, then do as uvicorn does."""
-        self._service.hub.close()
-        await super().shutdown(sockets)
 
 
 def serve(
@@ -61,9 +51,8 @@ def serve(
     Raises:
         OSError: The address cannot be used.
     """
-    service = Service(settings, trigger)
     config = uvicorn.Config(
-        app_of(service),
+        create_app(settings, trigger=trigger),
         log_level="warning",
         access_log=False,  # a line a request would cost more than the request
         server_header=False,
@@ -78,4 +67,4 @@ def serve(
         shown = f"[{host}]" if family == socket.AF_INET6 else host
         started(f"http://{shown}:{listener.getsockname()[1]}/")
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_Server(config, service).serve(sockets=[listener]))
+            runner.run(_Server(config).serve(sockets=[listener]))

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from optimizer.answers import Origin
 from optimizer.async_reader import AsyncSnapshotReader
-from optimizer.errors import SnapshotMissing
 from optimizer.held import Held
 from optimizer.settings import Settings
 from optimizer.web.events import Hub
 from optimizer.web.pages import Pages
 from optimizer.web.prepared import Headers
+from optimizer.web.problems import PartMissing
+from optimizer.web.reads import Reads
 from optimizer.web.trigger import Trigger
 
 __all__ = ["Service"]
@@ -39,7 +40,7 @@ class Service:
         self.trigger = trigger
         self.hub = Hub()
         self.pages: Pages | None = None
-        self.reads: dict[Origin, int] = {"redis": 0, "files": 0}
+        self.reads = Reads()
         self._settings = settings
         self._reader: AsyncSnapshotReader | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,6 +73,7 @@ class Service:
         if self._loop is not asyncio.get_running_loop():
             self._loop = asyncio.get_running_loop()
             self.hub.open()
+            self.reads.open()
         await self._reader.start()
         return self._reader
 
@@ -84,7 +86,7 @@ class Service:
         reader = await self.reader()
         if self.pages is None:
             reader.follower.current()  # says why
-            raise SnapshotMissing("the first snapshot has come this moment; ask again")
+            raise PartMissing("the first snapshot has come this moment; ask again")
         return self.pages
 
     async def close(self) -> None:
@@ -108,7 +110,7 @@ class Service:
         if origin is None:
             stored = held.payloads.get(kind) if kind else None
             origin = held.origin if stored is None else stored.origin
-        self.reads[origin] += 1
+        self.reads.count(origin)
         return [
             (b"age", b"%d" % age_s),
             (b"x-snapshot-origin", _ORIGIN[origin]),
@@ -116,7 +118,7 @@ class Service:
         ]
 
     async def _renew(self) -> None:
-        """After each look: prepare the answers of a new version, then tell who listens."""
+        """After each look: prepare the answers of a new version, tell who listens, share what was counted."""
         assert self._reader is not None  # noqa: S101 - it is the reader that calls
         follower = self._reader.follower
         held = follower.held
@@ -124,6 +126,8 @@ class Service:
             self.pages = await asyncio.to_thread(Pages, held, self.fresh)
             self.hub.publish(held.version, held.generated_at)
         self.hub.cache_is(up=follower.cache_up)
+        if not self.reads.is_shared:
+            await self.reads.share(self._reader)
 
 
 def _shows(pages: Pages | None, held: Held) -> bool:

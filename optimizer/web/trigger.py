@@ -96,7 +96,9 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
         responses=answers(RunState, RUN_STATE_EXAMPLE, 401, 422, 503),
         summary="What has become of a run that was sent",
     )
-    async def run_state(run_id: Annotated[str, Path(alias="id", pattern="^[0-9a-f-]{36}$")]) -> Response:
+    async def run_state(
+        run_id: Annotated[str, Path(alias="id", pattern="^[0-9a-f-]{36}$", examples=[RUN_STATE_EXAMPLE["id"]])],
+    ) -> Response:
         """Results are kept for a quarter of an hour; a run that nobody knows is `pending`."""
         return _json(await asyncio.to_thread(trigger.state, run_id), HTTPStatus.OK)
 

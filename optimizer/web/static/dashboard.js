@@ -10,7 +10,7 @@ import { Freshness } from "./freshness.js";
 import { sentence, showNotices, whatToKnow } from "./notices.js";
 import { Positions } from "./positions.js";
 import { Predictions } from "./predictions.js";
-import { Runs, RUNS_ASKED } from "./runs.js";
+import { Runs, RUNS_ASKED, SCANS_ASKED } from "./runs.js";
 import { Trigger } from "./trigger.js";
 
 const POLL_MS = 5_000;
@@ -114,9 +114,9 @@ let lastRunsAt = 0;
 const refreshRuns = once(async () => {
   lastRunsAt = Date.now();
   try {
-    const reports = (await get(`runs?limit=${RUNS_ASKED}`)).runs;
+    const [{ runs: reports }, { runs: scans }] = await Promise.all([get(RUNS_ASKED), get(SCANS_ASKED)]);
     // The reports live in Redis alone: while that is away there are none, and those already shown stay.
-    if (reports.length || state.status?.cache_up !== false) runs.update(reports);
+    if (reports.length || state.status?.cache_up !== false) runs.update(reports, scans);
     showHowThingsStand();
   } catch (problem) {
     // The next round asks again, and the notice of /status says what is wrong.

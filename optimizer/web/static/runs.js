@@ -6,9 +6,9 @@ import { byId, element, setText } from "./dom.js";
 import * as format from "./format.js";
 import { DataTable } from "./table.js";
 
-/** So many reports are asked for; a chart shows the newest of those that read the file. */
-export const RUNS_ASKED = 200;
-const RUNS_CHARTED = 60;
+/** What is asked for: the newest reports, and those of the newest runs that read the file, which the charts show. */
+export const RUNS_ASKED = "runs?limit=200";
+export const SCANS_ASKED = "runs?status=success&limit=60";
 const BLOCKS = 90;
 const ERRORS_SHOWN = 5;
 
@@ -61,18 +61,21 @@ export class Runs {
     });
   }
 
-  /** Show reports, the newest first. */
-  update(reports) {
+  /** Show reports of runs and of scans, the newest first. */
+  update(reports, scans) {
     // A run that was skipped says nothing about how things stand.
     this.latest = reports.find((report) => report.status !== "skipped");
     this.#showOutcomes(reports);
-    const measured = reports.filter((report) => report.stats?.seconds > 0);
+    const measured = scans.filter((report) => report.stats?.seconds > 0);
     byId("charts").hidden = measured.length === 0;
-    for (const chart of this.charts) chart.update(measured.slice(0, RUNS_CHARTED).reverse());
+    for (const chart of this.charts) chart.update(measured.toReversed());
+    // What is in a chart is in the table too, though it may be older than all the runs.
+    const oldest = reports.at(-1)?.timestamp ?? "";
+    const listed = [...reports, ...scans.filter((report) => report.timestamp < oldest)];
     // Two reports of one instant are two rows.
     const seen = new Map();
     this.table.update(
-      reports.map((report) => {
+      listed.map((report) => {
         const nth = seen.get(report.timestamp) ?? 0;
         seen.set(report.timestamp, nth + 1);
         return { ...report, key: `${report.timestamp} ${nth}` };

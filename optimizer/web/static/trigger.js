@@ -8,6 +8,8 @@ import * as format from "./format.js";
 const TOKEN = "rolling-optimizer-trigger-token";
 const POLL_MS = 700;
 const WAITS_LONG_MS = 15_000;
+// So long the server knows of results. A run that nobody has begun by then is lost, or is one that nobody knows.
+const GIVES_UP_MS = 15 * 60_000;
 
 export class Trigger {
   // The id of the run that is followed; null for none.
@@ -101,6 +103,8 @@ export class Trigger {
         "",
         percent,
       );
+    } else if (waitedMs > GIVES_UP_MS) {
+      this.#end("failed", "No longer waiting", "No worker has taken it in a quarter of an hour: is one running?");
     } else {
       this.#show(
         "pending",

@@ -1,0 +1,39 @@
+"""Answers of one version: which of them are kept, so that nobody can fill the memory by asking."""
+
+from __future__ import annotations
+
+import gzip
+
+import msgspec
+
+from optimizer.held import hold, store
+from optimizer.records import PredictionsSnapshot, Record
+from optimizer.web.pages import KEPT_ANSWERS, Pages, Wanted
+
+AT = "2026-11-01T10:00:00.000Z"
+MANY = 1_000  # over 32 KiB of JSON
+
+
+def pages() -> Pages:
+    """The answers of a version with many predictions."""
+    records = [Record(f"S{number}", 1.0, 0.5, 1.0) for number in range(MANY)]
+    plain = msgspec.json.encode(PredictionsSnapshot(records, AT, MANY))
+    held = hold(1, AT, 0.0, "redis", {"predictions": store("predictions", "etag", "redis", gzip.compress(plain))})
+    return Pages(held, lambda _kind, _origin: [])
+
+
+def test_short_answers_to_filters_are_kept_and_long_ones_are_not() -> None:
+    """The same object comes again, or one that was made anew."""
+    found = pages()
+    short, long = Wanted(10, 0, 0.0, None), Wanted(MANY - 1, 0, 0.0, None)
+    assert found.filtered(short) is found.filtered(short)
+    assert found.filtered(long) is not found.filtered(long)
+
+
+def test_the_oldest_answers_make_room() -> None:
+    """However many filters are made up."""
+    found = pages()
+    first = found.filtered(Wanted(0, 0, 0.0, None))
+    for offset in range(1, KEPT_ANSWERS + 1):
+        found.filtered(Wanted(0, offset, 0.0, None))
+    assert found.filtered(Wanted(0, 0, 0.0, None)) is not first
