@@ -231,15 +231,16 @@ def config() -> None:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 for one that is free.")
 @click.pass_context
 def web(ctx: click.Context, host: str, port: int) -> None:
-    """Serve the snapshots and the dashboard over HTTP, until Ctrl-C."""
+    """Serve the snapshots and the dashboard over HTTP, until Ctrl-C: of each source at /sources/NAME/."""
     try:
         from optimizer.web.serve import serve  # noqa: PLC0415 - FastAPI is an extra, and takes half a second
     except ModuleNotFoundError as error:
         raise click.UsageError(f"no {error.name} here; pip install 'rolling-optimizer[web]'") from error
-    settings = settings_or_usage_error()
+    with usage_errors():
+        every = Settings.every_from_env(os.environ)
     try:
         # Who knows the fleet hands in what sends a run to it.
-        serve(settings, host=host, port=port, trigger=ctx.obj, started=click.echo)
+        serve(every, host=host, port=port, trigger=ctx.obj, started=click.echo)
     except OSError as error:
         raise click.ClickException(f"{host}:{port}: {error.strerror or error}") from error
 

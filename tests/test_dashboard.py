@@ -650,3 +650,32 @@ def luminance(color: str) -> float:
     channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_pages_of_several_sources_lead_to_each_other(
+    settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """Each shows its own data, says which it is, and keeps the focus on a link while it is asked for again."""
+    sources = {"brain": {"AAPL": a_record()}, "intraday": {"MSFT": a_record()}}
+    for name, records in sources.items():
+        one = replace(settings, source=name, input=tmp_path / f"{name}.json", output_dir=settings.output_dir / name)
+        write_json(one.input, records)
+        optimize(one)
+    variables = {
+        "ROLLING_INPUT": "",
+        "ROLLING_SOURCES": "; ".join(f"{name}={tmp_path}/{name}.json" for name in sources),
+    }
+    with Web(tmp_path, settings, **variables) as web:
+        page = watch(web.url).open()
+        links = page.get_by_role("navigation", name="Sources").get_by_role("link")
+        expect(links).to_have_text(["brain", "intraday"])
+        expect(links.first).to_have_attribute("aria-current", "page")
+        for source, symbol in (("intraday", "MSFT"), ("brain", "AAPL"), ("intraday", "MSFT")):
+            links.filter(has_text=source).click()
+            expect(page.locator("#source")).to_have_text(source)
+            expect(links.filter(has_text=source)).to_have_attribute("aria-current", "page")
+            assert column(page, "Symbol") == [symbol]
+        assert page.url == f"{web.url}sources/intraday/"
+        links.first.focus()
+        page.wait_for_timeout(6_000)  # the status is asked for again every five seconds
+        expect(links.first).to_be_focused()

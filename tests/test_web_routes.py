@@ -6,6 +6,7 @@ import builtins
 import gzip
 import hashlib
 import json
+import socket
 import time
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -19,6 +20,7 @@ from starlette.testclient import TestClient
 
 import optimizer.web
 from optimizer import Settings, optimize
+from optimizer.errors import SettingsInvalid
 from optimizer.keys import Keys
 from optimizer.snapshots import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS
@@ -261,6 +263,7 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
     assert status.pop("age_s") < 60
     assert status == {
         "source": "rolling_brain",
+        "sources": ["rolling_brain"],
         "version": report.version,
         "generated_at": report.timestamp,
         "stale": False,
@@ -476,3 +479,51 @@ def test_an_error_of_ours_is_a_problem_too(settings: Settings, monkeypatch: pyte
     assert (answer.status_code, answer.headers["Content-Type"]) == (500, "application/problem+json")
     assert "division" not in answer.text
     assert json.loads(answer.text)["title"] == "Internal Server Error"
+
+
+def test_each_of_several_sources_has_its_own_answers(tmp_path: Path, settings: Settings) -> None:
+    """The first at the root, and each under its name, dashboard and events included; the server stops in order."""
+    variables = {
+        "ROLLING_INPUT": "",
+        "ROLLING_SOURCES": f"brain={tmp_path}/brain.json; intraday={tmp_path}/parts/*.json",
+    }
+    every = Settings.every_from_env(
+        {**variables, "ROLLING_OUTPUT_DIR": str(settings.output_dir), "ROLLING_REDIS_URL": settings.redis_url}
+    )
+    write_json(tmp_path / "brain.json", {"AAPL": a_record()})
+    write_json(tmp_path / "parts" / "a.json", {"MSFT": a_record()})
+    for one in every:
+        optimize(one)
+
+    with WebServer(tmp_path, settings, **variables) as web:
+        symbols = {
+            path: [record["symbol"] for record in json.loads(web.get(f"{path}/predictions")[2])["predictions"]]
+            for path in ("", "/sources/brain", "/sources/intraday")
+        }
+        status = json.loads(web.get("/sources/intraday/status")[2])
+        page = web.get("/sources/intraday/")[2]
+        unknown = web.get("/sources/other/predictions")[0]
+        with socket.create_connection(("127.0.0.1", web.port), timeout=10) as stream:
+            stream.sendall(b"GET /sources/intraday/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(lambda: b"event: version" in stream.recv(65_536), what="the version")
+            assert web.stop() == 0
+
+    assert symbols == {"": ["AAPL"], "/sources/brain": ["AAPL"], "/sources/intraday": ["MSFT"]}
+    assert (status["source"], status["sources"]) == ("intraday", ["brain", "intraday"])
+    assert b"<html" in page
+    assert unknown == 404
+
+
+def test_a_router_of_one_of_several_sources(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    """By name; without one it says at the start which there are."""
+    run_old(settings)
+    monkeypatch.setenv("ROLLING_SOURCES", f"rolling_brain={settings.input}; other=/nowhere.json")
+    monkeypatch.setenv("ROLLING_REDIS_URL", settings.redis_url)
+    app = FastAPI()
+    app.include_router(optimizer.web.make_router(source="rolling_brain"), prefix="/brain")
+    with TestClient(app) as client:
+        assert client.get("/brain/predictions").status_code == 200
+    app = FastAPI()
+    app.include_router(optimizer.web.make_router())
+    with pytest.raises(SettingsInvalid, match="rolling_brain, other"), TestClient(app):
+        pass

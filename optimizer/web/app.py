@@ -7,10 +7,12 @@ front: the dependencies that it may put before our routes (a login) must not be 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,7 +24,7 @@ from optimizer.web.routes import router_of
 from optimizer.web.service import Service
 from optimizer.web.trigger import Trigger
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "create_app_of_many"]
 
 SYMBOL_PREFIX: Final = "/predictions/"
 WHOLE: Final = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "portfolio"}
@@ -57,15 +59,18 @@ class _Front:
         return self._assets.get(path)
 
 
-def create_app(settings: Settings | None = None, *, trigger: Trigger | None = None) -> FastAPI:
-    """The app that `rolling-optimizer web` serves.
+def create_app(
+    settings: Settings | None = None, *, trigger: Trigger | None = None, sources: Sequence[str] = ()
+) -> FastAPI:
+    """The app of one source.
 
     Args:
         settings: Where things are; by default `ROLLING_*` of the environment, read when the app starts, or here where
             there is a trigger.
         trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
+        sources: All sources that can be asked for at `/sources/NAME/`, this one among them.
     """
-    service = Service(settings, trigger)
+    service = Service(settings, trigger, sources=sources)
     # No /docs: FastAPI's page loads its scripts from another host.
     app = FastAPI(
         title="Rolling Optimizer",
@@ -79,6 +84,32 @@ def create_app(settings: Settings | None = None, *, trigger: Trigger | None = No
     app.add_exception_handler(Exception, _explain)
     app.add_middleware(_Front, service=service, assets=load_assets())
     return app
+
+
+def create_app_of_many(every: Sequence[Settings], *, trigger: Trigger | None = None) -> FastAPI:
+    """The app that `rolling-optimizer web` serves: the first source at the root, and each at `/sources/NAME/`.
+
+    Args:
+        every: The settings of each source.
+        trigger: What sends runs to the fleet.
+    """
+    names = [settings.source for settings in every]
+    apps = {settings.source: create_app(settings, trigger=trigger, sources=names) for settings in every}
+    first = apps[names[0]]
+    others = [app for app in apps.values() if app is not first]
+
+    @asynccontextmanager
+    async def follow_all(_app: FastAPI) -> AsyncIterator[None]:
+        """Nobody else tells an app that is mounted when the server starts and stops."""
+        async with AsyncExitStack() as stack:
+            for app in others:
+                await stack.enter_async_context(app.router.lifespan_context(app))
+            yield
+
+    first.include_router(APIRouter(lifespan=follow_all))
+    for name, app in apps.items():
+        first.mount(f"/sources/{name}", app)
+    return first
 
 
 async def _explain(_request: Request, error: Exception) -> Response:

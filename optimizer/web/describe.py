@@ -63,6 +63,7 @@ PAGE_EXAMPLE: Final = {
 }
 STATUS_EXAMPLE: Final = {
     "source": "rolling_brain",
+    "sources": ["rolling_brain"],
     "version": _VERSION,
     "generated_at": _TIMESTAMP,
     "age_s": 3.2,

@@ -34,6 +34,7 @@ class Status(msgspec.Struct, frozen=True):
     """How fresh the current version is, and where it is read from."""
 
     source: str
+    sources: list[str]
     version: int
     generated_at: str
     age_s: float
@@ -58,15 +59,18 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
-def make_router(settings: Settings | None = None, *, trigger: Trigger | None = None) -> APIRouter:
+def make_router(
+    settings: Settings | None = None, *, source: str | None = None, trigger: Trigger | None = None
+) -> APIRouter:
     """A router for `app.include_router(...)`, with a reader of its own.
 
     Args:
         settings: Where things are; by default `ROLLING_*` of the environment, read when the app starts, or here where
             there is a trigger.
+        source: Which of several sources (`ROLLING_SOURCES`), where the settings come from the environment.
         trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
     """
-    return router_of(Service(settings, trigger))
+    return router_of(Service(settings, trigger, source=source))
 
 
 def router_of(service: Service) -> APIRouter:
@@ -210,6 +214,7 @@ def _add_operations(router: APIRouter, service: Service) -> None:
         settings = service.settings
         always: dict[str, Any] = {
             "source": settings.source,
+            "sources": list(service.sources) or [settings.source],
             "interval_s": settings.interval_s,
             "cache_up": reader.follower.cache_up,
             "trigger": service.may_trigger,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import uvicorn
 
 from optimizer.settings import Settings
-from optimizer.web.app import create_app
+from optimizer.web.app import create_app_of_many
 from optimizer.web.trigger import Trigger
 
 __all__ = ["serve"]
@@ -37,12 +37,12 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    settings: Settings, *, host: str, port: int, trigger: Trigger | None = None, started: Callable[[str], None]
+    every: Sequence[Settings], *, host: str, port: int, trigger: Trigger | None = None, started: Callable[[str], None]
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        settings: Where things are.
+        every: The settings of each source.
         host: The address to listen on.
         port: The port; 0 for one that is free.
         trigger: What sends runs to the fleet.
@@ -52,7 +52,7 @@ def serve(
         OSError: The address cannot be used.
     """
     config = uvicorn.Config(
-        create_app(settings, trigger=trigger),
+        create_app_of_many(every, trigger=trigger),
         log_level="warning",
         access_log=False,  # a line a request would cost more than the request
         server_header=False,

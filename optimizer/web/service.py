@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -34,14 +34,25 @@ class Service:
         settings: Where things are; by default from the environment: at the start, or at once where there is a trigger,
             since its token decides about a route.
         trigger: What sends runs to the fleet, where there is a fleet.
+        source: Which of several sources, where the settings come from the environment.
+        sources: All that the app serves.
     """
 
-    def __init__(self, settings: Settings | None = None, trigger: Trigger | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        trigger: Trigger | None = None,
+        *,
+        source: str | None = None,
+        sources: Sequence[str] = (),
+    ) -> None:
         self.trigger = trigger
+        self.sources = sources
         self.hub = Hub()
         self.pages: Pages | None = None
         self.reads = Reads()
         self._settings = settings
+        self._source = source
         self._reader: AsyncSnapshotReader | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -49,7 +60,7 @@ class Service:
     def settings(self) -> Settings:
         """The settings in force."""
         if self._settings is None:
-            self._settings = Settings.from_env(os.environ)
+            self._settings = Settings.from_env(os.environ, self._source)
         return self._settings
 
     @property

@@ -4,7 +4,7 @@
 // of data that do not change, and notices a version that a broken stream did not tell.
 
 import { get, getVersioned, Live, Problem } from "./api.js";
-import { byId, setAttribute, setText } from "./dom.js";
+import { byId, element, setAttribute, setText } from "./dom.js";
 import * as format from "./format.js";
 import { Freshness } from "./freshness.js";
 import { sentence, showNotices, whatToKnow } from "./notices.js";
@@ -142,9 +142,28 @@ function showStatus(status) {
   );
   setAttribute(byId("version"), "title", format.fullTime(status.generated_at));
   trigger.allow(status.trigger === true);
+  showSources(status);
   const flower = /^https?:\/\//i.test(status.flower_url ?? "") ? status.flower_url : null;
   byId("flower").hidden = flower === null;
   if (flower) setAttribute(byId("flower"), "href", flower);
+}
+
+// A page of one of several sources links to the others: each has a page of its own, at sources/NAME/.
+function showSources({ source, sources = [] }) {
+  const nav = byId("sources");
+  const shown = sources.length < 2 ? "" : [source, ...sources].join(" ");
+  if (nav.dataset.shown === shown) return; // links that are made anew would lose the focus
+  nav.dataset.shown = shown;
+  nav.hidden = shown === "";
+  const own = `sources/${source}/`;
+  const root = location.pathname.endsWith(own) ? "../../" : "";
+  nav.replaceChildren(
+    ...sources.map((name) => {
+      const link = element("a", { href: `${root}sources/${name}/` }, name);
+      if (name === source) setAttribute(link, "aria-current", "page");
+      return link;
+    }),
+  );
 }
 
 function showConnection(connection) {
