@@ -23,13 +23,14 @@ import msgspec
 from optimizer.cache import LOCK_TTL_S
 from optimizer.collect import Found
 from optimizer.engine import choose_engine
-from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunLost, RunTimedOut
+from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunLost, RunTimedOut, SettingsInvalid
 from optimizer.inputs import (
     Part,
     Progress,
     Scanned,
     ScannedPart,
     gather,
+    is_part,
     open_input,
     parts_fingerprint,
     read_kept,
@@ -198,6 +199,8 @@ def scan_one_part(
     """
     started = time.monotonic()
     try:
+        if not is_part(settings, location):  # a message must not make a worker read other files
+            raise SettingsInvalid(f"{location} is not one of {settings.input}")
         with Publisher(settings, use_cache=True) as publisher, publisher.lock(assignment.token) as is_held:
             if is_held is False or publisher.version_before != assignment.version_before:
                 return PartOutcome(location, error="Superseded", details="another run has taken its place")

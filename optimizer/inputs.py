@@ -8,6 +8,7 @@ Errors: those of `Source`, and of the scan, with the path.
 
 from __future__ import annotations
 
+import fnmatch
 import gzip
 import hashlib
 import os
@@ -43,6 +44,7 @@ __all__ = [
     "ScannedPart",
     "collect",
     "gather",
+    "is_part",
     "open_input",
     "parts_fingerprint",
     "read_kept",
@@ -170,6 +172,11 @@ class _Parts:
 
     def close(self) -> None:
         """Each part was closed where it was read."""
+
+
+def is_part(settings: Settings, location: str) -> bool:
+    """Whether a location may be a part of the source: it fits the pattern, and does not climb out of it."""
+    return fnmatch.fnmatchcase(location, str(settings.input)) and ".." not in location.split("/")
 
 
 def gather(settings: Settings, parts: Sequence[Part], find: Callable[[Part], Findings], found: Found) -> None:

@@ -49,7 +49,7 @@ def trigger(source: str | None, force: bool, wait: bool, timeout: float) -> None
 
 def _send(source: str, *, force: bool, timeout_s: float | None) -> Report | None:
     """Send the task, and wait for its report where there is a timeout; `None` where none came."""
-    from celery.exceptions import ChordError, TaskRevokedError  # noqa: PLC0415
+    from celery.exceptions import ChordError, TaskRevokedError, WorkerLostError  # noqa: PLC0415
     from celery.exceptions import TimeoutError as ResultTimeoutError  # noqa: PLC0415
 
     # Celery's settings are read on import: a bad one must be a usage error of this command, not of all.
@@ -65,6 +65,8 @@ def _send(source: str, *, force: bool, timeout_s: float | None) -> Report | None
         raise RunLost(
             "no worker has begun it in time; does one take every queue? celery -A tasks inspect active_queues"
         ) from error
+    except WorkerLostError as error:
+        raise RunLost(f"its worker was killed ({error}); the next tick makes it again") from error
     except ResultTimeoutError:
         # Else Celery holds it until the interpreter is half gone, and fails then to let go of it.
         sent.backend.remove_pending_result(sent)

@@ -212,12 +212,22 @@ def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_re
 
     assert scan_one_part(parted, assignment, location, progress=bug).error == "ZeroDivisionError"
     assert scan_one_part(parted, assignment, location, progress=late).error == RunTimedOut.__name__
-    assert scan_one_part(parted, assignment, "nowhere.json").error == "SourceMissing"
+    missing = str(parted.input).replace("*", "nowhere")
+    assert scan_one_part(parted, assignment, missing).error == "SourceMissing"
     own_redis.start()
     away = replace(parted, redis_url=own_redis.url)
     lost = scan_one_part(away, handed_out(away), location, progress=once(own_redis.kill))
     assert lost.error == "CacheUnavailable"
     assert location in lost.details
+
+
+def test_a_message_cannot_make_a_worker_read_other_files(parted: Settings, tmp_path: Path) -> None:
+    """A part is what the pattern names, and nothing beside it."""
+    assignment = handed_out(parted)
+    secret = write_json(tmp_path / "secret.json", {"AAPL": a_record()})
+    for location in (str(secret), str(parted.input).replace("*", "../secret"), str(parted.input)[:-5]):
+        outcome = scan_one_part(parted, assignment, location)
+        assert (outcome.error, outcome.scanned) == ("SettingsInvalid", None)
 
 
 def test_without_redis_a_file_is_scanned_at_once(settings: Settings) -> None:

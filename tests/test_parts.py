@@ -109,7 +109,7 @@ bots = st.dictionaries(
 parts = st.lists(st.tuples(st.lists(records, max_size=15), bots), min_size=1, max_size=5)
 
 
-@given(parts, st.integers(1, 14), st.randoms(use_true_random=False))
+@given(parts, st.integers(1, 14), st.builds(random.Random, st.integers(0, 1_000)))
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # each example has paths of its own
 def test_many_parts_make_what_one_file_with_their_records_makes(
     redis_server: RedisServer, contents: list[tuple[list[Any], dict[str, Any]]], limit: int, order: random.Random

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -301,6 +303,30 @@ def test_a_killed_scan_of_a_part_costs_one_tick(tmp_path: Path, settings: Settin
     assert [one.error for one in lost] == ["RunLost"]
     assert report.stats is not None
     assert (report.stats.parts, report.stats.parts_scanned) == (2, 1)
+
+
+def test_who_waits_for_a_run_hears_that_its_worker_was_killed(
+    tmp_path: Path, settings: Settings, slow_input: Path
+) -> None:
+    """In one line; what is lost is made again by the next tick."""
+    assert slow_input.exists()
+    with Fleet(tmp_path, settings, **SLOW_SCAN) as fleet:
+        fleet.start_worker()
+        environ = {"ROLLING_INPUT": str(settings.input), "ROLLING_REDIS_URL": settings.redis_url}
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "tasks.cli", "trigger", "--force", "--wait"],
+            env=os.environ | environ,
+            stderr=subprocess.PIPE,
+        )
+        fleet.wait_for_line(r"scan_rolling_file\[.*received")
+        children = Path(f"/proc/{fleet.pid('worker')}/task/{fleet.pid('worker')}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        said = waiting.communicate(timeout=30)[1].decode()
+
+    assert waiting.returncode == 1
+    assert "rolling-optimizer: RunLost: its worker was killed" in said
+    assert "Traceback" not in said
 
 
 def _newest(settings: Settings) -> Report:
