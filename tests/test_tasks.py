@@ -306,7 +306,7 @@ def test_a_killed_scan_of_a_part_costs_one_tick(tmp_path: Path, settings: Settin
 
 
 def test_who_waits_for_a_run_hears_that_its_worker_was_killed(
-    tmp_path: Path, settings: Settings, slow_input: Path
+    tmp_path: Path, settings: Settings, slow_input: Path, redis_server: RedisServer
 ) -> None:
     """In one line; what is lost is made again by the next tick."""
     assert slow_input.exists()
@@ -319,6 +319,11 @@ def test_who_waits_for_a_run_hears_that_its_worker_was_killed(
             stderr=subprocess.PIPE,
         )
         fleet.wait_for_line(r"scan_rolling_file\[.*received")
+        with redis_server.client as client:
+            wait_until(
+                lambda: any(b"PROGRESS" in (client.get(key) or b"") for key in client.keys("celery-task-meta-*")),
+                what="the scan",
+            )
         children = Path(f"/proc/{fleet.pid('worker')}/task/{fleet.pid('worker')}/children").read_text().split()
         for child in children:
             os.kill(int(child), signal.SIGKILL)
