@@ -76,6 +76,8 @@ def ping(url: str) -> None:
 def eviction_warning(url: str) -> str | None:
     """Why this Redis must not be a broker, if it may evict what it holds; `None` where it may not.
 
+    An ACL need not let everybody ask: then that is what is said.
+
     Raises:
         CacheUnavailable: It does not answer.
     """
@@ -83,6 +85,8 @@ def eviction_warning(url: str) -> str | None:
         client = connect(url, timeout_s=WRITER_TIMEOUT_S)
         try:
             policy = str(client.info("memory").get("maxmemory_policy", "noeviction"))
+        except redis.exceptions.NoPermissionError:
+            return f"whether the broker {redact_url(url)} may evict messages is not known: its ACL forbids INFO"
         finally:
             client.close()
     if policy == "noeviction":

@@ -119,9 +119,17 @@ class Settings:
         for name in ("redis_url", "broker_url"):
             url = getattr(self, name)
             try:
-                RedisUrl.parse(url)
+                _check_redis_url(url)
             except ValueError as error:
                 raise SettingsInvalid(f"{variable_name(name)}={redact_url(url)!r} {error}") from None
+
+
+def _check_redis_url(url: str) -> None:
+    for option, path in RedisUrl.parse(url).tls_files().items():
+        try:
+            Path(path).open("rb").close()
+        except OSError as error:  # TLS itself would say no more than "No such file or directory"
+            raise ValueError(f"names {option}={path!r}: {error.strerror}") from None
 
 
 def variable_name(field_name: str) -> str:

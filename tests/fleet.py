@@ -46,20 +46,20 @@ class Fleet:
         self._stack.stop()
         self.reader.close()
 
-    def start_worker(self, *options: str) -> None:
+    def start_worker(self, *options: str, **variables: str) -> None:
         """Start a worker and wait until it takes tasks."""
-        self._stack.start_celery("worker", "worker", "--loglevel", "INFO", "--without-mingle", *options)
+        command = ("worker", "--loglevel", "INFO", "--without-mingle", *options)
+        self._stack.start_celery("worker", *command, environ=variables)
         self.wait_for_line(r"worker\| .* ready\.")
 
-    def start_beat(self, name: str = "beat") -> None:
+    def start_beat(self, name: str = "beat", **variables: str) -> None:
         """Start a beat."""
-        self._stack.start_celery(name, "beat", "--loglevel", "INFO")
+        self._stack.start_celery(name, "beat", "--loglevel", "INFO", environ=variables)
 
-    def start_flower(self) -> None:
+    def start_flower(self, **variables: str) -> None:
         """Start Flower and wait until it sees the worker, without which it does not show tasks."""
-        self._stack.start_celery(
-            "flower", "flower", environ={"FLOWER_BASIC_AUTH": FLOWER_LOGIN, "FLOWER_PORT": str(self._flower_port)}
-        )
+        flower = {"FLOWER_BASIC_AUTH": FLOWER_LOGIN, "FLOWER_PORT": str(self._flower_port)}
+        self._stack.start_celery("flower", "flower", environ=flower | variables)
         wait_until(lambda: self.flower("GET", "/api/workers?refresh=1")[0] == 200, what="Flower")
 
     def pid(self, name: str) -> int:
