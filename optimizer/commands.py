@@ -24,7 +24,7 @@ from optimizer.pipeline import Progress, failed_report, optimize
 from optimizer.reader import SnapshotReader
 from optimizer.records import Report
 from optimizer.sample import SHAPES, write_sample
-from optimizer.settings import ENGINES, Settings, variable_name
+from optimizer.settings import ENGINES, FILE_SUFFIX, Settings, variable_name
 from optimizer.urls import redact_url
 
 __all__ = ["CommandGroup", "commands", "describe", "settings_or_usage_error"]
@@ -176,7 +176,7 @@ def config() -> None:
     shown = settings.redacted()
     width = max(map(len, shown))
     for name, value in shown.items():
-        origin = "environment" if os.environ.get(name) else "default"
+        origin = "environment" if os.environ.get(name) else "file" if os.environ.get(name + FILE_SUFFIX) else "default"
         click.echo(f"{name:<{width}}  {value or '-':<40}  {origin}")
     problems = []
     for role, url in (("cache", settings.redis_url), ("broker", settings.broker_url)):

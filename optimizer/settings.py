@@ -15,9 +15,12 @@ from typing import Any, Final, Literal, cast, get_args
 from optimizer.errors import SettingsInvalid
 from optimizer.urls import RedisUrl, redact_url
 
-__all__ = ["ENGINES", "PREFIX", "EngineName", "Settings", "variable_name"]
+__all__ = ["ENGINES", "FILE_SUFFIX", "PREFIX", "SECRETS", "EngineName", "Settings", "variable_name", "with_secrets"]
 
 PREFIX: Final = "ROLLING_"
+# What may stand in a file that the variable with the suffix names.
+SECRETS: Final = ("ROLLING_REDIS_URL", "ROLLING_BROKER_URL", "ROLLING_TRIGGER_TOKEN")
+FILE_SUFFIX: Final = "_FILE"
 
 EngineName = Literal["auto", "native", "ijson"]
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
@@ -68,7 +71,7 @@ class Settings:
         """
         readers = {variable_name(field.name): (field.name, _READERS[str(field.type)]) for field in fields(cls)}
         values: dict[str, Any] = {}
-        for variable, text in environ.items():
+        for variable, text in with_secrets(environ).items():
             if not variable.startswith(PREFIX) or not text:
                 continue
             if variable not in readers:
@@ -122,6 +125,29 @@ class Settings:
                 _check_redis_url(url)
             except ValueError as error:
                 raise SettingsInvalid(f"{variable_name(name)}={redact_url(url)!r} {error}") from None
+
+
+def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment with the secrets that files hold, as Docker and Kubernetes hand them in, in their variables.
+
+    Raises:
+        SettingsInvalid: A file cannot be read or holds nothing, or the variable is set as well.
+    """
+    found = dict(environ)
+    for variable in SECRETS:
+        path = found.pop(variable + FILE_SUFFIX, "")
+        if not path:
+            continue
+        if found.get(variable):
+            raise SettingsInvalid(f"{variable} and {variable}{FILE_SUFFIX} are both set; leave one of them out")
+        try:
+            found[variable] = Path(path).read_text("utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise SettingsInvalid(f"{variable}{FILE_SUFFIX}={path!r} cannot be read: {reason}") from None
+        if not found[variable]:
+            raise SettingsInvalid(f"{variable}{FILE_SUFFIX}={path!r} is empty")
+    return found
 
 
 def _check_redis_url(url: str) -> None:
