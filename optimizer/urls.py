@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-__all__ = ["RedisUrl", "redact_url"]
+__all__ = ["TLS_FILES", "RedisUrl", "redact_url"]
 
 SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "redis+socket": "unix"}
 # Of the query, what each kind of URL may say.
 SOCKET_QUERY: Final = frozenset({"db", "virtual_host", "password"})
 TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-# What weakens TLS has one spelling: of others, and of empty values, the libraries make different things, down to "off".
+# What weakens TLS has one spelling: of `ssl_check_hostname=no` redis-py makes "off", kombu "on".
 TLS_WORDS: Final = {"ssl_cert_reqs": ("required", "none"), "ssl_check_hostname": ("true", "false")}
 TLS_QUERY: Final = frozenset({*TLS_FILES, *TLS_WORDS})
 
@@ -103,6 +103,8 @@ class RedisUrl:
 
 def redact_url(url: str) -> str:
     """The URL with its password, if any, as `***`: up to the last `@`, since it may hold what should be escaped."""
+    if "://" not in url:  # mistyped, and so where the password begins is not known
+        url = re.sub(r".*@", "***@", url)
     url = re.sub(r"(://[^:@]*:).*@", r"\1***@", url)
     return re.sub(r"(password=)[^&#]*", r"\1***", url)
 
