@@ -5,6 +5,7 @@ app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from redis.exceptions import RedisError
 from optimizer.connection import ping
 from optimizer.errors import CacheUnavailable
 from optimizer.records import Report
+from optimizer.settings import Settings
 from optimizer.urls import redact_url
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class CelerySender:
         from tasks import app  # noqa: PLC0415
         from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
-        with _broker_answers(app.conf.broker_url):
+        with _broker_answers():
             expires_s = max(SHORTEST_EXPIRY_S, app.conf.beat_schedule["optimize-rolling-data"]["schedule"])
             return str(optimize_rolling_data.apply_async(kwargs={"force": force}, expires=expires_s).id)
 
@@ -44,7 +46,7 @@ class CelerySender:
         from optimizer.web.trigger import Failure, RunState  # noqa: PLC0415 - FastAPI is an extra
         from tasks import app  # noqa: PLC0415
 
-        with _broker_answers(app.conf.broker_url):
+        with _broker_answers():
             meta = app.backend.get_task_meta(run_id)
         status, result = meta["status"], meta["result"]
         if status == "SUCCESS":
@@ -61,11 +63,14 @@ class CelerySender:
 
 
 @contextmanager
-def _broker_answers(url: str) -> Iterator[None]:
-    from kombu.exceptions import OperationalError  # noqa: PLC0415 - not before somebody triggers
+def _broker_answers() -> Iterator[None]:
+    from kombu.exceptions import KombuError, OperationalError  # noqa: PLC0415 - not before somebody triggers
 
+    url = Settings.from_env(os.environ).broker_url  # Celery's own holds neither certificates nor authorities
     try:
         ping(url)
         yield
     except (OperationalError, RedisError, OSError, RuntimeError) as error:
         raise CacheUnavailable(f"the broker {redact_url(url)} cannot be reached: {error}") from error
+    except (KombuError, msgspec.ValidationError) as error:  # somebody else has written there
+        raise CacheUnavailable(f"the broker {redact_url(url)} holds a result that is none of ours: {error}") from error
