@@ -37,6 +37,7 @@ class RedisServer:
         self.directory = directory
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.options: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,6 +47,7 @@ class RedisServer:
 
     def start(self, *options: str) -> None:
         """Start the server, and wait until it answers; fail if it ends instead."""
+        self.options = options
         self._process = subprocess.Popen(
             [*redis_command(self.port, self.directory), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

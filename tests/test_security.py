@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.parse import quote, urlencode
 
 import pytest
 import redis
 from celery import Celery, chord
 
-from optimizer import Settings, optimize
+from optimizer import Settings
 from optimizer.connection import connect, eviction_warning
 from tests.composed import ROOT
-from tests.fleet import Fleet
+from tests.fleet import FLOWER_LOGIN, Fleet
 from tests.readers import KINDS, Open
 from tests.rolling import a_record, write_json
 from tests.servers import Authority, RedisServer, serves_tls, wait_until
@@ -30,7 +34,7 @@ from tests.webs import WebServer
 
 TASK: Final = "tasks.optimize_rolling_data"
 QUEUE: Final = "rolling.rolling_brain"
-TOKEN: Final = "a-made-up-token"
+TOKEN: Final = "the/token&of-the-web"
 FAST_TICKS: Final = {"ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
 
 ACL_FILE: Final = ROOT / "docs" / "redis-acl.conf"
@@ -42,7 +46,8 @@ UrlOf = Callable[[str], str]
 class Whole:
     """Worker, beat, Flower and web, each with the URLs of its role."""
 
-    def __init__(self, directory: Path, url_of: UrlOf) -> None:
+    def __init__(self, directory: Path, url_of: UrlOf, *worker_options: str) -> None:
+        self._worker_options = worker_options
         self._url_of = url_of
         self._directory = directory
         self.settings = Settings(
@@ -55,7 +60,7 @@ class Whole:
         """All of them, with an input to read, from when the first scheduled run has been published."""
         write_json(self.settings.input, {"AAPL": a_record()})
         with self.fleet as fleet:
-            fleet.start_worker(**self.urls("worker", "worker"))
+            fleet.start_worker(*self._worker_options, **self.urls("worker", "worker"))
             fleet.start_beat(**self.urls("beat"))
             fleet.start_flower(**self.urls("flower"))
             fleet.wait_for_runs(1, "success")
@@ -119,7 +124,7 @@ def guarded(tmp_path: Path, own_redis: RedisServer) -> UrlOf:
     (tmp_path / "redis-acl.conf").write_text(text)
 
     def url_of(role: str) -> str:
-        return f"redis://{role}:{password(role)}@127.0.0.1:{own_redis.port}/0"
+        return f"redis://{role}:{quote(password(role), safe='')}@127.0.0.1:{own_redis.port}/0"
 
     own_redis.url = url_of("admin")
     # DEBUG is off by default for everybody: on, so that it is the ACL that refuses it.
@@ -128,13 +133,13 @@ def guarded(tmp_path: Path, own_redis: RedisServer) -> UrlOf:
 
 
 def password(role: str) -> str:
-    """A password of a role's own."""
-    return f"password-of-{role}"
+    """A password of a role's own, with characters that a URL has to escape."""
+    return f"wörd/of&{role}"
 
 
 @pytest.mark.slow
 def test_each_role_can_do_its_work(tmp_path: Path, own_redis: RedisServer, guarded: UrlOf) -> None:
-    """The shipped users have enough rights for everything that the fleet does: the server's log of refusals is empty."""
+    """The shipped users have enough rights for everything that the fleet does; the server logs what it refuses."""
     whole = Whole(tmp_path, guarded)
     environ = whole.urls("flower")
 
@@ -152,7 +157,7 @@ def test_each_role_can_do_its_work(tmp_path: Path, own_redis: RedisServer, guard
 
     with whole.running() as web:
         whole.check(web)
-        assert "2 nodes online" in celery_inspect(tmp_path, environ)
+        assert "2 nodes online" in celery_inspect(environ)
         # A worker may send and answer for itself: shards of a run, and what comes of them.
         with Celery(broker=guarded("worker"), backend=guarded("worker"), set_as_current=False) as client:
             run = client.signature(TASK, kwargs={"force": True}, immutable=True, queue=QUEUE)
@@ -164,9 +169,9 @@ def test_each_role_can_do_its_work(tmp_path: Path, own_redis: RedisServer, guard
     assert refused == {("sender", "info")}  # `config` says then that it does not know, see below
 
 
-def celery_inspect(directory: Path, environ: dict[str, str]) -> str:
-    """What `celery inspect ping` says."""
-    command = [sys.executable, "-m", "celery", "-A", "tasks", "inspect", "ping", "-t", "2"]
+def celery_inspect(environ: dict[str, str], asked: str = "ping") -> str:
+    """What `celery inspect` says."""
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "inspect", asked, "-t", "2"]
     done = subprocess.run(
         command, env=os.environ | environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
@@ -222,30 +227,19 @@ ORDERS: Final = ("PUBLISH /0.celery.pidbox 1",)
 EVENTS: Final = ("PSUBSCRIBE /0.celeryev/*",)
 WRITES_OF_RESULTS: Final = ("SET celery-task-meta-x 1", "DEL celery-task-meta-x", "PUBLISH celery-task-meta-x 1")
 SCRIPTS: Final = ("EVAL return(redis.call('SET','rolling:{x}:lock',1)) 0", "EVAL return(1) 1 rolling:{x}:lock")
+OF_OTHERS: Final = (*WRITES_TO_THE_CACHE, *READS_OF_QUEUES, *WRITES_OF_RESULTS, *SCRIPTS)
 REFUSED: Final = {
     "worker": (),
-    "beat": (*WRITES_TO_THE_CACHE, *READS_OF_THE_CACHE, *READS_OF_QUEUES, *ORDERS, *EVENTS, *WRITES_OF_RESULTS, *SCRIPTS),
-    "sender": (
-        *(*WRITES_TO_THE_CACHE, *READS_OF_THE_CACHE, *READS_OF_QUEUES, *ORDERS, *EVENTS, *WRITES_OF_RESULTS, *SCRIPTS),
-        "HGETALL unacked",
-    ),
-    "flower": (*WRITES_TO_THE_CACHE, *READS_OF_THE_CACHE, *READS_OF_QUEUES, *WRITES_OF_RESULTS, *SCRIPTS),
-    "router": (
-        *(*WRITES_TO_THE_CACHE, *READS_OF_QUEUES, *ORDERS, *EVENTS, *WRITES_OF_RESULTS, *SCRIPTS),
-        "LPUSH rolling.x 1",
-        "GET celery-task-meta-x",
-        "HGETALL unacked",
-        "INFO",
-    ),
+    "beat": (*OF_OTHERS, *READS_OF_THE_CACHE, *ORDERS, *EVENTS, "HGETALL unacked", "GET celery-task-meta-x"),
+    "sender": (*OF_OTHERS, *READS_OF_THE_CACHE, *ORDERS, *EVENTS, "HGETALL unacked"),
+    "flower": (*OF_OTHERS, *READS_OF_THE_CACHE),
+    "router": (*OF_OTHERS, *ORDERS, *EVENTS, "HGETALL unacked", "GET celery-task-meta-x", "LPUSH rolling.x 1", "INFO"),
 }
 
 
 @pytest.mark.parametrize("role", REFUSED)
-def test_no_role_can_do_more(own_redis: RedisServer, guarded: UrlOf, role: str) -> None:
+def test_no_role_can_do_more(guarded: UrlOf, role: str) -> None:
     """Every command that a role has no use for is refused, by the server and by name."""
-    with own_redis.client as admin:
-        admin.lpush("rolling.x", "a message")
-        admin.hset("rolling:{x}:current", "version", "1")
     with connect(guarded(role), timeout_s=2) as client:
         allowed = [command for command in (*REFUSED_TO_ALL, *REFUSED[role]) if not is_refused(client, command)]
     assert allowed == []
@@ -254,7 +248,7 @@ def test_no_role_can_do_more(own_redis: RedisServer, guarded: UrlOf, role: str) 
 def is_refused(client: redis.Redis, command: str) -> bool:
     """Whether the user may not do this."""
     try:
-        client.execute_command(*command.split())
+        client.execute_command(*command.split())  # type: ignore[no-untyped-call]
     except redis.exceptions.NoPermissionError:
         return True
     except redis.exceptions.ResponseError as error:
@@ -265,11 +259,9 @@ def is_refused(client: redis.Redis, command: str) -> bool:
 @pytest.mark.parametrize("name", ["default", "nobody"])
 def test_nobody_comes_in_without_a_user(own_redis: RedisServer, guarded: UrlOf, name: str) -> None:
     """The user `default`, who is anybody without a password, is off."""
-    assert guarded(name)
-    with redis.Redis(port=own_redis.port) as client, pytest.raises(redis.exceptions.AuthenticationError):
-        client.ping()
-    with connect(guarded(name), timeout_s=2) as client, pytest.raises(redis.exceptions.AuthenticationError):
-        client.ping()
+    for url in (f"redis://127.0.0.1:{own_redis.port}", guarded(name)):
+        with connect(url, timeout_s=2) as client, pytest.raises(redis.exceptions.AuthenticationError):
+            client.ping()
 
 
 def test_the_shipped_file_does_not_start_a_server_until_every_password_is_given(own_redis: RedisServer) -> None:
@@ -278,9 +270,8 @@ def test_the_shipped_file_does_not_start_a_server_until_every_password_is_given(
         own_redis.start("--include", str(ACL_FILE))
 
 
-def test_its_users_can_be_loaded_into_a_server_that_runs(
-    tmp_path: Path, own_redis: RedisServer, guarded: UrlOf
-) -> None:
+@pytest.mark.usefixtures("guarded")
+def test_its_users_can_be_loaded_into_a_server_that_runs(tmp_path: Path, own_redis: RedisServer) -> None:
     """As a file for `ACL LOAD`, made as its head says."""
     users = re.findall(r"^user .*$", (tmp_path / "redis-acl.conf").read_text(), re.MULTILINE)
     (tmp_path / "users.acl").write_text("\n".join(users))
@@ -291,10 +282,271 @@ def test_its_users_can_be_loaded_into_a_server_that_runs(
         assert sorted(admin.acl_users()) == sorted((*ROLES, "default"))
 
 
+def test_a_server_with_these_users_comes_back_with_all_its_data(own_redis: RedisServer, guarded: UrlOf) -> None:
+    """Redis reads transactions and scripts from its append-only file as the user `default`, who is off."""
+    with connect(guarded("worker"), timeout_s=2) as worker:
+        worker.pipeline().set("rolling:{x}:a", 1).set("rolling:{x}:b", 1).execute()
+        worker.eval("for _, key in ipairs(KEYS) do redis.call('SET', key, 1) end", 2, "rolling:{x}:c", "rolling:{x}:d")
+    wait_until(lambda: b"rolling:{x}:d" in written(own_redis), what="the write of the file")
+    own_redis.kill()
+    own_redis.start(*own_redis.options)
+    with connect(guarded("router"), timeout_s=2) as router:
+        assert [router.exists(f"rolling:{{x}}:{name}") for name in "abcd"] == [1, 1, 1, 1]
+
+
+def written(server: RedisServer) -> bytes:
+    """All that was ever written to a server: its append-only file."""
+    return b"".join(path.read_bytes() for path in server.directory.rglob("*.aof"))
+
+
 def test_who_may_not_ask_whether_the_broker_evicts_is_told_so(guarded: UrlOf) -> None:
     """It is not taken for a broker that is away."""
     assert eviction_warning(guarded("worker")) is None
     said = eviction_warning(guarded("sender"))
     assert said is not None
     assert "its ACL forbids INFO" in said
-    assert password("sender") not in said
+    assert not secrets_in(said)
+
+
+# ---- TLS
+
+
+class Encrypted:
+    """A server that speaks TLS alone, and asks for a password."""
+
+    password = "p&ss/wörd"
+
+    def __init__(self, directory: Path, server: RedisServer) -> None:
+        self.authority = Authority(directory / "ca", "the authority")
+        self.server = server
+        self._certificate, self._key = self.authority.certify("client")
+
+    def start(self, *, clients: str) -> str:
+        """Start it, with certificates of clients demanded (`yes`) or not asked for; return the URL of a client."""
+        # The password in a file of settings: on the command line everybody could read it.
+        config = self.server.directory.with_suffix(".conf")
+        config.write_text(f'requirepass "{self.password}"\n')
+        self.server.url = self.url(ssl_certfile=self._certificate, ssl_keyfile=self._key)
+        tls = ["--port", "0", "--tls-port", str(self.server.port), *self.authority.server_options(clients=clients)]
+        self.server.start("--include", str(config), *tls)
+        return self.server.url if clients == "yes" else self.url()
+
+    def url(self, host: str = "127.0.0.1", password: str = password, **options: object) -> str:
+        """A client's URL."""
+        query = urlencode({"ssl_ca_certs": self.authority.file} | options)
+        return f"rediss://:{quote(password, safe='')}@{host}:{self.server.port}/0?{query}"
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path, own_redis: RedisServer) -> Encrypted:
+    """A server for TLS, not started yet; the one that a package brings has none, that of a distribution has."""
+    if not serves_tls():
+        assert not os.environ.get("CI"), "this Redis was built without TLS"
+        pytest.skip("this Redis was built without TLS")
+    return Encrypted(tmp_path, own_redis)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clients", ["no", "yes"])
+def test_the_whole_fleet_runs_over_tls(tmp_path: Path, encrypted: Encrypted, clients: str) -> None:
+    """Broker, results, events, remote control, Flower and readers: nothing would get through in plain text."""
+    url = encrypted.start(clients=clients)
+    whole = Whole(tmp_path, lambda _: url)
+
+    with whole.running() as web:
+        whole.check(web)
+        assert "2 nodes online" in celery_inspect(whole.urls("worker"))
+
+
+WRONG: Final[dict[str, tuple[Callable[[Encrypted, Path], str], str]]] = {
+    "authority": (lambda server, other: server.url(ssl_ca_certs=other), "certificate verify failed"),
+    "no authority": (lambda server, _: server.url().partition("?")[0], "certificate verify failed"),
+    "host": (lambda server, _: server.url("localhost"), "Hostname mismatch"),
+    "no certificate": (lambda server, _: server.url(), "EOF occurred|certificate required|reset by peer"),
+    "password": (
+        lambda server, _: server.server.url.replace("p%26ss", "guessed"),
+        "invalid username-password pair or user is disabled",
+    ),
+    "no TLS": (lambda server, _: server.url().partition("?")[0].replace("rediss:", "redis:"), "reset|closed"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, encrypted: Encrypted, wrong: str) -> None:
+    """A server that cannot be trusted gets no password; who cannot be trusted gets no data; nobody sees a traceback."""
+    encrypted.start(clients="yes")
+    url_of, said = WRONG[wrong]
+    url = url_of(encrypted, Authority(tmp_path / "other", "another authority").file)
+
+    for command in (["config"], ["trigger", "--wait"]):
+        done = rolling_optimizer(tmp_path, *command, ROLLING_REDIS_URL=url, ROLLING_BROKER_URL=url)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert re.search(said, done.stderr)
+        assert not re.search("guessed|p&ss|p%26ss|w%C3%B6rd", done.stdout + done.stderr)
+
+
+def test_a_worker_says_why_it_does_not_connect(tmp_path: Path, encrypted: Encrypted) -> None:
+    """Each time that it tries: one line, without the password."""
+    encrypted.start(clients="no")
+    url = encrypted.url(ssl_ca_certs=Authority(tmp_path / "other", "another authority").file)
+    settings = Settings(input=tmp_path / "in.json", output_dir=tmp_path / "out", redis_url=url)
+
+    with Fleet(tmp_path, settings) as fleet:
+        fleet._stack.start_celery("worker", "worker", "--loglevel", "INFO")
+        line = fleet.wait_for_line("Cannot connect to rediss://.*certificate verify failed")
+    assert not any("Traceback" in line for line in fleet.lines)
+    assert quote(encrypted.password, safe="") not in line
+
+
+# ---- secrets
+
+
+@pytest.mark.slow
+def test_no_secret_comes_out(tmp_path: Path, own_redis: RedisServer, guarded: UrlOf) -> None:
+    """Passwords, token and login are in no log, report, message, result, event, answer, page or command line."""
+    seen: dict[str, bytes] = {}
+    whole = Whole(tmp_path, guarded, "--loglevel", "DEBUG")
+
+    def look(when: str) -> None:
+        """Everything that somebody can ask for."""
+        for path in ("/status", "/metrics", "/runs", "/openapi.json", "/page", "/nothing", "/predictions?limit=x", "/"):
+            seen[f"web {path} {when}"] = web.get(path)[2]
+        for method, path in (("POST", "/runs"), ("GET", "/runs/7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11")):
+            try:
+                seen[f"web {method} {path} {when}"] = json.dumps(ask(web, method, path)).encode()
+            except urllib.error.HTTPError as error:
+                with error:
+                    seen[f"web {method} {path} {when}"] = error.read()
+        for path in ("/workers", "/tasks", "/broker", "/metrics", f"/worker/{worker}", "/api/workers?refresh=1"):
+            status, seen[f"Flower {path} {when}"] = whole.fleet.flower_page("GET", path)
+            assert when == "away" or status == 200, path
+        for command in ("config", "status", "trigger"):
+            done = rolling_optimizer(tmp_path, command, **whole.urls("sender"), ROLLING_TRIGGER_TOKEN=TOKEN)
+            seen[f"{command} {when}"] = (done.stdout + done.stderr).encode()
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                seen[str(process)] = process.read_bytes()
+
+    with whole.running() as web:
+        with own_redis.client as admin, admin.pubsub() as everything:
+            everything.psubscribe("*")
+            worker = next(iter(whole.fleet.flower("GET", "/api/workers?refresh=1")[1]))
+            seen["settings by remote control"] = celery_inspect(whole.urls("flower"), "conf").encode()
+            whole.check(web)
+            look("up")
+            while message := everything.get_message():
+                seen[f"published {len(seen)}"] = repr(message).encode()
+            before = whole.fleet.runs()[0].timestamp
+            own_redis.kill()
+        look("away")
+        lost = len(whole.fleet.lines)
+        wait_until(lambda: len(whole.fleet.lines) > lost + 5, what="the loss to be told")
+        own_redis.start(*own_redis.options)
+        wait_until(lambda: [run for run in whole.fleet.runs() if run.timestamp > before], limit_s=60, what="a run")
+        look("back")
+
+    seen["lines of processes"] = "\n".join(whole.fleet.lines).encode()
+    seen["lines of the web"] = web.log.read_bytes()
+    seen["messages, results and reports"] = written(own_redis)
+    with own_redis.client as admin:
+        refused = {(entry["username"], entry["object"]) for entry in admin.acl_log()}
+
+    assert b'"broker_url"' in seen["settings by remote control"]
+    assert refused <= {("sender", "info")}  # of `config`; what reconnects asks for more than what starts
+    assert b"celery-task-meta-" in seen["messages, results and reports"]
+    assert any(b"/0.celeryev/" in data for data in seen.values())
+    assert {name: found for name, data in seen.items() if (found := secrets_in(data))} == {}
+
+
+def test_commands_take_secrets_from_files_and_say_so(tmp_path: Path, guarded: UrlOf) -> None:
+    """`config` names where each setting comes from, and shows none of the secrets."""
+    variables = {}
+    for name, text in (("REDIS_URL", guarded("router")), ("BROKER_URL", guarded("worker")), ("TRIGGER_TOKEN", TOKEN)):
+        (tmp_path / name).write_text(f"{text}\n")
+        variables[f"ROLLING_{name}_FILE"] = str(tmp_path / name)
+
+    done = rolling_optimizer(tmp_path, "config", **variables)
+
+    assert done.stdout.count(" answers\n") == 2, done.stderr
+    assert len(re.findall(r"[*]{3}.* file$", done.stdout, re.MULTILINE)) == 3
+    assert secrets_in(done.stdout + done.stderr) == []
+
+
+def secrets_in(data: bytes | str) -> list[str]:
+    """The secrets that some text gives away: plain, as in a URL, as JSON escapes them, or in base64 at any place."""
+    data = data.encode() if isinstance(data, str) else data
+    words = [*map(password, ROLES), TOKEN, FLOWER_LOGIN.partition(":")[2]]
+    return [word for word in words if any(form in data for form in _forms(word))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"redis://worker:{password('worker')}@host",
+        f"redis://worker:{quote(password('worker'), safe='')}@host",
+        json.dumps({"token": password("beat")}),
+        *(base64.b64encode(f"{user}:{FLOWER_LOGIN.partition(':')[2]}".encode()) for user in ("a", "ab", "abc")),
+    ],
+)
+def test_the_search_finds_what_it_looks_for(text: bytes | str) -> None:
+    """In every form in which a secret may come out."""
+    assert len(secrets_in(text)) == 1
+
+
+def _forms(word: str) -> Iterator[bytes]:
+    yield from {word.encode(), quote(word, safe="").encode(), quote(word).encode(), json.dumps(word)[1:-1].encode()}
+    for before in range(3):  # what stands before it moves it by bits
+        digits = base64.b64encode(b" " * before + word.encode())
+        yield digits[-(-before * 8 // 6) : -4]
+
+
+# ---- messages and results that could run code
+
+
+class Trap:
+    """What makes a directory when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        """Call this to load it."""
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("content_type", ["x-python-serialize", "x-yaml", "x-msgpack", "json", "made-up"])
+def test_what_is_not_json_is_not_loaded(tmp_path: Path, settings: Settings, content_type: str) -> None:
+    """Whatever a message says that it is; the worker goes on."""
+    trap = tmp_path / "loaded"
+    body = b"!!python/object/apply:os.mkdir [%s]" % bytes(trap) if "yaml" in content_type else pickle.dumps(Trap(trap))
+    write_json(settings.input, {"AAPL": a_record()})
+
+    with Fleet(tmp_path, settings) as fleet, Celery(broker=settings.redis_url, set_as_current=False) as client:
+        fleet.start_worker()
+        headers = {"task": TASK, "id": "made-up", "lang": "py", "root_id": None, "parent_id": None}
+        with client.producer_pool.acquire() as producer:
+            kind = {"content_type": f"application/{content_type}", "content_encoding": "binary"}
+            producer.publish(body, routing_key=QUEUE, headers=headers, **kind)
+        client.send_task(TASK, queue=QUEUE)
+        runs = fleet.wait_for_runs(1, "success")
+    assert len(runs) == 1
+    assert not trap.exists()
+
+
+def test_a_result_that_is_not_json_is_not_loaded(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
+    """Whoever asks for it is told that it cannot be read."""
+    run, trap = "7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11", tmp_path / "loaded"
+    with redis_server.client as client:
+        client.set(f"celery-task-meta-{run}", pickle.dumps(Trap(trap)))
+
+    variables = {"ROLLING_TRIGGER_TOKEN": TOKEN, "ROLLING_BROKER_URL": settings.redis_url}
+    with WebServer(tmp_path, settings, **variables) as web:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(web, "GET", f"/runs/{run}")
+        with caught.value as answer:
+            said = json.loads(answer.read())
+    assert caught.value.code == 503
+    assert "a result that is none of ours" in said["detail"]
+    assert "Traceback" not in web.log.read_text()
+    assert not trap.exists()
