@@ -46,12 +46,15 @@ UrlOf = Callable[[str], str]
 class Whole:
     """Worker, beat, Flower and web, each with the URLs of its role."""
 
-    def __init__(self, directory: Path, url_of: UrlOf, *worker_options: str) -> None:
+    def __init__(self, directory: Path, url_of: UrlOf, *worker_options: str, cache_url_of: UrlOf | None = None) -> None:
         self._worker_options = worker_options
         self._url_of = url_of
+        self._cache_url_of = cache_url_of or url_of
         self._directory = directory
         self.settings = Settings(
-            input=directory / "rolling_brain.json.gz", output_dir=directory / "out", redis_url=url_of("router")
+            input=directory / "rolling_brain.json.gz",
+            output_dir=directory / "out",
+            redis_url=self._cache_url_of("router"),
         )
         self.fleet = Fleet(directory, self.settings, **FAST_TICKS)
 
@@ -70,7 +73,7 @@ class Whole:
 
     def urls(self, broker_role: str, cache_role: str = "router") -> dict[str, str]:
         """The variables of a process."""
-        return {"ROLLING_BROKER_URL": self._url_of(broker_role), "ROLLING_REDIS_URL": self._url_of(cache_role)}
+        return {"ROLLING_BROKER_URL": self._url_of(broker_role), "ROLLING_REDIS_URL": self._cache_url_of(cache_role)}
 
     def check(self, web: WebServer) -> None:
         """Whatever uses Redis does so: runs by hand on every way, both readers, and the commands."""
@@ -132,15 +135,34 @@ def guarded(tmp_path: Path, own_redis: RedisServer) -> UrlOf:
     return url_of
 
 
+@pytest.fixture
+def second_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """Another server, not started yet."""
+    server = RedisServer(tmp_path / "second")
+    yield server
+    server.kill()
+
+
 def password(role: str) -> str:
     """A password of a role's own, with characters that a URL has to escape."""
     return f"wörd/of&{role}"
 
 
 @pytest.mark.slow
-def test_each_role_can_do_its_work(tmp_path: Path, own_redis: RedisServer, guarded: UrlOf) -> None:
-    """The shipped users have enough rights for everything that the fleet does; the server logs what it refuses."""
-    whole = Whole(tmp_path, guarded)
+@pytest.mark.parametrize("servers", [1, 2])
+def test_each_role_can_do_its_work(
+    tmp_path: Path, own_redis: RedisServer, guarded: UrlOf, second_redis: RedisServer, servers: int
+) -> None:
+    """The shipped users have enough rights for all that the fleet does, on one server or two, by their own logs."""
+    cache = own_redis if servers == 1 else second_redis
+
+    def cache_url_of(role: str) -> str:
+        return guarded(role).replace(f":{own_redis.port}/", f":{cache.port}/")
+
+    if cache is second_redis:
+        cache.url = cache_url_of("admin")
+        cache.start(*own_redis.options)
+    whole = Whole(tmp_path, guarded, cache_url_of=cache_url_of)
     environ = whole.urls("flower")
 
     # What a dead worker has left behind, the next consumer puts back, be it Flower or a worker.
@@ -164,9 +186,10 @@ def test_each_role_can_do_its_work(tmp_path: Path, own_redis: RedisServer, guard
             assert chord([run, run, run], app=client)(run).get(timeout=20)["status"] in ("success", "skipped")
 
     assert not [line for line in whole.fleet.lines if "NOPERM" in line or "no permissions" in line]
-    with own_redis.client as admin:
-        refused = {(entry["username"], entry["object"]) for entry in admin.acl_log()}
-    assert refused == {("sender", "info")}  # `config` says then that it does not know, see below
+    with own_redis.client as broker_admin, cache.client as cache_admin:
+        log = broker_admin.acl_log() + cache_admin.acl_log()
+    # `config` says then that it does not know, see below.
+    assert {(entry["username"], entry["object"]) for entry in log} == {("sender", "info")}
 
 
 def celery_inspect(environ: dict[str, str], asked: str = "ping") -> str:
