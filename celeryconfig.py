@@ -21,13 +21,13 @@ try:
     _sources = Settings.every_from_env(os.environ)
 except SettingsInvalid as _error:
     raise SystemExit(f"SettingsInvalid: {_error}") from None  # one line, where Celery would print a traceback
-_celery_url = RedisUrl.parse(_sources[0].broker_url).for_kombu()
+_broker = RedisUrl.parse(_sources[0].broker_url)
 _longest_interval_s = max(settings.interval_s for settings in _sources)
 _shortest_interval_s = min(settings.interval_s for settings in _sources)
 
 # ---- broker and results: one Redis; it must not evict, so it may be another than the cache
-broker_url = _celery_url
-result_backend = _celery_url
+broker_url = result_backend = _broker.for_kombu()
+broker_use_ssl = redis_backend_use_ssl = _broker.tls_for_kombu()
 broker_connection_retry_on_startup = True
 # A publish on a dead connection would wait for ever, and a blocked read for most of a minute.
 broker_transport_options = {

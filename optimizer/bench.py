@@ -28,13 +28,14 @@ import msgspec
 from optimizer.collect import Found
 from optimizer.connection import connect, redis_answers
 from optimizer.engine import choose_engine
+from optimizer.environ import PREFIX, with_secrets, without_sources
 from optimizer.errors import BenchFailed, CacheUnavailable
 from optimizer.inputs import collect
 from optimizer.keys import Keys
 from optimizer.memory import peak_rss_mb
 from optimizer.pipeline import optimize
 from optimizer.select import Selection
-from optimizer.settings import PREFIX, Settings
+from optimizer.settings import Settings
 from optimizer.source import Source
 
 __all__ = ["Comparison", "Measured", "Row", "compare", "measure", "measured_here", "rows_of", "table"]
@@ -100,7 +101,7 @@ def compare(settings: Settings, *, rounds: int = ROUNDS, tell: Callable[[str], N
     taken: dict[str, list[Measured]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(prefix="rolling-bench-") as directory:
         keys = Keys(f"bench-{secrets.token_hex(4)}")
-        environ = os.environ | _variables(settings, Path(directory), keys.source)
+        environ = without_sources(with_secrets(os.environ)) | _variables(settings, Path(directory), keys.source)
         try:
             for number in range(rounds):
                 for way in WAYS:
@@ -206,7 +207,8 @@ def _variables(settings: Settings, directory: Path, source: str) -> dict[str, st
 def _redis_is_there(settings: Settings) -> bool:
     try:
         with redis_answers(settings.redis_url), connect(settings.redis_url, timeout_s=1.0) as client:
-            return bool(client.ping())
+            client.scan(count=1)  # an ACL may forbid it: then what a run leaves could not be taken away again
+            return True
     except CacheUnavailable:
         return False
 

@@ -19,20 +19,14 @@ import msgspec
 from optimizer.bench import compare, table
 from optimizer.connection import cache_eviction_warning, eviction_warning, ping
 from optimizer.engine import choose_engine
+from optimizer.environ import FILE_SUFFIX, variables_of, without_sources
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
 from optimizer.locations import is_pattern
 from optimizer.pipeline import Progress, failed_report, optimize
 from optimizer.reader import SnapshotReader
 from optimizer.records import Report
 from optimizer.sample import SHAPES, write_sample
-from optimizer.settings import (
-    ENGINES,
-    SOURCES_VARIABLE,
-    Settings,
-    is_of_one_source,
-    variable_name,
-    variables_of,
-)
+from optimizer.settings import ENGINES, Settings, variable_name
 from optimizer.urls import redact_url
 
 __all__ = ["CommandGroup", "commands", "describe", "settings_or_usage_error", "source_option", "usage_errors"]
@@ -64,9 +58,7 @@ def settings_or_usage_error(source: str | None = None, **options: Any) -> Settin
         click.UsageError: A value cannot be used, or there is no such source.
     """
     given = {variable_name(name): str(value) for name, value in options.items() if value is not None}
-    environ = dict(os.environ)
-    if variable_name("input") in given and environ.pop(SOURCES_VARIABLE, ""):
-        environ = {name: value for name, value in environ.items() if not is_of_one_source(name)}
+    environ = without_sources(os.environ) if variable_name("input") in given else os.environ
     with usage_errors():
         return Settings.from_env({**environ, **given}, source)
 
@@ -211,7 +203,8 @@ def config() -> None:
         width = max(map(len, shown))
         for name, value in shown.items():
             variables = variables_of(name, settings.source)
-            origin = "environment" if any(map(os.environ.get, variables)) else "default"
+            in_file = os.environ.get(name + FILE_SUFFIX)
+            origin = "environment" if any(map(os.environ.get, variables)) else "file" if in_file else "default"
             click.echo(f"{name:<{width}}  {value or '-':<40}  {origin}")
     problems = []
     caches = [("cache", cache_eviction_warning, url) for url in {settings.redis_url: None for settings in every}]

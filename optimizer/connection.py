@@ -77,10 +77,14 @@ def ping(url: str) -> None:
 def eviction_warning(url: str) -> str | None:
     """Why this Redis must not be a broker, if it may evict what it holds; `None` where it may not.
 
+    An ACL need not let everybody ask: then that is what is said.
+
     Raises:
         CacheUnavailable: It does not answer.
     """
     policy = _eviction_policy(url)
+    if policy is None:
+        return f"whether the broker {redact_url(url)} may evict messages is not known: its ACL forbids INFO"
     if policy == "noeviction":
         return None
     return (
@@ -96,7 +100,7 @@ def cache_eviction_warning(url: str) -> str | None:
         CacheUnavailable: It does not answer.
     """
     policy = _eviction_policy(url)
-    if not policy.startswith("allkeys"):
+    if policy is None or not policy.startswith("allkeys"):
         return None
     return (
         f"the cache {redact_url(url)} may evict the current snapshots (maxmemory-policy {policy}), and routers would "
@@ -104,11 +108,14 @@ def cache_eviction_warning(url: str) -> str | None:
     )
 
 
-def _eviction_policy(url: str) -> str:
+def _eviction_policy(url: str) -> str | None:
+    """What a Redis does when its memory is full; `None` where the user may not know."""
     with redis_answers(url):
         client = connect(url, timeout_s=WRITER_TIMEOUT_S)
         try:
             return str(client.info("memory").get("maxmemory_policy", "noeviction"))
+        except redis.exceptions.NoPermissionError:
+            return None
         finally:
             client.close()
 

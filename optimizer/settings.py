@@ -9,37 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
+from optimizer.environ import PREFIX, SOURCE_NAME, SOURCES_VARIABLE, variables_by_source
 from optimizer.errors import SettingsInvalid
+from optimizer.locations import is_pattern
 from optimizer.urls import RedisUrl, redact_url
 
-__all__ = [
-    "ENGINES",
-    "PREFIX",
-    "SOURCES_VARIABLE",
-    "EngineName",
-    "Settings",
-    "is_of_one_source",
-    "variable_name",
-    "variables_of",
-]
-
-PREFIX: Final = "ROLLING_"
+__all__ = ["ENGINES", "EngineName", "Settings", "variable_name"]
 
 EngineName = Literal["auto", "native", "ijson"]
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 
-SOURCES_VARIABLE: Final = f"{PREFIX}SOURCES"
-# `ROLLING_INTRADAY__INTERVAL_S` is the interval of the source `intraday` alone.
-OWN_MARK: Final = "__"
-# What the fleet, or the web service, has once.
-NOT_OWN: Final = ("INPUT", "SOURCE", "BROKER_URL", "TRIGGER_TOKEN", "FLOWER_URL")
 # The queue of scans is `rolling.scan`, and that of a source `rolling.SOURCE`.
 RESERVED_NAMES: Final = ("scan",)
 
-_SOURCE_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
 
 
@@ -66,7 +52,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.source:
-            object.__setattr__(self, "source", _FILE_ENDINGS.sub("", self.input.name) or self.input.name)
+            object.__setattr__(self, "source", _source_name(self.input))
         if not self.broker_url:
             object.__setattr__(self, "broker_url", self.redis_url)
         self._check_numbers()
@@ -105,41 +91,7 @@ class Settings:
         Raises:
             SettingsInvalid: As above.
         """
-        given = {name: text for name, text in environ.items() if name.startswith(PREFIX) and text}
-        sources = given.pop(SOURCES_VARIABLE, None)
-        if sources is None:
-            return [cls(**_read(cls, given))]
-        for field_name in ("input", "source"):
-            if variable_name(field_name) in given:
-                raise SettingsInvalid(
-                    f"{variable_name(field_name)} and {SOURCES_VARIABLE} are both set; one source has the former, "
-                    "several have the latter alone"
-                )
-        inputs = _parse_sources(sources)
-        own: dict[str, dict[str, str]] = {name: {} for name in inputs}
-        for variable in filter(is_of_one_source, list(given)):
-            stem, _, field_name = variable.removeprefix(PREFIX).partition(OWN_MARK)
-            owners = [name for name in inputs if _in_variable(name) == stem]
-            if not owners or field_name in NOT_OWN:
-                stems = ", ".join(f"{PREFIX}{_in_variable(name)}{OWN_MARK}..." for name in inputs)
-                raise SettingsInvalid(f"{variable} is not a setting of one source; those begin with {stems}")
-            for name in owners:
-                own[name][PREFIX + field_name] = given[variable]
-            del given[variable]
-        common = _read(cls, given)
-        output_dir = common.get("output_dir", cls.output_dir)
-        return [
-            cls(
-                **{
-                    **common,
-                    "output_dir": output_dir / name,
-                    **_read(cls, own[name]),
-                    "source": name,
-                    "input": location,
-                }
-            )
-            for name, location in inputs.items()
-        ]
+        return [cls(**_read(given)) for given in variables_by_source(environ)]
 
     def redacted(self) -> dict[str, str]:
         """Every setting as text under its variable's name, passwords in URLs as `***`."""
@@ -161,7 +113,7 @@ class Settings:
                 raise SettingsInvalid(f"{variable_name(name)}={value} is not between {low:,} and {high:,}")
 
     def _check_names(self) -> None:
-        if not _SOURCE_NAME.fullmatch(self.source):
+        if not SOURCE_NAME.fullmatch(self.source):
             raise SettingsInvalid(
                 f"{variable_name('source')}={self.source!r} may hold letters, digits, '.', '_' and '-' only: it is "
                 f"part of every Redis key; by default it is made from {variable_name('input')}={str(self.input)!r}"
@@ -182,14 +134,14 @@ class Settings:
         for name in ("redis_url", "broker_url"):
             url = getattr(self, name)
             try:
-                RedisUrl.parse(url)
+                _check_redis_url(url)
             except ValueError as error:
                 raise SettingsInvalid(f"{variable_name(name)}={redact_url(url)!r} {error}") from None
 
 
-def _read(cls: type[Settings], given: Mapping[str, str]) -> dict[str, Any]:
+def _read(given: Mapping[str, str]) -> dict[str, Any]:
     """The fields that variables give."""
-    readers = {variable_name(field.name): (field.name, _READERS[str(field.type)]) for field in fields(cls)}
+    readers = {variable_name(field.name): (field.name, _READERS[str(field.type)]) for field in fields(Settings)}
     values: dict[str, Any] = {}
     for variable, text in given.items():
         if variable not in readers:
@@ -203,46 +155,26 @@ def _read(cls: type[Settings], given: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _parse_sources(text: str) -> dict[str, Path]:
-    """The inputs by their sources' names, of `brain=/data/rolling_brain.json.gz; intraday=/data/intraday/*.json.gz`."""
-    inputs: dict[str, Path] = {}
-    for entry in filter(None, map(str.strip, text.split(";"))):
-        name, equals, location = map(str.strip, entry.partition("="))
-        if not (equals and location and _SOURCE_NAME.fullmatch(name)):
-            raise SettingsInvalid(
-                f"{SOURCES_VARIABLE}: {entry!r} is not a name, '=' and a file; names hold letters, digits, '.', '_' "
-                "and '-'; several sources are divided by ';'"
-            )
-        if _in_variable(name) in map(_in_variable, inputs):
-            raise SettingsInvalid(
-                f"{SOURCES_VARIABLE}: {name!r} comes twice, or looks like another in a variable's name"
-            )
-        inputs[name] = Path(location)
-    if not inputs:
-        raise SettingsInvalid(f"{SOURCES_VARIABLE}={text!r} names no source")
-    return inputs
+def _source_name(location: Path) -> str:
+    """The stem of a file, or the directory that a pattern is about."""
+    if is_pattern(location):
+        before = takewhile(lambda part: not is_pattern(Path(part)), location.parts)
+        named = [part for part in before if part.strip("/.")]
+        return named[-1] if named else "parts"
+    return _FILE_ENDINGS.sub("", location.name) or location.name
 
 
-def _in_variable(source: str) -> str:
-    """A source's name as it stands in a variable's."""
-    return re.sub(r"[^A-Z0-9]", "_", source.upper())
+def _check_redis_url(url: str) -> None:
+    for option, path in RedisUrl.parse(url).tls_files().items():
+        try:
+            Path(path).open("rb").close()
+        except OSError as error:  # TLS itself would say no more than "No such file or directory"
+            raise ValueError(f"names {option}={path!r}: {error.strerror}") from None
 
 
 def variable_name(field_name: str) -> str:
     """The environment variable of a field: `interval_s` is `ROLLING_INTERVAL_S`."""
     return PREFIX + field_name.upper()
-
-
-def is_of_one_source(variable: str) -> bool:
-    """Whether a variable sets something for one of several sources."""
-    return variable.startswith(PREFIX) and OWN_MARK in variable
-
-
-def variables_of(variable: str, source: str) -> list[str]:
-    """The variables that may say what `variable` says, for one source."""
-    own = f"{PREFIX}{_in_variable(source)}{OWN_MARK}{variable.removeprefix(PREFIX)}"
-    by_sources = [SOURCES_VARIABLE] if variable in (variable_name("input"), variable_name("source")) else []
-    return [variable, own, *by_sources]
 
 
 def _redact(variable: str, text: str) -> str:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-__all__ = ["RedisUrl", "redact_url"]
+__all__ = ["TLS_FILES", "RedisUrl", "redact_url"]
 
 SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "redis+socket": "unix"}
 # Of the query, what each kind of URL may say.
 SOCKET_QUERY: Final = frozenset({"db", "virtual_host", "password"})
-TLS_QUERY: Final = frozenset({"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
+TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+# What weakens TLS has one spelling: of `ssl_check_hostname=no` redis-py makes "off", kombu "on".
+TLS_WORDS: Final = {"ssl_cert_reqs": ("required", "none"), "ssl_check_hostname": ("true", "false")}
+TLS_QUERY: Final = frozenset({*TLS_FILES, *TLS_WORDS})
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class RedisUrl:
             raise ValueError(
                 f"has {', '.join(sorted(unknown))} in its query, which is not one of {sorted(known) or '-'}"
             )
+        for name, value in query.items():
+            if name in TLS_WORDS and value not in TLS_WORDS[name]:
+                raise ValueError(f"has {name}={value!r}, which is not {' or '.join(TLS_WORDS[name])}")
+            if name in TLS_FILES and not value:
+                raise ValueError(f"has {name} without a file")
         login, at, host = parts.netloc.rpartition("@")
         if scheme == "unix":
             if "password" in query:
@@ -69,22 +77,34 @@ class RedisUrl:
         """The URL as `redis.Redis.from_url` takes it."""
         if self.scheme == "unix":
             return f"unix://{self.login}{self.place}?db={self.database}"
-        return f"{self.scheme}://{self.login}{self.place}/{self.database}{self._query(dict(self.tls))}"
+        query = f"?{urlencode(self.tls)}" if self.tls else ""
+        return f"{self.scheme}://{self.login}{self.place}/{self.database}{query}"
 
     def for_kombu(self) -> str:
-        """The URL as Celery takes it for broker and results; it wants to be told that TLS checks certificates."""
+        """The URL as Celery takes it for broker and results, without what `tls_for_kombu` says."""
         if self.scheme == "unix":
             return f"redis+socket://{self.login}{self.place}?virtual_host={self.database}"
-        checked = {"ssl_cert_reqs": "required"} if self.scheme == "rediss" else {}
-        return f"{self.scheme}://{self.login}{self.place}/{self.database}{self._query(checked | dict(self.tls))}"
+        return f"{self.scheme}://{self.login}{self.place}/{self.database}"
 
-    @staticmethod
-    def _query(values: dict[str, str]) -> str:
-        return f"?{urlencode(values)}" if values else ""
+    def tls_for_kombu(self) -> dict[str, str | bool] | None:
+        """What Celery takes as `broker_use_ssl` and `redis_backend_use_ssl`; `None` without TLS.
+
+        Not in the URL: of its query Flower reads nothing, and the result backend not whether host names are checked.
+        """
+        if self.scheme != "rediss":
+            return None
+        hostname = dict(self.tls).get("ssl_check_hostname", "true") == "true"
+        return {"ssl_cert_reqs": "required"} | dict(self.tls) | {"ssl_check_hostname": hostname}
+
+    def tls_files(self) -> dict[str, str]:
+        """The files that TLS needs, under their names in the query."""
+        return {name: value for name, value in self.tls if name in TLS_FILES}
 
 
 def redact_url(url: str) -> str:
     """The URL with its password, if any, as `***`: up to the last `@`, since it may hold what should be escaped."""
+    if "://" not in url:  # mistyped, and so where the password begins is not known
+        url = re.sub(r".*@", "***@", url)
     url = re.sub(r"(://[^:@]*:).*@", r"\1***@", url)
     return re.sub(r"(password=)[^&#]*", r"\1***", url)
 

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -29,8 +29,7 @@ from tasks.celeryapp import app
 from tasks.queues import SCAN_QUEUE, source_queue
 
 if TYPE_CHECKING:
-    from celery import Task
-    from celery.app.task import Context
+    from celery import Signature, Task
 
 __all__ = ["TASK_NAME", "merge_rolling_parts", "optimize_rolling_data", "scan_rolling_file", "scan_rolling_part"]
 
@@ -68,7 +67,7 @@ def optimize_rolling_data(
         settings = Settings.from_env(os.environ, source)
         report = begin(
             settings,
-            _hand_out(settings, self.request),
+            _hand_out(settings, self),
             force=force,
             tick=int(time.time() // settings.interval_s) if scheduled else None,
             progress=_progress(self),
@@ -123,32 +122,30 @@ def merge_rolling_parts(
     return _result(report)
 
 
-def _hand_out(settings: Settings, request: Context) -> Callable[[Assignment], None]:
-    """Send what there is to scan, under the id of the task that whoever sent it waits for, and with its time limits."""
-    task_id = request.id
-    time_limit, soft_time_limit = request.timelimit or (None, None)
+def _hand_out(settings: Settings, task: Task) -> Callable[[Assignment], None]:
+    """Send what there is to scan in place of the task: with its id, its time limits, and whatever is to follow it."""
     # Who comes too late finds the run superseded anyway.
-    options = {"expires": handover_s(settings), "time_limit": time_limit, "soft_time_limit": soft_time_limit}
+    options: dict[str, Any] = {"expires": handover_s(settings)}
+    if task.request.timelimit:
+        options["time_limit"], options["soft_time_limit"] = task.request.timelimit
 
-    def send(assignment: Assignment) -> None:
+    def scans_of(assignment: Assignment) -> Signature:
         whole = msgspec.to_builtins(assignment)
         if not assignment.parts:
-            scan_rolling_file.apply_async((whole,), task_id=task_id, queue=SCAN_QUEUE, **options)
-            return
+            return scan_rolling_file.s(whole).set(queue=SCAN_QUEUE, **options)
         short = msgspec.to_builtins(msgspec.structs.replace(assignment, parts=[], to_scan=[]))
         scans = [
             scan_rolling_part.s(short, assignment.parts[number].location).set(queue=SCAN_QUEUE, **options)
             for number in assignment.to_scan
         ]
-        merge = merge_rolling_parts.s(whole).set(queue=source_queue(settings.source))
-        if scans:
-            chord(scans, merge).apply_async(task_id=task_id)
-        else:  # what has changed is only that parts have gone, or the settings of the output
-            merge.apply_async(([],), task_id=task_id)
+        if not scans:  # what has changed is only that parts have gone, or the settings of the output
+            return merge_rolling_parts.s([], whole).set(queue=source_queue(settings.source))
+        return chord(scans, merge_rolling_parts.s(whole).set(queue=source_queue(settings.source)))
 
     def hand_out(assignment: Assignment) -> None:
         try:
-            send(assignment)
+            with suppress(Ignore):  # so Celery ends the task that was replaced; here it has a report to make first
+                task.replace(scans_of(assignment))
         except (OperationalError, RedisError, OSError) as error:
             broker = redact_url(settings.broker_url)
             raise CacheUnavailable(f"the broker {broker} cannot be reached: {error}") from error

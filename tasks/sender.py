@@ -37,10 +37,9 @@ class CelerySender:
     def send(self, *, force: bool, source: str) -> str:
         """Send a run of a source; return its id."""
         # Celery's settings are read on import, and so only where somebody triggers.
-        from tasks import app  # noqa: PLC0415
         from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
-        with _broker_answers(app.conf.broker_url):
+        with _broker_answers():
             expires_s = max(SHORTEST_EXPIRY_S, Settings.from_env(os.environ, source).interval_s)
             kwargs = {"force": force, "source": source}
             return str(optimize_rolling_data.apply_async(kwargs=kwargs, expires=expires_s).id)
@@ -50,11 +49,11 @@ class CelerySender:
         from optimizer.web.trigger import Failure, RunState  # noqa: PLC0415 - FastAPI is an extra
         from tasks import app  # noqa: PLC0415
 
-        with _broker_answers(app.conf.broker_url):
+        with _broker_answers():
             meta = app.backend.get_task_meta(run_id)
-        status, result = meta["status"], meta["result"]
-        if status == "SUCCESS":
-            return RunState(run_id, "done", 100.0, msgspec.convert(result, Report))
+            status, result = meta["status"], meta["result"]
+            if status == "SUCCESS":
+                return RunState(run_id, "done", 100.0, msgspec.convert(result, Report))
         if status == "FAILURE":
             return RunState(run_id, "failed", error=Failure(type(result).__name__, str(result)))
         if status == "REVOKED":
@@ -67,11 +66,14 @@ class CelerySender:
 
 
 @contextmanager
-def _broker_answers(url: str) -> Iterator[None]:
-    from kombu.exceptions import OperationalError  # noqa: PLC0415 - not before somebody triggers
+def _broker_answers() -> Iterator[None]:
+    from kombu.exceptions import KombuError, OperationalError  # noqa: PLC0415 - not before somebody triggers
 
+    url = Settings.every_from_env(os.environ)[0].broker_url  # Celery's own holds neither certificates nor authorities
     try:
         ping(url)
         yield
     except (OperationalError, RedisError, OSError, RuntimeError) as error:
         raise CacheUnavailable(f"the broker {redact_url(url)} cannot be reached: {error}") from error
+    except (KombuError, msgspec.ValidationError) as error:  # somebody else has written there
+        raise CacheUnavailable(f"the broker {redact_url(url)} holds a result that is none of ours: {error}") from error

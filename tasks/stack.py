@@ -25,6 +25,7 @@ import click
 
 from optimizer.commands import describe, usage_errors
 from optimizer.connection import connect, ping, redis_answers
+from optimizer.environ import with_secrets
 from optimizer.errors import CacheUnavailable, RollingError
 from optimizer.locations import is_pattern
 from optimizer.reader import SnapshotReader
@@ -63,7 +64,7 @@ class Stack:
         self._directory = directory
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._printers: dict[str, threading.Thread] = {}
-        self.environ: dict[str, str] = dict(os.environ)
+        self.environ: dict[str, str] = with_secrets(os.environ)
 
     def __enter__(self) -> Stack:
         return self
@@ -206,9 +207,11 @@ def demo() -> None:
         "ROLLING_SOURCE": f"demo-{os.getpid()}",  # on a Redis of the user's, nobody's keys and nobody's queue
     }
     with Stack(lambda name, line: lines.append(f"{name}| {line}"), directory) as stack, _stopping_on_signals():
+        given = stack.environ
+        urls = {given[name] for name in ("ROLLING_REDIS_URL", "ROLLING_BROKER_URL") if given.get(name)}
         stack.environ = {
             name: value
-            for name, value in stack.environ.items()
+            for name, value in given.items()
             if not name.startswith("ROLLING_") or name in ("ROLLING_REDIS_URL", "ROLLING_BROKER_URL")
         } | overrides
         _say("writing a sample rolling file: 2,000 symbols, 12 bots")
@@ -232,15 +235,15 @@ def demo() -> None:
             click.echo("\n".join(lines[-40:]), err=True)
             raise
         finally:
-            if "ROLLING_REDIS_URL" in os.environ:
+            if urls:
                 stack.stop()
-                _forget(overrides["ROLLING_SOURCE"])
+                _forget(overrides["ROLLING_SOURCE"], urls)
         _say(f"the snapshot files are in {settings.output_dir}")
 
 
-def _forget(source: str) -> None:
+def _forget(source: str, urls: set[str]) -> None:
     """Remove what the demo left on a Redis of the user's."""
-    for url in {os.environ[name] for name in ("ROLLING_REDIS_URL", "ROLLING_BROKER_URL") if os.environ.get(name)}:
+    for url in urls:
         with redis_answers(url):
             client = connect(url, timeout_s=1.0)
             for pattern in (f"rolling:{{{source}}}:*", f"*rolling.{source}"):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from optimizer.settings import PREFIX, Settings
+from optimizer.environ import PREFIX
+from optimizer.settings import Settings
 from tasks.devredis import redis_executable
 from tests.engines import engine
 from tests.servers import RedisServer

@@ -18,9 +18,9 @@ from tasks.devredis import free_port
 from tasks.stack import Stack
 from tests.servers import wait_until
 
-__all__ = ["Fleet", "processes_with"]
+__all__ = ["FLOWER_LOGIN", "Fleet", "processes_with"]
 
-FLOWER_LOGIN = "ops:made-up"
+FLOWER_LOGIN = "ops:flowers-own-word"
 
 
 class Fleet:
@@ -46,20 +46,20 @@ class Fleet:
         self._stack.stop()
         self.reader.close()
 
-    def start_worker(self, *options: str, name: str = "worker") -> None:
+    def start_worker(self, *options: str, name: str = "worker", **variables: str) -> None:
         """Start a worker and wait until it takes tasks."""
-        self._stack.start_celery(name, "worker", "--loglevel", "INFO", "--without-mingle", *options)
+        command = ("worker", "--loglevel", "INFO", "--without-mingle", *options)
+        self._stack.start_celery(name, *command, environ=variables)
         self.wait_for_line(rf"{name}\| .* ready\.")
 
-    def start_beat(self, name: str = "beat") -> None:
+    def start_beat(self, name: str = "beat", **variables: str) -> None:
         """Start a beat."""
-        self._stack.start_celery(name, "beat", "--loglevel", "INFO")
+        self._stack.start_celery(name, "beat", "--loglevel", "INFO", environ=variables)
 
-    def start_flower(self) -> None:
+    def start_flower(self, **variables: str) -> None:
         """Start Flower and wait until it sees the worker, without which it does not show tasks."""
-        self._stack.start_celery(
-            "flower", "flower", environ={"FLOWER_BASIC_AUTH": FLOWER_LOGIN, "FLOWER_PORT": str(self._flower_port)}
-        )
+        flower = {"FLOWER_BASIC_AUTH": FLOWER_LOGIN, "FLOWER_PORT": str(self._flower_port)}
+        self._stack.start_celery("flower", "flower", environ=flower | variables)
         wait_until(lambda: self.flower("GET", "/api/workers?refresh=1")[0] == 200, what="Flower")
 
     def pid(self, name: str) -> int:
@@ -69,19 +69,26 @@ class Fleet:
     def flower(
         self, method: str, path: str, body: Any = None, *, login: str | None = FLOWER_LOGIN
     ) -> tuple[int, dict[str, Any]]:
-        """Ask Flower; return the status and what it says, 0 where it does not listen yet."""
+        """Ask Flower's API; return the status and what it says, 0 where it does not listen yet."""
+        status, page = self.flower_page(method, path, body, login=login)
+        return status, json.loads(page) if status == 200 else {}
+
+    def flower_page(
+        self, method: str, path: str, body: Any = None, *, login: str | None = FLOWER_LOGIN
+    ) -> tuple[int, bytes]:
+        """Ask Flower; return the status and the bytes."""
         request = urllib.request.Request(f"http://127.0.0.1:{self._flower_port}{path}", method=method)
         if login:
             request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
         data = None if body is None else json.dumps(body).encode()
         try:
             with urllib.request.urlopen(request, data, timeout=20) as response:
-                return response.status, json.loads(response.read())
+                return response.status, response.read()
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, {}
+                return error.code, error.read()
         except OSError:
-            return 0, {}
+            return 0, b""
 
     def runs(self, status: str | None = None) -> list[Report]:
         """The reports so far, newest first."""

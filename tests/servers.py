@@ -1,4 +1,7 @@
-"""Real servers for tests: a throwaway Redis on a free port of the loopback, that can be killed, stopped and paused."""
+"""Real servers for tests: a throwaway Redis on a free port of the loopback, that can be killed, stopped and paused.
+
+And what one with TLS needs: a certificate authority, and certificates of it, by the `openssl` command.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ import redis
 
 from optimizer.connection import connect
 from optimizer.errors import CacheUnavailable
-from tasks.devredis import free_port, redis_command
+from tasks.devredis import free_port, redis_command, redis_executable
 
-__all__ = ["RedisServer", "wait_until"]
+__all__ = ["Authority", "RedisServer", "serves_tls", "wait_until"]
 
 
 def wait_until(condition: Callable[[], object], *, limit_s: float = 20.0, what: str = "the condition") -> None:
@@ -34,6 +37,7 @@ class RedisServer:
         self.directory = directory
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.options: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -42,7 +46,8 @@ class RedisServer:
         return connect(self.url, timeout_s=5.0)
 
     def start(self, *options: str) -> None:
-        """Start the server, and wait until it answers."""
+        """Start the server, and wait until it answers; fail if it ends instead."""
+        self.options = options
         self._process = subprocess.Popen(
             [*redis_command(self.port, self.directory), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -68,8 +73,50 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"redis ended with exit status {self._process.returncode}"
         try:
             with self.client as client:
                 return bool(client.ping())
         except (redis.RedisError, CacheUnavailable):
             return False
+
+
+def serves_tls() -> bool:
+    """Whether the server of this machine was built with TLS: only then it misses its certificate."""
+    tried = subprocess.run(
+        [redis_executable(), "--port", "0", "--tls-port", str(free_port())], capture_output=True, text=True, check=False
+    )
+    return "No tls-cert-file" in tried.stdout
+
+
+class Authority:
+    """A certificate authority in a directory, and the certificates that it gives."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        directory.mkdir()
+        self._directory = directory
+        self.file = directory / "ca.pem"
+        self._key = directory / "ca.key"
+        usage = ("-addext", "keyUsage=critical,keyCertSign")  # newer Pythons insist on it
+        self._openssl("req", "-x509", "-subj", f"/CN={name}", *usage, "-keyout", self._key, "-out", self.file)
+
+    def certify(self, name: str, subject: str = "IP:127.0.0.1") -> tuple[Path, Path]:
+        """A certificate and its key; the subject is what a client must have asked for."""
+        certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
+        self._openssl(
+            *("req", "-x509", "-CA", self.file, "-CAkey", self._key, "-subj", f"/CN={name}"),
+            *("-addext", f"subjectAltName={subject}", "-addext", "basicConstraints=critical,CA:FALSE"),
+            *("-keyout", key, "-out", certificate),
+        )
+        return certificate, key
+
+    def server_options(self, *, subject: str = "IP:127.0.0.1", clients: str = "no") -> list[str]:
+        """Options of a server that certifies itself, and asks its clients to do so or not."""
+        certificate, key = self.certify("server", subject)
+        options = {"cert-file": certificate, "key-file": key, "ca-cert-file": self.file, "auth-clients": clients}
+        return [str(word) for name, value in options.items() for word in (f"--tls-{name}", value)]
+
+    def _openssl(self, *arguments: object) -> None:
+        command = ["openssl", *map(str, arguments), "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        subprocess.run(command, check=True, capture_output=True)

@@ -144,6 +144,60 @@ class TestFromEnv:
         Settings.from_env({variable: text})
 
 
+class TestSecretFiles:
+    """A secret may stand in a file, as Docker and Kubernetes hand it in."""
+
+    @pytest.mark.parametrize("name", ["redis_url", "broker_url", "trigger_token"])
+    @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+    def test_the_value_is_that_of_the_file(self, tmp_path: Path, name: str, ending: str) -> None:
+        """Without the end of line that editors put there."""
+        text, value = GIVEN[name]
+        (tmp_path / "secret").write_text(text + ending, newline="")
+
+        found = Settings.from_env({f"{variable_name(name)}_FILE": str(tmp_path / "secret"), variable_name(name): ""})
+
+        assert getattr(found, name) == value
+
+    def test_the_variable_and_its_file_are_refused(self, tmp_path: Path) -> None:
+        """Which of them counts would be a guess."""
+        with pytest.raises(SettingsInvalid, match="ROLLING_REDIS_URL and ROLLING_REDIS_URL_FILE are both set"):
+            Settings.from_env({"ROLLING_REDIS_URL": "redis://a", "ROLLING_REDIS_URL_FILE": str(tmp_path / "missing")})
+
+    @pytest.mark.parametrize(
+        ("data", "said"),
+        [(None, "cannot be read: No such file"), (b"\xff", "cannot be read: not UTF-8"), (b"\n", "is empty")],
+    )
+    def test_a_file_without_a_secret_is_named(self, tmp_path: Path, data: bytes | None, said: str) -> None:
+        """With the reason: a default in its place would be another server."""
+        path = tmp_path / "secret"
+        if data is not None:
+            path.write_bytes(data)
+        with pytest.raises(SettingsInvalid, match=f"ROLLING_TRIGGER_TOKEN_FILE='{path}' {said}"):
+            Settings.from_env({"ROLLING_TRIGGER_TOKEN_FILE": str(path)})
+
+    def test_what_a_file_holds_is_not_shown(self, tmp_path: Path) -> None:
+        """A URL that cannot be used is shown as one from the environment is."""
+        path = tmp_path / "secret"
+        path.write_text("redis://:secret@host/x")
+        with pytest.raises(SettingsInvalid, match=r"ROLLING_BROKER_URL='redis://:[*]{3}@host/x' names the database"):
+            Settings.from_env({"ROLLING_BROKER_URL_FILE": str(path)})
+
+    def test_no_other_setting_has_one(self) -> None:
+        """What is no secret needs no file."""
+        with pytest.raises(SettingsInvalid, match="ROLLING_SOURCE_FILE is not a setting"):
+            Settings.from_env({"ROLLING_SOURCE_FILE": "x"})
+
+
+class TestTlsFiles:
+    """What a `rediss://` URL names must be there."""
+
+    @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
+    def test_a_file_that_is_not_there_is_named(self, tmp_path: Path, option: str) -> None:
+        """At the start, with the reason."""
+        with pytest.raises(SettingsInvalid, match=f"names {option}='{tmp_path}/no.pem': No such file"):
+            Settings(redis_url=f"rediss://h?{option}={tmp_path}/no.pem")
+
+
 class TestDerived:
     """Settings that follow from others."""
 
@@ -214,6 +268,8 @@ class TestRedaction:
             ("redis://user:sec/ret?#x@host/0", "redis://user:***@host/0"),
             ("redis://:secret@[::1", "redis://:***@[::1"),
             ("unix:///run/redis.sock?password=secret&db=1", "unix:///run/redis.sock?password=***&db=1"),
+            (":secret@host:6379/0", "***@host:6379/0"),
+            ("redis:/user:secret@host", "***@host"),
             ("redis://host?db=1&password=secret", "redis://host?db=1&password=***"),
             ("redis://u:secret@host?password=secret#x", "redis://u:***@host?password=***#x"),
         ],
@@ -320,3 +376,17 @@ def test_which_of_several_sources_is_meant_has_to_be_said() -> None:
     with pytest.raises(SettingsInvalid, match="source='other' is not one of those that are configured"):
         Settings.from_env(SEVERAL, "other")
     assert Settings.from_env({}, "rolling_brain") == Settings.from_env({})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "source"),
+    [
+        ("/data/intraday/*.json.gz", "intraday"),
+        ("/data/2026-??/*.json", "data"),
+        ("*.json", "parts"),
+        ("./*/x", "parts"),
+    ],
+)
+def test_a_source_of_many_files_is_named_after_their_directory(pattern: str, source: str) -> None:
+    """A pattern makes no name."""
+    assert Settings(input=Path(pattern)).source == source

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
 import redis
+from celery import Celery
 
 from optimizer import Settings, optimize
 from optimizer.connection import ping
-from optimizer.urls import RedisUrl
+from optimizer.urls import TLS_FILES, RedisUrl
 from tests.fleet import Fleet
 from tests.rolling import a_record, write_json
 from tests.servers import RedisServer
@@ -21,12 +23,8 @@ from tests.servers import RedisServer
         ("redis://h", "redis://h/0", "redis://h/0"),
         ("redis://u:p%2F@h:1/3", "redis://u:p%2F@h:1/3", "redis://u:p%2F@h:1/3"),
         ("redis://[::1]:7/2", "redis://[::1]:7/2", "redis://[::1]:7/2"),
-        ("rediss://:p@h:1/0", "rediss://:p@h:1/0", "rediss://:p@h:1/0?ssl_cert_reqs=required"),
-        (
-            "rediss://h?ssl_cert_reqs=none",
-            "rediss://h/0?ssl_cert_reqs=none",
-            "rediss://h/0?ssl_cert_reqs=none",
-        ),
+        ("rediss://:p@h:1/0", "rediss://:p@h:1/0", "rediss://:p@h:1/0"),
+        ("rediss://h?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none", "rediss://h/0"),
         ("unix:///r.sock", "unix:///r.sock?db=0", "redis+socket:///r.sock?virtual_host=0"),
         ("unix://:p@/r.sock?db=4", "unix://:p@/r.sock?db=4", "redis+socket://:p@/r.sock?virtual_host=4"),
         ("redis+socket:///r.sock?virtual_host=4", "unix:///r.sock?db=4", "redis+socket:///r.sock?virtual_host=4"),
@@ -41,6 +39,37 @@ def test_a_url_is_written_for_each_library(url: str, for_redis_py: str, for_komb
     """Database, login and socket mean the same to both."""
     parsed = RedisUrl.parse(url)
     assert (parsed.for_redis_py(), parsed.for_kombu()) == (for_redis_py, for_kombu)
+
+
+@pytest.mark.parametrize(
+    ("query", "certificates", "hostname", "files"),
+    [
+        ("", ssl.CERT_REQUIRED, True, {}),
+        ("?ssl_ca_certs=%2Fca.pem", ssl.CERT_REQUIRED, True, {"ssl_ca_certs": "/ca.pem"}),
+        ("?ssl_cert_reqs=required&ssl_check_hostname=true", ssl.CERT_REQUIRED, True, {}),
+        ("?ssl_check_hostname=false", ssl.CERT_REQUIRED, False, {}),
+        ("?ssl_cert_reqs=none", ssl.CERT_NONE, False, {}),
+        ("?ssl_certfile=c&ssl_keyfile=k", ssl.CERT_REQUIRED, True, {"ssl_certfile": "c", "ssl_keyfile": "k"}),
+    ],
+)
+def test_tls_means_the_same_to_all(
+    query: str, certificates: ssl.VerifyMode, hostname: bool, files: dict[str, str]
+) -> None:
+    """Certificates and host names are checked unless the URL says otherwise, by redis-py, broker and results."""
+    url = RedisUrl.parse(f"rediss://h{query}")
+    celery = Celery(set_as_current=False)
+    celery.conf.update(broker_use_ssl=url.tls_for_kombu(), redis_backend_use_ssl=url.tls_for_kombu())
+    celery.conf.update(broker_url=url.for_kombu(), result_backend=url.for_kombu())
+
+    with celery.connection() as connection:
+        pools = [redis.ConnectionPool.from_url(url.for_redis_py()), celery.backend.client.connection_pool]
+        options = [pool.connection_kwargs for pool in pools] + [connection.transport_options | connection.ssl]
+    names = ("ssl_cert_reqs", "ssl_check_hostname", *TLS_FILES)
+    made = [redis.SSLConnection(**{name: found[name] for name in names if name in found}) for found in options]
+
+    assert [found.cert_reqs for found in made] == [certificates] * 3
+    assert [found.check_hostname for found in made] == [hostname] * 3
+    assert [{name: found[name] for name in files} for found in options] == [files] * 3
 
 
 @pytest.mark.parametrize(
@@ -61,6 +90,12 @@ def test_redis_py_reads_password_and_database(url: str) -> None:
         ("redis://h?socket_timeout=x", "socket_timeout in its query"),
         ("redis://h?decode_responses=True", "decode_responses in its query"),
         ("redis://h?db=1", "db in its query"),
+        ("redis://h?ssl_ca_certs=ca.pem", "ssl_ca_certs in its query"),
+        ("rediss://h?ssl_check_hostname=", "ssl_check_hostname='', which is not true or false"),
+        ("rediss://h?ssl_check_hostname=no", "ssl_check_hostname='no', which is not true or false"),
+        ("rediss://h?ssl_cert_reqs=None", "ssl_cert_reqs='None', which is not required or none"),
+        ("rediss://h?ssl_cert_reqs=optional", "ssl_cert_reqs='optional', which is not required or none"),
+        ("rediss://h?ssl_ca_certs=", "ssl_ca_certs without a file"),
         ("unix://", "names no socket"),
         ("unix://host/r.sock", "names no socket"),
         ("unix:///r.sock?db=-1", "database '-1'"),

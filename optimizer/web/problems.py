@@ -36,7 +36,10 @@ NO_SNAPSHOT: Final = (
     "no snapshot can be read, neither from Redis nor from the files. Is the worker running? See its log, or run: "
     "rolling-optimizer run; this server's log says where it has looked"
 )
-NO_BROKER: Final = "no run can be sent or followed now: the broker does not answer, and this server's log says more"
+NO_BROKER: Final = (
+    "no run can be sent or followed now: the broker does not answer, or what it holds is none of ours; this server's "
+    "log says which"
+)
 
 _log = logging.getLogger(__name__)
 _logged: Final[deque[str]] = deque(maxlen=16)
