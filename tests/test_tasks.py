@@ -334,6 +334,22 @@ def test_who_waits_for_a_run_hears_that_its_worker_was_killed(
     assert "Traceback" not in said
 
 
+def test_a_run_may_be_part_of_a_chain(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
+    """What is to follow it waits for the scan, and not for the look that began it."""
+    write_json(settings.input, {"AAPL": a_record()})
+    with Fleet(tmp_path, settings) as fleet, redis_server.client as client:
+        fleet.start_worker()
+        with celery.Celery(broker=settings.broker_url, set_as_current=False) as sender:
+            queue = f"rolling.{settings.source}"
+            first = sender.signature(TASK, kwargs={"force": True}, queue=queue)
+            after = sender.signature(TASK, immutable=True, queue=queue)
+            last = (first | after).apply_async().id
+        wait_until(lambda: client.get(f"celery-task-meta-{last}"), what="the second run")
+        reports = fleet.wait_for_runs(2)
+
+    assert [report.status for report in reports] == ["unchanged", "success"]
+
+
 def _newest(settings: Settings) -> Report:
     with closing(SnapshotReader.from_settings(settings)) as reader:
         return (reader.runs(1) or [Report("skipped", settings.source, "")])[0]
