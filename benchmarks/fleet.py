@@ -54,7 +54,19 @@ def _runs(name: str, settings: Settings, *, cores: set[int], children: int) -> f
         "ROLLING_OUTPUT_DIR": str(settings.output_dir),
         "ROLLING_REDIS_URL": settings.redis_url,
     }
-    worker = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-c", str(children), "--without-mingle", "-f", os.devnull]
+    worker = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tasks",
+        "worker",
+        "-c",
+        str(children),
+        "--without-mingle",
+        "-f",
+        os.devnull,
+    ]
     pinned = ["taskset", "-c", ",".join(map(str, cores)), *worker]
     with running(pinned, environ):
         forced = [_run(settings, environ, "--force") for _ in range(ROUNDS)]

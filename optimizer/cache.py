@@ -10,7 +10,6 @@ Errors: `CacheUnavailable` where Redis does not answer, `PublishRefused` where t
 
 from __future__ import annotations
 
-import gzip
 import logging
 import secrets
 import threading
@@ -22,9 +21,11 @@ from typing import Any, Final, cast
 import msgspec
 
 from optimizer.connection import UNREADABLE, WRITER_TIMEOUT_S, connect, is_away, redis_answers
+from optimizer.deltas import delta_between
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.keys import PAYLOAD_KINDS, VERSION_KINDS, Keys, Pointer
-from optimizer.records import Manifest, PredictionsSnapshot, Record, Report
+from optimizer.records import Manifest, Report
+from optimizer.scripts import EXTEND, FLIP, MARK, RELEASE
 from optimizer.snapshots import SnapshotSet
 
 __all__ = ["Cache", "Lock"]
@@ -39,54 +40,6 @@ SCANS_KEPT: Final = 100
 STAGE_BATCH: Final = 1_000
 
 _log = logging.getLogger(__name__)
-
-# Never shorter than it was: several scans of one run extend its lock, each for as long as it needs.
-_EXTEND: Final = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-return 1
-"""
-
-_RELEASE: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
-
-# HSET alone would make a pointer of one field where the pointer has been lost.
-_MARK: Final = """
-if redis.call('HGET', KEYS[1], 'version') == ARGV[1] then redis.call('HSET', KEYS[1], 'checked_at', ARGV[2]) end
-"""
-
-# KEYS: lock, current, published, deltas, then the staged keys, their final names, and the old version's keys.
-# ARGV: token, version, version the run started from ('' for none), seconds for the old version, number of kinds,
-#       deltas kept, delta ('' for none), then the pointer's fields and values.
-_FLIP: Final = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'the lock is no longer held by this run' end
-local current = redis.call('HGET', KEYS[2], 'version') or ''
-if current ~= ARGV[3] then
-    -- redis-py sends again what was not answered: then this is the second time
-    if current == ARGV[2] then return 'ok' end
-    return 'version ' .. current .. ' was published meanwhile'
-end
-local kinds = tonumber(ARGV[5])
-for i = 1, kinds do
-    if redis.call('EXISTS', KEYS[4 + i]) == 0 then return 'what was staged has expired' end
-end
-if current ~= '' and current ~= ARGV[2] then
-    for i = 1, kinds do redis.call('EXPIRE', KEYS[4 + 2 * kinds + i], ARGV[4]) end
-end
-for i = 1, kinds do
-    redis.call('RENAME', KEYS[4 + i], KEYS[4 + kinds + i])
-    redis.call('PERSIST', KEYS[4 + kinds + i])
-end
-redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[2], unpack(ARGV, 8))
-if ARGV[7] ~= '' then
-    redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[6], ARGV[2] .. '-0', 'delta', ARGV[7])
-end
-redis.call('PUBLISH', KEYS[3], ARGV[2])
-return 'ok'
-"""
 
 
 @dataclass
@@ -154,9 +107,9 @@ class Cache:
                 if self.answers:
                     with self._answers():
                         if lock.keep_s:
-                            self._client.eval(_EXTEND, 1, self._keys.lock, token, str(round(lock.keep_s * 1000)))
+                            self._client.eval(EXTEND, 1, self._keys.lock, token, str(round(lock.keep_s * 1000)))
                         else:
-                            self._client.eval(_RELEASE, 1, self._keys.lock, token)
+                            self._client.eval(RELEASE, 1, self._keys.lock, token)
             except CacheUnavailable as error:
                 _log.warning("the lock was not released and expires by itself: %s", error)
 
@@ -173,7 +126,7 @@ class Cache:
     def forget_handed(self, token: str) -> None:
         """Note that this run has ended, however."""
         with self._answers():
-            self._client.eval(_RELEASE, 1, self._keys.handed, token)
+            self._client.eval(RELEASE, 1, self._keys.handed, token)
 
     def take_handed(self) -> bool:
         """Whether a run was handed out and has not ended; asked once."""
@@ -231,7 +184,7 @@ class Cache:
     def mark_checked(self, version: int, at: str) -> None:
         """Note that a version is still the newest, if the pointer still names it."""
         with self._answers():
-            self._client.eval(_MARK, 1, self._keys.current, str(version), at)
+            self._client.eval(MARK, 1, self._keys.current, str(version), at)
 
     def add_run(self, report: Report) -> None:
         """Append a report to the stream of runs, and one of a scan to that of scans too: most runs find nothing new."""
@@ -268,7 +221,7 @@ class Cache:
             self._stage(snapshots, lock.token)
             keys = self._keys
             answer = self._client.eval(
-                _FLIP,
+                FLIP,
                 4 + 3 * len(VERSION_KINDS),
                 *(keys.lock, keys.current, keys.published, keys.deltas),
                 *(keys.staged(lock.token, kind) for kind in VERSION_KINDS),
@@ -317,37 +270,24 @@ class Cache:
             )
 
     def _delta(self, snapshots: SnapshotSet, before: Pointer | None) -> bytes:
-        """What changed in the predictions since the version before; empty where nothing did, or there was none."""
+        """What changed in the predictions since the version before; empty where that is not known."""
         if before is None or before.version == snapshots.manifest.version:
             return b""
-        data = cast("bytes | None", self._client.get(self._keys.payload(before.version, "predictions")))
-        if data is None:
+        old = cast("bytes | None", self._client.get(self._keys.payload(before.version, "predictions")))
+        if old is None:
             return b""
         try:
-            old = _by_symbol(data)
+            return delta_between(before.version, old, snapshots.manifest.version, snapshots.payloads["predictions"])
         except UNREADABLE as error:
             _log.warning("no delta from version %s, it cannot be read: %s", before.version, error)
             return b""
-        new = _by_symbol(snapshots.payloads["predictions"])
-        changed = [record for symbol, record in new.items() if old.get(symbol) != record]
-        removed = sorted(old.keys() - new.keys())
-        if not changed and not removed:
-            return b""
-        return msgspec.json.encode(
-            {
-                "version": snapshots.manifest.version,
-                "before": before.version,
-                "changed": changed,
-                "removed": removed,
-            }
-        )
 
     def _extend(self, token: str, ended: threading.Event) -> None:
         """Extend the lock until the run ends, or until somebody else holds it: that is found out before publishing."""
         while not ended.wait(LOCK_EXTEND_S):
             try:
                 with redis_answers(self._url):
-                    if not self._client.eval(_EXTEND, 1, self._keys.lock, token, str(round(LOCK_TTL_S * 1000))):
+                    if not self._client.eval(EXTEND, 1, self._keys.lock, token, str(round(LOCK_TTL_S * 1000))):
                         return
             except CacheUnavailable as error:
                 _log.warning("the lock could not be extended yet: %s", error)
@@ -360,13 +300,6 @@ class Cache:
         except CacheUnavailable as error:
             self.answers = not is_away(error)
             raise
-
-
-def _by_symbol(data: bytes) -> dict[str, Record]:
-    return {
-        record.symbol: record
-        for record in msgspec.json.decode(gzip.decompress(data), type=PredictionsSnapshot).predictions
-    }
 
 
 def _pointer_fields(manifest: Manifest, checked_at: str) -> Sequence[str]:

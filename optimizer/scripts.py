@@ -1,0 +1,59 @@
+"""The steps in Redis that have to be one: Lua, which a server runs without anything between.
+
+Each asks first whether the caller still has the right: a run that was paused, or sent its command twice, finds out
+here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["EXTEND", "FLIP", "MARK", "RELEASE"]
+
+# Never shorter than it was: several scans of one run extend its lock, each for as long as it needs.
+EXTEND: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1
+"""
+
+RELEASE: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+# HSET alone would make a pointer of one field where the pointer has been lost.
+MARK: Final = """
+if redis.call('HGET', KEYS[1], 'version') == ARGV[1] then redis.call('HSET', KEYS[1], 'checked_at', ARGV[2]) end
+"""
+
+# KEYS: lock, current, published, deltas, then the staged keys, their final names, and the old version's keys.
+# ARGV: token, version, version the run started from ('' for none), seconds for the old version, number of kinds,
+#       deltas kept, delta ('' for none), then the pointer's fields and values.
+FLIP: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'the lock is no longer held by this run' end
+local current = redis.call('HGET', KEYS[2], 'version') or ''
+if current ~= ARGV[3] then
+    -- redis-py sends again what was not answered: then this is the second time
+    if current == ARGV[2] then return 'ok' end
+    return 'version ' .. current .. ' was published meanwhile'
+end
+local kinds = tonumber(ARGV[5])
+for i = 1, kinds do
+    if redis.call('EXISTS', KEYS[4 + i]) == 0 then return 'what was staged has expired' end
+end
+if current ~= '' and current ~= ARGV[2] then
+    for i = 1, kinds do redis.call('EXPIRE', KEYS[4 + 2 * kinds + i], ARGV[4]) end
+end
+for i = 1, kinds do
+    redis.call('RENAME', KEYS[4 + i], KEYS[4 + kinds + i])
+    redis.call('PERSIST', KEYS[4 + kinds + i])
+end
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[2], unpack(ARGV, 8))
+if ARGV[7] ~= '' then
+    redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[6], ARGV[2] .. '-0', 'delta', ARGV[7])
+end
+redis.call('PUBLISH', KEYS[3], ARGV[2])
+return 'ok'
+"""
