@@ -162,7 +162,10 @@ def test_a_child_that_is_stopped_past_its_lock_publishes_nothing(start: Start) -
     """Another child takes over once the lock has expired; the stopped one, continued, says that it was overtaken."""
     service = start(**SLOW_SCAN)
     with service.redis.client as client, service.fault("SIGSTOP of a worker's child amid its run, past its lock"):
-        token = service.wait_for_a_run(client)
+        before = service.wait_for_a_run(client)
+        wait_until(lambda: client.get(service.keys.lock) not in (None, before), what="a run from its beginning")
+        token = client.get(service.keys.lock)
+        time.sleep(0.1)  # it scans
         children = service.fleet.children()
         for child in children:
             os.kill(child, signal.SIGSTOP)
@@ -181,8 +184,12 @@ def test_a_child_that_is_stopped_past_its_lock_publishes_nothing(start: Start) -
 
 
 @pytest.mark.parametrize("variables", [{}, {"REMAP_SIGTERM": "SIGQUIT"}], ids=["warm", "soft"])
-def test_a_worker_that_is_told_to_end_amid_a_scan_finishes_it(start: Start, variables: dict[str, str]) -> None:
+def test_a_worker_that_is_told_to_end_amid_a_scan_finishes_it(
+    start: Start, variables: dict[str, str], request: pytest.FixtureRequest
+) -> None:
     """The run is published, its lock is free, and nothing else is begun; a soft end then waits out its 20 s."""
+    if variables and not request.config.getoption("--long-life"):
+        pytest.skip("takes half a minute, in `make chaos`")
     service = start(beats=0, **SLOW_SCAN, **variables)
     kind = f"SIGTERM of the worker amid a scan{', taken for SIGQUIT' if variables else ''}"
     with service.redis.client as client, service.fault(kind):
@@ -228,7 +235,9 @@ def test_a_full_disk(start: Start, tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_workers_clock_that_jumps(start: Start, tmp_path: Path, rng: random.Random) -> None:
+def test_a_workers_clock_that_jumps(
+    start: Start, tmp_path: Path, rng: random.Random, request: pytest.FixtureRequest
+) -> None:
     """Versions rise and nobody sees less than before, whether its clock goes back by days or ahead."""
     library, offset = tmp_path / "clock.so", tmp_path / "offset"
     offset.write_bytes(bytes(8))
@@ -239,7 +248,8 @@ def test_a_workers_clock_that_jumps(start: Start, tmp_path: Path, rng: random.Ra
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), source, "-ldl"], check=True)
     service = start(beats=0, worker_variables={"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(offset)})
 
-    steps_s = [86_400.0, -86_400.0, 0.0, *(rng.uniform(-1, 1) * 10 ** rng.uniform(-1, 6) for _ in range(9))]
+    more = 20 if request.config.getoption("--long-life") else 3
+    steps_s = [86_400.0, -86_400.0, 0.0, *(rng.uniform(-1, 1) * 10 ** rng.uniform(-1, 6) for _ in range(more))]
     for step_s in steps_s:
         with service.fault("clock of the worker set ahead or back"), offset.open("r+b") as file:
             file.write(struct.pack("=q", round(step_s * 1e9)))
@@ -284,7 +294,7 @@ def test_two_beats_and_runs_by_hand_publish_each_change_once(start: Start, rng: 
         by_hand = [threading.Thread(target=press) for _ in range(2)]
         for thread in by_hand:
             thread.start()
-        time.sleep(8)
+        time.sleep(6)
         ended.set()
         for thread in by_hand:
             thread.join()
@@ -303,15 +313,15 @@ def test_two_beats_and_runs_by_hand_publish_each_change_once(start: Start, rng: 
 
 def test_beats_that_die_cost_a_tick_at_most(start: Start) -> None:
     """With one of two dead ticks come as before; with both dead and one started again, one is missed at most."""
-    service = start(interval_s=3.0, ROLLING_STARTUP_DELAY_S="0.1")
-    time.sleep(4)
+    service = start(interval_s=2.5, ROLLING_STARTUP_DELAY_S="0.1")
+    time.sleep(3)
     service.fleet.end("beat-1", signal.SIGKILL)
-    time.sleep(7)
+    time.sleep(6)
     service.fleet.end("beat-2", signal.SIGKILL)
     service.fleet.start_beat("beat-1")
-    time.sleep(7)
+    time.sleep(6)
     times = [at for at, _ in service.timed_runs()]
-    assert max(after - before for before, after in pairwise(times)) < 2 * 3.0 + 0.5
+    assert max(after - before for before, after in pairwise(times)) < 2 * 2.5 + 0.5
     service.fleet.start_beat("beat-2")
     service.check()
 

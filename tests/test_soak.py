@@ -142,7 +142,7 @@ def drift(samples: list[float]) -> float:
 
 
 def redis_state(client: Any, service: Service) -> tuple[int, float]:
-    """Keys that never expire; and the memory in MB of all but results and reports, which are kept for a time by design."""
+    """Keys that never expire; and the memory in MB of all but results and reports, which are kept by design."""
     everything = list(client.scan_iter(count=1_000))
     with client.pipeline(transaction=False) as pipeline:
         for key in everything:
