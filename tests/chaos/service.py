@@ -167,7 +167,7 @@ class Service:
         self._figures.reads.update(self.pollers.reads)
         self._figures.unanswered.update(self.pollers.unanswered)
         self._figures.complaints += len(self.pollers.complaints)
-        assert self.pollers.complaints == []
+        assert not self.pollers.complaints, self.pollers.complaints[:10]
         assert set(self.pollers.reads) == set(WAYS)
         self.fleet.__exit__()
         self._check_files()
@@ -176,11 +176,12 @@ class Service:
     def _check_files(self) -> None:
         directory = self.settings.output_dir
         names = {"current", "versions", "manifest.json"} | {path.name for path in directory.glob("*.json.gz")}
-        assert {path.name for path in directory.iterdir()} == names
-        assert len(names) == 7
-        sets = list((directory / "versions").iterdir())
-        assert len(sets) <= 2
-        assert all(path.name.isdecimal() for path in sets)
+        there = {path.name for path in directory.iterdir()}
+        assert there == names, there
+        assert len(names) == 7, names
+        sets = [path.name for path in (directory / "versions").iterdir()]
+        assert len(sets) <= 2, sets
+        assert all(name.isdecimal() for name in sets), sets
 
     def _check_keys(self) -> None:
         with self.redis.client as client:
