@@ -96,28 +96,31 @@ def test_a_long_life_at_speed(
         seconds = time.monotonic() - began
         service.check()
 
-    figures.lines += [
+    figures.lines.append(
         f"{ticks:,} ticks in {seconds:.0f} s; the web gave {clients.answers:,} answers, {clients.events:,} events"
-    ]
-    assert clients.events > ticks / 10
+    )
+    grown: dict[str, tuple[float, float]] = {}
     for name, samples in sorted(seen.items()):
         if len(samples) < SAMPLES // 4:
-            continue  # a child that was replaced, or has just come
-        grown_mb, grown = drift([mb for mb, _ in samples]), drift([float(count) for _, count in samples])
+            continue  # a child that was replaced soon, or has just come
+        name = "child" if name.startswith("child") else name  # noqa: PLW2901 - nobody needs its process id
+        memory, held = drift([mb for mb, _ in samples]), drift([float(count) for _, count in samples])
+        grown[name] = (max(memory, grown.get(name, (memory, held))[0]), max(held, grown.get(name, (memory, held))[1]))
         figures.lines.append(
-            f"{name}: {statistics.median(mb for mb, _ in samples):.1f} MB, drift {grown_mb:+.2f} MB; "
-            f"{samples[-1][1]} descriptors, drift {grown:+.0f}"
+            f"{name}: {statistics.median(mb for mb, _ in samples):.1f} MB, drift {memory:+.2f} MB; "
+            f"{samples[-1][1]} descriptors, drift {held:+.0f}; {len(samples)} samples"
         )
-        assert grown_mb < DRIFT_MB, (name, samples)
-        assert grown <= DRIFT_DESCRIPTORS, (name, samples)
     lasting = [count for count, _ in keys]
     figures.lines.append(f"Redis: {lasting[-1]} keys without expiry, {results:,} results, all with one")
     if seconds > 2 * OLD_VERSION_S:  # by then as many old versions go as come
+        redis_mb = [mb for _, mb in keys]
         figures.lines.append(
-            f"Redis, without results and reports: {keys[-1][1]:.1f} MB, drift {drift([mb for _, mb in keys]):+.2f} MB"
+            f"Redis without results and reports: {redis_mb[-1]:.1f} MB, drift {drift(redis_mb):+.2f} MB"
         )
-        assert drift([mb for _, mb in keys[SAMPLES // 3 :]]) < DRIFT_MB
-    assert len(set(lasting[SAMPLES // 3 :])) == 1
+        assert drift(redis_mb) < DRIFT_MB, redis_mb
+    assert clients.events > ticks / 10
+    assert max(lasting[-SAMPLES // 3 :]) <= max(lasting[: SAMPLES // 3]), lasting
+    assert all(memory < DRIFT_MB and held <= DRIFT_DESCRIPTORS for memory, held in grown.values()), seen
 
 
 def made(service: Service, client: Any) -> int:
