@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SECONDS ?= 60
+SEED ?= 1
 
-.PHONY: run up test check format bench fuzz screenshots lock install clean
+.PHONY: run up test check format bench chaos fuzz screenshots lock install clean
 
 run: install ## the whole line once, with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
@@ -34,6 +35,9 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 bench: install ## the scan against inflate and its peers, the web against a bare endpoint; writes docs/benchmarks.md; needs wrk
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web,dev,bench]'
 	$(BIN)/python -m benchmarks
+
+chaos: install ## faults of every kind for SECONDS (60) with SEED (1), and 3,000 ticks at speed; writes docs/reliability.md
+	$(BIN)/python -m pytest tests/test_soak.py tests/test_chaos.py --long-life --chaos-s $(SECONDS) --chaos-seed $(SEED)
 
 fuzz: ## the kernel under sanitizers for SECONDS (60); needs clang and its runtime
 	tests/kernel/fuzz.sh $(SECONDS)

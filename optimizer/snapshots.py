@@ -4,7 +4,7 @@
         current -> versions/1795000000000          the one link that is flipped
         rolling_optimized.json.gz -> current/...   fixed names for plain readers; these links never change
         bots_snapshot.json.gz, portfolio_snapshot.json.gz, symbols_index.json.gz, manifest.json   likewise
-        versions/1795000000000/                    a whole set, never written again
+        versions/1795000000000/                    a whole set, never written again; before, it has a name of its own
 
 Invariant: a set is complete and on the disk before `current` points at it, and pointing is one rename. So whoever reads
 through the fixed names sees whole files, whoever resolves `current` once sees one set, and a writer that dies at any
@@ -21,6 +21,8 @@ import gzip
 import hashlib
 import math
 import os
+import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +73,7 @@ VERSIONS_NAME: Final = "versions"
 KEPT_SETS: Final = 2
 READ_ATTEMPTS: Final = 3
 
+_SET_NAME = re.compile(r"[0-9]+(\.[0-9a-f]+\.partial)?")
 _MANIFEST = msgspec.json.Decoder(Manifest)
 _INDEX = msgspec.json.Decoder(Index)
 
@@ -141,32 +144,39 @@ def write_set(output_dir: Path, snapshots: SnapshotSet, *, fence: Callable[[], N
     Args:
         output_dir: The directory.
         snapshots: The set.
-        fence: Called when the set is on the disk, just before it becomes the current one; what it raises stops that.
-            A file system knows no "rename if the lock is still mine", so this is as close as files allow.
+        fence: Called when the set is on the disk, and again just before it becomes the current one; what it raises
+            stops that. A file system knows no "rename if the lock is still mine", so this is as close as files allow.
 
     Raises:
         OutputUnwritable: The disk is full, read-only or not ours; the current set is as it was.
         PublishRefused: A newer set is the current one by now.
     """
     versions = output_dir / VERSIONS_NAME
-    directory = versions / str(snapshots.manifest.version)
+    version = str(snapshots.manifest.version)
+    # A name of its own: a run that is stopped here and overtaken goes on some day, and the other may have made the same
+    # version (where the clock is behind the newest). What it then writes and removes must be its own.
+    partial = versions / f"{version}.{secrets.token_hex(8)}.partial"
     with _explained(output_dir):
         _check_names(output_dir)
         versions.mkdir(exist_ok=True)
         _sweep(output_dir)
         try:
-            directory.mkdir()
+            partial.mkdir()
             for kind, data in snapshots.payloads.items():
-                _write_file(directory / FILE_NAMES[kind], data)
-            _write_file(directory / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(snapshots.manifest)))
-            _sync_directory(directory)
-            _sync_directory(versions)
+                _write_file(partial / FILE_NAMES[kind], data)
+            _write_file(partial / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(snapshots.manifest)))
+            _sync_directory(partial)
             fence()
             _check_newest(output_dir, snapshots.manifest.version)
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
+            partial.rename(versions / version)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError):
+                fence()  # whoever overtook this run has swept its files: then that is the reason
             raise
-        _link(output_dir / CURRENT_NAME, f"{VERSIONS_NAME}/{directory.name}")
+        _sync_directory(versions)
+        fence()  # again: a disk may take its time to sync; the next run sweeps what is left here then
+        _link(output_dir / CURRENT_NAME, f"{VERSIONS_NAME}/{version}")
         _link_names(output_dir)
         _sync_directory(output_dir)
         _sweep(output_dir)
@@ -218,10 +228,12 @@ def read_set(output_dir: Path, *, kinds: Sequence[str] = KINDS) -> SnapshotSet |
 def mark_checked(output_dir: Path) -> None:
     """Note that the current set is still the newest: the manifest's time of modification is when that was last seen.
 
-    Fixed names that a writer died before making, or somebody removed, are mended: no other set may come for long.
+    What a writer died before doing is done: fixed names are mended, also those that somebody removed, and its leftovers
+    and old sets are swept. No other set may come for long.
     """
     with _explained(output_dir):
         _link_names(output_dir)
+        _sweep(output_dir)
         os.utime(output_dir / CURRENT_NAME / MANIFEST_NAME)
 
 
@@ -285,20 +297,24 @@ def _sweep(output_dir: Path) -> None:
     current = ""
     with suppress(OSError):
         current = (output_dir / CURRENT_NAME).readlink().name
-    sets = sorted(filter(_is_ours, (output_dir / VERSIONS_NAME).iterdir()), key=lambda path: int(path.name))
+    found = [path for path in (output_dir / VERSIONS_NAME).iterdir() if _is_ours(path)]
+    sets = sorted(int(path.name) for path in found if path.name.isdecimal())
     # A set newer than the current one was never pointed at: its writer died before.
     newest = int(current) if current.isdecimal() else 0
-    kept = {current, *[path.name for path in sets if int(path.name) <= newest][-KEPT_SETS:]}
-    for path in sets:
+    kept = {current, *[str(version) for version in sets if version <= newest][-KEPT_SETS:]}
+    for path in found:
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_ours(path: Path) -> bool:
     """Whether a directory is a set: named by a version, with no other files in it than a set has."""
-    if not (path.name.isdecimal() and path.is_dir()) or path.is_symlink():
+    if not _SET_NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
         return False
-    return {entry.name for entry in path.iterdir()} <= {MANIFEST_NAME, *FILE_NAMES.values()}
+    try:
+        return {entry.name for entry in path.iterdir()} <= {MANIFEST_NAME, *FILE_NAMES.values()}
+    except FileNotFoundError:  # a run that was overtaken has just removed its own
+        return False
 
 
 @contextmanager

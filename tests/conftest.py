@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from optimizer.environ import PREFIX
 from optimizer.settings import Settings
 from tasks.devredis import redis_executable
+from tests.chaos.figures import Figures
 from tests.engines import engine
 from tests.servers import RedisServer
 
@@ -21,6 +23,46 @@ __all__ = ["engine"]  # a fixture
 # A machine that is busy with another test must not fail a property for being slow.
 hypothesis_settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("suite")
+
+
+FIGURES = pytest.StashKey[Figures]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make chaos` asks for."""
+    group = parser.getgroup("chaos")
+    group.addoption("--chaos-seed", type=int, default=1, help="what decides when and how faults are made")
+    group.addoption(
+        "--chaos-s", type=float, default=0.0, help="seconds of faults of all kinds; each is made once anyway"
+    )
+    group.addoption("--long-life", action="store_true", help="3,000 ticks, a minute without Redis; writes the figures")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Figures are of a session."""
+    config.stash[FIGURES] = Figures()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what was measured; write it where everything passed and that was asked for."""
+    figures = config.stash[FIGURES]
+    if figures.faults or figures.lines:
+        terminalreporter.section("faults")
+        terminalreporter.write(figures.table())
+    if config.getoption("--long-life") and not terminalreporter.stats.get("failed"):
+        figures.write()
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """What tests have measured."""
+    return request.config.stash[FIGURES]
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Chance, the same again for the same seed."""
+    return random.Random(request.config.getoption("--chaos-seed"))
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,11 @@ import base64
 import json
 import os
 import re
+import subprocess
+import sys
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ class Fleet:
 
     def __init__(self, directory: Path, settings: Settings, **variables: str) -> None:
         self.settings = settings
+        self.worker_variables: dict[str, str] = {}  # of the worker's alone
         self.lines: list[str] = []
         self.reader = SnapshotReader.from_settings(settings)
         self._stack = Stack(lambda name, line: self.lines.append(f"{name}| {line}"), directory)
@@ -47,10 +51,11 @@ class Fleet:
         self.reader.close()
 
     def start_worker(self, *options: str, name: str = "worker", **variables: str) -> None:
-        """Start a worker and wait until it takes tasks."""
+        """Start a worker, once more if need be, and wait until it takes tasks."""
+        said = len(self.lines)
         command = ("worker", "--loglevel", "INFO", "--without-mingle", *options)
-        self._stack.start_celery(name, *command, environ=variables)
-        self.wait_for_line(rf"{name}\| .* ready\.")
+        self._stack.start_celery(name, *command, environ={**self.worker_variables, **variables})
+        self.wait_for_line(rf"{name}\| .* ready\.", since=said)
 
     def start_beat(self, name: str = "beat", **variables: str) -> None:
         """Start a beat."""
@@ -62,9 +67,30 @@ class Fleet:
         self._stack.start_celery("flower", "flower", environ=flower | variables)
         wait_until(lambda: self.flower("GET", "/api/workers?refresh=1")[0] == 200, what="Flower")
 
+    def start_web(self) -> str:
+        """Start the web, and return its address once it listens."""
+        port = free_port()
+        self._stack.start("web", [sys.executable, "-m", "tasks.cli", "web", "--port", str(port)])
+        self.wait_for_line(r"web\| .*(running on|http://)")
+        return f"http://127.0.0.1:{port}"
+
     def pid(self, name: str) -> int:
         """The process id of a process."""
         return self._stack.pid(name)
+
+    def children(self, name: str = "worker") -> list[int]:
+        """The process ids of its children: of a worker, those that do the work."""
+        pid = self.pid(name)
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def end(self, name: str, *signals: int, limit_s: float = 40.0) -> int:
+        """Send a process these signals, half a second apart, wait for its end, and return its exit status."""
+        process = self._stack._processes.pop(name)
+        for number in signals:
+            process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+        return process.wait(limit_s)
 
     def flower(
         self, method: str, path: str, body: Any = None, *, login: str | None = FLOWER_LOGIN
@@ -99,10 +125,16 @@ class Fleet:
         wait_until(lambda: len(self.runs(status)) >= count, limit_s=limit_s, what=f"{count} runs {status}")
         return self.runs(status)
 
-    def wait_for_line(self, pattern: str, *, limit_s: float = 20.0) -> str:
-        """Wait for a process to print a line."""
-        wait_until(lambda: any(re.search(pattern, line) for line in self.lines), limit_s=limit_s, what=pattern)
-        return next(line for line in self.lines if re.search(pattern, line))
+    def wait_for_line(self, pattern: str, *, limit_s: float = 20.0, since: int = 0) -> str:
+        """Wait for a process to print a line, after so many lines."""
+        found: list[str] = []
+
+        def is_there() -> bool:
+            found.extend(line for line in self.lines[since:] if re.search(pattern, line))
+            return bool(found)
+
+        wait_until(is_there, limit_s=limit_s, what=pattern)
+        return found[0]
 
 
 def processes_with(variable: str) -> list[int]:

@@ -1,0 +1,332 @@
+"""The service under test, and how each fault is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, cast
+
+import celery
+import msgspec
+
+from optimizer import Settings
+from optimizer.keys import Keys
+from optimizer.records import Report
+from tests.chaos.figures import Figures
+from tests.chaos.generations import Engine
+from tests.chaos.pollers import WAYS
+from tests.fleet import Fleet
+from tests.servers import RedisServer
+
+__all__ = ["Service"]
+
+TASK: Final = "tasks.optimize_rolling_data"
+PROJECT: Final = Path(__file__).parent.parent.parent
+LOCK_TTL_S: Final = 10.0
+
+
+class Service:
+    """Redis, a fleet, an engine that writes without end, and pollers; leave its `with` block and nothing is left.
+
+    Args:
+        directory: Where everything of it is.
+        redis: A server that is not up yet.
+        rng: What decides when and how; a seed makes it again.
+        figures: Where the measured goes.
+        interval_s: Seconds between ticks.
+        write_every_s: Seconds between generations.
+        padding_bytes: What each record has besides; it makes a scan longer.
+        output_dir: Where the files go, if not into `directory`.
+        worker_variables: Variables of the worker's alone.
+        variables: More variables of the fleet's environment.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        redis: RedisServer,
+        rng: random.Random,
+        figures: Figures,
+        *,
+        interval_s: float = 0.3,
+        write_every_s: float = 0.2,
+        padding_bytes: int = 2_000,
+        output_dir: Path | None = None,
+        worker_variables: dict[str, str] | None = None,
+        **variables: str,
+    ) -> None:
+        self.redis = redis
+        self.rng = rng
+        self._figures = figures
+        self.settings = Settings(
+            input=directory / "rolling_brain.json.gz",
+            output_dir=output_dir or directory / "snapshots",
+            redis_url=redis.url,
+            interval_s=interval_s,
+        )
+        self.keys = Keys(self.settings.source)
+        variables = {
+            "ROLLING_INTERVAL_S": str(interval_s),
+            "ROLLING_STARTUP_DELAY_S": "0.1",
+            **variables,
+        }
+        self.engine = Engine(self.settings.input, rng, every_s=write_every_s, padding_bytes=padding_bytes)
+        self.fleet = Fleet(directory, self.settings, **variables)
+        self.fleet.worker_variables |= worker_variables or {}
+        self.pollers = Pollers(self.settings)
+        self._has_beats = False
+        self._next_tick = 0.0
+
+    def __enter__(self) -> Service:
+        self.redis.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.stop()
+        self.pollers.stop()
+        self.fleet.__exit__()
+
+    def start(self, *, beats: int = 2) -> None:
+        """Start everything; return once every way of reading has shown something."""
+        self.fleet.start_worker()
+        for number in range(beats):
+            self.fleet.start_beat(f"beat-{number + 1}")
+        self._has_beats = beats > 0
+        self._tick_by_hand()
+        self.fleet.wait_for_runs(1, "success")
+        self.engine.start()
+        self.pollers.start()
+        self.wait_for_news()
+
+    def send(self, **kwargs: bool) -> str:
+        """Send a run by hand, as any Celery client would; it never expires."""
+        with celery.Celery(broker=self.settings.broker_url, set_as_current=False) as client:
+            return str(client.send_task(TASK, kwargs=kwargs, queue=f"rolling.{self.settings.source}").id)
+
+    # ---- what readers see
+
+    def wait_for_news(self, *, limit_s: float = 40.0) -> None:
+        """Wait until every way of reading shows a generation that is written from now on."""
+        self._wait_for(self.engine.generation + 1, limit_s)
+
+    def _wait_for(self, generation: int, limit_s: float) -> None:
+        deadline = time.monotonic() + limit_s
+        while late := {way: shown for way in WAYS if (shown := self.pollers.shown(way)) < generation}:
+            if time.monotonic() > deadline:
+                log = "\n".join(self.fleet.lines[-30:])
+                raise AssertionError(f"no generation {generation} within {limit_s:g} s: {late}\n{log}")
+            self._tick_by_hand()
+            time.sleep(0.1)
+
+    def _tick_by_hand(self) -> None:
+        """What beats do, where there are none: send a run an interval."""
+        if not self._has_beats and time.monotonic() > self._next_tick:
+            self.send()
+            self._next_tick = time.monotonic() + self.settings.interval_s
+
+    def runs(self, status: str | None = None) -> list[Report]:
+        """The reports so far, newest first."""
+        return [report for _, report in reversed(self.timed_runs()) if status in (None, report.status)]
+
+    def timed_runs(self) -> list[tuple[float, Report]]:
+        """The reports so far, and when Redis took each, in seconds since the epoch; oldest first."""
+        with self.redis.client as client:
+            entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(self.keys.runs))
+        return [
+            (int(key.partition(b"-")[0]) / 1000, msgspec.json.decode(fields[b"report"], type=Report))
+            for key, fields in entries
+        ]
+
+    @contextmanager
+    def fault(self, kind: str, times: int = 1) -> Iterator[None]:
+        """Measure a fault: it begins and ends with the block, and is over when every way shows something new."""
+        began = time.monotonic()
+        yield
+        ended = time.monotonic()
+        self.wait_for_news()
+        recovered = time.monotonic()
+        self._figures.add_fault(
+            kind, times, gap_s=self.pollers.longest_gap_s(began, recovered), recovery_s=recovered - ended
+        )
+
+    def check(self) -> None:
+        """Let everything come to rest; then check what readers have complained of, and what was left behind."""
+        self.engine.stop()
+        self._wait_for(self.engine.generation, 2 * LOCK_TTL_S + 10)
+        self.pollers.stop()
+        self._figures.reads.update(self.pollers.reads)
+        self._figures.unanswered.update(self.pollers.unanswered)
+        self._figures.complaints += len(self.pollers.complaints)
+        assert not self.pollers.complaints, self.pollers.complaints[:10]
+        assert set(self.pollers.reads) == set(WAYS)
+        self.fleet.__exit__()
+        self._check_files()
+        self._check_keys()
+
+    def _check_files(self) -> None:
+        directory = self.settings.output_dir
+        names = {"current", "versions", "manifest.json"} | {path.name for path in directory.glob("*.json.gz")}
+        there = {path.name for path in directory.iterdir()}
+        assert there == names, there
+        assert len(names) == 7, names
+        sets = [path.name for path in (directory / "versions").iterdir()]
+        assert len(sets) <= 2, sets
+        assert all(name.isdecimal() for name in sets), sets
+
+    def _check_keys(self) -> None:
+        with self.redis.client as client:
+            assert client.get(self.keys.lock) is None
+            left = set()
+            for key in cast("list[bytes]", list(client.scan_iter(count=1_000))):
+                name, expires_s = key.decode(), client.ttl(key)
+                if expires_s == -1:
+                    left.add(name)
+                elif ":staged:" in name:
+                    assert expires_s <= 180
+                elif ":tick:" in name:
+                    assert expires_s <= max(1.0, 2 * self.settings.interval_s)
+            # Messages that a killed worker had just taken: Celery gives them back after its visibility timeout.
+            assert cast("int", client.hlen("unacked")) <= 10
+            left -= {"unacked", "unacked_index"}
+            version = int(cast("bytes", client.hget(self.keys.current, "version")))
+        kinds = ("predictions", "bots", "portfolio", "symbols", "ranking")
+        expected = {self.keys.current, self.keys.runs, self.keys.deltas}
+        expected |= {self.keys.payload(version, kind) for kind in kinds}
+        left -= {name for name in left if name.startswith("_kombu.binding")}  # one of each queue, always
+        assert left <= expected, left - expected
+        assert left >= expected - {self.keys.deltas}
+
+    # ---- faults
+
+    def wait_for_a_run(self, client: Any, *, limit_s: float = 15.0, **sent: bool) -> bytes:
+        """Wait until a run holds the lock, as closely as can be, and return its token.
+
+        Without beats runs are sent by hand meanwhile: a message that is given to a dead child is lost.
+        """
+        deadline = time.monotonic() + limit_s
+        next_send = 0.0
+        while time.monotonic() < deadline:
+            if not self._has_beats and time.monotonic() > next_send:
+                self.send(**sent)
+                next_send = time.monotonic() + 0.5
+            token = client.get(self.keys.lock)
+            if token:
+                return cast("bytes", token)
+        raise AssertionError("no run took the lock")
+
+    def wait_for_a_report(self, client: Any, *, limit_s: float = 15.0) -> None:
+        """Wait until a run that ends from now on has left its report."""
+        before = client.xinfo_stream(self.keys.runs)["last-generated-id"]
+        deadline = time.monotonic() + limit_s
+        while client.xinfo_stream(self.keys.runs)["last-generated-id"] == before:
+            assert time.monotonic() < deadline, "no run has left a report"
+            self._tick_by_hand()
+            time.sleep(0.01)
+
+    def runs_in(self, pid: int) -> bool:
+        """Whether a process is in a run: then it holds the lock of the directory, by a descriptor."""
+        links = []
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                links.append(path.readlink())
+        return self.settings.output_dir.resolve() in links
+
+    def kill_children(self) -> None:
+        """SIGKILL every child of the worker at once: one of them may be in a run."""
+        for child in self.fleet.children():
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+    def restart_worker(self, *signals: int) -> int:
+        """End the worker by signals, and start another, as a supervisor does; return the exit status of the first."""
+        status = self.fleet.end("worker", *signals)
+        self.fleet.start_worker()
+        return status
+
+    def restart_beat(self, name: str, *signals: int) -> None:
+        """The same for a beat."""
+        self.fleet.end(name, *signals)
+        self.fleet.start_beat(name)
+
+    def restart_redis(self, *, lose_data: bool, away_s: float) -> None:
+        """SIGKILL Redis, and start it again later."""
+        self.redis.kill(lose_data=lose_data)
+        time.sleep(away_s)
+        self.redis.start()
+
+
+class Pollers:
+    """The process of `pollers.py`, and what it has told so far."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.complaints: list[str] = []
+        self.reads: dict[str, int] = {}
+        self.unanswered: dict[str, int] = {}
+        self.versions: dict[int, float] = {}
+        self._settings = settings
+        self._news: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+        self._process: subprocess.Popen[str] | None = None
+        self._listener = threading.Thread(target=self._listen, name="pollers")
+
+    def start(self) -> None:
+        """Begin to poll."""
+        arguments = (self._settings.input, self._settings.output_dir, self._settings.redis_url)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.pollers", *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # the readers' warnings that Redis is away
+            text=True,
+            cwd=PROJECT,
+        )
+        self._listener.start()
+
+    def stop(self) -> None:
+        """Poll no more, and hear the rest."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        assert process.stdin is not None
+        process.stdin.close()
+        self._listener.join()
+        assert process.stdout is not None
+        process.stdout.close()
+        process.wait()
+
+    def shown(self, way: str) -> float:
+        """The newest generation that this way has shown."""
+        news = self._news[way]
+        return news[-1][1] if news else 0.0
+
+    def longest_gap_s(self, began: float, ended: float) -> float:
+        """The longest time in which some way showed nothing new, if it ended within these times."""
+        longest = 0.0
+        for news in self._news.values():
+            times = [at for at, _ in news]
+            gaps = [after - before for before, after in pairwise(times) if began < after <= ended]
+            longest = max(longest, *gaps, 0.0)
+        return longest
+
+    def _listen(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for text in self._process.stdout:
+            line = json.loads(text)
+            if "complaint" in line:
+                self.complaints.append(f"{line['way']}: {line['complaint']}")
+            elif "generation" in line:
+                self._news[line["way"]].append((line["at"], line["generation"]))
+                if line["version"] is not None:
+                    self.versions[line["version"]] = line["generation"]
+            else:
+                self.reads, self.unanswered = line["reads"], line["unanswered"]

@@ -1,0 +1,102 @@
+"""A run that is stopped while it writes, overtaken, and continued: it refuses, and does no harm to what it finds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from optimizer import Settings, optimize
+from optimizer.errors import PublishRefused
+from optimizer.keys import Keys
+from tests.rolling import write_json
+from tests.servers import RedisServer, wait_until
+from tests.traces import NEW, assert_redis_holds_the_files, assert_tidy, files_of, keys_of, run_old, version_of
+
+# One run that stops itself, once, where its writer makes or opens what has such a name.
+STOPS_AT = """
+import os, signal, sys
+from pathlib import Path
+import optimizer.pipeline
+from optimizer import Settings, optimize
+
+event_of_stop, end_of_name, armed, write_set = sys.argv[4], sys.argv[5], False, optimizer.pipeline.write_set
+
+def hook(event, arguments):
+    global armed
+    if armed and event == event_of_stop and os.fsdecode(arguments[0]).endswith(end_of_name):
+        armed = False
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+def stopping(*arguments, **options):
+    global armed
+    armed = True
+    write_set(*arguments, **options)
+
+sys.addaudithook(hook)
+optimizer.pipeline.write_set = stopping
+optimize(Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3]))
+"""
+
+
+def is_stopped(process: subprocess.Popen[str]) -> bool:
+    """Whether a process of ours was stopped by a signal."""
+    pid, status = os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)
+    assert pid == 0 or os.WIFSTOPPED(status), f"the run ended with {status}"
+    return pid != 0
+
+
+@pytest.mark.parametrize("ahead_s", [0, 86_400], ids=["clock right", "clock behind"])
+@pytest.mark.parametrize(
+    "stops_at",
+    [
+        ("os.mkdir", ".partial"),
+        ("open", "rolling_optimized.json.gz"),
+        ("open", "manifest.json"),
+        ("open", ".partial"),  # to sync it
+        ("open", "versions"),  # the same, after the fence was passed for the first time
+    ],
+    ids=["first", "a file", "the last file", "sync", "last sync"],
+)
+def test_a_run_that_is_stopped_before_its_rename_refuses_when_it_goes_on(
+    settings: Settings,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    stops_at: tuple[str, str],
+    ahead_s: int,
+) -> None:
+    """Whoever was overtaken leaves the other's files and keys alone, and says why it published nothing.
+
+    Where the clock is behind the newest version, both runs make the same version: one more than that.
+    """
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time_ns", lambda now=time.time_ns: now() + ahead_s * 10**9)
+        newest = version_of(run_old(settings))
+    write_json(settings.input, NEW)
+    arguments = [str(settings.input), str(settings.output_dir), settings.redis_url, *stops_at]
+    process = subprocess.Popen([sys.executable, "-c", STOPS_AT, *arguments], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: is_stopped(process), what="the run to stop itself")
+        with redis_server.client as client:
+            client.delete(Keys(settings.source).lock)  # rather than wait until it expires
+        overtaking = optimize(settings)
+        assert version_of(overtaking) > newest
+        files, keys = files_of(settings.output_dir), keys_of(redis_server, settings.source)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    said = process.communicate(timeout=20)[1]
+
+    assert process.returncode == 1
+    assert f"{PublishRefused.__name__}: the lock was lost during the run" in said
+    assert files_of(settings.output_dir) == files
+    assert {
+        name: value for name, value in keys_of(redis_server, settings.source).items() if b":staged:" not in name
+    } == keys
+    assert_redis_holds_the_files(redis_server, settings)
+    assert_tidy(settings)
+    assert Path(settings.output_dir / "current").readlink().name == str(overtaking.version)

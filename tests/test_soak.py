@@ -1,0 +1,168 @@
+"""A long life at speed: thousands of ticks by a real worker, beat and web; memory, descriptors and keys stay flat."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import threading
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, cast
+
+import pytest
+
+from tests.chaos.figures import Figures
+from tests.chaos.service import Service
+from tests.servers import RedisServer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
+
+SHORT_TICKS: Final = 300
+LONG_TICKS: Final = 3_000
+DRIFT_MB: Final = 2.0
+DRIFT_DESCRIPTORS: Final = 2
+SAMPLES: Final = 60
+OLD_VERSION_S: Final = 120
+
+
+def memory_mb(pid: int) -> float:
+    """Memory that is a process's own; nothing of what it shares with the one that it was forked from."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no such line")
+
+
+def descriptors(pid: int) -> int:
+    """How many files and sockets it holds open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+class Clients:
+    """One that asks the web again and again, and one that listens to its events."""
+
+    def __init__(self, address: str) -> None:
+        self.answers = self.events = 0
+        self._address = address
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._ask, self._listen)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ask no more; the listener ends with the next event."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(20)
+
+    def _ask(self) -> None:
+        paths = ("/predictions", "/page", "/status", "/predictions/S001", "/metrics", "/runs", "/bots")
+        while not self._ended.wait(0.05):
+            path = paths[self.answers % len(paths)]
+            with urllib.request.urlopen(self._address + path, timeout=20) as response:
+                response.read()
+                self.answers += 1
+
+    def _listen(self) -> None:
+        with urllib.request.urlopen(self._address + "/events", timeout=20) as response:
+            for line in response:
+                self.events += line.startswith(b"event: version")
+                if self._ended.is_set():
+                    return
+
+
+def test_a_long_life_at_speed(
+    tmp_path: Path, own_redis: RedisServer, rng: random.Random, figures: Figures, request: pytest.FixtureRequest
+) -> None:
+    """The first third is the warm-up; from then on nothing grows."""
+    ticks = LONG_TICKS if request.config.getoption("--long-life") else SHORT_TICKS
+    with Service(tmp_path, own_redis, rng, figures, interval_s=0.1, write_every_s=0.15) as service:
+        service.start(beats=1)
+        clients = Clients(service.fleet.start_web())
+        began = time.monotonic()
+        seen: dict[str, list[tuple[float, int]]] = {"beat": [], "web": [], "worker": []}
+        keys: list[tuple[int, float]] = []
+        with own_redis.client as client:
+            for sample in range(SAMPLES):
+                while made(service, client) < ticks * (sample + 1) / SAMPLES:
+                    assert time.monotonic() - began < 0.5 * ticks + 60, "ticks are too slow"
+                    time.sleep(0.1)
+                watch(service, seen)
+                keys.append(redis_state(client, service))
+            results = check_expiry(client)
+        clients.stop()
+        seconds = time.monotonic() - began
+        service.check()
+
+    figures.lines.append(
+        f"{ticks:,} ticks in {seconds:.0f} s; the web gave {clients.answers:,} answers, {clients.events:,} events"
+    )
+    grown: dict[str, tuple[float, float]] = {}
+    for name, samples in sorted(seen.items()):
+        if len(samples) < SAMPLES // 4:
+            continue  # a child that was replaced soon, or has just come
+        name = "child" if name.startswith("child") else name  # noqa: PLW2901 - nobody needs its process id
+        memory, held = drift([mb for mb, _ in samples]), drift([float(count) for _, count in samples])
+        grown[name] = (max(memory, grown.get(name, (memory, held))[0]), max(held, grown.get(name, (memory, held))[1]))
+        figures.lines.append(
+            f"{name}: {statistics.median(mb for mb, _ in samples):.1f} MB, drift {memory:+.2f} MB; "
+            f"{samples[-1][1]} descriptors, drift {held:+.0f}; {len(samples)} samples"
+        )
+    lasting = [count for count, _ in keys]
+    figures.lines.append(f"Redis: {lasting[-1]} keys without expiry, {results:,} results, all with one")
+    if seconds > 2 * OLD_VERSION_S:  # by then as many old versions go as come
+        redis_mb = [mb for _, mb in keys]
+        figures.lines.append(
+            f"Redis without results and reports: {redis_mb[-1]:.1f} MB, drift {drift(redis_mb):+.2f} MB"
+        )
+        assert drift(redis_mb) < DRIFT_MB, redis_mb
+    assert clients.events > ticks / 10
+    assert max(lasting[-SAMPLES // 3 :]) <= max(lasting[: SAMPLES // 3]), lasting
+    assert all(memory < DRIFT_MB and held <= DRIFT_DESCRIPTORS for memory, held in grown.values()), seen
+
+
+def made(service: Service, client: Any) -> int:
+    """How many runs there have been."""
+    return cast("int", client.xinfo_stream(service.keys.runs)["entries-added"])
+
+
+def watch(service: Service, seen: dict[str, list[tuple[float, int]]]) -> None:
+    """Take a sample of every process."""
+    fleet = service.fleet
+    pids = {"worker": fleet.pid("worker"), "beat": fleet.pid("beat-1"), "web": fleet.pid("web")}
+    pids |= {f"child {pid}": pid for pid in fleet.children()}
+    for name, pid in pids.items():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a child that has just been replaced
+            seen.setdefault(name, []).append((memory_mb(pid), descriptors(pid)))
+
+
+def drift(samples: list[float]) -> float:
+    """What the last third has over the middle one."""
+    third = len(samples) // 3
+    return statistics.median(samples[-third:]) - statistics.median(samples[third : 2 * third])
+
+
+def redis_state(client: Any, service: Service) -> tuple[int, float]:
+    """Keys that never expire; and the memory in MB of all but results and reports, which are kept by design."""
+    everything = list(client.scan_iter(count=1_000))
+    with client.pipeline(transaction=False) as pipeline:
+        for key in everything:
+            pipeline.ttl(key)
+        lasting = sum(expires_s == -1 for expires_s in pipeline.execute())
+        kept = [key for key in everything if key.startswith(b"celery-task-meta-") or key.decode() == service.keys.runs]
+        for key in kept:
+            pipeline.memory_usage(key)
+        kept_bytes = sum(size or 0 for size in pipeline.execute())
+    return lasting, (client.info("memory")["used_memory_dataset"] - kept_bytes) / 1e6
+
+
+def check_expiry(client: Any) -> int:
+    """Every result expires within its 15 minutes; return how many there are."""
+    results = list(client.scan_iter("celery-task-meta-*", count=1_000))
+    with client.pipeline(transaction=False) as pipeline:
+        for key in results:
+            pipeline.ttl(key)
+        assert all(0 < expires_s <= 900 or expires_s == -2 for expires_s in pipeline.execute())
+    return len(results)
