@@ -9,6 +9,7 @@
     |   |-- SourceMalformed      it is whole, and it is not the JSON that it should be
     |   `-- NoRecords            it is whole and well formed, and holds no record that can be shown
     |-- OutputUnwritable         the snapshot files could not be written; the old ones stay
+    |-- OutputUnreadable         the object store of the snapshot files does not answer
     |-- CacheUnavailable         Redis does not answer
     |-- PublishRefused           another run owns the lock, or has published something newer
     |-- RunTimedOut              the run took longer than its time limit
@@ -25,6 +26,7 @@ __all__ = [
     "BenchFailed",
     "CacheUnavailable",
     "NoRecords",
+    "OutputUnreadable",
     "OutputUnwritable",
     "PublishRefused",
     "RollingError",
@@ -73,6 +75,10 @@ class NoRecords(SourceError):
 
 class OutputUnwritable(RollingError):
     """The snapshot files could not be written: disk full, read-only, no permission."""
+
+
+class OutputUnreadable(RollingError, OSError):
+    """The store of the snapshot files does not answer, or refuses; an `OSError`, as reading a local file raises."""
 
 
 class CacheUnavailable(RollingError):

@@ -21,13 +21,14 @@ from optimizer.collect import Found
 from optimizer.engine import Engine, choose_engine
 from optimizer.errors import NoRecords, RunTimedOut, SourceError
 from optimizer.memory import peak_rss_mb
+from optimizer.outputs import mark_checked, output_lock, read_manifest, read_set, write_set
 from optimizer.publish import Publisher
 from optimizer.records import Manifest, Report, Stats
 from optimizer.scan import scan
 from optimizer.select import Selection, top
 from optimizer.settings import Settings
-from optimizer.snapshots import SnapshotSet, encode_set, mark_checked, output_lock, read_manifest, read_set, write_set
-from optimizer.source import Source
+from optimizer.snapshots import SnapshotSet, encode_set
+from optimizer.source import Source, open_source
 
 __all__ = ["Progress", "collect", "failed_report", "optimize"]
 
@@ -89,9 +90,10 @@ def _run_alone(settings: Settings, publisher: Publisher, progress: Progress | No
     engine = choose_engine(settings.engine)
     with output_lock(settings.output_dir) as directory_is_free, publisher.lock() as source_is_free:
         # Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's.
+        # An object store has no lock and is always free. See `remote_snapshots.py` for two runs there without Redis.
         if not (directory_is_free if source_is_free is None else source_is_free):
             return _skipped(settings, "already_running")
-        with Source(settings.input) as source:
+        with open_source(settings.input) as source:
             fingerprint = _fingerprint(source, settings)
             before = read_manifest(settings.output_dir)
             if before is not None and before.fingerprint == fingerprint and not force:

@@ -172,7 +172,7 @@ def up() -> None:
         _say(f"Redis   {redact_url(url)}   (for your own routers: ROLLING_REDIS_URL={redact_url(url)})")
         login = auth if not os.environ.get("FLOWER_BASIC_AUTH") else "as in FLOWER_BASIC_AUTH"
         _say(f"Flower  http://127.0.0.1:{port}   login {login}")
-        _say(f"input   {settings.input}" + ("" if settings.input.exists() else f"   missing; {_sample_hint(settings)}"))
+        _say(f"input   {settings.input}" + _missing(settings))
         _say("stop with Ctrl-C")
         try:
             while True:
@@ -298,6 +298,12 @@ def _print_prefixed(name: str, line: str) -> None:
 
 def _say(line: str) -> None:
     click.echo(f"[rolling-optimizer] {line}")
+
+
+def _missing(settings: Settings) -> str:
+    """What to say of a local input that is not there; a store is not asked."""
+    is_missing = isinstance(settings.input, Path) and not settings.input.exists()
+    return f"   missing; {_sample_hint(settings)}" if is_missing else ""
 
 
 def _sample_hint(settings: Settings) -> str:

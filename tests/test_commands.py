@@ -13,7 +13,7 @@ import pytest
 
 from optimizer import Settings, optimize
 from tests.fleet import Fleet
-from tests.rolling import a_record, write_json, write_raw
+from tests.rolling import a_record, local, write_json, write_raw
 from tests.servers import RedisServer, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -238,7 +238,7 @@ def test_trigger_runs_on_the_fleet_and_waits_for_the_report(tmp_path: Path, sett
         sent = rolling_optimizer(tmp_path, "trigger", **variables)
         fleet.wait_for_runs(1)
         waited = rolling_optimizer(tmp_path, "trigger", "--force", "--wait", **variables)
-        settings.input.unlink()
+        local(settings.input).unlink()
         failed = rolling_optimizer(tmp_path, "trigger", "--wait", **variables)
 
     assert sent.returncode == 0

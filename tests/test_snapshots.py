@@ -519,7 +519,7 @@ def test_an_older_set_never_replaces_a_newer_one(tmp_path: Path) -> None:
     """A run that was paused, without a Redis to ask for its lock, finds the newer set in the files."""
     write(tmp_path, 3)
 
-    with pytest.raises(PublishRefused, match="version 2 was not published: .* holds version 3"):
+    with pytest.raises(PublishRefused, match=r"version 2 was not published: .* holds version 3"):
         write_set(tmp_path, a_set(2))
 
     assert (tmp_path / "current").readlink().name == "3"

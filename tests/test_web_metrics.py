@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from optimizer import Settings, optimize
 from optimizer.errors import SourceMissing
 from optimizer.sample import write_sample
-from tests.rolling import a_record, write_json
+from tests.rolling import a_record, local, write_json
 from tests.servers import wait_until
 from tests.webs import asking
 
@@ -56,10 +56,10 @@ def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
 
 def test_a_failed_run_shows_and_the_snapshot_grows_old(settings: Settings) -> None:
     """What an alert needs: the last status, and the age of what is shown."""
-    write_sample(settings.input, symbols=10, points=1)
+    write_sample(local(settings.input), symbols=10, points=1)
     fast = replace(settings, interval_s=0.1)
     optimize(fast)
-    settings.input.unlink()
+    local(settings.input).unlink()
     with pytest.raises(SourceMissing):
         optimize(fast)
     with asking(fast) as client:
