@@ -15,6 +15,7 @@ import errno
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import RawIOBase
 from typing import Any, Final
 
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
@@ -95,24 +96,29 @@ class RemoteSource(Source):
             raise SourceUnreadable(str(error)) from error
 
 
-class _Object:
+class _Object(RawIOBase):
     """An fsspec file whose every failure is an `OSError`, and that tells when it was replaced."""
 
     def __init__(self, file: Any, url: Url) -> None:
         self._file = file
         self._url = url
 
-    def read(self, size: int = -1, /) -> bytes:
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
         with answers(self._url):
             try:
-                data: bytes = self._file.read(size)
+                data: bytes = self._file.read(len(buffer))
             except OSError as error:
-                if error.errno == errno.EBUSY:  # s3fs has it from `If-Match`
-                    raise SourceTorn(
-                        "the object was replaced while it was read; the next run reads the new one"
-                    ) from None
-                raise
-            return data
+                if error.errno != errno.EBUSY:  # s3fs has it from `If-Match`
+                    raise
+                raise SourceTorn("the object was replaced while it was read; the next run reads the new one") from None
+        buffer[: len(data)] = data
+        return len(data)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         return int(self._file.seek(offset, whence))
@@ -122,6 +128,7 @@ class _Object:
 
     def close(self) -> None:
         self._file.close()
+        super().close()
 
 
 def _fingerprint(info: dict[str, Any]) -> str:
