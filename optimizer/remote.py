@@ -25,9 +25,10 @@ from optimizer.stores import answers, file_system
 
 __all__ = ["RemoteSource"]
 
-BLOCK_BYTES: Final = 4 << 20
-# The one that is read, the one that is fetched, and the one before, from which a read may begin.
-BLOCKS: Final = 3
+# Each range is a request, whose first byte takes a store tens of milliseconds.
+BLOCK_BYTES: Final = 8 << 20
+# Those that one read may touch; the next is fetched besides.
+BLOCKS: Final = 2
 # What stores call the mark of an object's content or version.
 _TAGS: Final = ("ETag", "etag", "generation", "md5Hash", "content_md5", "checksum")
 

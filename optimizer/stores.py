@@ -22,11 +22,12 @@ from optimizer.locations import Url
 
 __all__ = ["answers", "check_url", "file_system"]
 
-# Times out within seconds: the next tick is the better retry. A server that takes connections and answers none costs
-# retries here times retries of s3fs, of READ_TIMEOUT_S each.
+# The next tick is the better retry. A server that takes connections and answers none costs four times READ_TIMEOUT_S:
+# botocore's tries times those of s3fs, which alone would be 75 s times botocore's own five.
 CONNECT_TIMEOUT_S: Final = 3
 READ_TIMEOUT_S: Final = 10
 TRIES: Final = 2
+S3_SCHEMES: Final = ("s3", "s3a")
 
 _LOGIN: Final = re.compile(r"[^/]*@|[^/:]*:(?!\d*(/|$)).*@")
 
@@ -100,7 +101,10 @@ class _Opened:
                 # Not one of fsspec's own cache: after a fork fsspec lets go of those in the child, where closing them
                 # waits for a thread of the parent. A cached listing would hide what another host has written.
                 options = {"skip_instance_cache": True, "use_listings_cache": False} | _options(url.scheme)
-                self._file_systems[url.root], _ = url_to_fs(url.text, **options)
+                store, _ = url_to_fs(url.text, **options)
+                if url.scheme in S3_SCHEMES:
+                    store.retries = TRIES  # s3fs takes it as no option
+                self._file_systems[url.root] = store
             return self._file_systems[url.root]
 
     def begin_anew(self) -> None:
@@ -111,7 +115,7 @@ class _Opened:
 
 
 def _options(scheme: str) -> dict[str, Any]:
-    if scheme not in ("s3", "s3a"):
+    if scheme not in S3_SCHEMES:
         return {}
     from fsspec.config import conf  # noqa: PLC0415 - an extra
 

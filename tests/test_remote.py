@@ -14,6 +14,7 @@ import pytest
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.locations import Url, expand, parse_location
 from optimizer.pipeline import optimize
+from optimizer.remote import BLOCK_BYTES
 from optimizer.sample import write_sample
 from optimizer.settings import Settings
 from optimizer.snapshots import read_set
@@ -52,8 +53,8 @@ def test_an_object_gives_the_snapshots_of_the_same_file(
 ) -> None:
     """Over several blocks, and however it is compressed."""
     file = tmp_path / name
-    write_sample(file, symbols=300, points=400)
-    assert name.endswith(".gz") or file.stat().st_size > 8 << 20
+    write_sample(file, symbols=400, points=500)
+    assert name.endswith(".gz") or file.stat().st_size > 2 * BLOCK_BYTES
     s3.put(place / name, file)
 
     remote = optimize(replace(remote_settings, input=place / name), use_cache=False)
@@ -73,10 +74,11 @@ def test_an_unchanged_object_is_not_scanned_and_a_replaced_one_is(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
     """By its ETag; the same bytes once more are the same."""
-    s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, OLD))
+    old = as_gz(tmp_path, OLD)
+    s3.put(place / "rolling_brain.json.gz", old)
     first = optimize(remote_settings, use_cache=False)
 
-    s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, OLD))
+    s3.put(place / "rolling_brain.json.gz", old)
     second = optimize(remote_settings, use_cache=False, progress=no_scan)
     s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, NEW))
     third = optimize(remote_settings, use_cache=False)
@@ -106,7 +108,7 @@ def test_an_object_that_is_replaced_amid_the_scan_is_torn(
 
 def test_ranges_are_of_the_object_that_was_opened(s3: S3Server, place: Url) -> None:
     """S3 refuses a range of another; bytes of two objects are never mixed, even where both are plain."""
-    one, other = b"1" * (20 << 20), b"2" * (20 << 20)
+    one, other = b"1" * (40 << 20), b"2" * (40 << 20)
     s3.put(place / "rolling_brain.json", one)
 
     with open_source(place / "rolling_brain.json") as source:
@@ -167,7 +169,7 @@ def test_a_server_that_is_down_is_an_error_within_seconds(own_s3: S3Server) -> N
     with pytest.raises(SourceUnreadable, match=r"EndpointConnectionError: .*check the network"):
         open_source(own_s3.bucket / "a.json")
     own_s3.start()
-    own_s3.put(own_s3.bucket / "a.json", b"1" * (20 << 20))
+    own_s3.put(own_s3.bucket / "a.json", b"1" * (40 << 20))
     with open_source(own_s3.bucket / "a.json") as source:
         chunks = source.chunks(1 << 20)
         next(chunks)
@@ -187,7 +189,7 @@ def test_a_server_that_hangs_is_an_error_within_a_minute(monkeypatch: pytest.Mon
         began = time.monotonic()
         with pytest.raises(SourceUnreadable, match="check the network"):
             open_source(Url("s3://hanging-bucket/a.json"))
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < 60
 
 
 # ---- patterns
