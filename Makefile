@@ -29,11 +29,11 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 .venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard optimizer/*.c optimizer/kernel/*)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,remote,web,dev]'
 	@touch $@
 
 bench: install ## the scan against inflate and its peers, the web against a bare endpoint; writes docs/benchmarks.md; needs wrk
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,web,dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,remote,web,dev,bench]'
 	$(BIN)/python -m benchmarks
 
 chaos: install ## faults of every kind for SECONDS (60) with SEED (1), and 3,000 ticks at speed; writes docs/reliability.md

@@ -50,7 +50,7 @@ def main() -> int:
 def _runs(name: str, settings: Settings, *, cores: set[int], children: int) -> float:
     """Measure forced runs, then one after a part has changed; return the rate of the former in MB/s."""
     environ = os.environ | {
-        "ROLLING_INPUT": str(settings.input.absolute()),
+        "ROLLING_INPUT": str(Path(str(settings.input)).absolute()),
         "ROLLING_OUTPUT_DIR": str(settings.output_dir),
         "ROLLING_REDIS_URL": settings.redis_url,
     }
@@ -70,7 +70,7 @@ def _runs(name: str, settings: Settings, *, cores: set[int], children: int) -> f
     pinned = ["taskset", "-c", ",".join(map(str, cores)), *worker]
     with running(pinned, environ):
         forced = [_run(settings, environ, "--force") for _ in range(ROUNDS)]
-        (settings.input.parent / "0.json.gz").touch()
+        (DIRECTORY / "parts" / "0.json.gz").touch()
         changed = _run(settings, environ)
     middle = sorted(forced, key=lambda stats: stats.seconds)[ROUNDS // 2]
     _line(name, middle)

@@ -131,7 +131,7 @@ def _published(directory: Path) -> Iterator[Settings]:
         settings = Settings(
             input=directory / "rolling_brain.json.gz", output_dir=directory / "snapshots", redis_url=redis_url
         )
-        write_sample(settings.input, symbols=2_000, points=1)
+        write_sample(directory / "rolling_brain.json.gz", symbols=2_000, points=1)
         optimize(settings, force=True)
         yield settings
 

@@ -16,7 +16,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -24,6 +23,7 @@ from optimizer.answers import Answer, Snapshot, State
 from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect_async, redis_answers
 from optimizer.errors import CacheUnavailable
 from optimizer.follow import Calls, Follower, Plan
+from optimizer.locations import Location
 from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups, ScanStatus
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
@@ -52,7 +52,7 @@ class AsyncSnapshotReader:
         self,
         redis_url: str,
         source: str,
-        output_dir: Path | None,
+        output_dir: Location | None,
         *,
         interval_s: float = 30.0,
         on_look: Callable[[], Awaitable[None]] | None = None,

@@ -36,7 +36,7 @@ from optimizer.memory import peak_rss_mb
 from optimizer.pipeline import optimize
 from optimizer.select import Selection
 from optimizer.settings import Settings
-from optimizer.source import Source
+from optimizer.source import open_source
 
 __all__ = ["Comparison", "Measured", "Row", "compare", "measure", "measured_here", "rows_of", "table"]
 
@@ -94,7 +94,7 @@ def compare(settings: Settings, *, rounds: int = ROUNDS, tell: Callable[[str], N
     Raises:
         RollingError: The file cannot be read, or a way failed.
     """
-    with Source(settings.input) as source:
+    with open_source(settings.input) as source:
         input_bytes = source.size_bytes
     engine = choose_engine(settings.engine)
     cache = _redis_is_there(settings)
@@ -196,7 +196,7 @@ def table(comparison: Comparison) -> str:
 def _variables(settings: Settings, directory: Path, source: str) -> dict[str, str]:
     """The settings of a run that touches nothing of the real one's."""
     return {
-        f"{PREFIX}INPUT": str(settings.input.absolute()),
+        f"{PREFIX}INPUT": str(settings.input),
         f"{PREFIX}OUTPUT_DIR": str(directory),
         f"{PREFIX}SOURCE": source,
         f"{PREFIX}REDIS_URL": settings.redis_url,
@@ -223,13 +223,13 @@ def _delete_keys(settings: Settings, keys: Keys) -> None:
 
 
 def _inflate(settings: Settings) -> int:
-    with Source(settings.input) as source:
+    with open_source(settings.input) as source:
         return sum(map(len, source.chunks(choose_engine(settings.engine).chunk_bytes)))
 
 
 def _scan(settings: Settings) -> int:
     found = Found(Selection(settings.index_symbols_limit))
-    with Source(settings.input) as source:
+    with open_source(settings.input) as source:
         collect(settings, choose_engine(settings.engine), source, found, None)
     return found.json_bytes
 

@@ -103,8 +103,8 @@ def commands() -> None:
 
 @commands.command()
 @source_option
-@click.option("--input", type=click.Path(path_type=Path), help="The rolling file, or a pattern. [ROLLING_INPUT]")
-@click.option("--output-dir", type=click.Path(path_type=Path), help="Where snapshots are written. [ROLLING_OUTPUT_DIR]")
+@click.option("--input", metavar="PATH|URL", help="The rolling file, or a pattern. [ROLLING_INPUT]")
+@click.option("--output-dir", metavar="PATH|URL", help="Where snapshots are written. [ROLLING_OUTPUT_DIR]")
 @click.option("--bots-dir", type=click.Path(path_type=Path), help="One JSON file a bot. [ROLLING_BOTS_DIR]")
 @click.option("--top", type=int, help="Predictions to keep. [ROLLING_TOP_SYMBOLS_LIMIT]")
 @click.option("--min-confidence", type=float, help="Lowest confidence to keep, 0 to 1. [ROLLING_MIN_CONFIDENCE]")
@@ -148,13 +148,13 @@ def sample(path: Path, **options: Any) -> None:
 
 @commands.command()
 @source_option
-@click.argument("path", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("path", required=False, metavar="[PATH|URL]")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="How often each way is measured.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, alone.")
-def bench(source: str | None, path: Path | None, rounds: int, as_json: bool) -> None:
+def bench(source: str | None, path: str | None, rounds: int, as_json: bool) -> None:
     """Does a file fit into the interval here? Measures inflate alone, the scan and a whole run.
 
-    PATH is the file, by default that of ROLLING_INPUT. Files and keys of real runs are not touched.
+    PATH or URL is the file, by default that of ROLLING_INPUT. Files and keys of real runs are not touched.
     """
     settings = settings_or_usage_error(source, input=path)
     if is_pattern(settings.input):

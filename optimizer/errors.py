@@ -10,6 +10,7 @@
     |   |-- PartFailed           one of several parts could not be scanned, so none counts
     |   `-- NoRecords            it is whole and well formed, and holds no record that can be shown
     |-- OutputUnwritable         the snapshot files could not be written; the old ones stay
+    |-- OutputUnreadable         the object store of the snapshot files does not answer
     |-- CacheUnavailable         Redis does not answer
     |-- PublishRefused           another run owns the lock, or has published something newer
     |-- RunLost                  a scan that was handed out has not come back
@@ -27,6 +28,7 @@ __all__ = [
     "BenchFailed",
     "CacheUnavailable",
     "NoRecords",
+    "OutputUnreadable",
     "OutputUnwritable",
     "PartFailed",
     "PublishRefused",
@@ -81,6 +83,10 @@ class NoRecords(SourceError):
 
 class OutputUnwritable(RollingError):
     """The snapshot files could not be written: disk full, read-only, no permission."""
+
+
+class OutputUnreadable(RollingError, OSError):
+    """The store of the snapshot files does not answer, or refuses; an `OSError`, as reading a local file raises."""
 
 
 class CacheUnavailable(RollingError):

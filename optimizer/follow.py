@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from optimizer.answers import Snapshot, State
@@ -27,7 +26,8 @@ from optimizer.connection import UNREADABLE, is_away, redis_answers
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.held import Held, Stored, hold, store, store_each
 from optimizer.keys import PAYLOAD_KINDS, Keys, Pointer
-from optimizer.snapshots import manifest_age_s, read_manifest, read_set
+from optimizer.locations import Location
+from optimizer.outputs import manifest_age_s, read_manifest, read_set
 
 __all__ = ["READ_ATTEMPTS", "Calls", "Follower", "Plan", "call"]
 
@@ -62,7 +62,7 @@ class Follower:
         interval_s: Seconds between ticks; a version that none has confirmed for three of them is stale.
     """
 
-    def __init__(self, redis_url: str, source: str, output_dir: Path | None, interval_s: float) -> None:
+    def __init__(self, redis_url: str, source: str, output_dir: Location | None, interval_s: float) -> None:
         self.held: Held | None = None
         self.cache_up = True  # until the first call fails; then only `look` asks again
         self.url = redis_url
@@ -204,7 +204,11 @@ class Follower:
         data = {kind: item for kind, item in zip(wanted, replies, strict=True) if item is not None}
         payloads |= yield lambda: store_each(pointer.etags, data)
         if len(payloads) < len(PAYLOAD_KINDS):
-            files: Held | None = yield self._from_files
+            try:
+                files: Held | None = yield self._from_files
+            except UNREADABLE as error:  # what Redis still holds is better than nothing
+                _log.debug("the files cannot be read: %s", error)
+                files = None
             if files is not None and files.version == pointer.version:
                 payloads = {**files.payloads, **payloads}
             elif files is not None:

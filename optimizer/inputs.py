@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
@@ -27,14 +26,14 @@ from optimizer.collect import Found
 from optimizer.connection import UNREADABLE
 from optimizer.engine import Engine
 from optimizer.errors import SourceError, SourceMissing
-from optimizer.locations import expand, is_pattern
+from optimizer.locations import expand, is_pattern, parse_location
 from optimizer.memory import peak_rss_mb
 from optimizer.publish import Publisher
 from optimizer.records import Findings
 from optimizer.scan import scan
 from optimizer.select import Selection
 from optimizer.settings import Settings
-from optimizer.source import Source
+from optimizer.source import Source, open_source
 
 __all__ = [
     "Input",
@@ -131,7 +130,7 @@ class _File:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._source = Source(settings.input)
+        self._source = open_source(settings.input)
         self.fingerprint = _with_options(self._source.fingerprint, settings)
         self.parts: Sequence[Part] = ()
 
@@ -195,7 +194,7 @@ def scan_part(
         SourceError: It cannot be used.
     """
     found = Found(Selection(settings.index_symbols_limit))
-    with Source(Path(location)) as source:
+    with open_source(parse_location(location)) as source:
         collect(settings, engine, source, found, progress)
         part = _part(settings, source)
     findings = found.findings()
@@ -249,7 +248,7 @@ def _take_bot_files(settings: Settings, found: Found) -> None:
 def _look(settings: Settings) -> list[Part]:
     parts = []
     for location in expand(settings.input):
-        with Source(Path(str(location))) as source:
+        with open_source(location) as source:
             parts.append(_part(settings, source))
     if not parts:
         raise SourceMissing(f"{settings.input} matches no file; does the prediction engine write there?")

@@ -9,8 +9,11 @@ from __future__ import annotations
 import glob
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
+
+from optimizer.errors import SourceUnreadable
 
 __all__ = ["Location", "Url", "expand", "is_pattern", "parse_location"]
 
@@ -30,6 +33,17 @@ class Url:
     def name(self) -> str:
         """The last piece."""
         return self.text.rstrip("/").rpartition("/")[2]
+
+    @property
+    def scheme(self) -> str:
+        """What it begins with: `s3`, `gs`, ..."""
+        return self.text.partition("://")[0]
+
+    @property
+    def root(self) -> str:
+        """The store or bucket that it is in, such as `s3://bucket`."""
+        scheme, _, rest = self.text.partition("://")
+        return f"{scheme}://{rest.partition('/')[0]}"
 
     def __truediv__(self, name: str) -> Url:
         return Url(f"{self.text.rstrip('/')}/{name}")
@@ -51,9 +65,35 @@ def is_pattern(location: Location) -> bool:
 
 
 def expand(location: Location) -> list[Location]:
-    """What a pattern names at this moment, by name; a location that is no pattern names itself."""
+    """What a pattern names at this moment, by name; a location that is no pattern names itself.
+
+    Raises:
+        SourceUnreadable: The store of a URL does not answer.
+    """
     if not is_pattern(location):
         return [location]
+    if isinstance(location, Url):
+        return [*_expand_url(location)]
     # A name that begins with a dot is being written by somebody; `*` does not match it.
     found = glob.glob(str(location), recursive=True)  # noqa: PTH207 - the rules that URLs have too
     return [Path(path) for path in sorted(found)]
+
+
+def _expand_url(pattern: Url) -> list[Url]:
+    from optimizer.stores import answers, file_system  # noqa: PLC0415 - it knows `Url`
+
+    try:
+        with answers(pattern):
+            store = file_system(pattern)
+            found = store.glob(pattern.text, detail=True)
+            # A key that ends in a slash is what some tools make for a directory.
+            names = [store.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file"]
+    except OSError as error:
+        raise SourceUnreadable(str(error)) from error
+    return [Url(name) for name in sorted(names) if not _is_hidden(name, pattern.text)]
+
+
+def _is_hidden(name: str, pattern: str) -> bool:
+    """Whether a piece begins with a dot that the pattern does not spell out; fsspec's `*` matches it."""
+    spelt = [piece for piece in pattern.split("/") if piece.startswith(".")]
+    return any(piece.startswith(".") and not any(fnmatchcase(piece, one) for one in spelt) for piece in name.split("/"))

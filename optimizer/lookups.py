@@ -15,8 +15,8 @@ from optimizer.connection import UNREADABLE, redis_answers
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.follow import READ_ATTEMPTS, Calls, Follower, Plan, call
 from optimizer.held import Held, Stored, store
+from optimizer.outputs import read_manifest, read_set
 from optimizer.records import Index, Record, Report
-from optimizer.snapshots import read_manifest, read_set
 
 __all__ = ["LOOKUPS_AT_ONCE", "Lookups", "ScanStatus"]
 

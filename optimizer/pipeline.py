@@ -18,11 +18,12 @@ from optimizer.engine import choose_engine
 from optimizer.errors import NoRecords, RunTimedOut
 from optimizer.inputs import Input, Progress, Scanned, open_input
 from optimizer.memory import peak_rss_mb
+from optimizer.outputs import mark_checked, output_lock, read_manifest, read_set, write_set
 from optimizer.publish import Publisher
 from optimizer.records import Report, Stats
 from optimizer.select import top
 from optimizer.settings import Settings
-from optimizer.snapshots import SnapshotSet, encode_set, mark_checked, output_lock, read_manifest, read_set, write_set
+from optimizer.snapshots import SnapshotSet, encode_set
 
 __all__ = [
     "Progress",
@@ -111,7 +112,8 @@ def recorded(
 def alone(settings: Settings, publisher: Publisher, token: str | None = None) -> Iterator[bool]:
     """Hold the locks of the directory and of the source; yield whether this is the only run.
 
-    Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's.
+    Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's. An
+    object store has no lock and is always free; see `remote_snapshots.py` for two runs there without Redis.
     """
     with output_lock(settings.output_dir) as directory_is_free, publisher.lock(token) as source_is_free:
         yield directory_is_free if source_is_free is None else source_is_free

@@ -18,7 +18,6 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import redis
@@ -27,6 +26,7 @@ from optimizer.answers import Answer, Snapshot, State
 from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect, redis_answers
 from optimizer.errors import CacheUnavailable
 from optimizer.follow import Calls, Follower, Plan
+from optimizer.locations import Location
 from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups, ScanStatus
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.settings import Settings
@@ -46,7 +46,7 @@ class SnapshotReader:
         interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
     """
 
-    def __init__(self, redis_url: str, source: str, output_dir: Path | None, *, interval_s: float = 30.0) -> None:
+    def __init__(self, redis_url: str, source: str, output_dir: Location | None, *, interval_s: float = 30.0) -> None:
         self._url = redis_url
         self._follower = Follower(redis_url, source, output_dir, interval_s)
         self._lookups = Lookups(self._follower)

@@ -15,7 +15,8 @@ from typing import Any, Final, Literal, cast, get_args
 
 from optimizer.environ import PREFIX, SOURCE_NAME, SOURCES_VARIABLE, variables_by_source
 from optimizer.errors import SettingsInvalid
-from optimizer.locations import is_pattern
+from optimizer.locations import Location, Url, is_pattern, parse_location
+from optimizer.stores import check_url
 from optimizer.urls import RedisUrl, redact_url
 
 __all__ = ["ENGINES", "EngineName", "Settings", "variable_name"]
@@ -33,8 +34,8 @@ _FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
 class Settings:
     """Every setting, checked. The README's table says what each is for."""
 
-    input: Path = Path("data/rolling_brain.json.gz")
-    output_dir: Path = Path("data")
+    input: Location = Path("data/rolling_brain.json.gz")
+    output_dir: Location = Path("data")
     bots_dir: Path | None = None
     source: str = ""  # by default the input file's stem
     redis_url: str = field(default="redis://localhost:6379/0", repr=False)  # may hold a password, like the next
@@ -58,8 +59,8 @@ class Settings:
         self._check_numbers()
         # The index holds the top symbols too.
         object.__setattr__(self, "index_symbols_limit", max(self.index_symbols_limit, self.top_symbols_limit))
-        self._check_names()
         self._check_urls()
+        self._check_names()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], source: str | None = None) -> Settings:
@@ -131,6 +132,13 @@ class Settings:
                 f"{variable_name('flower_url')} holds a user or a password, and /status shows it to everybody; "
                 "leave them out"
             )
+        for name in ("input", "output_dir"):
+            location = getattr(self, name)
+            try:
+                if isinstance(location, Url):
+                    check_url(location)
+            except ValueError as error:  # without the URL, which may hold a password
+                raise SettingsInvalid(f"{variable_name(name)} {error}") from None
         for name in ("redis_url", "broker_url"):
             url = getattr(self, name)
             try:
@@ -155,11 +163,12 @@ def _read(given: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _source_name(location: Path) -> str:
+def _source_name(location: Location) -> str:
     """The stem of a file, or the directory that a pattern is about."""
     if is_pattern(location):
-        before = takewhile(lambda part: not is_pattern(Path(part)), location.parts)
-        named = [part for part in before if part.strip("/.")]
+        path = str(location).partition("://")[2] if isinstance(location, Url) else str(location)
+        before = takewhile(lambda part: not is_pattern(Path(part)), path.split("/"))
+        named = [part for part in before if part.strip(".")]
         return named[-1] if named else "parts"
     return _FILE_ENDINGS.sub("", location.name) or location.name
 
@@ -183,16 +192,27 @@ def _redact(variable: str, text: str) -> str:
     return redact_url(text) if variable.endswith("_URL") else text
 
 
+def _local_path(text: str) -> Path:
+    location = parse_location(text)
+    if isinstance(location, Url):
+        raise ValueError  # noqa: TRY004 - of the text; the reader of settings explains it
+    return location
+
+
 def _engine(text: str) -> EngineName:
     return cast("EngineName", text)  # checked with the rest
 
 
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
-    "Path": Path,
-    "Path | None": Path,
+    "Location": parse_location,
+    "Path | None": _local_path,
     "str": str,
     "int": int,
     "float": float,
     "EngineName": _engine,
 }
-_EXPECTED: Final[dict[Callable[[str], Any], str]] = {int: "a whole number", float: "a number"}
+_EXPECTED: Final[dict[Callable[[str], Any], str]] = {
+    int: "a whole number",
+    float: "a number",
+    _local_path: "a local path",
+}

@@ -34,6 +34,7 @@ from typing import Final
 import msgspec
 
 from optimizer.errors import OutputUnwritable, PublishRefused
+from optimizer.locations import Location
 from optimizer.portfolio import holdings, summaries
 from optimizer.records import (
     Bot,
@@ -48,8 +49,15 @@ from optimizer.records import (
 
 __all__ = [
     "FILE_NAMES",
+    "KEPT_SETS",
     "KINDS",
+    "MANIFEST_NAME",
+    "READ_ATTEMPTS",
+    "VERSIONS_NAME",
     "SnapshotSet",
+    "check_newer",
+    "decode_manifest",
+    "encode_manifest",
     "encode_set",
     "manifest_age_s",
     "mark_checked",
@@ -85,6 +93,12 @@ class SnapshotSet:
     manifest: Manifest
     payloads: dict[str, bytes]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the payloads are those that the manifest lists."""
+        entries = self.manifest.snapshots
+        return all(hashlib.sha256(data).hexdigest() == entries[kind].sha256 for kind, data in self.payloads.items())
+
     def index(self) -> list[Record]:
         """The records of the index, best first."""
         return _INDEX.decode(gzip.decompress(self.payloads["index"])).symbols
@@ -119,6 +133,32 @@ def encode_set(
         for kind, data in payloads.items()
     }
     return SnapshotSet(Manifest(source, version, generated_at, fingerprint, entries), payloads)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest's file."""
+    return msgspec.json.format(msgspec.json.encode(manifest))
+
+
+def decode_manifest(data: bytes) -> Manifest | None:
+    """The manifest in a file, `None` where it is damaged."""
+    try:
+        return _MANIFEST.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def check_newer(version: int, current: Manifest | None, where: Location) -> None:
+    """Check that a version is newer than the one that is there.
+
+    Raises:
+        PublishRefused: It is not.
+    """
+    if current is not None and current.version >= version:
+        raise PublishRefused(
+            f"version {version} was not published: {where} holds version {current.version} by now (was this run "
+            "paused?); the next tick starts anew"
+        )
 
 
 @contextmanager
@@ -164,10 +204,10 @@ def write_set(output_dir: Path, snapshots: SnapshotSet, *, fence: Callable[[], N
             partial.mkdir()
             for kind, data in snapshots.payloads.items():
                 _write_file(partial / FILE_NAMES[kind], data)
-            _write_file(partial / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(snapshots.manifest)))
+            _write_file(partial / MANIFEST_NAME, encode_manifest(snapshots.manifest))
             _sync_directory(partial)
             fence()
-            _check_newest(output_dir, snapshots.manifest.version)
+            check_newer(snapshots.manifest.version, read_manifest(output_dir), output_dir)
             partial.rename(versions / version)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -182,20 +222,11 @@ def write_set(output_dir: Path, snapshots: SnapshotSet, *, fence: Callable[[], N
         _sweep(output_dir)
 
 
-def _check_newest(output_dir: Path, version: int) -> None:
-    current = read_manifest(output_dir)
-    if current is not None and current.version >= version:
-        raise PublishRefused(
-            f"version {version} was not published: {output_dir} holds version {current.version} by now (was this run "
-            "paused?); the next tick starts anew"
-        )
-
-
 def read_manifest(output_dir: Path) -> Manifest | None:
     """The manifest of the current set, or `None` where there is no usable one."""
     try:
-        return _MANIFEST.decode((output_dir / CURRENT_NAME / MANIFEST_NAME).read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return decode_manifest((output_dir / CURRENT_NAME / MANIFEST_NAME).read_bytes())
+    except OSError:
         return None
 
 
@@ -218,10 +249,8 @@ def read_set(output_dir: Path, *, kinds: Sequence[str] = KINDS) -> SnapshotSet |
             continue  # swept between two reads: `current` points elsewhere by now
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, KeyError):
             return None
-        whole = all(
-            hashlib.sha256(data).hexdigest() == manifest.snapshots[kind].sha256 for kind, data in payloads.items()
-        )
-        return SnapshotSet(manifest, payloads) if whole else None
+        found = SnapshotSet(manifest, payloads)
+        return found if found.is_whole else None
     return None
 
 

@@ -1,7 +1,8 @@
 """The input file: open, fingerprint, inflate, and prove at the end that it was whole.
 
-In: a path. Out: chunks of JSON, of so many bytes at the most, so that a decompression bomb costs time and no memory.
-Compression is found by magic bytes: gzip (any number of members, zero padding after the last), zstd, or none.
+In: a path (`open_source` takes a URL too, see `remote.py`). Out: chunks of JSON, of so many bytes at the most, so that
+a decompression bomb costs time and no memory. Compression is found by magic bytes: gzip (any number of members, zero
+padding after the last), zstd, or none.
 
 A decompressor hands out nearly all bytes before it can notice a bad checksum. So nothing that comes out of `chunks`
 may be published before the iterator has ended by itself and `check_unchanged` has returned.
@@ -25,13 +26,14 @@ from typing import IO, Final, Protocol, cast
 from isal import igzip, igzip_lib
 
 from optimizer.errors import SourceError, SourceMissing, SourceTorn, SourceUnreadable
+from optimizer.locations import Location, Url
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-__all__ = ["Source"]
+__all__ = ["Source", "open_source"]
 
 TRAILER_BYTES: Final = 8  # gzip's CRC-32 and length, RFC 1952 section 2.3.1
 GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -44,6 +46,20 @@ _INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)
 _READ_ERRORS: Final = (EOFError, OSError, OverflowError, _INFLATE_ERROR, zstd.ZstdError)
 
 
+def open_source(location: Location) -> Source:
+    """Open an input, wherever it lies.
+
+    Raises:
+        SourceMissing: There is none.
+        SourceUnreadable: It, or its store, cannot be read.
+    """
+    if isinstance(location, Url):
+        from optimizer.remote import RemoteSource  # noqa: PLC0415 - it is a `Source`
+
+        return RemoteSource(location)
+    return Source(location)
+
+
 class Source:
     """An input file held open, as it was at one moment.
 
@@ -51,17 +67,22 @@ class Source:
     version that was current when it was opened. A file that is written in place is torn.
     """
 
+    path: Location
+    fingerprint: str
+
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             # Opening a FIFO would wait for a writer; regular files take no notice of the flag.
-            self._file = FileIO(path, opener=_open_without_waiting)
+            file = FileIO(path, opener=_open_without_waiting)
         except FileNotFoundError:
             raise SourceMissing(f"{path} not found; set ROLLING_INPUT to the prediction engine's file") from None
         except OSError as error:
             raise SourceUnreadable(f"{path} cannot be opened: {error.strerror or error}") from error
+        self._file: Openable = file
+        self._descriptor = file.fileno()
         try:
-            self._before = os.fstat(self._file.fileno())
+            self._before = os.fstat(self._descriptor)
             if not stat.S_ISREG(self._before.st_mode):
                 raise SourceUnreadable(f"{path} is not a regular file")
             self.fingerprint = self._fingerprint()
@@ -121,7 +142,7 @@ class Source:
             SourceUnreadable: The file system has lost it.
         """
         try:
-            now = os.fstat(self._file.fileno())
+            now = os.fstat(self._descriptor)
         except OSError as error:  # a network file system that has forgotten the file
             raise SourceUnreadable(f"{self.path}: {error.strerror or error}") from error
         if (now.st_size, now.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
@@ -162,7 +183,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _reader(file: IO[bytes], magic: bytes) -> AbstractContextManager[_Readable]:
+def _reader(file: Openable, magic: bytes) -> AbstractContextManager[_Readable]:
     """The JSON of an open file; leaving the context ends the decompressor and leaves the file open."""
     if magic.startswith(GZIP_MAGIC):
         # igzip's reader releases the GIL while it inflates; isal_zlib.decompressobj does not, and igzip_threaded
@@ -170,9 +191,19 @@ def _reader(file: IO[bytes], magic: bytes) -> AbstractContextManager[_Readable]:
         reader = igzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[no-untyped-call]
         return cast("AbstractContextManager[_Readable]", reader)
     if magic == ZSTD_MAGIC:
-        return zstd.ZstdFile(file, options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX})
+        return zstd.ZstdFile(
+            cast("IO[bytes]", file), options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX}
+        )
     return nullcontext(file)
 
 
 class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
+
+
+class Openable(_Readable, Protocol):
+    """What is read of an open file."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
+    def close(self) -> None: ...

@@ -176,8 +176,7 @@ def up() -> None:
         login = auth if not os.environ.get("FLOWER_BASIC_AUTH") else "as in FLOWER_BASIC_AUTH"
         _say(f"Flower  http://127.0.0.1:{port}   login {login}")
         for settings in every:
-            missing = "" if is_pattern(settings.input) or settings.input.exists() else f"   missing; {_hint(settings)}"
-            _say(f"input   {settings.input}{missing}")
+            _say(f"input   {settings.input}{_missing(settings)}")
         _say("stop with Ctrl-C")
         try:
             while True:
@@ -305,6 +304,12 @@ def _print_prefixed(name: str, line: str) -> None:
 
 def _say(line: str) -> None:
     click.echo(f"[rolling-optimizer] {line}")
+
+
+def _missing(settings: Settings) -> str:
+    """What to say of a local input that is not there; a store is not asked."""
+    is_missing = isinstance(settings.input, Path) and not (is_pattern(settings.input) or settings.input.exists())
+    return f"   missing; {_hint(settings)}" if is_missing else ""
 
 
 def _hint(settings: Settings) -> str:

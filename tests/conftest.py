@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck
@@ -17,6 +19,9 @@ from tasks.devredis import redis_executable
 from tests.chaos.figures import Figures
 from tests.engines import engine
 from tests.servers import RedisServer
+
+if TYPE_CHECKING:
+    from tests.objects import S3Server
 
 __all__ = ["engine"]  # a fixture
 
@@ -69,7 +74,7 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the developer's own settings out of the tests."""
     for name in list(os.environ):
-        if name.startswith((PREFIX, "FLOWER_")):
+        if name.startswith((PREFIX, "FLOWER_", "AWS_", "FSSPEC_")):
             monkeypatch.delenv(name)
 
 
@@ -111,6 +116,42 @@ def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
 def settings_without_redis(tmp_path: Path) -> Settings:
     """Settings for runs with `use_cache=False`."""
     return Settings(input=tmp_path / "rolling_brain.json.gz", output_dir=tmp_path / "snapshots")
+
+
+@pytest.fixture(scope="session")
+def _shared_s3() -> Iterator[S3Server]:
+    server = _s3_server()
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def s3(_shared_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """An S3 server that is up, and the environment that leads to it; each test has a place of its own there."""
+    for name, value in _shared_s3.environ.items():
+        monkeypatch.setenv(name, value)
+    return _shared_s3
+
+
+@pytest.fixture
+def own_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server for one test alone, not started yet; for tests that kill it."""
+    server = _s3_server()
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.kill()
+
+
+def _s3_server() -> S3Server:
+    """Skip on a laptop without the extra and moto; fail in CI, where both have to be."""
+    missing = [name for name in ("s3fs", "moto", "flask_cors") if importlib.util.find_spec(name) is None]
+    if missing and not os.environ.get("CI"):
+        pytest.skip(f"no {', '.join(missing)} here")
+    from tests.objects import S3Server  # noqa: PLC0415 - it needs them
+
+    return S3Server()
 
 
 def _require_redis() -> None:

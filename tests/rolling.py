@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["a_record", "touch_later", "write_json", "write_raw"]
+from optimizer.locations import Location
+
+__all__ = ["a_record", "local", "touch_later", "write_json", "write_raw"]
 
 
 def a_record(**fields: Any) -> dict[str, Any]:
@@ -27,13 +29,20 @@ def a_record(**fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def write_json(path: Path, value: Any) -> Path:
+def local(location: Location) -> Path:
+    """A location of a test that works on local files."""
+    assert isinstance(location, Path)
+    return location
+
+
+def write_json(path: Location, value: Any) -> Path:
     """Write a value as JSON, gzipped where the name ends in `.gz`; as Python's `json.dump` does it, NaN included."""
     return write_raw(path, json.dumps(value).encode())
 
 
-def write_raw(path: Path, data: bytes) -> Path:
+def write_raw(path: Location, data: bytes) -> Path:
     """Write bytes, gzipped where the name ends in `.gz`, replacing the file by rename as a good engine does."""
+    path = local(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.new")
     partial.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)

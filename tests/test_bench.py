@@ -12,6 +12,7 @@ from optimizer import Settings, optimize
 from optimizer.bench import Measured, compare, measure, rows_of, table
 from optimizer.errors import BenchFailed
 from optimizer.sample import write_sample
+from tests.rolling import local
 from tests.servers import RedisServer
 from tests.test_commands import rolling_optimizer
 
@@ -53,7 +54,7 @@ def test_its_figures_as_json(data: Path) -> None:
 
 def test_real_runs_are_left_alone(settings: Settings, redis_server: RedisServer) -> None:
     """Where Redis answers, a run of the bench publishes there, under a name of its own that is gone at the end."""
-    write_sample(settings.input, symbols=20)
+    write_sample(local(settings.input), symbols=20)
     optimize(settings)
     with redis_server.client as client:
         before = sorted(client.keys())

@@ -18,7 +18,7 @@ from optimizer.botfiles import bots_fingerprint, read_bots
 from optimizer.records import Bot, Position, Reject, RejectReason
 from optimizer.snapshots import FILE_NAMES
 from optimizer.source import Source
-from tests.rolling import a_record, touch_later, write_json, write_raw
+from tests.rolling import a_record, local, touch_later, write_json, write_raw
 from tests.traces import as_nobody
 
 LIMIT = 4_096
@@ -35,7 +35,7 @@ def read(bots_dir: Path) -> tuple[dict[str, Bot], dict[str, Reject]]:
 
 def bots_shown(settings: Settings) -> dict[str, Any]:
     """The bots snapshot by name."""
-    value = json.loads(gzip.decompress((settings.output_dir / FILE_NAMES["bots"]).read_bytes()))
+    value = json.loads(gzip.decompress((local(settings.output_dir) / FILE_NAMES["bots"]).read_bytes()))
     bots: dict[str, Any] = value["bots"]
     return bots
 
@@ -222,7 +222,7 @@ def test_a_bot_file_that_is_written_to_while_it_is_read_is_torn(
 
     def chunks_and_a_writer(source: Source, chunk_bytes: int) -> Iterator[bytes]:
         yield from chunks(source, chunk_bytes)
-        source.path.write_text('{"equity": 2}')
+        local(source.path).write_text('{"equity": 2}')
 
     monkeypatch.setattr(Source, "chunks", chunks_and_a_writer)
 
@@ -256,7 +256,7 @@ def test_positions_of_files_count_in_the_portfolio(settings_with_bots: Settings)
 
     optimize(settings_with_bots, use_cache=False)
 
-    data = (settings_with_bots.output_dir / FILE_NAMES["portfolio"]).read_bytes()
+    data = (local(settings_with_bots.output_dir) / FILE_NAMES["portfolio"]).read_bytes()
     assert json.loads(gzip.decompress(data))["holdings"] == [{"symbol": "AAPL", "qty": 4, "avg": 75}]
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings, optimize
+from tasks.devredis import free_port
 from tests.fleet import Fleet
-from tests.rolling import a_record, write_json, write_raw
+from tests.objects import S3Server
+from tests.rolling import a_record, local, write_json, write_raw
 from tests.servers import RedisServer, wait_until
 from tests.traces import report_unchanged
 
@@ -243,7 +245,7 @@ def test_trigger_runs_on_the_fleet_and_waits_for_the_report(tmp_path: Path, sett
         sent = rolling_optimizer(tmp_path, "trigger", **variables)
         fleet.wait_for_runs(1)
         waited = rolling_optimizer(tmp_path, "trigger", "--force", "--wait", **variables)
-        settings.input.unlink()
+        local(settings.input).unlink()
         failed = rolling_optimizer(tmp_path, "trigger", "--wait", **variables)
 
     assert sent.returncode == 0
@@ -289,3 +291,38 @@ def test_the_worker_warns_of_a_broker_that_may_evict(tmp_path: Path, own_redis: 
     with Fleet(tmp_path, settings) as fleet:
         fleet.start_worker()
         wait_until(lambda: any("may evict messages" in line for line in fleet.lines), what="the warning")
+
+
+def test_urls_work_as_paths_do(data: Path, s3: S3Server) -> None:
+    """`run` from and to a bucket, `status` and `config` on it, and `bench` of an object."""
+    place = s3.bucket / data.name
+    s3.put(place / "rolling_brain.json.gz", data / "data" / "rolling_brain.json.gz")
+    where = {"ROLLING_INPUT": f"{place}/rolling_brain.json.gz", "ROLLING_OUTPUT_DIR": f"{place}/out"}
+    nowhere = {"ROLLING_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    options = ["--input", where["ROLLING_INPUT"], "--output-dir", where["ROLLING_OUTPUT_DIR"]]
+
+    ran = rolling_optimizer(data, "run", "--no-cache", *options)
+    status = rolling_optimizer(data, "status", **where, **nowhere)
+    config = rolling_optimizer(data, "config", **where, **nowhere)
+    bench = rolling_optimizer(data, "bench", "--rounds", 1, "--json", where["ROLLING_INPUT"], **nowhere)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "6 predictions of 11 records" in ran.stdout
+    assert "from files" in status.stdout
+    assert where["ROLLING_OUTPUT_DIR"] in config.stdout
+    assert json.loads(bench.stdout)["input"] == where["ROLLING_INPUT"]
+    assert {name.partition("/")[0] for name in s3.names(place / "out")} == {
+        "versions",
+        "manifest.json",
+        "rolling_optimized.json.gz",
+        "bots_snapshot.json.gz",
+        "portfolio_snapshot.json.gz",
+        "symbols_index.json.gz",
+    }
+
+
+def test_a_url_that_cannot_be_used_is_wrong_usage(data: Path) -> None:
+    """Exit status 2, as for any option."""
+    done = rolling_optimizer(data, "run", "--no-cache", "--input", "s4://bucket/a.json")
+    assert done.returncode == 2
+    assert "ROLLING_INPUT begins with s4://" in done.stderr

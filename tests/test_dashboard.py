@@ -22,7 +22,7 @@ from optimizer.sample import write_sample
 from optimizer.settings import Settings
 from tests.browser import TOKEN, BrowserMissing, Watched, Web, chromium, chromium_executable
 from tests.fleet import Fleet
-from tests.rolling import a_record, write_json, write_raw
+from tests.rolling import a_record, local, write_json, write_raw
 from tests.servers import RedisServer, wait_until
 from tests.traces import report_unchanged
 
@@ -494,7 +494,7 @@ def test_a_run_is_started_with_the_token_and_followed_to_its_end(
 ) -> None:
     """A wrong token is refused in words; the right one starts a run on a real worker, and its progress is shown."""
     publish(settings, many_records(3))
-    write_sample(settings.input, symbols=1_000, points=4_000)
+    write_sample(local(settings.input), symbols=1_000, points=4_000)
     # On the slow engine, for the native one would be through before its progress is seen.
     fleet = Fleet(tmp_path, settings, ROLLING_ENGINE="ijson")
     with fleet, Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:

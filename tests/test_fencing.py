@@ -14,7 +14,7 @@ import pytest
 from optimizer import Settings, optimize
 from optimizer.errors import PublishRefused
 from optimizer.keys import Keys
-from tests.rolling import write_json
+from tests.rolling import local, write_json
 from tests.servers import RedisServer, wait_until
 from tests.traces import NEW, assert_redis_holds_the_files, assert_tidy, files_of, keys_of, run_old, version_of
 
@@ -86,17 +86,17 @@ def test_a_run_that_is_stopped_before_its_rename_refuses_when_it_goes_on(
             client.delete(Keys(settings.source).lock)  # rather than wait until it expires
         overtaking = optimize(settings)
         assert version_of(overtaking) > newest
-        files, keys = files_of(settings.output_dir), keys_of(redis_server, settings.source)
+        files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
     finally:
         process.send_signal(signal.SIGCONT)
     said = process.communicate(timeout=20)[1]
 
     assert process.returncode == 1
     assert f"{PublishRefused.__name__}: the lock was lost during the run" in said
-    assert files_of(settings.output_dir) == files
+    assert files_of(local(settings.output_dir)) == files
     assert {
         name: value for name, value in keys_of(redis_server, settings.source).items() if b":staged:" not in name
     } == keys
     assert_redis_holds_the_files(redis_server, settings)
     assert_tidy(settings)
-    assert Path(settings.output_dir / "current").readlink().name == str(overtaking.version)
+    assert Path(local(settings.output_dir) / "current").readlink().name == str(overtaking.version)

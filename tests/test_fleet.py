@@ -15,7 +15,7 @@ from optimizer.errors import CacheUnavailable, PartFailed, RunTimedOut
 from optimizer.fleet import Assignment, begin, handover_s, merge_parts, scan_file, scan_one_part
 from optimizer.keys import Keys
 from optimizer.records import Report
-from tests.rolling import a_record, write_json
+from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer
 from tests.traces import assert_tidy, once, run_old, runs_of, symbols_shown, version_of
 
@@ -23,7 +23,7 @@ from tests.traces import assert_tidy, once, run_old, runs_of, symbols_shown, ver
 @pytest.fixture
 def parted(settings: Settings) -> Settings:
     """Settings of a source with two parts."""
-    directory = settings.input.parent / "parts"
+    directory = local(settings.input).parent / "parts"
     write_json(directory / "a.json", {"AAPL": a_record()})
     write_json(directory / "b.json", {"MSFT": a_record(confidence=0.9)})
     return replace(settings, input=directory / "*.json", source="parted")

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from optimizer import Settings, optimize
 from optimizer.errors import NoRecords
 from optimizer.records import Report
+from tests.rolling import local
 from tests.strategies import OVERLONG, rolling_files
 
 FILES = ("rolling_optimized.json.gz", "bots_snapshot.json.gz", "portfolio_snapshot.json.gz")
@@ -253,7 +254,7 @@ def _write(path: Path, data: bytes, places: list[int]) -> None:
 
 
 def _compare(oracle: Oracle, settings: Settings, report: Report, data: bytes) -> None:
-    shown = [json.loads(gzip.decompress((settings.output_dir / name).read_bytes())) for name in FILES]
+    shown = [json.loads(gzip.decompress((local(settings.output_dir) / name).read_bytes())) for name in FILES]
     stamps = {snapshot.pop("timestamp") for snapshot in shown}
     predictions = oracle.predictions(settings.top_symbols_limit, settings.min_confidence)
     assert stamps == {report.timestamp}
@@ -279,7 +280,7 @@ def _compare(oracle: Oracle, settings: Settings, report: Report, data: bytes) ->
         len(oracle.bots),
         len(oracle.holdings()),
         len(data),
-        settings.input.stat().st_size,
+        local(settings.input).stat().st_size,
     )
 
 
@@ -311,13 +312,13 @@ def test_snapshots_are_those_of_the_oracle(
             min_confidence=min_confidence,
             max_record_bytes=MAX_RECORD_BYTES,
         )
-        _write(settings.input, data, places)
+        _write(local(settings.input), data, places)
 
         if not oracle.records:
             event("no usable record")
             with pytest.raises(NoRecords):
                 optimize(settings, use_cache=False)
-            assert not any((settings.output_dir / name).exists() for name in FILES)
+            assert not any((local(settings.output_dir) / name).exists() for name in FILES)
             return
         event(f"{min(len(oracle.records), 10)} records")
         _compare(oracle, settings, optimize(settings, use_cache=False), data)

@@ -23,7 +23,7 @@ from optimizer.fleet import Assignment, PartOutcome, begin, merge_parts, scan_fi
 from optimizer.keys import Keys
 from optimizer.records import Report
 from optimizer.snapshots import read_set
-from tests.rolling import a_record, touch_later, write_json, write_raw
+from tests.rolling import a_record, local, touch_later, write_json, write_raw
 from tests.servers import RedisServer
 from tests.traces import assert_redis_holds_the_files, assert_tidy, runs_of
 
@@ -42,7 +42,7 @@ Run = Callable[[Settings], Report]
 @pytest.fixture
 def parted(settings: Settings) -> Settings:
     """Settings of a source with three parts."""
-    directory = settings.input.parent / "parts"
+    directory = local(settings.input).parent / "parts"
     for name, value in PARTS.items():
         write_json(directory / f"{name}.json.gz", value)
     return replace(settings, input=directory / "*.json.gz", source="parted")
@@ -69,7 +69,7 @@ def by_the_fleet(settings: Settings, *, order: random.Random | None = None, forc
 
 def content_of(settings: Settings) -> dict[str, Any]:
     """The snapshots without their times."""
-    found = read_set(settings.output_dir)
+    found = read_set(local(settings.output_dir))
     assert found is not None
     contents = {kind: json.loads(gzip.decompress(data)) for kind, data in found.payloads.items()}
     for content in contents.values():
@@ -85,7 +85,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 def part(settings: Settings, name: str) -> Path:
     """One of the files."""
-    return settings.input.parent / f"{name}.json.gz"
+    return local(settings.input).parent / f"{name}.json.gz"
 
 
 # ---- the law
@@ -269,7 +269,7 @@ def test_many_failures_are_told_in_one_line(parted: Settings) -> None:
 def test_a_pattern_that_matches_nothing_is_an_error(parted: Settings, run: Run) -> None:
     """And so is a part that is no file."""
     with pytest.raises(SourceMissing, match=r"nothing-\*\.json matches no file"):
-        run(replace(parted, input=parted.input.parent / "nothing-*.json"))
+        run(replace(parted, input=local(parted.input).parent / "nothing-*.json"))
     part(parted, "d").symlink_to("nowhere")
     with pytest.raises(SourceError, match=r"d\.json\.gz"):
         run(parted)

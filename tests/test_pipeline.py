@@ -32,7 +32,7 @@ from optimizer.errors import (
 from optimizer.keys import Keys
 from optimizer.pipeline import Progress
 from optimizer.snapshots import FILE_NAMES, read_manifest
-from tests.rolling import a_record, touch_later, write_json, write_raw
+from tests.rolling import a_record, local, touch_later, write_json, write_raw
 from tests.servers import RedisServer, wait_until
 from tests.traces import (
     NEW,
@@ -77,8 +77,8 @@ def test_a_report_counts_what_was_read(settings_without_redis: Settings) -> None
     assert stats is not None
     assert (stats.records_seen, stats.records_rejected, stats.duplicates) == (5, 2, 1)
     assert (stats.predictions_extracted, stats.bots_processed, stats.portfolio_holdings) == (1, 1, 1)
-    assert stats.input_bytes == settings.input.stat().st_size
-    assert stats.json_bytes == len(gzip.decompress(settings.input.read_bytes()))
+    assert stats.input_bytes == local(settings.input).stat().st_size
+    assert stats.json_bytes == len(gzip.decompress(local(settings.input).read_bytes()))
     first = [reject for tally in report.rejects for reject in tally.first]
     assert {(reject.reason.value, reject.name) for reject in first} == {
         ("ConfidenceInvalid", "C"),
@@ -90,7 +90,7 @@ def test_a_report_counts_what_was_read(settings_without_redis: Settings) -> None
 def test_an_unchanged_input_is_confirmed_without_a_scan(settings: Settings, redis_server: RedisServer) -> None:
     """The version stays, and files and Redis both show when that was last found."""
     first = run_old(settings)
-    manifest = settings.output_dir / "manifest.json"
+    manifest = local(settings.output_dir) / "manifest.json"
     os.utime(manifest, (0, 0))
     with redis_server.client as client:
         client.hset(Keys(settings.source).current, "checked_at", first.timestamp)
@@ -149,7 +149,7 @@ def test_a_setting_that_does_not_shape_them_changes_nothing(settings_without_red
 def test_a_touched_input_is_scanned(settings_without_redis: Settings) -> None:
     """Another time of modification may mean other content."""
     run_old(settings_without_redis, use_cache=False)
-    touch_later(settings_without_redis.input)
+    touch_later(local(settings_without_redis.input))
 
     assert optimize(settings_without_redis, use_cache=False).status == "success"
 
@@ -163,7 +163,7 @@ def test_a_change_in_the_bots_directory_is_noticed(settings_without_redis: Setti
         change()
         assert optimize(settings, use_cache=False).status == "success"
         assert optimize(settings, use_cache=False, progress=no_scan).status == "unchanged"
-        shown = json.loads(gzip.decompress((settings.output_dir / FILE_NAMES["bots"]).read_bytes()))["bots"]
+        shown = json.loads(gzip.decompress((local(settings.output_dir) / FILE_NAMES["bots"]).read_bytes()))["bots"]
         return {name: bot["equity"] for name, bot in shown.items()}
 
     bot = tmp_path / "bots" / "gamma.json"
@@ -176,7 +176,7 @@ def test_a_change_in_the_bots_directory_is_noticed(settings_without_redis: Setti
 def test_a_damaged_set_is_made_anew(settings: Settings, redis_server: RedisServer, name: str) -> None:
     """Files that do not match their manifest are not confirmed, though the input did not change."""
     first = run_old(settings)
-    damaged = (settings.output_dir / name).resolve()
+    damaged = (local(settings.output_dir) / name).resolve()
     damaged.write_bytes(damaged.read_bytes()[:-1])
 
     report = optimize(settings)
@@ -190,12 +190,12 @@ def test_a_damaged_set_is_made_anew(settings: Settings, redis_server: RedisServe
 def test_a_fixed_name_that_was_removed_comes_back(settings_without_redis: Settings, name: str) -> None:
     """Names are mended by the next run, not only by the next version, which may not come for long."""
     run_old(settings_without_redis, use_cache=False)
-    before = files_of(settings_without_redis.output_dir)
-    (settings_without_redis.output_dir / name).unlink()
+    before = files_of(local(settings_without_redis.output_dir))
+    (local(settings_without_redis.output_dir) / name).unlink()
 
     assert optimize(settings_without_redis, use_cache=False, progress=no_scan).status == "unchanged"
 
-    assert files_of(settings_without_redis.output_dir) == before
+    assert files_of(local(settings_without_redis.output_dir)) == before
 
 
 # ---- bad input
@@ -296,14 +296,14 @@ FAULTS = {
 def test_a_bad_input_leaves_everything_as_it_was(settings: Settings, redis_server: RedisServer, fault: Fault) -> None:
     """The run raises and is reported; files and Redis keep the old snapshots; the next good input heals."""
     run_old(settings)
-    files, keys = files_of(settings.output_dir), keys_of(redis_server, settings.source)
+    files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
     progress: Progress | None = None
     if fault.amid_the_scan:
         write_json(settings.input, BIG)
-        os.utime(settings.input, (0, 0))  # the clock of a file system is coarse: this one was written long ago
-        progress = once(lambda: fault.make(settings.input))
+        os.utime(local(settings.input), (0, 0))  # the clock of a file system is coarse: this one was written long ago
+        progress = once(lambda: fault.make(local(settings.input)))
     else:
-        fault.make(settings.input)
+        fault.make(local(settings.input))
 
     with pytest.raises(fault.error) as raised:
         optimize(settings, progress=progress)
@@ -311,14 +311,14 @@ def test_a_bad_input_leaves_everything_as_it_was(settings: Settings, redis_serve
     assert type(raised.value) is fault.error
     assert str(settings.input) in str(raised.value)
     assert fault.says in str(raised.value)
-    assert files_of(settings.output_dir) == files
+    assert files_of(local(settings.output_dir)) == files
     assert keys_of(redis_server, settings.source) == keys
     failed = runs_of(redis_server, settings.source)[0]
     assert (failed.status, failed.error, failed.details) == ("failed", fault.error.__name__, str(raised.value))
     assert_tidy(settings, redis_server)
 
     with suppress(OSError):
-        settings.input.rmdir()
+        local(settings.input).rmdir()
     write_json(settings.input, NEW)
     assert optimize(settings).status == "success"
     assert symbols_shown(settings) == ["NVDA", "MSFT"]
@@ -329,7 +329,7 @@ def test_a_bad_input_leaves_everything_as_it_was(settings: Settings, redis_serve
 @pytest.mark.parametrize("name", ["rolling_brain.json.gz", "rolling_brain.json"])
 def test_a_file_replaced_amid_the_scan_is_published_as_it_was(settings_without_redis: Settings, name: str) -> None:
     """Who opened the old file reads it whole; the new one comes with the next run."""
-    settings = replace(settings_without_redis, input=settings_without_redis.input.with_name(name))
+    settings = replace(settings_without_redis, input=local(settings_without_redis.input).with_name(name))
     write_json(settings.input, BIG)
 
     report = optimize(settings, use_cache=False, progress=once(lambda: write_json(settings.input, NEW)))
@@ -347,7 +347,7 @@ def test_a_first_run_that_fails_leaves_no_snapshot(settings: Settings, redis_ser
     with pytest.raises(NoRecords):
         optimize(settings)
 
-    assert files_of(settings.output_dir) == {}
+    assert files_of(local(settings.output_dir)) == {}
     assert keys_of(redis_server, settings.source) == {}
 
 
@@ -405,7 +405,7 @@ def test_versions_rise_where_only_redis_knows_the_last(
     run_old(settings)
     write_json(settings.input, NEW)
     last = version_of(optimize(settings))
-    shutil.rmtree(settings.output_dir)
+    shutil.rmtree(local(settings.output_dir))
     if pointer_is_lost:
         with redis_server.client as client:
             client.delete(Keys(settings.source).current)
@@ -454,14 +454,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @contextmanager
 def the_run_stops(settings: Settings, server: RedisServer) -> Iterator[pytest.ExceptionInfo[OutputUnwritable]]:
     """A run over a new input stops; files and Redis keep the old set, and the failure is reported with the remedy."""
-    files, keys = files_of(settings.output_dir), keys_of(server, settings.source)
+    files, keys = files_of(local(settings.output_dir)), keys_of(server, settings.source)
     write_json(settings.input, NEW)
 
     with pytest.raises(OutputUnwritable) as raised:
         yield raised
 
     assert f"ROLLING_OUTPUT_DIR={settings.output_dir}" in str(raised.value)
-    assert files_of(settings.output_dir) == files
+    assert files_of(local(settings.output_dir)) == files
     assert keys_of(server, settings.source) == keys
     failed = runs_of(server, settings.source)[0]
     assert (failed.error, failed.details) == ("OutputUnwritable", str(raised.value))
@@ -474,8 +474,8 @@ def test_a_read_only_directory_stops_the_run(
     """Redis never shows what the files do not have; the message names the place."""
     settings = replace(settings, input=open_directory / "rolling_brain.json.gz", output_dir=open_directory / "out")
     run_old(settings)
-    versions = settings.output_dir / "versions"
-    for path in (versions, settings.output_dir):
+    versions = local(settings.output_dir) / "versions"
+    for path in (versions, versions.parent):
         path.chmod(0o555)
 
     with the_run_stops(settings, redis_server) as raised, as_nobody():
@@ -483,7 +483,7 @@ def test_a_read_only_directory_stops_the_run(
     assert str(raised.value).startswith(f"{versions}/")
     assert "Permission denied" in str(raised.value)
 
-    for path in (versions, settings.output_dir):
+    for path in (versions, versions.parent):
         path.chmod(0o755)
     assert optimize(settings).status == "success"
     assert_redis_holds_the_files(redis_server, settings)
@@ -512,7 +512,7 @@ def test_an_input_that_may_not_be_read_stops_the_run(settings_without_redis: Set
     output_dir = open_directory / "out"
     settings = replace(settings_without_redis, input=open_directory / "rolling_brain.json.gz", output_dir=output_dir)
     run_old(settings, use_cache=False)
-    settings.input.chmod(0)
+    local(settings.input).chmod(0)
 
     with as_nobody(), pytest.raises(SourceUnreadable, match="Permission denied"):
         optimize(settings, use_cache=False)
@@ -521,7 +521,7 @@ def test_an_input_that_may_not_be_read_stops_the_run(settings_without_redis: Set
 def test_a_file_that_cannot_be_written_whole_stops_the_run(settings: Settings, redis_server: RedisServer) -> None:
     """Whichever of the files it is, a limit on their size that strikes amid one leaves the old set."""
     run_old(settings)
-    files, keys = files_of(settings.output_dir), keys_of(redis_server, settings.source)
+    files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
     write_json(settings.input, NEW)
     limited = (
         "import resource, sys; from pathlib import Path; from optimizer import Settings, optimize\n"
@@ -532,7 +532,9 @@ def test_a_file_that_cannot_be_written_whole_stops_the_run(settings: Settings, r
         "    except Exception as error: print(type(error).__name__, error)\n"
         "    else: print('written')\n"
     )
-    sizes = {name: (settings.output_dir / name).stat().st_size for name in (*FILE_NAMES.values(), "manifest.json")}
+    sizes = {
+        name: (local(settings.output_dir) / name).stat().st_size for name in (*FILE_NAMES.values(), "manifest.json")
+    }
     limits = {10, max(sizes[name] for name in FILE_NAMES.values()) - 60, sizes["manifest.json"] - 60}
     arguments = [str(settings.input), str(settings.output_dir), settings.redis_url, *map(str, sorted(limits))]
     done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=True)
@@ -540,7 +542,7 @@ def test_a_file_that_cannot_be_written_whole_stops_the_run(settings: Settings, r
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done.stdout
     assert all(line.startswith("OutputUnwritable ") and "File too large" in line for line in lines), lines
-    assert files_of(settings.output_dir) == files
+    assert files_of(local(settings.output_dir)) == files
     assert keys_of(redis_server, settings.source) == keys
     assert_tidy(settings, redis_server)
 
@@ -548,10 +550,10 @@ def test_a_file_that_cannot_be_written_whole_stops_the_run(settings: Settings, r
 def test_an_output_directory_that_is_a_file_stops_the_run(settings_without_redis: Settings) -> None:
     """It is said before anything is scanned, and the file is left alone."""
     write_json(settings_without_redis.input, OLD)
-    settings_without_redis.output_dir.write_text("precious")
+    local(settings_without_redis.output_dir).write_text("precious")
 
     with pytest.raises(OutputUnwritable, match="File exists"):
         optimize(settings_without_redis, use_cache=False, progress=no_scan)
 
-    assert settings_without_redis.output_dir.read_text() == "precious"
-    assert read_manifest(settings_without_redis.output_dir) is None
+    assert local(settings_without_redis.output_dir).read_text() == "precious"
+    assert read_manifest(local(settings_without_redis.output_dir)) is None

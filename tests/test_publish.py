@@ -18,7 +18,7 @@ from optimizer import Report, Settings, optimize
 from optimizer.errors import PublishRefused, SourceMissing
 from optimizer.keys import VERSION_KINDS, Keys
 from optimizer.snapshots import output_lock
-from tests.rolling import a_record, write_json
+from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer, wait_until
 from tests.traces import (
     NEW,
@@ -218,7 +218,7 @@ def test_a_run_without_cache_leaves_redis_alone(settings: Settings, redis_server
 
         assert run_old(settings, use_cache=False).cache == "off"
         assert optimize(settings, use_cache=False, tick=1).cache == "off"
-        settings.input.unlink()
+        local(settings.input).unlink()
         with pytest.raises(SourceMissing):
             optimize(settings, use_cache=False)
 
@@ -243,7 +243,7 @@ def test_a_second_run_for_a_source_is_skipped(settings: Settings, redis_server: 
 
     assert report.status == "success"
     assert [(other.status, other.reason) for other in others] == [("skipped", "already_running")] * 2
-    assert files_of(elsewhere.output_dir) == {}
+    assert files_of(local(elsewhere.output_dir)) == {}
     assert runs_of(redis_server, settings.source) == [report, *reversed(others)]
     assert optimize(elsewhere).status == "success"
 
@@ -268,7 +268,7 @@ def test_a_run_that_lost_its_lock_publishes_nothing(
 ) -> None:
     """Files and Redis stay as they were, and a lock that somebody else holds is not released."""
     run_old(settings)
-    files, keys = files_of(settings.output_dir), keys_of(redis_server, settings.source)
+    files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
     lock = Keys(settings.source).lock
     write_json(settings.input, NEW)
 
@@ -284,7 +284,7 @@ def test_a_run_that_lost_its_lock_publishes_nothing(
 
         assert client.get(lock) == (None if new_owner is None else new_owner.encode())
         client.delete(lock)
-    assert files_of(settings.output_dir) == files
+    assert files_of(local(settings.output_dir)) == files
     assert keys_of(redis_server, settings.source) == keys
     assert runs_of(redis_server, settings.source)[0].error == "PublishRefused"
     assert optimize(settings).cache == "published"
@@ -307,7 +307,7 @@ def test_a_run_does_not_overwrite_what_was_published_meanwhile(settings: Setting
 def test_a_worker_that_was_killed_blocks_nobody_for_long(settings: Settings, redis_server: RedisServer) -> None:
     """The kernel frees its directory at once, and its lock in Redis expires; then all goes on as if it had not been."""
     run_old(settings)
-    files = files_of(settings.output_dir)
+    files = files_of(local(settings.output_dir))
     write_json(settings.input, NEW)
     dying = (
         "import os, signal, sys; from pathlib import Path; from optimizer import Settings, optimize\n"
@@ -318,7 +318,7 @@ def test_a_worker_that_was_killed_blocks_nobody_for_long(settings: Settings, red
     died = subprocess.run([sys.executable, "-c", dying, *arguments], check=False)
 
     assert died.returncode == -9
-    assert files_of(settings.output_dir) == files
+    assert files_of(local(settings.output_dir)) == files
     assert optimize(settings).reason == "already_running"
     with redis_server.client as client:
         assert 0 < client.pttl(Keys(settings.source).lock) <= 10_000
@@ -330,7 +330,7 @@ def test_a_worker_that_was_killed_blocks_nobody_for_long(settings: Settings, red
 def test_a_stopped_run_that_has_lost_its_lock_does_not_hold_up_the_others(settings: Settings) -> None:
     """It still holds the directory's lock, since its process lives; Redis knows better."""
     write_json(settings.input, {"AAPL": a_record()})
-    with output_lock(settings.output_dir) as is_free:
+    with output_lock(local(settings.output_dir)) as is_free:
         assert is_free
         assert optimize(settings).status == "success"
         assert optimize(replace(settings, min_confidence=0.1), use_cache=False).reason == "already_running"

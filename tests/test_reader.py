@@ -45,7 +45,7 @@ from optimizer.select import rank
 from optimizer.snapshots import FILE_NAMES, encode_set, output_lock, write_set
 from tasks.devredis import free_port
 from tests.readers import KINDS, Open
-from tests.rolling import a_record, write_json
+from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer, wait_until
 from tests.traces import NEW, OLD, run_old, version_of
 
@@ -92,7 +92,7 @@ def test_answers_are_typed_and_say_where_they_are_from(settings: Settings, open_
     }
     for kind, snapshot in snapshots.items():
         assert (snapshot.version, snapshot.origin) == (report.version, origin)
-        assert snapshot.gz == (settings.output_dir / FILE_NAMES[kind]).read_bytes()
+        assert snapshot.gz == (local(settings.output_dir) / FILE_NAMES[kind]).read_bytes()
         assert snapshot.etag == hashlib.sha256(snapshot.gz).hexdigest()
     shown = reader.predictions().value
     assert [record.symbol for record in shown.predictions] == ["MSFT", "AAPL"]
@@ -238,11 +238,11 @@ def publish_index(settings: Settings, index: list[Record]) -> None:
         gzip_level=1,
     )
     with (
-        output_lock(settings.output_dir),
+        output_lock(local(settings.output_dir)),
         closing(Cache(settings.redis_url, settings.source, 30)) as cache,
         cache.lock() as lock,
     ):
-        write_set(settings.output_dir, snapshots)
+        write_set(local(settings.output_dir), snapshots)
         cache.publish(snapshots, lock=lock, before=cache.pointer(), checked_at="2026-11-01T10:00:00.000Z")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import SettingsInvalid
+from optimizer.locations import Url
 from optimizer.settings import Settings, variable_name
 from optimizer.urls import redact_url
 
@@ -252,6 +255,68 @@ class TestFlowerUrl:
             Settings(flower_url=url)
         assert "secret" not in str(caught.value)
         Settings(flower_url="http://flower/@home")
+
+
+class TestUrls:
+    """Input and output may lie in an object store."""
+
+    def test_they_are_taken_from_the_environment(self) -> None:
+        """The source's name is the object's stem; `file://` is a path."""
+        settings = Settings.from_env(
+            {"ROLLING_INPUT": "s3://bucket/deep/engine.json.gz", "ROLLING_OUTPUT_DIR": "memory://out/"}
+        )
+        assert (settings.input, settings.output_dir) == (Url("s3://bucket/deep/engine.json.gz"), Url("memory://out/"))
+        assert settings.source == "engine"
+        assert Settings.from_env({"ROLLING_INPUT": "file:///srv/a.json"}).input == Path("/srv/a.json")
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "s3://user:secret@bucket/a.json",
+            "s3://secret@bucket/a.json",
+            "s3://user:sec/ret@bucket/a.json",
+            "ftp://user:secret@host:21/a",
+        ],
+    )
+    @pytest.mark.parametrize("variable", ["ROLLING_INPUT", "ROLLING_OUTPUT_DIR"])
+    def test_no_password_in_them(self, variable: str, url: str) -> None:
+        """It would be in logs and reports; the message does not repeat it, and says where credentials belong."""
+        with pytest.raises(
+            SettingsInvalid, match=rf"{variable} holds a user or a password; .*AWS_ACCESS_KEY"
+        ) as raised:
+            Settings.from_env({variable: url})
+        assert "sec" not in str(raised.value).replace("AWS_SECRET_ACCESS_KEY", "")
+
+    @pytest.mark.parametrize("url", ["s3://bucket/a@b.json", "s3://bucket/a:b@c.json"])
+    def test_an_at_sign_in_a_key_is_no_user(self, url: str) -> None:
+        """Keys may hold any sign."""
+        assert str(Settings.from_env({"ROLLING_INPUT": url, "ROLLING_SOURCE": "a"}).input) == url
+
+    def test_a_scheme_that_no_store_has_is_refused(self) -> None:
+        """By the variable's name."""
+        with pytest.raises(SettingsInvalid, match=r"ROLLING_INPUT begins with s4://, which no store has"):
+            Settings.from_env({"ROLLING_INPUT": "s4://bucket/a.json"})
+
+    @pytest.mark.parametrize("missing", ["fsspec", "s3fs"])
+    def test_a_missing_package_is_named(self, missing: str) -> None:
+        """With the command that installs it."""
+        program = (
+            f"import sys; sys.modules[{missing!r}] = None; from optimizer.settings import Settings; "
+            "Settings.from_env({'ROLLING_INPUT': 's3://bucket/a.json'})"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert "SettingsInvalid: ROLLING_INPUT needs a package that is not here" in done.stderr
+        assert "pip install 'rolling-optimizer[remote]'" in done.stderr
+
+    def test_bots_are_local(self) -> None:
+        """The directory is listed and read file by file."""
+        with pytest.raises(SettingsInvalid, match=r"ROLLING_BOTS_DIR='s3://bucket/bots' is not a local path"):
+            Settings.from_env({"ROLLING_BOTS_DIR": "s3://bucket/bots"})
+
+    def test_without_them_nothing_is_imported_for_them(self) -> None:
+        """A run on local files does not pay for a client of object stores."""
+        program = "import sys, optimizer.pipeline as p; p.Settings(); sys.exit('fsspec' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 class TestRedaction:

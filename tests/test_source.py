@@ -27,7 +27,7 @@ from optimizer.settings import Settings
 from optimizer.source import Source
 from tests.engines import scan
 from tests.heavy import scan_file
-from tests.rolling import a_record, touch_later, write_json, write_raw
+from tests.rolling import a_record, local, touch_later, write_json, write_raw
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -142,7 +142,7 @@ class TestFormats:
         """An empty file, or one of nothing packed, gives no bytes; a run says that there is no record."""
         assert inflate(packed) == b""
 
-        settings_without_redis.input.write_bytes(packed)
+        local(settings_without_redis.input).write_bytes(packed)
         with pytest.raises(NoRecords, match="0 records seen"):
             optimize(settings_without_redis, use_cache=False)
 
@@ -301,14 +301,14 @@ class TestOpen:
         path = write_raw(tmp_path / "a.json.gz", JSON)
         os.mkfifo(tmp_path / "fifo")
         with Source(path) as first:
-            lowest = first._file.fileno()
+            lowest = first._descriptor
             next(first.chunks(CHUNK_BYTES))
         for refused in (tmp_path, tmp_path / "fifo"):
             with pytest.raises(SourceUnreadable):
                 Source(refused)
 
         with Source(path) as again:
-            assert again._file.fileno() == lowest
+            assert again._descriptor == lowest
 
 
 def _large(byte: bytes) -> bytes:
@@ -390,7 +390,7 @@ class TestChanges:
         settings = settings_without_redis
         write_json(settings.input, {"AAPL": a_record()})
         optimize(settings, use_cache=False)
-        shown = (settings.output_dir / "rolling_optimized.json.gz").read_bytes()
+        shown = (local(settings.output_dir) / "rolling_optimized.json.gz").read_bytes()
         path = write_raw(settings.input, _large(b"1"))
 
         def overwrite(_read: int, _size: int) -> None:
@@ -400,7 +400,7 @@ class TestChanges:
 
         with pytest.raises(SourceTorn, match="was written to while it was read"):
             optimize(settings, use_cache=False, progress=overwrite)
-        assert (settings.output_dir / "rolling_optimized.json.gz").read_bytes() == shown
+        assert (local(settings.output_dir) / "rolling_optimized.json.gz").read_bytes() == shown
 
     def _content(self, path: Path) -> bytes:
         with Source(path) as source:

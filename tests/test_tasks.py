@@ -20,7 +20,7 @@ from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimiz
 from optimizer.records import Stats
 from optimizer.sample import write_sample
 from tests.fleet import Fleet
-from tests.rolling import a_record, write_json
+from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer, wait_until
 
 TASK = "tasks.optimize_rolling_data"
@@ -32,8 +32,8 @@ FAST_TICKS = {"ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
 @pytest.fixture
 def slow_input(settings: Settings) -> Path:
     """A file that takes a second or two to scan."""
-    write_sample(settings.input, symbols=1_000, points=4_000)
-    return settings.input
+    write_sample(local(settings.input), symbols=1_000, points=4_000)
+    return local(settings.input)
 
 
 def test_beat_makes_a_run_each_tick_and_a_changed_input_is_published(tmp_path: Path, settings: Settings) -> None:
@@ -120,7 +120,7 @@ def test_flower_triggers_runs_behind_its_password_and_shows_reports_and_failures
         assert fleet.flower("POST", trigger, {"kwargs": {"force": True}}, login="ops:wrong")[0] == 401
 
         good = _triggered(fleet, trigger, {"force": True})
-        settings.input.unlink()
+        local(settings.input).unlink()
         bad = _triggered(fleet, trigger, {"force": True})
         wrong = _triggered(fleet, trigger, {"force": "yes"})
         unknown = _triggered(fleet, trigger, {"depth": 1})
@@ -163,7 +163,7 @@ def test_a_run_over_its_time_limit_fails_by_name_and_leaves_the_old_snapshots(
     """The soft limit ends a scan between two bytecodes; nothing of it is seen."""
     write_json(settings.input, {"AAPL": a_record()})
     before = optimize(settings)
-    write_sample(settings.input, symbols=1_000, points=4_000)
+    write_sample(local(settings.input), symbols=1_000, points=4_000)
 
     with Fleet(tmp_path, settings, **SLOW_SCAN) as fleet:
         fleet.start_worker()
@@ -173,7 +173,7 @@ def test_a_run_over_its_time_limit_fails_by_name_and_leaves_the_old_snapshots(
 
     assert failed.error == "RunTimedOut"
     assert version == before.version
-    assert not list(settings.output_dir.rglob("*.partial"))
+    assert not list(local(settings.output_dir).rglob("*.partial"))
 
 
 def test_a_killed_child_costs_one_tick(tmp_path: Path, settings: Settings, slow_input: Path) -> None:

@@ -12,7 +12,7 @@ from optimizer import Settings, optimize
 from optimizer.errors import SourceMissing
 from optimizer.keys import Keys
 from optimizer.sample import write_sample
-from tests.rolling import a_record, write_json
+from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer, wait_until
 from tests.traces import report_unchanged, run_old
 from tests.webs import WebServer, asking
@@ -135,10 +135,10 @@ def test_reads_do_not_fall_while_redis_is_away(settings_without_redis: Settings,
 
 def test_a_failed_run_shows_and_the_snapshot_grows_old(settings: Settings) -> None:
     """What an alert needs: the last status, and the age of what is shown."""
-    write_sample(settings.input, symbols=10, points=1)
+    write_sample(local(settings.input), symbols=10, points=1)
     fast = replace(settings, interval_s=0.1)
     optimize(fast)
-    settings.input.unlink()
+    local(settings.input).unlink()
     with pytest.raises(SourceMissing):
         optimize(fast)
     with asking(fast) as client:

@@ -18,6 +18,7 @@ from schemathesis.core.result import Ok
 from optimizer import Settings, optimize
 from optimizer.sample import write_sample
 from optimizer.web import RunState, create_app
+from tests.rolling import local
 from tests.webs import asking
 
 TOKEN: Final = "made-up"
@@ -40,7 +41,7 @@ class NoFleet:
 @pytest.fixture
 def web_settings(settings: Settings) -> Settings:
     """Settings with a token, and a snapshot published."""
-    write_sample(settings.input, symbols=40, points=1)
+    write_sample(local(settings.input), symbols=40, points=1)
     optimize(settings)
     return replace(settings, trigger_token=TOKEN)
 

@@ -24,7 +24,7 @@ from optimizer.errors import SettingsInvalid
 from optimizer.keys import Keys
 from optimizer.snapshots import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS
-from tests.rolling import a_record, write_json
+from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer, wait_until
 from tests.traces import NEW, run_old, version_of
 from tests.webs import WebServer, asking
@@ -43,7 +43,7 @@ def raw(client: TestClient, path: str, **headers: str) -> tuple[Response, bytes]
 def test_whole_snapshots_are_the_stored_bytes(settings: Settings, path: str, kind: str) -> None:
     """Byte for byte those of the file for who takes gzip, and inflated for who does not."""
     report = run_old(settings)
-    stored = (settings.output_dir / FILE_NAMES[kind]).read_bytes()
+    stored = (local(settings.output_dir) / FILE_NAMES[kind]).read_bytes()
 
     with asking(settings) as client:
         packed, body = raw(client, path)

@@ -19,7 +19,7 @@ from optimizer import Settings
 from optimizer.errors import CacheUnavailable
 from optimizer.web import RunState, make_router
 from tests.fleet import Fleet
-from tests.rolling import a_record, write_json
+from tests.rolling import a_record, local, write_json
 from tests.servers import wait_until
 from tests.traces import run_old
 from tests.webs import WebServer, asking
@@ -174,7 +174,7 @@ def test_a_run_is_sent_to_the_fleet_and_followed_to_its_end(tmp_path: Path, sett
         assert done["percent"] == 100.0
         wait_until(lambda: ask("/status")["version"] == done["report"]["version"], limit_s=5, what="the version")
 
-        settings.input.unlink()
+        local(settings.input).unlink()
         second = ask("/runs", "POST")["id"]
         wait_until(lambda: ask(f"/runs/{second}")["state"] == "failed", what="the second run")
         assert ask(f"/runs/{second}")["error"]["error"] == "SourceMissing"

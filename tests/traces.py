@@ -17,7 +17,7 @@ from optimizer.pipeline import Progress, optimize
 from optimizer.records import Index, Manifest, Record, Report
 from optimizer.settings import Settings
 from optimizer.snapshots import FILE_NAMES, MANIFEST_NAME
-from tests.rolling import a_record, write_json
+from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer
 
 __all__ = [
@@ -115,7 +115,7 @@ def runs_of(server: RedisServer, source: str) -> list[Report]:
 
 def assert_tidy(settings: Settings, server: RedisServer | None = None) -> None:
     """Nothing of an unfinished run is left: no partial file or link, no lock, no staged key."""
-    assert [path for path in settings.output_dir.rglob("*") if "partial" in path.name] == []
+    assert [path for path in local(settings.output_dir).rglob("*") if "partial" in path.name] == []
     if server is not None:
         with server.client as client:
             assert client.exists(Keys(settings.source).lock) == 0
@@ -125,8 +125,8 @@ def assert_tidy(settings: Settings, server: RedisServer | None = None) -> None:
 def assert_redis_holds_the_files(server: RedisServer, settings: Settings) -> None:
     """Redis shows the set that the files hold: pointer, payloads, and the lookups made of the index; none expires."""
     keys = Keys(settings.source)
-    files = {kind: (settings.output_dir / name).read_bytes() for kind, name in FILE_NAMES.items()}
-    manifest = msgspec.json.decode((settings.output_dir / MANIFEST_NAME).read_bytes(), type=Manifest)
+    files = {kind: (local(settings.output_dir) / name).read_bytes() for kind, name in FILE_NAMES.items()}
+    manifest = msgspec.json.decode((local(settings.output_dir) / MANIFEST_NAME).read_bytes(), type=Manifest)
     index = msgspec.json.decode(gzip.decompress(files["index"]), type=Index).symbols
     with server.client as client:
         pointer = cast("dict[bytes, bytes]", client.hgetall(keys.current))
@@ -151,7 +151,7 @@ def assert_redis_holds_the_files(server: RedisServer, settings: Settings) -> Non
 
 def symbols_shown(settings: Settings) -> list[str]:
     """The symbols of the predictions file, best first."""
-    value = msgspec.json.decode(gzip.decompress((settings.output_dir / FILE_NAMES["predictions"]).read_bytes()))
+    value = msgspec.json.decode(gzip.decompress((local(settings.output_dir) / FILE_NAMES["predictions"]).read_bytes()))
     return [record["symbol"] for record in value["predictions"]]
 
 

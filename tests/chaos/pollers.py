@@ -29,6 +29,7 @@ import redis
 from optimizer import Settings, SnapshotReader
 from tests.chaos.generations import KINDS, generations_in
 from tests.readers import Open
+from tests.rolling import local
 
 __all__ = ["WAYS"]
 
@@ -191,8 +192,8 @@ def main(arguments: Iterable[str]) -> None:
         reads: list[Callable[[], list[Payload]]] = [
             *(partial(with_reader, reader) for reader in readers),
             lambda: with_redis_py(client, f"rolling:{{{settings.source}}}"),
-            lambda: with_fixed_names(settings.output_dir),
-            lambda: with_resolved_link(settings.output_dir),
+            lambda: with_fixed_names(local(settings.output_dir)),
+            lambda: with_resolved_link(local(settings.output_dir)),
         ]
         polling = [
             threading.Thread(target=poll, args=(way, read, judge, ended)) for way, read in zip(WAYS, reads, strict=True)

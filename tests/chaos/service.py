@@ -26,6 +26,7 @@ from tests.chaos.figures import Figures
 from tests.chaos.generations import Engine
 from tests.chaos.pollers import WAYS
 from tests.fleet import Fleet
+from tests.rolling import local
 from tests.servers import RedisServer
 
 __all__ = ["Service"]
@@ -80,7 +81,7 @@ class Service:
             "ROLLING_STARTUP_DELAY_S": "0.1",
             **variables,
         }
-        self.engine = Engine(self.settings.input, rng, every_s=write_every_s, padding_bytes=padding_bytes)
+        self.engine = Engine(local(self.settings.input), rng, every_s=write_every_s, padding_bytes=padding_bytes)
         self.fleet = Fleet(directory, self.settings, **variables)
         self.fleet.worker_variables |= worker_variables or {}
         self.pollers = Pollers(self.settings)
@@ -174,7 +175,7 @@ class Service:
         self._check_keys()
 
     def _check_files(self) -> None:
-        directory = self.settings.output_dir
+        directory = local(self.settings.output_dir)
         names = {"current", "versions", "manifest.json"} | {path.name for path in directory.glob("*.json.gz")}
         there = {path.name for path in directory.iterdir()}
         assert there == names, there
@@ -239,7 +240,7 @@ class Service:
         for path in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):
                 links.append(path.readlink())
-        return self.settings.output_dir.resolve() in links
+        return local(self.settings.output_dir).resolve() in links
 
     def kill_children(self) -> None:
         """SIGKILL every child of the worker at once: one of them may be in a run."""

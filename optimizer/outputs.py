@@ -1,0 +1,53 @@
+"""Where snapshot sets go and come from: a directory (`snapshots.py`) or a URL (`remote_snapshots.py`), alike for all.
+
+Errors: `OutputUnwritable`; `PublishRefused`; for a URL, of a reading function too, `OutputUnreadable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from optimizer import remote_snapshots as remote
+from optimizer import snapshots as local
+from optimizer.locations import Location, Url
+from optimizer.records import Manifest
+from optimizer.snapshots import KINDS, SnapshotSet
+
+__all__ = ["manifest_age_s", "mark_checked", "output_lock", "read_manifest", "read_set", "write_set"]
+
+
+def output_lock(output: Location) -> AbstractContextManager[bool]:
+    """Lock it against other runs as far as it knows locks; yield whether the lock was got."""
+    return remote.output_lock(output) if isinstance(output, Url) else local.output_lock(output)
+
+
+def write_set(output: Location, snapshots: SnapshotSet, *, fence: Callable[[], None] = lambda: None) -> None:
+    """Write a set and make it the current one; `fence` is called just before that, and what it raises stops it."""
+    if isinstance(output, Url):
+        remote.write_set(output, snapshots, fence=fence)
+    else:
+        local.write_set(output, snapshots, fence=fence)
+
+
+def read_manifest(output: Location) -> Manifest | None:
+    """The manifest of the current set, or `None` where there is no usable one."""
+    return remote.read_manifest(output) if isinstance(output, Url) else local.read_manifest(output)
+
+
+def manifest_age_s(output: Location) -> float:
+    """Seconds since a run last made or confirmed the current set; infinite where there is none."""
+    return remote.manifest_age_s(output) if isinstance(output, Url) else local.manifest_age_s(output)
+
+
+def read_set(output: Location, *, kinds: Sequence[str] = KINDS) -> SnapshotSet | None:
+    """Read the current set, or some kinds of it, checked against the manifest; `None` where it is not whole."""
+    return remote.read_set(output, kinds=kinds) if isinstance(output, Url) else local.read_set(output, kinds=kinds)
+
+
+def mark_checked(output: Location) -> None:
+    """Note that the current set is still the newest, and mend its fixed names."""
+    if isinstance(output, Url):
+        remote.mark_checked(output)
+    else:
+        local.mark_checked(output)

@@ -1,0 +1,134 @@
+"""Object stores, through fsspec: one file system for each store and process, and its many errors as one.
+
+In: a `Url`. Out: the fsspec file system that serves it. Where the store is, and who we are to it, its package reads
+from environment variables and files of its own (`AWS_*`, `FSSPEC_*`, ...), never from a URL.
+
+fsspec and the packages of stores are the extra `remote`, and are imported only where a URL is used.
+
+Errors: a store that cannot be reached or refuses is an `OSError` with the URL and what to do; what is not there is a
+`FileNotFoundError`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from optimizer.locations import Url
+
+__all__ = ["answers", "check_url", "file_system"]
+
+# The next tick is the better retry. A server that takes connections and answers none costs four times READ_TIMEOUT_S:
+# botocore's tries times those of s3fs, which alone would be 75 s times botocore's own five.
+CONNECT_TIMEOUT_S: Final = 3
+READ_TIMEOUT_S: Final = 10
+TRIES: Final = 2
+S3_SCHEMES: Final = ("s3", "s3a")
+
+_LOGIN: Final = re.compile(r"[^/]*@|[^/:]*:(?!\d*(/|$)).*@")
+
+# The packages of stores, and what they are made of. They raise classes that have no base in common.
+_PACKAGES: Final = frozenset(
+    {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs"}
+)
+
+
+def check_url(url: Url) -> None:
+    """Check that a URL can be used here; the store is not asked.
+
+    Raises:
+        ValueError: What is wrong with it, without a piece of a password.
+    """
+    if _LOGIN.match(url.text.partition("://")[2]):
+        raise ValueError(
+            "holds a user or a password; leave them out: credentials come from the store's own environment variables "
+            "and files, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the machine's role"
+        )
+    try:
+        from fsspec import get_filesystem_class  # noqa: PLC0415 - an extra
+
+        get_filesystem_class(url.scheme)
+    except ImportError as error:
+        raise ValueError(
+            f"needs a package that is not here ({error}); for s3:// it comes by: "
+            "pip install 'rolling-optimizer[remote]'"
+        ) from None
+    except ValueError:
+        raise ValueError(
+            f"begins with {url.scheme}://, which no store has; s3://, gs:// and file:// are some"
+        ) from None
+
+
+def file_system(url: Url) -> Any:
+    """The file system of a URL, for as long as this process lives: its connections are kept from tick to tick."""
+    return _opened.file_system(url)
+
+
+@contextmanager
+def answers(url: Url) -> Iterator[None]:
+    """Turn every way in which a store can fail into an `OSError`; `FileNotFoundError` stays what it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        # Whatever else comes up here is none of the store's: the time limit of a task, first of all.
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _PACKAGES:
+            raise
+        raise OSError(
+            f"{url}: {type(error).__name__}: {error or 'no answer in time'}; check the network, the store's address "
+            "(AWS_ENDPOINT_URL where it is not Amazon's) and the credentials in its environment variables or files"
+        ) from error
+
+
+class _Opened:
+    """The file systems of this process."""
+
+    def __init__(self) -> None:
+        self._of_parents: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        self._file_systems: dict[str, Any] = {}
+
+    def file_system(self, url: Url) -> Any:
+        with self._lock:
+            if url.root not in self._file_systems:
+                from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra
+
+                # Not one of fsspec's own cache: after a fork fsspec lets go of those in the child, where closing them
+                # waits for a thread of the parent. A cached listing would hide what another host has written.
+                options = {"skip_instance_cache": True, "use_listings_cache": False} | _options(url.scheme)
+                store, _ = url_to_fs(url.text, **options)
+                if url.scheme in S3_SCHEMES:
+                    store.retries = TRIES  # s3fs takes it as no option
+                self._file_systems[url.root] = store
+            return self._file_systems[url.root]
+
+    def begin_anew(self) -> None:
+        """In a child: the parent's connections and the thread that served them are its own; keep, and never use."""
+        self._of_parents.append(self._file_systems)
+        self._lock = threading.Lock()
+        self._file_systems = {}
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    if scheme not in S3_SCHEMES:
+        return {}
+    from fsspec.config import conf  # noqa: PLC0415 - an extra
+
+    limits = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": READ_TIMEOUT_S,
+        "retries": {"mode": "standard", "total_max_attempts": TRIES},
+    }
+    # An option that is given replaces that of the user's configuration whole.
+    return {"config_kwargs": limits | conf.get(scheme, {}).get("config_kwargs", {})}
+
+
+_opened: Final = _Opened()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_opened.begin_anew)

@@ -1,0 +1,297 @@
+"""Inputs in an object store: what comes out is what the same local file gives, or an error within seconds."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
+from optimizer.locations import Url, expand, parse_location
+from optimizer.pipeline import optimize
+from optimizer.remote import BLOCK_BYTES
+from optimizer.sample import write_sample
+from optimizer.settings import Settings
+from optimizer.snapshots import read_set
+from optimizer.source import open_source
+from tests.fleet import Fleet
+from tests.objects import S3Server
+from tests.rolling import a_record, write_json
+from tests.servers import wait_until
+from tests.traces import NEW, OLD, no_scan, once, symbols_shown
+
+FAST_TICKS = {"ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
+
+
+@pytest.fixture
+def place(s3: S3Server, tmp_path: Path) -> Url:
+    """A place in the bucket for one test."""
+    return s3.bucket / tmp_path.name
+
+
+@pytest.fixture
+def remote_settings(settings_without_redis: Settings, place: Url) -> Settings:
+    """An input by URL, outputs in a directory."""
+    return replace(settings_without_redis, input=place / "rolling_brain.json.gz")
+
+
+def as_gz(tmp_path: Path, value: object) -> bytes:
+    return write_json(tmp_path / "content.json.gz", value).read_bytes()
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize("name", ["rolling_brain.json.gz", "rolling_brain.json"])
+def test_an_object_gives_the_snapshots_of_the_same_file(
+    remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path, name: str
+) -> None:
+    """Over several blocks, and however it is compressed."""
+    file = tmp_path / name
+    write_sample(file, symbols=400, points=500)
+    assert name.endswith(".gz") or file.stat().st_size > 2 * BLOCK_BYTES
+    s3.put(place / name, file)
+
+    remote = optimize(replace(remote_settings, input=place / name), use_cache=False)
+    local = optimize(replace(remote_settings, input=file, output_dir=tmp_path / "local"), use_cache=False)
+
+    assert remote.stats is not None
+    assert local.stats is not None
+    assert (remote.source, remote.stats.input_bytes) == ("rolling_brain", file.stat().st_size)
+    assert remote.stats.json_bytes == local.stats.json_bytes
+    sets = [read_set(tmp_path / "snapshots"), read_set(tmp_path / "local")]
+    assert sets[0] is not None
+    assert sets[1] is not None
+    assert sets[0].index() == sets[1].index()
+
+
+def test_an_unchanged_object_is_not_scanned_and_a_replaced_one_is(
+    remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
+) -> None:
+    """By its ETag; the same bytes once more are the same."""
+    old = as_gz(tmp_path, OLD)
+    s3.put(place / "rolling_brain.json.gz", old)
+    first = optimize(remote_settings, use_cache=False)
+
+    s3.put(place / "rolling_brain.json.gz", old)
+    second = optimize(remote_settings, use_cache=False, progress=no_scan)
+    s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, NEW))
+    third = optimize(remote_settings, use_cache=False)
+
+    assert [first.status, second.status, third.status] == ["success", "unchanged", "success"]
+    assert first.version == second.version != third.version
+
+
+def test_an_object_that_is_replaced_amid_the_scan_is_torn(
+    remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
+) -> None:
+    """What was read of it is not published, and the next run reads the new one."""
+    s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, OLD))
+    optimize(remote_settings, use_cache=False)
+    write_sample(tmp_path / "big.json.gz", symbols=500, points=2_000)
+    s3.put(place / "rolling_brain.json.gz", tmp_path / "big.json.gz")
+    before = read_set(tmp_path / "snapshots")
+
+    replaced = once(lambda: s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, NEW)))
+    with pytest.raises(SourceTorn, match="was replaced while it was read"):
+        optimize(remote_settings, use_cache=False, progress=replaced)
+
+    assert read_set(tmp_path / "snapshots") == before
+    assert optimize(remote_settings, use_cache=False).status == "success"
+    assert symbols_shown(remote_settings) == ["NVDA", "MSFT"]
+
+
+def test_ranges_are_of_the_object_that_was_opened(s3: S3Server, place: Url) -> None:
+    """S3 refuses a range of another; bytes of two objects are never mixed, even where both are plain."""
+    one, other = b"1" * (40 << 20), b"2" * (40 << 20)
+    s3.put(place / "rolling_brain.json", one)
+
+    with open_source(place / "rolling_brain.json") as source:
+        chunks = source.chunks(1 << 20)
+        read = [next(chunks)]
+        s3.put(place / "rolling_brain.json", other)
+        with pytest.raises(SourceTorn, match="replaced"):
+            read.extend(chunks)
+        with pytest.raises(SourceTorn, match="replaced"):
+            source.check_unchanged()
+    assert set(b"".join(read)) == set(b"1")
+
+
+def test_an_object_cut_short_is_torn(remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path) -> None:
+    """As a file is: its gzip has no end."""
+    s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, OLD)[:-9])
+    with pytest.raises(SourceTorn, match="ends early"):
+        optimize(remote_settings, use_cache=False)
+
+
+# ---- what is not there, and who may not
+
+
+@pytest.mark.parametrize("where", ["key", "bucket"])
+def test_what_is_not_there_is_missing(place: Url, where: str) -> None:
+    """The message has the URL, and says that the bucket may be what is missing."""
+    url = place / "none.json.gz" if where == "key" else Url("s3://no-such-bucket-here/a.json.gz")
+    with pytest.raises(SourceMissing, match=f"{url} not found, or there is no such bucket; set ROLLING_INPUT"):
+        open_source(url)
+
+
+def test_what_only_has_others_below_it_is_no_input(s3: S3Server, place: Url) -> None:
+    """As a directory is none."""
+    s3.put(place / "a/b.json", b"{}")
+    with pytest.raises(SourceUnreadable, match="is no object"):
+        open_source(place / "a")
+
+
+def test_who_may_not_read_is_told_so(own_s3: S3Server) -> None:
+    """At once, with what to check."""
+    own_s3.start()
+    own_s3.refuse_strangers()
+    with pytest.raises(SourceUnreadable, match=f"{own_s3.bucket}/a.json: PermissionError: .*check .* the credentials"):
+        open_source(own_s3.bucket / "a.json")
+
+
+def test_without_credentials_the_message_names_them(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boto's own error is no OSError; it becomes one of ours all the same."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(SourceUnreadable, match=r"NoCredentialsError: .*check .* the credentials"):
+        open_source(Url(f"{s3.bucket}-of-nobody/a.json"))
+
+
+def test_a_server_that_is_down_is_an_error_within_seconds(own_s3: S3Server) -> None:
+    """Before the first object and amid one, though the libraries below would try for minutes."""
+    began = time.monotonic()
+    with pytest.raises(SourceUnreadable, match=r"EndpointConnectionError: .*check the network"):
+        open_source(own_s3.bucket / "a.json")
+    own_s3.start()
+    own_s3.put(own_s3.bucket / "a.json", b"1" * (40 << 20))
+    with open_source(own_s3.bucket / "a.json") as source:
+        chunks = source.chunks(1 << 20)
+        next(chunks)
+        own_s3.kill()
+        with pytest.raises(SourceUnreadable, match=r"after [\d,]+ bytes of JSON: .*check the network"):
+            list(chunks)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_is_an_error_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes connections and answers none."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "made-up")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(SourceUnreadable, match="check the network"):
+            open_source(Url("s3://hanging-bucket/a.json"))
+    assert time.monotonic() - began < 60
+
+
+# ---- patterns
+
+
+def test_a_pattern_names_objects_by_name(s3: S3Server, place: Url) -> None:
+    """Full URLs in order; what begins with a dot is being written, and what ends in a slash is no object."""
+    for name in ("b.json", "a.json", ".c.json", "deep/d.json", ".deep/e.json", "dir.json/"):
+        s3.put(Url(f"{place}/{name}"), b"{}")
+
+    assert expand(place / "*.json") == [place / "a.json", place / "b.json"]
+    assert expand(place / "**" / "*.json") == [place / "a.json", place / "b.json", place / "deep/d.json"]
+    assert expand(place / ".deep" / "*.json") == [place / ".deep/e.json"]
+    assert expand(place / "[ab].json") == [place / "a.json", place / "b.json"]
+    assert expand(place / "none-*.json") == []
+    assert expand(place / "a.json") == [place / "a.json"]
+
+
+def test_other_stores_are_read_alike(tmp_path: Path) -> None:
+    """Where there is no ETag, whatever the store tells of an object is its mark."""
+    import fsspec  # noqa: PLC0415
+
+    url = parse_location(f"memory://{tmp_path.name}/a.json.gz")
+    assert isinstance(url, Url)
+    store = fsspec.filesystem("memory")
+    store.pipe_file(url.text, gzip.compress(b"[1]"))
+    with open_source(url) as source:
+        assert b"".join(source.chunks(1 << 16)) == b"[1]"
+        source.check_unchanged()
+        store.pipe_file(url.text, gzip.compress(b"[1]"))
+        with pytest.raises(SourceTorn, match="replaced"):
+            source.check_unchanged()
+    store.rm_file(url.text)
+
+
+# ---- processes
+
+
+def test_a_child_reads_though_its_parent_has_read_before(s3: S3Server, place: Url) -> None:
+    """The thread and the connections of the parent's file systems are not the child's, and stay the parent's."""
+    s3.put(place / "a.json", b"[1]")
+
+    def read() -> bytes:
+        with open_source(place / "a.json") as source:
+            return b"".join(source.chunks(1 << 16))
+
+    assert read() == b"[1]"
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if read() == b"[1]" else 2
+        finally:
+            os._exit(status)
+    deadline = time.monotonic() + 20
+    ended = 0
+    while not ended and time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.02)
+    if not ended:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    assert ended
+    assert status == 0
+    assert read() == b"[1]"
+
+
+def test_runs_leave_no_descriptor_and_no_thread(
+    remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
+) -> None:
+    """Thousands of ticks of one process use the connections of the first."""
+
+    def held() -> tuple[int, int]:
+        return len([*Path("/proc/self/fd").iterdir()]), len([*Path("/proc/self/task").iterdir()])
+
+    settings = replace(remote_settings, output_dir=place / "out")
+    s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, OLD))
+    for _ in range(3):
+        optimize(settings, use_cache=False, force=True)
+    before = held()
+    for _ in range(20):
+        optimize(settings, use_cache=False, force=True)
+        optimize(settings, use_cache=False)
+    after = held()
+    assert after[0] <= before[0] + 2
+    assert after[1] <= before[1] + 2
+
+
+def test_a_worker_reads_and_writes_objects_tick_after_tick(
+    settings: Settings, s3: S3Server, place: Url, tmp_path: Path
+) -> None:
+    """Its children are forked; several of them take ticks, and a replaced object is published."""
+    settings = replace(settings, input=place / "rolling_brain.json.gz", output_dir=place / "out")
+    s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, {"AAPL": a_record()}))
+
+    with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
+        fleet.start_worker("--concurrency", "2", "--max-tasks-per-child", "2")
+        fleet.start_beat()
+        fleet.wait_for_runs(1, "success")
+        fleet.wait_for_runs(4, "unchanged")
+        s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, {"TSLA": a_record()}))
+        fleet.wait_for_runs(2, "success")
+        wait_until(lambda: [one.symbol for one in fleet.reader.predictions().value.predictions] == ["TSLA"])
+        assert fleet.runs("failed") == []
+    assert len([name for name in s3.names(place / "out") if name.endswith("manifest.json")]) == 3

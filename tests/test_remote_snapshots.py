@@ -1,0 +1,338 @@
+"""Sets of snapshots in an object store: whole for whoever reads them, wherever their writer dies."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused, SnapshotMissing
+from optimizer.keys import Keys
+from optimizer.locations import Url
+from optimizer.outputs import manifest_age_s, mark_checked, output_lock, read_manifest, read_set, write_set
+from optimizer.pipeline import optimize
+from optimizer.settings import Settings
+from optimizer.snapshots import FILE_NAMES, KINDS, MANIFEST_NAME
+from tests.objects import S3Server
+from tests.readers import KINDS as READERS
+from tests.readers import Open
+from tests.rolling import write_json
+from tests.servers import RedisServer, wait_until
+from tests.test_snapshots import a_set
+from tests.traces import NEW, OLD, no_scan, version_of
+
+NAMES = {MANIFEST_NAME, *FILE_NAMES.values()}
+PUTS = 2 * len(NAMES)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Url]:
+    """A place in a store of this process, for what needs no server."""
+    yield Url(f"memory://{tmp_path.name}/out")
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture(params=["memory", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
+    """A place in either store."""
+    if request.param == "memory":
+        found: Url = request.getfixturevalue("memory")
+        return found
+    server: S3Server = request.getfixturevalue("s3")
+    return server.bucket / tmp_path.name
+
+
+def names_in(output: Url) -> set[str]:
+    """Every object below, by what follows the place."""
+    root = output.text.partition("://")[2].strip("/")
+    return {
+        name.strip("/").removeprefix(root + "/")
+        for name in fsspec.filesystem(output.scheme, use_listings_cache=False).find(output.text)
+    }
+
+
+def names_of(*versions: int) -> set[str]:
+    """The objects that so many sets make, the last of them the current one."""
+    return NAMES | {f"versions/{version}/{name}" for version in versions for name in NAMES}
+
+
+def write(output: Url, *versions: int) -> None:
+    """Write sets one after another, as runs do."""
+    for version in versions:
+        with output_lock(output) as is_free:
+            assert is_free
+            write_set(output, a_set(version))
+
+
+# ---- writing and reading
+
+
+def test_a_set_is_read_back_as_it_was_written(output: Url) -> None:
+    """Whole or in part, through the manifest; and by the fixed names, for those who know nothing else."""
+    assert read_manifest(output) is None
+    assert read_set(output) is None
+    assert manifest_age_s(output) == math.inf
+
+    write(output, 1)
+
+    assert read_set(output) == a_set(1)
+    part = read_set(output, kinds=("index",))
+    assert part is not None
+    assert part.payloads == {"index": a_set(1).payloads["index"]}
+    assert read_manifest(output) == a_set(1).manifest
+    assert -2 < manifest_age_s(output) < 30
+    store = fsspec.filesystem(output.scheme)
+    for kind in KINDS:
+        assert store.cat_file((output / FILE_NAMES[kind]).text) == a_set(1).payloads[kind]
+    assert json.loads(store.cat_file((output / MANIFEST_NAME).text))["version"] == 1
+
+
+def test_two_sets_are_kept(output: Url) -> None:
+    """The current one and the one before, for readers amid it; nothing of the others, nothing of anybody else's."""
+    fsspec.filesystem(output.scheme).pipe_file((output / "versions/1/precious.txt").text, b"")
+    write(output, 1, 2, 3, 4)
+    assert names_in(output) == names_of(3, 4) | {"versions/1/precious.txt"}
+
+
+def test_an_older_set_is_refused(output: Url) -> None:
+    """A run that was paused must not take the place of the one that overtook it; nothing of it is left."""
+    write(output, 3)
+    with pytest.raises(PublishRefused, match=r"version 2 was not published: .* holds version 3"):
+        write_set(output, a_set(2))
+    assert names_in(output) == names_of(3)
+
+
+def test_what_the_fence_raises_stops_the_set(output: Url) -> None:
+    """It is asked when the set is in the store, before any name is its own."""
+    write(output, 1)
+
+    def fence() -> None:
+        assert "versions/2/manifest.json" in names_in(output)
+        raise PublishRefused("the lock is lost")
+
+    with pytest.raises(PublishRefused, match="the lock is lost"):
+        write_set(output, a_set(2), fence=fence)
+    assert names_in(output) == names_of(1)
+    assert read_set(output) == a_set(1)
+
+
+@pytest.mark.parametrize("puts", range(PUTS))
+def test_a_writer_that_dies_leaves_the_old_set_whole(memory: Url, monkeypatch: pytest.MonkeyPatch, puts: int) -> None:
+    """After any put of its; the next writer's set is whole, and once time has passed nothing of the dead is left."""
+    write(memory, 1, 2)
+    left = [puts]
+    pipe_file = MemoryFileSystem.pipe_file
+
+    def dying(store: MemoryFileSystem, path: str, value: bytes, **options: Any) -> None:
+        if not left[0]:
+            raise SystemExit("killed")
+        left[0] -= 1
+        pipe_file(store, path, value, **options)
+
+    with monkeypatch.context() as dead:
+        dead.setattr(MemoryFileSystem, "pipe_file", dying)
+        dead.setattr("optimizer.remote_snapshots._remove", lambda *_: None)  # a killed process removes nothing
+        with pytest.raises(SystemExit):
+            write_set(memory, a_set(3))
+    assert read_set(memory) == a_set(2)
+
+    write(memory, 4)
+    assert read_set(memory) == a_set(4)
+    write(memory, 5)
+    assert names_in(memory) == names_of(4, 5)
+
+
+def test_a_set_that_is_being_written_is_not_swept(memory: Url) -> None:
+    """Two runs may write while Redis is away: what is newer than the current set stays for an hour."""
+    young, old = time.time_ns() // 1_000_000 + 5, time.time_ns() // 1_000_000 - 3_700_000
+    store = fsspec.filesystem("memory")
+    for version in (young, old):
+        store.pipe_file((memory / "versions" / str(version) / MANIFEST_NAME).text, b"")
+
+    write(memory, 1)
+
+    assert names_in(memory) == names_of(1) | {f"versions/{young}/manifest.json"}
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone", "manifest"])
+def test_a_damaged_set_is_none(output: Url, damage: str) -> None:
+    """Bytes that are not what the manifest says are never handed out; a writer makes a new set of it."""
+    write(output, 1)
+    store = fsspec.filesystem(output.scheme)
+    if damage == "changed":
+        store.pipe_file((output / "versions/1" / FILE_NAMES["bots"]).text, b"damaged")
+    elif damage == "gone":
+        store.rm_file((output / "versions/1" / FILE_NAMES["bots"]).text)
+    else:
+        store.pipe_file((output / MANIFEST_NAME).text, b"{")
+    assert read_set(output) is None
+    write(output, 2)
+    assert read_set(output) == a_set(2)
+
+
+def test_marking_renews_the_age_and_mends_the_fixed_names(output: Url) -> None:
+    """The same manifest is put again; a name that somebody removed, or that a dead writer left, is the set's again."""
+    write(output, 1)
+    store = fsspec.filesystem(output.scheme)
+    before = store.modified((output / MANIFEST_NAME).text)
+    store.rm_file((output / FILE_NAMES["bots"]).text)
+    store.pipe_file((output / FILE_NAMES["index"]).text, b"of a dead writer")
+
+    wait_until(lambda: time.time() > before.timestamp() + 1.01, what="the next second of the store's clock")
+    mark_checked(output)
+
+    assert store.modified((output / MANIFEST_NAME).text) > before
+    assert names_in(output) == names_of(1)
+    assert store.cat_file((output / FILE_NAMES["index"]).text) == a_set(1).payloads["index"]
+    assert read_set(output) == a_set(1)
+
+
+def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
+    """Over and over, while sets are published and swept: each that is read is one version, and none goes back."""
+    output = s3.bucket / tmp_path.name
+    write(output, 1)
+    seen: list[int] = []
+    stop = threading.Event()
+    problems: list[BaseException] = []
+
+    def poll() -> None:
+        try:
+            while not stop.is_set():
+                found = read_set(output)
+                if found is None:
+                    continue  # the set was swept three times over, as nothing outside of a test does it
+                assert found == a_set(found.manifest.version)
+                seen.append(found.manifest.version)
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=poll) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        write(output, *range(2, 22))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert problems == []
+    assert len(set(seen)) > 3
+    assert names_in(output) == names_of(20, 21)
+
+
+# ---- what can go wrong
+
+
+@pytest.mark.parametrize("work", [lambda url: output_lock(url).__enter__(), lambda url: write_set(url, a_set(1))])
+def test_a_store_that_is_down_cannot_be_written_to(own_s3: S3Server, work: Callable[[Url], object]) -> None:
+    """Within seconds, and before an input is scanned for it."""
+    with pytest.raises(OutputUnwritable, match=rf"{own_s3.bucket}/out: .*check the network.*the old snapshots"):
+        work(own_s3.bucket / "out")
+
+
+@pytest.mark.parametrize("work", [read_manifest, read_set, manifest_age_s])
+def test_a_store_that_is_down_is_not_an_empty_one(own_s3: S3Server, work: Callable[[Url], object]) -> None:
+    """A writer that took it for one would forget which version was the newest."""
+    with pytest.raises(OutputUnreadable, match=rf"{own_s3.bucket}/out: .*check the network"):
+        work(own_s3.bucket / "out")
+
+
+def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
+    """It is not made: its name may be misspelt."""
+    output = Url("s3://no-such-bucket-here/out")
+    with pytest.raises(OutputUnwritable, match=r"no-such-bucket-here/out: .*Is there such a bucket"):
+        write_set(output, a_set(1))
+    assert not s3.behind.exists("s3://no-such-bucket-here")
+
+
+def test_a_failed_write_leaves_files_and_redis_as_they_were(
+    settings: Settings, redis_server: RedisServer, s3: S3Server, tmp_path: Path
+) -> None:
+    """As a full disk does: nothing is published of which there are no files."""
+    write_json(settings.input, OLD)
+    good = replace(settings, output_dir=s3.bucket / tmp_path.name)
+    version = version_of(optimize(good))
+    write_json(settings.input, NEW)
+    with pytest.raises(OutputUnwritable):
+        optimize(replace(good, output_dir=Url("s3://no-such-bucket-here/out")))
+    with redis_server.client as client:
+        assert int(client.hget(Keys(settings.source).current, "version") or 0) == version
+
+
+# ---- the line and its readers
+
+
+def test_redis_is_filled_again_from_the_objects(
+    settings: Settings, redis_server: RedisServer, s3: S3Server, tmp_path: Path
+) -> None:
+    """Without a scan, when it has lost what it held."""
+    settings = replace(settings, output_dir=s3.bucket / tmp_path.name)
+    write_json(settings.input, OLD)
+    first = optimize(settings)
+    assert optimize(settings, progress=no_scan).cache == "current"
+    with redis_server.client as client:
+        client.flushall()
+
+    report = optimize(settings, progress=no_scan)
+
+    assert (report.status, report.cache, report.version) == ("unchanged", "republished", first.version)
+    write_json(settings.input, NEW)
+    assert version_of(optimize(settings)) > version_of(first)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_objects_answer_while_redis_is_away(settings: Settings, s3: S3Server, tmp_path: Path, kind: str) -> None:
+    """Both readers follow them to the next version, look up symbols in the index there, and tell the age."""
+    settings = replace(settings, output_dir=s3.bucket / tmp_path.name)
+    write_json(settings.input, OLD)
+    first = optimize(settings)
+    with ExitStack() as stack:
+        reader = Open(stack, kind)(settings, "files")
+        page = reader.predictions()
+        assert (page.version, page.origin, page.stale) == (first.version, "files", False)
+        assert [record.symbol for record in page.value.predictions] == ["MSFT", "AAPL"]
+        assert reader.bots().value.bots.keys() == {"alpha"}
+        assert reader.symbol("none-such").value is None
+
+        write_json(settings.input, NEW)
+        second = optimize(settings)
+        wait_until(lambda: reader.predictions().version == second.version, what="the new version")
+        assert [record.symbol for record in reader.top(10).value] == ["NVDA", "MSFT"]
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_reader_of_a_store_that_is_down_says_so(settings: Settings, own_s3: S3Server, kind: str) -> None:
+    """With both reasons, once there is nothing anywhere; what it holds it goes on to show."""
+    settings = replace(settings, output_dir=own_s3.bucket / "out")
+    with ExitStack() as stack:
+        reader = Open(stack, kind)(settings, "files")
+        with pytest.raises(
+            SnapshotMissing, match=rf"Redis: .*the files cannot be read: {own_s3.bucket}/out: .*network"
+        ):
+            reader.predictions()
+
+        own_s3.start()
+        write_json(settings.input, OLD)
+        first = optimize(settings, use_cache=False)
+        wait_until(lambda: _version(reader) == first.version, what="the first version")
+        own_s3.kill()
+        reader.refresh()
+        assert reader.predictions().version == first.version
+
+
+def _version(reader: Any) -> int | None:
+    try:
+        found: int = reader.predictions().version
+    except SnapshotMissing:
+        return None
+    return found
