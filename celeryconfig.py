@@ -22,6 +22,7 @@ _celery_url = RedisUrl.parse(_settings.broker_url).for_kombu()
 broker_url = _celery_url
 result_backend = _celery_url
 broker_connection_retry_on_startup = True
+broker_connection_max_retries = None  # for ever: after the default of 100 worker and beat would end
 # A publish on a dead connection would wait for ever, and a blocked read for most of a minute.
 broker_transport_options = {
     "visibility_timeout": 120,
