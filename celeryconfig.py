@@ -29,6 +29,7 @@ _shortest_interval_s = min(settings.interval_s for settings in _sources)
 broker_url = result_backend = _broker.for_kombu()
 broker_use_ssl = redis_backend_use_ssl = _broker.tls_for_kombu()
 broker_connection_retry_on_startup = True
+broker_connection_max_retries = None  # for ever: after the default of 100 worker and beat would end
 # A publish on a dead connection would wait for ever, and a blocked read for most of a minute.
 broker_transport_options = {
     "visibility_timeout": 120,

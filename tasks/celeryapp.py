@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.signals import after_setup_logger, worker_init, worker_ready
+from kombu.connection import Connection
 
 from optimizer.connection import cache_eviction_warning, eviction_warning
 from optimizer.engine import choose_engine
@@ -23,7 +25,30 @@ _log = logging.getLogger(__name__)
 if "flower" in sys.argv[1:]:
     close_flower(os.environ, sys.argv)
 
-app = Celery("tasks", include=["tasks.rolling"])
+# Celery itself waits two seconds longer each time, up to 30, and has no setting for that: after a minute without the
+# broker a worker would miss the next quarter of one.
+RECONNECT_AFTER_S: Final = 0.5
+RECONNECT_AFTER_AT_MOST_S: Final = 2.0
+
+
+class _Connection(Connection):
+    """A connection that looks for its broker every two seconds, however long that is away."""
+
+    def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
+        """Connect; wait for the broker where it is away."""
+        pace = {
+            "interval_start": RECONNECT_AFTER_S,
+            "interval_step": RECONNECT_AFTER_S,
+            "interval_max": RECONNECT_AFTER_AT_MOST_S,
+        }
+        return super().ensure_connection(*arguments, **(pace | options))  # type: ignore[no-untyped-call]
+
+
+class _Amqp(AMQP):  # type: ignore[misc]
+    Connection = _Connection
+
+
+app = Celery("tasks", amqp=_Amqp, include=["tasks.rolling"])
 app.config_from_object("celeryconfig")
 
 

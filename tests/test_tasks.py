@@ -19,6 +19,8 @@ import pytest
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
 from optimizer.records import Stats
 from optimizer.sample import write_sample
+from tasks.celeryapp import app
+from tasks.devredis import free_port
 from tests.fleet import Fleet
 from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer, wait_until
@@ -209,6 +211,26 @@ def test_worker_and_beat_survive_a_restart_of_their_broker(tmp_path: Path, own_r
 
         fleet.wait_for_runs(2, limit_s=60)
         assert fleet.reader.predictions().origin == "redis"
+
+
+def test_a_broker_that_is_away_is_asked_every_two_seconds() -> None:
+    """However long it is away, and for ever: else a worker that waited long would come back late, or never."""
+
+    class EnoughSeenError(Exception):
+        pass
+
+    waits_s: list[float] = []
+
+    def away(_error: Exception, wait_s: float) -> None:
+        waits_s.append(wait_s)
+        if len(waits_s) == 5:
+            raise EnoughSeenError
+
+    with app.connection_for_read(f"redis://127.0.0.1:{free_port()}/0") as connection, pytest.raises(EnoughSeenError):
+        connection.ensure_connection(away, app.conf.broker_connection_max_retries)
+
+    assert waits_s == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert app.conf.broker_connection_max_retries is None
 
 
 def test_a_pickled_message_is_refused(tmp_path: Path, settings: Settings) -> None:
