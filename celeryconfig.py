@@ -24,6 +24,7 @@ except SettingsInvalid as _error:
 _broker = RedisUrl.parse(_sources[0].broker_url)
 _longest_interval_s = max(settings.interval_s for settings in _sources)
 _shortest_interval_s = min(settings.interval_s for settings in _sources)
+_time_limit_s = max(60, round(10 * _longest_interval_s))
 
 # ---- broker and results: one Redis; it must not evict, so it may be another than the cache
 broker_url = result_backend = _broker.for_kombu()
@@ -54,9 +55,9 @@ accept_content = ["json"]
 result_accept_content = ["json"]
 
 # ---- results: kept long enough to be read, not long enough to pile up
-result_expires = 900
+result_expires = max(900, 2 * _time_limit_s)
 
-result_chord_expires = 900
+result_chord_expires = result_expires  # a chord waits for its longest scan
 
 # ---- one queue for each source, and one for scans; a worker without -Q takes all of them. Each has an exchange and a
 # routing key of its own: by default all would share one, and each message would go to every queue.
@@ -69,8 +70,8 @@ task_default_queue = source_queue(_sources[0].source)
 
 def _route(_name: str, _args: Sequence[Any], kwargs: Mapping[str, Any] | None, *_: Any, **__: Any) -> Any:
     """A run goes to the queue of its source, whoever sends it."""
-    source = (kwargs or {}).get("source")
-    return {"queue": source_queue(source)} if source in {settings.source for settings in _sources} else None
+    source = (kwargs or {}).get("source")  # whatever the sender has put there
+    return {"queue": source_queue(source)} if source in [settings.source for settings in _sources] else None
 
 
 task_routes = (_route,)
@@ -84,8 +85,8 @@ worker_disable_prefetch = True
 # ---- runs: one at a time by the lock; the second child answers triggers meanwhile
 worker_concurrency = 2
 task_track_started = True
-task_soft_time_limit = max(60, round(10 * _longest_interval_s))
-task_time_limit = task_soft_time_limit + 30
+task_soft_time_limit = _time_limit_s
+task_time_limit = _time_limit_s + 30
 worker_max_tasks_per_child = 500
 worker_max_memory_per_child = 300_000  # KiB of peak memory; a run takes under 100 MB, so this is a leak
 worker_soft_shutdown_timeout = 20

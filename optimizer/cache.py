@@ -25,10 +25,10 @@ from optimizer.deltas import delta_between
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.keys import PAYLOAD_KINDS, VERSION_KINDS, Keys, Pointer
 from optimizer.records import Manifest, Report
-from optimizer.scripts import EXTEND, FLIP, MARK, RELEASE
+from optimizer.scripts import ADOPT, FLIP, FORGET, KEEP, MARK, RELEASE
 from optimizer.snapshots import SnapshotSet
 
-__all__ = ["Cache", "Lock"]
+__all__ = ["Cache", "Lock", "handed_s"]
 
 LOCK_TTL_S: Final = 10.0
 LOCK_EXTEND_S: Final = 3.0
@@ -46,13 +46,12 @@ _log = logging.getLogger(__name__)
 class Lock:
     """A lock as its holder sees it.
 
-    `held`: whether it was got. `token`: what proves it. `is_new`: it was free before. `keep_s`: where it is above 0,
-    the lock is not released at the end but left to expire after so many seconds: others of the run go on under it.
+    `held`: whether it was got. `token`: what proves it. `keep_s`: where it is above 0, the lock is not released at the
+    end but left to expire after so many seconds: others of the same run go on under it.
     """
 
     held: bool
     token: str
-    is_new: bool = True
     keep_s: float = 0.0
 
 
@@ -82,21 +81,38 @@ class Cache:
             return self._claim(self._keys.tick(number), secrets.token_hex(16), max(1.0, 2 * self._interval_s))
 
     @contextmanager
-    def lock(self, token: str | None = None) -> Iterator[Lock]:
-        """Hold the source's lock for a run: extended while it lasts, released if still ours.
-
-        Args:
-            token: That of a run which has begun elsewhere and holds the lock already, or has let it expire.
-        """
-        token = token or secrets.token_hex(16)
+    def lock(self) -> Iterator[Lock]:
+        """Hold the source's lock for a run: extended while it lasts, released if still ours."""
+        token = secrets.token_hex(16)
         with self._answers():
-            is_new = self._client.get(self._keys.lock) != token.encode()
-            lock = Lock(self._claim(self._keys.lock, token, LOCK_TTL_S), token, is_new)
+            held = self._claim(self._keys.lock, token, LOCK_TTL_S)
+        with self._kept(Lock(held, token)) as lock:
+            yield lock
+
+    @contextmanager
+    def adopt(self, handed: str) -> Iterator[Lock]:
+        """Go on alone with a run that was handed out under this token: its lock becomes ours."""
+        token = secrets.token_hex(16)
+        with self._answers():
+            held = self._client.eval(ADOPT, 2, self._keys.lock, self._keys.handed, handed, token, _ms(LOCK_TTL_S))
+        with self._kept(Lock(bool(held), token)) as lock:
+            yield lock
+
+    @contextmanager
+    def join(self, handed: str, keep_s: float) -> Iterator[Lock]:
+        """Work at a run that was handed out under this token, with others: keep its lock, and leave it to them."""
+        with self._answers():
+            held = self._keep(handed, LOCK_TTL_S)
+        with self._kept(Lock(held, handed, keep_s)) as lock:
+            yield lock
+
+    @contextmanager
+    def _kept(self, lock: Lock) -> Iterator[Lock]:
         if not lock.held:
             yield lock
             return
         ended = threading.Event()
-        keeper = threading.Thread(target=self._extend, args=(token, ended), name="rolling-lock", daemon=True)
+        keeper = threading.Thread(target=self._keep_until, args=(lock, ended), name="rolling-lock", daemon=True)
         keeper.start()
         try:
             yield lock
@@ -107,38 +123,59 @@ class Cache:
                 if self.answers:
                     with self._answers():
                         if lock.keep_s:
-                            self._client.eval(EXTEND, 1, self._keys.lock, token, str(round(lock.keep_s * 1000)))
+                            self._keep(lock.token, lock.keep_s)
                         else:
-                            self._client.eval(RELEASE, 1, self._keys.lock, token)
+                            self._client.eval(RELEASE, 1, self._keys.lock, lock.token)
             except CacheUnavailable as error:
                 _log.warning("the lock was not released and expires by itself: %s", error)
+
+    def _keep(self, token: str, seconds: float) -> bool:
+        keys = (self._keys.lock, self._keys.handed)
+        return bool(self._client.eval(KEEP, 2, *keys, token, _ms(seconds), _ms(self._handed_s)))
 
     def owns(self, lock: Lock) -> bool:
         """Whether the lock is still held under this token."""
         with self._answers():
             return self._client.get(self._keys.lock) == lock.token.encode()
 
-    def note_handed(self, token: str) -> None:
-        """Note that the scans of a run are in the hands of the fleet."""
+    def note_handed(self, token: str, assignment: bytes) -> None:
+        """Note a run that is in the hands of the fleet, and what there is to do."""
         with self._answers():
-            self._client.set(self._keys.handed, token, px=max(60_000, round(10_000 * self._interval_s)))
+            pipeline = self._client.pipeline()
+            pipeline.delete(self._keys.handed)
+            pipeline.hset(self._keys.handed, mapping={"token": token, "assignment": assignment})
+            pipeline.pexpire(self._keys.handed, round(1_000 * self._handed_s))
+            pipeline.execute()
+
+    def handed(self, token: str) -> bytes | None:
+        """What there is to do in the run with this token; `None` where it has ended, or another took its place."""
+        with self._answers():
+            noted = cast("list[bytes | None]", self._client.hmget(self._keys.handed, ["token", "assignment"]))
+            return noted[1] if noted[0] == token.encode() else None
 
     def forget_handed(self, token: str) -> None:
         """Note that this run has ended, however."""
         with self._answers():
-            self._client.eval(RELEASE, 1, self._keys.handed, token)
+            self._client.eval(FORGET, 1, self._keys.handed, token)
 
-    def take_handed(self) -> bool:
-        """Whether a run was handed out and has not ended; asked once."""
+    def take_handed(self) -> bytes | None:
+        """The run that was handed out and has not ended, if there is one; asked once."""
         with self._answers():
-            return self._client.getdel(self._keys.handed) is not None
+            pipeline = self._client.pipeline()
+            pipeline.hget(self._keys.handed, "assignment")
+            pipeline.delete(self._keys.handed)
+            return cast("bytes | None", pipeline.execute()[0])
+
+    @property
+    def _handed_s(self) -> float:
+        return handed_s(self._interval_s)
 
     def parts_kept(self, digests: Sequence[str]) -> list[bool]:
-        """Which parts' findings are kept; those that are stay for another hour."""
+        """Which parts' findings are kept; those that are stay for longer."""
         with self._answers():
             pipeline = self._client.pipeline(transaction=False)
             for digest in digests:
-                pipeline.expire(self._keys.part(digest), PART_TTL_S)
+                pipeline.expire(self._keys.part(digest), self._part_s)
             return [bool(there) for there in pipeline.execute()]
 
     def part(self, digest: str) -> bytes | None:
@@ -149,20 +186,25 @@ class Cache:
     def keep_part(self, digest: str, data: bytes) -> None:
         """Keep what was found in a part."""
         with self._answers():
-            self._client.set(self._keys.part(digest), data, ex=PART_TTL_S)
+            pipeline = self._client.pipeline()
+            pipeline.sadd(self._keys.parts, digest)
+            pipeline.set(self._keys.part(digest), data, ex=self._part_s)
+            pipeline.execute()
 
     def keep_only(self, digests: Sequence[str]) -> None:
-        """Delete what was found in parts that are no longer those of the current version."""
+        """Delete what was found in parts as they were before."""
         with self._answers():
-            superseded = cast("set[bytes]", self._client.smembers(self._keys.parts)) - {
-                name.encode() for name in digests
-            }
-            pipeline = self._client.pipeline()
+            kept = {name.decode() for name in cast("set[bytes]", self._client.smembers(self._keys.parts))}
+            superseded = kept.difference(digests)
             if superseded:
-                pipeline.unlink(*(self._keys.part(name.decode()) for name in superseded))
-            pipeline.delete(self._keys.parts)
-            pipeline.sadd(self._keys.parts, *digests)
-            pipeline.execute()
+                pipeline = self._client.pipeline()
+                pipeline.unlink(*map(self._keys.part, superseded))
+                pipeline.srem(self._keys.parts, *superseded)
+                pipeline.execute()
+
+    @property
+    def _part_s(self) -> int:
+        return max(PART_TTL_S, round(3 * self._interval_s))
 
     def pointer(self) -> Pointer | None:
         """The current pointer, or `None` where nothing is published."""
@@ -282,12 +324,12 @@ class Cache:
             _log.warning("no delta from version %s, it cannot be read: %s", before.version, error)
             return b""
 
-    def _extend(self, token: str, ended: threading.Event) -> None:
-        """Extend the lock until the run ends, or until somebody else holds it: that is found out before publishing."""
+    def _keep_until(self, lock: Lock, ended: threading.Event) -> None:
+        """Keep the lock until the run ends, or until somebody else holds it: that is found out before publishing."""
         while not ended.wait(LOCK_EXTEND_S):
             try:
                 with redis_answers(self._url):
-                    if not self._client.eval(EXTEND, 1, self._keys.lock, token, str(round(LOCK_TTL_S * 1000))):
+                    if not self._keep(lock.token, LOCK_TTL_S):
                         return
             except CacheUnavailable as error:
                 _log.warning("the lock could not be extended yet: %s", error)
@@ -300,6 +342,15 @@ class Cache:
         except CacheUnavailable as error:
             self.answers = not is_away(error)
             raise
+
+
+def handed_s(interval_s: float) -> float:
+    """How long a run that was handed out is waited for, in seconds, since somebody last worked at it."""
+    return max(60.0, 10 * interval_s)
+
+
+def _ms(seconds: float) -> str:
+    return str(round(seconds * 1000))
 
 
 def _pointer_fields(manifest: Manifest, checked_at: str) -> Sequence[str]:

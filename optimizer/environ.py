@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 PREFIX: Final = "ROLLING_"
-SOURCE_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+SOURCE_NAME: Final = re.compile(r"(?!\.+$)[A-Za-z0-9._-]+")  # `.` and `..` are other directories
 DEFAULT_OUTPUT_DIR: Final = "data"
 
 # What may stand in a file that the variable with the suffix names.
@@ -126,6 +126,8 @@ def _parse_sources(text: str) -> dict[str, str]:
             raise SettingsInvalid(
                 f"{SOURCES_VARIABLE}: {name!r} comes twice, or looks like another in a variable's name"
             )
+        if OWN_MARK in f"{_in_variable(name)}_":
+            raise SettingsInvalid(f"{SOURCES_VARIABLE}: {name!r} in a variable's name could not be told from its end")
         inputs[name] = location
     if not inputs:
         raise SettingsInvalid(f"{SOURCES_VARIABLE}={text!r} names no source")

@@ -5,10 +5,10 @@
     scan_one_part  scans one part of many, and keeps what it found in Redis              (heavy, many at once)
     merge_parts    puts together what was found, and publishes                           (light, when all are in)
 
-Invariant: one lock from the beginning to the publish. Its token travels with the assignment; whoever works extends it,
-and between two of them it lives on for a while by itself. Where it has gone to another run, or somebody has published
-since, the rest of an assignment is superseded: it does nothing. So a lost assignment blocks the next tick for no longer
-than `handover_s`, and one that is delivered twice publishes once.
+Invariant: one lock from the beginning to the publish. What there is to do is noted in Redis (`handed`) under the
+lock's token, and only the token travels. Those who scan parts keep the lock together; whoever ends the run takes it
+over with a token of its own, so that of a message that came twice only one can. Where another run is noted by then, or
+somebody has published since, the rest is superseded: it does nothing.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from typing import Final
 
 import msgspec
 
 from optimizer.cache import LOCK_TTL_S
 from optimizer.collect import Found
 from optimizer.engine import choose_engine
-from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunLost, RunTimedOut, SettingsInvalid
+from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunLost, RunTimedOut, SourceMissing
 from optimizer.inputs import (
     Part,
     Progress,
@@ -44,20 +45,21 @@ from optimizer.settings import Settings
 
 __all__ = ["Assignment", "PartOutcome", "begin", "handover_s", "merge_parts", "scan_file", "scan_one_part"]
 
-FAILURES_NAMED = 3
+FAILURES_NAMED: Final = 3
+HANDOVER_MAX_S: Final = 120.0
 
 _log = logging.getLogger(__name__)
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """A run that was handed out: small, and all that the others need to go on with it.
+    """A run that was handed out, as it is noted in Redis.
 
-    `token` is that of its lock, `version_before` the version that it is to replace (0 for none), `began_s` in seconds
-    since the epoch. `parts` are all the parts of the source, by name, none where it is one file; `to_scan` are the
-    numbers of those that have to be read.
+    `run_id` is whatever its sender knows it by, `token` that of its lock, `version_before` the version that it is to
+    replace (0 for none), `began_s` in seconds since the epoch. `parts` are all the parts of the source, by name, none
+    where it is one file; `to_scan` are the numbers of those that have to be read.
     """
 
-    source: str
+    run_id: str
     token: str
     version_before: int
     began_s: float
@@ -75,19 +77,24 @@ class PartOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
     details: str = ""
 
 
+_ASSIGNMENT = msgspec.json.Decoder(Assignment)
+
+
 def handover_s(settings: Settings) -> float:
-    """How long an assignment may lie in a queue before the next tick takes its place."""
-    return max(LOCK_TTL_S, 0.9 * settings.interval_s)
+    """How long a run that was handed out keeps the others out while nobody works at it, in seconds."""
+    return min(HANDOVER_MAX_S, max(LOCK_TTL_S, 0.9 * settings.interval_s))
 
 
 def begin(
     settings: Settings,
     hand_out: Callable[[Assignment], None],
     *,
+    run_id: str = "",
     force: bool = False,
     tick: int | None = None,
     progress: Progress | None = None,
     time_limit_error: type[Exception] = TimeoutError,
+    on_lost: Callable[[str, RunLost], None] = lambda _id, _error: None,
 ) -> Report | None:
     """Begin a run; hand it out where there is something to scan.
 
@@ -96,10 +103,12 @@ def begin(
     Args:
         settings: All settings of the source.
         hand_out: Sends the assignment to those who scan.
+        run_id: What the sender knows the run by.
         force: Scan though nothing changed.
         tick: The number of the scheduled tick; `None` for a run by hand.
         progress: As in `optimize`.
         time_limit_error: As in `optimize`.
+        on_lost: Told of a run that was handed out before and has not come back.
 
     Returns:
         The report of a run that ended here, `None` for one that was handed out.
@@ -110,7 +119,12 @@ def begin(
     with recorded(settings, time_limit_error=time_limit_error) as publisher:
         if tick is not None and not publisher.take_tick(tick):
             return skipped(settings, "tick_taken")
-        report = _begin(settings, publisher, hand_out, progress, force=force)
+        with alone(settings, publisher) as is_alone:
+            if is_alone:
+                _tell_of_lost(settings, publisher, on_lost)
+                report = _begin(settings, publisher, hand_out, run_id, progress, force=force)
+            else:
+                report = skipped(settings, "already_running")
         if report is not None:
             publisher.record(report)
         return report
@@ -120,69 +134,73 @@ def _begin(
     settings: Settings,
     publisher: Publisher,
     hand_out: Callable[[Assignment], None],
+    run_id: str,
     progress: Progress | None,
     *,
     force: bool,
 ) -> Report | None:
     began_s = time.time()
-    with alone(settings, publisher) as is_alone:
-        if not is_alone:
-            return skipped(settings, "already_running")
-        with closing(open_input(settings)) as rolling:
-            report = None if force else confirm(settings, publisher, rolling)
-            if report is not None:
-                return report
-            if publisher.state != "up":
-                return scan_here(settings, publisher, rolling, progress, force=force)
-        if publisher.lost_a_run():
-            lost = RunLost(
-                "the scan of the last run has not come back and is made again: was its worker killed, or is there none "
-                "that takes the queue rolling.scan? See: celery -A tasks inspect active_queues"
-            )
-            _log.warning("[RollingOptimizer] ⚠️ %s", lost)
-            publisher.record(failed_report(settings, lost))
-        kept = publisher.parts_kept([part.digest for part in rolling.parts])
-        with publisher.handing_out(handover_s(settings)) as token:
-            hand_out(
-                Assignment(
-                    settings.source,
-                    token,
-                    publisher.version_before,
-                    began_s,
-                    force,
-                    list(rolling.parts),
-                    [number for number, there in enumerate(kept) if force or not there],
-                )
-            )
-        return None
+    with closing(open_input(settings)) as rolling:
+        report = None if force else confirm(settings, publisher, rolling)
+        if report is not None:
+            return report
+        if publisher.state != "up":
+            return scan_here(settings, publisher, rolling, progress, force=force)
+        parts = list(rolling.parts)
+    digests = [part.digest for part in parts]
+    publisher.keep_only(digests)
+    to_scan = [number for number, there in enumerate(publisher.parts_kept(digests)) if force or not there]
+    assignment = Assignment(run_id, publisher.token, publisher.version_before, began_s, force, parts, to_scan)
+    with publisher.handing_out(msgspec.json.encode(assignment), handover_s(settings)):
+        hand_out(assignment)
+    return None
+
+
+def _tell_of_lost(settings: Settings, publisher: Publisher, on_lost: Callable[[str, RunLost], None]) -> None:
+    noted = publisher.take_lost()
+    if noted is None:
+        return
+    lost = RunLost(
+        "the scan of an earlier run has not come back: was its worker killed, or is there none, or none that is free, "
+        "that takes the queue rolling.scan? See: celery -A tasks inspect active_queues"
+    )
+    _log.warning("[RollingOptimizer] ⚠️ %s", lost)
+    publisher.record(failed_report(settings, lost))
+    on_lost(_ASSIGNMENT.decode(noted).run_id, lost)
 
 
 def scan_file(
     settings: Settings,
-    assignment: Assignment,
+    token: str,
     *,
     progress: Progress | None = None,
     time_limit_error: type[Exception] = TimeoutError,
 ) -> Report:
     """Scan the one file of a source, and publish.
 
+    Args:
+        settings: All settings of the source.
+        token: That of the run.
+        progress: As in `optimize`.
+        time_limit_error: As in `optimize`.
+
     Raises:
         RollingError: The run failed; the old snapshots are as they were.
     """
-    with _going_on(settings, assignment, time_limit_error) as (publisher, is_ours):
-        if is_ours:
+    with _going_on(settings, token, time_limit_error) as (publisher, assignment):
+        if assignment is None:
+            report = skipped(settings, "superseded")
+        else:
             with closing(open_input(settings)) as rolling:
                 unchanged = None if assignment.force else confirm(settings, publisher, rolling)
                 report = unchanged or scan_here(settings, publisher, rolling, progress, force=assignment.force)
-        else:
-            report = skipped(settings, "superseded")
         publisher.record(report)
         return report
 
 
 def scan_one_part(
     settings: Settings,
-    assignment: Assignment,
+    token: str,
     location: str,
     *,
     progress: Progress | None = None,
@@ -192,7 +210,7 @@ def scan_one_part(
 
     Args:
         settings: All settings of the source.
-        assignment: The run, without its parts: they would go with each of them.
+        token: That of the run.
         location: The part.
         progress: As in `optimize`.
         time_limit_error: As in `optimize`.
@@ -200,11 +218,13 @@ def scan_one_part(
     started = time.monotonic()
     try:
         if not is_part(settings, location):  # a message must not make a worker read other files
-            raise SettingsInvalid(f"{location} is not one of {settings.input}")
-        with Publisher(settings, use_cache=True) as publisher, publisher.lock(assignment.token) as is_held:
-            if is_held is False or publisher.version_before != assignment.version_before:
+            raise SourceMissing(f"{location} is not, or no longer, one of {settings.input}")
+        with (
+            Publisher(settings, use_cache=True) as publisher,
+            publisher.lock(token, join_s=handover_s(settings)) as is_held,
+        ):
+            if publisher.handed(token) is None or not is_held:
                 return PartOutcome(location, error="Superseded", details="another run has taken its place")
-            publisher.leave_lock(handover_s(settings))
             scanned, _ = scan_part(settings, choose_engine(settings.engine), location, publisher, progress)
             if publisher.state != "up":
                 raise CacheUnavailable(f"{location}: what was found in it could not be kept in Redis")
@@ -221,47 +241,70 @@ def scan_one_part(
 
 def merge_parts(
     settings: Settings,
-    assignment: Assignment,
+    token: str,
     outcomes: Sequence[PartOutcome],
     *,
     time_limit_error: type[Exception] = TimeoutError,
 ) -> Report:
     """Put together what was found in all parts, and publish.
 
+    Args:
+        settings: All settings of the source.
+        token: That of the run.
+        outcomes: What became of the parts that had to be read.
+        time_limit_error: As in `optimize`.
+
     Raises:
         PartFailed: A part could not be scanned, or what was found in it is gone; nothing is published.
         RollingError: The run failed otherwise.
     """
-    with _going_on(settings, assignment, time_limit_error) as (publisher, is_ours):
-        if is_ours:
-            _check_parts(settings, outcomes)
-            report = publish(settings, publisher, _merged(settings, assignment, publisher, outcomes))
-        else:
+    with _going_on(settings, token, time_limit_error) as (publisher, assignment):
+        if assignment is None:
             report = skipped(settings, "superseded")
+        else:
+            _check_parts(settings, assignment, outcomes)
+            report = publish(settings, publisher, _merged(settings, assignment, publisher, outcomes))
         publisher.record(report)
         return report
 
 
 @contextmanager
 def _going_on(
-    settings: Settings, assignment: Assignment, time_limit_error: type[Exception]
-) -> Iterator[tuple[Publisher, bool]]:
-    """Go on with a run under its lock, and end it; yield whether it is still the run that it was."""
-    with recorded(settings, time_limit_error=time_limit_error) as publisher:
+    settings: Settings, token: str, time_limit_error: type[Exception]
+) -> Iterator[tuple[Publisher, Assignment | None]]:
+    """Go on with a run under its lock, and end it; yield what there is to do, or `None` where it was superseded.
+
+    Raises:
+        CacheUnavailable: Redis is away, so nobody knows.
+    """
+    with (
+        recorded(settings, time_limit_error=time_limit_error) as publisher,
+        alone(settings, publisher, token) as is_ours,
+    ):
+        noted = publisher.handed(token)
+        if not is_ours or noted is None:
+            yield publisher, None
+            return
         try:
-            with alone(settings, publisher, assignment.token) as is_alone:
-                is_newest = publisher.state != "up" or publisher.version_before == assignment.version_before
-                yield publisher, is_alone and is_newest
+            assignment = _ASSIGNMENT.decode(noted)
+            is_newest = publisher.version_before == assignment.version_before
+            yield publisher, assignment if is_newest else None
         finally:
-            publisher.end_handed(assignment.token)
+            publisher.end_handed(token)
 
 
-def _check_parts(settings: Settings, outcomes: Sequence[PartOutcome]) -> None:
+def _check_parts(settings: Settings, assignment: Assignment, outcomes: Sequence[PartOutcome]) -> None:
+    expected = [assignment.parts[number].location for number in assignment.to_scan]
+    if [outcome.location for outcome in outcomes] != expected:
+        raise PartFailed(f"other parts of {settings.input} came back than were handed out; they are scanned again")
     failed = [outcome for outcome in outcomes if outcome.scanned is None]
     if failed:
         named = "; ".join(f"{outcome.error}: {outcome.details}" for outcome in failed[:FAILURES_NAMED])
         more = "" if len(failed) <= FAILURES_NAMED else f"; and {len(failed) - FAILURES_NAMED} more"
-        raise PartFailed(f"{len(failed)} parts of {settings.input} failed, the old snapshots stay: {named}{more}")
+        raise PartFailed(
+            f"of {settings.input} {len(failed)} of {len(assignment.parts)} parts failed, the old snapshots stay: "
+            f"{named}{more}"
+        )
 
 
 def _merged(
@@ -277,6 +320,8 @@ def _merged(
 
     def find(part: Part) -> Findings:
         findings = read_kept(publisher, part)
+        if findings is None and publisher.state != "up":
+            raise CacheUnavailable(f"{part.location}: Redis went away before what was found in it could be read")
         if findings is None:
             raise PartFailed(f"{part.location}: what was found in it is gone from Redis; does that evict?")
         return findings

@@ -8,7 +8,6 @@ Errors: those of `Source`, and of the scan, with the path.
 
 from __future__ import annotations
 
-import fnmatch
 import gzip
 import hashlib
 import os
@@ -26,13 +25,14 @@ from optimizer.collect import Found
 from optimizer.connection import UNREADABLE
 from optimizer.engine import Engine
 from optimizer.errors import SourceError, SourceMissing
-from optimizer.locations import expand, is_pattern, parse_location
+from optimizer.locations import Location, expand, is_pattern, parse_location
 from optimizer.memory import peak_rss_mb
 from optimizer.publish import Publisher
 from optimizer.records import Findings
 from optimizer.scan import scan
 from optimizer.select import Selection
 from optimizer.settings import Settings
+from optimizer.snapshots import FILE_NAMES, MANIFEST_NAME
 from optimizer.source import Source, open_source
 
 __all__ = [
@@ -58,6 +58,7 @@ FORMAT: Final = 1
 # What is kept is read once or twice, and soon: time counts more than bytes.
 KEPT_GZIP_LEVEL: Final = 1
 
+_SNAPSHOTS: Final = frozenset((MANIFEST_NAME, *FILE_NAMES.values()))
 _FINDINGS: Final = msgspec.json.Decoder(Findings)
 
 
@@ -174,8 +175,8 @@ class _Parts:
 
 
 def is_part(settings: Settings, location: str) -> bool:
-    """Whether a location may be a part of the source: it fits the pattern, and does not climb out of it."""
-    return fnmatch.fnmatchcase(location, str(settings.input)) and ".." not in location.split("/")
+    """Whether a location is a part of the source at this moment."""
+    return location in map(str, _locations(settings))
 
 
 def gather(settings: Settings, parts: Sequence[Part], find: Callable[[Part], Findings], found: Found) -> None:
@@ -245,9 +246,14 @@ def _take_bot_files(settings: Settings, found: Found) -> None:
             found.take(bot)
 
 
+def _locations(settings: Settings) -> list[Location]:
+    """What the pattern names, but for snapshots: they often lie where the input does, and are no input."""
+    return [location for location in expand(settings.input) if location.name not in _SNAPSHOTS]
+
+
 def _look(settings: Settings) -> list[Part]:
     parts = []
-    for location in expand(settings.input):
+    for location in _locations(settings):
         with open_source(location) as source:
             parts.append(_part(settings, source))
     if not parts:

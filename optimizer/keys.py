@@ -20,12 +20,12 @@
 | rolling:{S}:reads         | HASH    | origin -> answers over HTTP, of all processes that  | never              |
 |                           |         | serve; each adds to it, if it may                   |                    |
 | rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
-| rolling:{S}:handed        | STRING  | the token of a run whose scans the fleet has not    | ten intervals      |
-|                           |         | given back yet; by the run, deleted at its end      |                    |
+| rolling:{S}:handed        | HASH    | a run whose scans the fleet has not given back yet: | ten intervals,     |
+|                           |         | token, assignment (JSON); deleted at its end        | renewed by scans   |
 | rolling:{S}:part:D        | STRING  | what a scan found in one part (gz JSON); D is a     | an hour, renewed   |
-|                           |         | digest of the part as it was; immutable; deleted by | by each tick       |
-|                           |         | the publish that has a newer one                    |                    |
-| rolling:{S}:parts         | SET     | the digests of the parts of the current version     | never              |
+|                           |         | digest of the part as it was; immutable; deleted    | by each tick       |
+|                           |         | when the part is seen as it is now                  |                    |
+| rolling:{S}:parts         | SET     | the digests of all that are kept                    | never              |
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
 """
@@ -72,7 +72,7 @@ class Keys:
 
     @property
     def parts(self) -> str:
-        """The digests of the parts that the current version was made from."""
+        """The digests of all parts whose findings are kept."""
         return self._name("parts")
 
     def part(self, digest: str) -> str:

@@ -51,18 +51,25 @@ class Publisher:
         return True
 
     @contextmanager
-    def lock(self, token: str | None = None) -> Iterator[bool | None]:
+    def lock(self, handed: str | None = None, *, join_s: float = 0.0) -> Iterator[bool | None]:
         """Hold the source's lock and read the pointer that the run starts from.
 
         Args:
-            token: That of a run which has begun elsewhere.
+            handed: The token of a run that was handed out, to go on with it.
+            join_s: Where it is above 0, with others, to whom the lock is left for so many seconds.
 
         Yields whether the lock was got, false where another run is on; `None` where Redis cannot say.
         """
         with ExitStack() as stack:
             with self._tolerating():
                 if self._live:
-                    self._lock = stack.enter_context(self._live.lock(token))
+                    if handed is None:
+                        lock = self._live.lock()
+                    elif join_s:
+                        lock = self._live.join(handed, join_s)
+                    else:
+                        lock = self._live.adopt(handed)
+                    self._lock = stack.enter_context(lock)
                     self._before = self._live.pointer()
             yield self._lock.held if self._lock and self._live else None
 
@@ -119,32 +126,41 @@ class Publisher:
 
     # ---- runs that are handed out to the fleet
 
+    @property
+    def token(self) -> str:
+        """That of the run's lock."""
+        return self._lock.token if self._lock else ""
+
     @contextmanager
-    def handing_out(self, keep_s: float) -> Iterator[str]:
+    def handing_out(self, assignment: bytes, keep_s: float) -> Iterator[None]:
         """While the block hands a run out, note it; after that leave the lock to those who go on, by its token.
 
         Args:
+            assignment: What there is to do.
             keep_s: How long the lock stays when none of them shows up.
+
+        Raises:
+            CacheUnavailable: It cannot be noted, and so nobody could go on.
         """
-        assert self._lock is not None  # noqa: S101 - nothing is handed out without it
-        token = self._lock.token
-        with self._tolerating():
-            if self._live:
-                self._live.note_handed(token)
+        assert self._cache is not None  # noqa: S101 - nothing is handed out without Redis
+        assert self._lock is not None  # noqa: S101
+        self._cache.note_handed(self.token, assignment)
         try:
-            yield token
+            yield
         except BaseException:
-            self.end_handed(token)
+            self.end_handed(self.token)
             raise
         self._lock.keep_s = keep_s
 
-    def leave_lock(self, keep_s: float) -> None:
-        """Do not release a lock that we came to, but let it expire: others of the same run go on under it.
+    def handed(self, token: str) -> bytes | None:
+        """What there is to do in a run that was handed out; `None` where it has ended, or another took its place.
 
-        One that was free when we came is released: the run that it was for may have ended long ago.
+        Raises:
+            CacheUnavailable: Nobody can say.
         """
-        if self._lock and not self._lock.is_new:
-            self._lock.keep_s = keep_s
+        if self._live is None or self._cache is None:
+            raise CacheUnavailable("Redis is away, and with it what there is to scan; the next tick does without it")
+        return self._cache.handed(token)
 
     def end_handed(self, token: str) -> None:
         """Note that a run which was handed out has ended, however."""
@@ -152,12 +168,12 @@ class Publisher:
             if self._live:
                 self._live.forget_handed(token)
 
-    def lost_a_run(self) -> bool:
-        """Whether a run was handed out and has not ended, though nobody holds its lock; true once."""
+    def take_lost(self) -> bytes | None:
+        """The run that was handed out and has not ended, though nobody holds its lock; asked once."""
         with self._tolerating():
             if self._live:
                 return self._live.take_handed()
-        return False
+        return None
 
     # ---- what was found in parts
 

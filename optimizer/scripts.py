@@ -8,13 +8,38 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["EXTEND", "FLIP", "MARK", "RELEASE"]
+__all__ = ["ADOPT", "FLIP", "FORGET", "KEEP", "MARK", "RELEASE"]
 
-# Never shorter than it was: several scans of one run extend its lock, each for as long as it needs.
-EXTEND: Final = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+# KEYS: lock, handed. ARGV: token, milliseconds for the lock, milliseconds for `handed`.
+# Never shorter than it was: several scans of one run keep its lock, each for as long as it needs. Where it has expired
+# and nobody has it, it is taken again if the run is still the one that was handed out.
+KEEP: Final = """
+local is_handed = redis.call('HGET', KEYS[2], 'token') == ARGV[1]
+local held = redis.call('GET', KEYS[1])
+if held == ARGV[1] then
+    if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+elseif not held and is_handed then
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+else
+    return 0
+end
+if is_handed then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 return 1
+"""
+
+# KEYS: lock, handed. ARGV: token of the run that was handed out, a new one, milliseconds for the lock.
+# With a token of its own whoever ends a run is alone, though its message may have come twice.
+ADOPT: Final = """
+local held = redis.call('GET', KEYS[1])
+if held == ARGV[2] then return 1 end -- redis-py sends again what was not answered
+if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] or (held and held ~= ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+
+FORGET: Final = """
+if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
 """
 
 RELEASE: Final = """

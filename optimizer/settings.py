@@ -92,7 +92,16 @@ class Settings:
         Raises:
             SettingsInvalid: As above.
         """
-        return [cls(**_read(given)) for given in variables_by_source(environ)]
+        every = [cls(**_read(given)) for given in variables_by_source(environ)]
+        taken: dict[str, str] = {}
+        for settings in every:
+            other = taken.setdefault(str(settings.output_dir), settings.source)
+            if other != settings.source:
+                raise SettingsInvalid(
+                    f"the sources {other} and {settings.source} both have {variable_name('output_dir')}="
+                    f"{settings.output_dir}; each needs one of its own"
+                )
+        return every
 
     def redacted(self) -> dict[str, str]:
         """Every setting as text under its variable's name, passwords in URLs as `***`."""

@@ -19,8 +19,9 @@ from celery.exceptions import BackendError, Ignore, SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid
-from optimizer.fleet import Assignment, PartOutcome, begin, handover_s, merge_parts, scan_file, scan_one_part
+from optimizer.cache import handed_s
+from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
+from optimizer.fleet import Assignment, PartOutcome, begin, merge_parts, scan_file, scan_one_part
 from optimizer.inputs import Progress
 from optimizer.records import Report
 from optimizer.settings import Settings
@@ -68,10 +69,12 @@ def optimize_rolling_data(
         report = begin(
             settings,
             _hand_out(settings, self),
+            run_id=self.request.id,
             force=force,
             tick=int(time.time() // settings.interval_s) if scheduled else None,
             progress=_progress(self),
             time_limit_error=SoftTimeLimitExceeded,
+            on_lost=_fail,
         )
     if report is None:
         raise Ignore("its scan goes on under the same id")
@@ -79,25 +82,24 @@ def optimize_rolling_data(
 
 
 @app.task(name="tasks.scan_rolling_file", **_OPTIONS)
-def scan_rolling_file(self: Task, assignment: dict[str, Any]) -> dict[str, Any]:
+def scan_rolling_file(self: Task, source: str, token: str) -> dict[str, Any]:
     """Scan the one file of a source, publish, and return the report.
 
     Raises:
         RollingError: The run failed.
     """
     with _told():
-        settings, given = _given(assignment)
-        report = scan_file(settings, given, progress=_progress(self), time_limit_error=SoftTimeLimitExceeded)
+        settings = Settings.from_env(os.environ, source)
+        report = scan_file(settings, token, progress=_progress(self), time_limit_error=SoftTimeLimitExceeded)
     return _result(report)
 
 
 @app.task(name="tasks.scan_rolling_part", **_OPTIONS)
-def scan_rolling_part(self: Task, assignment: dict[str, Any], location: str) -> dict[str, Any]:
+def scan_rolling_part(self: Task, source: str, token: str, location: str) -> dict[str, Any]:
     """Scan one part, and return what became of it. A failure too is a result: the merge has to hear of it."""
     try:
-        settings, given = _given(assignment)
-        progress = _progress(self)
-        outcome = scan_one_part(settings, given, location, progress=progress, time_limit_error=SoftTimeLimitExceeded)
+        settings, progress = Settings.from_env(os.environ, source), _progress(self)
+        outcome = scan_one_part(settings, token, location, progress=progress, time_limit_error=SoftTimeLimitExceeded)
     except SettingsInvalid as error:
         outcome = PartOutcome(location, error=type(error).__name__, details=str(error))
     result: dict[str, Any] = msgspec.to_builtins(outcome)
@@ -108,7 +110,8 @@ def scan_rolling_part(self: Task, assignment: dict[str, Any], location: str) -> 
 def merge_rolling_parts(
     self: Task,  # noqa: ARG001 - as the others
     outcomes: list[dict[str, Any]],
-    assignment: dict[str, Any],
+    source: str,
+    token: str,
 ) -> dict[str, Any]:
     """Put the parts together, publish, and return the report.
 
@@ -116,31 +119,32 @@ def merge_rolling_parts(
         RollingError: The run failed.
     """
     with _told():
-        settings, given = _given(assignment)
+        settings = Settings.from_env(os.environ, source)
         scanned = msgspec.convert(outcomes, list[PartOutcome])
-        report = merge_parts(settings, given, scanned, time_limit_error=SoftTimeLimitExceeded)
+        report = merge_parts(settings, token, scanned, time_limit_error=SoftTimeLimitExceeded)
     return _result(report)
 
 
 def _hand_out(settings: Settings, task: Task) -> Callable[[Assignment], None]:
     """Send what there is to scan in place of the task: with its id, its time limits, and whatever is to follow it."""
-    # Who comes too late finds the run superseded anyway.
-    options: dict[str, Any] = {"expires": handover_s(settings)}
+    # What comes later is superseded anyway; and what comes late is in time, as long as the others of the run go on.
+    options: dict[str, Any] = {"expires": handed_s(settings.interval_s)}
     if task.request.timelimit:
         options["time_limit"], options["soft_time_limit"] = task.request.timelimit
 
     def scans_of(assignment: Assignment) -> Signature:
-        whole = msgspec.to_builtins(assignment)
+        run = (settings.source, assignment.token)
         if not assignment.parts:
-            return scan_rolling_file.s(whole).set(queue=SCAN_QUEUE, **options)
-        short = msgspec.to_builtins(msgspec.structs.replace(assignment, parts=[], to_scan=[]))
+            return scan_rolling_file.s(*run).set(queue=SCAN_QUEUE, **options)
         scans = [
-            scan_rolling_part.s(short, assignment.parts[number].location).set(queue=SCAN_QUEUE, **options)
+            scan_rolling_part.s(*run, assignment.parts[number].location).set(queue=SCAN_QUEUE, **options)
             for number in assignment.to_scan
         ]
+        queue = source_queue(settings.source)
         if not scans:  # what has changed is only that parts have gone, or the settings of the output
-            return merge_rolling_parts.s([], whole).set(queue=source_queue(settings.source))
-        return chord(scans, merge_rolling_parts.s(whole).set(queue=source_queue(settings.source)))
+            return merge_rolling_parts.s([], *run).set(queue=queue, **options)
+        limits = {name: options[name] for name in options.keys() - {"expires"}}
+        return chord(scans, merge_rolling_parts.s(*run).set(queue=queue, **limits))
 
     def hand_out(assignment: Assignment) -> None:
         try:
@@ -153,9 +157,12 @@ def _hand_out(settings: Settings, task: Task) -> Callable[[Assignment], None]:
     return hand_out
 
 
-def _given(assignment: dict[str, Any]) -> tuple[Settings, Assignment]:
-    given = msgspec.convert(assignment, Assignment)
-    return Settings.from_env(os.environ, given.source), given
+def _fail(run_id: str, error: RunLost) -> None:
+    """Let whoever waits for a lost run know."""
+    try:
+        app.backend.mark_as_failure(run_id, error)
+    except (RedisError, OperationalError, BackendError, OSError) as failure:
+        _log.warning("who waits for %s is not told that it is lost: %s", run_id, failure)
 
 
 def _result(report: Report) -> dict[str, Any]:

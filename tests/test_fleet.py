@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 
 from optimizer import Settings, optimize
-from optimizer.errors import CacheUnavailable, PartFailed, RunTimedOut
+from optimizer.errors import CacheUnavailable, PartFailed, RunLost, RunTimedOut
 from optimizer.fleet import Assignment, begin, handover_s, merge_parts, scan_file, scan_one_part
 from optimizer.keys import Keys
 from optimizer.records import Report
 from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer
-from tests.traces import assert_tidy, once, run_old, runs_of, symbols_shown, version_of
+from tests.traces import assert_redis_holds_the_files, assert_tidy, once, run_old, runs_of, symbols_shown, version_of
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def test_a_run_that_is_handed_out_keeps_its_lock_until_it_is_published(
         assert client.get(key).decode() == assignment.token
     assert begun(settings).reason == "already_running"
 
-    report = scan_file(settings, assignment)
+    report = scan_file(settings, assignment.token)
 
     assert (report.status, report.cache) == ("success", "published")
     assert symbols_shown(settings) == ["TSLA"]
@@ -89,13 +92,13 @@ def test_an_assignment_that_is_delivered_twice_publishes_once(
     """The second finds that its version has been replaced."""
     write_json(settings.input, {"TSLA": a_record()})
     assignment = handed_out(settings, force=force)
-    first, second = scan_file(settings, assignment), scan_file(settings, assignment)
+    first, second = scan_file(settings, assignment.token), scan_file(settings, assignment.token)
     assert (first.status, second.status, second.reason) == ("success", "skipped", "superseded")
 
     assignment = handed_out(parted, force=force)
-    outcomes = [scan_one_part(parted, assignment, part.location) for part in assignment.parts]
-    first, second = (merge_parts(parted, assignment, outcomes) for _ in range(2))
-    late = scan_one_part(parted, assignment, assignment.parts[0].location)
+    outcomes = [scan_one_part(parted, assignment.token, part.location) for part in assignment.parts]
+    first, second = (merge_parts(parted, assignment.token, outcomes) for _ in range(2))
+    late = scan_one_part(parted, assignment.token, assignment.parts[0].location)
     assert (first.status, second.status, second.reason) == ("success", "skipped", "superseded")
     assert late.error == "Superseded"
     assert_tidy(parted, redis_server)
@@ -110,9 +113,9 @@ def test_a_lost_assignment_is_told_and_replaced_by_the_next_tick(settings: Setti
     found = handed_out(settings)
 
     assert [(one.status, one.error) for one in runs_of(redis_server, settings.source)] == [("failed", "RunLost")]
-    assert scan_file(settings, lost).reason == "superseded"
-    assert scan_file(settings, found).status == "success"
-    assert scan_file(settings, lost).reason == "superseded"
+    assert scan_file(settings, lost.token).reason == "superseded"
+    assert scan_file(settings, found.token).status == "success"
+    assert scan_file(settings, lost.token).reason == "superseded"
     write_json(settings.input, {"AMD": a_record()})
     handed_out(settings)  # and of that which has ended nobody says that it is lost
     assert [one.error for one in runs_of(redis_server, settings.source) if one.error] == ["RunLost"]
@@ -123,17 +126,17 @@ def test_a_lost_chord_is_replaced_and_what_it_had_scanned_is_not_read_again(
 ) -> None:
     """The parts that were done are done."""
     lost = handed_out(parted)
-    first = scan_one_part(parted, lost, lost.parts[0].location)
+    first = scan_one_part(parted, lost.token, lost.parts[0].location)
     assert first.scanned is not None
     lose_the_lock(redis_server, parted)
 
     found = handed_out(parted)
 
     assert found.to_scan == [1]
-    assert scan_one_part(parted, lost, lost.parts[1].location).error == "Superseded"
-    second = scan_one_part(parted, found, found.parts[1].location)
-    assert merge_parts(parted, found, [second]).status == "success"
-    assert merge_parts(parted, lost, [first, second]).reason == "superseded"
+    assert scan_one_part(parted, lost.token, lost.parts[1].location).error == "Superseded"
+    second = scan_one_part(parted, found.token, found.parts[1].location)
+    assert merge_parts(parted, found.token, [second]).status == "success"
+    assert merge_parts(parted, lost.token, [first, second]).reason == "superseded"
     assert symbols_shown(parted) == ["MSFT", "AAPL"]
 
 
@@ -144,7 +147,7 @@ def test_an_assignment_that_waited_longer_than_its_lock_goes_on_if_nobody_has_ta
     write_json(settings.input, {"TSLA": a_record()})
     assignment = handed_out(settings)
     lose_the_lock(redis_server, settings)
-    assert scan_file(settings, assignment).status == "success"
+    assert scan_file(settings, assignment.token).status == "success"
 
 
 def test_scans_of_one_run_hold_its_lock_together(parted: Settings, redis_server: RedisServer) -> None:
@@ -152,13 +155,16 @@ def test_scans_of_one_run_hold_its_lock_together(parted: Settings, redis_server:
     assignment = handed_out(parted)
     with lock_of(redis_server, parted) as (client, key):
         client.pexpire(key, 60_000)
-        scan_one_part(parted, assignment, assignment.parts[0].location)
+        scan_one_part(parted, assignment.token, assignment.parts[0].location)
         assert client.pttl(key) > 50_000
         client.pexpire(key, 500)
-        scan_one_part(parted, assignment, assignment.parts[1].location)
+        scan_one_part(parted, assignment.token, assignment.parts[1].location)
         assert client.pttl(key) > 10_000
         client.delete(key)
-        assert scan_one_part(parted, assignment, assignment.parts[1].location).scanned is not None
+        outcomes = [scan_one_part(parted, assignment.token, part.location) for part in assignment.parts]
+        assert client.pttl(key) > 10_000
+        assert merge_parts(parted, assignment.token, outcomes).status == "success"
+        assert scan_one_part(parted, assignment.token, assignment.parts[1].location).error == "Superseded"
         assert not client.exists(key)
 
 
@@ -181,11 +187,11 @@ def test_a_run_that_cannot_be_sent_fails_and_leaves_nothing(settings: Settings, 
 def test_a_part_that_is_gone_from_redis_fails_the_merge_by_name(parted: Settings, redis_server: RedisServer) -> None:
     """The next tick scans it again."""
     assignment = handed_out(parted)
-    outcomes = [scan_one_part(parted, assignment, part.location) for part in assignment.parts]
+    outcomes = [scan_one_part(parted, assignment.token, part.location) for part in assignment.parts]
     with redis_server.client as client:
         client.delete(Keys(parted.source).part(assignment.parts[1].digest))
     with pytest.raises(PartFailed, match=r"b\.json: what was found in it is gone from Redis"):
-        merge_parts(parted, assignment, outcomes)
+        merge_parts(parted, assignment.token, outcomes)
     assert handed_out(parted).to_scan == [1]
 
 
@@ -193,8 +199,8 @@ def test_a_part_that_is_replaced_after_it_was_handed_out_counts_as_it_was_scanne
     """The fingerprint of the version is that of what was read, so that the next run finds nothing to do."""
     assignment = handed_out(parted)
     write_json(Path(assignment.parts[0].location), {"NVDA": a_record(confidence=1.0)})
-    outcomes = [scan_one_part(parted, assignment, part.location) for part in assignment.parts]
-    merge_parts(parted, assignment, outcomes)
+    outcomes = [scan_one_part(parted, assignment.token, part.location) for part in assignment.parts]
+    merge_parts(parted, assignment.token, outcomes)
     assert symbols_shown(parted) == ["NVDA", "MSFT"]
     assert begun(parted).status == "unchanged"
 
@@ -210,13 +216,13 @@ def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_re
     def late(_done: int, _total: int) -> None:
         raise TimeoutError
 
-    assert scan_one_part(parted, assignment, location, progress=bug).error == "ZeroDivisionError"
-    assert scan_one_part(parted, assignment, location, progress=late).error == RunTimedOut.__name__
+    assert scan_one_part(parted, assignment.token, location, progress=bug).error == "ZeroDivisionError"
+    assert scan_one_part(parted, assignment.token, location, progress=late).error == RunTimedOut.__name__
     missing = str(parted.input).replace("*", "nowhere")
-    assert scan_one_part(parted, assignment, missing).error == "SourceMissing"
+    assert scan_one_part(parted, assignment.token, missing).error == "SourceMissing"
     own_redis.start()
     away = replace(parted, redis_url=own_redis.url)
-    lost = scan_one_part(away, handed_out(away), location, progress=once(own_redis.kill))
+    lost = scan_one_part(away, handed_out(away).token, location, progress=once(own_redis.kill))
     assert lost.error == "CacheUnavailable"
     assert location in lost.details
 
@@ -226,8 +232,8 @@ def test_a_message_cannot_make_a_worker_read_other_files(parted: Settings, tmp_p
     assignment = handed_out(parted)
     secret = write_json(tmp_path / "secret.json", {"AAPL": a_record()})
     for location in (str(secret), str(parted.input).replace("*", "../secret"), str(parted.input)[:-5]):
-        outcome = scan_one_part(parted, assignment, location)
-        assert (outcome.error, outcome.scanned) == ("SettingsInvalid", None)
+        outcome = scan_one_part(parted, assignment.token, location)
+        assert (outcome.error, outcome.scanned) == ("SourceMissing", None)
 
 
 def test_without_redis_a_file_is_scanned_at_once(settings: Settings) -> None:
@@ -244,4 +250,101 @@ def test_a_run_in_one_process_waits_for_one_that_was_handed_out(settings: Settin
     write_json(settings.input, {"TSLA": a_record()})
     assignment = handed_out(settings)
     assert optimize(settings).reason == "already_running"
-    assert version_of(scan_file(settings, assignment)) > version_of(before)
+    assert version_of(scan_file(settings, assignment.token)) > version_of(before)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_assignment_that_is_delivered_twice_at_once_publishes_once(
+    settings: Settings, redis_server: RedisServer, force: bool
+) -> None:
+    """Two workers with one message, both amid the scan: one is refused the lock, and files and Redis agree."""
+    for number in range(5):
+        write_json(settings.input, {"TSLA": a_record(confidence=0.5 + number / 10)})
+        token = handed_out(settings, force=force).token
+        both = Barrier(2)
+        with ThreadPoolExecutor(2) as pool:
+            reports = list(pool.map(_together, [both] * 2, [settings] * 2, [token] * 2))
+        assert sorted(report.status for report in reports) == ["skipped", "success"]
+        assert_redis_holds_the_files(redis_server, settings)
+        assert_tidy(settings, redis_server)
+
+
+def _together(both: Barrier, settings: Settings, token: str) -> Report:
+    both.wait()
+    return scan_file(settings, token, progress=lambda *_: time.sleep(0.05))
+
+
+def test_a_lock_that_is_about_to_expire_is_extended_by_whoever_goes_on(
+    settings: Settings, parted: Settings, redis_server: RedisServer
+) -> None:
+    """A message may have waited for nearly as long as the lock of its run lives."""
+    write_json(settings.input, {"TSLA": a_record()})
+    token = handed_out(settings).token
+    with lock_of(redis_server, settings) as (client, key):
+        client.pexpire(key, 300)
+        assert scan_file(settings, token, progress=lambda *_: time.sleep(0.5)).status == "success"
+    assignment = handed_out(parted)
+    with lock_of(redis_server, parted) as (client, key):
+        client.pexpire(key, 300)
+        location = assignment.parts[0].location
+        assert scan_one_part(parted, assignment.token, location, progress=lambda *_: time.sleep(0.5)).scanned
+        assert begun(parted).reason == "already_running"
+
+
+def test_who_waits_for_a_lost_run_is_told(settings: Settings, redis_server: RedisServer) -> None:
+    """By the id that its sender knows it by."""
+    write_json(settings.input, {"TSLA": a_record()})
+    told: list[tuple[str, str]] = []
+
+    def on_lost(run_id: str, error: RunLost) -> None:
+        told.append((run_id, str(error)))
+
+    for run_id in ("first", "second"):
+        begin(settings, lambda _: None, run_id=run_id, on_lost=on_lost)
+        lose_the_lock(redis_server, settings)
+    assert [run_id for run_id, _ in told] == ["first"]
+    assert "has not come back" in told[0][1]
+
+
+def test_a_merge_of_other_parts_than_were_handed_out_publishes_nothing(parted: Settings) -> None:
+    """One twice and another not at all is not the whole."""
+    assignment = handed_out(parted)
+    first, second = (scan_one_part(parted, assignment.token, part.location) for part in assignment.parts)
+    for outcomes in ([first, first], [second, first], [first]):
+        with pytest.raises(PartFailed, match="other parts"):
+            merge_parts(parted, assignment.token, outcomes)
+        assignment = handed_out(parted)
+
+
+def test_without_redis_nobody_goes_on(parted: Settings) -> None:
+    """Nobody can say whether it is still the run that it was; it says so, and not that another took its place."""
+    away = replace(parted, redis_url="redis://127.0.0.1:1/0")
+    location = str(parted.input).replace("*", "a")
+    assert scan_one_part(away, "token", location).error == "CacheUnavailable"
+    with pytest.raises(CacheUnavailable):
+        merge_parts(away, "token", [])
+
+
+def test_what_was_found_does_not_pile_up_while_runs_fail(parted: Settings, redis_server: RedisServer) -> None:
+    """A part that is broken for long keeps nothing of the others but what they are now."""
+    broken, other = (Path(str(parted.input).replace("*", name)) for name in "ab")
+    broken.write_text("{")
+    for number in range(5):
+        write_json(other, {"MSFT": a_record(confidence=number / 10)})
+        assignment = handed_out(parted)
+        outcomes = [scan_one_part(parted, assignment.token, assignment.parts[n].location) for n in assignment.to_scan]
+        with pytest.raises(PartFailed, match="1 of 2 parts failed"):
+            merge_parts(parted, assignment.token, outcomes)
+    with redis_server.client as client:
+        assert len(client.keys(f"{Keys(parted.source).part('')}*")) <= 2
+
+
+@pytest.mark.parametrize("pattern", ["**/*.json", "**/a.json", "../parts/*.json", "[ab].json", "a.json*"])
+def test_whatever_the_pattern_names_may_be_scanned(parted: Settings, pattern: str) -> None:
+    """The check of a message follows the same rules as the look."""
+    directory = Path(str(parted.input)).parent
+    settings = replace(parted, input=directory / pattern)
+    assignment = handed_out(settings)
+    assert assignment.parts
+    for part in assignment.parts:
+        assert scan_one_part(settings, assignment.token, part.location).scanned is not None

@@ -425,6 +425,10 @@ def test_one_of_several_sources_may_have_settings_of_its_own() -> None:
         ({"ROLLING_SOURCES": "scan=x"}, "'scan' is the name of the queue"),
         ({"ROLLING_OTHER__INTERVAL_S": "5"}, "begin with ROLLING_BRAIN__..., ROLLING_INTRADAY__..."),
         ({"ROLLING_BRAIN__BROKER_URL": "redis://x"}, "ROLLING_BRAIN__BROKER_URL is not a setting of one source"),
+        ({"ROLLING_SOURCES": "..=x"}, "'..=x' is not a name"),
+        ({"ROLLING_SOURCES": "a__b=x"}, "'a__b' in a variable's name could not be told"),
+        ({"ROLLING_SOURCES": "a-=x"}, "'a-' in a variable's name could not be told"),
+        ({"ROLLING_BRAIN__OUTPUT_DIR": "o", "ROLLING_INTRADAY__OUTPUT_DIR": "o/"}, "brain and intraday both have"),
         ({"ROLLING_BRAIN__INTERVAL": "5"}, "ROLLING_INTERVAL is not a setting"),
     ],
 )

@@ -126,6 +126,7 @@ def test_flower_triggers_runs_behind_its_password_and_shows_reports_and_failures
         bad = _triggered(fleet, trigger, {"force": True})
         wrong = _triggered(fleet, trigger, {"force": "yes"})
         unknown = _triggered(fleet, trigger, {"depth": 1})
+        strange = _triggered(fleet, trigger, {"source": ["rolling_brain"]})
 
     assert good["state"] == "SUCCESS"
     assert "'status': 'success'" in good["result"]
@@ -134,6 +135,7 @@ def test_flower_triggers_runs_behind_its_password_and_shows_reports_and_failures
     assert bad["exception"].startswith("SourceMissing(")
     assert wrong["exception"].startswith("SettingsInvalid(")
     assert unknown["exception"].startswith("TypeError(")
+    assert strange["exception"].startswith("SettingsInvalid(")
 
 
 def test_a_long_run_reports_its_progress_as_the_tasks_state(
