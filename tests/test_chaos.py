@@ -194,6 +194,7 @@ def test_a_worker_that_is_told_to_end_amid_a_scan_finishes_it(
     kind = f"SIGTERM of the worker amid a scan{', taken for SIGQUIT' if variables else ''}"
     with service.redis.client as client, service.fault(kind):
         service.wait_for_a_run(client, force=True)
+        wait_until(lambda: service.is_scanning(client), what="its scan to have begun")
         reports = client.xlen(service.keys.runs)
         service.fleet.end("worker", signal.SIGTERM)
         assert client.xlen(service.keys.runs) == reports + 1

@@ -203,11 +203,11 @@ class Service:
             left -= {name for name in left if name.startswith("rolling.")}
             version = int(cast("bytes", client.hget(self.keys.current, "version")))
         kinds = ("predictions", "bots", "portfolio", "symbols", "ranking")
-        expected = {self.keys.current, self.keys.runs, self.keys.deltas}
+        expected = {self.keys.current, self.keys.runs, self.keys.scans, self.keys.deltas, self.keys.reads}
         expected |= {self.keys.payload(version, kind) for kind in kinds}
         left -= {name for name in left if name.startswith("_kombu.binding")}  # one of each queue, always
         assert left <= expected, left - expected
-        assert left >= expected - {self.keys.deltas}
+        assert left >= expected - {self.keys.deltas, self.keys.reads}
 
     # ---- faults
 
@@ -235,6 +235,11 @@ class Service:
             assert time.monotonic() < deadline, "no run has left a report"
             self._tick_by_hand()
             time.sleep(0.01)
+
+    def is_scanning(self, client: Any) -> bool:
+        """Whether a scan that was handed out is on: it has taken the lock over, with a token of its own."""
+        handed = client.hget(self.keys.handed, "token")
+        return handed is not None and client.get(self.keys.lock) not in (None, handed)
 
     def runs_in(self, pid: int) -> bool:
         """Whether a process is in a run: then it holds the lock of the directory, by a descriptor."""
