@@ -33,10 +33,10 @@ from optimizer.errors import BenchFailed, CacheUnavailable
 from optimizer.inputs import collect
 from optimizer.keys import Keys
 from optimizer.memory import peak_rss_mb
+from optimizer.opening import open_source
 from optimizer.pipeline import optimize
 from optimizer.select import Selection
 from optimizer.settings import Settings
-from optimizer.source import open_source
 
 __all__ = ["Comparison", "Measured", "Row", "compare", "measure", "measured_here", "rows_of", "table"]
 

@@ -25,15 +25,16 @@ from optimizer.collect import Found
 from optimizer.connection import UNREADABLE
 from optimizer.engine import Engine
 from optimizer.errors import SourceError, SourceMissing
-from optimizer.locations import Location, expand, is_pattern, parse_location
+from optimizer.locations import Location, is_pattern, parse_location
 from optimizer.memory import peak_rss_mb
+from optimizer.opening import expand, open_source
 from optimizer.publish import Publisher
 from optimizer.records import Findings
 from optimizer.scan import scan
 from optimizer.select import Selection
 from optimizer.settings import Settings
 from optimizer.snapshots import FILE_NAMES, MANIFEST_NAME
-from optimizer.source import Source, open_source
+from optimizer.source import Source
 
 __all__ = [
     "Input",

@@ -1,7 +1,6 @@
 """Where inputs and outputs lie: local paths, and URLs of object stores.
 
-A pattern (`*`, `?`, `[...]`, and `**` for any depth) names several inputs, the parts of one source. Parts are in the
-order of their names, always, so that a run over them means one thing.
+A pattern (`*`, `?`, `[...]`, and `**` for any depth) names several inputs, the parts of one source.
 """
 
 from __future__ import annotations
@@ -9,13 +8,10 @@ from __future__ import annotations
 import glob
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from optimizer.errors import SourceUnreadable
-
-__all__ = ["Location", "Url", "expand", "is_pattern", "parse_location"]
+__all__ = ["Location", "Url", "is_pattern", "parse_location"]
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -62,38 +58,3 @@ def parse_location(text: str) -> Location:
 def is_pattern(location: Location) -> bool:
     """Whether it names several inputs."""
     return glob.has_magic(str(location))
-
-
-def expand(location: Location) -> list[Location]:
-    """What a pattern names at this moment, by name; a location that is no pattern names itself.
-
-    Raises:
-        SourceUnreadable: The store of a URL does not answer.
-    """
-    if not is_pattern(location):
-        return [location]
-    if isinstance(location, Url):
-        return [*_expand_url(location)]
-    # A name that begins with a dot is being written by somebody; `*` does not match it.
-    found = glob.glob(str(location), recursive=True)  # noqa: PTH207 - the rules that URLs have too
-    return [Path(path) for path in sorted(found)]
-
-
-def _expand_url(pattern: Url) -> list[Url]:
-    from optimizer.stores import answers, file_system  # noqa: PLC0415 - it knows `Url`
-
-    try:
-        with answers(pattern):
-            store = file_system(pattern)
-            found = store.glob(pattern.text, detail=True)
-            # A key that ends in a slash is what some tools make for a directory.
-            names = [store.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file"]
-    except OSError as error:
-        raise SourceUnreadable(str(error)) from error
-    return [Url(name) for name in sorted(names) if not _is_hidden(name, pattern.text)]
-
-
-def _is_hidden(name: str, pattern: str) -> bool:
-    """Whether a piece begins with a dot that the pattern does not spell out; fsspec's `*` matches it."""
-    spelt = [piece for piece in pattern.split("/") if piece.startswith(".")]
-    return any(piece.startswith(".") and not any(fnmatchcase(piece, one) for one in spelt) for piece in name.split("/"))

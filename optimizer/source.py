@@ -1,7 +1,7 @@
 """The input file: open, fingerprint, inflate, and prove at the end that it was whole.
 
-In: a path (`open_source` takes a URL too, see `remote.py`). Out: chunks of JSON, of so many bytes at the most, so that
-a decompression bomb costs time and no memory. Compression is found by magic bytes: gzip (any number of members, zero
+In: a path (`remote.py` is the same for a URL). Out: chunks of JSON, of so many bytes at the most, so that a
+decompression bomb costs time and no memory. Compression is found by magic bytes: gzip (any number of members, zero
 padding after the last), zstd, or none.
 
 A decompressor hands out nearly all bytes before it can notice a bad checksum. So nothing that comes out of `chunks`
@@ -26,14 +26,14 @@ from typing import IO, Final, Protocol, cast
 from isal import igzip, igzip_lib
 
 from optimizer.errors import SourceError, SourceMissing, SourceTorn, SourceUnreadable
-from optimizer.locations import Location, Url
+from optimizer.locations import Location
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source"]
 
 TRAILER_BYTES: Final = 8  # gzip's CRC-32 and length, RFC 1952 section 2.3.1
 GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -44,20 +44,6 @@ ZSTD_WINDOW_LOG_MAX: Final = 23
 _INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)
 # igzip raises OverflowError for a gzip header that does not end within 512 KiB.
 _READ_ERRORS: Final = (EOFError, OSError, OverflowError, _INFLATE_ERROR, zstd.ZstdError)
-
-
-def open_source(location: Location) -> Source:
-    """Open an input, wherever it lies.
-
-    Raises:
-        SourceMissing: There is none.
-        SourceUnreadable: It, or its store, cannot be read.
-    """
-    if isinstance(location, Url):
-        from optimizer.remote import RemoteSource  # noqa: PLC0415 - it is a `Source`
-
-        return RemoteSource(location)
-    return Source(location)
 
 
 class Source:

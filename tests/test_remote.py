@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
-from optimizer.locations import Url, expand, parse_location
+from optimizer.locations import Url, parse_location
+from optimizer.opening import expand, open_source
 from optimizer.pipeline import optimize
 from optimizer.remote import BLOCK_BYTES
 from optimizer.sample import write_sample
 from optimizer.settings import Settings
 from optimizer.snapshots import read_set
-from optimizer.source import open_source
 from tests.fleet import Fleet
 from tests.objects import S3Server
 from tests.rolling import a_record, write_json
