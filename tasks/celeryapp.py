@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 from celery import Celery
 from celery.app.amqp import AMQP
-from celery.signals import after_setup_logger, worker_init, worker_ready
+from celery.signals import after_setup_logger, worker_init, worker_process_init, worker_ready
 from kombu.connection import Connection
 
 from optimizer.connection import cache_eviction_warning, eviction_warning
@@ -67,6 +68,15 @@ def _refuse_without_the_engine(**_: Any) -> None:
             choose_engine(settings.engine)
     except SettingsInvalid as error:
         raise SystemExit(f"SettingsInvalid: {error}") from None
+
+
+@worker_process_init.connect
+def _forget_the_start_in_collections(**_: Any) -> None:
+    """Let the garbage collector of a child leave alone what Celery has made before its first task.
+
+    A collection, which each run begins with (see `rolling.py`), then takes a millisecond or two in place of 50.
+    """
+    gc.freeze()
 
 
 @worker_ready.connect
