@@ -145,7 +145,7 @@ def drift(samples: list[float]) -> float:
 
 
 def redis_state(client: Any, service: Service) -> tuple[int, float]:
-    """Keys that never expire and are no messages, and their memory in MB; reports aside, which are kept for a day by design.
+    """Keys that never expire and are no messages, and their memory in MB, that of the reports (of a day) aside.
 
     Of what expires (results, old versions) there is as much as the last minutes have made.
     """
