@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, cast
@@ -120,10 +121,12 @@ def faults_of(service: Service, rng: random.Random) -> dict[str, Callable[[], ob
         pids = [service.fleet.pid("worker"), *service.fleet.children()]
         before = resource.prlimit(pids[0], resource.RLIMIT_FSIZE)
         for pid in pids:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (64, before[1]))
+            with suppress(ProcessLookupError):  # a child may have been replaced
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (64, before[1]))
         time.sleep(2)
-        for pid in pids:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+        for pid in (pids[0], *service.fleet.children()):  # one that was forked meanwhile has the limit too
+            with suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
     return {
         "SIGKILL of a worker's child": lambda: os.kill(rng.choice(service.fleet.children()), signal.SIGKILL),
@@ -158,19 +161,28 @@ def test_faults_of_all_kinds_in_any_order(start: Start, rng: random.Random, requ
     service.check()
 
 
-def test_a_child_that_is_stopped_past_its_lock_publishes_nothing(start: Start) -> None:
-    """Another child takes over once the lock has expired; the stopped one, continued, says that it was overtaken."""
-    service = start(**SLOW_SCAN)
-    with service.redis.client as client, service.fault("SIGSTOP of a worker's child amid its run, past its lock"):
-        before = service.wait_for_a_run(client)
-        wait_until(lambda: client.get(service.keys.lock) not in (None, before), what="a run from its beginning")
-        token = client.get(service.keys.lock)
-        time.sleep(0.1)  # it scans
+def stop_a_run(service: Service, client: Any) -> tuple[bytes, int, list[int]]:
+    """SIGSTOP all children amid a run; return its token, the child that it runs in, and all of them."""
+    while True:
+        while client.exists(service.keys.lock):
+            pass  # until the run that is on is through
+        token = service.wait_for_a_run(client)
+        time.sleep(0.05)  # it scans
         children = service.fleet.children()
         for child in children:
             os.kill(child, signal.SIGSTOP)
-        assert client.get(service.keys.lock) == token, "the run was through too early"
-        [holder] = [child for child in children if service.runs_in(child)]
+        holders = [child for child in children if service.runs_in(child)]
+        if client.get(service.keys.lock) == token and holders:
+            return token, holders[0], children
+        for child in children:  # it was through too early
+            os.kill(child, signal.SIGCONT)
+
+
+def test_a_child_that_is_stopped_past_its_lock_publishes_nothing(start: Start) -> None:
+    """Another child takes over once the lock has expired; the stopped one, continued, says that it was overtaken."""
+    service = start(interval_s=1.5, **SLOW_SCAN)  # so that each tick has something to scan
+    with service.redis.client as client, service.fault("SIGSTOP of a worker's child amid its run, past its lock"):
+        token, holder, children = stop_a_run(service, client)
         for child in set(children) - {holder}:
             os.kill(child, signal.SIGCONT)
         began = time.monotonic()
