@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Final
 
 import msgspec
@@ -31,13 +31,12 @@ from optimizer.inputs import (
     Scanned,
     ScannedPart,
     gather,
-    is_part,
     open_input,
     parts_fingerprint,
     read_kept,
     scan_part,
 )
-from optimizer.pipeline import alone, confirm, failed_report, publish, recorded, scan_here, skipped
+from optimizer.pipeline import alone, confirm, confirm_or_scan, failed_report, publish, recorded, scan_here, skipped
 from optimizer.publish import Publisher
 from optimizer.records import Findings, Report
 from optimizer.select import Selection
@@ -187,15 +186,11 @@ def scan_file(
     Raises:
         RollingError: The run failed; the old snapshots are as they were.
     """
-    with _going_on(settings, token, time_limit_error) as (publisher, assignment):
-        if assignment is None:
-            report = skipped(settings, "superseded")
-        else:
-            with closing(open_input(settings)) as rolling:
-                unchanged = None if assignment.force else confirm(settings, publisher, rolling)
-                report = unchanged or scan_here(settings, publisher, rolling, progress, force=assignment.force)
-        publisher.record(report)
-        return report
+
+    def work(publisher: Publisher, assignment: Assignment) -> Report:
+        return confirm_or_scan(settings, publisher, progress, force=assignment.force)
+
+    return _end_run(settings, token, time_limit_error, work)
 
 
 def scan_one_part(
@@ -217,14 +212,16 @@ def scan_one_part(
     """
     started = time.monotonic()
     try:
-        if not is_part(settings, location):  # a message must not make a worker read other files
-            raise SourceMissing(f"{location} is not, or no longer, one of {settings.input}")
         with (
             Publisher(settings, use_cache=True) as publisher,
             publisher.lock(token, join_s=handover_s(settings)) as is_held,
         ):
-            if publisher.handed(token) is None or not is_held:
+            noted = publisher.handed(token)
+            if noted is None or not is_held:
                 return PartOutcome(location, error="Superseded", details="another run has taken its place")
+            # A message must not make a worker read other files.
+            if location not in {part.location for part in _ASSIGNMENT.decode(noted).parts}:
+                raise SourceMissing(f"{location} is not one of the parts of {settings.input} that were handed out")
             scanned, _ = scan_part(settings, choose_engine(settings.engine), location, publisher, progress)
             if publisher.state != "up":
                 raise CacheUnavailable(f"{location}: what was found in it could not be kept in Redis")
@@ -258,21 +255,21 @@ def merge_parts(
         PartFailed: A part could not be scanned, or what was found in it is gone; nothing is published.
         RollingError: The run failed otherwise.
     """
-    with _going_on(settings, token, time_limit_error) as (publisher, assignment):
-        if assignment is None:
-            report = skipped(settings, "superseded")
-        else:
-            _check_parts(settings, assignment, outcomes)
-            report = publish(settings, publisher, _merged(settings, assignment, publisher, outcomes))
-        publisher.record(report)
-        return report
+
+    def work(publisher: Publisher, assignment: Assignment) -> Report:
+        _check_parts(settings, assignment, outcomes)
+        return publish(settings, publisher, _merged(settings, assignment, publisher, outcomes))
+
+    return _end_run(settings, token, time_limit_error, work)
 
 
-@contextmanager
-def _going_on(
-    settings: Settings, token: str, time_limit_error: type[Exception]
-) -> Iterator[tuple[Publisher, Assignment | None]]:
-    """Go on with a run under its lock, and end it; yield what there is to do, or `None` where it was superseded.
+def _end_run(
+    settings: Settings,
+    token: str,
+    time_limit_error: type[Exception],
+    work: Callable[[Publisher, Assignment], Report],
+) -> Report:
+    """Go on with a run, alone under its lock, and end it; where it was superseded, do nothing.
 
     Raises:
         CacheUnavailable: Redis is away, so nobody knows.
@@ -283,14 +280,16 @@ def _going_on(
     ):
         noted = publisher.handed(token)
         if not is_ours or noted is None:
-            yield publisher, None
-            return
-        try:
-            assignment = _ASSIGNMENT.decode(noted)
-            is_newest = publisher.version_before == assignment.version_before
-            yield publisher, assignment if is_newest else None
-        finally:
-            publisher.end_handed(token)
+            report = skipped(settings, "superseded")
+        else:
+            try:
+                assignment = _ASSIGNMENT.decode(noted)
+                is_newest = publisher.version_before == assignment.version_before
+                report = work(publisher, assignment) if is_newest else skipped(settings, "superseded")
+            finally:
+                publisher.end_handed(token)
+        publisher.record(report)
+        return report
 
 
 def _check_parts(settings: Settings, assignment: Assignment, outcomes: Sequence[PartOutcome]) -> None:

@@ -25,7 +25,7 @@ from optimizer.collect import Found
 from optimizer.connection import UNREADABLE
 from optimizer.engine import Engine
 from optimizer.errors import SourceError, SourceMissing
-from optimizer.locations import Location, is_pattern, parse_location
+from optimizer.locations import is_pattern, parse_location
 from optimizer.memory import peak_rss_mb
 from optimizer.opening import expand, open_source
 from optimizer.publish import Publisher
@@ -44,7 +44,6 @@ __all__ = [
     "ScannedPart",
     "collect",
     "gather",
-    "is_part",
     "open_input",
     "parts_fingerprint",
     "read_kept",
@@ -175,11 +174,6 @@ class _Parts:
         """Each part was closed where it was read."""
 
 
-def is_part(settings: Settings, location: str) -> bool:
-    """Whether a location is a part of the source at this moment."""
-    return location in map(str, _locations(settings))
-
-
 def gather(settings: Settings, parts: Sequence[Part], find: Callable[[Part], Findings], found: Found) -> None:
     """Put together what the parts hold, in the order of their names: it never depends on who scanned what when."""
     for part in parts:
@@ -247,14 +241,12 @@ def _take_bot_files(settings: Settings, found: Found) -> None:
             found.take(bot)
 
 
-def _locations(settings: Settings) -> list[Location]:
-    """What the pattern names, but for snapshots: they often lie where the input does, and are no input."""
-    return [location for location in expand(settings.input) if location.name not in _SNAPSHOTS]
-
-
 def _look(settings: Settings) -> list[Part]:
+    """Every part that the pattern names; snapshots, which often lie where the input does, are none."""
     parts = []
-    for location in _locations(settings):
+    for location in expand(settings.input):
+        if location.name in _SNAPSHOTS:
+            continue
         with open_source(location) as source:
             parts.append(_part(settings, source))
     if not parts:

@@ -29,6 +29,7 @@ __all__ = [
     "Progress",
     "alone",
     "confirm",
+    "confirm_or_scan",
     "failed_report",
     "optimize",
     "publish",
@@ -78,9 +79,14 @@ def run_alone(settings: Settings, publisher: Publisher, progress: Progress | Non
     with alone(settings, publisher) as is_alone:
         if not is_alone:
             return skipped(settings, "already_running")
-        with closing(open_input(settings)) as rolling:
-            report = None if force else confirm(settings, publisher, rolling)
-            return report or scan_here(settings, publisher, rolling, progress, force=force)
+        return confirm_or_scan(settings, publisher, progress, force=force)
+
+
+def confirm_or_scan(settings: Settings, publisher: Publisher, progress: Progress | None, *, force: bool) -> Report:
+    """Look at the input; confirm what has not changed, else scan it here and publish."""
+    with closing(open_input(settings)) as rolling:
+        report = None if force else confirm(settings, publisher, rolling)
+        return report or scan_here(settings, publisher, rolling, progress, force=force)
 
 
 @contextmanager
