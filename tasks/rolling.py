@@ -62,9 +62,6 @@ def optimize_rolling_data(
         RollingError: The run failed; the old snapshots are as they were. The next tick is the retry.
         Ignore: The run goes on elsewhere, under this task's id.
     """
-    # billiard describes each `Ignore` by copies of its frames' code, about 80 KB in cycles, too few objects for the
-    # collector to come soon: a child grew by 60 MB.
-    gc.collect()
     with _told():
         for name, value in (("force", force), ("scheduled", scheduled)):
             if not isinstance(value, bool):
@@ -81,6 +78,9 @@ def optimize_rolling_data(
             on_lost=_fail,
         )
     if report is None:
+        # billiard describes each `Ignore` by copies of its frames' code, about 80 KB in cycles, too few objects for the
+        # collector to come soon: a child grew by 60 MB. So the one before goes now.
+        gc.collect()
         raise Ignore("its scan goes on under the same id")
     return _result(report)
 
