@@ -188,9 +188,8 @@ def test_a_killed_child_costs_one_tick(tmp_path: Path, settings: Settings, slow_
         fleet.start_worker()
         fleet.start_beat()
         fleet.wait_for_line(r"received")
-        children = Path(f"/proc/{fleet.pid('worker')}/task/{fleet.pid('worker')}/children").read_text().split()
-        for child in children:
-            os.kill(int(child), signal.SIGKILL)
+        for child in fleet.children():
+            os.kill(child, signal.SIGKILL)
 
         report = fleet.wait_for_runs(1, "success", limit_s=40)[0]
     assert report.cache == "published"
@@ -319,9 +318,8 @@ def test_a_killed_scan_of_a_part_costs_one_tick(tmp_path: Path, settings: Settin
         fleet.start_worker()
         fleet.start_beat()
         fleet.wait_for_line(r"scan_rolling_part\[.*succeeded")
-        children = Path(f"/proc/{fleet.pid('worker')}/task/{fleet.pid('worker')}/children").read_text().split()
-        for child in children:
-            os.kill(int(child), signal.SIGKILL)
+        for child in fleet.children():
+            os.kill(child, signal.SIGKILL)
         report = fleet.wait_for_runs(1, "success", limit_s=60)[0]
         lost = fleet.runs("failed")
 
@@ -349,9 +347,8 @@ def test_who_waits_for_a_run_hears_that_its_worker_was_killed(
                 lambda: any(b"PROGRESS" in (client.get(key) or b"") for key in client.keys("celery-task-meta-*")),
                 what="the scan",
             )
-        children = Path(f"/proc/{fleet.pid('worker')}/task/{fleet.pid('worker')}/children").read_text().split()
-        for child in children:
-            os.kill(int(child), signal.SIGKILL)
+        for child in fleet.children():
+            os.kill(child, signal.SIGKILL)
         said = waiting.communicate(timeout=30)[1].decode()
 
     assert waiting.returncode == 1
