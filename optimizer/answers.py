@@ -2,6 +2,7 @@
 
 `origin` is `redis` or `files`. `age_s` is the time since a run last made or confirmed the version, at the moment of the
 answer; `stale` says that this is longer than three intervals, so that nobody keeps the snapshot fresh any more.
+`rejected` counts the records and bots that the version leaves out; `None` where an older release has published it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-__all__ = ["Answer", "Origin", "Snapshot", "State"]
+from optimizer.records import Rejected
+
+__all__ = ["Answer", "Origin", "Snapshot", "State", "describe_rejected"]
 
 Origin = Literal["redis", "files"]
 T = TypeVar("T")
@@ -25,6 +28,7 @@ class State:
     origin: Origin
     age_s: float
     stale: bool
+    rejected: Rejected | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +45,7 @@ class Snapshot(Generic[T]):
     origin: Origin
     age_s: float
     stale: bool
+    rejected: Rejected | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,3 +58,16 @@ class Answer(Generic[T]):
     origin: Origin
     age_s: float
     stale: bool
+
+
+def describe_rejected(rejected: Rejected | None) -> list[str]:
+    """What a version leaves out, a sentence a kind; none where everything counts, or where it is not known."""
+    if rejected is None:
+        return []
+    told = []
+    if rejected.bots.rejected:
+        them = "it" if rejected.bots.rejected == 1 else "them"
+        told.append(f"{rejected.bots.rejected:,} of {rejected.bots.seen:,} bots rejected; sums leave {them} out")
+    if rejected.records.rejected:
+        told.append(f"{rejected.records.rejected:,} of {rejected.records.seen:,} records rejected")
+    return told

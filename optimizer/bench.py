@@ -235,7 +235,7 @@ def _scan(settings: Settings) -> int:
 
 
 def _run(settings: Settings, *, use_cache: bool) -> int:
-    report = optimize(settings, force=True, use_cache=use_cache)
+    report = optimize(settings, force=True, accept=True, use_cache=use_cache)
     return report.stats.json_bytes if report.stats is not None else 0
 
 

@@ -23,7 +23,7 @@ import msgspec
 from optimizer.connection import UNREADABLE, WRITER_TIMEOUT_S, connect, is_away, redis_answers
 from optimizer.deltas import delta_between
 from optimizer.errors import CacheUnavailable, PublishRefused
-from optimizer.keys import PAYLOAD_KINDS, VERSION_KINDS, Keys, Pointer
+from optimizer.keys import PAYLOAD_KINDS, VERSION_KINDS, Keys, Pointer, rejected_fields
 from optimizer.records import Manifest, Report
 from optimizer.scripts import ADOPT, FLIP, FORGET, KEEP, MARK, RELEASE
 from optimizer.snapshots import SnapshotSet
@@ -364,4 +364,6 @@ def _pointer_fields(manifest: Manifest, checked_at: str) -> Sequence[str]:
     for kind in PAYLOAD_KINDS:
         entry = manifest.snapshots[kind]
         fields |= {f"{kind}_etag": entry.sha256, f"{kind}_bytes": str(entry.bytes), f"{kind}_count": str(entry.count)}
+    if manifest.rejected is not None:
+        fields |= rejected_fields(manifest.rejected)
     return [text for pair in fields.items() for text in pair]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from optimizer.records import Bot, Findings, Record, Reject, RejectReason, RejectTally
+from optimizer.records import Bot, Findings, Record, Reject, Rejected, RejectReason, RejectTally, Units
 from optimizer.runs import RecordRun
 from optimizer.select import Selection
 
@@ -26,6 +26,10 @@ class Found:
     json_bytes: int = 0
     records_seen: int = 0
     records_rejected: int = 0
+    bots_seen: int = 0  # as often as they came, those of bot files too
+    bots_rejected: int = 0
+    bot_files_seen: int = 0
+    bot_files_rejected: int = 0
     _duplicates: int = 0  # those of the findings that were taken
     _bots: dict[str, Bot] = field(default_factory=dict)
     _positions: int = 0
@@ -42,11 +46,18 @@ class Found:
         elif isinstance(item, Reject):
             of_record = item.reason is not RejectReason.BOT
             self.records_seen += of_record
-            self.records_rejected += of_record
-            count, first = self._rejects.get(item.reason, (0, []))
-            self._rejects[item.reason] = (count + 1, first if len(first) >= REJECTS_NAMED else [*first, item])
+            self.bots_seen += not of_record
+            self._reject(item)
         else:
+            self.bots_seen += 1
             self._take_bot(item)
+
+    def take_bot_file(self, item: Bot | Reject) -> None:
+        """Take the next bot of the bots directory; these are counted apart too."""
+        rejected = self.bots_rejected
+        self.take(item)
+        self.bot_files_seen += 1
+        self.bot_files_rejected += self.bots_rejected - rejected
 
     def take_findings(self, findings: Findings, name: str) -> None:
         """Take what another scan has found.
@@ -57,6 +68,8 @@ class Found:
         """
         self.records_seen += findings.records_seen
         self.records_rejected += findings.records_rejected
+        self.bots_seen += findings.bots_seen
+        self.bots_rejected += findings.bots_rejected
         self._duplicates += findings.duplicates
         for record in findings.records:
             self.selection.add(record)
@@ -69,8 +82,16 @@ class Found:
 
     def findings(self) -> Findings:
         """End the scan: all that is needed to go on from here elsewhere."""
-        records = self.selection.finish()
-        return Findings(records, self.bots, self.tallies(), self.records_seen, self.records_rejected, self.duplicates)
+        return Findings(
+            records=self.selection.finish(),
+            bots=self.bots,
+            rejects=self.tallies(),
+            records_seen=self.records_seen,
+            records_rejected=self.records_rejected,
+            bots_seen=self.bots_seen,
+            bots_rejected=self.bots_rejected,
+            duplicates=self.duplicates,
+        )
 
     @property
     def duplicates(self) -> int:
@@ -81,13 +102,20 @@ class Found:
         """
         return self._duplicates + self.selection.duplicates
 
+    def _reject(self, reject: Reject) -> None:
+        of_record = reject.reason is not RejectReason.BOT
+        self.records_rejected += of_record
+        self.bots_rejected += not of_record
+        count, first = self._rejects.get(reject.reason, (0, []))
+        self._rejects[reject.reason] = (count + 1, first if len(first) >= REJECTS_NAMED else [*first, reject])
+
     def _take_bot(self, bot: Bot) -> None:
         before = self._bots.get(bot.name)
         positions = self._positions + len(bot.positions) - (len(before.positions) if before else 0)
         if before is None and len(self._bots) >= MAX_BOTS:
-            self.take(Reject(RejectReason.BOT, bot.name, "bots", f"more than {MAX_BOTS:,} bots"))
+            self._reject(Reject(RejectReason.BOT, bot.name, "bots", f"more than {MAX_BOTS:,} bots"))
         elif positions > MAX_POSITIONS:
-            self.take(Reject(RejectReason.BOT, bot.name, "bots", f"more than {MAX_POSITIONS:,} positions in all"))
+            self._reject(Reject(RejectReason.BOT, bot.name, "bots", f"more than {MAX_POSITIONS:,} positions in all"))
         else:
             self._bots[bot.name] = bot
             self._positions = positions
@@ -101,6 +129,13 @@ class Found:
     def records_used(self) -> int:
         """Records that were not rejected, duplicates included."""
         return self.records_seen - self.records_rejected
+
+    @property
+    def rejected(self) -> Rejected:
+        """What the snapshots leave out."""
+        return Rejected(
+            records=Units(self.records_seen, self.records_rejected), bots=Units(self.bots_seen, self.bots_rejected)
+        )
 
     def tallies(self) -> list[RejectTally]:
         """Rejects by reason, the most frequent first."""

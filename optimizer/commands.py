@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
 
+from optimizer.answers import describe_rejected
 from optimizer.bench import compare, table
 from optimizer.connection import cache_eviction_warning, eviction_warning, ping
 from optimizer.engine import choose_engine
@@ -23,13 +24,25 @@ from optimizer.environ import FILE_SUFFIX, variables_of, without_sources
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
 from optimizer.locations import is_pattern
 from optimizer.pipeline import Progress, failed_report, optimize
+from optimizer.plausible import describe_tally
 from optimizer.reader import SnapshotReader
 from optimizer.records import Report
 from optimizer.sample import SHAPES, write_sample
 from optimizer.settings import ENGINES, Settings, variable_name
 from optimizer.urls import redact_url
 
-__all__ = ["CommandGroup", "commands", "describe", "settings_or_usage_error", "source_option", "usage_errors"]
+__all__ = [
+    "CommandGroup",
+    "accept_option",
+    "commands",
+    "describe",
+    "settings_or_usage_error",
+    "source_option",
+    "usage_errors",
+]
+
+
+RUNS_SHOWN: Final = 5
 
 
 class CommandGroup(click.Group):
@@ -47,6 +60,12 @@ class CommandGroup(click.Group):
 def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option of every command that is about one source."""
     return click.option("--source", metavar="NAME", help="Which of several sources. [ROLLING_SOURCES]")(command)
+
+
+def accept_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option of every command that makes a run."""
+    text = "Publish though too many records or bots are rejected, this once."
+    return click.option("--accept", is_flag=True, help=text)(command)
 
 
 def settings_or_usage_error(source: str | None = None, **options: Any) -> Settings:
@@ -81,7 +100,8 @@ def describe(report: Report) -> str:
     if stats:
         lines.append(
             f"  {stats.predictions_extracted:,} predictions of {stats.records_seen:,} records "
-            f"({stats.records_rejected:,} rejected, {stats.duplicates:,} duplicates), {stats.bots_processed:,} bots, "
+            f"({stats.records_rejected:,} rejected, {stats.duplicates:,} duplicates), {stats.bots_processed:,} bots"
+            f"{f' ({stats.bots_rejected:,} rejected)' if stats.bots_rejected else ''}, "
             f"{stats.portfolio_holdings:,} holdings"
         )
         lines.append(
@@ -89,10 +109,9 @@ def describe(report: Report) -> str:
             f"{stats.seconds:.2f} s: {stats.json_mb_per_s:,.0f} MB/s, peak memory {stats.peak_rss_mb:.0f} MB, "
             f"engine {stats.engine}"
         )
-    for tally in report.rejects:
-        for reject in tally.first[:1]:
-            name = "" if reject.name is None else f" {reject.name!r}"
-            lines.append(f"  rejected {tally.count:,} x {tally.reason}, first{name} ({reject.where}): {reject.details}")
+    else:
+        lines += [f"  {told}" for told in describe_rejected(report.rejected)]
+    lines += [f"  rejected {describe_tally(tally)}" for tally in report.rejects]
     return "\n".join(lines)
 
 
@@ -111,15 +130,16 @@ def commands() -> None:
 @click.option("--engine", type=click.Choice(ENGINES), help="How the file is scanned. [ROLLING_ENGINE]")
 @click.option("--no-cache", is_flag=True, help="Write files only; Redis is not needed.")
 @click.option("--force", is_flag=True, help="Scan though nothing changed.")
+@accept_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, alone.")
-def run(no_cache: bool, force: bool, as_json: bool, top: int | None, **options: Any) -> None:
+def run(no_cache: bool, force: bool, accept: bool, as_json: bool, top: int | None, **options: Any) -> None:
     """Do one run in this process."""
     settings = settings_or_usage_error(top_symbols_limit=top, **options)
     with usage_errors():
         choose_engine(settings.engine)
     try:
         with _progress_bar(shown=sys.stderr.isatty() and not as_json) as progress:
-            report = optimize(settings, force=force, use_cache=not no_cache, progress=progress)
+            report = optimize(settings, force=force, accept=accept, use_cache=not no_cache, progress=progress)
     except RollingError as error:
         if as_json:
             click.echo(msgspec.json.encode(failed_report(settings, error)))
@@ -172,7 +192,12 @@ def status(source: str | None, as_json: bool, max_age: float | None) -> None:
     """Show the current version, its age, the last runs, the last scan; with --max-age, a health check."""
     reader = SnapshotReader.from_settings(settings_or_usage_error(source))
     state = reader.manifest()
-    runs = reader.runs(5)
+    recent = reader.runs(100)
+    failure = next((run for run in recent if run.status != "skipped"), None)
+    failure = failure if failure is not None and failure.status == "failed" else None
+    runs = recent[:RUNS_SHOWN]
+    if failure is not None and failure not in runs:
+        runs.append(failure)
     if all(run.status != "success" for run in runs):
         runs += reader.runs(1, status="success")
     if as_json:
@@ -182,12 +207,15 @@ def status(source: str | None, as_json: bool, max_age: float | None) -> None:
             f"version {state.version}, made {state.generated_at}, confirmed {state.age_s:.0f} s ago, "
             f"from {state.origin}"
         )
+        for told in describe_rejected(state.rejected):
+            click.echo(f"  {told}")
         for report in runs:
             click.echo(f"{report.timestamp} {describe(report)}")
     if max_age is not None and state.age_s > max_age:
+        cause = "is the worker running, and is beat?" if failure is None else f"the last run {describe(failure)};"
         raise SnapshotMissing(
-            f"the snapshot was last confirmed {state.age_s:.0f} s ago, more than {max_age:g} s: is the worker running, "
-            "and is beat? The last runs are shown by: rolling-optimizer status"
+            f"the snapshot was last confirmed {state.age_s:.0f} s ago, more than {max_age:g} s: {cause} "
+            "The last runs are shown by: rolling-optimizer status"
         )
 
 

@@ -8,7 +8,9 @@
     |   |-- SourceTorn           it changed while it was read, ended early or failed its checksum
     |   |-- SourceMalformed      it is whole, and it is not the JSON that it should be
     |   |-- PartFailed           one of several parts could not be scanned, so none counts
-    |   `-- NoRecords            it is whole and well formed, and holds no record that can be shown
+    |   |-- NoRecords            it is whole and well formed, and holds no record that can be shown
+    |   |-- NoBots               it, or the bots directory, has bots, and not one of them can be used
+    |   `-- TooManyRejected      more of its records or bots cannot be used than the setting allows
     |-- OutputUnwritable         the snapshot files could not be written; the old ones stay
     |-- OutputUnreadable         the object store of the snapshot files does not answer
     |-- CacheUnavailable         Redis does not answer
@@ -27,6 +29,7 @@ from __future__ import annotations
 __all__ = [
     "BenchFailed",
     "CacheUnavailable",
+    "NoBots",
     "NoRecords",
     "OutputUnreadable",
     "OutputUnwritable",
@@ -42,6 +45,7 @@ __all__ = [
     "SourceMissing",
     "SourceTorn",
     "SourceUnreadable",
+    "TooManyRejected",
 ]
 
 
@@ -79,6 +83,14 @@ class PartFailed(SourceError):
 
 class NoRecords(SourceError):
     """Not one usable record. An empty snapshot never replaces a good one."""
+
+
+class NoBots(SourceError):
+    """Bots, and not one of them usable. No bots replace no bots, never some."""
+
+
+class TooManyRejected(SourceError):
+    """More records or bots were rejected than `ROLLING_MAX_REJECTED_PERCENT` allows; the old snapshots stay."""
 
 
 class OutputUnwritable(RollingError):

@@ -65,6 +65,7 @@ class Assignment(msgspec.Struct, frozen=True):
     force: bool
     parts: list[Part] = []
     to_scan: list[int] = []
+    accept: bool = False
 
 
 class PartOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -90,6 +91,7 @@ def begin(
     *,
     run_id: str = "",
     force: bool = False,
+    accept: bool = False,
     tick: int | None = None,
     progress: Progress | None = None,
     time_limit_error: type[Exception] = TimeoutError,
@@ -104,6 +106,7 @@ def begin(
         hand_out: Sends the assignment to those who scan.
         run_id: What the sender knows the run by.
         force: Scan though nothing changed.
+        accept: Publish an input though too many of its records or bots are rejected.
         tick: The number of the scheduled tick; `None` for a run by hand.
         progress: As in `optimize`.
         time_limit_error: As in `optimize`.
@@ -121,7 +124,7 @@ def begin(
         with alone(settings, publisher) as is_alone:
             if is_alone:
                 _tell_of_lost(settings, publisher, on_lost)
-                report = _begin(settings, publisher, hand_out, run_id, progress, force=force)
+                report = _begin(settings, publisher, hand_out, run_id, progress, force=force, accept=accept)
             else:
                 report = skipped(settings, "already_running")
         if report is not None:
@@ -137,6 +140,7 @@ def _begin(
     progress: Progress | None,
     *,
     force: bool,
+    accept: bool,
 ) -> Report | None:
     began_s = time.time()
     with closing(open_input(settings)) as rolling:
@@ -144,12 +148,12 @@ def _begin(
         if report is not None:
             return report
         if publisher.state != "up":
-            return scan_here(settings, publisher, rolling, progress, force=force)
+            return scan_here(settings, publisher, rolling, progress, force=force, accept=accept)
         parts = list(rolling.parts)
     digests = [part.digest for part in parts]
     publisher.keep_only(digests)
     to_scan = [number for number, there in enumerate(publisher.parts_kept(digests)) if force or not there]
-    assignment = Assignment(run_id, publisher.token, publisher.version_before, began_s, force, parts, to_scan)
+    assignment = Assignment(run_id, publisher.token, publisher.version_before, began_s, force, parts, to_scan, accept)
     with publisher.handing_out(msgspec.json.encode(assignment), handover_s(settings)):
         hand_out(assignment)
     return None
@@ -188,7 +192,7 @@ def scan_file(
     """
 
     def work(publisher: Publisher, assignment: Assignment) -> Report:
-        return confirm_or_scan(settings, publisher, progress, force=assignment.force)
+        return confirm_or_scan(settings, publisher, progress, force=assignment.force, accept=assignment.accept)
 
     return _end_run(settings, token, time_limit_error, work)
 
@@ -258,7 +262,8 @@ def merge_parts(
 
     def work(publisher: Publisher, assignment: Assignment) -> Report:
         _check_parts(settings, assignment, outcomes)
-        return publish(settings, publisher, _merged(settings, assignment, publisher, outcomes))
+        merged = _merged(settings, assignment, publisher, outcomes)
+        return publish(settings, publisher, merged, accept=assignment.accept)
 
     return _end_run(settings, token, time_limit_error, work)
 

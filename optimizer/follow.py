@@ -114,6 +114,7 @@ class Follower:
             origin=found.origin,
             age_s=age_s,
             stale=age_s > self.stale_after_s,
+            rejected=held.rejected,
         )
 
     def state(self) -> State:
@@ -128,6 +129,7 @@ class Follower:
             origin=held.origin,
             age_s=age_s,
             stale=age_s > self.stale_after_s,
+            rejected=held.rejected,
         )
 
     # ---- the refresher's step
@@ -213,7 +215,8 @@ class Follower:
                 payloads = {**files.payloads, **payloads}
             elif files is not None:
                 return files  # of one version, where a mixture would be none
-        return hold(pointer.version, pointer.generated_at, _seconds(pointer.checked_at), "redis", payloads)
+        checked_s = _seconds(pointer.checked_at)
+        return hold(pointer.version, pointer.generated_at, checked_s, "redis", payloads, rejected=pointer.rejected)
 
     def _known(self, pointer: Pointer) -> dict[str, Stored]:
         """The payloads of this pointer that are held already."""
@@ -241,7 +244,7 @@ class Follower:
         payloads = {
             kind: store(kind, manifest.snapshots[kind].sha256, "files", data) for kind, data in found.payloads.items()
         }
-        return hold(manifest.version, manifest.generated_at, checked_s, "files", payloads)
+        return hold(manifest.version, manifest.generated_at, checked_s, "files", payloads, rejected=manifest.rejected)
 
 
 def _seconds(timestamp: str) -> float:

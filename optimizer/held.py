@@ -18,7 +18,7 @@ import msgspec
 from optimizer.answers import Origin
 from optimizer.connection import UNREADABLE
 from optimizer.keys import PAYLOAD_KINDS
-from optimizer.records import BotsSnapshot, Index, Manifest, PortfolioSnapshot, PredictionsSnapshot, Record
+from optimizer.records import BotsSnapshot, Index, Manifest, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected
 
 __all__ = ["Held", "Stored", "hold", "store", "store_each"]
 
@@ -51,6 +51,7 @@ class Held:
     origin: Origin
     payloads: Mapping[str, Stored]
     records: Mapping[str, Record]  # the predictions by symbol
+    rejected: Rejected | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -72,11 +73,19 @@ class Held:
         )
 
 
-def hold(version: int, generated_at: str, checked_s: float, origin: Origin, payloads: Mapping[str, Stored]) -> Held:
+def hold(
+    version: int,
+    generated_at: str,
+    checked_s: float,
+    origin: Origin,
+    payloads: Mapping[str, Stored],
+    *,
+    rejected: Rejected | None = None,
+) -> Held:
     """A version of these payloads."""
     best = payloads.get("predictions")
     records = {} if best is None else {record.symbol: record for record in best.value.predictions}
-    return Held(version, generated_at, checked_s, origin, payloads, records)
+    return Held(version, generated_at, checked_s, origin, payloads, records, rejected)
 
 
 def store(kind: str, etag: str, origin: Origin, data: bytes) -> Stored:

@@ -53,8 +53,9 @@ __all__ = [
 # Compressed bytes read so far, and of how many.
 Progress = Callable[[int, int], None]
 
-# Part of every fingerprint: a new format of the snapshots makes them anew from an unchanged input.
-FORMAT: Final = 1
+# Part of every fingerprint: a new format of the snapshots makes them anew from an unchanged input. Part of every digest
+# of a part, too: findings that an older release has kept are not found. 2: rejected bots are counted.
+FORMAT: Final = 2
 # What is kept is read once or twice, and soon: time counts more than bytes.
 KEPT_GZIP_LEVEL: Final = 1
 
@@ -238,7 +239,7 @@ def _take_bot_files(settings: Settings, found: Found) -> None:
     """After the input: a bot file is newer than the section that names the same bot."""
     if settings.bots_dir is not None:
         for bot in read_bots(settings.bots_dir, max_record_bytes=settings.max_record_bytes):
-            found.take(bot)
+            found.take_bot_file(bot)
 
 
 def _look(settings: Settings) -> list[Part]:

@@ -6,7 +6,8 @@
 | key                       | type    | meaning, and who writes it                          | expiry             |
 |---------------------------|---------|-----------------------------------------------------|--------------------|
 | rolling:{S}:current       | HASH    | the pointer: version, generated_at, checked_at,     | never              |
-|                           |         | fingerprint, KIND_etag, KIND_bytes, KIND_count;     |                    |
+|                           |         | fingerprint, KIND_etag, KIND_bytes, KIND_count,     |                    |
+|                           |         | UNITS_seen and UNITS_rejected of records and bots;  |                    |
 |                           |         | flipped by a publish, checked_at set by each tick   |                    |
 | rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
 | rolling:{S}:V:bots        | STRING  | the same                                            | next version; the  |
@@ -39,8 +40,9 @@ from typing import Final
 import msgspec
 
 from optimizer.errors import CacheUnavailable
+from optimizer.records import Rejected, Units
 
-__all__ = ["PAYLOAD_KINDS", "VERSION_KINDS", "Keys", "Pointer"]
+__all__ = ["PAYLOAD_KINDS", "VERSION_KINDS", "Keys", "Pointer", "rejected_fields"]
 
 PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
 VERSION_KINDS: Final = (*PAYLOAD_KINDS, "symbols", "ranking")
@@ -123,7 +125,10 @@ class Keys:
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """The pointer as read: which version is current, and what it holds."""
+    """The pointer as read: which version is current, and what it holds.
+
+    `rejected` is `None` in one that an older release has written.
+    """
 
     version: int
     generated_at: str
@@ -131,6 +136,7 @@ class Pointer(msgspec.Struct, frozen=True):
     fingerprint: str
     etags: dict[str, str]
     counts: dict[str, int]
+    rejected: Rejected | None = None
 
     @classmethod
     def from_hash(cls, values: dict[bytes, bytes]) -> Pointer | None:
@@ -153,8 +159,26 @@ class Pointer(msgspec.Struct, frozen=True):
                 texts["fingerprint"],
                 {kind: texts[f"{kind}_etag"] for kind in PAYLOAD_KINDS},
                 {kind: int(texts[f"{kind}_count"]) for kind in PAYLOAD_KINDS},
+                _rejected(texts),
             )
         except (KeyError, ValueError) as error:
             raise CacheUnavailable(
                 f"the pointer is damaged ({error!r}): delete the key that ends in :current"
             ) from None
+
+
+def rejected_fields(rejected: Rejected) -> dict[str, str]:
+    """The fields of the pointer that say what a version leaves out."""
+    counts = {"records": rejected.records, "bots": rejected.bots}
+    return {
+        name: str(count)
+        for kind, units in counts.items()
+        for name, count in ((f"{kind}_seen", units.seen), (f"{kind}_rejected", units.rejected))
+    }
+
+
+def _rejected(texts: dict[str, str]) -> Rejected | None:
+    if "records_seen" not in texts:
+        return None
+    records, bots = (Units(int(texts[f"{kind}_seen"]), int(texts[f"{kind}_rejected"])) for kind in ("records", "bots"))
+    return Rejected(records, bots)

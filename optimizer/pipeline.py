@@ -15,10 +15,11 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 from optimizer.engine import choose_engine
-from optimizer.errors import NoRecords, RunTimedOut
+from optimizer.errors import RunTimedOut
 from optimizer.inputs import Input, Progress, Scanned, open_input
 from optimizer.memory import peak_rss_mb
 from optimizer.outputs import mark_checked, output_lock, read_manifest, read_set, write_set
+from optimizer.plausible import check_plausible
 from optimizer.publish import Publisher
 from optimizer.records import Report, Stats
 from optimizer.select import top
@@ -44,6 +45,7 @@ def optimize(
     settings: Settings,
     *,
     force: bool = False,
+    accept: bool = False,
     tick: int | None = None,
     use_cache: bool = True,
     progress: Progress | None = None,
@@ -54,6 +56,7 @@ def optimize(
     Args:
         settings: All settings.
         force: Scan though nothing changed.
+        accept: Publish an input though too many of its records or bots are rejected.
         tick: The number of the scheduled tick (time / interval), of which only one run is made; `None` for a run by
             hand, which ignores ticks.
         use_cache: False to leave Redis alone: files only.
@@ -69,24 +72,28 @@ def optimize(
     with recorded(settings, use_cache=use_cache, time_limit_error=time_limit_error) as publisher:
         if tick is not None and not publisher.take_tick(tick):
             return skipped(settings, "tick_taken")
-        report = run_alone(settings, publisher, progress, force=force)
+        report = run_alone(settings, publisher, progress, force=force, accept=accept)
         publisher.record(report)
         return report
 
 
-def run_alone(settings: Settings, publisher: Publisher, progress: Progress | None, *, force: bool) -> Report:
+def run_alone(
+    settings: Settings, publisher: Publisher, progress: Progress | None, *, force: bool, accept: bool
+) -> Report:
     """One run under the lock."""
     with alone(settings, publisher) as is_alone:
         if not is_alone:
             return skipped(settings, "already_running")
-        return confirm_or_scan(settings, publisher, progress, force=force)
+        return confirm_or_scan(settings, publisher, progress, force=force, accept=accept)
 
 
-def confirm_or_scan(settings: Settings, publisher: Publisher, progress: Progress | None, *, force: bool) -> Report:
+def confirm_or_scan(
+    settings: Settings, publisher: Publisher, progress: Progress | None, *, force: bool, accept: bool
+) -> Report:
     """Look at the input; confirm what has not changed, else scan it here and publish."""
     with closing(open_input(settings)) as rolling:
         report = None if force else confirm(settings, publisher, rolling)
-        return report or scan_here(settings, publisher, rolling, progress, force=force)
+        return report or scan_here(settings, publisher, rolling, progress, force=force, accept=accept)
 
 
 @contextmanager
@@ -146,21 +153,28 @@ def confirm(settings: Settings, publisher: Publisher, rolling: Input) -> Report 
         done = "republished"
     mark_checked(settings.output_dir)
     publisher.parts_kept([part.digest for part in rolling.parts])  # so that they stay
-    return Report("unchanged", settings.source, now, version=manifest.version, cache=publisher.outcome(done))
+    return Report(
+        "unchanged",
+        settings.source,
+        now,
+        version=manifest.version,
+        cache=publisher.outcome(done),
+        rejected=manifest.rejected,
+    )
 
 
 def scan_here(
-    settings: Settings, publisher: Publisher, rolling: Input, progress: Progress | None, *, force: bool
+    settings: Settings, publisher: Publisher, rolling: Input, progress: Progress | None, *, force: bool, accept: bool
 ) -> Report:
     """Scan the input in this process, and publish what it holds."""
-    return publish(settings, publisher, rolling.scan(choose_engine(settings.engine), publisher, progress, force=force))
+    scanned = rolling.scan(choose_engine(settings.engine), publisher, progress, force=force)
+    return publish(settings, publisher, scanned, accept=accept)
 
 
-def publish(settings: Settings, publisher: Publisher, scanned: Scanned) -> Report:
+def publish(settings: Settings, publisher: Publisher, scanned: Scanned, *, accept: bool) -> Report:
     """Select, write the files, then Redis; the lock is checked before either shows anything."""
     found = scanned.found
-    if not found.records_used:
-        raise NoRecords(f"{settings.input} holds no usable record, the old snapshots stay: {found.summary()}")
+    check_plausible(settings, found, accept=accept)
     ranked = found.selection.finish()
     before = read_manifest(settings.output_dir)
     newest = max(publisher.newest_version(), before.version if before else 0)
@@ -172,6 +186,7 @@ def publish(settings: Settings, publisher: Publisher, scanned: Scanned) -> Repor
         ranked=ranked,
         predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
         bots=found.bots,
+        rejected=found.rejected,
         gzip_level=settings.gzip_level,
     )
     write_set(settings.output_dir, snapshots, fence=publisher.check_lock)
@@ -185,6 +200,7 @@ def publish(settings: Settings, publisher: Publisher, scanned: Scanned) -> Repor
         cache=publisher.outcome("published"),
         stats=_stats(scanned, snapshots),
         rejects=found.tallies(),
+        rejected=found.rejected,
     )
 
 
@@ -207,6 +223,8 @@ def _stats(scanned: Scanned, snapshots: SnapshotSet) -> Stats:
         engine=scanned.engine,
         parts=max(1, len(scanned.parts)),
         parts_scanned=scanned.parts_scanned,
+        bots_seen=found.bots_seen,
+        bots_rejected=found.bots_rejected,
     )
 
 

@@ -26,9 +26,11 @@ __all__ = [
     "Record",
     "Reject",
     "RejectReason",
+    "Rejected",
     "Report",
     "Stats",
     "Timestamp",
+    "Units",
 ]
 
 # As the prediction engine wrote it: ISO 8601 text, or seconds since the epoch. It is passed on, never interpreted.
@@ -146,14 +148,32 @@ class FileEntry(msgspec.Struct, frozen=True):
     count: int
 
 
+class Units(msgspec.Struct, frozen=True):
+    """How many units of a kind an input had, and how many of them were rejected."""
+
+    seen: int = 0
+    rejected: int = 0
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """What a version leaves out: of its input's records and bots, those that could not be used."""
+
+    records: Units
+    bots: Units
+
+
 class Manifest(msgspec.Struct, frozen=True):
-    """`manifest.json`, the commit record of a set of snapshot files, and the pointer in Redis."""
+    """`manifest.json`, the commit record of a set of snapshot files, and the pointer in Redis.
+
+    `rejected` is null in a set that an older release has written, which did not count bots.
+    """
 
     source: str
     version: int
     generated_at: str
     fingerprint: str
     snapshots: dict[str, FileEntry]
+    rejected: Rejected | None = None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -176,6 +196,8 @@ class Stats(msgspec.Struct, frozen=True):
     engine: str = ""
     parts: int = 1
     parts_scanned: int = 1
+    bots_seen: int = 0
+    bots_rejected: int = 0
 
 
 class RejectTally(msgspec.Struct, frozen=True):
@@ -198,6 +220,8 @@ class Findings(msgspec.Struct, frozen=True):
     rejects: list[RejectTally]
     records_seen: int
     records_rejected: int
+    bots_seen: int
+    bots_rejected: int
     duplicates: int
 
 
@@ -205,7 +229,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """The outcome of a run: the task's result, the log line, an entry of the runs stream.
 
     `cache` says what became of Redis: `published`, `republished` (from the files, without a scan), `current`, `down`
-    or `off`. `reason` goes with `skipped`, `error` and `details` with `failed`.
+    or `off`. `reason` goes with `skipped`, `error` and `details` with `failed`, `rejected` with the version that is
+    current.
     """
 
     status: Literal["success", "unchanged", "skipped", "failed"]
@@ -218,3 +243,4 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     details: str | None = None
     stats: Stats | None = None
     rejects: list[RejectTally] = []
+    rejected: Rejected | None = None

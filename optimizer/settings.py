@@ -42,6 +42,7 @@ class Settings:
     broker_url: str = field(default="", repr=False)  # by default the same as redis_url
     top_symbols_limit: int = 300
     min_confidence: float = 0.5
+    max_rejected_percent: float = 50.0
     index_symbols_limit: int = 10_000
     interval_s: float = 30.0
     startup_delay_s: float = 5.0
@@ -113,6 +114,7 @@ class Settings:
             ("top_symbols_limit", 1, 1_000_000),
             ("index_symbols_limit", 1, 1_000_000),
             ("min_confidence", 0, 1),
+            ("max_rejected_percent", 0, 100),
             ("interval_s", 0.1, 86_400),
             ("startup_delay_s", 0, 86_400),
             ("gzip_level", 1, 9),

@@ -45,6 +45,7 @@ from optimizer.records import (
     PortfolioSnapshot,
     PredictionsSnapshot,
     Record,
+    Rejected,
 )
 
 __all__ = [
@@ -114,6 +115,7 @@ def encode_set(
     predictions: list[Record],
     bots: Sequence[Bot],
     gzip_level: int,
+    rejected: Rejected | None = None,
 ) -> SnapshotSet:
     """Make the snapshots of a version. Equal content gives equal bytes: gzip's time of modification is 0."""
     shown = summaries(bots)
@@ -132,7 +134,7 @@ def encode_set(
         kind: FileEntry(FILE_NAMES[kind], hashlib.sha256(data).hexdigest(), len(data), contents[kind][1])
         for kind, data in payloads.items()
     }
-    return SnapshotSet(Manifest(source, version, generated_at, fingerprint, entries), payloads)
+    return SnapshotSet(Manifest(source, version, generated_at, fingerprint, entries, rejected), payloads)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -12,7 +12,7 @@ import click
 import msgspec
 from redis.exceptions import RedisError
 
-from optimizer.commands import commands, describe, settings_or_usage_error, source_option
+from optimizer.commands import accept_option, commands, describe, settings_or_usage_error, source_option
 from optimizer.connection import ping
 from optimizer.errors import CacheUnavailable, RunLost, RunTimedOut
 from optimizer.records import Report
@@ -29,16 +29,17 @@ POLL_S: Final = 0.2
 @commands.command()
 @source_option
 @click.option("--force", is_flag=True, help="Scan though nothing changed.")
+@accept_option
 @click.option("--wait", is_flag=True, help="Wait for the run to end, and print its report.")
 @click.option("--timeout", default=600.0, show_default=True, metavar="S", help="How long to wait.")
-def trigger(source: str | None, force: bool, wait: bool, timeout: float) -> None:
+def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: float) -> None:
     """Send one run to the fleet."""
     from kombu.exceptions import OperationalError  # noqa: PLC0415
 
     settings = settings_or_usage_error(source)
     ping(settings.broker_url)  # Celery alone would try for a while, and then end with four tracebacks
     try:
-        report = _send(settings.source, force=force, timeout_s=timeout if wait else None)
+        report = _send(settings.source, force=force, accept=accept, timeout_s=timeout if wait else None)
     except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: lost while waiting
         raise CacheUnavailable(f"the broker {redact_url(settings.broker_url)} cannot be reached: {error}") from error
     if report is not None:
@@ -47,7 +48,7 @@ def trigger(source: str | None, force: bool, wait: bool, timeout: float) -> None
         raise RunTimedOut(f"no result within {timeout:g} s; is a worker running on this broker? celery -A tasks status")
 
 
-def _send(source: str, *, force: bool, timeout_s: float | None) -> Report | None:
+def _send(source: str, *, force: bool, accept: bool, timeout_s: float | None) -> Report | None:
     """Send the task, and wait for its report where there is a timeout; `None` where none came."""
     from celery.exceptions import ChordError, TaskRevokedError, WorkerLostError  # noqa: PLC0415
     from celery.exceptions import TimeoutError as ResultTimeoutError  # noqa: PLC0415
@@ -55,7 +56,7 @@ def _send(source: str, *, force: bool, timeout_s: float | None) -> Report | None
     # Celery's settings are read on import: a bad one must be a usage error of this command, not of all.
     from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
-    sent = optimize_rolling_data.apply_async(kwargs={"force": force, "source": source})
+    sent = optimize_rolling_data.apply_async(kwargs={"force": force, "accept": accept, "source": source})
     click.echo(f"sent as {sent.id}", err=True)
     if timeout_s is None:
         return None

@@ -48,7 +48,7 @@ _OPTIONS: Final = {"bind": True, "throws": (RollingError,), "resultrepr_maxsize"
 # `typing`: arguments that do not fit are to be a failed task that Flower shows, not an error 500 of its own.
 @app.task(name=TASK_NAME, typing=False, **_OPTIONS)
 def optimize_rolling_data(
-    self: Task, force: bool = False, scheduled: bool = False, source: str | None = None
+    self: Task, force: bool = False, scheduled: bool = False, source: str | None = None, accept: bool = False
 ) -> dict[str, Any]:
     """Begin a run, and return its report if there was nothing to scan.
 
@@ -57,13 +57,14 @@ def optimize_rolling_data(
         force: Scan though nothing changed.
         scheduled: Sent by beat: take the tick, of which only one run is made. A run by hand ignores ticks.
         source: Which of several sources; may be left out where there is one.
+        accept: Publish an input though too many of its records or bots are rejected.
 
     Raises:
         RollingError: The run failed; the old snapshots are as they were. The next tick is the retry.
         Ignore: The run goes on elsewhere, under this task's id.
     """
     with _told():
-        for name, value in (("force", force), ("scheduled", scheduled)):
+        for name, value in (("force", force), ("scheduled", scheduled), ("accept", accept)):
             if not isinstance(value, bool):
                 raise SettingsInvalid(f"{name}={value!r} is not true or false")
         settings = Settings.from_env(os.environ, source)
@@ -72,6 +73,7 @@ def optimize_rolling_data(
             _hand_out(settings, self),
             run_id=self.request.id,
             force=force,
+            accept=accept,
             tick=int(time.time() // settings.interval_s) if scheduled else None,
             progress=_progress(self),
             time_limit_error=SoftTimeLimitExceeded,

@@ -34,14 +34,14 @@ SHORTEST_EXPIRY_S: Final = 60.0
 class CelerySender:
     """Sends runs to the fleet, and finds out what has become of them."""
 
-    def send(self, *, force: bool, source: str) -> str:
+    def send(self, *, force: bool, accept: bool, source: str) -> str:
         """Send a run of a source; return its id."""
         # Celery's settings are read on import, and so only where somebody triggers.
         from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
         with _broker_answers():
             expires_s = max(SHORTEST_EXPIRY_S, Settings.from_env(os.environ, source).interval_s)
-            kwargs = {"force": force, "source": source}
+            kwargs = {"force": force, "accept": accept, "source": source}
             return str(optimize_rolling_data.apply_async(kwargs=kwargs, expires=expires_s).id)
 
     def state(self, run_id: str) -> RunState:

@@ -28,10 +28,10 @@ EXAMPLES: Final = 100
 class NoFleet:
     """A trigger whose runs nobody makes."""
 
-    def send(self, *, force: bool, source: str) -> str:
+    def send(self, *, force: bool, accept: bool, source: str) -> str:
         """Send one."""
         assert source
-        return f"7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e1{int(force)}"
+        return f"7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e{int(accept)}{int(force)}"
 
     def state(self, run_id: str) -> RunState:
         """Of one."""

@@ -33,11 +33,11 @@ class Noted:
     """A trigger that notes what it was asked to send."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[bool, str]] = []
+        self.sent: list[tuple[bool, bool, str]] = []
 
-    def send(self, *, force: bool, source: str) -> str:
+    def send(self, *, force: bool, accept: bool, source: str) -> str:
         """Note it."""
-        self.sent.append((force, source))
+        self.sent.append((force, accept, source))
         return ID
 
     def state(self, run_id: str) -> RunState:
@@ -48,9 +48,9 @@ class Noted:
 class Away:
     """A trigger whose broker is away."""
 
-    def send(self, *, force: bool, source: str) -> str:
+    def send(self, *, force: bool, accept: bool, source: str) -> str:
         """Fail."""
-        raise CacheUnavailable(f"the broker redis://redis.internal/0 cannot be reached, force={force}, {source}")
+        raise CacheUnavailable(f"the broker redis://redis.internal/0 cannot be reached, {force}, {accept}, {source}")
 
     def state(self, run_id: str) -> RunState:
         """Fail."""
@@ -61,7 +61,7 @@ def test_who_has_the_token_sends_a_run(settings: Settings) -> None:
     """By default one that does nothing where nothing has changed."""
     noted = Noted()
     with asking(replace(settings, trigger_token=TOKEN), noted) as client:
-        for body in (None, b"", b"{}", b'{"force": false}', b'{"force": true}'):
+        for body in (None, b"", b"{}", b'{"force": false}', b'{"force": true}', b'{"accept": true}'):
             answer = client.post("/runs", content=body, headers=RIGHT)
             assert (answer.status_code, answer.json()) == (202, {"id": ID})
         assert client.get(f"/runs/{ID}", headers=RIGHT).json() == {
@@ -74,7 +74,10 @@ def test_who_has_the_token_sends_a_run(settings: Settings) -> None:
         run_old(settings)
         wait_until(lambda: client.get("/status").status_code == 200, limit_s=5, what="a snapshot")
         assert client.get("/status").json()["trigger"] is True
-    assert noted.sent == [(force, "rolling_brain") for force in (False, False, False, False, True)]
+    assert noted.sent == [
+        *((force, False, "rolling_brain") for force in (False, False, False, False, True)),
+        (False, True, "rolling_brain"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,15 @@ def test_who_has_it_not_sends_none(settings: Settings, headers: dict[str, Any]) 
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b"[]", b'{"force": 1}', b'{"forse": true}', b"\xff", b'{"force":' + b" " * 2000 + b"true}"],
+    [
+        b"{",
+        b"[]",
+        b'{"force": 1}',
+        b'{"forse": true}',
+        b'{"accept": "yes"}',
+        b"\xff",
+        b'{"force":' + b" " * 2000 + b"true}",
+    ],
 )
 def test_an_order_that_cannot_be_read_is_refused(settings: Settings, body: bytes) -> None:
     """As problem details; nothing is sent."""

@@ -40,6 +40,7 @@ RECORD_EXAMPLE: Final[dict[str, Any]] = {
     "stop_loss": 97.5,
     "timestamp": "2026-11-01T09:59:30Z",
 }
+_REJECTED: Final = {"records": {"seen": 8000, "rejected": 0}, "bots": {"seen": 2, "rejected": 1}}
 _BOTS: Final = {
     "alpha": {
         "enabled": True,
@@ -59,7 +60,14 @@ PAGE_EXAMPLE: Final = {
     "predictions": [RECORD_EXAMPLE],
     "bots": _BOTS,
     "holdings": _HOLDINGS,
-    "summary": {"total_equity": 10500.0, "pnl_today": -12.5, "active_bots": 1, "open_positions": 2},
+    "summary": {
+        "total_equity": 10500.0,
+        "pnl_today": -12.5,
+        "active_bots": 1,
+        "open_positions": 2,
+        "rejected": _REJECTED,
+        "notes": ["1 of 2 bots rejected; sums leave it out"],
+    },
 }
 STATUS_EXAMPLE: Final = {
     "source": "rolling_brain",
@@ -74,6 +82,8 @@ STATUS_EXAMPLE: Final = {
     "trigger": False,
     "flower_url": None,
     "last_success": _TIMESTAMP,
+    "rejected": _REJECTED,
+    "notes": ["1 of 2 bots rejected; sums leave it out"],
 }
 _REPORT: Final = {"status": "unchanged", "source": "rolling_brain", "timestamp": _TIMESTAMP, "version": _VERSION}
 RUNS_EXAMPLE: Final = {"runs": [_REPORT]}
@@ -94,7 +104,7 @@ _DETAILS: Final = {
     503: "There is no snapshot, or a server behind this one is away.",
 }
 _PROBLEMS: Final = {
-    400: 'the body is not {"force": true or false}: Expected `bool`, got `int` - at `$.force`',
+    400: 'the body is not {"force": true or false, "accept": true or false}: Expected `bool`, got `int` - at `$.force`',
     401: "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN",
     404: f"no prediction for 'XYZ' in version {_VERSION}",
     422: "query.limit: Input should be greater than or equal to 0",
@@ -110,6 +120,7 @@ _SNAPSHOT_HEADERS: Final = {
     "Age": "Seconds since a run last made or confirmed the version.",
     "X-Snapshot-Version": "Strictly rising.",
     "X-Snapshot-Origin": "`redis` or `files`.",
+    "X-Snapshot-Rejected": "What the version leaves out of all records and bots: `records=0/8000, bots=1/2`.",
     "X-Snapshot-Stale": "`true` where no run has confirmed the version for three intervals.",
 }
 

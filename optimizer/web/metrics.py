@@ -48,6 +48,11 @@ def _snapshot(follower: Follower) -> Iterable[str]:
     yield _gauge("snapshot_age_seconds", "Since a run last made or confirmed it.", state.age_s)
     yield _gauge("snapshot_stale", "1 where that is more than three intervals.", float(state.stale))
     yield _gauge("last_success_timestamp_seconds", "When a run last made or confirmed it.", _seconds(state.checked_at))
+    if state.rejected is None:
+        return
+    for kind, units in (("records", state.rejected.records), ("bots", state.rejected.bots)):
+        yield _gauge(f"{kind}_seen", f"All {kind} of the input that the current version was made from.", units.seen)
+        yield _gauge(f"{kind}_rejected", "Those of them that it leaves out: they cannot be used.", units.rejected)
 
 
 def _last_run(runs: Sequence[Report]) -> Iterable[str]:

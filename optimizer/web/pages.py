@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from optimizer.answers import Answer, Origin
+from optimizer.answers import Answer, Origin, describe_rejected
 from optimizer.held import Held
 from optimizer.keys import PAYLOAD_KINDS
-from optimizer.records import BotSummary, Holding, PredictionsSnapshot, Record
+from optimizer.records import BotSummary, Holding, PredictionsSnapshot, Record, Rejected
 from optimizer.web.negotiate import http_date
 from optimizer.web.prepared import Headers, Prepared
 from optimizer.web.problems import PartMissing
@@ -36,12 +36,17 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """Sums over all bots; what a bot does not tell counts as 0."""
+    """Sums over all bots that could be used; what a bot does not tell counts as 0.
+
+    `notes` says in words what `rejected` counts: what the snapshots, and so the sums, leave out.
+    """
 
     total_equity: float
     pnl_today: float
     active_bots: int
     open_positions: int
+    rejected: Rejected | None
+    notes: list[str]
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -80,6 +85,8 @@ class Pages:
         self._fresh = fresh
         self._last_modified_s = int(datetime.fromisoformat(held.generated_at).timestamp())
         self._headers = self._headers_of(held.version)
+        if held.rejected is not None:
+            self._headers.append((b"x-snapshot-rejected", _rejected_header(held.rejected)))
         self._whole = {
             kind: self._prepare(kind, stored.plain, f"{stored.etag}-plain", stored.gz, stored.etag)
             for kind, stored in held.payloads.items()
@@ -154,7 +161,7 @@ class Pages:
             best.predictions[:PAGE_SYMBOLS],
             bots,
             payloads["portfolio"].value.holdings,
-            _summary(bots.values()),
+            _summary(bots.values(), self._held.rejected),
         )
         body = _encode(page)
         gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
@@ -190,14 +197,22 @@ def _fitting(predictions: Iterable[Record], wanted: Wanted) -> Iterable[Record]:
             yield record
 
 
-def _summary(bots: Iterable[BotSummary]) -> Summary:
+def _summary(bots: Iterable[BotSummary], rejected: Rejected | None) -> Summary:
     every = list(bots)
     return Summary(
         total_equity=sum(bot.equity or 0.0 for bot in every),
         pnl_today=sum(bot.pnl_today or 0.0 for bot in every),
         active_bots=sum(bot.enabled for bot in every),
         open_positions=sum(bot.positions for bot in every),
+        rejected=rejected,
+        notes=describe_rejected(rejected),
     )
+
+
+def _rejected_header(rejected: Rejected) -> bytes:
+    """Of how many units of each kind how many were rejected: `records=0/101, bots=1/5`."""
+    counts = (("records", rejected.records), ("bots", rejected.bots))
+    return ", ".join(f"{kind}={units.rejected}/{units.seen}" for kind, units in counts).encode()
 
 
 def _digest(body: bytes) -> str:

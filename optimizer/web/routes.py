@@ -13,9 +13,10 @@ import msgspec
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from optimizer.answers import describe_rejected
 from optimizer.errors import SnapshotMissing
 from optimizer.lookups import ScanStatus
-from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
+from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected, Report
 from optimizer.settings import Settings
 from optimizer.web import describe, metrics
 from optimizer.web.events import EventStream
@@ -45,6 +46,8 @@ class Status(msgspec.Struct, frozen=True):
     trigger: bool
     flower_url: str | None
     last_success: str | None
+    rejected: Rejected | None
+    notes: list[str]
 
 
 class Runs(msgspec.Struct, frozen=True):
@@ -232,6 +235,8 @@ def _add_operations(router: APIRouter, service: Service) -> None:
                 stale=state.stale,
                 origin=state.origin,
                 last_success=state.checked_at,
+                rejected=state.rejected,
+                notes=describe_rejected(state.rejected),
                 **always,
             )
         )

@@ -48,12 +48,13 @@ class Sent(msgspec.Struct, frozen=True):
 
 class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     force: bool = False
+    accept: bool = False
 
 
 class Trigger(Protocol):
     """Sends runs to the fleet. Both may block, and raise `CacheUnavailable` where the broker is away."""
 
-    def send(self, *, force: bool, source: str) -> str:
+    def send(self, *, force: bool, accept: bool, source: str) -> str:
         """Send a run of a source; return its id."""
 
     def state(self, run_id: str) -> RunState:
@@ -87,7 +88,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
     async def send_run(request: Request) -> Response:
         """One run at a time: where another is on, the report of this one says `skipped`."""
         order = await _read_order(request)
-        run_id = await asyncio.to_thread(trigger.send, force=order.force, source=source)
+        run_id = await asyncio.to_thread(trigger.send, force=order.force, accept=order.accept, source=source)
         return _json(Sent(run_id), HTTPStatus.ACCEPTED)
 
     @router.get(
@@ -113,7 +114,9 @@ async def _read_order(request: Request) -> _Order:
     try:
         return _ORDER.decode(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, f'the body is not {{"force": true or false}}: {error}') from None
+        raise HTTPException(
+            HTTPStatus.BAD_REQUEST, f'the body is not {{"force": true or false, "accept": true or false}}: {error}'
+        ) from None
 
 
 def _json(value: msgspec.Struct, status: int) -> Response:
@@ -127,7 +130,18 @@ _ORDER_DESCRIPTION: Final[dict[str, Any]] = {
         "application/json": {
             "schema": {
                 "type": "object",
-                "properties": {"force": {"type": "boolean", "default": False}},
+                "properties": {
+                    "force": {
+                        "type": "boolean",
+                        "default": False,
+                        "description": "Scan though nothing changed.",
+                    },
+                    "accept": {
+                        "type": "boolean",
+                        "default": False,
+                        "description": "Publish though too many records or bots are rejected, this once.",
+                    },
+                },
                 "additionalProperties": False,
             },
             "example": {"force": True},

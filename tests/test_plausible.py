@@ -1,0 +1,406 @@
+"""Bad data never replaces good data as a success: what a run refuses, what it lets through, and what it then says."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from optimizer import Settings, SnapshotReader, optimize
+from optimizer.answers import describe_rejected
+from optimizer.collect import Found
+from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
+from optimizer.fleet import Assignment, begin, merge_parts, scan_file, scan_one_part
+from optimizer.keys import Keys, Pointer
+from optimizer.plausible import check_plausible
+from optimizer.records import Bot, Record, Reject, Rejected, RejectReason, Report, Units
+from optimizer.select import Selection
+from optimizer.snapshots import FILE_NAMES, MANIFEST_NAME, decode_manifest, encode_manifest, read_manifest
+from tests.rolling import a_record, local, write_json, write_raw
+from tests.servers import RedisServer
+from tests.traces import files_of, keys_of, no_scan, runs_of
+
+# ---- the rule
+
+
+A_BOT = Bot(name="", enabled=True, equity=1.0, pnl_today=None, position_count=0, positions=(), last_updated=None)
+
+
+def found_of(records: Units, of_input: Units, of_files: Units) -> Found:
+    """What a scan has found that saw so many units."""
+    found = Found(Selection(10))
+    for number in range(records.seen):
+        is_bad = number < records.rejected
+        bad = Reject(RejectReason.CONFIDENCE, f"S{number}", f"byte {number}", "confidence is 99, expected ...")
+        found.take(bad if is_bad else Record(f"S{number}", 1.0, 0.5, 1.0))
+    for units, take in ((of_input, found.take), (of_files, found.take_bot_file)):
+        for number in range(units.seen):
+            name = f"bot {number}"
+            bad = Reject(RejectReason.BOT, name, f"byte {number}", "equity is 'x', expected a finite number")
+            take(bad if number < units.rejected else msgspec.structs.replace(A_BOT, name=name))
+    return found
+
+
+def some_units(most: int) -> st.SearchStrategy[Units]:
+    """So many units of a kind, of which any number is rejected."""
+    return st.integers(0, most).flatmap(lambda seen: st.integers(0, seen).map(lambda rejected: Units(seen, rejected)))
+
+
+@given(
+    records=some_units(12),
+    of_input=some_units(6),
+    of_files=some_units(6),
+    limit=st.one_of(st.sampled_from([0.0, 50.0, 100.0, 100 / 3]), st.floats(0, 100)),
+    accept=st.booleans(),
+)
+def test_what_is_refused_follows_from_the_counts(
+    records: Units, of_input: Units, of_files: Units, limit: float, accept: bool
+) -> None:
+    """Nothing never replaces something, in any place; above the share too many are rejected, of records or of bots.
+
+    `accept` lets everything through in which there is a record.
+    """
+    settings = Settings(bots_dir=Path("bots"), max_rejected_percent=limit)
+    bots = Units(of_input.seen + of_files.seen, of_input.rejected + of_files.rejected)
+    expected: type[RollingError] | None = None
+    if records.rejected == records.seen:
+        expected = NoRecords
+    elif accept:
+        expected = None
+    elif any(units.seen > 0 and units.rejected == units.seen for units in (of_input, of_files)):
+        expected = NoBots
+    elif any(units.seen and Fraction(100 * units.rejected, units.seen) > limit for units in (records, bots)):
+        expected = TooManyRejected
+    event(expected.__name__ if expected else "published")
+
+    found = found_of(records, of_input, of_files)
+    if expected is None:
+        check_plausible(settings, found, accept=accept)
+        return
+    with pytest.raises(expected, match="the old snapshots stay"):
+        check_plausible(settings, found, accept=accept)
+
+
+@given(some_units(12), some_units(6))
+def test_a_version_says_what_it_leaves_out_unless_that_is_nothing(records: Units, bots: Units) -> None:
+    """A sentence for each kind of which some were rejected, with both numbers in it."""
+    told = describe_rejected(Rejected(records, bots))
+    assert [sentence.split()[:4] for sentence in told] == [
+        [str(units.rejected), "of", str(units.seen), kind]
+        for kind, units in (("bots", bots), ("records", records))
+        if units.rejected
+    ]
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    """A version of an older release."""
+    assert describe_rejected(None) == []
+
+
+# ---- runs
+
+Run = Callable[..., Report]
+
+
+def bot(equity: float = 1000.0, **fields: Any) -> dict[str, Any]:
+    """A bot that counts."""
+    return {"enabled": True, "equity": equity, "positions": [{"symbol": "AAPL", "qty": 1, "avg": 10}]} | fields
+
+
+BAD_BOT = bot(positions=[{"symbol": "AAPL", "qty": "1"}])
+GOOD_BOTS = {f"b{number}": bot() for number in range(5)}
+GOOD: dict[str, Any] = {"AAPL": a_record(), "MSFT": a_record(confidence=0.9), "bots": GOOD_BOTS}
+PERCENT = {f"S{number:03}": a_record(confidence=number) for number in range(101)}
+
+
+def by_the_fleet(settings: Settings, *, accept: bool = False) -> Report:
+    """One run as the fleet makes it, in this process, everything by way of JSON."""
+    handed: list[bytes] = []
+    report = begin(settings, lambda assignment: handed.append(msgspec.json.encode(assignment)), accept=accept)
+    if report is not None:
+        return report
+    assignment = msgspec.json.decode(handed[0], type=Assignment)
+    if not assignment.parts:
+        return scan_file(settings, assignment.token)
+    locations = [assignment.parts[number].location for number in assignment.to_scan]
+    return merge_parts(
+        settings, assignment.token, [scan_one_part(settings, assignment.token, location) for location in locations]
+    )
+
+
+class Source:
+    """One input, as one file or as two parts, and the way in which its runs are made."""
+
+    def __init__(self, settings: Settings, *, run: Run, parted: bool) -> None:
+        self._parted = parted
+        self._path = local(settings.input).parent / "engine"
+        self.settings = replace(settings, input=self._path / ("*.json" if parted else "a.json"), source="engine")
+        self.run = run
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Let the engine write; of parts, each has every other member, and so half of all records and bots."""
+        if not self._parted:
+            write_json(self._path / "a.json", content)
+            return
+        bots = content.get("bots", {})
+        for number, name in enumerate("ab"):
+            members = dict([(key, body) for key, body in content.items() if key != "bots"][number::2])
+            half = dict(list(bots.items())[number::2]) if isinstance(bots, dict) else bots
+            write_json(self._path / f"{name}.json", {**members, "bots": half})
+
+    def published(self, server: RedisServer) -> tuple[dict[str, bytes], dict[bytes, tuple[bytes, bool]]]:
+        """All that readers can see, byte for byte."""
+        keys = Keys(self.settings.source)
+        ours = (keys.part("").encode(), keys.parts.encode(), keys.handed.encode())
+        shown = {name: value for name, value in keys_of(server, "engine").items() if not name.startswith(ours)}
+        return files_of(local(self.settings.output_dir)), shown
+
+    def snapshot(self, kind: str) -> dict[str, Any]:
+        """One snapshot as it lies in its file."""
+        data = gzip.decompress((local(self.settings.output_dir) / FILE_NAMES[kind]).read_bytes())
+        value: dict[str, Any] = json.loads(data)
+        return value
+
+
+@pytest.fixture(params=["one process", "one file by the fleet", "parts by the fleet", "parts in one process"])
+def source(request: pytest.FixtureRequest, settings: Settings) -> Source:
+    """A source of which a good version is published, in each way to make a run."""
+    made = Source(
+        settings,
+        run=by_the_fleet if "fleet" in request.param else optimize,
+        parted="parts" in request.param,
+    )
+    made.write(GOOD)
+    assert made.run(made.settings).status == "success"
+    return made
+
+
+ALL_BOTS_BAD = dict.fromkeys(GOOD_BOTS, BAD_BOT)
+REFUSED: dict[str, tuple[dict[str, Any], type[RollingError], str]] = {
+    "every bot bad": (
+        {**GOOD, "bots": ALL_BOTS_BAD},
+        NoBots,
+        r"none of the bots there can be used \(5 rejected\).*'b0' \(.*byte \d.*qty is '1'.*--accept",
+    ),
+    "bots in a list": ({**GOOD, "bots": list(GOOD_BOTS.values())}, NoBots, r"expected an object, got an array"),
+    "three of five bots bad": (
+        {**GOOD, "bots": {**GOOD_BOTS, "b0": BAD_BOT, "b1": BAD_BOT, "b2": BAD_BOT}},
+        TooManyRejected,
+        r"3 of 5 bots \(60\.0 %\).*ROLLING_MAX_REJECTED_PERCENT=50 .*3 x BotInvalid, first 'b\d' \(.*qty is '1'",
+    ),
+    "confidences from 0 to 100": (
+        {**PERCENT, "bots": GOOD_BOTS},
+        TooManyRejected,
+        r"99 of 101 records \(98\.0 %\).*99 x ConfidenceInvalid, first 'S002' \(.*confidence is 2, expected .*--accept",
+    ),
+    "all symbols gone": ({"S1": {}, "S2": {}, "bots": GOOD_BOTS}, NoRecords, r"holds no usable record"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_data_fail_the_run_and_the_old_version_stays(source: Source, redis_server: RedisServer, case: str) -> None:
+    """The error says which share of what, the first for each reason, and what to do; at each tick until it is mended."""
+    content, error, says = REFUSED[case]
+    before = source.published(redis_server)
+    source.write(content)
+
+    for _ in range(2):
+        with pytest.raises(error, match=says):
+            source.run(source.settings)
+        assert source.published(redis_server) == before
+        failed = runs_of(redis_server, "engine")[0]
+        assert (failed.status, failed.error) == ("failed", error.__name__)
+
+    source.write(GOOD)
+    assert source.run(source.settings).status == "success"
+
+
+@pytest.mark.parametrize("case", [name for name, (_, error, _) in REFUSED.items() if error is not NoRecords])
+def test_accept_lets_an_input_through_once(source: Source, case: str) -> None:
+    """It is published with what can be used; the next tick finds it unchanged, and says what is left out."""
+    source.write(REFUSED[case][0])
+
+    accepted = source.run(source.settings, accept=True)
+
+    assert (accepted.status, accepted.cache) == ("success", "published")
+    assert accepted.rejected is not None
+    assert accepted.stats is not None
+    assert accepted.stats.bots_rejected == accepted.rejected.bots.rejected
+    assert accepted.stats.bots_seen == accepted.rejected.bots.seen
+    after = optimize(source.settings, progress=no_scan)
+    assert (after.status, after.version, after.rejected) == ("unchanged", accepted.version, accepted.rejected)
+
+    source.write({**REFUSED[case][0], "ONE MORE": a_record()})
+    with pytest.raises(REFUSED[case][1]):
+        source.run(source.settings)
+
+
+def test_accept_publishes_no_empty_set_of_records(source: Source, redis_server: RedisServer) -> None:
+    """There would be nothing to show, so there is nothing to let through."""
+    before = source.published(redis_server)
+    source.write({"S1": {}, "S2": {}, "bots": GOOD_BOTS})
+    with pytest.raises(NoRecords):
+        source.run(source.settings, accept=True)
+    assert source.published(redis_server) == before
+
+
+def test_what_is_rejected_below_the_limit_is_told_wherever_the_version_is_read(
+    source: Source, redis_server: RedisServer
+) -> None:
+    """The manifest, the pointer in Redis, readers of either, and the report of each tick that confirms it."""
+    source.write({**GOOD, "BAD": a_record(confidence=7), "bots": {**GOOD_BOTS, "b2": BAD_BOT}})
+    expected = Rejected(records=Units(3, 1), bots=Units(5, 1))
+
+    report = source.run(source.settings)
+
+    assert report.rejected == expected
+    assert report.stats is not None
+    assert (report.stats.bots_seen, report.stats.bots_rejected, report.stats.bots_processed) == (5, 1, 4)
+    manifest = read_manifest(local(source.settings.output_dir))
+    assert manifest is not None
+    assert manifest.rejected == expected
+    with redis_server.client as client:
+        pointer = client.hgetall(Keys("engine").current)
+    assert {name: int(pointer[name]) for name in pointer if name.endswith((b"_seen", b"_rejected"))} == {
+        b"records_seen": 3,
+        b"records_rejected": 1,
+        b"bots_seen": 5,
+        b"bots_rejected": 1,
+    }
+    assert optimize(source.settings, progress=no_scan).rejected == expected
+    for where in (
+        replace(source.settings, output_dir=Path("nowhere")),  # Redis alone, as most routers have it
+        replace(source.settings, redis_url="redis://127.0.0.1:1/0"),
+    ):
+        reader = SnapshotReader.from_settings(where)
+        assert reader.manifest().rejected == reader.portfolio().rejected == expected
+        reader.close()
+
+
+# ---- what counts
+
+
+def publish(settings: Settings, content: Any) -> Report:
+    """One run over what the engine has written, without Redis."""
+    write_json(settings.input, content)
+    return optimize(settings, use_cache=False)
+
+
+def test_what_is_no_reject_does_not_count(settings_without_redis: Settings) -> None:
+    """Neither low confidences nor symbols that come again, nor members of a map that are no objects."""
+    records = [a_record(symbol="A", confidence=0.1), *(a_record(symbol="B") for _ in range(9))]
+    report = publish(replace(settings_without_redis, max_rejected_percent=0), records)
+    assert report.rejected == Rejected(Units(10, 0), Units(0, 0))
+    members = {"AAPL": a_record(), "count": 1, "at": "now", "list": [1], "none": None}
+    assert publish(settings_without_redis, members).rejected == Rejected(Units(1, 0), Units(0, 0))
+
+
+def test_records_that_are_too_large_count(settings_without_redis: Settings) -> None:
+    """They are rejected as others are."""
+    huge = a_record(note="x" * 2_000)
+    with pytest.raises(TooManyRejected, match=r"2 of 3 records.*2 x RecordTooLarge, first 'A' .*MAX_RECORD_BYTES"):
+        publish(
+            replace(settings_without_redis, max_record_bytes=1_024),
+            {"A": huge, "B": huge, "C": {"confidence": 1, "prediction": 1, "price": 1}},
+        )
+
+
+def test_half_is_not_more_than_half(settings_without_redis: Settings) -> None:
+    """One bad one of two goes through by default; two of three do not, and neither does one of two where none may."""
+    good, bad = a_record(), a_record(confidence=7)
+    assert publish(settings_without_redis, {"A": good, "B": bad}).status == "success"
+    with pytest.raises(TooManyRejected):
+        publish(settings_without_redis, {"A": good, "B": bad, "C": bad})
+    with pytest.raises(TooManyRejected, match="ROLLING_MAX_REJECTED_PERCENT=0 "):
+        publish(replace(settings_without_redis, max_rejected_percent=0), {"A": good, "B": bad})
+    all_but_one = {"A": good, **{f"B{number}": bad for number in range(500)}}
+    assert publish(replace(settings_without_redis, max_rejected_percent=100), all_but_one).status == "success"
+
+
+def test_bots_that_are_not_there_are_no_rejects(settings_without_redis: Settings) -> None:
+    """An engine may switch all bots off: no bots replace some where the input has none."""
+    publish(settings_without_redis, GOOD)
+    report = publish(settings_without_redis, {**GOOD, "bots": {}})
+    assert report.stats is not None
+    assert (report.status, report.stats.bots_processed) == ("success", 0)
+
+
+def test_bot_files_that_are_all_broken_fail_the_run_though_the_input_has_bots(
+    settings_without_redis: Settings, tmp_path: Path
+) -> None:
+    """Each place counts apart: the sections do not hide a directory of broken files. One good file is enough."""
+    bots_dir = tmp_path / "bots"
+    settings = replace(settings_without_redis, bots_dir=bots_dir)
+    write_raw(bots_dir / "x.json", b'{"equity": "1"}')
+    content = {**GOOD, "bots": {**GOOD_BOTS, "b0": BAD_BOT}}
+    with pytest.raises(
+        NoBots, match=rf"^{bots_dir}: none .*\(1 rejected\).* 'x' \({bots_dir}/x\.json\): equity is '1'"
+    ):
+        publish(settings, content)
+    write_json(bots_dir / "y.json", bot())
+    assert publish(settings, content).rejected == Rejected(Units(2, 0), Units(7, 2))
+    with pytest.raises(NoBots, match=r"rolling_brain\.json\.gz: none .*\(5 rejected\)"):
+        publish(settings, {**GOOD, "bots": ALL_BOTS_BAD})
+
+
+def test_the_setting_of_one_source_is_its_own() -> None:
+    """As with every other one."""
+    environ = {
+        "ROLLING_SOURCES": "a=/a.json; b=/b.json",
+        "ROLLING_OUTPUT_DIR": "/out",
+        "ROLLING_MAX_REJECTED_PERCENT": "20",
+        "ROLLING_B__MAX_REJECTED_PERCENT": "2.5",
+    }
+    assert [one.max_rejected_percent for one in Settings.every_from_env(environ)] == [20, 2.5]
+
+
+# ---- releases
+
+
+def test_what_an_older_release_wrote_is_read(settings: Settings, redis_server: RedisServer) -> None:
+    """Its manifest and its pointer say nothing of rejects, and readers know nothing then."""
+    source = Source(settings, run=optimize, parted=False)
+    source.write(GOOD)
+    optimize(source.settings)
+    path = (local(source.settings.output_dir) / MANIFEST_NAME).resolve()
+    old = json.loads(path.read_bytes())
+    del old["rejected"]
+    path.write_text(json.dumps(old))
+    with redis_server.client as client:
+        names = ("records_seen", "records_rejected", "bots_seen", "bots_rejected")
+        assert client.hdel(Keys("engine").current, *names) == len(names)
+
+    for where in (source.settings, replace(source.settings, redis_url="redis://127.0.0.1:1/0")):
+        reader = SnapshotReader.from_settings(where)
+        assert reader.manifest().rejected is None
+        reader.close()
+    manifest = decode_manifest(json.dumps(old).encode())
+    assert manifest is not None
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+    report = optimize(source.settings, progress=no_scan)
+    assert (report.status, report.rejected) == ("unchanged", None)
+
+
+def test_a_set_that_knows_nothing_of_rejects_is_published_again(settings: Settings, redis_server: RedisServer) -> None:
+    """Where Redis has lost the version of an older release; the pointer then says nothing either."""
+    source = Source(settings, run=optimize, parted=False)
+    source.write(GOOD)
+    optimize(source.settings)
+    path = (local(source.settings.output_dir) / MANIFEST_NAME).resolve()
+    old = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**old, "rejected": None}))
+    with redis_server.client as client:
+        client.flushdb()
+        assert optimize(source.settings).cache == "republished"
+        pointer = Pointer.from_hash(client.hgetall(Keys("engine").current))
+    assert pointer is not None
+    assert pointer.rejected is None
