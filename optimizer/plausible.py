@@ -52,8 +52,8 @@ def _check_bots(settings: Settings, found: Found) -> None:
         in_directory = [reject for reject in named if reject.where.startswith(str(settings.bots_dir))]
         first = (in_directory if place == settings.bots_dir and in_directory else named)[0]
         raise NoBots(
-            f"{place}: none of the bots there can be used ({bots.seen:,} rejected), the old snapshots stay: the "
-            f"first is{_describe(first)}. {_advice('Mend what writes them')}"
+            f"{place}: no bot there can be used ({bots.seen:,} rejected), the old snapshots stay: the first "
+            f"is{_describe(first)}. {_advice('Mend them')}"
         )
 
 

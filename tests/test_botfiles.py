@@ -15,6 +15,7 @@ import pytest
 
 from optimizer import Report, Settings, optimize
 from optimizer.botfiles import bots_fingerprint, read_bots
+from optimizer.errors import NoBots
 from optimizer.records import Bot, Position, Reject, RejectReason
 from optimizer.snapshots import FILE_NAMES
 from optimizer.source import Source
@@ -148,7 +149,8 @@ def test_a_broken_bot_file_is_named_and_the_others_count(settings_with_bots: Set
             str(bots_dir / name),
         )
 
-    report = optimize(replace(settings_with_bots, max_record_bytes=LIMIT), use_cache=False)
+    settings = replace(settings_with_bots, max_record_bytes=LIMIT, max_rejected_percent=95)
+    report = optimize(settings, use_cache=False)
     assert report.status == "success"
     assert list(bots_shown(settings_with_bots)) == ["zeta"]
     assert [(tally.reason, tally.count) for tally in report.rejects] == [(RejectReason.BOT, len(expected))]
@@ -174,22 +176,17 @@ def test_a_name_that_is_no_unicode_is_rejected(settings_with_bots: Settings) -> 
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["missing", "a file"])
-def test_a_directory_that_cannot_be_listed_is_the_one_reject(
+def test_a_directory_that_cannot_be_listed_fails_the_run(
     settings_without_redis: Settings, tmp_path: Path, made: bool
 ) -> None:
-    """The run goes on with the bots of the input, and says which setting to check; it heals without a new input."""
+    """How many bots are in it is not known. The error says which setting to check; it heals without a new input."""
     settings = replace(settings_without_redis, bots_dir=tmp_path / "bots")
     if made:
         (tmp_path / "bots").write_text("")
     write_json(settings.input, {"AAPL": a_record(), "bots": {"alpha": {}}})
 
-    report = optimize(settings, use_cache=False)
-
-    (reject,) = rejects_of(report)
-    assert (reject.name, reject.where) == (None, str(tmp_path / "bots"))
-    assert "check ROLLING_BOTS_DIR" in reject.details
-    assert list(bots_shown(settings)) == ["alpha"]
-    assert optimize(settings, use_cache=False).status == "unchanged"
+    with pytest.raises(NoBots, match=rf"^{tmp_path}/bots: .*cannot be listed.*check ROLLING_BOTS_DIR"):
+        optimize(settings, use_cache=False)
 
     (tmp_path / "bots").unlink(missing_ok=True)
     write_json(tmp_path / "bots" / "beta.json", {})

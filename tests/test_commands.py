@@ -7,11 +7,15 @@ import os
 import pty
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from optimizer import Settings, optimize
+from optimizer.cache import Cache
+from optimizer.errors import NoBots
+from optimizer.pipeline import failed_report, skipped
 from tasks.devredis import free_port
 from tests.fleet import Fleet
 from tests.objects import S3Server
@@ -194,6 +198,50 @@ def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> No
     assert [run["status"] for run in shown["runs"]] == ["unchanged"] * 5 + ["success"]
 
 
+def test_a_run_that_finds_too_much_unusable_says_so_and_accept_publishes_it(settings: Settings, data: Path) -> None:
+    """The old version grows old meanwhile, though runs go on, and `status` says why and what a version leaves out."""
+    variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+    rolling_file = data / "data" / "rolling_brain.json.gz"
+    write_json(rolling_file, {f"S{number}": a_record(confidence=number / 100) for number in range(101)})
+    good = rolling_optimizer(data, "run", **variables)
+    write_json(rolling_file, {f"S{number}": a_record(confidence=number) for number in range(101)})
+    refused = rolling_optimizer(data, "run", **variables)
+    old = rolling_optimizer(data, "status", "--max-age", 0.01, **variables)
+    accepted = rolling_optimizer(data, "run", "--accept", **variables)
+    again = rolling_optimizer(data, "run", **variables)
+    fresh = rolling_optimizer(data, "status", "--max-age", 60, **variables)
+
+    assert (good.returncode, refused.returncode, old.returncode) == (0, 1, 1)
+    assert refused.stderr.count("\n") == 1
+    for text in (refused.stderr, old.stdout, old.stderr):
+        assert "TooManyRejected: " in text
+        assert "99 of 101 records (98.0 %) cannot be used, more than ROLLING_MAX_REJECTED_PERCENT=50 allows" in text
+        assert "99 x ConfidenceInvalid, first 'S2' (byte " in text
+        assert "rolling-optimizer run --accept" in text
+    assert (accepted.returncode, accepted.stdout.split(":")[0]) == (0, "success")
+    assert (again.returncode, again.stdout.split(":")[0]) == (0, "unchanged")
+    assert fresh.returncode == 0
+    for text in (again.stdout, fresh.stdout):
+        assert "\n  99 of 101 records rejected\n" in text
+
+
+def test_status_shows_a_failure_that_many_skipped_runs_hide(settings: Settings, data: Path) -> None:
+    """What was skipped says nothing; a run that went well since makes the failure an old story."""
+    variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+    write_json(settings.input, {"AAPL": a_record()})
+    optimize(settings)
+    with closing(Cache(settings.redis_url, settings.source, settings.interval_s)) as cache:
+        cache.add_run(failed_report(settings, NoBots("no bot there can be used")))
+        for _ in range(10):
+            cache.add_run(skipped(settings, "already_running"))
+    failed = rolling_optimizer(data, "status", **variables)
+    optimize(settings)
+    well = rolling_optimizer(data, "status", **variables)
+
+    assert "failed: NoBots: no bot there can be used" in failed.stdout
+    assert "NoBots" not in well.stdout
+
+
 def test_status_with_max_age_is_a_health_check(settings: Settings, data: Path, redis_server: RedisServer) -> None:
     """Exit 0 for a fresh snapshot, 1 for an old one or none; a run that finds nothing new makes it fresh."""
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
@@ -217,7 +265,7 @@ def test_config_shows_settings_redacted_and_asks_both_redis(data: Path, redis_se
     bad = rolling_optimizer(data, "config", ROLLING_REDIS_URL="redis://ops:s3cret@127.0.0.1:1/0")
 
     assert good.returncode == 0
-    assert "ROLLING_TOP_SYMBOLS_LIMIT    7 " in good.stdout
+    assert "ROLLING_TOP_SYMBOLS_LIMIT     7 " in good.stdout
     assert f"cache: {redis_server.url} answers" in good.stdout
     assert f"broker: {redis_server.url} answers" in good.stdout
     assert bad.returncode == 1
@@ -245,12 +293,18 @@ def test_trigger_runs_on_the_fleet_and_waits_for_the_report(tmp_path: Path, sett
         sent = rolling_optimizer(tmp_path, "trigger", **variables)
         fleet.wait_for_runs(1)
         waited = rolling_optimizer(tmp_path, "trigger", "--force", "--wait", **variables)
+        write_json(settings.input, {"AAPL": a_record(), "bots": [{}]})
+        refused = rolling_optimizer(tmp_path, "trigger", "--wait", **variables)
+        accepted = rolling_optimizer(tmp_path, "trigger", "--accept", "--wait", **variables)
         local(settings.input).unlink()
         failed = rolling_optimizer(tmp_path, "trigger", "--wait", **variables)
 
     assert sent.returncode == 0
     assert "sent as " in sent.stderr
     assert waited.stdout.startswith("success: ")
+    assert refused.returncode == 1
+    assert "NoBots: " in refused.stderr
+    assert accepted.stdout.startswith("success: ")
     assert failed.returncode == 1
     assert "SourceMissing: " in failed.stderr
     assert "Traceback" not in failed.stderr

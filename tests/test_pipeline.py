@@ -157,6 +157,7 @@ def test_a_touched_input_is_scanned(settings_without_redis: Settings) -> None:
 def test_a_change_in_the_bots_directory_is_noticed(settings_without_redis: Settings, tmp_path: Path) -> None:
     """A bot that comes, changes or goes makes a new version, though the input is as it was."""
     settings = replace(settings_without_redis, bots_dir=tmp_path / "bots")
+    (tmp_path / "bots").mkdir()
     run_old(settings, use_cache=False)
 
     def bots_after(change: Callable[[], object]) -> dict[str, Any]:

@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[RollingError], str]] = {
     "every bot bad": (
         {**GOOD, "bots": ALL_BOTS_BAD},
         NoBots,
-        r"none of the bots there can be used \(5 rejected\).*'b0' \(.*byte \d.*qty is '1'.*--accept",
+        r"no bot there can be used \(5 rejected\).*'b0' \(.*byte \d.*qty is '1'.*--accept",
     ),
     "bots in a list": ({**GOOD, "bots": list(GOOD_BOTS.values())}, NoBots, r"expected an object, got an array"),
     "three of five bots bad": (
@@ -208,7 +208,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[RollingError], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_data_fail_the_run_and_the_old_version_stays(source: Source, redis_server: RedisServer, case: str) -> None:
-    """The error says which share of what, the first for each reason, and what to do; at each tick until it is mended."""
+    """The error says which share of what, the first for each reason, and what to do; at each tick, until mended."""
     content, error, says = REFUSED[case]
     before = source.published(redis_server)
     source.write(content)
@@ -343,12 +343,12 @@ def test_bot_files_that_are_all_broken_fail_the_run_though_the_input_has_bots(
     write_raw(bots_dir / "x.json", b'{"equity": "1"}')
     content = {**GOOD, "bots": {**GOOD_BOTS, "b0": BAD_BOT}}
     with pytest.raises(
-        NoBots, match=rf"^{bots_dir}: none .*\(1 rejected\).* 'x' \({bots_dir}/x\.json\): equity is '1'"
+        NoBots, match=rf"^{bots_dir}: no bot .*\(1 rejected\).* 'x' \({bots_dir}/x\.json\): equity is '1'"
     ):
         publish(settings, content)
     write_json(bots_dir / "y.json", bot())
     assert publish(settings, content).rejected == Rejected(Units(2, 0), Units(7, 2))
-    with pytest.raises(NoBots, match=r"rolling_brain\.json\.gz: none .*\(5 rejected\)"):
+    with pytest.raises(NoBots, match=r"rolling_brain\.json\.gz: no bot .*\(5 rejected\)"):
         publish(settings, {**GOOD, "bots": ALL_BOTS_BAD})
 
 

@@ -30,7 +30,7 @@ def metrics(text: str) -> dict[str, float]:
 def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
     """Right whoever made the run; the last scan is shown though a long night of runs has found nothing new."""
     write_json(settings.input, {"AAPL": a_record(), "BAD": a_record(confidence=7), "WORSE": a_record(confidence="x")})
-    report = optimize(settings)
+    report = optimize(replace(settings, max_rejected_percent=70))
     stats = report.stats
     assert stats is not None
     report_unchanged(settings, 250)
@@ -51,6 +51,8 @@ def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
     assert found["last_scan_peak_memory_bytes"] == pytest.approx(stats.peak_rss_mb * 1e6)
     assert found["last_scan_records"] == 3
     assert found["last_scan_rejected ConfidenceInvalid"] == 2
+    assert (found["records_seen"], found["records_rejected"]) == (3, 2)
+    assert (found["bots_seen"], found["bots_rejected"]) == (0, 0)
     assert found["cache_up"] == 1
     assert found["reads_total redis"] == 1
     assert found["snapshot_stale"] == 0

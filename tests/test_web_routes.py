@@ -144,7 +144,37 @@ def test_the_page_is_one_answer_of_one_version(settings: Settings) -> None:
 
     assert len(page["predictions"]) == 50
     assert (page["version"], page["timestamp"]) == (report.version, report.timestamp)
-    assert page["summary"] == {"total_equity": 150.5, "pnl_today": 0.5, "active_bots": 2, "open_positions": 4}
+    assert page["summary"] == {
+        "total_equity": 150.5,
+        "pnl_today": 0.5,
+        "active_bots": 2,
+        "open_positions": 4,
+        "rejected": {"records": {"seen": 80, "rejected": 0}, "bots": {"seen": 3, "rejected": 0}},
+        "notes": [],
+    }
+
+
+@pytest.mark.parametrize("origin", ["redis", "files"])
+def test_what_a_version_leaves_out_is_told_with_it(settings: Settings, origin: str) -> None:
+    """In words and numbers on the page and in the status, and in a header of whatever is made of the version."""
+    bots = {name: {"equity": 1000} for name in "abcd"} | {"e": {"equity": "1000"}}
+    write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record(), "BAD": a_record(confidence=7), "bots": bots})
+    optimize(settings)
+    notes = ["1 of 5 bots rejected; sums leave it out", "1 of 3 records rejected"]
+    rejected = {"records": {"seen": 3, "rejected": 1}, "bots": {"seen": 5, "rejected": 1}}
+    if origin == "redis":
+        asked = replace(settings, output_dir=local(settings.output_dir) / "nowhere")
+    else:
+        asked = replace(settings, redis_url="redis://127.0.0.1:1/0")
+
+    for _ in range(2):
+        with asking(asked) as client:
+            summary, status = client.get("/page").json()["summary"], client.get("/status").json()
+            headers = [client.get(path).headers["X-Snapshot-Rejected"] for path in OF_A_VERSION]
+        assert (summary["total_equity"], summary["notes"], summary["rejected"]) == (4000, notes, rejected)
+        assert (status["origin"], status["notes"], status["rejected"]) == (origin, notes, rejected)
+        assert set(headers) == {"records=1/3, bots=1/5"}
+        assert optimize(settings).status == "unchanged"
 
 
 @pytest.mark.parametrize(
@@ -273,6 +303,8 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
         "trigger": False,
         "flower_url": "http://127.0.0.1:5555",
         "last_success": report.timestamp,
+        "rejected": {"records": {"seen": 2, "rejected": 0}, "bots": {"seen": 1, "rejected": 0}},
+        "notes": [],
     }
 
 

@@ -149,7 +149,7 @@ def test_the_token_may_be_in_the_environment(settings: Settings, monkeypatch: py
     with TestClient(app) as client:
         assert client.post("/api/runs").status_code == 401
         assert client.post("/api/runs", headers=RIGHT).status_code == 202
-    assert noted.sent == [(False, "rolling_brain")]
+    assert noted.sent == [(False, False, "rolling_brain")]
 
 
 def test_a_broker_that_is_away_is_a_problem(settings: Settings) -> None:
