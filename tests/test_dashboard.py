@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from optimizer.errors import SourceMalformed
+from optimizer.errors import NoBots, SourceMalformed
 from optimizer.pipeline import optimize
 from optimizer.sample import write_sample
 from optimizer.settings import Settings
@@ -442,6 +442,34 @@ def test_runs_are_drawn_told_and_listed_and_failures_shown_in_full(settings: Set
     assert column(page, "Outcome", "#runs")[0] == "●failed"
     assert column(page, "Records", "#runs") == ["–", "–", "5", "4"]
     assert column(page, "Why", "#runs")[0] == "SourceMalformed"
+
+
+def test_bots_that_were_left_out_are_told_beside_the_sums(settings: Settings, open_page: Open) -> None:
+    """As long as the version is shown, whatever runs find nothing new, and no longer; a refused input changes none."""
+    unusable = {"equity": 1000, "positions": [{"symbol": "AAPL", "qty": "1"}]}
+    publish(settings, {"AAPL": a_record()}, {**BOTS, "gamma": unusable})
+    assert optimize(settings).status == "unchanged"
+    page = open_page()
+    notes = [page.locator(f"#{name}") for name in ("tile-equity-note", "tile-pnl-note", "holdings-count", "bots-count")]
+
+    expect(page.locator("#tile-equity")).to_have_text("1,500.50")
+    for note in notes:
+        expect(note).to_contain_text("1 of 3 bots left out")
+        expect(note).to_have_attribute("data-level", "warn")
+    expect(page.locator("#rejects-count")).to_have_text("0 of 1 records, 1 of 3 bots in the last full run")
+    expect(page.locator("#rejects pre")).to_contain_text("gamma at")
+
+    write_json(settings.input, {"AAPL": a_record(), "bots": dict.fromkeys(BOTS, unusable)})
+    with pytest.raises(NoBots) as refused:
+        optimize(settings)
+    expect(page.locator("#errors pre")).to_have_text(str(refused.value))
+    expect(page.locator("#notices")).to_contain_text("The last run failed. NoBots")
+    expect(page.locator("#tile-equity")).to_have_text("1,500.50")
+
+    publish(settings, {"AAPL": a_record()})
+    for note in notes:
+        expect(note).not_to_contain_text("left out")
+        expect(note).to_have_attribute("data-level", "good")
 
 
 def test_scans_are_drawn_and_listed_after_a_night_without_a_new_file(settings: Settings, open_page: Open) -> None:

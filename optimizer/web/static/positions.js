@@ -27,23 +27,37 @@ export class Positions {
     showSums(summary, all.length, holdings.length);
     this.bots.update(all);
     this.holdings.update(holdings);
-    setText(byId("bots-count"), format.count(all.length));
-    setText(byId("holdings-count"), format.count(holdings.length));
+    const left = leftOut(summary);
+    setNote(byId("bots-count"), format.count(all.length), left);
+    setNote(byId("holdings-count"), format.count(holdings.length), left);
   }
 }
 
 function showSums(summary, bots, symbols) {
   const pnl = summary.pnl_today;
   const opened = summary.total_equity - pnl;
+  const left = leftOut(summary);
   setText(byId("tile-equity"), format.money(summary.total_equity));
-  setText(byId("tile-equity-note"), `over ${plural(bots, "bot")}`);
+  setNote(byId("tile-equity-note"), `over ${plural(bots, "bot")}`, left);
   setText(byId("tile-pnl"), format.gain(pnl));
   setAttribute(byId("tile-pnl"), "data-sign", pnl > 0 ? "up" : pnl < 0 ? "down" : "flat");
-  setText(byId("tile-pnl-note"), opened > 0 ? `${format.percentChange(pnl / opened)} on the day` : "");
+  setNote(byId("tile-pnl-note"), opened > 0 ? `${format.percentChange(pnl / opened)} on the day` : "", left);
   setText(byId("tile-bots"), format.count(summary.active_bots));
-  setText(byId("tile-bots-note"), `of ${format.count(bots)}`);
+  setNote(byId("tile-bots-note"), `of ${format.count(bots)}`, left);
   setText(byId("tile-positions"), format.count(summary.open_positions));
-  setText(byId("tile-positions-note"), `${plural(symbols, "symbol")} held`);
+  setNote(byId("tile-positions-note"), `${plural(symbols, "symbol")} held`, left);
+}
+
+/** Which bots no sum has in it, because they could not be used; "" where none. */
+function leftOut({ rejected }) {
+  const bots = rejected?.bots;
+  return bots?.rejected ? `${format.count(bots.rejected)} of ${plural(bots.seen, "bot")} left out` : "";
+}
+
+/** A note beside a sum, with what the sum leaves out. */
+function setNote(node, text, left) {
+  setText(node, [text, left].filter(Boolean).join(", "));
+  setAttribute(node, "data-level", left ? "warn" : "good");
 }
 
 const plural = (number, noun) => `${format.count(number)} ${noun}${number === 1 ? "" : "s"}`;

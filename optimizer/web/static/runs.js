@@ -161,12 +161,13 @@ function errorItem(group) {
 function showRejects(report) {
   setText(byId("rejects-count"), report ? rejectedOf(report.stats) : "");
   const tallies = report?.rejects ?? [];
-  const nothing = report ? "Every record was used." : "No run has read the file yet.";
+  const nothing = report ? "Every record and bot was used." : "No run has read the file yet.";
   byId("rejects").replaceChildren(...(tallies.length ? tallies.map(rejectItem) : [quiet(nothing)]));
 }
 
-function rejectedOf({ records_rejected: rejected, records_seen: seen }) {
-  return `${format.count(rejected)} of ${format.count(seen)} in the last full run`;
+function rejectedOf({ records_rejected, records_seen, bots_rejected, bots_seen }) {
+  const bots = bots_rejected ? `, ${format.count(bots_rejected)} of ${format.count(bots_seen)} bots` : "";
+  return `${format.count(records_rejected)} of ${format.count(records_seen)} records${bots} in the last full run`;
 }
 
 function rejectItem({ reason, count, first }) {
