@@ -61,7 +61,7 @@ class Answer(Generic[T]):
 
 
 def describe_rejected(rejected: Rejected | None) -> list[str]:
-    """What a version leaves out, a sentence a kind; none where everything counts, or where it is not known."""
+    """What a version leaves out, one sentence per kind; none where nothing was rejected, or where it is not known."""
     if rejected is None:
         return []
     told = []

@@ -43,6 +43,7 @@ __all__ = [
 
 
 RUNS_SHOWN: Final = 5
+RUNS_READ: Final = 100  # among which the last one that was not skipped is looked for
 
 
 class CommandGroup(click.Group):
@@ -192,10 +193,10 @@ def status(source: str | None, as_json: bool, max_age: float | None) -> None:
     """Show the current version, its age, the last runs, the last scan; with --max-age, a health check."""
     reader = SnapshotReader.from_settings(settings_or_usage_error(source))
     state = reader.manifest()
-    recent = reader.runs(100)
-    failure = next((run for run in recent if run.status != "skipped"), None)
-    failure = failure if failure is not None and failure.status == "failed" else None
+    recent = reader.runs(RUNS_READ)
     runs = recent[:RUNS_SHOWN]
+    last = next((run for run in recent if run.status != "skipped"), None)
+    failure = last if last is not None and last.status == "failed" else None
     if failure is not None and failure not in runs:
         runs.append(failure)
     if all(run.status != "success" for run in runs):
@@ -212,7 +213,7 @@ def status(source: str | None, as_json: bool, max_age: float | None) -> None:
         for report in runs:
             click.echo(f"{report.timestamp} {describe(report)}")
     if max_age is not None and state.age_s > max_age:
-        cause = "is the worker running, and is beat?" if failure is None else f"the last run {describe(failure)};"
+        cause = "is the worker running, and is beat?" if failure is None else f"the last run {describe(failure)}."
         raise SnapshotMissing(
             f"the snapshot was last confirmed {state.age_s:.0f} s ago, more than {max_age:g} s: {cause} "
             "The last runs are shown by: rolling-optimizer status"

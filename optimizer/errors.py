@@ -86,7 +86,7 @@ class NoRecords(SourceError):
 
 
 class NoBots(SourceError):
-    """Bots, and not one of them usable. No bots replace no bots, never some."""
+    """The input, or the bots directory, has bots, and none can be used. An empty set never replaces a good one."""
 
 
 class TooManyRejected(SourceError):

@@ -43,14 +43,15 @@ def check_plausible(settings: Settings, found: Found, *, accept: bool) -> None:
 
 
 def _check_bots(settings: Settings, found: Found) -> None:
+    """Each place for itself: good bots in one must not hide that all of the other are gone."""
     of_files = Units(found.bot_files_seen, found.bot_files_rejected)
     of_input = Units(found.bots_seen - of_files.seen, found.bots_rejected - of_files.rejected)
     for place, bots in ((settings.input, of_input), (settings.bots_dir, of_files)):
         if not bots.seen or bots.rejected < bots.seen:
             continue
         named = [reject for tally in _tallies(found, "bots") for reject in tally.first]
-        in_directory = [reject for reject in named if reject.where.startswith(str(settings.bots_dir))]
-        first = (in_directory if place == settings.bots_dir and in_directory else named)[0]
+        # Those of the input come first, and may be all that are named.
+        first = next((reject for reject in named if reject.where.startswith(str(place))), named[0])
         raise NoBots(
             f"{place}: no bot there can be used ({bots.seen:,} rejected), the old snapshots stay: the first "
             f"is{_describe(first)}. {_advice('Mend them')}"

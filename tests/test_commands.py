@@ -191,6 +191,7 @@ def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> No
     assert f"version {report.version}" in text.stdout
     assert "from redis" in text.stdout
     assert shown["version"] == report.version
+    assert shown["rejected"] == {"records": {"seen": 1, "rejected": 0}, "bots": {"seen": 0, "rejected": 0}}
     assert shown["runs"][0]["stats"]["predictions_extracted"] == 1
 
     report_unchanged(settings, 5)

@@ -379,9 +379,11 @@ def test_what_an_older_release_wrote_is_read(settings: Settings, redis_server: R
         names = ("records_seen", "records_rejected", "bots_seen", "bots_rejected")
         assert client.hdel(Keys("engine").current, *names) == len(names)
 
-    for where in (source.settings, replace(source.settings, redis_url="redis://127.0.0.1:1/0")):
+    away = replace(source.settings, redis_url="redis://127.0.0.1:1/0")
+    for where, origin in ((source.settings, "redis"), (away, "files")):
         reader = SnapshotReader.from_settings(where)
-        assert reader.manifest().rejected is None
+        state = reader.manifest()
+        assert (state.rejected, state.origin) == (None, origin)
         reader.close()
     manifest = decode_manifest(json.dumps(old).encode())
     assert manifest is not None

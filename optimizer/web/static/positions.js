@@ -56,7 +56,7 @@ function leftOut({ rejected }) {
 
 /** A note beside a sum, with what the sum leaves out. */
 function setNote(node, text, left) {
-  setText(node, [text, left].filter(Boolean).join(", "));
+  setText(node, [text, left].filter(Boolean).join(" · "));
   setAttribute(node, "data-level", left ? "warn" : "good");
 }
 
