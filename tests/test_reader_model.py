@@ -34,7 +34,7 @@ from tests.rolling import a_record, write_json
 from tests.servers import RedisServer, wait_until
 from tests.traces import once, version_of
 
-READERS: Final = 3
+READERS: Final = 4
 DAY_S: Final = 86_400.0
 
 # What each method shows: its version, and the generations of all values in it.
@@ -84,13 +84,12 @@ class Law(RuleBasedStateMachine):
         self._view = directory / "view"
         self._view.symlink_to(directory / "out")
         self._keys = Keys(self._settings.source)
-        self.resume()
-        self.be_writable()
+        self._hangs = self._is_read_only = False
+        self.redis_is("well")
         with server.client as client:
             client.flushall()
         self._generation = 0
         self._generations: dict[int, int] = {}  # by version
-        self._hangs = self._is_read_only = False
         self._backup: dict[bytes, bytes] = {}
         self._readers: list[tuple[ExitStack, SnapshotReader, bool, dict[str, int]]] = []
         self._ahead_s = 0.0
@@ -99,10 +98,13 @@ class Law(RuleBasedStateMachine):
             "time",
             SimpleNamespace(time=lambda: time.time() + self._ahead_s, monotonic=time.monotonic),
         )
+        self.run(new=True, force=False)
+        for kind in KINDS:
+            self.open_reader(kind, without_files=False)
 
     def teardown(self) -> None:
         """Close the readers."""
-        self._server.resume()
+        self._server.resume()  # so that they need not wait
         for stack, *_ in self._readers:
             stack.close()
 
@@ -131,10 +133,11 @@ class Law(RuleBasedStateMachine):
         self._write()
         older = self._generation
         if hangs_at_first:
-            self.hang()
+            self._hang()
 
         def overtake() -> None:
-            self.resume()
+            if self._hangs:
+                self._resume()
             self._write()
             self._optimize(self._generation)
 
@@ -153,15 +156,23 @@ class Law(RuleBasedStateMachine):
 
     # ---- Redis
 
-    @rule()
-    def hang(self) -> None:
-        """Connections are taken, nothing is answered."""
+    @rule(state=st.sampled_from(["hangs", "lost its replicas", "full", "well"]))
+    def redis_is(self, state: str) -> None:
+        """It takes connections and answers nothing; or refuses writes; or all is well again."""
+        if self._hangs:
+            self._resume()
+        with self._server.client as client:
+            client.config_set("min-replicas-to-write", int(state == "lost its replicas"))
+            client.config_set("maxmemory", int(state == "full"))
+        self._is_read_only = state in ("lost its replicas", "full")
+        if state == "hangs":
+            self._hang()
+
+    def _hang(self) -> None:
         self._server.pause()
         self._hangs = True
 
-    @precondition(lambda self: self._hangs)
-    @rule()
-    def resume(self) -> None:
+    def _resume(self) -> None:
         """It goes on, and with what it was sent meanwhile: the lock of a run that gave up would be taken for 10 s."""
         self._server.resume()
         self._hangs = False
@@ -169,23 +180,6 @@ class Law(RuleBasedStateMachine):
             wait_until(client.ping, what="Redis")
             with suppress(redis.ResponseError):  # it refuses writes, and so has refused that one too
                 client.delete(self._keys.lock)
-
-    @precondition(lambda self: not self._hangs)
-    @rule(option=st.sampled_from([("min-replicas-to-write", 1), ("maxmemory", 1)]))
-    def refuse_writes(self, option: tuple[str, int]) -> None:
-        """A master that has lost its replicas, or is full."""
-        with self._server.client as client:
-            client.config_set(*option)
-        self._is_read_only = True
-
-    @precondition(lambda self: not self._hangs and self._is_read_only)
-    @rule()
-    def be_writable(self) -> None:
-        """Its replicas and its memory are back."""
-        with self._server.client as client:
-            client.config_set("min-replicas-to-write", 0)
-            client.config_set("maxmemory", 0)
-        self._is_read_only = False
 
     @precondition(lambda self: not self._hangs and not self._is_read_only)
     @rule()
@@ -214,20 +208,13 @@ class Law(RuleBasedStateMachine):
 
     # ---- files
 
-    @rule()
-    def lag(self) -> None:
-        """The files stay as they are now, for the readers."""
-        copy = self._directory / f"copy-{time.monotonic_ns()}"
-        if (self._directory / "out").exists():
-            shutil.copytree(self._directory / "out", copy, symlinks=True)
-        self._lead_to(copy)
-
-    @rule()
-    def catch_up(self) -> None:
-        """The readers see the files as they are."""
-        self._lead_to(self._directory / "out")
-
-    def _lead_to(self, target: Path) -> None:
+    @rule(lag=st.booleans())
+    def files_lag(self, lag: bool) -> None:
+        """For the readers the files stay as they are now; or they see them as they are again."""
+        target = self._directory / "out"
+        if lag:
+            target = self._directory / f"copy-{time.monotonic_ns()}"
+            shutil.copytree(self._directory / "out", target, symlinks=True)
         partial = self._directory / "view.partial"
         partial.symlink_to(target)
         partial.rename(self._view)
