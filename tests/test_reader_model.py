@@ -84,7 +84,7 @@ class Law(RuleBasedStateMachine):
         self._view = directory / "view"
         self._view.symlink_to(directory / "out")
         self._keys = Keys(self._settings.source)
-        self._hangs = self._is_read_only = False
+        self._redis = "well"
         self.redis_is("well")
         with server.client as client:
             client.flushall()
@@ -99,12 +99,12 @@ class Law(RuleBasedStateMachine):
             SimpleNamespace(time=lambda: time.time() + self._ahead_s, monotonic=time.monotonic),
         )
         self.run(new=True, force=False)
-        for kind in KINDS:
-            self.open_reader(kind, without_files=False)
+        for kind, without_files in ((KINDS[0], False), (KINDS[1], False), (KINDS[0], True)):
+            self.open_reader(kind, without_files=without_files)
 
     def teardown(self) -> None:
         """Close the readers."""
-        self._server.resume()  # so that they need not wait
+        self._bring_back()  # so that they need not wait
         for stack, *_ in self._readers:
             stack.close()
 
@@ -117,8 +117,13 @@ class Law(RuleBasedStateMachine):
             self._write()
         report = self._optimize(self._generation, force=force)
         assert report.status in ("success", "unchanged")
-        if not self._hangs and not self._is_read_only:
-            assert report.cache in ("published", "republished", "current")
+        if self._redis == "well":
+            # A busy machine may take longer than the short timeout here; the next tick gives the set to Redis then.
+            wait_until(lambda: report.cache != "down" or self._optimize(self._generation).cache != "down", what="Redis")
+            pointer, manifest = self._pointer(), read_manifest(self._directory / "out")
+            assert pointer is not None
+            assert manifest is not None
+            assert pointer.version == manifest.version
             self._check_that_all_are_fresh()
 
     @rule()
@@ -127,17 +132,15 @@ class Law(RuleBasedStateMachine):
         self._write()
         self._optimize(self._generation, use_cache=False)
 
-    @rule(hangs_at_first=st.booleans())
-    def overlap(self, hangs_at_first: bool) -> None:
+    @rule(state=st.sampled_from(["away", "hangs", "well"]))
+    def overlap(self, state: str) -> None:
         """A run that is overtaken amid its scan, by one that reads a newer input; Redis may come back in between."""
         self._write()
         older = self._generation
-        if hangs_at_first:
-            self._hang()
+        self.redis_is(state)
 
         def overtake() -> None:
-            if self._hangs:
-                self._resume()
+            self.redis_is("well")
             self._write()
             self._optimize(self._generation)
 
@@ -156,32 +159,30 @@ class Law(RuleBasedStateMachine):
 
     # ---- Redis
 
-    @rule(state=st.sampled_from(["hangs", "lost its replicas", "full", "well"]))
+    @rule(state=st.sampled_from(["away", "hangs", "lost its replicas", "full", "well"]))
     def redis_is(self, state: str) -> None:
-        """It takes connections and answers nothing; or refuses writes; or all is well again."""
-        if self._hangs:
-            self._resume()
+        """It is gone; or takes connections and answers nothing; or refuses writes; or all is well again."""
+        self._bring_back()
         with self._server.client as client:
             client.config_set("min-replicas-to-write", int(state == "lost its replicas"))
             client.config_set("maxmemory", int(state == "full"))
-        self._is_read_only = state in ("lost its replicas", "full")
+        if state == "away":
+            self._server.kill()
         if state == "hangs":
-            self._hang()
+            self._server.pause()
+        self._redis = state
 
-    def _hang(self) -> None:
-        self._server.pause()
-        self._hangs = True
-
-    def _resume(self) -> None:
+    def _bring_back(self) -> None:
         """It goes on, and with what it was sent meanwhile: the lock of a run that gave up would be taken for 10 s."""
+        if self._redis == "away":
+            self._server.start()
         self._server.resume()
-        self._hangs = False
         with self._server.client as client:
             wait_until(client.ping, what="Redis")
             with suppress(redis.ResponseError):  # it refuses writes, and so has refused that one too
                 client.delete(self._keys.lock)
 
-    @precondition(lambda self: not self._hangs and not self._is_read_only)
+    @precondition(lambda self: self._redis == "well")
     @rule()
     def fall_behind(self) -> None:
         """A replica stops hearing from its master."""
@@ -189,7 +190,7 @@ class Law(RuleBasedStateMachine):
             names = cast("list[bytes]", client.keys(self._keys.every))
             self._backup = {name: cast("bytes", client.dump(name)) for name in names}
 
-    @precondition(lambda self: not self._hangs and not self._is_read_only)
+    @precondition(lambda self: self._redis == "well")
     @rule()
     def fail_over(self) -> None:
         """That replica becomes the master, empty where it has never heard of any."""
@@ -198,7 +199,7 @@ class Law(RuleBasedStateMachine):
             for name, dumped in self._backup.items():
                 client.restore(name, 0, cast("Any", dumped))
 
-    @precondition(lambda self: not self._hangs and not self._is_read_only)
+    @precondition(lambda self: self._redis == "well")
     @rule(ahead_s=st.sampled_from([-DAY_S, -60.0, 60.0, DAY_S]))
     def forge_the_time(self, ahead_s: float) -> None:
         """A worker of an earlier release, whose clock is wrong, has confirmed the version."""
@@ -243,25 +244,36 @@ class Law(RuleBasedStateMachine):
         """Of what is held, in Redis and in the files; and none shows an older version or generation than before."""
         pointer = self._pointer()
         for _, reader, has_files, shown in self._readers:
-            reader.refresh()
-            visible = [0 if pointer is None else pointer.version]
             manifest = read_manifest(self._view) if has_files else None
-            visible.append(0 if manifest is None else manifest.version)
-            expected = max(*visible, *shown.values(), 0)
+            visible = [found.version for found in (pointer, manifest) if found is not None]
+            expected = max([*visible, *shown.values()], default=0)
+
+            def shows_it(reader: SnapshotReader = reader, expected: int = expected) -> bool:
+                reader.refresh()
+                return (reader.manifest().version if expected else 0) == expected
+
+            # At once, but for a machine so busy that the short timeout here is too short.
+            wait_until(shows_it, limit_s=5, what=f"version {expected}")
             if not expected:
                 with pytest.raises(SnapshotMissing):
                     reader.predictions()
                 continue
             for name, read in READS.items():
                 self._check(name, read(reader), expected, shown)
-            has_index = (pointer is not None and pointer.version == expected and not self._hangs) or (
-                manifest is not None and manifest.version == expected
-            )
+            has_index = expected in visible
             for name, read in LOOKUPS.items():
-                try:
+                with suppress(SnapshotMissing):
                     self._check(name, read(reader), expected, shown)
-                except SnapshotMissing:
-                    assert not has_index, f"{name}: the index of {expected} is there"
+                    continue
+                assert not has_index or self._finds(reader, read), f"{name}: the index of {expected} is there"
+
+    def _finds(self, reader: SnapshotReader, read: Callable[[SnapshotReader], Any]) -> bool:
+        for _ in range(10):
+            reader.refresh()
+            with suppress(SnapshotMissing):
+                read(reader)
+                return True
+        return False
 
     def _check(self, name: str, seen: tuple[int, set[float]], expected: int, shown: dict[str, int]) -> None:
         version, generations = seen
@@ -285,7 +297,7 @@ class Law(RuleBasedStateMachine):
             assert state.age_s < 30
 
     def _pointer(self) -> Pointer | None:
-        if self._hangs:
+        if self._redis in ("away", "hangs"):
             return None
         with self._server.client as client:
             pointer = Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(self._keys.current)))
@@ -299,8 +311,8 @@ class Law(RuleBasedStateMachine):
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that hangs is given up after a moment; readers look when they are told to."""
     for module in (optimizer.reader, optimizer.async_reader, optimizer.cache):
-        monkeypatch.setattr(module, "READER_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(optimizer.cache, "WRITER_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(module, "READER_TIMEOUT_S", 0.06)
+    monkeypatch.setattr(optimizer.cache, "WRITER_TIMEOUT_S", 0.12)
     monkeypatch.setattr(optimizer.follow, "POLL_S", 60.0)
 
 
@@ -319,5 +331,5 @@ def test_readers_never_go_back_and_never_stand_still(
     """Whatever becomes of Redis, files and clocks, and whenever a reader is opened."""
     run_state_machine_as_test(
         cast("Any", lambda: Law(server, tmp_path / "source", monkeypatch)),  # a factory will do, by its documentation
-        settings=hypothesis_settings(max_examples=20, stateful_step_count=16, deadline=None),
+        settings=hypothesis_settings(max_examples=15, stateful_step_count=15, deadline=None),
     )

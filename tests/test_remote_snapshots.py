@@ -20,6 +20,7 @@ from optimizer.keys import Keys
 from optimizer.locations import Url
 from optimizer.outputs import mark_checked, output_lock, read_current, read_manifest, read_set, write_set
 from optimizer.pipeline import optimize
+from optimizer.records import Report
 from optimizer.settings import Settings
 from optimizer.snapshots import FILE_NAMES, KINDS, MANIFEST_NAME
 from tests.objects import S3Server
@@ -28,7 +29,7 @@ from tests.readers import Open
 from tests.rolling import write_json
 from tests.servers import RedisServer, wait_until
 from tests.test_snapshots import a_set
-from tests.traces import NEW, OLD, no_scan, version_of
+from tests.traces import NEW, OLD, no_scan, once, version_of
 
 NAMES = {MANIFEST_NAME, *FILE_NAMES.values()}
 PUTS = 2 * len(NAMES)
@@ -126,6 +127,23 @@ def test_what_the_fence_raises_stops_the_set(output: Url) -> None:
         write_set(output, a_set(2), fence=fence)
     assert names_in(output) == names_of(1)
     assert read_set(output) == a_set(1)
+
+
+def test_a_run_that_was_overtaken_leaves_the_newer_set(settings_without_redis: Settings, memory: Url) -> None:
+    """Stores know no lock, so two runs may be on: the one with the older input is refused, whatever its version."""
+    settings = replace(settings_without_redis, output_dir=memory)
+    write_json(settings.input, OLD)
+    reports: list[Report] = []
+
+    def overtake() -> None:
+        write_json(settings.input, NEW)
+        reports.append(optimize(settings, use_cache=False))
+
+    with pytest.raises(PublishRefused, match=f"{memory} holds version"):
+        optimize(settings, use_cache=False, progress=once(overtake))
+
+    assert names_in(memory) == names_of(version_of(reports[0]))
+    assert optimize(settings, use_cache=False, progress=no_scan).version == reports[0].version
 
 
 @pytest.mark.parametrize("puts", range(PUTS))

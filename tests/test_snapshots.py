@@ -532,3 +532,16 @@ def test_an_older_set_never_replaces_a_newer_one(tmp_path: Path) -> None:
         write_set(tmp_path, a_set(2))
 
     assert (tmp_path / "current").readlink().name == "3"
+
+
+def test_a_set_never_replaces_one_that_its_run_did_not_know(tmp_path: Path) -> None:
+    """Though its number is higher: it may have been made of an older input."""
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+
+    with pytest.raises(PublishRefused, match=r"version 3 was not published: .* holds version 2 by now"):
+        write_set(tmp_path, a_set(3), replaced=1)
+
+    assert (tmp_path / "current").readlink().name == "2"
+    write_set(tmp_path, a_set(3), replaced=2)
+    assert (tmp_path / "current").readlink().name == "3"
