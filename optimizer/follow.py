@@ -83,6 +83,7 @@ class Follower:
 
     def __init__(self, redis_url: str, source: str, output_dir: Location | None, interval_s: float) -> None:
         self.held: Held | None = None
+        self.prepare: Callable[[Held], None] | None = None  # called with a version before it is shown; may block
         self.cache_up = True  # until the first call fails; then only `look` asks again
         self.url = redis_url
         self.keys = Keys(source)
@@ -193,7 +194,10 @@ class Follower:
         if found is None or (held is not None and held.is_whole and not found.is_whole):
             found = held
         if found is not None:
-            self.held = found.confirmed_by(held, pointer, shown)
+            found = found.confirmed_by(held, pointer, shown)
+            if self.prepare is not None and found is not held:
+                yield partial(self.prepare, found)
+            self.held = found
 
     def catch_up(self) -> Plan[None]:
         """Look on behalf of a lookup: while Redis is away, nobody asks it but the refresher."""

@@ -9,9 +9,10 @@ Invariant: a set is complete in the store before `manifest.json` names it, and a
 `manifest.json` and then the set that it names sees one set, and a writer that dies at any moment leaves the old one.
 
 No lock: stores have none that all of them know. Redis decides which run is on; while it is away, or with `--no-cache`,
-two runs may write at the same time. Each has a set of its own, so both stay whole, and the last manifest wins. At worst
-that names the older input's set, or one that the other run has swept; the next tick then finds another fingerprint, or
-a set that is not whole, and makes it anew. Readers never go back to a version older than the one that they hold.
+two runs may write at the same time. Each has a set of its own, so both stay whole, and the one that finds the other's
+manifest just before it puts its own is refused. Where both look at once, the last manifest wins. At worst that names
+the older input's set, or one that the other run has swept; the next tick then finds another fingerprint, or a set that
+is not whole, and makes it anew. Readers never go back to a version older than the one that they hold.
 
 Errors: `OutputUnwritable` from what writes, `OutputUnreadable` from what reads; `PublishRefused`.
 """

@@ -172,6 +172,15 @@ class Law(RuleBasedStateMachine):
             self._server.pause()
         self._redis = state
 
+    @rule(state=st.sampled_from(["away", "hangs", "lost its replicas", "full"]), new=st.booleans())
+    def outage(self, state: str, new: bool) -> None:
+        """It fails, a run goes on without it, and the first tick after that finds nothing new in the input."""
+        self.redis_is(state)
+        self.run(new=new, force=not new)
+        self.every_method_shows_the_newest()
+        self.redis_is("well")
+        self.run(new=False, force=False)
+
     def _bring_back(self) -> None:
         """It goes on, and with what it was sent meanwhile: the lock of a run that gave up would be taken for 10 s."""
         if self._redis == "away":

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import socket
+import threading
 import time
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -21,12 +22,13 @@ from starlette.testclient import TestClient
 import optimizer.web
 from optimizer import Settings, optimize
 from optimizer.errors import SettingsInvalid
+from optimizer.held import Held
 from optimizer.keys import Keys
 from optimizer.snapshots import FILE_NAMES
-from optimizer.web.pages import PAGE_SYMBOLS
+from optimizer.web.pages import PAGE_SYMBOLS, Pages
 from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer, wait_until
-from tests.traces import NEW, run_old, version_of
+from tests.traces import NEW, OLD, run_old, version_of
 from tests.webs import WebServer, asking
 
 WHOLE = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "portfolio"}
@@ -527,3 +529,35 @@ def test_a_router_of_one_of_several_sources(monkeypatch: pytest.MonkeyPatch, set
     app.include_router(optimizer.web.make_router())
     with pytest.raises(SettingsInvalid, match="rolling_brain, other"), TestClient(app):
         pass
+
+
+def test_no_route_shows_a_version_before_the_others_do(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers are prepared beside the event loop; until they are, lookups and the status show the one before."""
+    write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
+    old = version_of(optimize(settings))
+    prepares, goes_on = threading.Event(), threading.Event()
+
+    class Slow(Pages):
+        def __init__(self, held: Held, fresh: Any) -> None:
+            if held.version != old:
+                prepares.set()
+                assert goes_on.wait(20)
+            super().__init__(held, fresh)
+
+    monkeypatch.setattr("optimizer.web.service.Pages", Slow)
+    with asking(settings) as client:
+
+        def versions() -> set[int]:
+            paths = ("/predictions", "/bots", "/page", "/predictions/AAPL", "/predictions/LOW")
+            found = {int(client.get(path).headers["X-Snapshot-Version"]) for path in paths}
+            return found | {client.get("/status").json()["version"]}
+
+        try:
+            assert versions() == {old}
+            new = version_of(optimize(settings, force=True))
+            assert prepares.wait(20)
+            assert versions() == {old}
+        finally:
+            goes_on.set()
+        wait_until(lambda: client.get("/status").json()["version"] == new, what="the new version")
+        assert versions() == {new}
