@@ -19,9 +19,18 @@ __all__ = ["FUTURE_TOLERANCE_S", "Sightings", "seconds_of", "text_of"]
 FUTURE_TOLERANCE_S: Final = 5.0
 
 
+# The years that `datetime` knows; a file may have been given any time.
+EARLIEST_S: Final = -62_135_596_800.0
+LATEST_S: Final = 253_402_300_799.0
+
+
 def text_of(seconds: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Seconds since the epoch as ISO 8601 in UTC, of the years 1 to 9999."""
+    return (
+        datetime.fromtimestamp(min(max(seconds, EARLIEST_S), LATEST_S), UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 def seconds_of(text: str) -> float:

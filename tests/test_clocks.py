@@ -101,3 +101,5 @@ def test_a_time_as_text_is_that_time() -> None:
     assert seconds_of(text_of(now_s)) == pytest.approx(now_s, abs=1e-3)
     assert text_of(0) == "1970-01-01T00:00:00.000Z"
     assert seconds_of("1970-01-01T01:00:00+01:00") == 0
+    assert text_of(-1e15) == "0001-01-01T00:00:00.000Z"
+    assert text_of(1e15) == "9999-12-31T23:59:59.000Z"
