@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 from optimizer.answers import Answer, Snapshot, State
 from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect_async, redis_answers
 from optimizer.errors import CacheUnavailable
-from optimizer.follow import Calls, Follower, Plan
+from optimizer.follow import Calls, Follower, Look, Plan
 from optimizer.locations import Location
 from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups, ScanStatus
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
@@ -162,9 +162,12 @@ class AsyncSnapshotReader:
     def _is_here(self) -> bool:
         return self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
 
-    async def _look(self) -> None:
+    async def _look(self, version: int | None = None) -> None:
+        """Look; or catch up with a version, if it is not held by then."""
         async with self._lock:
-            await self._do(self.follower.look())
+            if version is not None and self.follower.holds(version):
+                return
+            await self._do(self.follower.look() if version is None else self.follower.catch_up())
             if self._on_look is not None:
                 await self._on_look()
 
@@ -205,7 +208,10 @@ class AsyncSnapshotReader:
                 return result
             answer, failure = None, None
             try:
-                answer = await self.ask(step) if isinstance(step, list) else await asyncio.to_thread(step)
+                if isinstance(step, Look):
+                    await self._look(step.version)
+                else:
+                    answer = await self.ask(step) if isinstance(step, list) else await asyncio.to_thread(step)
             except (CacheUnavailable, *UNREADABLE) as error:
                 failure = error
 

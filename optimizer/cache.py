@@ -13,14 +13,25 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import msgspec
+import redis
 
-from optimizer.connection import UNREADABLE, WRITER_TIMEOUT_S, connect, is_away, redis_answers
+from optimizer.clocks import text_of
+from optimizer.connection import (
+    READER_TIMEOUT_S,
+    UNREADABLE,
+    WRITER_TIMEOUT_S,
+    connect,
+    is_away,
+    is_forbidden,
+    redis_answers,
+)
 from optimizer.deltas import delta_between
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.keys import PAYLOAD_KINDS, VERSION_KINDS, Keys, Pointer, rejected_fields
@@ -209,7 +220,32 @@ class Cache:
     def pointer(self) -> Pointer | None:
         """The current pointer, or `None` where nothing is published."""
         with self._answers():
-            return Pointer.from_hash(cast("dict[bytes, bytes]", self._client.hgetall(self._keys.current)))
+            return self._pointer(self._client)
+
+    def pointer_now(self) -> Pointer | None:
+        """The same, asked also where Redis was away before: it may be back. It gets little time to answer."""
+        if self.answers:
+            return self.pointer()
+        with redis_answers(self._url):
+            client = connect(self._url, timeout_s=READER_TIMEOUT_S)
+            try:
+                return self._pointer(client)
+            finally:
+                client.close()
+
+    def _pointer(self, client: redis.Redis) -> Pointer | None:
+        return Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(self._keys.current)))
+
+    def now(self) -> str:
+        """The time by Redis' clock, which readers compute ages from; by our own where the ACL forbids asking."""
+        try:
+            with self._answers():
+                seconds, microseconds = self._client.time()
+        except CacheUnavailable as error:
+            if not is_forbidden(error):
+                raise
+            return text_of(time.time())
+        return text_of(seconds + microseconds / 1e6)
 
     def is_intact(self, version: int) -> bool:
         """Whether every value of a version is there: a cache may evict."""

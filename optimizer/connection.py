@@ -26,6 +26,7 @@ __all__ = [
     "connect_async",
     "eviction_warning",
     "is_away",
+    "is_forbidden",
     "ping",
     "redis_answers",
 ]
@@ -132,3 +133,8 @@ def redis_answers(url: str) -> Iterator[None]:
 def is_away(error: CacheUnavailable) -> bool:
     """Whether Redis is gone or hangs, so that asking again would cost a timeout; else it answered with an error."""
     return isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError, TimeoutError))
+
+
+def is_forbidden(error: CacheUnavailable) -> bool:
+    """Whether Redis has refused a command to this user."""
+    return isinstance(error.__cause__, redis.exceptions.NoPermissionError)

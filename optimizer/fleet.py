@@ -54,7 +54,8 @@ class Assignment(msgspec.Struct, frozen=True):
     """A run that was handed out, as it is noted in Redis.
 
     `run_id` is whatever its sender knows it by, `token` that of its lock, `version_before` the version that it is to
-    replace (0 for none), `began_s` in seconds since the epoch. `parts` are all the parts of the source, by name, none
+    replace (0 for none), `newest_before` the newest one that Redis or the files had then (`None` in a message of an
+    earlier release), `began_s` in seconds since the epoch. `parts` are all the parts of the source, by name, none
     where it is one file; `to_scan` are the numbers of those that have to be read.
     """
 
@@ -66,6 +67,7 @@ class Assignment(msgspec.Struct, frozen=True):
     parts: list[Part] = []
     to_scan: list[int] = []
     accept: bool = False
+    newest_before: int | None = None
 
 
 class PartOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -153,7 +155,17 @@ def _begin(
     digests = [part.digest for part in parts]
     publisher.keep_only(digests)
     to_scan = [number for number, there in enumerate(publisher.parts_kept(digests)) if force or not there]
-    assignment = Assignment(run_id, publisher.token, publisher.version_before, began_s, force, parts, to_scan, accept)
+    assignment = Assignment(
+        run_id=run_id,
+        token=publisher.token,
+        version_before=publisher.version_before,
+        began_s=began_s,
+        force=force,
+        parts=parts,
+        to_scan=to_scan,
+        accept=accept,
+        newest_before=publisher.newest_before,
+    )
     with publisher.handing_out(msgspec.json.encode(assignment), handover_s(settings)):
         hand_out(assignment)
     return None
@@ -289,7 +301,10 @@ def _end_run(
         else:
             try:
                 assignment = _ASSIGNMENT.decode(noted)
-                is_newest = publisher.version_before == assignment.version_before
+                is_newest = publisher.version_before == assignment.version_before and (
+                    assignment.newest_before is None or publisher.newest_before <= assignment.newest_before
+                )
+                publisher.start_from(assignment.newest_before or 0)
                 report = work(publisher, assignment) if is_newest else skipped(settings, "superseded")
             finally:
                 publisher.end_handed(token)

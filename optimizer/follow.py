@@ -1,12 +1,17 @@
 """What both readers share, without I/O: the version that a process holds, and how to find out about the next one.
 
 Whatever needs Redis or a file is written as a plan, a generator: it yields `Calls` (calls of redis-py that go out in
-one pipeline, answered by the list of their replies) or a function that may block (answered by what it returns), and the
-shells in `reader.py` and `async_reader.py` do what it asks for, each in its own way. A failure of Redis comes back into
-the plan as `CacheUnavailable`. So there is one text of what a reader does, for threads and for asyncio.
+one pipeline, answered by the list of their replies), a function that may block (answered by what it returns) or a
+`Look`, and the shells in `reader.py` and `async_reader.py` do what it asks for, each in its own way. A failure of Redis
+comes back into the plan as `CacheUnavailable`. So there is one text of what a reader does, for threads and for asyncio.
 
-    look()          the refresher's step: read the pointer; fetch, inflate and decode what is new; else the files
+    look()          the refresher's step: see what Redis and the files show, and hold the newest version
     snapshot(kind)  what is held, at once
+
+Invariant: of all that a process can see (held, Redis, files) it holds the newest version that can be read whole, and
+never goes back to an older one. Redis is asked at each look, a directory too; an object store, where each question is a
+request that costs money, at the first look and wherever Redis shows nothing, something older than what is held, or a
+version that no run has confirmed for one and a half intervals.
 
 Errors: `SnapshotMissing` where there is neither a version in Redis nor one in the files.
 """
@@ -17,19 +22,22 @@ import logging
 import random
 import time
 from collections.abc import Callable, Generator
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from optimizer.answers import Snapshot, State
-from optimizer.connection import UNREADABLE, is_away, redis_answers
+from optimizer.clocks import Sightings, seconds_of, text_of
+from optimizer.connection import UNREADABLE, is_away, is_forbidden, redis_answers
 from optimizer.errors import CacheUnavailable, SnapshotMissing
-from optimizer.held import Held, Stored, hold, store, store_each
+from optimizer.held import Held, Sight, Stored, hold, store, store_each
 from optimizer.keys import PAYLOAD_KINDS, Keys, Pointer
-from optimizer.locations import Location
-from optimizer.outputs import manifest_age_s, read_manifest, read_set
+from optimizer.locations import Location, Url
+from optimizer.outputs import read_current, read_set
+from optimizer.patience import Patience
+from optimizer.snapshots import Current
 
-__all__ = ["READ_ATTEMPTS", "Calls", "Follower", "Plan", "call"]
+__all__ = ["READ_ATTEMPTS", "Calls", "Follower", "Look", "Plan", "call"]
 
 # How often the pointer is read: one small HASH. It tells what a lost message would have told, and the age.
 POLL_S: Final = 1.0
@@ -39,12 +47,23 @@ FIRST_RETRY_S: Final = 0.25
 LONGEST_RETRY_S: Final = 2.0
 STALE_INTERVALS: Final = 3
 READ_ATTEMPTS: Final = 3
+# What a directory may take to answer, before a look goes on without it; object stores have limits of their own.
+FILES_TIMEOUT_S: Final = 2.0
 
 _log = logging.getLogger(__name__)
 
 Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
 T = TypeVar("T")
-Plan = Generator[Calls | Callable[[], Any], Any, T]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a plan yields to have its shell look, one look at a time; not where `version` or a newer one is held."""
+
+    version: int
+
+
+Plan = Generator[Calls | Callable[[], Any] | Look, Any, T]
 
 
 def call(name: str, *arguments: Any, **options: Any) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
@@ -64,13 +83,20 @@ class Follower:
 
     def __init__(self, redis_url: str, source: str, output_dir: Location | None, interval_s: float) -> None:
         self.held: Held | None = None
+        self.prepare: Callable[[Held], None] | None = None  # called with a version before it is shown; may block
         self.cache_up = True  # until the first call fails; then only `look` asks again
         self.url = redis_url
         self.keys = Keys(source)
         self.output_dir = output_dir
         self.stale_after_s = STALE_INTERVALS * interval_s
         self.problem = "nobody has looked yet"
+        self.files_problem = f"none in {output_dir}"
         self._failures = 0
+        self._may_ask_time = True
+        self._patience = Patience(FILES_TIMEOUT_S)
+        self._files: Current | None = None  # as they were at the last look
+        self._pointers = Sightings(self.stale_after_s)
+        self._manifests = Sightings(self.stale_after_s)
 
     # ---- what is held
 
@@ -83,7 +109,7 @@ class Follower:
         held = self.held
         if held is None:
             raise SnapshotMissing(
-                f"no snapshot of {self.keys.source!r}: Redis: {self.problem}; files: none in {self.output_dir}. "
+                f"no snapshot of {self.keys.source!r}: Redis: {self.problem}; files: {self.files_problem}. "
                 "Is the worker running? See its log, or run: rolling-optimizer run"
             )
         return held
@@ -121,11 +147,10 @@ class Follower:
         """Which version is held."""
         held = self.current()
         age_s = held.age_s()
-        checked = datetime.fromtimestamp(held.checked_s, UTC).isoformat(timespec="milliseconds")
         return State(
             version=held.version,
             generated_at=held.generated_at,
-            checked_at=checked.replace("+00:00", "Z"),
+            checked_at=held.checked_at,
             origin=held.origin,
             age_s=age_s,
             stale=age_s > self.stale_after_s,
@@ -141,34 +166,48 @@ class Follower:
         delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 10))
         return delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
-    def look(self) -> Plan[None]:
-        """Find out which version is current, and hold it; what is held stays where nothing better is found."""
+    def look(self, *, ask_redis: bool = True) -> Plan[None]:
+        """Find out which version is the newest, and hold it; what is held stays where nothing better is found.
+
+        The shells see to it that there is one look at a time. Without `ask_redis` only the files are seen.
+        """
+        held, pointer, shown = self.held, None, None
         found: Held | None = None
-        try:
-            with redis_answers(self.url):
-                found = yield from self._from_redis()
-            if not self.cache_up:
-                _log.info("[RollingOptimizer] Redis is back")
-            self.cache_up, self._failures = True, 0
-            problem = "it holds no snapshot that can be read"
-        except CacheUnavailable as error:
-            self.failed(error)
-            problem = str(error)
-        if found is None:
+        if ask_redis:
             try:
-                found = yield self._from_files
+                with redis_answers(self.url):
+                    pointer, found = yield from self._from_redis()
+                if not self.cache_up:
+                    _log.info("[RollingOptimizer] Redis is back")
+                self.cache_up, self._failures = True, 0
+                self.problem = "it holds no snapshot that can be read"
+            except CacheUnavailable as error:
+                self.failed(error)
+                self.problem = str(error)
+        if self._needs_files(pointer, found):
+            self.files_problem = f"none in {self.output_dir}"
+            try:
+                shown = yield self._see_files
+                if shown is not None and not self._is_older(shown) and not _covers(found, shown):
+                    found = _better(pointer, found, (yield partial(self._from_files, shown)))
             except UNREADABLE as error:
-                problem += f"; the files cannot be read: {error}"
-        self.problem = problem
-        held = self.held
-        # A replica that lags, after a failover, names an older version that nobody has confirmed since.
-        if found and held and found.version < held.version and found.checked_s <= held.checked_s:
-            return
+                self.files_problem = f"{self.output_dir} cannot be read: {error}"
         # Of a newer version a part cannot be read anywhere: the old one, whole and growing old, is better.
-        if found and held and held.is_whole and not found.is_whole:
-            return
-        if found:
+        if found is None or (held is not None and held.is_whole and not found.is_whole):
+            found = held
+        if found is not None:
+            found = found.confirmed_by(held, pointer, shown)
+            if self.prepare is not None and found is not held:
+                yield partial(self.prepare, found)
             self.held = found
+
+    def catch_up(self) -> Plan[None]:
+        """Look on behalf of a lookup: while Redis is away, nobody asks it but the refresher."""
+        return self.look(ask_redis=self.cache_up)
+
+    def holds(self, version: int) -> bool:
+        """Whether this version or a newer one is held."""
+        return self.held is not None and self.held.version >= version
 
     def failed(self, error: CacheUnavailable) -> None:
         """Leave a Redis that is away to the refresher; one that answers with an error is asked again."""
@@ -176,18 +215,44 @@ class Follower:
             if self.cache_up:
                 _log.warning("[RollingOptimizer] Redis is away, what is held or in the files answers: %s", error)
             self.cache_up = False
+            self._may_ask_time = True
             self._failures += 1
 
-    def pointer(self) -> Plan[Pointer | None]:
-        """The pointer as it is now."""
-        [fields] = yield [call("hgetall", self.keys.current)]
-        return Pointer.from_hash(fields)
+    def read_files(self, read: Callable[[], T]) -> T:
+        """What a function reads from the files; blocks, and not for ever.
 
-    def _from_redis(self) -> Plan[Held | None]:
-        pointer = yield from self.pointer()
+        Raises:
+            OSError: They cannot be read, or a directory does not answer in time.
+        """
+        return read() if isinstance(self.output_dir, Url) else self._patience(read)
+
+    def _is_older(self, sight: Sight) -> bool:
+        return self.held is not None and sight.version < self.held.version
+
+    def _pointer(self) -> Plan[Sight | None]:
+        """What the pointer shows, dated by Redis' own clock where that may be asked."""
+        asked = call("hgetall", self.keys.current)
+        now: tuple[int, int] | None = None
+        try:
+            fields, now = (yield [asked, call("time")]) if self._may_ask_time else [*(yield [asked]), None]
+        except CacheUnavailable as error:
+            if not (self._may_ask_time and is_forbidden(error)):
+                raise
+            self._may_ask_time = False  # until Redis was away: its ACL may be another then
+            [fields] = yield [asked]
+        pointer = Pointer.from_hash(fields)
+        if pointer is None:
+            return None
+        told_s, now_s = seconds_of(pointer.checked_at), time.time() if now is None else now[0] + now[1] / 1e6
+        since_s = self._pointers.since_s(pointer.version, told_s, now_s, same_clock=now is not None)
+        return Sight.of_pointer(pointer, since_s)
+
+    def _from_redis(self) -> Plan[tuple[Sight | None, Held | None]]:
+        """What the pointer shows, and that version as far as it can be read, unless what is held is newer."""
+        pointer = yield from self._pointer()
         for _ in range(READ_ATTEMPTS):
-            if pointer is None:
-                return None
+            if pointer is None or self._is_older(pointer):
+                return pointer, None
             payloads = self._known(pointer)
             wanted = [kind for kind in PAYLOAD_KINDS if kind not in payloads]
             replies: list[bytes | None] = []
@@ -196,56 +261,68 @@ class Follower:
             if None not in replies:
                 break
             # It was replaced and has expired between the two reads, or was evicted: the pointer tells.
-            before, pointer = pointer, (yield from self.pointer())
+            before, pointer = pointer, (yield from self._pointer())
             if pointer is not None and pointer.version == before.version:
                 break
         else:
-            return None
+            return pointer, None
         if not wanted and self.held is not None and self.held.origin == "redis":
-            return replace(self.held, checked_s=_seconds(pointer.checked_at))
+            return pointer, self.held
         data = {kind: item for kind, item in zip(wanted, replies, strict=True) if item is not None}
-        payloads |= yield lambda: store_each(pointer.etags, data)
-        if len(payloads) < len(PAYLOAD_KINDS):
-            try:
-                files: Held | None = yield self._from_files
-            except UNREADABLE as error:  # what Redis still holds is better than nothing
-                _log.debug("the files cannot be read: %s", error)
-                files = None
-            if files is not None and files.version == pointer.version:
-                payloads = {**files.payloads, **payloads}
-            elif files is not None:
-                return files  # of one version, where a mixture would be none
-        checked_s = _seconds(pointer.checked_at)
-        return hold(pointer.version, pointer.generated_at, checked_s, "redis", payloads, rejected=pointer.rejected)
+        payloads |= yield partial(store_each, pointer.etags, data)
+        return pointer, hold(pointer, "redis", payloads)
 
-    def _known(self, pointer: Pointer) -> dict[str, Stored]:
-        """The payloads of this pointer that are held already."""
+    def _known(self, pointer: Sight) -> dict[str, Stored]:
+        """The payloads of this version that are held already."""
         held = self.held
         if held is None or held.version != pointer.version:
             return {}
-        known = {kind: stored for kind, stored in held.payloads.items() if stored.etag == pointer.etags[kind]}
-        if held.origin == "redis":
-            return known
-        return {kind: replace(stored, origin="redis") for kind, stored in known.items()}
+        if held.origin != "redis":
+            held = held.from_("redis")
+        return {kind: stored for kind, stored in held.payloads.items() if stored.etag == pointer.etags[kind]}
 
-    def _from_files(self) -> Held | None:
-        """The version in the files, unless what is held is newer; blocks."""
+    def _needs_files(self, pointer: Sight | None, found: Held | None) -> bool:
+        if not isinstance(self.output_dir, Url):
+            return self.output_dir is not None
+        if self.held is None or pointer is None or found is None or not found.is_whole:
+            return True
+        return time.monotonic() - pointer.checked_s > self.stale_after_s / 2
+
+    def _see_files(self) -> Sight | None:
+        """What the files show; blocks."""
+        assert self.output_dir is not None  # noqa: S101 - asked before
+        files = self._files = self.read_files(partial(read_current, self.output_dir, self._files))
+        if files is None:
+            return None
+        since_s = self._manifests.since_s(files.manifest.version, files.checked_s, time.time(), same_clock=False)
+        return Sight.of_manifest(files.manifest, text_of(files.checked_s), since_s)
+
+    def _from_files(self, shown: Sight) -> Held | None:
+        """The version in the files, which is not older than what is held; blocks."""
+        assert self.output_dir is not None  # noqa: S101 - asked before
         held = self.held
-        manifest = None if self.output_dir is None else read_manifest(self.output_dir)
-        if manifest is None or self.output_dir is None or (held is not None and manifest.version < held.version):
+        if held is not None and held.is_whole and held.is_at(shown):
+            return held if held.origin == "files" else held.from_("files")
+        found = self.read_files(partial(read_set, self.output_dir, kinds=PAYLOAD_KINDS))
+        if found is None or found.manifest.version < shown.version:
             return None
-        checked_s = time.time() - manifest_age_s(self.output_dir)
-        if held is not None and held.is_whole and held.is_set_of(manifest):
-            return replace(held, checked_s=checked_s, origin="files", payloads=held.payloads_from("files"))
-        found = read_set(self.output_dir, kinds=PAYLOAD_KINDS)
-        if found is None:
-            return None
-        manifest = found.manifest
-        payloads = {
-            kind: store(kind, manifest.snapshots[kind].sha256, "files", data) for kind, data in found.payloads.items()
-        }
-        return hold(manifest.version, manifest.generated_at, checked_s, "files", payloads, rejected=manifest.rejected)
+        if found.manifest.version > shown.version:  # written since; when that was says the next look
+            shown = Sight.of_manifest(found.manifest, shown.checked_at, shown.checked_s)
+        payloads = {kind: store(kind, shown.etags[kind], "files", data) for kind, data in found.payloads.items()}
+        return hold(shown, "files", payloads)
 
 
-def _seconds(timestamp: str) -> float:
-    return datetime.fromisoformat(timestamp).timestamp()
+def _covers(redis: Held | None, shown: Sight) -> bool:
+    """Whether the files are not needed beside what Redis has."""
+    return redis is not None and redis.is_whole and redis.version >= shown.version
+
+
+def _better(pointer: Sight | None, redis: Held | None, files: Held | None) -> Held | None:
+    """The newest version that one place, or both together, have whole; never a mixture of two."""
+    if pointer is None or redis is None or files is None:
+        return redis or files
+    if redis.version != files.version:
+        return files if files.version > redis.version or not redis.is_whole else redis
+    same = {kind: stored for kind, stored in files.payloads.items() if stored.etag == pointer.etags[kind]}
+    filled = hold(pointer, "redis", {**same, **redis.payloads})
+    return filled if filled.is_whole else files

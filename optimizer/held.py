@@ -11,16 +11,16 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
 from optimizer.answers import Origin
 from optimizer.connection import UNREADABLE
-from optimizer.keys import PAYLOAD_KINDS
+from optimizer.keys import PAYLOAD_KINDS, Pointer
 from optimizer.records import BotsSnapshot, Index, Manifest, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected
 
-__all__ = ["Held", "Stored", "hold", "store", "store_each"]
+__all__ = ["Held", "Sight", "Stored", "hold", "store", "store_each"]
 
 _DECODERS: Final[Mapping[str, Callable[[bytes], Any]]] = {
     "predictions": msgspec.json.Decoder(PredictionsSnapshot).decode,
@@ -42,11 +42,43 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """One version, whole; never changed, only replaced. `checked_s` is in seconds since the epoch."""
+class Sight:
+    """What a place, the pointer or the files, shows at a moment; `checked_s` as in `Held`."""
 
     version: int
+    fingerprint: str
     generated_at: str
+    checked_at: str
+    checked_s: float
+    etags: Mapping[str, str]
+    rejected: Rejected | None = None
+
+    @classmethod
+    def of_pointer(cls, pointer: Pointer, checked_s: float) -> Self:
+        """What Redis shows."""
+        told = (pointer.version, pointer.fingerprint, pointer.generated_at, pointer.checked_at)
+        return cls(*told, checked_s, pointer.etags, pointer.rejected)
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest, checked_at: str, checked_s: float) -> Self:
+        """What the files show."""
+        etags = {kind: entry.sha256 for kind, entry in manifest.snapshots.items()}
+        told = (manifest.version, manifest.fingerprint, manifest.generated_at, checked_at)
+        return cls(*told, checked_s, etags, manifest.rejected)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One version, whole; never changed, only replaced.
+
+    `checked_at` is when a run last made or confirmed it, by the clock of the place that told so; `checked_s` is the
+    same on this process's monotonic clock, from which the age is computed.
+    """
+
+    version: int
+    fingerprint: str
+    generated_at: str
+    checked_at: str
     checked_s: float
     origin: Origin
     payloads: Mapping[str, Stored]
@@ -60,32 +92,37 @@ class Held:
 
     def age_s(self) -> float:
         """Seconds since a run last made or confirmed this version."""
-        return max(0.0, time.time() - self.checked_s)
+        return max(0.0, time.monotonic() - self.checked_s)
 
-    def payloads_from(self, origin: Origin) -> dict[str, Stored]:
-        """The same payloads, where another place is found to hold them too."""
-        return {kind: replace(stored, origin=origin) for kind, stored in self.payloads.items()}
+    def confirmed_by(self, *seen: Held | Sight | None) -> Held:
+        """The same version with its newest confirmation.
 
-    def is_set_of(self, manifest: Manifest) -> bool:
-        """Whether a manifest lists these very payloads."""
-        return self.version == manifest.version and all(
-            stored.etag == manifest.snapshots[kind].sha256 for kind, stored in self.payloads.items()
+        An older version of the same input that is confirmed says as much of this one: the input is still what it was.
+        """
+        newest: Held | Sight = self
+        for one in seen:
+            if one is not None and one.fingerprint == self.fingerprint and one.checked_s > newest.checked_s:
+                newest = one
+        return self if newest is self else replace(self, checked_at=newest.checked_at, checked_s=newest.checked_s)
+
+    def from_(self, origin: Origin) -> Held:
+        """The same version, where another place is found to hold it too."""
+        payloads = {kind: replace(stored, origin=origin) for kind, stored in self.payloads.items()}
+        return replace(self, origin=origin, payloads=payloads)
+
+    def is_at(self, sight: Sight) -> bool:
+        """Whether a place shows these very payloads."""
+        return self.version == sight.version and all(
+            stored.etag == sight.etags.get(kind) for kind, stored in self.payloads.items()
         )
 
 
-def hold(
-    version: int,
-    generated_at: str,
-    checked_s: float,
-    origin: Origin,
-    payloads: Mapping[str, Stored],
-    *,
-    rejected: Rejected | None = None,
-) -> Held:
-    """A version of these payloads."""
+def hold(sight: Sight, origin: Origin, payloads: Mapping[str, Stored]) -> Held:
+    """The version that a place shows, with these payloads."""
     best = payloads.get("predictions")
     records = {} if best is None else {record.symbol: record for record in best.value.predictions}
-    return Held(version, generated_at, checked_s, origin, payloads, records, rejected)
+    told = (sight.version, sight.fingerprint, sight.generated_at, sight.checked_at, sight.checked_s)
+    return Held(*told, origin, payloads, records, sight.rejected)
 
 
 def store(kind: str, etag: str, origin: Origin, data: bytes) -> Stored:

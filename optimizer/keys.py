@@ -8,7 +8,8 @@
 | rolling:{S}:current       | HASH    | the pointer: version, generated_at, checked_at,     | never              |
 |                           |         | fingerprint, KIND_etag, KIND_bytes, KIND_count,     |                    |
 |                           |         | UNITS_seen and UNITS_rejected of records and bots;  |                    |
-|                           |         | flipped by a publish, checked_at set by each tick   |                    |
+|                           |         | flipped by a publish, checked_at set by each tick,  |                    |
+|                           |         | by Redis' own clock                                 |                    |
 | rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
 | rolling:{S}:V:bots        | STRING  | the same                                            | next version; the  |
 | rolling:{S}:V:portfolio   | STRING  | the same                                            | current one never  |

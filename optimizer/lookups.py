@@ -1,11 +1,15 @@
 """Lookups, the plans of `symbol`, `top` and `runs`: from what is held, else from Redis, else from the files. No I/O.
 
-One small question to Redis, for the version that is held; where that has expired meanwhile, for the next one.
+Every answer is of the version that is held, so that no method shows an older one than another, or a newer one that the
+others do not show yet. Where neither Redis nor the files have the index of that version (any more, or yet), the reader
+looks for a newer one; if there is none, it is a missing snapshot: the index of an older version would be a step back,
+and "no such symbol" not true.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -13,9 +17,9 @@ import msgspec
 from optimizer.answers import Answer, Origin
 from optimizer.connection import UNREADABLE, redis_answers
 from optimizer.errors import CacheUnavailable, SnapshotMissing
-from optimizer.follow import READ_ATTEMPTS, Calls, Follower, Plan, call
-from optimizer.held import Held, Stored, store
-from optimizer.outputs import read_manifest, read_set
+from optimizer.follow import READ_ATTEMPTS, Calls, Follower, Look, Plan, call
+from optimizer.held import Held, Sight, store
+from optimizer.outputs import read_set
 from optimizer.records import Index, Record, Report
 
 __all__ = ["LOOKUPS_AT_ONCE", "Lookups", "ScanStatus"]
@@ -39,35 +43,44 @@ class Lookups:
 
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
-        self._index: tuple[int, Stored] | None = None
+        self._index: tuple[Sight, Index] | None = None
 
     def symbol(self, symbol: str) -> Plan[Answer[Record | None]]:
         """The record of one symbol of the index; `None` in it where there is no such symbol."""
-        held = self._follower.current()
-        record = held.records.get(symbol)
-        if record is not None:
-            return self._answer(held.version, held.payloads["predictions"].origin, record)
-        found = yield from self._lookup(held, lambda version: self._symbol_from_redis(version, symbol))
-        if found is not None:
-            return found
-        version, index = yield from self._index_from_files()
-        record = next((record for record in index.symbols if record.symbol == symbol), None)
-        return self._answer(version, "files", record)
+
+        def from_redis(held: Held) -> Plan[Answer[Record | None] | None]:
+            key = self._follower.keys.payload(held.version, "symbols")
+            data, exists = yield [call("hget", key, symbol.encode("utf-8", "surrogatepass")), call("exists", key)]
+            return self._answer(held, "redis", None if data is None else _RECORD.decode(data)) if exists else None
+
+        def from_index(records: list[Record]) -> Record | None:
+            return next((record for record in records if record.symbol == symbol), None)
+
+        def from_held(held: Held) -> Answer[Record | None] | None:
+            record = held.records.get(symbol)
+            return None if record is None else self._answer(held, held.payloads["predictions"].origin, record)
+
+        return self._look_up(from_held, from_redis, from_index)
 
     def top(self, n: int, offset: int) -> Plan[Answer[list[Record]]]:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
         if n < 0 or offset < 0:
             raise ValueError(f"n={n} and offset={offset} may not be negative")
         n, offset = min(n, MAX_RANK), min(offset, MAX_RANK)
-        held = self._follower.current()
-        best = held.payloads.get("predictions")
-        if best is not None and offset + n <= len(best.value.predictions):
-            return self._answer(held.version, best.origin, best.value.predictions[offset : offset + n])
-        found = yield from self._lookup(held, lambda version: self._top_from_redis(version, n, offset))
-        if found is not None:
-            return found
-        version, index = yield from self._index_from_files()
-        return self._answer(version, "files", index.symbols[offset : offset + n])
+
+        def from_redis(held: Held) -> Plan[Answer[list[Record]] | None]:
+            return self._top_from_redis(held, n, offset)
+
+        def from_index(records: list[Record]) -> list[Record]:
+            return records[offset : offset + n]
+
+        def from_held(held: Held) -> Answer[list[Record]] | None:
+            best = held.payloads.get("predictions")
+            if best is None or offset + n > len(best.value.predictions):
+                return None
+            return self._answer(held, best.origin, best.value.predictions[offset : offset + n])
+
+        return self._look_up(from_held, from_redis, from_index)
 
     def runs(self, count: int, status: ScanStatus | None) -> Plan[list[Report]]:
         """The newest reports, newest first; none where Redis is away. A report that cannot be read is left out."""
@@ -85,49 +98,60 @@ class Lookups:
                 found.append(_REPORT.decode(fields.get(b"report", b"")))
             except UNREADABLE:  # of another release
                 continue
-        yield from self._catch_up(max((report.version or 0 for report in found), default=0))
+        # Who has read of a version must not be shown an older one after that.
+        newest = max((report.version or 0 for report in found), default=0)
+        if not self._follower.holds(newest):
+            yield Look(newest)
         return found
 
-    def _lookup(self, held: Held, read: Callable[[int], Plan[Answer[T] | None]]) -> Plan[Answer[T] | None]:
-        """Ask Redis for a part of the version that is held, or of the next one where it has expired by now."""
+    def _look_up(
+        self,
+        from_held: Callable[[Held], Answer[T] | None],
+        from_redis: Callable[[Held], Plan[Answer[T] | None]],
+        from_index: Callable[[list[Record]], T],
+    ) -> Plan[Answer[T]]:
+        """Ask wherever the version that is held may be; then look for a newer one, and ask for that."""
+        follower, problem = self._follower, "not of this version"
+        for _ in range(READ_ATTEMPTS):
+            held = follower.current()
+            found = from_held(held) or (yield from self._ask_redis(held, from_redis))
+            if found is not None:
+                return found
+            try:
+                index: Index | None = yield partial(self._read_index, held)
+            except UNREADABLE as error:
+                index, problem = None, f"they cannot be read: {error}"
+            if index is not None:
+                return self._answer(held, "files", from_index(index.symbols))
+            yield Look(held.version + 1)
+            if follower.held is held:
+                break
+        raise SnapshotMissing(
+            f"no index of {follower.keys.source!r} for version {follower.current().version}, the newest that is known: "
+            f"Redis: {follower.problem if not follower.cache_up else 'not of this version'}; files in "
+            f"{follower.output_dir}: {problem}. The next run mends it: is the worker running?"
+        )
+
+    def _ask_redis(self, held: Held, read: Callable[[Held], Plan[Answer[T] | None]]) -> Plan[Answer[T] | None]:
         if not self._follower.cache_up or held.origin != "redis":
             return None
-        version = held.version
         try:
-            for _ in range(READ_ATTEMPTS):
-                with redis_answers(self._follower.url):
-                    found = yield from read(version)
-                if found is not None:
-                    yield from self._catch_up(version)
-                    return found
-                pointer = yield from self._follower.pointer()
-                if pointer is None:
-                    return None
-                version = pointer.version
+            with redis_answers(self._follower.url):
+                return (yield from read(held))
         except CacheUnavailable as error:
             self._follower.failed(error)
-        return None
+            return None
 
-    def _catch_up(self, version: int) -> Plan[None]:
-        """Hold what a lookup has seen: whoever saw a version never sees an older one again."""
-        held = self._follower.held
-        if version and (held is None or held.version < version):
-            yield from self._follower.look()
-
-    def _symbol_from_redis(self, version: int, symbol: str) -> Plan[Answer[Record | None] | None]:
-        key = self._follower.keys.payload(version, "symbols")
-        data, exists = yield [call("hget", key, symbol.encode("utf-8", "surrogatepass")), call("exists", key)]
-        return self._answer(version, "redis", None if data is None else _RECORD.decode(data)) if exists else None
-
-    def _top_from_redis(self, version: int, n: int, offset: int) -> Plan[Answer[list[Record]] | None]:
-        ranking, key = self._follower.keys.payload(version, "ranking"), self._follower.keys.payload(version, "symbols")
+    def _top_from_redis(self, held: Held, n: int, offset: int) -> Plan[Answer[list[Record]] | None]:
+        keys = self._follower.keys
+        ranking, key = keys.payload(held.version, "ranking"), keys.payload(held.version, "symbols")
         symbols = (yield from self._ranked_symbols(ranking, n, offset)) if n else []
         wanted: Calls = [call("exists", key, ranking)]
         replies = yield wanted + ([call("hmget", key, symbols)] if symbols else [])
         data: list[bytes | None] = replies[1] if symbols else []
         if replies[0] != 2 or None in data:
             return None
-        return self._answer(version, "redis", [_RECORD.decode(item) for item in data if item is not None])
+        return self._answer(held, "redis", [_RECORD.decode(item) for item in data if item is not None])
 
     def _ranked_symbols(self, key: str, n: int, offset: int) -> Plan[list[bytes]]:
         """Symbols of a window of the ranking.
@@ -146,36 +170,22 @@ class Lookups:
         ordered = sorted(groups, key=lambda entry: (-entry[1], entry[0]))
         return [symbol for symbol, _ in ordered[offset - before : offset - before + n]]
 
-    def _index_from_files(self) -> Plan[tuple[int, Index]]:
-        follower, problem = self._follower, "none"
-        found = None
-        try:
-            found = yield self._read_index
-        except UNREADABLE as error:
-            problem = f"they cannot be read: {error}"
-        if found is None:
-            raise SnapshotMissing(
-                f"no index of {follower.keys.source!r}: Redis: {follower.problem}; files in {follower.output_dir}: "
-                f"{problem}. Is the worker running? See its log, or run: rolling-optimizer run"
-            )
-        version, index = found
-        yield from self._catch_up(version)
-        return version, index.value
-
-    def _read_index(self) -> tuple[int, Stored] | None:
-        """The index from the files, decoded once a version; blocks."""
-        manifest = None if self._follower.output_dir is None else read_manifest(self._follower.output_dir)
-        if manifest is None or self._follower.output_dir is None:
-            return None
-        if self._index is None or self._index[0] != manifest.version:
-            found = read_set(self._follower.output_dir, kinds=("index",))
-            if found is None:
+    def _read_index(self, held: Held) -> Index | None:
+        """The index of the version that is held, from the files, decoded once a version; blocks."""
+        follower = self._follower
+        if self._index is None or not held.is_at(self._index[0]):
+            if follower.output_dir is None:
                 return None
-            entry = found.manifest.snapshots["index"]
-            self._index = (found.manifest.version, store("index", entry.sha256, "files", found.payloads["index"]))
-        return self._index
+            found = follower.read_files(partial(read_set, follower.output_dir, kinds=("index",)))
+            if found is None or not held.is_at(Sight.of_manifest(found.manifest, "", 0.0)):
+                return None
+            stored = store("index", found.manifest.snapshots["index"].sha256, "files", found.payloads["index"])
+            self._index = (Sight.of_manifest(found.manifest, "", 0.0), stored.value)
+        return self._index[1]
 
-    def _answer(self, version: int, origin: Origin, value: T) -> Answer[T]:
-        age_s = self._follower.current().age_s()
+    def _answer(self, held: Held, origin: Origin, value: T) -> Answer[T]:
+        age_s = held.age_s()
         stale = age_s > self._follower.stale_after_s
-        return Answer(version=version, etag=f"{version:x}", value=value, origin=origin, age_s=age_s, stale=stale)
+        return Answer(
+            version=held.version, etag=f"{held.version:x}", value=value, origin=origin, age_s=age_s, stale=stale
+        )

@@ -12,9 +12,9 @@ from optimizer import remote_snapshots as remote
 from optimizer import snapshots as local
 from optimizer.locations import Location, Url
 from optimizer.records import Manifest
-from optimizer.snapshots import KINDS, SnapshotSet
+from optimizer.snapshots import KINDS, Current, SnapshotSet
 
-__all__ = ["manifest_age_s", "mark_checked", "output_lock", "read_manifest", "read_set", "write_set"]
+__all__ = ["mark_checked", "output_lock", "read_current", "read_manifest", "read_set", "write_set"]
 
 
 def output_lock(output: Location) -> AbstractContextManager[bool]:
@@ -22,12 +22,17 @@ def output_lock(output: Location) -> AbstractContextManager[bool]:
     return remote.output_lock(output) if isinstance(output, Url) else local.output_lock(output)
 
 
-def write_set(output: Location, snapshots: SnapshotSet, *, fence: Callable[[], None] = lambda: None) -> None:
-    """Write a set and make it the current one; `fence` is called just before that, and what it raises stops it."""
+def write_set(
+    output: Location, snapshots: SnapshotSet, *, replaced: int | None = None, fence: Callable[[], None] = lambda: None
+) -> None:
+    """Write a set and make it the current one, in place of the version that was current when its input was opened.
+
+    `fence` is called just before that, and what it raises stops it.
+    """
     if isinstance(output, Url):
-        remote.write_set(output, snapshots, fence=fence)
+        remote.write_set(output, snapshots, replaced=replaced, fence=fence)
     else:
-        local.write_set(output, snapshots, fence=fence)
+        local.write_set(output, snapshots, replaced=replaced, fence=fence)
 
 
 def read_manifest(output: Location) -> Manifest | None:
@@ -35,9 +40,12 @@ def read_manifest(output: Location) -> Manifest | None:
     return remote.read_manifest(output) if isinstance(output, Url) else local.read_manifest(output)
 
 
-def manifest_age_s(output: Location) -> float:
-    """Seconds since a run last made or confirmed the current set; infinite where there is none."""
-    return remote.manifest_age_s(output) if isinstance(output, Url) else local.manifest_age_s(output)
+def read_current(output: Location, before: Current | None = None) -> Current | None:
+    """The manifest of the current set with its time, `None` where there is no usable one.
+
+    `before` is what was found the last time: a local file that has not changed since is not read again.
+    """
+    return remote.read_current(output) if isinstance(output, Url) else local.read_current(output, before)
 
 
 def read_set(output: Location, *, kinds: Sequence[str] = KINDS) -> SnapshotSet | None:

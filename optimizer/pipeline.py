@@ -12,8 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 
+from optimizer.clocks import text_of
 from optimizer.engine import choose_engine
 from optimizer.errors import RunTimedOut
 from optimizer.inputs import Input, Progress, Scanned, open_input
@@ -129,14 +129,17 @@ def alone(settings: Settings, publisher: Publisher, handed: str | None = None) -
     object store has no lock and is always free; see `remote_snapshots.py` for two runs there without Redis.
     """
     with output_lock(settings.output_dir) as directory_is_free, publisher.lock(handed) as source_is_free:
+        before = read_manifest(settings.output_dir)
+        publisher.start_from(before.version if before else 0)
         yield directory_is_free if source_is_free is None else source_is_free
 
 
 def confirm(settings: Settings, publisher: Publisher, rolling: Input) -> Report | None:
-    """Where nothing has changed, confirm the current set, and give it back to Redis where that lost it.
+    """Where nothing has changed, confirm the current set, and give it to Redis where that has none or an older one.
 
     Returns:
-        The report; `None` where there is something to scan: a change, or files that are not whole.
+        The report; `None` where there is something to scan: a change, files that are not whole, or a Redis that shows
+        another set that is as new as theirs.
     """
     manifest = read_manifest(settings.output_dir)
     if manifest is None or manifest.fingerprint != rolling.fingerprint:
@@ -144,20 +147,22 @@ def confirm(settings: Settings, publisher: Publisher, rolling: Input) -> Report 
     snapshots = read_set(settings.output_dir)
     if snapshots is None:
         return None
-    now = _now()
-    if publisher.holds(manifest.fingerprint):
-        publisher.mark_checked(now)
+    standing = publisher.compare(snapshots.manifest)
+    if standing == "other":
+        return None
+    if standing == "current":
+        publisher.mark_checked()
         done = "current"
     else:
-        publisher.publish(snapshots, checked_at=now)
+        publisher.publish(snapshots)
         done = "republished"
     mark_checked(settings.output_dir)
     publisher.parts_kept([part.digest for part in rolling.parts])  # so that they stay
     return Report(
         "unchanged",
         settings.source,
-        now,
-        version=manifest.version,
+        _now(),
+        version=max(manifest.version, publisher.version_before),
         cache=publisher.outcome(done),
         rejected=manifest.rejected,
     )
@@ -176,8 +181,7 @@ def publish(settings: Settings, publisher: Publisher, scanned: Scanned, *, accep
     found = scanned.found
     check_plausible(settings, found, accept=accept)
     ranked = found.selection.finish()
-    before = read_manifest(settings.output_dir)
-    newest = max(publisher.newest_version(), before.version if before else 0)
+    newest = max(publisher.newest_version(), publisher.newest_before)
     snapshots = encode_set(
         source=settings.source,
         version=max(time.time_ns() // 1_000_000, newest + 1),
@@ -189,8 +193,8 @@ def publish(settings: Settings, publisher: Publisher, scanned: Scanned, *, accep
         rejected=found.rejected,
         gzip_level=settings.gzip_level,
     )
-    write_set(settings.output_dir, snapshots, fence=publisher.check_lock)
-    publisher.publish(snapshots, checked_at=snapshots.manifest.generated_at)
+    write_set(settings.output_dir, snapshots, replaced=publisher.newest_before, fence=publisher.check_superseded)
+    publisher.publish(snapshots)
     publisher.keep_only([part.digest for part in scanned.parts])
     return Report(
         "success",
@@ -239,4 +243,4 @@ def skipped(settings: Settings, reason: str) -> Report:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return text_of(time.time())

@@ -2,21 +2,21 @@
 
 Redis is where routers read, not what the files depend on. So a run whose Redis is away goes on, writes its files and
 says so in its report; the next tick publishes from the files. Only a refusal stops a run: its lock is gone, or somebody
-else has published since.
+else has published since, though Redis was away when the run began.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Literal
 
 from optimizer.cache import Cache, Lock
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.keys import Pointer
-from optimizer.records import Report
+from optimizer.records import Manifest, Report
 from optimizer.settings import Settings
 from optimizer.snapshots import SnapshotSet
 
@@ -32,6 +32,7 @@ class Publisher:
         self._cache = Cache(settings.redis_url, settings.source, settings.interval_s) if use_cache else None
         self._lock: Lock | None = None
         self._before: Pointer | None = None
+        self.newest_before = 0  # the newest version when the run began, in Redis and in the files
         self.state: Literal["up", "down", "off"] = "up" if use_cache else "off"
 
     def __enter__(self) -> Publisher:
@@ -71,12 +72,19 @@ class Publisher:
                         lock = self._live.adopt(handed)
                     self._lock = stack.enter_context(lock)
                     self._before = self._live.pointer()
+            if self.state == "down" and self._cache and self._cache.answers:  # it refuses writes, and may be read
+                with suppress(CacheUnavailable):
+                    self._before = self._cache.pointer()
             yield self._lock.held if self._lock and self._live else None
 
     @property
     def version_before(self) -> int:
         """The version that the run starts from, 0 for none."""
         return self._before.version if self._before else 0
+
+    def start_from(self, version: int) -> None:
+        """Note the version in the files before the input is opened; what is newer than both at the end came between."""
+        self.newest_before = max(self.newest_before, self.version_before, version)
 
     def newest_version(self) -> int:
         """The newest version that Redis knows of, 0 for none."""
@@ -86,25 +94,41 @@ class Publisher:
                 return max(newest, self._live.newest_delta())
         return newest
 
-    def holds(self, fingerprint: str) -> bool:
-        """Whether what Redis shows was made from this input, and is all there."""
+    def compare(self, manifest: Manifest) -> Literal["current", "behind", "other"]:
+        """How Redis stands to the set in the files, which was made from the input as it is now.
+
+        `current`: it shows this set or a newer one of the same input, and all of it. `behind`: it has to be given this
+        set. `other`: it shows something else that is as new, so a new version has to be made.
+        """
         with self._tolerating():
             if self._live:
-                before = self._before
-                return before is not None and before.fingerprint == fingerprint and self._live.is_intact(before.version)
-        return True
+                before, version = self._before, manifest.version
+                is_same = before is not None and before.fingerprint == manifest.fingerprint
+                if before and is_same and before.version >= version and self._live.is_intact(before.version):
+                    return "current"
+                is_taken = before is not None and before.version == version and not is_same
+                return "other" if is_taken or self.newest_version() > version else "behind"
+        return "current"
 
-    def check_lock(self) -> None:
+    def check_superseded(self) -> None:
         """Check, before files or Redis show anything, that the run is still the only one.
 
         Raises:
-            PublishRefused: It is not.
+            PublishRefused: It is not, or Redis, where it was away before, is back and has a newer version.
         """
         with self._tolerating():
             if self._live and self._lock and not self._live.owns(self._lock):
                 raise PublishRefused("the lock was lost during the run (was it paused?); the next tick starts anew")
+        if self._cache:
+            with suppress(CacheUnavailable):
+                now = self._cache.pointer_now()
+                if now is not None and now.version > self.newest_before:
+                    raise PublishRefused(
+                        f"Redis holds version {now.version} by now, published while this run was on; the next tick "
+                        "starts anew"
+                    )
 
-    def publish(self, snapshots: SnapshotSet, *, checked_at: str) -> None:
+    def publish(self, snapshots: SnapshotSet) -> None:
         """Make a set the current one.
 
         Raises:
@@ -112,17 +136,18 @@ class Publisher:
         """
         with self._tolerating():
             if self._live and self._lock:
-                self._live.publish(snapshots, lock=self._lock, before=self._before, checked_at=checked_at)
+                now = self._live.now()
+                self._live.publish(snapshots, lock=self._lock, before=self._before, checked_at=now)
 
     def outcome(self, done: str) -> str:
         """What a report says of the cache: what was done, or why it was not."""
         return done if self.state == "up" else self.state
 
-    def mark_checked(self, at: str) -> None:
+    def mark_checked(self) -> None:
         """Note that what Redis shows is still the newest."""
         with self._tolerating():
             if self._live and self._before:
-                self._live.mark_checked(self._before.version, at)
+                self._live.mark_checked(self._before.version, self._live.now())
 
     # ---- runs that are handed out to the fleet
 

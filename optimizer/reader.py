@@ -25,7 +25,7 @@ import redis
 from optimizer.answers import Answer, Snapshot, State
 from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect, redis_answers
 from optimizer.errors import CacheUnavailable
-from optimizer.follow import Calls, Follower, Plan
+from optimizer.follow import Calls, Follower, Look, Plan
 from optimizer.locations import Location
 from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups, ScanStatus
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
@@ -130,9 +130,14 @@ class SnapshotReader:
                     self._refresher = refresher
         return self._follower
 
-    def _look(self) -> None:
+    def _look(self, version: int | None = None) -> None:
+        """Look; or catch up with a version, if it is not held by then."""
+        follower = self._follower
         with self._lock:
-            self._do(self._follower.look())
+            if version is None:
+                self._do(follower.look())
+            elif not follower.holds(version):
+                self._do(follower.catch_up())
 
     def _wait(self) -> float:
         return self._follower.delay_s()
@@ -151,7 +156,10 @@ class SnapshotReader:
                 return result
             answer, failure = None, None
             try:
-                answer = self._ask(step) if isinstance(step, list) else step()
+                if isinstance(step, Look):
+                    self._look(step.version)
+                else:
+                    answer = self._ask(step) if isinstance(step, list) else step()
             except (CacheUnavailable, *UNREADABLE) as error:
                 failure = error
 

@@ -9,9 +9,10 @@ Invariant: a set is complete in the store before `manifest.json` names it, and a
 `manifest.json` and then the set that it names sees one set, and a writer that dies at any moment leaves the old one.
 
 No lock: stores have none that all of them know. Redis decides which run is on; while it is away, or with `--no-cache`,
-two runs may write at the same time. Each has a set of its own, so both stay whole, and the last manifest wins. At worst
-that names the older input's set, or one that the other run has swept; the next tick then finds another fingerprint, or
-a set that is not whole, and makes it anew. Readers never go back to a version older than the one that they hold.
+two runs may write at the same time. Each has a set of its own, so both stay whole, and the one that finds the other's
+manifest just before it puts its own is refused. Where both look at once, the last manifest wins. At worst that names
+the older input's set, or one that the other run has swept; the next tick then finds another fingerprint, or a set that
+is not whole, and makes it anew. Readers never go back to a version older than the one that they hold.
 
 Errors: `OutputUnwritable` from what writes, `OutputUnreadable` from what reads; `PublishRefused`.
 """
@@ -19,7 +20,6 @@ Errors: `OutputUnwritable` from what writes, `OutputUnreadable` from what reads;
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +36,7 @@ from optimizer.snapshots import (
     MANIFEST_NAME,
     READ_ATTEMPTS,
     VERSIONS_NAME,
+    Current,
     SnapshotSet,
     check_newer,
     decode_manifest,
@@ -43,7 +44,7 @@ from optimizer.snapshots import (
 )
 from optimizer.stores import answers, file_system
 
-__all__ = ["manifest_age_s", "mark_checked", "output_lock", "read_manifest", "read_set", "write_set"]
+__all__ = ["mark_checked", "output_lock", "read_current", "read_manifest", "read_set", "write_set"]
 
 # A set newer than the current one is being written, or its writer has died: nobody writes for so long. A version is
 # milliseconds since the epoch.
@@ -60,12 +61,15 @@ def output_lock(output: Url) -> Iterator[bool]:
     yield True
 
 
-def write_set(output: Url, snapshots: SnapshotSet, *, fence: Callable[[], None] = lambda: None) -> None:
+def write_set(
+    output: Url, snapshots: SnapshotSet, *, replaced: int | None = None, fence: Callable[[], None] = lambda: None
+) -> None:
     """Put a set and make it the current one.
 
     Args:
         output: The place.
         snapshots: The set.
+        replaced: The version that was current when its input was opened, 0 for none, see `check_newer`.
         fence: Called when the set is in the store, just before its names become its own; what it raises stops that.
 
     Raises:
@@ -80,7 +84,7 @@ def write_set(output: Url, snapshots: SnapshotSet, *, fence: Callable[[], None] 
         try:
             store.pipe({(directory / name).text: data for name, data in {**files, MANIFEST_NAME: manifest}.items()})
             fence()
-            check_newer(version, read_manifest(output), output)
+            check_newer(version, replaced, read_manifest(output), output)
         except BaseException:
             _remove(output, version)
             raise
@@ -102,18 +106,21 @@ def read_manifest(output: Url) -> Manifest | None:
             return None
 
 
-def manifest_age_s(output: Url) -> float:
-    """Seconds since a run last made or confirmed the current set, by the store's clock; infinite where there is none.
+def read_current(output: Url) -> Current | None:
+    """The manifest of the current set with its time by the store's clock, or `None` where there is no usable one.
 
     Raises:
         OutputUnreadable: The store does not say.
     """
+    store, name = file_system(output), (output / MANIFEST_NAME).text
     with _reading(output):
         try:
-            modified: datetime = file_system(output).modified((output / MANIFEST_NAME).text)
+            modified: datetime = store.modified(name)
+            manifest = decode_manifest(store.cat_file(name))
         except FileNotFoundError:
-            return math.inf
-    return time.time() - (modified if modified.tzinfo else modified.replace(tzinfo=UTC)).timestamp()
+            return None
+    seconds = (modified if modified.tzinfo else modified.replace(tzinfo=UTC)).timestamp()
+    return None if manifest is None else Current(manifest, seconds)
 
 
 def read_set(output: Url, *, kinds: Sequence[str] = KINDS) -> SnapshotSet | None:

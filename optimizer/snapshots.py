@@ -19,12 +19,10 @@ import errno
 import fcntl
 import gzip
 import hashlib
-import math
 import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -55,14 +53,15 @@ __all__ = [
     "MANIFEST_NAME",
     "READ_ATTEMPTS",
     "VERSIONS_NAME",
+    "Current",
     "SnapshotSet",
     "check_newer",
     "decode_manifest",
     "encode_manifest",
     "encode_set",
-    "manifest_age_s",
     "mark_checked",
     "output_lock",
+    "read_current",
     "read_manifest",
     "read_set",
     "write_set",
@@ -103,6 +102,19 @@ class SnapshotSet:
     def index(self) -> list[Record]:
         """The records of the index, best first."""
         return _INDEX.decode(gzip.decompress(self.payloads["index"])).symbols
+
+
+@dataclass(frozen=True)
+class Current:
+    """The manifest of the current set, and when a run last made or confirmed that.
+
+    `checked_s` is in seconds since the epoch, by the clock of the file system or the store. `mark` is another one when
+    the file is, where that can be told without reading it.
+    """
+
+    manifest: Manifest
+    checked_s: float
+    mark: tuple[int, int, int] | None = None
 
 
 def encode_set(
@@ -150,16 +162,24 @@ def decode_manifest(data: bytes) -> Manifest | None:
         return None
 
 
-def check_newer(version: int, current: Manifest | None, where: Location) -> None:
-    """Check that a version is newer than the one that is there.
+def check_newer(version: int, replaced: int | None, current: Manifest | None, where: Location) -> None:
+    """Check, before a version becomes current, that it is newer than what is there, and that nobody came between.
+
+    Args:
+        version: The version.
+        replaced: The newest version when its input was opened; `None` where that does not matter. A newer one may be
+            of a newer input, however high the number of this one is.
+        current: What is there now.
+        where: The place.
 
     Raises:
-        PublishRefused: It is not.
+        PublishRefused: Somebody else has written a version meanwhile.
     """
-    if current is not None and current.version >= version:
+    newest = version - 1 if replaced is None else min(replaced, version - 1)
+    if current is not None and current.version > newest:
         raise PublishRefused(
-            f"version {version} was not published: {where} holds version {current.version} by now (was this run "
-            "paused?); the next tick starts anew"
+            f"version {version} was not published: {where} holds version {current.version} by now, written while this "
+            "run was on; the next tick starts anew"
         )
 
 
@@ -180,12 +200,19 @@ def output_lock(output_dir: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def write_set(output_dir: Path, snapshots: SnapshotSet, *, fence: Callable[[], None] = lambda: None) -> None:
+def write_set(
+    output_dir: Path,
+    snapshots: SnapshotSet,
+    *,
+    replaced: int | None = None,
+    fence: Callable[[], None] = lambda: None,
+) -> None:
     """Write a set and make it the current one. The caller holds the `output_lock`.
 
     Args:
         output_dir: The directory.
         snapshots: The set.
+        replaced: The version that was current when its input was opened, 0 for none, see `check_newer`.
         fence: Called when the set is on the disk, and again just before it becomes the current one; what it raises
             stops that. A file system knows no "rename if the lock is still mine", so this is as close as files allow.
 
@@ -198,6 +225,11 @@ def write_set(output_dir: Path, snapshots: SnapshotSet, *, fence: Callable[[], N
     # A name of its own: a run that is stopped here and overtaken goes on some day, and the other may have made the same
     # version (where the clock is behind the newest). What it then writes and removes must be its own.
     partial = versions / f"{version}.{secrets.token_hex(8)}.partial"
+
+    def check() -> None:
+        fence()
+        check_newer(snapshots.manifest.version, replaced, read_manifest(output_dir), output_dir)
+
     with _explained(output_dir):
         _check_names(output_dir)
         versions.mkdir(exist_ok=True)
@@ -208,8 +240,7 @@ def write_set(output_dir: Path, snapshots: SnapshotSet, *, fence: Callable[[], N
                 _write_file(partial / FILE_NAMES[kind], data)
             _write_file(partial / MANIFEST_NAME, encode_manifest(snapshots.manifest))
             _sync_directory(partial)
-            fence()
-            check_newer(snapshots.manifest.version, read_manifest(output_dir), output_dir)
+            check()
             partial.rename(versions / version)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -217,7 +248,7 @@ def write_set(output_dir: Path, snapshots: SnapshotSet, *, fence: Callable[[], N
                 fence()  # whoever overtook this run has swept its files: then that is the reason
             raise
         _sync_directory(versions)
-        fence()  # again: a disk may take its time to sync; the next run sweeps what is left here then
+        check()  # again: a disk may take its time to sync; the next run sweeps what is left here then
         _link(output_dir / CURRENT_NAME, f"{VERSIONS_NAME}/{version}")
         _link_names(output_dir)
         _sync_directory(output_dir)
@@ -232,12 +263,26 @@ def read_manifest(output_dir: Path) -> Manifest | None:
         return None
 
 
-def manifest_age_s(output_dir: Path) -> float:
-    """Seconds since a run last made or confirmed the current set; infinite where there is none."""
+def read_current(output_dir: Path, before: Current | None = None) -> Current | None:
+    """The manifest of the current set with its time, or `None` where there is no usable one.
+
+    Args:
+        output_dir: The directory.
+        before: What was found the last time; the file is only read again where it is another one.
+
+    Raises:
+        OSError: It is there and cannot be read.
+    """
+    path = output_dir / CURRENT_NAME / MANIFEST_NAME
     try:
-        return time.time() - (output_dir / CURRENT_NAME / MANIFEST_NAME).stat().st_mtime
-    except OSError:
-        return math.inf
+        if before is not None and _mark(path.stat()) == before.mark:
+            return before
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            manifest = decode_manifest(file.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return None if manifest is None else Current(manifest, status.st_mtime, _mark(status))
 
 
 def read_set(output_dir: Path, *, kinds: Sequence[str] = KINDS) -> SnapshotSet | None:
@@ -266,6 +311,10 @@ def mark_checked(output_dir: Path) -> None:
         _link_names(output_dir)
         _sweep(output_dir)
         os.utime(output_dir / CURRENT_NAME / MANIFEST_NAME)
+
+
+def _mark(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _lock(descriptor: int) -> bool:

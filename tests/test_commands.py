@@ -251,6 +251,7 @@ def test_status_with_max_age_is_a_health_check(settings: Settings, data: Path, r
     optimize(settings)
     with redis_server.client as client:
         client.hset("rolling:{rolling_brain}:current", "checked_at", "2026-01-01T00:00:00.000Z")
+    os.utime(local(settings.output_dir) / "manifest.json", (0, 0))
     old = rolling_optimizer(data, "status", "--max-age", 60, **variables)
     optimize(settings)
     fresh = rolling_optimizer(data, "status", "--max-age", 60, **variables)

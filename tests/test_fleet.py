@@ -20,7 +20,17 @@ from optimizer.keys import Keys
 from optimizer.records import Report
 from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer
-from tests.traces import assert_redis_holds_the_files, assert_tidy, once, run_old, runs_of, symbols_shown, version_of
+from tests.traces import (
+    assert_redis_holds_the_files,
+    assert_tidy,
+    files_of,
+    no_scan,
+    once,
+    run_old,
+    runs_of,
+    symbols_shown,
+    version_of,
+)
 
 
 @pytest.fixture
@@ -119,6 +129,22 @@ def test_a_lost_assignment_is_told_and_replaced_by_the_next_tick(settings: Setti
     write_json(settings.input, {"AMD": a_record()})
     handed_out(settings)  # and of that which has ended nobody says that it is lost
     assert [one.error for one in runs_of(redis_server, settings.source) if one.error] == ["RunLost"]
+
+
+def test_parts_that_were_overtaken_in_the_files_are_not_merged(parted: Settings, redis_server: RedisServer) -> None:
+    """By a run that found Redis away: it has read newer parts, and Redis knows nothing of it."""
+    assignment = handed_out(parted)
+    outcomes = [scan_one_part(parted, assignment.token, part.location) for part in assignment.parts]
+    write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.99)})
+    newer = optimize(parted, use_cache=False)
+    files = files_of(local(parted.output_dir))
+
+    assert merge_parts(parted, assignment.token, outcomes).reason == "superseded"
+
+    assert files_of(local(parted.output_dir)) == files
+    report = optimize(parted, progress=no_scan)
+    assert (report.cache, report.version) == ("republished", newer.version)
+    assert_redis_holds_the_files(redis_server, parted)
 
 
 def test_a_lost_chord_is_replaced_and_what_it_had_scanned_is_not_read_again(

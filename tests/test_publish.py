@@ -15,6 +15,7 @@ import pytest
 
 import optimizer.cache
 from optimizer import Report, Settings, optimize
+from optimizer.clocks import seconds_of
 from optimizer.errors import PublishRefused, SourceMissing
 from optimizer.keys import VERSION_KINDS, Keys
 from optimizer.snapshots import output_lock
@@ -209,6 +210,155 @@ def test_what_was_made_without_cache_is_published_by_the_next_run(
     assert [(name.decode(), json.loads(fields[b"delta"])["before"]) for name, fields in entries] == [
         (f"{second.version}-0", first.version)
     ]
+
+
+# ---- versions: Redis beside files
+
+
+def test_a_forced_run_without_redis_is_published_by_the_next(own_settings: Settings, own_redis: RedisServer) -> None:
+    """Its input is the one that Redis shows, and its version is newer."""
+    own_redis.start()
+    first = run_old(own_settings)
+    own_redis.kill()
+    forced = optimize(own_settings, force=True)
+    assert (forced.status, forced.cache) == ("success", "down")
+    assert version_of(forced) > version_of(first)
+    own_redis.start()
+
+    report = run_when_free(own_settings, progress=no_scan)
+
+    assert (report.status, report.cache, report.version) == ("unchanged", "republished", forced.version)
+    assert_redis_holds_the_files(own_redis, own_settings)
+
+
+def test_a_newer_version_of_the_same_input_is_current(
+    settings: Settings, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Of a worker whose output directory is another: neither scans for the other's sake, at however many ticks."""
+    run_old(settings)
+    elsewhere = replace(settings, output_dir=tmp_path / "elsewhere")
+    newest = version_of(optimize(elsewhere, force=True))
+
+    for each in (settings, elsewhere) * 2:
+        report = optimize(each, progress=no_scan)
+        assert (report.status, report.cache, report.version) == ("unchanged", "current", newest)
+    assert_redis_holds_the_files(redis_server, elsewhere)
+
+
+def _newer_of_another_input(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
+    del redis_server
+    assert optimize(replace(settings, output_dir=tmp_path / "elsewhere", min_confidence=0.1)).cache == "published"
+
+
+def _same_version_of_another_input(settings: Settings, redis_server: RedisServer, _tmp_path: Path) -> None:
+    with redis_server.client as client:
+        client.hset(Keys(settings.source).current, "fingerprint", "another")
+
+
+def _newer_and_not_whole(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
+    newest = version_of(optimize(replace(settings, output_dir=tmp_path / "elsewhere"), force=True))
+    with redis_server.client as client:
+        client.delete(Keys(settings.source).payload(newest, "bots"))
+
+
+def _pointer_lost_after_a_newer_one(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
+    optimize(replace(settings, output_dir=tmp_path / "elsewhere", top_symbols_limit=1))
+    with redis_server.client as client:
+        assert client.xlen(Keys(settings.source).deltas) == 1  # which knows the newer version
+        client.delete(Keys(settings.source).current)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _newer_of_another_input,
+        _same_version_of_another_input,
+        _newer_and_not_whole,
+        _pointer_lost_after_a_newer_one,
+    ],
+)
+def test_what_redis_shows_is_not_replaced_by_an_older_version(
+    settings: Settings,
+    redis_server: RedisServer,
+    tmp_path: Path,
+    make: Callable[[Settings, RedisServer, Path], None],
+) -> None:
+    """Though the input is that of the files: a new version is made, newer than both, and the next tick is quiet."""
+    first = run_old(settings)
+    make(settings, redis_server, tmp_path)
+    with redis_server.client as client:
+        known = [int(cast("bytes", client.hget(Keys(settings.source).current, "version") or 0))]
+        known += [int(name.split(b"-")[0]) for name, _ in cast("Any", client.xrange(Keys(settings.source).deltas))]
+
+    report = optimize(settings)
+
+    assert (report.status, report.cache) == ("success", "published")
+    assert version_of(report) > max(version_of(first), *known)
+    assert_redis_holds_the_files(redis_server, settings)
+    assert optimize(settings, progress=no_scan).cache == "current"
+
+
+def test_a_confirmation_is_dated_by_redis_or_where_that_is_forbidden_by_the_worker(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """An ACL of an earlier release does not know TIME."""
+    with redis_server.client as client:
+        client.execute_command("ACL", "SETUSER", "old", "on", ">made-up", "~*", "&*", "+@all", "-time")
+        try:
+            old = replace(settings, redis_url=settings.redis_url.replace("://", "://old:made-up@"))
+            assert run_old(old).cache == "published"
+            assert optimize(old).cache == "current"
+            told = cast("bytes", client.hget(Keys(settings.source).current, "checked_at")).decode()
+        finally:
+            client.execute_command("ACL", "DELUSER", "old")
+    assert abs(seconds_of(told) - time.time()) < 60
+
+
+# ---- a run that began before what is newest now
+
+
+@pytest.mark.parametrize("shares_files", [True, False], ids=["same files", "other files"])
+def test_a_run_that_began_without_redis_does_not_replace_what_came_meanwhile(
+    own_settings: Settings, own_redis: RedisServer, tmp_path: Path, shares_files: bool
+) -> None:
+    """Redis comes back amid its scan, and another run publishes a newer input: nothing of the older one is shown."""
+    run_old(own_settings)  # Redis is not up yet
+    files = files_of(local(own_settings.output_dir))
+    overtaking = own_settings if shares_files else replace(own_settings, output_dir=tmp_path / "elsewhere")
+    reports: list[Report] = []
+
+    def overtake() -> None:
+        own_redis.start()
+        write_json(own_settings.input, NEW)
+        reports.append(optimize(overtaking))
+
+    with pytest.raises(PublishRefused, match=f"version {'[0-9]*'} by now"):
+        optimize(own_settings, force=True, progress=once(overtake))
+
+    assert reports[0].cache == "published"
+    assert_redis_holds_the_files(own_redis, overtaking)
+    if not shares_files:
+        assert files_of(local(own_settings.output_dir)) == files
+    assert symbols_shown(overtaking) == ["NVDA", "MSFT"]
+    assert_tidy(own_settings, own_redis)
+    assert optimize(own_settings).status in ("success", "unchanged")
+    assert symbols_shown(own_settings) == ["NVDA", "MSFT"]
+
+
+def test_a_redis_that_refuses_writes_does_not_stop_files_of_ones_own(
+    settings: Settings, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """What it shows was there before the run began, however new it is beside these files."""
+    run_old(settings)
+    elsewhere = replace(settings, output_dir=tmp_path / "elsewhere")
+    with redis_server.client as client:
+        client.config_set("min-replicas-to-write", 1)
+        try:
+            for _ in range(2):
+                assert optimize(elsewhere, force=True).cache == "down"
+                assert symbols_shown(elsewhere) == ["MSFT", "AAPL"]
+        finally:
+            client.config_set("min-replicas-to-write", 0)
 
 
 def test_a_run_without_cache_leaves_redis_alone(settings: Settings, redis_server: RedisServer) -> None:

@@ -7,6 +7,7 @@ import gc
 import gzip
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -24,8 +27,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import optimizer.async_reader
+import optimizer.cache
 import optimizer.follow
 import optimizer.held
+import optimizer.reader
 from optimizer import (
     Answer,
     AsyncSnapshotReader,
@@ -38,6 +44,7 @@ from optimizer import (
 )
 from optimizer.answers import Origin
 from optimizer.cache import Cache
+from optimizer.clocks import seconds_of, text_of
 from optimizer.follow import Follower
 from optimizer.keys import Keys
 from optimizer.records import BotSummary, Holding, Report
@@ -661,7 +668,7 @@ def test_a_new_version_is_seen_after_a_restart(
 def test_a_replica_that_lags_does_not_bring_back_what_was(
     settings: Settings, redis_server: RedisServer, open_reader: Open
 ) -> None:
-    """After a failover an older pointer is passed over, until a run confirms it: then it is what is current."""
+    """After a failover an older pointer is passed over, also when it claims to have been confirmed since."""
     old = version_of(run_old(settings))
     keys = Keys(settings.source)
     with redis_server.client as client:
@@ -681,7 +688,212 @@ def test_a_replica_that_lags_does_not_bring_back_what_was(
 
         client.hset(keys.current, "checked_at", "2099-01-01T00:00:00.000Z")
         reader.refresh()
-        assert reader.predictions().version == old
+        assert reader.predictions().version == new > old
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and readers that give up on a Redis that hangs after a moment."""
+    monkeypatch.setattr(optimizer.cache, "WRITER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(optimizer.cache, "READER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optimizer.reader, "READER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optimizer.async_reader, "READER_TIMEOUT_S", 0.1)
+
+
+def write_with_low(settings: Settings, price: float) -> Report:
+    """Make a version of a new input with a symbol that is only in the index."""
+    records = {symbol: a_record(last_price=price) for symbol in ("AAPL", "MSFT")}
+    write_json(settings.input, records | {"LOW": a_record(last_price=price, confidence=0.1)})
+    return optimize(settings)
+
+
+def shown_by(reader: SnapshotReader) -> dict[str, int]:
+    """The version that each method shows, lookups beyond the predictions as well."""
+    lookups: dict[str, Callable[[SnapshotReader], Any]] = {
+        "low": lambda reader: reader.symbol("LOW"),
+        "missing": lambda reader: reader.symbol("MISSING"),
+        "deep": lambda reader: reader.top(9),
+    }
+    return {name: read(reader).version for name, read in (READS | lookups).items()}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_files_are_shown_as_long_as_redis_lags(
+    own_settings: Settings, own_redis: RedisServer, open_reader: Open
+) -> None:
+    """Redis hangs, comes back and refuses writes: what goes on in the files is shown, by readers old and new."""
+    write_with_low(own_settings, 1)
+    reader = open_reader(own_settings)
+    reader.predictions()
+    own_redis.pause()
+    second = write_with_low(own_settings, 2)
+    assert second.cache == "down"
+    reader.refresh()
+    assert set(shown_by(reader).values()) == {second.version}
+
+    own_redis.resume()
+    with own_redis.client as client:
+        client.delete(Keys(own_settings.source).lock)
+        client.config_set("min-replicas-to-write", 1)
+    for price in (3, 4, 5):
+        report = write_with_low(own_settings, price)
+        assert report.cache == "down"
+        reader.refresh()
+        assert set(shown_by(reader).values()) == {report.version}
+        assert set(shown_by(open_reader(own_settings)).values()) == {report.version}
+
+    with own_redis.client as client:
+        client.config_set("min-replicas-to-write", 0)
+    assert optimize(own_settings).cache == "republished"
+    reader.refresh()
+    assert (reader.predictions().origin, set(shown_by(reader).values())) == ("redis", {report.version})
+
+
+def test_lookups_do_not_follow_a_stale_replica(
+    settings: Settings, redis_server: RedisServer, open_reader: Open
+) -> None:
+    """They answer for the version that is held: from the files, or, where those are not seen, not at all."""
+    first = write_with_low(settings, 1)
+    with redis_server.client as client:
+        before = {name: client.dump(name) for name in cast("list[bytes]", client.keys(Keys(settings.source).every))}
+        readers = [open_reader(settings), open_reader(settings, "redis")]
+        second = write_with_low(settings, 2)
+        for reader in readers:
+            reader.refresh()
+        client.flushall()
+        for name, dumped in before.items():
+            client.restore(name, 0, cast("bytes", dumped))
+    assert version_of(second) > version_of(first)
+
+    for _ in range(2):
+        for reader in readers:
+            reader.refresh()
+        assert set(shown_by(readers[0]).values()) == {second.version}
+        assert {read(readers[1]).version for read in READS.values()} == {second.version}
+        for look_up in (lambda: readers[1].symbol("LOW"), lambda: readers[1].top(9)):
+            with pytest.raises(SnapshotMissing, match=f"no index of 'rolling_brain' for version {second.version}"):
+                look_up()
+
+    assert optimize(settings).cache == "republished"
+    assert set(shown_by(readers[1]).values()) == {second.version}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_lookups_do_not_follow_files_that_lag(
+    own_settings: Settings, own_redis: RedisServer, open_reader: Open, tmp_path: Path
+) -> None:
+    """While Redis hangs, files that are older than what is held are left alone."""
+    write_with_low(own_settings, 1)
+    shutil.copytree(local(own_settings.output_dir), tmp_path / "lags", symlinks=True)
+    second = write_with_low(own_settings, 2)
+    reader = open_reader(replace(own_settings, output_dir=tmp_path / "lags"))
+    assert reader.symbol("LOW").version == second.version
+    own_redis.pause()
+    reader.refresh()
+
+    assert {read(reader).version for read in READS.values()} == {second.version}
+    with pytest.raises(SnapshotMissing, match="not of this version"):
+        reader.symbol("LOW")
+
+
+def test_a_file_system_that_hangs_does_not_hold_up_redis(
+    settings: Settings, open_reader: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks go on, and new versions show; the files are seen again when they answer. A FIFO hangs when it is opened."""
+    monkeypatch.setattr(optimizer.follow, "FILES_TIMEOUT_S", 0.1)
+    run_old(settings)
+    hanging = replace(settings, output_dir=local(settings.output_dir).parent / "hanging")
+    directory = local(hanging.output_dir) / "current"
+    directory.mkdir(parents=True)
+    os.mkfifo(directory / "manifest.json")
+    reader = open_reader(hanging)
+    try:
+        for _ in range(3):
+            version = version_of(optimize(settings, force=True))
+            wait_until(partial(shows, reader, version), limit_s=5, what="the new version")
+            assert reader.predictions().origin == "redis"
+    finally:
+        (directory / "manifest.json").open("wb").close()
+
+
+# ---- clocks
+
+
+@pytest.mark.parametrize("ahead_s", [120.0, -120.0, 86_400.0])
+def test_an_age_is_by_the_clock_of_redis(
+    settings: Settings, redis_server: RedisServer, open_reader: Open, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    """Whatever the clocks of reader and worker: a confirmation is fresh, and one of two minutes ago is stale."""
+    with monkeypatch.context() as worker:
+        worker.setattr(time, "time", lambda now=time.time: now() + ahead_s)
+        run_old(settings)
+        assert optimize(settings).cache == "current"
+    key = Keys(settings.source).current
+    with redis_server.client as client, monkeypatch.context() as patched:
+        told = cast("bytes", client.hget(key, "checked_at")).decode()
+        assert abs(seconds_of(told) - time.time()) < 60
+        clock = SimpleNamespace(time=lambda: time.time() + ahead_s, monotonic=time.monotonic)
+        patched.setattr(optimizer.follow, "time", clock)
+        state = open_reader(settings, "redis").manifest()
+        assert (state.stale, state.checked_at) == (False, told)
+        assert state.age_s < 60
+
+        client.hset(key, "checked_at", text_of(time.time() - 120))
+        state = open_reader(settings, "redis").manifest()
+        assert state.stale
+        assert 119 < state.age_s < 180
+
+
+def test_a_confirmation_in_the_future_is_stale_until_the_next(
+    settings: Settings, redis_server: RedisServer, open_reader: Open
+) -> None:
+    """A worker of an earlier release whose clock is a day ahead: its death is noticed, and its life as well."""
+    run_old(settings)
+    key = Keys(settings.source).current
+    with redis_server.client as client:
+        client.hset(key, "checked_at", text_of(time.time() + 86_400))
+        reader = open_reader(settings, "redis")
+        assert reader.manifest().stale
+
+        client.hset(key, "checked_at", text_of(time.time() + 86_430))
+        reader.refresh()
+        assert not reader.manifest().stale
+
+
+def test_files_from_the_future_are_stale_until_they_are_confirmed(settings: Settings, open_reader: Open) -> None:
+    """A file server whose clock is ahead."""
+    run_old(settings, use_cache=False)
+    os.utime(local(settings.output_dir) / "manifest.json", (time.time() + 3_600, time.time() + 3_600))
+    reader = open_reader(settings, "files")
+    assert reader.manifest().stale
+
+    os.utime(local(settings.output_dir) / "manifest.json", (time.time() + 3_630, time.time() + 3_630))
+    reader.refresh()
+    state = reader.manifest()
+    assert not state.stale
+    assert state.age_s < 60
+
+
+def test_an_older_version_of_the_same_input_that_is_confirmed_keeps_what_is_held_fresh(
+    settings: Settings, redis_server: RedisServer, open_reader: Open
+) -> None:
+    """The input is still what it was when the version that is held was made of it."""
+    fast = replace(settings, interval_s=0.3)
+    run_old(fast)
+    reader = open_reader(fast)
+    forced = version_of(optimize(fast, force=True))
+    with redis_server.client as client:
+        pointer = cast("Any", client.hgetall(Keys(fast.source).current))
+    reader.refresh()
+    wait_until(lambda: reader.manifest().stale, what="staleness")
+    shutil.rmtree(local(fast.output_dir))
+    with redis_server.client as client:
+        told = text_of(time.time())
+        client.hset(Keys(fast.source).current, mapping=pointer | {b"version": b"7", b"checked_at": told.encode()})
+        reader.refresh()
+
+    state = reader.manifest()
+    assert (state.version, state.checked_at, state.stale) == (forced, told, False)
 
 
 def test_a_reader_needs_no_more_than_to_read(settings: Settings, redis_server: RedisServer, open_reader: Open) -> None:

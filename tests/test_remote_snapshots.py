@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +18,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused, SnapshotMissing
 from optimizer.keys import Keys
 from optimizer.locations import Url
-from optimizer.outputs import manifest_age_s, mark_checked, output_lock, read_manifest, read_set, write_set
+from optimizer.outputs import mark_checked, output_lock, read_current, read_manifest, read_set, write_set
 from optimizer.pipeline import optimize
+from optimizer.records import Report
 from optimizer.settings import Settings
 from optimizer.snapshots import FILE_NAMES, KINDS, MANIFEST_NAME
 from tests.objects import S3Server
@@ -29,7 +29,7 @@ from tests.readers import Open
 from tests.rolling import write_json
 from tests.servers import RedisServer, wait_until
 from tests.test_snapshots import a_set
-from tests.traces import NEW, OLD, no_scan, version_of
+from tests.traces import NEW, OLD, no_scan, once, version_of
 
 NAMES = {MANIFEST_NAME, *FILE_NAMES.values()}
 PUTS = 2 * len(NAMES)
@@ -81,7 +81,7 @@ def test_a_set_is_read_back_as_it_was_written(output: Url) -> None:
     """Whole or in part, through the manifest; and by the fixed names, for those who know nothing else."""
     assert read_manifest(output) is None
     assert read_set(output) is None
-    assert manifest_age_s(output) == math.inf
+    assert read_current(output) is None
 
     write(output, 1)
 
@@ -90,7 +90,10 @@ def test_a_set_is_read_back_as_it_was_written(output: Url) -> None:
     assert part is not None
     assert part.payloads == {"index": a_set(1).payloads["index"]}
     assert read_manifest(output) == a_set(1).manifest
-    assert -2 < manifest_age_s(output) < 30
+    current = read_current(output)
+    assert current is not None
+    assert current.manifest == a_set(1).manifest
+    assert -2 < time.time() - current.checked_s < 30
     store = fsspec.filesystem(output.scheme)
     for kind in KINDS:
         assert store.cat_file((output / FILE_NAMES[kind]).text) == a_set(1).payloads[kind]
@@ -124,6 +127,23 @@ def test_what_the_fence_raises_stops_the_set(output: Url) -> None:
         write_set(output, a_set(2), fence=fence)
     assert names_in(output) == names_of(1)
     assert read_set(output) == a_set(1)
+
+
+def test_a_run_that_was_overtaken_leaves_the_newer_set(settings_without_redis: Settings, memory: Url) -> None:
+    """Stores know no lock, so two runs may be on: the one with the older input is refused, whatever its version."""
+    settings = replace(settings_without_redis, output_dir=memory)
+    write_json(settings.input, OLD)
+    reports: list[Report] = []
+
+    def overtake() -> None:
+        write_json(settings.input, NEW)
+        reports.append(optimize(settings, use_cache=False))
+
+    with pytest.raises(PublishRefused, match=f"{memory} holds version"):
+        optimize(settings, use_cache=False, progress=once(overtake))
+
+    assert names_in(memory) == names_of(version_of(reports[0]))
+    assert optimize(settings, use_cache=False, progress=no_scan).version == reports[0].version
 
 
 @pytest.mark.parametrize("puts", range(PUTS))
@@ -240,7 +260,7 @@ def test_a_store_that_is_down_cannot_be_written_to(own_s3: S3Server, work: Calla
         work(own_s3.bucket / "out")
 
 
-@pytest.mark.parametrize("work", [read_manifest, read_set, manifest_age_s])
+@pytest.mark.parametrize("work", [read_manifest, read_set, read_current])
 def test_a_store_that_is_down_is_not_an_empty_one(own_s3: S3Server, work: Callable[[Url], object]) -> None:
     """A writer that took it for one would forget which version was the newest."""
     with pytest.raises(OutputUnreadable, match=rf"{own_s3.bucket}/out: .*check the network"):
@@ -316,9 +336,7 @@ def test_a_reader_of_a_store_that_is_down_says_so(settings: Settings, own_s3: S3
     settings = replace(settings, output_dir=own_s3.bucket / "out")
     with ExitStack() as stack:
         reader = Open(stack, kind)(settings, "files")
-        with pytest.raises(
-            SnapshotMissing, match=rf"Redis: .*the files cannot be read: {own_s3.bucket}/out: .*network"
-        ):
+        with pytest.raises(SnapshotMissing, match=rf"Redis: .*files: {own_s3.bucket}/out cannot be read: .*network"):
             reader.predictions()
 
         own_s3.start()

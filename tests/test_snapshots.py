@@ -14,8 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -26,9 +28,9 @@ from optimizer.snapshots import (
     KINDS,
     SnapshotSet,
     encode_set,
-    manifest_age_s,
     mark_checked,
     output_lock,
+    read_current,
     read_manifest,
     read_set,
     write_set,
@@ -267,7 +269,7 @@ def test_no_set_is_no_set(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "missing"):
         assert read_set(directory) is None
         assert read_manifest(directory) is None
-        assert manifest_age_s(directory) == float("inf")
+        assert read_current(directory) is None
 
 
 @pytest.mark.parametrize(
@@ -312,13 +314,18 @@ def test_reading_goes_on_when_a_set_is_swept_under_it(tmp_path: Path, monkeypatc
 def test_a_set_that_was_confirmed_is_young(tmp_path: Path) -> None:
     """Its age counts from when a run last made or confirmed it."""
     write(tmp_path, 1)
-    assert manifest_age_s(tmp_path) < 60
+    found = read_current(tmp_path)
+    assert found is not None
+    assert (found.manifest, read_current(tmp_path, found)) == (a_set(1).manifest, found)
+    assert abs(time.time() - found.checked_s) < 60
     os.utime(tmp_path / "manifest.json", (0, 0))
-    assert manifest_age_s(tmp_path) > 1e9
+    assert read_current(tmp_path, found) == replace(found, checked_s=0.0, mark=ANY)
 
     mark_checked(tmp_path)
 
-    assert manifest_age_s(tmp_path) < 60
+    found = read_current(tmp_path)
+    assert found is not None
+    assert abs(time.time() - found.checked_s) < 60
 
 
 # ---- one writer at a time
@@ -524,4 +531,17 @@ def test_an_older_set_never_replaces_a_newer_one(tmp_path: Path) -> None:
     with pytest.raises(PublishRefused, match=r"version 2 was not published: .* holds version 3"):
         write_set(tmp_path, a_set(2))
 
+    assert (tmp_path / "current").readlink().name == "3"
+
+
+def test_a_set_never_replaces_one_that_its_run_did_not_know(tmp_path: Path) -> None:
+    """Though its number is higher: it may have been made of an older input."""
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+
+    with pytest.raises(PublishRefused, match=r"version 3 was not published: .* holds version 2 by now"):
+        write_set(tmp_path, a_set(3), replaced=1)
+
+    assert (tmp_path / "current").readlink().name == "2"
+    write_set(tmp_path, a_set(3), replaced=2)
     assert (tmp_path / "current").readlink().name == "3"

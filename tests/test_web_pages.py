@@ -6,7 +6,7 @@ import gzip
 
 import msgspec
 
-from optimizer.held import hold, store
+from optimizer.held import Sight, hold, store
 from optimizer.records import PredictionsSnapshot, Record
 from optimizer.web.pages import KEPT_ANSWERS, Pages, Wanted
 
@@ -18,7 +18,8 @@ def pages() -> Pages:
     """The answers of a version with many predictions."""
     records = [Record(f"S{number}", 1.0, 0.5, 1.0) for number in range(MANY)]
     plain = msgspec.json.encode(PredictionsSnapshot(records, AT, MANY))
-    held = hold(1, AT, 0.0, "redis", {"predictions": store("predictions", "etag", "redis", gzip.compress(plain))})
+    payloads = {"predictions": store("predictions", "etag", "redis", gzip.compress(plain))}
+    held = hold(Sight(1, "", AT, AT, 0.0, {}), "redis", payloads)
     return Pages(held, lambda _kind, _origin: [])
 
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import socket
+import threading
 import time
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -21,12 +22,13 @@ from starlette.testclient import TestClient
 import optimizer.web
 from optimizer import Settings, optimize
 from optimizer.errors import SettingsInvalid
+from optimizer.held import Held
 from optimizer.keys import Keys
 from optimizer.snapshots import FILE_NAMES
-from optimizer.web.pages import PAGE_SYMBOLS
+from optimizer.web.pages import PAGE_SYMBOLS, Pages
 from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer, wait_until
-from tests.traces import NEW, run_old, version_of
+from tests.traces import NEW, OLD, run_old, version_of
 from tests.webs import WebServer, asking
 
 WHOLE = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "portfolio"}
@@ -291,6 +293,7 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
         status = client.get("/status").json()
 
     assert status.pop("age_s") < 60
+    assert report.timestamp <= status.pop("last_success") < "2099"
     assert status == {
         "source": "rolling_brain",
         "sources": ["rolling_brain"],
@@ -302,7 +305,6 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
         "cache_up": True,
         "trigger": False,
         "flower_url": "http://127.0.0.1:5555",
-        "last_success": report.timestamp,
         "rejected": {"records": {"seen": 2, "rejected": 0}, "bots": {"seen": 1, "rejected": 0}},
         "notes": [],
     }
@@ -559,3 +561,35 @@ def test_a_router_of_one_of_several_sources(monkeypatch: pytest.MonkeyPatch, set
     app.include_router(optimizer.web.make_router())
     with pytest.raises(SettingsInvalid, match="rolling_brain, other"), TestClient(app):
         pass
+
+
+def test_no_route_shows_a_version_before_the_others_do(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers are prepared beside the event loop; until they are, lookups and the status show the one before."""
+    write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
+    old = version_of(optimize(settings))
+    prepares, goes_on = threading.Event(), threading.Event()
+
+    class Slow(Pages):
+        def __init__(self, held: Held, fresh: Any) -> None:
+            if held.version != old:
+                prepares.set()
+                assert goes_on.wait(20)
+            super().__init__(held, fresh)
+
+    monkeypatch.setattr("optimizer.web.service.Pages", Slow)
+    with asking(settings) as client:
+
+        def versions() -> set[int]:
+            paths = ("/predictions", "/bots", "/page", "/predictions/AAPL", "/predictions/LOW")
+            found = {int(client.get(path).headers["X-Snapshot-Version"]) for path in paths}
+            return found | {client.get("/status").json()["version"]}
+
+        try:
+            assert versions() == {old}
+            new = version_of(optimize(settings, force=True))
+            assert prepares.wait(20)
+            assert versions() == {old}
+        finally:
+            goes_on.set()
+        wait_until(lambda: client.get("/status").json()["version"] == new, what="the new version")
+        assert versions() == {new}

@@ -50,6 +50,7 @@ class Service:
         self.sources = sources
         self.hub = Hub()
         self.pages: Pages | None = None
+        self._prepared: Pages | None = None
         self.reads = Reads()
         self._settings = settings
         self._source = source
@@ -81,6 +82,7 @@ class Service:
         """The reader, started in this event loop."""
         if self._reader is None:
             self._reader = AsyncSnapshotReader.from_settings(self.settings, on_look=self._renew)
+            self._reader.follower.prepare = self._prepare
         if self._loop is not asyncio.get_running_loop():
             self._loop = asyncio.get_running_loop()
             self.hub.open()
@@ -128,13 +130,18 @@ class Service:
             (b"x-snapshot-stale", b"true" if age_s > follower.stale_after_s else b"false"),
         ]
 
+    def _prepare(self, held: Held) -> None:
+        """Before a version is shown: prepare its answers, so that no route shows it before the others do."""
+        if not _shows(self.pages, held):
+            self._prepared = Pages(held, self.fresh)
+
     async def _renew(self) -> None:
-        """After each look: prepare the answers of a new version, tell who listens, share what was counted."""
+        """After each look, in the same step: show what was prepared, tell who listens, share what was counted."""
         assert self._reader is not None  # noqa: S101 - it is the reader that calls
         follower = self._reader.follower
         held = follower.held
         if held is not None and not _shows(self.pages, held):
-            self.pages = await asyncio.to_thread(Pages, held, self.fresh)
+            self.pages, self._prepared = self._prepared, None
             self.hub.publish(held.version, held.generated_at)
         self.hub.cache_is(up=follower.cache_up)
         if not self.reads.is_shared:

@@ -1,0 +1,344 @@
+"""The readers' law: of all that can be seen the newest version is shown, and never an older one than before.
+
+A state machine of real runs, a real Redis and both readers. After each step every method of every reader is asked.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import pytest
+import redis
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+import optimizer.async_reader
+import optimizer.cache
+import optimizer.clocks
+import optimizer.follow
+import optimizer.reader
+from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
+from optimizer.errors import PublishRefused
+from optimizer.keys import VERSION_KINDS, Keys, Pointer
+from optimizer.snapshots import read_manifest
+from tests.readers import KINDS, Open
+from tests.rolling import a_record, write_json
+from tests.servers import RedisServer, wait_until
+from tests.traces import once, version_of
+
+READERS: Final = 4
+DAY_S: Final = 86_400.0
+
+# What each method shows: its version, and the generations of all values in it.
+READS: Final[dict[str, Callable[[SnapshotReader], tuple[int, set[float]]]]] = {
+    "predictions": lambda reader: _seen(reader.predictions(), lambda value: [r.last_price for r in value.predictions]),
+    "bots": lambda reader: _seen(reader.bots(), lambda value: [bot.equity for bot in value.bots.values()]),
+    "portfolio": lambda reader: _seen(reader.portfolio(), lambda value: [holding.qty for holding in value.holdings]),
+    "manifest": lambda reader: (reader.manifest().version, set()),
+    "symbol, held": lambda reader: _seen(reader.symbol("A"), lambda value: [value.last_price]),
+    "top, held": lambda reader: _seen(reader.top(2), lambda value: [record.last_price for record in value]),
+}
+# These need the index of the version, which is not held.
+LOOKUPS: Final[dict[str, Callable[[SnapshotReader], tuple[int, set[float]]]]] = {
+    "symbol": lambda reader: _seen(reader.symbol("LOW"), lambda value: [value.last_price]),
+    "no symbol": lambda reader: (reader.symbol("MISSING").version, set()),
+    "top": lambda reader: _seen(reader.top(99), lambda value: [record.last_price for record in value]),
+}
+
+
+def _seen(answer: Any, generations: Callable[[Any], list[float]]) -> tuple[int, set[float]]:
+    return answer.version, set(generations(answer.value))
+
+
+def write_generation(settings: Settings, generation: int) -> None:
+    """Write an input in which every value tells its generation."""
+    records = {symbol: a_record(last_price=generation, confidence=0.9) for symbol in "ABC"}
+    records["LOW"] = a_record(last_price=generation, confidence=0.1)
+    bot = {"equity": generation, "positions": {"A": {"qty": generation, "avg": 1}}}
+    write_json(settings.input, records | {"bots": {"alpha": bot}})
+
+
+class Law(RuleBasedStateMachine):
+    """One source, its worker, its Redis, and readers that come and go.
+
+    The readers see the files through a link, which may lead to an older copy of them.
+    """
+
+    def __init__(self, server: RedisServer, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self._server = server
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        self._directory = directory
+        self._settings = Settings(
+            input=directory / "rolling_brain.json.gz", output_dir=directory / "out", redis_url=server.url
+        )
+        self._view = directory / "view"
+        self._view.symlink_to(directory / "out")
+        self._keys = Keys(self._settings.source)
+        self._redis = "well"
+        self.redis_is("well")
+        with server.client as client:
+            client.flushall()
+        self._generation = 0
+        self._generations: dict[int, int] = {}  # by version
+        self._backup: dict[bytes, bytes] = {}
+        self._readers: list[tuple[ExitStack, SnapshotReader, bool, dict[str, int]]] = []
+        self._ahead_s = 0.0
+        monkeypatch.setattr(
+            optimizer.follow,
+            "time",
+            SimpleNamespace(time=lambda: time.time() + self._ahead_s, monotonic=time.monotonic),
+        )
+        self.run(new=True, force=False)
+        for kind, without_files in ((KINDS[0], False), (KINDS[1], False), (KINDS[0], True)):
+            self.open_reader(kind, without_files=without_files)
+
+    def teardown(self) -> None:
+        """Close the readers."""
+        self._bring_back()  # so that they need not wait
+        for stack, *_ in self._readers:
+            stack.close()
+
+    # ---- the service
+
+    @rule(new=st.booleans(), force=st.booleans())
+    def run(self, new: bool, force: bool) -> None:
+        """A tick, with a new input or without, or a run by hand."""
+        if new or not self._generation:
+            self._write()
+        report = self._optimize(self._generation, force=force)
+        assert report.status in ("success", "unchanged")
+        if self._redis == "well":
+            # A busy machine may take longer than the short timeout here; the next tick gives the set to Redis then.
+            wait_until(lambda: report.cache != "down" or self._optimize(self._generation).cache != "down", what="Redis")
+            pointer, manifest = self._pointer(), read_manifest(self._directory / "out")
+            assert pointer is not None
+            assert manifest is not None
+            assert pointer.version == manifest.version
+            self._check_that_all_are_fresh()
+
+    @rule()
+    def run_without_cache(self) -> None:
+        """A run by hand that leaves Redis alone."""
+        self._write()
+        self._optimize(self._generation, use_cache=False)
+
+    @rule(state=st.sampled_from(["away", "hangs", "well"]))
+    def overlap(self, state: str) -> None:
+        """A run that is overtaken amid its scan, by one that reads a newer input; Redis may come back in between."""
+        self._write()
+        older = self._generation
+        self.redis_is(state)
+
+        def overtake() -> None:
+            self.redis_is("well")
+            self._write()
+            self._optimize(self._generation)
+
+        with suppress(PublishRefused):
+            self._optimize(older, force=True, progress=once(overtake))
+
+    def _write(self) -> None:
+        self._generation += 1
+        write_generation(self._settings, self._generation)
+
+    def _optimize(self, generation: int, **options: Any) -> Report:
+        report = optimize(self._settings, **options)
+        if report.status == "success":
+            self._generations[version_of(report)] = generation
+        return report
+
+    # ---- Redis
+
+    @rule(state=st.sampled_from(["away", "hangs", "lost its replicas", "full", "well"]))
+    def redis_is(self, state: str) -> None:
+        """It is gone; or takes connections and answers nothing; or refuses writes; or all is well again."""
+        self._bring_back()
+        with self._server.client as client:
+            client.config_set("min-replicas-to-write", int(state == "lost its replicas"))
+            client.config_set("maxmemory", int(state == "full"))
+        if state == "away":
+            self._server.kill()
+        if state == "hangs":
+            self._server.pause()
+        self._redis = state
+
+    @rule(state=st.sampled_from(["away", "hangs", "lost its replicas", "full"]), new=st.booleans())
+    def outage(self, state: str, new: bool) -> None:
+        """It fails, a run goes on without it, and the first tick after that finds nothing new in the input."""
+        self.redis_is(state)
+        self.run(new=new, force=not new)
+        self.every_method_shows_the_newest()
+        self.redis_is("well")
+        self.run(new=False, force=False)
+
+    def _bring_back(self) -> None:
+        """It goes on, and with what it was sent meanwhile: the lock of a run that gave up would be taken for 10 s."""
+        if self._redis == "away":
+            self._server.start()
+        self._server.resume()
+        with self._server.client as client:
+            wait_until(client.ping, what="Redis")
+            with suppress(redis.ResponseError):  # it refuses writes, and so has refused that one too
+                client.delete(self._keys.lock)
+
+    @precondition(lambda self: self._redis == "well")
+    @rule()
+    def fall_behind(self) -> None:
+        """A replica stops hearing from its master."""
+        with self._server.client as client:
+            names = cast("list[bytes]", client.keys(self._keys.every))
+            self._backup = {name: cast("bytes", client.dump(name)) for name in names}
+
+    @precondition(lambda self: self._redis == "well")
+    @rule()
+    def fail_over(self) -> None:
+        """That replica becomes the master, empty where it has never heard of any."""
+        with self._server.client as client:
+            client.flushall()
+            for name, dumped in self._backup.items():
+                client.restore(name, 0, cast("Any", dumped))
+
+    @precondition(lambda self: self._redis == "well")
+    @rule(ahead_s=st.sampled_from([-DAY_S, -60.0, 60.0, DAY_S]))
+    def forge_the_time(self, ahead_s: float) -> None:
+        """A worker of an earlier release, whose clock is wrong, has confirmed the version."""
+        with self._server.client as client:
+            if client.exists(self._keys.current):
+                client.hset(self._keys.current, "checked_at", optimizer.clocks.text_of(time.time() + ahead_s))
+
+    # ---- files
+
+    @rule(lag=st.booleans())
+    def files_lag(self, lag: bool) -> None:
+        """For the readers the files stay as they are now; or they see them as they are again."""
+        target = self._directory / "out"
+        if lag:
+            target = self._directory / f"copy-{time.monotonic_ns()}"
+            shutil.copytree(self._directory / "out", target, symlinks=True)
+        partial = self._directory / "view.partial"
+        partial.symlink_to(target)
+        partial.rename(self._view)
+
+    # ---- readers
+
+    @rule(kind=st.sampled_from(KINDS), without_files=st.booleans())
+    def open_reader(self, kind: str, without_files: bool) -> None:
+        """A new one; the oldest goes where there are many."""
+        stack = ExitStack()
+        settings = replace(self._settings, output_dir=self._view)
+        reader = Open(stack, kind)(settings, "redis" if without_files else None)
+        self._readers.append((stack, reader, not without_files, {}))
+        if len(self._readers) > READERS:
+            self._readers.pop(0)[0].close()
+
+    @rule(ahead_s=st.sampled_from([-DAY_S, -120.0, 0.0, 120.0, DAY_S]))
+    def shift_clock(self, ahead_s: float) -> None:
+        """The readers' clock is set, or jumps."""
+        self._ahead_s = ahead_s
+
+    # ---- the law
+
+    @invariant()
+    def every_method_shows_the_newest(self) -> None:
+        """Of what is held, in Redis and in the files; and none shows an older version or generation than before."""
+        pointer = self._pointer()
+        for _, reader, has_files, shown in self._readers:
+            manifest = read_manifest(self._view) if has_files else None
+            visible = [found.version for found in (pointer, manifest) if found is not None]
+            expected = max([*visible, *shown.values()], default=0)
+
+            def shows_it(reader: SnapshotReader = reader, expected: int = expected) -> bool:
+                reader.refresh()
+                return (reader.manifest().version if expected else 0) == expected
+
+            # At once, but for a machine so busy that the short timeout here is too short.
+            wait_until(shows_it, limit_s=5, what=f"version {expected}")
+            if not expected:
+                with pytest.raises(SnapshotMissing):
+                    reader.predictions()
+                continue
+            for name, read in READS.items():
+                self._check(name, read(reader), expected, shown)
+            has_index = expected in visible
+            for name, read in LOOKUPS.items():
+                with suppress(SnapshotMissing):
+                    self._check(name, read(reader), expected, shown)
+                    continue
+                assert not has_index or self._finds(reader, read), f"{name}: the index of {expected} is there"
+
+    def _finds(self, reader: SnapshotReader, read: Callable[[SnapshotReader], Any]) -> bool:
+        for _ in range(10):
+            reader.refresh()
+            with suppress(SnapshotMissing):
+                read(reader)
+                return True
+        return False
+
+    def _check(self, name: str, seen: tuple[int, set[float]], expected: int, shown: dict[str, int]) -> None:
+        version, generations = seen
+        assert version == expected, f"{name} shows {version}, and not {expected}"
+        assert version >= max(shown.values(), default=0), f"{name} shows {version} after {shown}"
+        assert generations <= {self._generations[version]}, f"{name}: {generations} in {version}"
+        shown[name] = version
+
+    @invariant()
+    def generations_rise_with_versions(self) -> None:
+        """No run has published an older input under a newer version."""
+        generations = [self._generations[version] for version in sorted(self._generations)]
+        assert generations == sorted(generations)
+
+    def _check_that_all_are_fresh(self) -> None:
+        """A run has just confirmed the version in Redis: whatever the clocks say, nobody takes it for old."""
+        for _, reader, *_ in self._readers:
+            reader.refresh()
+            state = reader.manifest()
+            assert not state.stale, state
+            assert state.age_s < 30
+
+    def _pointer(self) -> Pointer | None:
+        if self._redis in ("away", "hangs"):
+            return None
+        with self._server.client as client:
+            pointer = Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(self._keys.current)))
+            if pointer is not None:
+                names = [self._keys.payload(pointer.version, kind) for kind in VERSION_KINDS]
+                assert client.exists(*names) == len(names)
+            return pointer
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that hangs is given up after a moment; readers look when they are told to."""
+    for module in (optimizer.reader, optimizer.async_reader, optimizer.cache):
+        monkeypatch.setattr(module, "READER_TIMEOUT_S", 0.06)
+    monkeypatch.setattr(optimizer.cache, "WRITER_TIMEOUT_S", 0.12)
+    monkeypatch.setattr(optimizer.follow, "POLL_S", 60.0)
+
+
+@pytest.fixture
+def server(own_redis: RedisServer) -> Iterator[RedisServer]:
+    """A Redis that may hang."""
+    own_redis.start()
+    yield own_redis
+    own_redis.resume()
+
+
+@pytest.mark.usefixtures("quick")
+def test_readers_never_go_back_and_never_stand_still(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever becomes of Redis, files and clocks, and whenever a reader is opened."""
+    run_state_machine_as_test(
+        cast("Any", lambda: Law(server, tmp_path / "source", monkeypatch)),  # a factory will do, by its documentation
+        settings=hypothesis_settings(max_examples=15, stateful_step_count=15, deadline=None),
+    )
