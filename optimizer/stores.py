@@ -17,8 +17,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from optimizer.locations import Url
+from optimizer.urls import STORE_SCHEMES, WEB_SCHEMES
 
 __all__ = ["answers", "check_url", "file_system"]
 
@@ -29,6 +31,7 @@ READ_TIMEOUT_S: Final = 10
 TRIES: Final = 2
 S3_SCHEMES: Final = ("s3", "s3a")
 
+_QUERY: Final = re.compile(r"\?[A-Za-z][\w.-]*=")
 _LOGIN: Final = re.compile(r"[^/]*@|[^/:]*:(?!\d*(/|$)).*@")
 
 # The packages of stores, and what they are made of. They raise classes that have no base in common.
@@ -37,30 +40,73 @@ _PACKAGES: Final = frozenset(
 )
 
 
-def check_url(url: Url) -> None:
-    """Check that a URL can be used here; the store is not asked.
+def check_url(url: Url, *, is_output: bool = False) -> None:
+    """Check that a URL can be used here; nobody is asked.
+
+    Args:
+        url: The URL of an input or an output.
+        is_output: Whether snapshots are to be written there.
 
     Raises:
-        ValueError: What is wrong with it, without a piece of a password.
+        ValueError: What is wrong with it, without a piece of a secret.
     """
-    if _LOGIN.match(url.text.partition("://")[2]):
+    scheme, mark, rest = url.text.partition("://")
+    if _LOGIN.match(url.path):
         raise ValueError(
             "holds a user or a password; leave them out: credentials come from the store's own environment variables "
             "and files, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the machine's role"
         )
+    if scheme not in (*STORE_SCHEMES, *WEB_SCHEMES) or not mark:
+        raise ValueError(_other_scheme(url.text))
+    if not url.path.strip("/") or url.path.startswith("/"):
+        raise ValueError(f"names no {'host' if url.is_web else 'bucket'} after {scheme}://")
+    if url.is_web:
+        _check_web(url, is_output=is_output)
+        return
+    if _QUERY.search(rest):
+        raise ValueError(f"has a query, which {scheme}:// has not; a presigned or SAS URL begins with https://")
     try:
         from fsspec import get_filesystem_class  # noqa: PLC0415 - an extra
 
-        get_filesystem_class(url.scheme)
+        get_filesystem_class(scheme)
     except ImportError as error:
         raise ValueError(
             f"needs a package that is not here ({error}); for s3:// it comes by: "
             "pip install 'rolling-optimizer[remote]'"
         ) from None
-    except ValueError:
+
+
+def _other_scheme(text: str) -> str:
+    allowed = ", ".join(f"{one}://" for one in (*STORE_SCHEMES, *WEB_SCHEMES))
+    scheme = re.match(r"[A-Za-z0-9+.:-]*", text)
+    begin = scheme.group() if scheme else ""
+    if "::" in begin:
+        return f"is a chain of URLs ({begin.partition('::')[0]}::...), which is not followed; write the store's own URL"
+    if begin.lower().startswith("file:"):
+        return "does not name an absolute path; write file:///data/rolling_brain.json.gz, or the path alone"
+    meant = begin.rstrip(":").lower()
+    if meant in (*STORE_SCHEMES, *WEB_SCHEMES):
+        return f"does not begin with {meant}://, which seems to be meant"
+    return f"begins with {begin.rstrip(':')!r}, which is none of {allowed}; anything else is a local path"
+
+
+def _check_web(url: Url, *, is_output: bool) -> None:
+    if is_output:
+        raise ValueError(f"begins with {url.scheme}://, where nothing can be written; set a directory or a store's URL")
+    try:
+        parts = urlsplit(url.text)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its text may quote a piece of the URL
+        has_host = False
+    if not has_host:
+        raise ValueError("has no readable host and port")
+    if not re.fullmatch(r"[!-~]+", url.text):
+        raise ValueError("holds a space, a letter that is not ASCII, or a control character; percent-encode it")
+    if re.search(r"[*\[\]]", parts.path):
         raise ValueError(
-            f"begins with {url.scheme}://, which no store has; s3://, gs:// and file:// are some"
-        ) from None
+            "looks like a pattern, and a web server cannot be asked what it has; name each file in ROLLING_SOURCES, "
+            "or write %2A, %5B and %5D for the characters themselves"
+        )
 
 
 def file_system(url: Url) -> Any:
