@@ -14,6 +14,7 @@ from optimizer.locations import Location, Url, is_pattern
 from optimizer.remote import RemoteSource
 from optimizer.source import Source
 from optimizer.stores import answers, file_system
+from optimizer.web_source import WebSource
 
 __all__ = ["expand", "open_source"]
 
@@ -26,7 +27,7 @@ def open_source(location: Location) -> Source:
         SourceUnreadable: It, or its store, cannot be read.
     """
     if isinstance(location, Url):
-        return RemoteSource(location)
+        return WebSource(location) if location.is_web else RemoteSource(location)
     return Source(location)
 
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from optimizer.causes import cause_of
 from optimizer.locations import Url
 from optimizer.urls import STORE_SCHEMES, WEB_SCHEMES
 
@@ -125,10 +126,7 @@ def answers(url: Url) -> Iterator[None]:
         # Whatever else comes up here is none of the store's: the time limit of a task, first of all.
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _PACKAGES:
             raise
-        raise OSError(
-            f"{url}: {type(error).__name__}: {error or 'no answer in time'}; check the network, the store's address "
-            "(AWS_ENDPOINT_URL where it is not Amazon's) and the credentials in its environment variables or files"
-        ) from error
+        raise OSError(f"{url}: {type(error).__name__}: {cause_of(error)}") from error
 
 
 class _Opened:
