@@ -25,9 +25,9 @@ from optimizer.collect import Found
 from optimizer.connection import UNREADABLE
 from optimizer.engine import Engine
 from optimizer.errors import SourceError, SourceMissing
-from optimizer.locations import is_pattern, parse_location
+from optimizer.locations import parse_location
 from optimizer.memory import peak_rss_mb
-from optimizer.opening import expand, open_source
+from optimizer.opening import expand, names_many, open_source, where_looked
 from optimizer.publish import Publisher
 from optimizer.records import Findings
 from optimizer.scan import scan
@@ -123,7 +123,7 @@ def open_input(settings: Settings) -> Input:
     Raises:
         SourceError: It, or a part of it, is not there or cannot be opened.
     """
-    return _Parts(settings) if is_pattern(settings.input) else _File(settings)
+    return _Parts(settings) if names_many(settings.input) else _File(settings)
 
 
 class _File:
@@ -244,13 +244,17 @@ def _take_bot_files(settings: Settings, found: Found) -> None:
 def _look(settings: Settings) -> list[Part]:
     """Every part that the pattern names; snapshots, which often lie where the input does, are none."""
     parts = []
+    snapshots = []
     for location in expand(settings.input):
         if location.name in _SNAPSHOTS:
+            snapshots.append(location.name)
             continue
         with open_source(location) as source:
             parts.append(_part(settings, source))
     if not parts:
-        raise SourceMissing(f"{settings.input} matches no file; does the prediction engine write there?")
+        found = f"only snapshots ({', '.join(snapshots)}), which are no input" if snapshots else "no file"
+        where = where_looked(settings.input)
+        raise SourceMissing(f"{settings.input} matches {found}: {where}; does the prediction engine write there?")
     return parts
 
 

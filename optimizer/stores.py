@@ -79,16 +79,14 @@ def check_url(url: Url, *, is_output: bool = False) -> None:
 
 def _other_scheme(text: str) -> str:
     allowed = ", ".join(f"{one}://" for one in (*STORE_SCHEMES, *WEB_SCHEMES))
-    scheme = re.match(r"[A-Za-z0-9+.:-]*", text)
-    begin = scheme.group() if scheme else ""
-    if "::" in begin:
-        return f"is a chain of URLs ({begin.partition('::')[0]}::...), which is not followed; write the store's own URL"
-    if begin.lower().startswith("file:"):
+    begin, _, after = text.partition(":")
+    if after.startswith(":"):
+        return f"is a chain of URLs ({begin}::...), which is not followed; write the store's own URL"
+    if begin.lower() == "file":
         return "does not name an absolute path; write file:///data/rolling_brain.json.gz, or the path alone"
-    meant = begin.rstrip(":").lower()
-    if meant in (*STORE_SCHEMES, *WEB_SCHEMES):
-        return f"does not begin with {meant}://, which seems to be meant"
-    return f"begins with {begin.rstrip(':')!r}, which is none of {allowed}; anything else is a local path"
+    if begin.lower() in (*STORE_SCHEMES, *WEB_SCHEMES):
+        return f"does not begin with {begin.lower()}://, which seems to be meant"
+    return f"begins with {begin}://, which is none of {allowed}; anything else is a local path"
 
 
 def _check_web(url: Url, *, is_output: bool) -> None:

@@ -297,12 +297,12 @@ class TestUrls:
         [
             (
                 "s4://bucket/a.json",
-                "begins with 's4', which is none of s3://, .*https://; anything else is a local path",
+                "begins with s4://, which is none of s3://, .*https://; anything else is a local path",
             ),
-            ("reference://a.json", "begins with 'reference', which is none of"),
-            ("cached://a.json", "begins with 'cached', which is none of"),
-            ("dir://a", "begins with 'dir', which is none of"),
-            ("memory://a", "begins with 'memory', which is none of"),
+            ("reference://a.json", "begins with reference://, which is none of"),
+            ("cached://a.json", "begins with cached://, which is none of"),
+            ("dir://a", "begins with dir://, which is none of"),
+            ("memory://a", "begins with memory://, which is none of"),
             ("S3://bucket/a.json", "does not begin with s3://, which seems"),
             ("s3:/bucket/a.json", "does not begin with s3://, which seems"),
             ("https:/host/a.json", "does not begin with https://, which seems"),
