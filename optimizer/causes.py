@@ -42,7 +42,7 @@ _KNOWN: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
         "TLS: the certificate of {place} is not valid: {error.verify_message}",
         UNTRUSTED,
     ),
-    ((ssl.SSLError,), "TLS with {place} failed: {error.reason}", NETWORK),
+    ((ssl.SSLError,), "TLS with {place} failed: {error.strerror}", NETWORK),
     ((TimeoutError,), "no answer of {place} in time", NETWORK),
     ((ConnectionError, IncompleteRead), "{place} closed the connection", NETWORK),
 )
@@ -110,7 +110,7 @@ def _status(error: BaseException) -> tuple[int, str] | None:
     if isinstance(response, dict):
         number = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return (number, str(response.get("Error", {}).get("Code", ""))) if isinstance(number, int) else None
-    found = (getattr(error, name, None) for name in ("code", "status", "status_code"))
+    found = (getattr(error, name, None) for name in ("status", "code", "status_code"))  # aiohttp warns of `code`
     number = next((one for one in found if isinstance(one, int) and 100 <= one <= 599), None)
     return None if number is None else (number, "")
 

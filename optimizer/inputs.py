@@ -24,7 +24,7 @@ from optimizer.botfiles import bots_fingerprint, read_bots
 from optimizer.collect import Found
 from optimizer.connection import UNREADABLE
 from optimizer.engine import Engine
-from optimizer.errors import SourceError, SourceMissing
+from optimizer.errors import NoRecords, SourceError, SourceMissing
 from optimizer.locations import parse_location
 from optimizer.memory import peak_rss_mb
 from optimizer.opening import expand, names_many, open_source, where_looked
@@ -139,8 +139,13 @@ class _File:
         began_s = time.time()
         found = Found(Selection(self._settings.index_symbols_limit))
         collect(self._settings, engine, self._source, found, progress)
-        _take_bot_files(self._settings, found)
         size_bytes = self._source.size_bytes
+        if not found.json_bytes:
+            raise NoRecords(
+                f"{self._source.path} is empty ({size_bytes:,} bytes, 0 of JSON): 0 records seen, the old snapshots "
+                "stay; is it still being written?"
+            )
+        _take_bot_files(self._settings, found)
         return Scanned(found, self.fingerprint, engine.name, began_s, parts_scanned=1, input_bytes=size_bytes)
 
     def close(self) -> None:

@@ -268,7 +268,7 @@ FAILURES: dict[str, tuple[Callable[[Pages], str], type[RollingError], str]] = {
     "torn": (holding(gzip.compress(b"[1]")[:-9]), SourceTorn, "ends early"),
     "malformed": (holding(b'{"A":tru}'), RollingError, "byte|no usable record"),
     "page": (holding(b"<html>"), SourceUnreadable, "it is HTML or XML, which is not read; it may be the error page"),
-    "empty": (holding(b""), RollingError, "no usable record"),
+    "empty": (holding(b""), RollingError, "is empty"),
 }
 
 
