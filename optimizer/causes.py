@@ -32,7 +32,6 @@ _STORE: Final = {
 }
 _WEB: Final = {"address": "the address", "credentials": "whether the signature or token in its query has expired"}
 
-
 # Tried in this order: each is a special case of a later one, or none of the others.
 _KNOWN: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
     ((socket.gaierror,), "the name of {place} has no address (DNS: {error.strerror})", NETWORK),
@@ -125,6 +124,6 @@ def _place(error: BaseException) -> str | None:
 
 
 def _redacted(text: str) -> str:
-    """A library's text, of which nothing is known, without queries and logins."""
-    text = re.sub(r"\S*://\S*", lambda found: redact_url(found.group()), text)
+    """A library's text, of which nothing is known, on one line and without queries and logins."""
+    text = re.sub(r"\S*://\S*", lambda found: redact_url(found.group()), " ".join(text.split()))
     return re.sub(r"\?[^\s*]\S*", "?***", text)

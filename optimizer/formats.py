@@ -12,10 +12,14 @@ from typing import Final, NamedTuple
 
 from optimizer.errors import SourceError, SourceTorn, SourceUnreadable
 
-__all__ = ["GZIP", "HEAD_BYTES", "SKIPPABLE", "ZSTD", "Format", "format_of", "refusal_of"]
+__all__ = ["GZIP", "HEAD_BYTES", "JSON_BEGINNINGS", "SKIPPABLE", "ZSTD", "Format", "format_of", "refusal_of"]
 
 # As many as show the magic bytes of tar.
 HEAD_BYTES: Final = 512
+
+
+# Of no bytes, and of one that begins JSON and a format alike, a file is left to the parser.
+JSON_BEGINNINGS: Final = (b"", b"[", b"]", b"7")
 
 
 class Format(NamedTuple):
@@ -93,7 +97,7 @@ def refusal_of(head: bytes, *, inside: str = "") -> SourceError | None:
         within = f" inside {inside}" if inside else ""
         twice = ": it was compressed twice" if inside and found in (GZIP, ZSTD) else ""
         return SourceUnreadable(f"it is {found.name}{within}{twice}, which is not read; {found.remedy}")
-    if head and not inside and not head.isdigit() and any(_is_cut(head, known) for known in _NAMED):
+    if not inside and head not in JSON_BEGINNINGS and any(_is_cut(head, known) for known in _NAMED):
         return SourceTorn(f"it ends within the magic bytes of a format, after {len(head)}; is it still being written?")
     return None
 

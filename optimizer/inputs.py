@@ -25,9 +25,9 @@ from optimizer.collect import Found
 from optimizer.connection import UNREADABLE
 from optimizer.engine import Engine
 from optimizer.errors import NoRecords, SourceError, SourceMissing
-from optimizer.locations import parse_location
+from optimizer.locations import Location, parse_location
 from optimizer.memory import peak_rss_mb
-from optimizer.opening import expand, names_many, open_source, where_looked
+from optimizer.opening import expand, open_source, where_looked
 from optimizer.publish import Publisher
 from optimizer.records import Findings
 from optimizer.scan import scan
@@ -123,7 +123,8 @@ def open_input(settings: Settings) -> Input:
     Raises:
         SourceError: It, or a part of it, is not there or cannot be opened.
     """
-    return _Parts(settings) if names_many(settings.input) else _File(settings)
+    locations = expand(settings.input)
+    return _File(settings) if locations == [settings.input] else _Parts(settings, locations)
 
 
 class _File:
@@ -153,9 +154,9 @@ class _File:
 
 
 class _Parts:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, locations: Sequence[Location]) -> None:
         self._settings = settings
-        self.parts: Sequence[Part] = _look(settings)
+        self.parts: Sequence[Part] = _look(settings, locations)
         self.fingerprint = parts_fingerprint(settings, self.parts)
 
     def scan(self, engine: Engine, publisher: Publisher, progress: Progress | None, *, force: bool) -> Scanned:
@@ -246,11 +247,11 @@ def _take_bot_files(settings: Settings, found: Found) -> None:
             found.take(bot)
 
 
-def _look(settings: Settings) -> list[Part]:
-    """Every part that the pattern names; snapshots, which often lie where the input does, are none."""
+def _look(settings: Settings, locations: Sequence[Location]) -> list[Part]:
+    """Every part, of what the pattern names; snapshots, which often lie where the input does, are none."""
     parts = []
     snapshots = []
-    for location in expand(settings.input):
+    for location in locations:
         if location.name in _SNAPSHOTS:
             snapshots.append(location.name)
             continue

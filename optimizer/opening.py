@@ -22,7 +22,7 @@ from optimizer.source import Source
 from optimizer.stores import answers, file_system
 from optimizer.web_source import WebSource
 
-__all__ = ["expand", "names_many", "open_source", "where_looked"]
+__all__ = ["expand", "open_source", "where_looked"]
 
 
 SHOWN_NAMES: Final = 3
@@ -40,31 +40,19 @@ def open_source(location: Location) -> Source:
     return Source(location)
 
 
-def names_many(location: Location) -> bool:
-    """Whether a location names the parts of an input at this moment, and not one file.
-
-    Raises:
-        SourceUnreadable: The store of a URL does not answer.
-    """
-    if not is_pattern(location):
-        return False
-    if isinstance(location, Url):
-        with _readable(location):
-            return not file_system(location).isfile(location.text)
-    return bool(_split(location)[1])
-
-
 def expand(location: Location) -> list[Location]:
     """What a pattern names at this moment, by name; a location that names one file names itself.
 
     Raises:
         SourceUnreadable: The store of a URL does not answer.
     """
-    if not names_many(location):
+    if not is_pattern(location):
         return [location]
     if isinstance(location, Url):
         return [*_expand_url(location)]
     before, pieces = _split(location)
+    if not pieces:
+        return [location]
     # A name that begins with a dot is being written by somebody; `*` does not match it.
     found = glob.glob(str(Path(glob.escape(str(before)), *pieces)), recursive=True)  # noqa: PTH207 - as URLs have it
     return [Path(path) for path in sorted(found)]
@@ -101,6 +89,8 @@ def _split(pattern: Path) -> tuple[Path, tuple[str, ...]]:
 def _expand_url(pattern: Url) -> list[Url]:
     with _readable(pattern):
         store = file_system(pattern)
+        if store.isfile(pattern.text):
+            return [pattern]
         found = store.glob(pattern.text, detail=True)
         # A key that ends in a slash is what some tools make for a directory.
         names = [store.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file"]

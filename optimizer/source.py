@@ -26,7 +26,7 @@ from typing import IO, Final, Protocol, cast
 from isal import igzip, igzip_lib
 
 from optimizer.errors import SourceError, SourceMissing, SourceTorn, SourceUnreadable
-from optimizer.formats import GZIP, HEAD_BYTES, SKIPPABLE, ZSTD, Format, refusal_of
+from optimizer.formats import GZIP, HEAD_BYTES, JSON_BEGINNINGS, SKIPPABLE, ZSTD, Format, refusal_of
 from optimizer.locations import Location
 
 if sys.version_info >= (3, 14):
@@ -79,10 +79,6 @@ class Source:
         self._descriptor = file.fileno()
         try:
             self._before = os.fstat(self._descriptor)
-            if stat.S_ISDIR(self._before.st_mode):
-                raise SourceUnreadable(
-                    f"{path} is a directory; set ROLLING_INPUT to a file, or to {path / '*.json.gz'}"
-                )
             if not stat.S_ISREG(self._before.st_mode):
                 raise SourceUnreadable(f"{path} is not a regular file")
             self.fingerprint = self._fingerprint()
@@ -216,10 +212,8 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def _compression(head: bytes) -> Format | None:
     """What a file with this beginning is compressed with; one that is cut within the magic bytes too."""
-    for known in (GZIP, ZSTD):
-        if head and any(magic.startswith(head[: len(magic)]) for magic in known.magic):
-            return known
-    return None
+    may_be = (known for known in (GZIP, ZSTD) if any(magic.startswith(head[: len(magic)]) for magic in known.magic))
+    return next(may_be, None) if head not in JSON_BEGINNINGS else None
 
 
 def _reader(file: Openable, packed: Format | None) -> AbstractContextManager[_Readable]:

@@ -179,7 +179,7 @@ def _get(url: Url, **headers: str) -> HTTPResponse:
     request = Request(  # noqa: S310 - of a scheme that `check_url` allows
         url.text, headers={"Accept-Encoding": "identity", "User-Agent": "rolling-optimizer"} | headers
     )
-    with _answers(url):
+    with _answers(url, ranged="Range" in headers):
         return cast("HTTPResponse", _opener().open(request, timeout=ANSWER_TIMEOUT_S))
 
 
@@ -200,13 +200,13 @@ def _opener() -> OpenerDirector:
 
 
 @contextmanager
-def _answers(url: Url) -> Iterator[None]:
+def _answers(url: Url, *, ranged: bool) -> Iterator[None]:
     """Errors in our own words. The library's are not chained: a traceback would show them."""
     try:
         yield
     except HTTPError as error:
         error.close()
-        if error.code == 416:
+        if error.code == 416 and ranged:
             raise _EmptyError from None
         if error.code in (404, 410):
             raise SourceMissing(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import SourceMissing
-from optimizer.opening import expand, names_many
+from optimizer.opening import expand
 from optimizer.pipeline import optimize
 from optimizer.settings import Settings
 from optimizer.snapshots import FILE_NAMES
@@ -25,9 +25,9 @@ def test_a_file_that_is_there_wins_over_the_pattern(settings_without_redis: Sett
     odd = tmp_path / "in" / "brain[ab].json.gz"
     settings = replace(settings_without_redis, input=odd, source="")
     write_json(tmp_path / "in" / "braina.json.gz", OLD)
-    assert (names_many(odd), expand(odd)) == (True, [tmp_path / "in" / "braina.json.gz"])
+    assert expand(odd) == [tmp_path / "in" / "braina.json.gz"]
     write_json(odd, NEW)
-    assert (names_many(odd), expand(odd)) == (False, [odd])
+    assert expand(odd) == [odd]
 
     report = optimize(settings, use_cache=False)
 
@@ -44,7 +44,6 @@ def test_whatever_is_there_is_found_under_its_name(pieces: list[str]) -> None:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"{}")
         assert expand(path) == [path]
-        assert not names_many(path)
         assert expand(path.parent / "*.json") == [path]
         assert expand(path.parent / "x[[]1].json") == [path]
 

@@ -254,6 +254,7 @@ FAILURES: dict[str, tuple[Callable[[Pages], str], type[RollingError], str]] = {
     "403": (answering(403), SourceUnreadable, "access denied .403 Forbidden.; check .* has expired"),
     "404": (answering(404), SourceMissing, "not found: the server answers 404; set ROLLING_INPUT"),
     "410": (answering(410), SourceMissing, "not found: the server answers 410"),
+    "416": (answering(416), SourceUnreadable, "the server answers 416"),
     "418": (answering(418), SourceUnreadable, "the server answers 418"),
     "429": (answering(429), SourceUnreadable, "the server answers 429 Too Many Requests; it is the server's own"),
     "500": (answering(500), SourceUnreadable, "the server answers 500 Internal Server Error; .*next run tries again"),
