@@ -32,6 +32,7 @@ from optimizer.environ import PREFIX, with_secrets, without_sources
 from optimizer.errors import BenchFailed, CacheUnavailable
 from optimizer.inputs import collect
 from optimizer.keys import Keys
+from optimizer.locations import spelled
 from optimizer.memory import peak_rss_mb
 from optimizer.opening import open_source
 from optimizer.pipeline import optimize
@@ -196,7 +197,7 @@ def table(comparison: Comparison) -> str:
 def _variables(settings: Settings, directory: Path, source: str) -> dict[str, str]:
     """The settings of a run that touches nothing of the real one's."""
     return {
-        f"{PREFIX}INPUT": str(settings.input),
+        f"{PREFIX}INPUT": spelled(settings.input),
         f"{PREFIX}OUTPUT_DIR": str(directory),
         f"{PREFIX}SOURCE": source,
         f"{PREFIX}REDIS_URL": settings.redis_url,

@@ -22,7 +22,7 @@ from optimizer.connection import cache_eviction_warning, eviction_warning, ping
 from optimizer.engine import choose_engine
 from optimizer.environ import FILE_SUFFIX, variables_of, without_sources
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
-from optimizer.locations import is_pattern
+from optimizer.opening import expand
 from optimizer.pipeline import Progress, failed_report, optimize
 from optimizer.plausible import describe_tally
 from optimizer.reader import SnapshotReader
@@ -178,7 +178,7 @@ def bench(source: str | None, path: str | None, rounds: int, as_json: bool) -> N
     PATH or URL is the file, by default that of ROLLING_INPUT. Files and keys of real runs are not touched.
     """
     settings = settings_or_usage_error(source, input=path)
-    if is_pattern(settings.input):
+    if expand(settings.input) != [settings.input]:
         raise click.UsageError(f"{settings.input} names many files, and one is measured; give its PATH")
     with _one_line(shown=sys.stderr.isatty() and not as_json) as tell:
         comparison = compare(settings, rounds=rounds, tell=tell)

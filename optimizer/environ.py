@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from optimizer.errors import SettingsInvalid
+from optimizer.urls import redact_url
 
 __all__ = [
     "FILE_SUFFIX",
@@ -119,8 +120,8 @@ def _parse_sources(text: str) -> dict[str, str]:
         name, equals, location = map(str.strip, entry.partition("="))
         if not (equals and location and SOURCE_NAME.fullmatch(name)):
             raise SettingsInvalid(
-                f"{SOURCES_VARIABLE}: {entry!r} is not a name, '=' and a file; names hold letters, digits, '.', '_' "
-                "and '-'; several sources are divided by ';'"
+                f"{SOURCES_VARIABLE}: {redact_url(entry)!r} is not a name, '=' and a file; names hold letters, digits, "
+                "'.', '_' and '-'; several sources are divided by ';'"
             )
         if _in_variable(name) in map(_in_variable, inputs):
             raise SettingsInvalid(

@@ -24,10 +24,10 @@ from optimizer.botfiles import bots_fingerprint, read_bots
 from optimizer.collect import Found
 from optimizer.connection import UNREADABLE
 from optimizer.engine import Engine
-from optimizer.errors import SourceError, SourceMissing
-from optimizer.locations import is_pattern, parse_location
+from optimizer.errors import NoRecords, SourceError, SourceMissing
+from optimizer.locations import Location, parse_location
 from optimizer.memory import peak_rss_mb
-from optimizer.opening import expand, open_source
+from optimizer.opening import expand, open_source, where_looked
 from optimizer.publish import Publisher
 from optimizer.records import Findings
 from optimizer.scan import scan
@@ -124,7 +124,8 @@ def open_input(settings: Settings) -> Input:
     Raises:
         SourceError: It, or a part of it, is not there or cannot be opened.
     """
-    return _Parts(settings) if is_pattern(settings.input) else _File(settings)
+    locations = expand(settings.input)
+    return _File(settings) if locations == [settings.input] else _Parts(settings, locations)
 
 
 class _File:
@@ -140,8 +141,13 @@ class _File:
         began_s = time.time()
         found = Found(Selection(self._settings.index_symbols_limit))
         collect(self._settings, engine, self._source, found, progress)
-        _take_bot_files(self._settings, found)
         size_bytes = self._source.size_bytes
+        if not found.json_bytes:
+            raise NoRecords(
+                f"{self._source.path} is empty ({size_bytes:,} bytes, 0 of JSON): 0 records seen, the old snapshots "
+                "stay; is it still being written?"
+            )
+        _take_bot_files(self._settings, found)
         return Scanned(found, self.fingerprint, engine.name, began_s, parts_scanned=1, input_bytes=size_bytes)
 
     def close(self) -> None:
@@ -149,9 +155,9 @@ class _File:
 
 
 class _Parts:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, locations: Sequence[Location]) -> None:
         self._settings = settings
-        self.parts: Sequence[Part] = _look(settings)
+        self.parts: Sequence[Part] = _look(settings, locations)
         self.fingerprint = parts_fingerprint(settings, self.parts)
 
     def scan(self, engine: Engine, publisher: Publisher, progress: Progress | None, *, force: bool) -> Scanned:
@@ -242,16 +248,20 @@ def _take_bot_files(settings: Settings, found: Found) -> None:
             found.take_bot_file(bot)
 
 
-def _look(settings: Settings) -> list[Part]:
-    """Every part that the pattern names; snapshots, which often lie where the input does, are none."""
+def _look(settings: Settings, locations: Sequence[Location]) -> list[Part]:
+    """Every part, of what the pattern names; snapshots, which often lie where the input does, are none."""
     parts = []
-    for location in expand(settings.input):
+    snapshots = []
+    for location in locations:
         if location.name in _SNAPSHOTS:
+            snapshots.append(location.name)
             continue
         with open_source(location) as source:
             parts.append(_part(settings, source))
     if not parts:
-        raise SourceMissing(f"{settings.input} matches no file; does the prediction engine write there?")
+        found = f"only snapshots ({', '.join(snapshots)}), which are no input" if snapshots else "no file"
+        where = where_looked(settings.input)
+        raise SourceMissing(f"{settings.input} matches {found}: {where}; does the prediction engine write there?")
     return parts
 
 

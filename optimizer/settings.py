@@ -147,7 +147,7 @@ class Settings:
             location = getattr(self, name)
             try:
                 if isinstance(location, Url):
-                    check_url(location)
+                    check_url(location, is_output=name == "output_dir")
             except ValueError as error:  # without the URL, which may hold a password
                 raise SettingsInvalid(f"{variable_name(name)} {error}") from None
         for name in ("redis_url", "broker_url"):
@@ -170,14 +170,14 @@ def _read(given: Mapping[str, str]) -> dict[str, Any]:
         try:
             values[name] = read(text)
         except ValueError:
-            raise SettingsInvalid(f"{variable}={text!r} is not {_EXPECTED[read]}") from None
+            raise SettingsInvalid(f"{variable}={redact_url(text)!r} is not {_EXPECTED[read]}") from None
     return values
 
 
 def _source_name(location: Location) -> str:
     """The stem of a file, or the directory that a pattern is about."""
     if is_pattern(location):
-        path = str(location).partition("://")[2] if isinstance(location, Url) else str(location)
+        path = location.path if isinstance(location, Url) else str(location)
         before = takewhile(lambda part: not is_pattern(Path(part)), path.split("/"))
         named = [part for part in before if part.strip(".")]
         return named[-1] if named else "parts"

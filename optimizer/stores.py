@@ -17,8 +17,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from optimizer.causes import cause_of
 from optimizer.locations import Url
+from optimizer.urls import STORE_SCHEMES, WEB_SCHEMES
 
 __all__ = ["answers", "check_url", "file_system"]
 
@@ -29,6 +32,7 @@ READ_TIMEOUT_S: Final = 10
 TRIES: Final = 2
 S3_SCHEMES: Final = ("s3", "s3a")
 
+_QUERY: Final = re.compile(r"\?[A-Za-z][\w.-]*=")
 _LOGIN: Final = re.compile(r"[^/]*@|[^/:]*:(?!\d*(/|$)).*@")
 
 # The packages of stores, and what they are made of. They raise classes that have no base in common.
@@ -37,30 +41,71 @@ _PACKAGES: Final = frozenset(
 )
 
 
-def check_url(url: Url) -> None:
-    """Check that a URL can be used here; the store is not asked.
+def check_url(url: Url, *, is_output: bool = False) -> None:
+    """Check that a URL can be used here; nobody is asked.
+
+    Args:
+        url: The URL of an input or an output.
+        is_output: Whether snapshots are to be written there.
 
     Raises:
-        ValueError: What is wrong with it, without a piece of a password.
+        ValueError: What is wrong with it, without a piece of a secret.
     """
-    if _LOGIN.match(url.text.partition("://")[2]):
+    scheme, mark, rest = url.text.partition("://")
+    if _LOGIN.match(url.path):
         raise ValueError(
             "holds a user or a password; leave them out: credentials come from the store's own environment variables "
             "and files, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the machine's role"
         )
+    if scheme not in (*STORE_SCHEMES, *WEB_SCHEMES) or not mark:
+        raise ValueError(_other_scheme(url.text))
+    if not url.path.strip("/") or url.path.startswith("/"):
+        raise ValueError(f"names no {'host' if url.is_web else 'bucket'} after {scheme}://")
+    if url.is_web:
+        _check_web(url, is_output=is_output)
+        return
+    if _QUERY.search(rest):
+        raise ValueError(f"has a query, which {scheme}:// has not; a presigned or SAS URL begins with https://")
     try:
         from fsspec import get_filesystem_class  # noqa: PLC0415 - an extra
 
-        get_filesystem_class(url.scheme)
+        get_filesystem_class(scheme)
     except ImportError as error:
         raise ValueError(
             f"needs a package that is not here ({error}); for s3:// it comes by: "
             "pip install 'rolling-optimizer[remote]'"
         ) from None
-    except ValueError:
+
+
+def _other_scheme(text: str) -> str:
+    allowed = ", ".join(f"{one}://" for one in (*STORE_SCHEMES, *WEB_SCHEMES))
+    begin, _, after = text.partition(":")
+    if after.startswith(":"):
+        return f"is a chain of URLs ({begin}::...), which is not followed; write the store's own URL"
+    if begin.lower() == "file":
+        return "does not name an absolute path; write file:///data/rolling_brain.json.gz, or the path alone"
+    if begin.lower() in (*STORE_SCHEMES, *WEB_SCHEMES):
+        return f"does not begin with {begin.lower()}://, which seems to be meant"
+    return f"begins with {begin}://, which is none of {allowed}; anything else is a local path"
+
+
+def _check_web(url: Url, *, is_output: bool) -> None:
+    if is_output:
+        raise ValueError(f"begins with {url.scheme}://, where nothing can be written; set a directory or a store's URL")
+    try:
+        parts = urlsplit(url.text)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its text may quote a piece of the URL
+        has_host = False
+    if not has_host:
+        raise ValueError("has no readable host and port")
+    if not re.fullmatch(r"[!-~]+", url.text):
+        raise ValueError("holds a space, a letter that is not ASCII, or a control character; percent-encode it")
+    if re.search(r"[*\[\]]", parts.path):
         raise ValueError(
-            f"begins with {url.scheme}://, which no store has; s3://, gs:// and file:// are some"
-        ) from None
+            "looks like a pattern, and a web server cannot be asked what it has; name each file in ROLLING_SOURCES, "
+            "or write %2A, %5B and %5D for the characters themselves"
+        )
 
 
 def file_system(url: Url) -> Any:
@@ -79,10 +124,7 @@ def answers(url: Url) -> Iterator[None]:
         # Whatever else comes up here is none of the store's: the time limit of a task, first of all.
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _PACKAGES:
             raise
-        raise OSError(
-            f"{url}: {type(error).__name__}: {error or 'no answer in time'}; check the network, the store's address "
-            "(AWS_ENDPOINT_URL where it is not Amazon's) and the credentials in its environment variables or files"
-        ) from error
+        raise OSError(f"{url}: {type(error).__name__}: {cause_of(error)}") from error
 
 
 class _Opened:

@@ -1,4 +1,4 @@
-"""Redis URLs: one spelling in, those of redis-py and of kombu out.
+"""Redis URLs: one spelling in, those of redis-py and of kombu out; and URLs of all kinds as they may be shown.
 
 The two libraries agree on `redis://` and `rediss://` but not on Unix sockets, and both pass a query that they do not
 know on to their constructors. So a URL is read once, strictly, and written again for each.
@@ -11,15 +11,26 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-__all__ = ["TLS_FILES", "RedisUrl", "redact_url"]
+__all__ = ["STORE_SCHEMES", "TLS_FILES", "WEB_SCHEMES", "RedisUrl", "redact_url"]
 
 SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "redis+socket": "unix"}
+# Object stores, by packages of fsspec: those in which a put is all or nothing.
+STORE_SCHEMES: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+WEB_SCHEMES: Final = ("http", "https")
 # Of the query, what each kind of URL may say.
 SOCKET_QUERY: Final = frozenset({"db", "virtual_host", "password"})
 TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 # What weakens TLS has one spelling: of `ssl_check_hostname=no` redis-py makes "off", kombu "on".
 TLS_WORDS: Final = {"ssl_cert_reqs": ("required", "none"), "ssl_check_hostname": ("true", "false")}
 TLS_QUERY: Final = frozenset({*TLS_FILES, *TLS_WORDS})
+
+# What else stands in a query may be a signature, a token or a password.
+_SHOWN: Final = "|".join(sorted(TLS_QUERY | {"db", "virtual_host"}))
+_SECRET_VALUE: Final = re.compile(rf"([?&](?!(?:{_SHOWN})=)[^?&=#/]+=)[^&#]*")
+_PASSWORD: Final = re.compile(r"(://[^:@]*:).*@", re.DOTALL)
+# Keys of stores may hold colons and at signs.
+_STORE_PASSWORD: Final = re.compile(r"(://[^:@/]*:).*@|(://)[^/@]*@", re.DOTALL)
+_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*):\d*")
 
 
 @dataclass(frozen=True)
@@ -102,11 +113,29 @@ class RedisUrl:
 
 
 def redact_url(url: str) -> str:
-    """The URL with its password, if any, as `***`: up to the last `@`, since it may hold what should be escaped."""
-    if "://" not in url:  # mistyped, and so where the password begins is not known
-        url = re.sub(r".*@", "***@", url)
-    url = re.sub(r"(://[^:@]*:).*@", r"\1***@", url)
-    return re.sub(r"(password=)[^&#]*", r"\1***", url)
+    """The URL with whatever may be a secret as `***`: of Redis, of a store, of a web server, or mistyped.
+
+    A password is taken to reach to the last `@`, since it may hold what should be escaped. In a query only values are
+    secret that are no options of Redis; of a web server's URL the whole query is, and the user as well.
+    """
+    scheme, mark, rest = url.partition("://")
+    if mark and re.search("https?$", scheme, re.IGNORECASE):
+        return f"{scheme}://{_redact_web(rest)}"
+    if not mark:  # mistyped, and so where the password begins is not known
+        url = re.sub(r".*@", "***@", url, flags=re.DOTALL)
+    password = _STORE_PASSWORD if scheme in STORE_SCHEMES else _PASSWORD
+    return _SECRET_VALUE.sub(r"\1***", password.sub(lambda found: f"{found[1] or found[2]}***@", url))
+
+
+def _redact_web(rest: str) -> str:
+    place = re.split("[?#]", rest, maxsplit=1)[0]
+    query = rest[len(place) :]
+    host = place.partition("/")[0]
+    if "@" in host or (":" in host and "@" in place):
+        place = "***@" + place.rpartition("@")[2]
+    elif ":" in host and ("@" in query or not _PORT.fullmatch(host)):  # a password that holds a question mark
+        place = "***"
+    return place + (f"{query[0]}***" if query else "")
 
 
 def _database(text: str) -> int:

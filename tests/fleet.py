@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from optimizer.locations import spelled
 from optimizer.reader import SnapshotReader
 from optimizer.records import Report
 from optimizer.settings import Settings
@@ -36,7 +37,7 @@ class Fleet:
         self.reader = SnapshotReader.from_settings(settings)
         self._stack = Stack(lambda name, line: self.lines.append(f"{name}| {line}"), directory)
         self._stack.environ |= {
-            "ROLLING_INPUT": str(settings.input),
+            "ROLLING_INPUT": spelled(settings.input),
             "ROLLING_OUTPUT_DIR": str(settings.output_dir),
             "ROLLING_REDIS_URL": settings.redis_url,
             **variables,

@@ -263,7 +263,7 @@ FAULTS = {
     ),
     "bad length": Fault(write_gzip(lambda data: data[:-1] + bytes([data[-1] ^ 1])), SourceTorn, "check failed"),
     "bytes after the end": Fault(
-        write_gzip(lambda data: data + b"more than a header"), SourceTorn, "follow the last member"
+        write_gzip(lambda data: data + b"more than a header"), SourceTorn, "what follows is no gzip"
     ),
     "empty file": Fault(lambda path: path.write_bytes(b""), NoRecords, "0 records seen"),
     "gzip of nothing": Fault(write_text(b""), NoRecords, "0 records seen"),

@@ -166,7 +166,9 @@ def test_without_credentials_the_message_names_them(s3: S3Server, monkeypatch: p
 def test_a_server_that_is_down_is_an_error_within_seconds(own_s3: S3Server) -> None:
     """Before the first object and amid one, though the libraries below would try for minutes."""
     began = time.monotonic()
-    with pytest.raises(SourceUnreadable, match=r"EndpointConnectionError: .*check the network"):
+    with pytest.raises(
+        SourceUnreadable, match=r"EndpointConnectionError: connection refused by 127.0.0.1:\d+: .*check the network"
+    ):
         open_source(own_s3.bucket / "a.json")
     own_s3.start()
     own_s3.put(own_s3.bucket / "a.json", b"1" * (40 << 20))
@@ -206,6 +208,27 @@ def test_a_pattern_names_objects_by_name(s3: S3Server, place: Url) -> None:
     assert expand(place / "[ab].json") == [place / "a.json", place / "b.json"]
     assert expand(place / "none-*.json") == []
     assert expand(place / "a.json") == [place / "a.json"]
+
+
+def test_a_key_that_is_there_wins_over_the_pattern(
+    remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
+) -> None:
+    """Its brackets are then letters like any other."""
+    odd = place / "brain[ab].json.gz"
+    s3.put(place / "braina.json.gz", as_gz(tmp_path, OLD))
+    assert expand(odd) == [place / "braina.json.gz"]
+    s3.put(odd, as_gz(tmp_path, NEW))
+    assert expand(odd) == [odd]
+    settings = replace(remote_settings, input=odd, source="odd")
+    assert optimize(settings, use_cache=False).status == "success"
+    assert symbols_shown(settings) == ["NVDA", "MSFT"]
+
+
+def test_a_pattern_without_a_match_names_where_it_looked(remote_settings: Settings, s3: S3Server, place: Url) -> None:
+    """The part before the first wildcard."""
+    s3.put(place / "deep/a.json", b"{}")
+    with pytest.raises(SourceMissing, match=rf"matches no file: nothing of that name lies below {place}/deep/, or"):
+        optimize(replace(remote_settings, input=place / "deep/b*.json"), use_cache=False)
 
 
 def test_other_stores_are_read_alike(tmp_path: Path) -> None:

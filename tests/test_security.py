@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote, urlencode
@@ -25,9 +27,11 @@ from celery import Celery, chord
 from optimizer import Settings
 from optimizer.connection import connect, eviction_warning
 from optimizer.keys import Keys
+from optimizer.locations import Url
 from tasks.queues import SCAN_QUEUE
 from tests.composed import ROOT
 from tests.fleet import FLOWER_LOGIN, Fleet
+from tests.pages import Pages, serving
 from tests.readers import KINDS, Open
 from tests.rolling import a_record, write_json
 from tests.servers import Authority, RedisServer, serves_tls, wait_until
@@ -502,6 +506,86 @@ def test_no_secret_comes_out(tmp_path: Path, own_redis: RedisServer, guarded: Ur
     assert b"celery-task-meta-" in seen["messages, results and reports"]
     assert any(b"/0.celeryev/" in data for data in seen.values())
     assert {name: found for name, data in seen.items() if (found := secrets_in(data))} == {}
+
+
+SIGNATURE: Final = "S1gnature/of+the=URL"
+SIGNED: Final = urlencode({"X-Amz-Credential": "AKIAPLANTED", "X-Amz-Signature": SIGNATURE})
+GOOD: Final = gzip.compress(json.dumps({"AAPL": a_record()}).encode())
+
+# What the web server does, and what the failed run says then.
+UNUSABLE: Final[dict[str, tuple[Callable[[Pages], None], str]]] = {
+    "403": (lambda pages: setattr(pages, "status", 403), "access denied .403"),
+    "404": (lambda pages: setattr(pages, "status", 404), "the server answers 404"),
+    "500": (lambda pages: setattr(pages, "status", 500), "the server answers 500"),
+    "cut": (lambda pages: setattr(pages, "cut_after", 40), "closed the connection after 40 of"),
+    "torn": (lambda pages: setattr(pages, "data", GOOD[:-5]), "ends early"),
+    "malformed": (lambda pages: setattr(pages, "data", b'{"AAPL":{"confidence":0.5,,}}'), "at byte"),
+    "page": (lambda pages: setattr(pages, "data", b"<html>no</html>"), "it is HTML or XML"),
+    "nothing": (lambda pages: setattr(pages, "data", b"{}"), "no usable record"),
+}
+
+
+def failed_with(fleet: Fleet, said: str) -> bool:
+    """Whether the last failed run says so."""
+    return re.search(said, str(fleet.runs("failed")[:1])) is not None
+
+
+@pytest.mark.slow
+def test_no_signature_of_an_inputs_url_comes_out(tmp_path: Path, own_redis: RedisServer) -> None:
+    """Whatever becomes of the input: in no log at DEBUG, report, message, result, key, answer or command."""
+    seen: dict[str, bytes] = {}
+    own_redis.start("--appendonly", "yes")
+    with ExitStack() as server:
+        pages = server.enter_context(serving())
+        url = f"{pages.url}/rolling_brain.json.gz?{SIGNED}"
+        settings = Settings(input=Url(url), output_dir=tmp_path / "out", redis_url=own_redis.url)
+        variables = {
+            "ROLLING_REDIS_URL": own_redis.url,
+            "ROLLING_INPUT": url,
+            "ROLLING_OUTPUT_DIR": str(tmp_path / "out"),
+        }
+        token = {"ROLLING_TRIGGER_TOKEN": TOKEN}
+
+        def look(when: str) -> None:
+            for path in ("/status", "/metrics", "/runs", "/page", "/predictions", "/"):
+                seen[f"web {path} {when}"] = web.get(path)[2]
+            run = ask(web, "POST", "/runs", b'{"force": true}')["id"]
+            wait_until(
+                lambda: ask(web, "GET", f"/runs/{run}")["state"] in ("done", "failed"), what="the run by the web"
+            )
+            seen[f"web /runs/ID {when}"] = json.dumps(ask(web, "GET", f"/runs/{run}")).encode()
+            for command in (["config"], ["status"], ["run", "--force", "--no-cache"], ["trigger", "--force", "--wait"]):
+                done = rolling_optimizer(tmp_path, *command, **variables)
+                seen[f"{command} {when}"] = (done.stdout + done.stderr).encode()
+
+        with Fleet(tmp_path, settings, **FAST_TICKS) as fleet, WebServer(tmp_path, settings, **token) as web:
+            pages.data = GOOD
+            fleet.start_worker("--loglevel", "DEBUG")
+            fleet.start_beat()
+            fleet.wait_for_runs(1, "success")
+            for prepare, said in UNUSABLE.values():
+                pages.data, pages.status, pages.cut_after = GOOD + gzip.compress(b" "), 200, None
+                prepare(pages)
+                wait_until(partial(failed_with, fleet, said), what=said)
+            look("bad")
+            server.close()
+            wait_until(partial(failed_with, fleet, "connection refused"), what="the refusal")
+            seen["web /runs refused"] = web.get("/runs")[2]
+        seen["lines of processes"] = "\n".join(fleet.lines).encode()
+        seen["lines of the web"] = web.log.read_bytes()
+    seen["keys and all that was written"] = written(own_redis)
+    with own_redis.client as client:
+        for key in cast("list[bytes]", [*client.scan_iter()]):
+            seen[f"key {key!r}"] = key + cast("bytes", client.dump(key) or b"")
+    for path in (tmp_path / "out").rglob("*.json*"):
+        seen[str(path)] = path.read_bytes()
+
+    assert b"?***" in seen["web /runs bad"]
+    assert b"?***" in seen["lines of processes"]
+    assert b"?***" in seen["['config'] bad"]
+    assert any(b"celery-task-meta-" in data for data in seen.values())
+    words = [form for word in (SIGNATURE, "AKIAPLANTED") for form in _forms(word)] + [b"Signature"]
+    assert {name: found for name, data in seen.items() if (found := [word for word in words if word in data])} == {}
 
 
 def test_commands_take_secrets_from_files_and_say_so(tmp_path: Path, guarded: UrlOf) -> None:

@@ -270,9 +270,9 @@ class TestUrls:
     def test_they_are_taken_from_the_environment(self) -> None:
         """The source's name is the object's stem; `file://` is a path."""
         settings = Settings.from_env(
-            {"ROLLING_INPUT": "s3://bucket/deep/engine.json.gz", "ROLLING_OUTPUT_DIR": "memory://out/"}
+            {"ROLLING_INPUT": "s3://bucket/deep/engine.json.gz", "ROLLING_OUTPUT_DIR": "s3://out/"}
         )
-        assert (settings.input, settings.output_dir) == (Url("s3://bucket/deep/engine.json.gz"), Url("memory://out/"))
+        assert (settings.input, settings.output_dir) == (Url("s3://bucket/deep/engine.json.gz"), Url("s3://out/"))
         assert settings.source == "engine"
         assert Settings.from_env({"ROLLING_INPUT": "file:///srv/a.json"}).input == Path("/srv/a.json")
 
@@ -299,10 +299,87 @@ class TestUrls:
         """Keys may hold any sign."""
         assert str(Settings.from_env({"ROLLING_INPUT": url, "ROLLING_SOURCE": "a"}).input) == url
 
-    def test_a_scheme_that_no_store_has_is_refused(self) -> None:
-        """By the variable's name."""
-        with pytest.raises(SettingsInvalid, match=r"ROLLING_INPUT begins with s4://, which no store has"):
-            Settings.from_env({"ROLLING_INPUT": "s4://bucket/a.json"})
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            (
+                "s4://bucket/a.json",
+                "begins with s4://, which is none of s3://, .*https://; anything else is a local path",
+            ),
+            ("reference://a.json", "begins with reference://, which is none of"),
+            ("cached://a.json", "begins with cached://, which is none of"),
+            ("dir://a", "begins with dir://, which is none of"),
+            ("memory://a", "begins with memory://, which is none of"),
+            ("S3://bucket/a.json", "does not begin with s3://, which seems"),
+            ("s3:/bucket/a.json", "does not begin with s3://, which seems"),
+            ("https:/host/a.json", "does not begin with https://, which seems"),
+            (
+                "simplecache::memory://o",
+                "is a chain of URLs .simplecache::...., which is not followed; write the store's",
+            ),
+            ("filecache::s3://bucket/a", "is a chain of URLs"),
+            ("file://data/a.json", "does not name an absolute path; write file:///"),
+            ("FILE:///data/a.json", "does not name an absolute path; write file:///"),
+            ("s3://", "names no bucket after s3://"),
+            ("s3:///a.json", "names no bucket after s3://"),
+            ("s3://bucket/a.json?X-Amz-Signature=secret", "has a query, which s3:// has not; a presigned or SAS URL"),
+            ("https://", "names no host after https://"),
+            ("https://host:port/a.json", "has no readable host and port"),
+            ("https://host/a b.json", "holds a space"),
+            ("https://host/ä.json", "holds a space, a letter that is not ASCII"),
+            ("https://host/*.json.gz", "looks like a pattern, and a web server cannot be asked"),
+            ("https://host/[ab].json.gz?sig=secret", "looks like a pattern"),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(self, text: str, said: str) -> None:
+        """By the variable's name, with what can be used; nothing becomes a local directory by mistake."""
+        with pytest.raises(SettingsInvalid, match=f"ROLLING_INPUT {said}") as raised:
+            Settings.from_env({"ROLLING_INPUT": text})
+        assert "secret" not in str(raised.value)
+        if not text.lower().startswith("http"):
+            with pytest.raises(SettingsInvalid, match=f"ROLLING_OUTPUT_DIR {said}"):
+                Settings.from_env({"ROLLING_OUTPUT_DIR": text})
+
+    @pytest.mark.parametrize("url", ["http://host/out", "https://host:8443/out?sig=secret"])
+    def test_a_web_server_is_no_output(self, url: str) -> None:
+        """Nothing can be written there."""
+        with pytest.raises(
+            SettingsInvalid, match=r"ROLLING_OUTPUT_DIR begins with https?://, where nothing can be"
+        ) as e:
+            Settings.from_env({"ROLLING_OUTPUT_DIR": url})
+        assert "secret" not in str(e.value)
+
+    @pytest.mark.parametrize(
+        ("url", "source"),
+        [
+            ("https://host/deep/brain.json.gz?X-Amz-Signature=a/b.json", "brain"),
+            ("http://[::1]:8000/brain.json#part", "brain"),
+            ("https://host:8443/brain.zst?e=a@b", "brain"),
+            ("s3://bucket/deep/part-?.json", "deep"),
+        ],
+    )
+    def test_the_sources_name_is_made_without_the_query(self, url: str, source: str) -> None:
+        """So a new signature is no other source; a question mark in a store's key is a pattern's."""
+        assert Settings.from_env({"ROLLING_INPUT": url}).source == source
+
+    @pytest.mark.parametrize(
+        ("environ", "said"),
+        [
+            ({"ROLLING_BOTS_DIR": "https://host/bots?sig=SECRET"}, "https://host/bots?***"),
+            ({"ROLLING_SOURCES": "https://host/a.json?sig=SECRET"}, "https://host/a.json?***"),
+            ({"ROLLING_INPUT": "https://host/ä?sig=SECRET"}, "ROLLING_INPUT holds"),
+            ({"ROLLING_INPUT": "https://host/.gz?sig=SECRET", "ROLLING_ENGINE": "x"}, "ROLLING_ENGINE='x'"),
+            ({"ROLLING_INPUT": "https://host/b(1).gz?sig=SECRET"}, "'https://host/b(1).gz?***'"),
+            ({"ROLLING_REDIS_URL": "redis://host?token=SECRET"}, "redis://host?token=***"),
+            ({"ROLLING_INTERVAL_S": "https://host/a?sig=SECRET"}, "https://host/a?***"),
+        ],
+    )
+    def test_no_error_shows_a_query(self, environ: dict[str, str], said: str) -> None:
+        """Whatever variable it was given to."""
+        with pytest.raises(SettingsInvalid) as caught:
+            Settings.every_from_env(environ)
+        assert said in str(caught.value)
+        assert "SECRET" not in str(caught.value)
 
     @pytest.mark.parametrize("missing", ["fsspec", "s3fs"])
     def test_a_missing_package_is_named(self, missing: str) -> None:
@@ -344,6 +421,26 @@ class TestRedaction:
             ("redis:/user:secret@host", "***@host"),
             ("redis://host?db=1&password=secret", "redis://host?db=1&password=***"),
             ("redis://u:secret@host?password=secret#x", "redis://u:***@host?password=***#x"),
+            ("rediss://h?ssl_ca_certs=/ca.pem&token=secret", "rediss://h?ssl_ca_certs=/ca.pem&token=***"),
+            ("https://host/a.json.gz?X-Amz-Signature=secret&a=b", "https://host/a.json.gz?***"),
+            ("https://host/a.json#secret", "https://host/a.json#***"),
+            ("https://host?secret", "https://host?***"),
+            ("HTTPS://host/a?secret", "HTTPS://host/a?***"),
+            ("http://[::1]:8000/a@b.json", "http://***@b.json"),
+            ("https://host:8443/a.json", "https://host:8443/a.json"),
+            ("https://user:secret@host/a", "https://***@host/a"),
+            ("https://secret@host/a", "https://***@host/a"),
+            ("https://user:sec/ret@host/a?b", "https://***@host/a?***"),
+            ("https://user:sec?ret@host/a", "https://***?***"),
+            ("https://host:8443/x?email=a@b&sig=secret", "https://***?***"),
+            ("https://host/x?email=a@b&sig=secret", "https://host/x?***"),
+            ("s3://bucket/a?sig=secret&b=secret", "s3://bucket/a?sig=***&b=***"),
+            ("s3://bucket/part-?.json", "s3://bucket/part-?.json"),
+            ("s3://bucket/a:b@c.json", "s3://bucket/a:b@c.json"),
+            ("s3://secret@bucket/a", "s3://***@bucket/a"),
+            ("s3://key:sec/ret@bucket/a", "s3://key:***@bucket/a"),
+            ("brain=https://host/a?sig=secret", "brain=https://host/a?***"),
+            ("filecache::https://u:secret@host/a?sig=secret", "filecache::https://***@host/a?***"),
         ],
     )
     def test_by_hand(self, url: str, shown: str) -> None:
@@ -370,7 +467,11 @@ class TestRedaction:
 
     def test_a_repr_shows_none(self) -> None:
         """A traceback or a log line may hold one."""
-        shown = repr(Settings(redis_url="redis://:secret@a", broker_url="redis://u:secret@b", trigger_token="secret"))
+        url = Url("https://host/a.json?sig=secret")
+        shown = repr(
+            Settings(input=url, redis_url="redis://:secret@a", broker_url="redis://u:secret@b", trigger_token="secret")
+        )
+        assert str(url) in shown
         assert "secret" not in shown
         assert "interval_s=30.0" in shown
 

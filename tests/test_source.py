@@ -105,6 +105,7 @@ class TestFormats:
     )
     def test_gzip_is_that_of_the_standard_library(self, members: list[tuple[bytes, int, int, int]]) -> None:
         """Any number of members with any headers, empty ones too, with zero padding between and after them."""
+        members = [(b'["', 0, 6, 0), *members]  # what begins as another format is named instead
         packed = b"".join(
             gzip_member(data, flags=flags, level=level) + bytes(zeros) for data, flags, level, zeros in members
         )
@@ -123,7 +124,7 @@ class TestFormats:
     @pytest.mark.parametrize("pack", [gzip.compress, zstd_bytes, bytes], ids=["gzip", "zstd", "plain"])
     def test_large_files(self, pack: Callable[[bytes], bytes]) -> None:
         """Megabytes that compress badly, well, and badly again come out in chunks of bounded size."""
-        data = b"[" + os.urandom(700_000) + bytes(5_000_000) + os.urandom(700_000)
+        data = b'["' + os.urandom(700_000) + bytes(5_000_000) + os.urandom(700_000)
 
         assert inflate(pack(data)) == data
 
@@ -143,7 +144,8 @@ class TestFormats:
         assert inflate(packed) == b""
 
         local(settings_without_redis.input).write_bytes(packed)
-        with pytest.raises(NoRecords, match="0 records seen"):
+        said = rf"is empty \({len(packed)} bytes, 0 of JSON\): 0 records seen, .*still being written"
+        with pytest.raises(NoRecords, match=said):
             optimize(settings_without_redis, use_cache=False)
 
 
@@ -194,15 +196,30 @@ class TestDamage:
             (DAMAGED["gzip"][:-4] + b"\0\0\0\0", "check failed.*length"),
             (DAMAGED["gzip"][:-1], "ends early"),
             (DAMAGED["gzip"][:-8], "ends early"),
-            (DAMAGED["gzip"] + b"trailing junk", "no gzip follow"),
-            (DAMAGED["gzip"] + bytes(100) + b"trailing junk", "no gzip follow"),
+            (
+                DAMAGED["gzip"] + b"trailing junk",
+                r"gzip data ends at byte \d+ .*no gzip: b'trailing junk'",
+            ),
+            (
+                DAMAGED["gzip"] + bytes(100) + b"trailing junk",
+                r"gzip data ends at byte \d+ .*no gzip: b'trailing junk'",
+            ),
             (DAMAGED["gzip"] + DAMAGED["gzip"][:20], "ends early"),
             (DAMAGED["gzip"] + DAMAGED["gzip"][:-8] + bytes(8), "check failed"),
             (b"\x1f\x8b\x07" + DAMAGED["gzip"][3:], "check failed"),
             (b"\x1f\x8b\x08\x08" + bytes(6) + b"endless name" * 100_000, "is damaged.*header"),
             (DAMAGED["zstd"][:-4] + b"\0\0\0\0", "is damaged.*checksum"),
             (DAMAGED["zstd"][:-1], "ends early"),
-            (DAMAGED["zstd"] + b"trailing junk", "is damaged"),
+            (
+                DAMAGED["zstd"] + b"trailing junk",
+                r"zstd data ends at byte \d+ .*no zstd: b'trailing junk'",
+            ),
+            (DAMAGED["gzip"] + b"\n", rf"ends at byte {len(DAMAGED['gzip'])} of the file, .* is no gzip: b'\\n'"),
+            (DAMAGED["gzip of two members"] + b"\0\0x", "ends at byte [0-9]+ of the file, .* is no gzip: b'x'"),
+            (DAMAGED["gzip"] + b"\x1f", "ends early"),
+            (DAMAGED["gzip"] + bytes(3) + b"\x1f\x8b", "ends early"),
+            (DAMAGED["zstd"] + b"\x28", "ends early"),
+            (DAMAGED["zstd of two frames"] + b"\n", r"zstd data ends at byte \d+ of the file, .* no zstd: b'\\n'"),
         ],
     )
     def test_what_is_wrong_is_told(self, packed: bytes, message: str) -> None:
@@ -225,10 +242,10 @@ class TestDamage:
     @pytest.mark.parametrize("log", [22, 23, 24, 27])
     def test_windows_of_zstd_are_bounded(self, log: int) -> None:
         """8 MiB are read; a frame that asks for more is refused with what to do."""
-        packed = zstd_bytes(b"[" + bytes(100), window_log=log)
+        packed = zstd_bytes(b"[" + b" " * 100, window_log=log)
 
         if log <= 23:
-            assert inflate(packed) == b"[" + bytes(100)
+            assert inflate(packed) == b"[" + b" " * 100
         else:
             with pytest.raises(SourceUnreadable, match="window is over 8 MiB; compress without --long"):
                 inflate(packed)
@@ -492,3 +509,18 @@ class TestBombs:
 
         assert measured.found == ["AAPL"]
         assert measured.growth_mb < 20
+
+
+class TestWhere:
+    """What is not a file, and where a relative path was looked for."""
+
+    def test_it_is_told_with_what_to_set(self, tmp_path: Path) -> None:
+        """A pattern is what most people mean by it."""
+        with pytest.raises(SourceUnreadable, match=rf"is a directory; set ROLLING_INPUT to .* or to {tmp_path}/\*"):
+            Source(tmp_path)
+
+    def test_where_a_relative_path_was_looked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A worker often runs in another directory than thought."""
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SourceMissing, match=f"data/a.json not found in {tmp_path}; set ROLLING_INPUT"):
+            Source(Path("data/a.json"))

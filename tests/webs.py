@@ -15,6 +15,7 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from optimizer import Settings
+from optimizer.locations import spelled
 from optimizer.web import Trigger, create_app
 from tasks.devredis import free_port
 from tests.servers import wait_until
@@ -41,7 +42,7 @@ class WebServer:
         self.port = free_port()
         self.log = directory / "web.log"
         environ = os.environ | {
-            "ROLLING_INPUT": str(settings.input),
+            "ROLLING_INPUT": spelled(settings.input),
             "ROLLING_OUTPUT_DIR": str(settings.output_dir),
             "ROLLING_REDIS_URL": settings.redis_url,
             **variables,
