@@ -75,7 +75,8 @@ class CelerySender:
             CacheUnavailable: The broker cannot be reached.
         """
         # Celery's settings are read on import, and so only where somebody triggers.
-        from tasks.rolling import app, optimize_rolling_data  # noqa: PLC0415
+        from tasks import app  # noqa: PLC0415
+        from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
         with _broker_answers():
             expires_s = max(SHORTEST_EXPIRY_S, Settings.from_env(os.environ, source).interval_s)

@@ -1,18 +1,19 @@
-"""HTTP as uvicorn speaks it, with the limits that it has not: sizes, waiting times, pipelines and connections.
+"""uvicorn's HTTP protocol with limits of size, waiting time, pipelining and the number of connections.
 
-uvicorn limits heads for h11 alone (`h11_max_incomplete_event_size`); with httptools it keeps whatever is sent. Here a head
-or a trailer over 64 KiB is answered by 431, and a connection that keeps the server waiting is closed: before a head is
-complete, in a body that is not read, or with an answer that the client does not take.
+uvicorn limits heads for h11 alone (`h11_max_incomplete_event_size`); with httptools it keeps whatever is sent. Here a
+head or a trailer over 64 KiB is answered by 431, and a connection that keeps the server waiting is closed: before a
+head is complete, in a body that is not read, or with an answer that the client does not take.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from optimizer.web.limits import RETRY_AFTER_S, connection_limit
 from optimizer.web.problems import MEDIA_TYPE, Problem
@@ -39,6 +40,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refusal: tuple[int, str] | None = None
         self._waited_s = 0
         self._unsent_bytes = 0
+        # Requests that the newest one has to wait for. When a client goes, uvicorn tells the newest alone.
+        self._earlier: deque[RequestResponseCycle] = deque(maxlen=MAX_PIPELINED + 1)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection. Where there are too many, end an idle one, or else answer 503."""
@@ -51,6 +54,13 @@ class LimitedProtocol(HttpToolsProtocol):
                 other.transport.abort()
                 return
         self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell every request that is not answered that its client has gone."""
+        for cycle in self._earlier:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
@@ -71,7 +81,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refusal = (HTTPStatus.BAD_REQUEST, "too many requests at once on one connection")
             raise ValueError(self._refusal[1])
         self._unparsed_bytes = self._waited_s = 0
+        before = self.cycle
         super().on_headers_complete()
+        if self.pipeline:
+            self._earlier.append(before)
+        else:
+            self._earlier.clear()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
