@@ -64,8 +64,6 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
-        if self.transport.is_closing():
-            return
         self._unparsed_bytes += len(data)
         super().data_received(data)
         if self._unparsed_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -85,6 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.pipeline:
             self._earlier.append(before)
+            self.flow.resume_reading()  # uvicorn reads no more then, and so does not see that the client goes
         else:
             self._earlier.clear()
 
