@@ -36,11 +36,14 @@ SHORTEST_EXPIRY_S: Final = 60.0
 # A report is of a few KB; the error of a run of thousands of parts names each.
 MAX_RESULT_BYTES: Final = 4 << 20
 
+# What decoding any bytes may raise: bad UTF-8 and numbers of thousands of digits are ValueErrors.
+_UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
+
 
 class _Requested(msgspec.Struct, frozen=True):
     """What was sent last."""
 
-    id: str
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f-]{36}$")]
     force: bool
 
 
@@ -131,7 +134,7 @@ def _decode_requested(client: Any, key: str) -> _Requested | None:
     """What the key holds; `None` where it holds nothing, or something that is none of ours and may be replaced."""
     try:
         return msgspec.json.decode(client.get(key) or b"null", type=_Requested | None)
-    except (ResponseError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (ResponseError, *_UNREADABLE):
         return None
 
 
@@ -159,11 +162,9 @@ def _state(run_id: str) -> RunState:
     if len(data) > MAX_RESULT_BYTES:
         raise _ResultInvalid(f"over {MAX_RESULT_BYTES} bytes")
     try:
-        state = _decode_state(run_id, data)
-        msgspec.json.encode(state)  # a number may be too large for that
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+        return _decode_state(run_id, data)
+    except _UNREADABLE as error:
         raise _ResultInvalid(str(error)) from error
-    return state
 
 
 def _decode_state(run_id: str, data: bytes) -> RunState:

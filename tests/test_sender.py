@@ -148,7 +148,9 @@ def test_a_run_that_could_not_be_sent_holds_up_no_other(webs: list[WebServer], b
     assert ask(webs[1], "POST", "/runs") == (202, sent)
 
 
-@pytest.mark.parametrize("damage", ["junk", "list", "[]", '{"id": 5}', "[" * 100_000, "\udcff", "null"])
+@pytest.mark.parametrize(
+    "damage", ["junk", "list", "[]", '{"id": 5}', '{"id": "x", "force": true}', "[" * 100_000, "\udcff", "null"]
+)
 def test_a_damaged_note_is_replaced(webs: list[WebServer], broker: redis.Redis, damage: str) -> None:
     """Whatever stands where the last run is noted."""
     if damage == "list":
@@ -232,6 +234,10 @@ def _envelope(status: Any, result: Any) -> bytes:
 @example(data=_envelope("FAILURE", {"exc_type": "system", "exc_module": "os", "exc_message": ["touch /tmp/x"]}))
 @example(data=_envelope("FAILURE", {"exc_type": "X", "exc_module": "no.such.module", "exc_message": 5}))
 @example(data=_envelope("FAILURE", {"exc_type": 5}))
+@example(data=_envelope("FAILURE", FAILURE).replace(b'"in.json: not found"', b"9" * 5_000))
+@example(data=_envelope("FAILURE", FAILURE).replace(b'"in.json: not found"', b"[" * 900 + b"]" * 900))
+@example(data=_envelope("SUCCESS", REPORT).replace(b"1795000000000", b"9" * 5_000))
+@example(data=_envelope("PROGRESS", {"percent": 0}).replace(b"0", b"9" * 5_000))
 @example(data=_envelope("FAILURE", "text"))
 @example(data=_envelope("PROGRESS", {}))
 @example(data=_envelope("PROGRESS", {"percent": "x"}))
