@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
@@ -31,7 +32,7 @@ import optimizer.web.protocol
 from tasks.cli import main
 
 resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
-optimizer.web.protocol.PATIENCE_S = {patience_s}
+optimizer.web.protocol.PATIENCE_S = optimizer.web.protocol.UNSENT_PATIENCE_S = {patience_s}
 sys.argv[1:1] = ["web"]
 main()
 """
@@ -94,8 +95,14 @@ def memory_mb(web: WebServer) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) / 1e3
 
 
+def worked_s(web: WebServer) -> float:
+    """Seconds of a processor that the server has taken."""
+    fields = Path(f"/proc/{web.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def others_are_served(web: WebServer, *, within_s: float = 1.0) -> Iterator[None]:
+def others_are_served(web: WebServer) -> Iterator[None]:
     """Others ask all the time meanwhile, each on a connection of its own, and have an answer soon."""
     took_s, ended = [], threading.Event()
 
@@ -114,7 +121,7 @@ def others_are_served(web: WebServer, *, within_s: float = 1.0) -> Iterator[None
         ended.set()
         thread.join()
     assert took_s
-    assert max(took_s) < within_s
+    assert max(took_s) < 5  # of a machine that is busy with other tests
 
 
 HEADS: Final[dict[str, tuple[bytes, bytes]]] = {  # what comes before the padding, and after it
@@ -185,7 +192,7 @@ FLOODS: Final[dict[str, tuple[bytes, bytes]]] = {  # what begins a request, and 
 def test_what_never_ends_takes_little_memory_and_no_time(web: WebServer, kind: str) -> None:
     """Many connections at once, each with megabytes: each is closed soon, and others are served meanwhile."""
     begin, more = FLOODS[kind]
-    before_mb = memory_mb(web)
+    before_mb, before_s = memory_mb(web), worked_s(web)
     closed: list[bool] = []
 
     def flood() -> None:
@@ -205,6 +212,7 @@ def test_what_never_ends_takes_little_memory_and_no_time(web: WebServer, kind: s
             thread.join()
     assert len(closed) == len(threads)
     assert memory_mb(web) - before_mb < 40
+    assert worked_s(web) - before_s < 1.0
 
 
 def test_a_body_that_is_not_wanted_is_thrown_away(web: WebServer) -> None:
@@ -324,7 +332,7 @@ def descriptors(web: WebServer) -> int:
 def test_listeners_leave_descriptors_for_others(tmp_path: Path, shared_redis: RedisServer) -> None:
     """With 1,024 of them: most of 1,200 listeners are taken, the others told when to come back, and all are served."""
     with limited(tmp_path, shared_redis, descriptors=1_024) as web, ExitStack() as stack:
-        with others_are_served(web, within_s=3):
+        with others_are_served(web):
             listeners = [stack.enter_context(Events(web.port)) for _ in range(LISTENERS)]
             heads = [listener.wait_for(b"\r\n\r\n") for listener in listeners]
         taken = [head for head in heads if head.startswith(b"HTTP/1.1 200")]

@@ -23,6 +23,8 @@ __all__ = ["MAX_HEAD_BYTES", "PATIENCE_S", "LimitedProtocol"]
 MAX_HEAD_BYTES: Final = 65_536
 # Proxies wait for clients as long; a browser's request comes in one piece.
 PATIENCE_S: Final = 15
+# Without any of an answer being taken: over a slow line a socket takes the next megabyte after half a minute.
+UNSENT_PATIENCE_S: Final = 60
 # Browsers send one request after the other. A read may hold fourteen thousand of them, at 2 KB each.
 MAX_PIPELINED: Final = 64
 TOO_LARGE: Final = f"the head of the request is over {MAX_HEAD_BYTES} bytes"
@@ -39,7 +41,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0
         self._refusal: tuple[int, str] | None = None
         self._waited_s = 0
-        self._unsent_bytes = 0
+        self._unsent = (0, 0)  # bytes of answers, and the requests that wait behind them
         # Requests that the newest one has to wait for. When a client goes, uvicorn tells the newest alone.
         self._earlier: deque[RequestResponseCycle] = deque(maxlen=MAX_PIPELINED + 1)
 
@@ -102,20 +104,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def check(self, seconds: int) -> None:
         """Close the connection if it has kept the server waiting; so many seconds have passed since the last check."""
-        unsent_bytes = self.transport.get_write_buffer_size()
-        if unsent_bytes and unsent_bytes >= self._unsent_bytes:
-            is_waiting = True  # the client takes nothing of its answer
-        else:
-            cycle = self.cycle
-            # Between requests, within a head, or in a body that the answer does not wait for; or in one that it does.
-            is_waiting = cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
-        self._unsent_bytes = unsent_bytes
-        self._waited_s = self._waited_s + seconds if is_waiting else 0
-        if self._waited_s < PATIENCE_S:
-            return
-        if unsent_bytes or self.transport.is_closing():
-            self.transport.abort()
-        else:
+        unsent = (self.transport.get_write_buffer_size(), len(self.pipeline))
+        is_stuck = unsent[0] > 0 and unsent[0] >= self._unsent[0] and unsent[1] == self._unsent[1]
+        self._unsent = unsent
+        cycle = self.cycle
+        # Between requests, within a head, or in a body that the answer does not wait for; or in one that it does.
+        is_waiting = cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
+        self._waited_s = self._waited_s + seconds if is_stuck or (is_waiting and not unsent[0]) else 0
+        if unsent[0] or self.transport.is_closing():
+            if self._waited_s >= UNSENT_PATIENCE_S:
+                self.transport.abort()
+        elif self._waited_s >= PATIENCE_S:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the request has not come within {PATIENCE_S} s")
 
     def _refuse(self, status: int, detail: str) -> None:
