@@ -15,6 +15,7 @@
     |-- OutputUnreadable         the object store of the snapshot files does not answer
     |-- CacheUnavailable         Redis does not answer
     |-- PublishRefused           another run owns the lock, or has published something newer
+    |-- RunPending               a run that was requested before, and does less, has not ended
     |-- RunLost                  a scan that was handed out has not come back
     |-- RunTimedOut              the run took longer than its time limit
     |-- BenchFailed              a measurement did not end as it should
@@ -37,6 +38,7 @@ __all__ = [
     "PublishRefused",
     "RollingError",
     "RunLost",
+    "RunPending",
     "RunTimedOut",
     "SettingsInvalid",
     "SnapshotMissing",
@@ -107,6 +109,10 @@ class CacheUnavailable(RollingError):
 
 class PublishRefused(RollingError):
     """The run lost its lock, or a newer version is already published; nothing was published."""
+
+
+class RunPending(RollingError):
+    """A run that was requested before has not ended, and does less than what is wanted now."""
 
 
 class RunLost(RollingError):

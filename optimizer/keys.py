@@ -19,8 +19,9 @@
 | rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in the predictions   | the newest 120     |
 | rolling:{S}:runs          | STREAM  | one report (JSON, in the field `report`) a run      | about a day        |
 | rolling:{S}:scans         | STREAM  | the same for each run that has published a scan     | the newest 100     |
-| rolling:{S}:reads         | HASH    | origin -> answers over HTTP, of all processes that  | never              |
-|                           |         | serve; each adds to it, if it may                   |                    |
+| rolling:{S}:reads:O       | STRING  | the number of answers over HTTP from origin O       | never              |
+|                           |         | (redis, files), of all processes that serve; each   |                    |
+|                           |         | adds to it, if it may                               |                    |
 | rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
 | rolling:{S}:handed        | HASH    | a run whose scans the fleet has not given back yet: | ten intervals,     |
 |                           |         | token, assignment (JSON); deleted at its end        | renewed by scans   |
@@ -29,6 +30,8 @@
 |                           |         | when the part is seen as it is now                  |                    |
 | rolling:{S}:parts         | SET     | the digests of all that are kept                    | never              |
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
+| rolling:{S}:requested     | STRING  | in the broker: the run that was last requested over | the time limit of  |
+|                           |         | HTTP, its id and whether it is forced (JSON)        | a run              |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
 """
 
@@ -92,10 +95,14 @@ class Keys:
         """The stream of reports with the status `success`."""
         return self._name("scans")
 
+    def reads(self, origin: str) -> str:
+        """The number of answers from an origin."""
+        return self._name("reads", origin)
+
     @property
-    def reads(self) -> str:
-        """The sums of answers by origin."""
-        return self._name("reads")
+    def requested(self) -> str:
+        """The run that was last requested over HTTP; in the broker."""
+        return self._name("requested")
 
     @property
     def deltas(self) -> str:

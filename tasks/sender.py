@@ -3,21 +3,25 @@
 app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), prefix="/api")
 
 It sends to the broker and the source of the `ROLLING_*` variables, whatever settings the router has: a process has one
-Celery app.
+Celery app. Of runs sent here one a source is on at a time, however many processes send: the broker holds which.
+
+Results are decoded here, not by Celery: it would import the modules that a result names.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from uuid import uuid4
 
 import msgspec
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from optimizer.connection import ping
-from optimizer.errors import CacheUnavailable
+from optimizer.errors import CacheUnavailable, RunPending
+from optimizer.keys import Keys
 from optimizer.records import Report
 from optimizer.settings import Settings
 from optimizer.urls import redact_url
@@ -29,51 +33,178 @@ __all__ = ["CelerySender"]
 
 # A run that no worker has begun by then is dropped: whoever pressed the button has gone, and ticks come by themselves.
 SHORTEST_EXPIRY_S: Final = 60.0
+# A report is of a few KB; the error of a run of thousands of parts names each.
+MAX_RESULT_BYTES: Final = 4 << 20
+
+# What decoding any bytes may raise: bad UTF-8 and numbers of thousands of digits are ValueErrors.
+_UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
+
+
+class _Requested(msgspec.Struct, frozen=True):
+    """What was sent last."""
+
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f-]{36}$")]
+    force: bool
+    accept: bool = False
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    """A result as Celery stores it."""
+
+    status: str
+    result: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Progress(msgspec.Struct, frozen=True):
+    percent: Annotated[float, msgspec.Meta(ge=0)]  # over 100 where the file has grown since it was opened
+
+
+class _Error(msgspec.Struct, frozen=True):
+    exc_type: str
+    exc_message: list[Any] | str
+
+
+class _ResultInvalid(Exception):
+    """A result that no worker of ours can have written."""
 
 
 class CelerySender:
     """Sends runs to the fleet, and finds out what has become of them."""
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
-        """Send a run of a source; return its id."""
+        """Send a run of a source, unless one that was sent here has not ended; return its id.
+
+        Raises:
+            RunPending: One has not ended, and does less than this one should: it is not forced, or accepts less.
+            CacheUnavailable: The broker cannot be reached.
+        """
         # Celery's settings are read on import, and so only where somebody triggers.
+        from tasks import app  # noqa: PLC0415
         from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
         with _broker_answers():
             expires_s = max(SHORTEST_EXPIRY_S, Settings.from_env(os.environ, source).interval_s)
-            kwargs = {"force": force, "accept": accept, "source": source}
-            return str(optimize_rolling_data.apply_async(kwargs=kwargs, expires=expires_s).id)
+            wanted = _Requested(str(uuid4()), force, accept)
+            found = _request(Keys(source).requested, wanted, expires_s)
+            if found is None:
+                kwargs = {"force": force, "accept": accept, "source": source}
+                try:
+                    optimize_rolling_data.apply_async(kwargs=kwargs, expires=expires_s, task_id=wanted.id)
+                except BaseException:
+                    with suppress(RedisError):
+                        app.backend.client.delete(Keys(source).requested)
+                    raise
+                return wanted.id
+        missing = [name for name, more in (("force", force > found.force), ("accept", accept > found.accept)) if more]
+        if missing:
+            raise RunPending(f"the run {found.id}, sent without {' and '.join(missing)}, has not ended: ask again then")
+        return found.id
 
     def state(self, run_id: str) -> RunState:
-        """What has become of it."""
-        from optimizer.web.trigger import Failure, RunState  # noqa: PLC0415 - FastAPI is an extra
-        from tasks import app  # noqa: PLC0415
+        """What has become of it.
 
+        Raises:
+            CacheUnavailable: The broker cannot be reached, or holds a result that is none of ours.
+        """
         with _broker_answers():
-            meta = app.backend.get_task_meta(run_id)
-            status, result = meta["status"], meta["result"]
-            if status == "SUCCESS":
-                return RunState(run_id, "done", 100.0, msgspec.convert(result, Report))
-        if status == "FAILURE":
-            return RunState(run_id, "failed", error=Failure(type(result).__name__, str(result)))
-        if status == "REVOKED":
-            return RunState(
-                run_id, "failed", error=Failure("Expired", "no worker has begun it in time: is one running?")
-            )
-        if status == "PROGRESS":
-            return RunState(run_id, "running", result["percent"])
-        return RunState(run_id, "running" if status == "STARTED" else "pending")
+            return _state(run_id)
+
+
+def _request(key: str, wanted: _Requested, expires_s: float) -> _Requested | None:
+    """Note what is wanted, and return `None`; or return what was sent before and has not ended.
+
+    Compare-and-set: of several processes that see that the last one has ended, one sends the next.
+    """
+    from tasks import app  # noqa: PLC0415
+
+    # A run that is still on by then is killed.
+    kept_s = max(expires_s, app.conf.task_time_limit)
+    with app.backend.client.pipeline() as pipeline:
+        while True:
+            with suppress(WatchError):
+                pipeline.watch(key)
+                found = _decode_requested(pipeline, key)
+                if found is not None and _is_on(found.id, kept_s - pipeline.pttl(key) / 1e3, expires_s):
+                    return found
+                pipeline.multi()
+                pipeline.set(key, msgspec.json.encode(wanted), px=round(kept_s * 1e3))
+                pipeline.execute()
+                return None
+
+
+def _decode_requested(client: Any, key: str) -> _Requested | None:
+    """What the key holds; `None` where it holds nothing, or something that is none of ours and may be replaced."""
+    try:
+        return msgspec.json.decode(client.get(key) or b"null", type=_Requested | None)
+    except (ResponseError, *_UNREADABLE):
+        return None
+
+
+def _is_on(run_id: str, age_s: float, expires_s: float) -> bool:
+    """Whether a run waits for a worker, or is at work."""
+    try:
+        state = _state(run_id).state
+    except (_ResultInvalid, ResponseError):
+        return False
+    return state == "running" or (state == "pending" and age_s < expires_s)
+
+
+def _state(run_id: str) -> RunState:
+    """What a result says.
+
+    Raises:
+        _ResultInvalid: It is none of ours.
+    """
+    from optimizer.web.trigger import RunState  # noqa: PLC0415 - FastAPI is an extra
+    from tasks import app  # noqa: PLC0415
+
+    data = app.backend.client.getrange(app.backend.get_key_for_task(run_id), 0, MAX_RESULT_BYTES)
+    if not data:
+        return RunState(run_id, "pending")
+    if len(data) > MAX_RESULT_BYTES:
+        raise _ResultInvalid(f"over {MAX_RESULT_BYTES} bytes")
+    try:
+        return _decode_state(run_id, data)
+    except _UNREADABLE as error:
+        raise _ResultInvalid(str(error)) from error
+
+
+def _decode_state(run_id: str, data: bytes) -> RunState:
+    from optimizer.web.trigger import Failure, RunState  # noqa: PLC0415 - FastAPI is an extra
+
+    meta = msgspec.json.decode(data, type=_Meta)
+    match meta.status:
+        case "SUCCESS":
+            return RunState(run_id, "done", 100.0, msgspec.json.decode(meta.result, type=Report))
+        case "FAILURE":
+            error = msgspec.json.decode(meta.result, type=_Error)
+            said = error.exc_message
+            details = said if isinstance(said, str) else ", ".join(map(str, said))
+            return RunState(run_id, "failed", error=Failure(error.exc_type, details))
+        case "REVOKED":
+            said = "no worker has begun it in time: is one running?"
+            return RunState(run_id, "failed", error=Failure("Expired", said))
+        case "PROGRESS":
+            percent = msgspec.json.decode(meta.result, type=_Progress).percent
+            return RunState(run_id, "running", min(percent, 100.0))
+        case "STARTED" | "RETRY":
+            return RunState(run_id, "running")
+        case "PENDING" | "RECEIVED":
+            return RunState(run_id, "pending")
+    raise _ResultInvalid(f"its status is {meta.status[:100]!r}")
 
 
 @contextmanager
 def _broker_answers() -> Iterator[None]:
-    from kombu.exceptions import KombuError, OperationalError  # noqa: PLC0415 - not before somebody triggers
+    from kombu.exceptions import OperationalError  # noqa: PLC0415 - not before somebody triggers
 
     url = Settings.every_from_env(os.environ)[0].broker_url  # Celery's own holds neither certificates nor authorities
     try:
         ping(url)
         yield
+    except _ResultInvalid as error:
+        raise CacheUnavailable(f"the broker {redact_url(url)} holds a result that is none of ours: {error}") from error
+    except ResponseError as error:  # of another type, or an ACL that forbids it
+        raise CacheUnavailable(f"the broker {redact_url(url)} refuses: {error}") from error
     except (OperationalError, RedisError, OSError, RuntimeError) as error:
         raise CacheUnavailable(f"the broker {redact_url(url)} cannot be reached: {error}") from error
-    except (KombuError, msgspec.ValidationError) as error:  # somebody else has written there
-        raise CacheUnavailable(f"the broker {redact_url(url)} holds a result that is none of ours: {error}") from error

@@ -79,7 +79,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def _shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The Redis of `redis_server` as others leave it, for fixtures that live longer than a test."""
     _require_redis()
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
@@ -88,11 +89,11 @@ def _shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 
 @pytest.fixture
-def redis_server(_shared_redis: RedisServer) -> RedisServer:
+def redis_server(shared_redis: RedisServer) -> RedisServer:
     """A Redis that is up and empty; for tests that leave it up."""
-    with _shared_redis.client as client:
+    with shared_redis.client as client:
         client.flushall()  # it is ours, on a port of its own
-    return _shared_redis
+    return shared_redis
 
 
 @pytest.fixture

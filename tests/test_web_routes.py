@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from httpx2 import Response
+from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
 
 import optimizer.web
+import optimizer.web.app
 from optimizer import Settings, optimize
 from optimizer.errors import SettingsInvalid
 from optimizer.held import Held
@@ -484,6 +486,93 @@ def test_the_app_can_be_mounted_in_another(settings: Settings) -> None:
         assert client.get("/rolling/predictions").json()["count"] == 2
         assert client.get("/rolling/predictions/MSFT").json()["symbol"] == "MSFT"
         assert "default-src 'none'" in client.get("/rolling/").headers["Content-Security-Policy"]
+
+
+SLASHES = (
+    "/bots/",
+    "/predictions/",
+    "/bots//",
+    "/runs/",
+    "/healthz/",
+    "/events/",
+    "/openapi.json/",
+    "/sources/rolling_brain",
+)
+
+
+@pytest.mark.parametrize("included", [False, True])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_a_slash_too_many_leads_to_no_other_host(settings: Settings, method: str, included: bool) -> None:
+    """It is not found; also in an app that redirects slashes of its own routes, which are still found."""
+    run_old(settings)
+    app = FastAPI() if included else optimizer.web.app.create_app_of_many([settings])
+    if included:
+        app.include_router(optimizer.web.make_router(settings), prefix="/api")
+        app.include_router(optimizer.web.make_router(settings))
+        app.get("/status/")(lambda: {"from": "the app"})
+        app.get("/theirs")(lambda: {"from": "the app"})
+    with TestClient(app, follow_redirects=False) as client:
+        paths = [path for path in SLASHES if not included or not path.startswith(("/openapi", "/sources"))]
+        for path in (*paths, *(f"/api{path}" for path in paths if included)):
+            answer = client.request(method, path, headers={"Host": "evil.example"})
+            assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json"), path
+            assert "evil" not in f"{answer.headers}{answer.text}"
+        assert client.get("/bots").status_code == 200
+        if included:
+            assert client.get("/status/").json() == client.get("/theirs").json() == {"from": "the app"}
+            assert client.get("/theirs/").status_code == 307  # that is theirs
+
+
+# Those that a browser shows to every page (the standard Fetch), and those that are none of a page's business.
+SHOWN_ANYWAY = {
+    "cache-control",
+    "content-language",
+    "content-length",
+    "content-type",
+    "expires",
+    "last-modified",
+    "pragma",
+}
+NOT_FOR_PAGES = {"vary", "content-encoding", "x-content-type-options", "www-authenticate", "allow", "x-accel-buffering"}
+
+
+def test_browsers_of_another_origin_see_all_that_they_need(settings: Settings) -> None:
+    """With the lines that the documentation gives, every header of an answer is one that a page may read."""
+    run_old(settings)
+    app = FastAPI()
+    app.include_router(optimizer.web.make_router(settings))
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=["https://shop.example"],
+        allow_headers=["If-None-Match"],
+        expose_headers=optimizer.web.EXPOSED_HEADERS,
+    )
+    origin = {"Origin": "https://shop.example"}
+    with TestClient(app, headers=origin) as client:
+        seen = set()
+        for path in (
+            *OF_A_VERSION,
+            "/predictions?limit=1",
+            "/predictions/NO",
+            "/predictions?limit=x",
+            "/status",
+            "/runs",
+        ):
+            answer = client.get(path)
+            exposed = {name.strip().lower() for name in answer.headers["Access-Control-Expose-Headers"].split(",")}
+            names = {name for name in answer.headers if not name.startswith("access-control-")}
+            assert names <= exposed | SHOWN_ANYWAY | NOT_FOR_PAGES
+            seen |= names
+        etag = client.get("/predictions").headers["ETag"]
+        asked = origin | {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "if-none-match"}
+        assert client.options("/predictions", headers=asked).status_code == 200
+        again = client.get("/predictions", headers={"If-None-Match": etag})
+        assert (again.status_code, again.headers["Access-Control-Allow-Origin"]) == (304, "https://shop.example")
+    assert {"etag", "x-total-count"} <= seen
+    nothing = replace(settings, source="nothing", output_dir=settings.output_dir / "nothing")
+    with asking(nothing) as client:
+        assert "Retry-After" in client.get("/predictions").headers
+    assert {"ETag", "X-Total-Count", "Retry-After"} <= set(optimizer.web.EXPOSED_HEADERS)
 
 
 # ---- the page's files

@@ -5,7 +5,14 @@
     app.include_router(optimizer.web.router, prefix="/api")
 
 It needs the extra `web`. The router follows the source of the `ROLLING_*` variables, from the start of the app on;
-`make_router` takes other settings, and a trigger.
+`make_router` takes other settings, and a trigger. For browsers of another origin:
+
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=["https://shop.example"],
+        allow_headers=["If-None-Match"],
+        expose_headers=optimizer.web.EXPOSED_HEADERS,
+    )
 """
 
 from __future__ import annotations
@@ -15,9 +22,10 @@ from typing import Final
 from fastapi import APIRouter
 
 from optimizer.web.app import create_app
+from optimizer.web.describe import EXPOSED_HEADERS
 from optimizer.web.routes import make_router
 from optimizer.web.trigger import RunState, Trigger
 
-__all__ = ["RunState", "Trigger", "create_app", "make_router", "router"]
+__all__ = ["EXPOSED_HEADERS", "RunState", "Trigger", "create_app", "make_router", "router"]
 
 router: Final[APIRouter] = make_router()

@@ -71,13 +71,15 @@ def create_app(
         sources: All sources that can be asked for at `/sources/NAME/`, this one among them.
     """
     service = Service(settings, trigger, sources=sources)
-    # No /docs: FastAPI's page loads its scripts from another host.
+    # No /docs: FastAPI's page loads its scripts from another host. No redirects of slashes: they lead to the host that
+    # the client has named.
     app = FastAPI(
         title="Rolling Optimizer",
         summary="Small, fresh snapshots from one big rolling file.",
         version=version("rolling-optimizer"),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.include_router(router_of(service))
     app.add_exception_handler(HTTPException, _explain)

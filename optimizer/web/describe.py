@@ -16,6 +16,7 @@ from optimizer.web.problems import MEDIA_TYPE, NO_SNAPSHOT, Problem
 
 __all__ = [
     "BOTS_EXAMPLE",
+    "EXPOSED_HEADERS",
     "PAGE_EXAMPLE",
     "PORTFOLIO_EXAMPLE",
     "PREDICTIONS_EXAMPLE",
@@ -100,18 +101,23 @@ _DETAILS: Final = {
     400: "The body is not what it should be.",
     401: "The token is missing or wrong.",
     404: "There is no such thing.",
+    409: "A run that does less is on its way, and has not ended.",
     422: "A parameter has a value that cannot be used.",
+    429: "Too many tokens were wrong.",
     503: "There is no snapshot, or a server behind this one is away.",
 }
 _PROBLEMS: Final = {
     400: 'the body is not {"force": true or false, "accept": true or false}: Expected `bool`, got `int` - at `$.force`',
     401: "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN",
     404: f"no prediction for 'XYZ' in version {_VERSION}",
+    409: "the run 7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11, which is not forced, has not ended: ask again when it has",
     422: "query.limit: Input should be greater than or equal to 0",
+    429: "too many requests with a wrong token; one with the right token is answered at once",
     503: NO_SNAPSHOT,
 }
 _PROBLEM_HEADERS: Final = {
     401: {"WWW-Authenticate": "`Bearer`."},
+    429: {"Retry-After": "Seconds."},
     503: {"Retry-After": "Seconds."},
 }
 _SNAPSHOT_HEADERS: Final = {
@@ -123,6 +129,16 @@ _SNAPSHOT_HEADERS: Final = {
     "X-Snapshot-Rejected": "What the version leaves out of all records and bots: `records=0/8000, bots=1/2`.",
     "X-Snapshot-Stale": "`true` where no run has confirmed the version for three intervals.",
 }
+# What a browser hides from a page of another origin, unless it is told otherwise.
+EXPOSED_HEADERS: Final = (
+    "ETag",
+    "Age",
+    "X-Snapshot-Version",
+    "X-Snapshot-Origin",
+    "X-Snapshot-Stale",
+    "X-Total-Count",
+    "Retry-After",
+)
 
 
 def answers(
@@ -150,22 +166,29 @@ def answers(
         if other == 304:
             described[other]["headers"] = headers
         else:
-            described[other]["headers"] = _headers(_PROBLEM_HEADERS.get(other, {}))
-            told = Problem("about:blank", HTTPStatus(other).phrase, other, _PROBLEMS[other])
-            described[other]["content"] = {
-                MEDIA_TYPE: {"schema": _schema(Problem), "example": msgspec.to_builtins(told)}
-            }
+            described[other] |= _problem_answer(other, _PROBLEMS[other])
     return described
+
+
+def _problem_answer(status: int, detail: str) -> dict[str, Any]:
+    told = Problem("about:blank", HTTPStatus(status).phrase, status, detail)
+    content = {MEDIA_TYPE: {"schema": _schema(Problem), "example": msgspec.to_builtins(told)}}
+    return {"headers": _headers(_PROBLEM_HEADERS.get(status, {})), "content": content}
 
 
 def _headers(texts: Mapping[str, str]) -> dict[str, Any]:
     return {name: {"description": text, "schema": {"type": "string"}} for name, text in texts.items()}
 
 
-def text_answer(media_type: str, description: str, example: str) -> dict[int | str, dict[str, Any]]:
-    """The answer of an operation that sends text."""
+def text_answer(
+    media_type: str, description: str, example: str, *, full: str | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """The answer of an operation that sends text; with `full`, also the 503 that says why there are too many."""
     content = {media_type: {"schema": {"type": "string"}, "example": example}}
-    return {200: {"description": description, "content": content}}
+    described: dict[int | str, dict[str, Any]] = {200: {"description": description, "content": content}}
+    if full is not None:
+        described[503] = {"description": "There are too many."} | _problem_answer(503, full)
+    return described
 
 
 def _schema(type_: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 A listener has a queue of a few messages. Who does not read them loses the oldest: each message says which version is
 current, so the newest is all that counts. Versions are kept for a while, for listeners that were away (Last-Event-ID).
+
+Each listener holds a descriptor for as long as it likes, so a process takes only so many, see `limits.py`.
 """
 
 from __future__ import annotations
@@ -9,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import deque
+from http import HTTPStatus
 from typing import Final
+from weakref import WeakSet
 
 import msgspec
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from optimizer.web.problems import is_head
+from optimizer.web.limits import RETRY_AFTER_S, listener_limit
+from optimizer.web.problems import is_head, problem
 
-__all__ = ["EventStream", "Hub"]
+__all__ = ["TOO_MANY_LISTENERS", "EventStream", "Hub"]
 
 QUEUE_MESSAGES: Final = 16
 KEPT_VERSIONS: Final = 120
@@ -25,6 +30,9 @@ KEPT_VERSIONS: Final = 120
 PING_S: Final = 15.0
 LOOK_S: Final = 1.0
 RECONNECT_MS: Final = 2_000
+TOO_MANY_LISTENERS: Final = (
+    "this process has {} listeners, and descriptors for no more: poll /status, or raise its limit of open files"
+)
 
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -33,11 +41,15 @@ _HEADERS: Final = [
     (b"x-content-type-options", b"nosniff"),
 ]
 
+# Of all sources: descriptors are counted by the process.
+_hubs: Final[WeakSet[Hub]] = WeakSet()
+
 
 class Hub:
     """What is new, and who listens."""
 
     def __init__(self) -> None:
+        _hubs.add(self)
         self._queues: set[asyncio.Queue[bytes | None]] = set()
         self._versions: deque[tuple[int, bytes]] = deque(maxlen=KEPT_VERSIONS)
         self._cache_up = True
@@ -133,13 +145,22 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send what the queue holds, until the client has gone."""
-        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
         if is_head(scope):
+            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
             await send({"type": "http.response.body", "body": b""})
+            return
+        most = listener_limit()
+        if most is not None and sum(map(len, _hubs)) >= most:
+            headers = {"Retry-After": str(RETRY_AFTER_S)}
+            if scope["http_version"].startswith("1"):
+                headers["Connection"] = "close"  # else those refused would hold as many descriptors for a while
+            answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, TOO_MANY_LISTENERS.format(most), headers)
+            await answer(scope, receive, send)
             return
         queue = self._hub.join(self._last_version)
         gone = asyncio.ensure_future(_wait_until_gone(receive, queue))
         try:
+            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
             while (message := await queue.get()) is not None:
                 await send({"type": "http.response.body", "body": message, "more_body": True})
             await send({"type": "http.response.body", "body": b""})

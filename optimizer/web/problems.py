@@ -32,6 +32,7 @@ __all__ = [
 
 MEDIA_TYPE: Final = "application/problem+json"
 HEAD_KEY: Final = "optimizer.web.head"
+SLASH_KEY: Final = "optimizer.web.slash"
 NO_SNAPSHOT: Final = (
     "no snapshot can be read, neither from Redis nor from the files. Is the worker running? See its log, or run: "
     "rolling-optimizer run; this server's log says where it has looked"
@@ -93,7 +94,11 @@ def unavailable(error: SnapshotMissing | CacheUnavailable, members: Mapping[str,
 
 
 class ProblemRoute(APIRoute):
-    """A route whose errors are problem details, and which answers HEAD wherever it answers GET."""
+    """A route whose errors are problem details, and which answers HEAD wherever it answers GET.
+
+    With a slash too many its path is a 404. Of an app that redirects slashes, as FastAPI's do by default, the router
+    would redirect to whatever host the client has named.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler with our errors."""
@@ -111,11 +116,21 @@ class ProblemRoute(APIRoute):
         return handle
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match a HEAD as the GET that it is."""
-        return super().matches(_as_get(scope))
+        """Match a HEAD as the GET that it is; and a path with a slash too many, where no other route does."""
+        match, child_scope = super().matches(_as_get(scope))
+        if match is Match.NONE and scope["type"] == "http" and scope["path"].endswith("/"):
+            match, child_scope = super().matches({**_as_get(scope), "path": scope["path"].rstrip("/")})
+            if match is not Match.NONE:
+                return Match.PARTIAL, {**child_scope, SLASH_KEY: True}
+        return match, child_scope
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a HEAD as the GET that it is; the server leaves the body out."""
+        if SLASH_KEY in scope:
+            await problem(HTTPStatus.NOT_FOUND, "there is such a path without the slash at its end")(
+                scope, receive, send
+            )
+            return
         try:
             await super().handle(_as_get(scope), receive, send)
         except HTTPException as error:

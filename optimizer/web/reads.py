@@ -1,6 +1,7 @@
 """How many answers were from Redis and how many from the files: counted in the process, summed over all in Redis.
 
-A scrape reaches one process of many. Each adds what it has counted to one HASH, about once a second; where Redis is
+A scrape reaches one process of many. Each adds what it has counted to one number an origin, about once a second: the
+user of Redis may add to these keys alone, and so cannot let them grow (`docs/redis-acl.conf`). Where Redis is
 away or the user may not write, the counts stay with the process, and are shown with what it knew of the sums.
 """
 
@@ -55,12 +56,11 @@ class Reads:
         # One at a time: whoever read the sums while they are added to would count that twice, and a counter that falls
         # again is one that has begun anew, to Prometheus.
         async with self._lock:
-            added = {origin: number for origin, number in self._own.items() if number}
+            added = dict(self._own)
             key = reader.follower.keys.reads
-            calls = [call("hincrby", key, origin, number) for origin, number in added.items()]
             try:
-                sums = (await reader.ask([*calls, call("hgetall", key)]))[-1]
-                self._sums = {origin: int(sums.get(origin.encode(), 0)) for origin in ORIGINS}
+                sums = await reader.ask([call("incrby", key(origin), number) for origin, number in added.items()])
+                self._sums = {origin: int(total) for origin, total in zip(added, sums, strict=True)}
             except (CacheUnavailable, ValueError) as error:
                 if not self._told and not (isinstance(error, CacheUnavailable) and is_away(error)):
                     _log.info("[RollingOptimizer] reads are counted by this process alone: %s", error)

@@ -19,7 +19,7 @@ from optimizer.lookups import ScanStatus
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected, Report
 from optimizer.settings import Settings
 from optimizer.web import describe, metrics
-from optimizer.web.events import EventStream
+from optimizer.web.events import TOO_MANY_LISTENERS, EventStream
 from optimizer.web.pages import Page, Wanted
 from optimizer.web.prepared import Sending
 from optimizer.web.problems import PartMissing, ProblemRoute, problem, unavailable
@@ -191,6 +191,7 @@ def _add_lists(router: APIRouter, service: Service) -> None:
             "text/event-stream",
             "The current version first; a client that names its last one gets what it has missed.",
             'event: version\nid: 1795000000000\ndata: {"version":1795000000000,"generated_at":"..."}\n\n',
+            full=TOO_MANY_LISTENERS.format(704),
         ),
     )
     async def events(

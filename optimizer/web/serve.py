@@ -13,6 +13,7 @@ import uvicorn
 
 from optimizer.settings import Settings
 from optimizer.web.app import create_app_of_many
+from optimizer.web.protocol import LimitedProtocol
 from optimizer.web.trigger import Trigger
 
 __all__ = ["serve"]
@@ -20,10 +21,20 @@ __all__ = ["serve"]
 # For answers that are on their way; the hub ends its streams by itself.
 SHUTDOWN_S: Final = 5
 BACKLOG: Final = 2_048
+CHECK_S: Final = 1
+TICKS_A_SECOND: Final = 10  # uvicorn's
 
 
 class _Server(uvicorn.Server):
-    """A server whose process ends by itself, and not by the signal."""
+    """A server whose process ends by itself, and not by the signal; it closes connections that keep it waiting."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look at all connections about once a second: a timer for each would cost each request two calls."""
+        if counter % (CHECK_S * TICKS_A_SECOND) == 0:
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, LimitedProtocol):
+                    connection.check(CHECK_S)
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -53,6 +64,8 @@ def serve(
     """
     config = uvicorn.Config(
         create_app_of_many(every, trigger=trigger),
+        http=LimitedProtocol,
+        ws="none",
         log_level="warning",
         access_log=False,  # a line a request would cost more than the request
         server_header=False,

@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
+import time
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, NoReturn, Protocol
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from optimizer.errors import RunPending
 from optimizer.records import Report
 from optimizer.web.describe import RUN_STATE_EXAMPLE, answers
+from optimizer.web.problems import problem
 
 __all__ = ["Failure", "RunState", "Trigger", "add_trigger_routes"]
 
 MAX_BODY_BYTES: Final = 1_024
+# Wrong tokens: ten are answered at once, and then two a second.
+ANSWER_EVERY_S: Final = 0.5
+AT_ONCE_S: Final = 10 * ANSWER_EVERY_S
+LONGEST_DELAY_S: Final = 2.0
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -41,7 +50,7 @@ class RunState(msgspec.Struct, frozen=True):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """A run is on its way."""
+    """The run that is on its way."""
 
     id: str
 
@@ -55,7 +64,11 @@ class Trigger(Protocol):
     """Sends runs to the fleet. Both may block, and raise `CacheUnavailable` where the broker is away."""
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
-        """Send a run of a source; return its id."""
+        """Send a run of a source, unless one that was sent here has not ended; return its id.
+
+        Raises:
+            RunPending: One has not ended, and does less than this one should: it is not forced, or accepts less.
+        """
 
     def state(self, run_id: str) -> RunState:
         """What has become of it."""
@@ -67,34 +80,37 @@ _bearer: Final = HTTPBearer(auto_error=False, description="The value of ROLLING_
 
 def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: str) -> None:
     """Add both routes to a router: for runs of one source, to whoever has the token."""
+    wrong_tokens = _WrongTokens()
 
-    def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
+    async def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
         # Compared in constant time: how long it takes tells nothing about how much of it is right.
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
-            raise HTTPException(
-                HTTPStatus.UNAUTHORIZED,
-                "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN",
-                {"WWW-Authenticate": "Bearer"},
-            )
+            await wrong_tokens.refuse()
 
     @router.post(
         "/runs",
         status_code=HTTPStatus.ACCEPTED,
         dependencies=[Depends(check_token)],
-        responses=answers(Sent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 503, status=202),
+        responses=answers(Sent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 409, 429, 503, status=202),
         openapi_extra={"requestBody": _ORDER_DESCRIPTION},
         summary="Send one run to the fleet",
     )
     async def send_run(request: Request) -> Response:
-        """One run at a time: where another is on, the report of this one says `skipped`."""
+        """One at a time: while a run that was sent here has not ended, the answer is its id.
+
+        Where a run of the schedule is on, the report of this one says `skipped`.
+        """
         order = await _read_order(request)
-        run_id = await asyncio.to_thread(trigger.send, force=order.force, accept=order.accept, source=source)
+        try:
+            run_id = await asyncio.to_thread(trigger.send, force=order.force, accept=order.accept, source=source)
+        except RunPending as error:
+            return problem(HTTPStatus.CONFLICT, str(error))
         return _json(Sent(run_id), HTTPStatus.ACCEPTED)
 
     @router.get(
         "/runs/{id}",
         dependencies=[Depends(check_token)],
-        responses=answers(RunState, RUN_STATE_EXAMPLE, 401, 422, 503),
+        responses=answers(RunState, RUN_STATE_EXAMPLE, 401, 422, 429, 503),
         summary="What has become of a run that was sent",
     )
     async def run_state(
@@ -104,13 +120,45 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
         return _json(await asyncio.to_thread(trigger.state, run_id), HTTPStatus.OK)
 
 
+class _WrongTokens:
+    """Delays what a wrong token is answered, the more of them there are; a right one is not held up by them.
+
+    Not by address: behind a proxy all clients have one.
+    """
+
+    def __init__(self) -> None:
+        self._due_s = 0.0
+
+    async def refuse(self) -> NoReturn:
+        """Answer 401, or 429 where too many others have to be answered first; either not before its time."""
+        now_s = time.monotonic()
+        most_s = now_s + AT_ONCE_S + 2 * LONGEST_DELAY_S  # so that this is over soon after they have ended
+        self._due_s = min(max(self._due_s, now_s) + ANSWER_EVERY_S, most_s)
+        delay_s = self._due_s - now_s - AT_ONCE_S
+        await asyncio.sleep(min(max(0.0, delay_s), LONGEST_DELAY_S))
+        if delay_s > LONGEST_DELAY_S:
+            raise HTTPException(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "too many requests with a wrong token; one with the right token is answered at once",
+                {"Retry-After": str(math.ceil(delay_s))},
+            )
+        raise HTTPException(
+            HTTPStatus.UNAUTHORIZED,
+            "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN",
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+
 async def _read_order(request: Request) -> _Order:
     """The body, read by hand: only after the token was right, and only so much of it."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, f"the body is over {MAX_BODY_BYTES} bytes")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise HTTPException(HTTPStatus.BAD_REQUEST, f"the body is over {MAX_BODY_BYTES} bytes")
+    except ClientDisconnect:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the body ends early") from None
     try:
         return _ORDER.decode(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

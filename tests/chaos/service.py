@@ -203,11 +203,12 @@ class Service:
             left -= {name for name in left if name.startswith("rolling.")}
             version = int(cast("bytes", client.hget(self.keys.current, "version")))
         kinds = ("predictions", "bots", "portfolio", "symbols", "ranking")
-        expected = {self.keys.current, self.keys.runs, self.keys.scans, self.keys.deltas, self.keys.reads}
+        reads = {self.keys.reads("redis"), self.keys.reads("files")}
+        expected = {self.keys.current, self.keys.runs, self.keys.scans, self.keys.deltas, *reads}
         expected |= {self.keys.payload(version, kind) for kind in kinds}
         left -= {name for name in left if name.startswith("_kombu.binding")}  # one of each queue, always
         assert left <= expected, left - expected
-        assert left >= expected - {self.keys.deltas, self.keys.reads}
+        assert left >= expected - {self.keys.deltas, *reads}
 
     # ---- faults
 
