@@ -8,6 +8,8 @@
 | rolling:{S}:current       | HASH    | the pointer: version, generated_at, checked_at,     | never              |
 |                           |         | fingerprint, KIND_etag, KIND_bytes, KIND_count;     |                    |
 |                           |         | flipped by a publish, checked_at set by each tick   |                    |
+| rolling:{S}:flipped       | HASH    | version: what the last publish made current; token: | never              |
+|                           |         | that of its run. Known where the pointer is lost    |                    |
 | rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
 | rolling:{S}:V:bots        | STRING  | the same                                            | next version; the  |
 | rolling:{S}:V:portfolio   | STRING  | the same                                            | current one never  |
@@ -28,22 +30,41 @@
 | rolling:{S}:parts         | SET     | the digests of all that are kept                    | never              |
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
+
+`Keys.fixed` says the same to the program: each run begins by deleting what has another type, or never expires though it
+should. What it holds is checked where it is read.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from optimizer.errors import CacheUnavailable
 
-__all__ = ["PAYLOAD_KINDS", "VERSION_KINDS", "Keys", "Pointer"]
+__all__ = ["NUMBER", "PART", "PAYLOAD_KINDS", "TICK", "VERSION_KINDS", "VERSION_TYPES", "KeyType", "Keys", "Pointer"]
 
 PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
-VERSION_KINDS: Final = (*PAYLOAD_KINDS, "symbols", "ranking")
+VERSION_TYPES: Final = {**dict.fromkeys(PAYLOAD_KINDS, "string"), "symbols": "hash", "ranking": "zset"}
+VERSION_KINDS: Final = tuple(VERSION_TYPES)
+
+# A version or a count as it is written: `int` would take " 1_0" too, and Lua's numbers are exact up to 2**53.
+NUMBER: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
+
+
+class KeyType(NamedTuple):
+    """What a key has to be: its type, as `TYPE` says it, and whether it expires."""
+
+    type: str
+    expires: bool
+
+
+TICK: Final = KeyType("string", expires=True)
+PART: Final = KeyType("string", expires=True)
 
 
 @dataclass(frozen=True)
@@ -59,6 +80,25 @@ class Keys:
     def current(self) -> str:
         """The pointer."""
         return self._name("current")
+
+    @property
+    def flipped(self) -> str:
+        """What the last publish made current."""
+        return self._name("flipped")
+
+    @property
+    def fixed(self) -> dict[str, KeyType]:
+        """The keys whose names do not change."""
+        lasting = {
+            "hash": (self.current, self.flipped, self.reads),
+            "stream": (self.deltas, self.runs, self.scans),
+            "set": (self.parts,),
+        }
+        return {
+            **{name: KeyType(kind, expires=False) for kind, names in lasting.items() for name in names},
+            self.lock: KeyType("string", expires=True),
+            self.handed: KeyType("hash", expires=True),
+        }
 
     @property
     def lock(self) -> str:
@@ -147,14 +187,18 @@ class Pointer(msgspec.Struct, frozen=True):
                 if datetime.fromisoformat(texts[name]).tzinfo is None:
                     raise ValueError(f"{name} has no time zone")
             return cls(
-                int(texts["version"]),
+                _number(texts["version"]),
                 texts["generated_at"],
                 texts["checked_at"],
                 texts["fingerprint"],
                 {kind: texts[f"{kind}_etag"] for kind in PAYLOAD_KINDS},
-                {kind: int(texts[f"{kind}_count"]) for kind in PAYLOAD_KINDS},
+                {kind: _number(texts[f"{kind}_count"]) for kind in PAYLOAD_KINDS},
             )
         except (KeyError, ValueError) as error:
-            raise CacheUnavailable(
-                f"the pointer is damaged ({error!r}): delete the key that ends in :current"
-            ) from None
+            raise CacheUnavailable(f"the pointer is damaged ({error!r}); the next run publishes anew") from None
+
+
+def _number(text: str) -> int:
+    if not NUMBER.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no number of at most 15 digits")
+    return int(text)

@@ -138,14 +138,14 @@ def confirm(settings: Settings, publisher: Publisher, rolling: Input) -> Report 
     if snapshots is None:
         return None
     now = _now()
-    if publisher.holds(manifest.fingerprint):
+    if publisher.holds(manifest.fingerprint) and publisher.shows(snapshots):
         publisher.mark_checked(now)
         done = "current"
     else:
         publisher.publish(snapshots, checked_at=now)
         done = "republished"
     mark_checked(settings.output_dir)
-    publisher.parts_kept([part.digest for part in rolling.parts])  # so that they stay
+    publisher.keep_parts([part.digest for part in rolling.parts])
     return Report("unchanged", settings.source, now, version=manifest.version, cache=publisher.outcome(done))
 
 
@@ -176,7 +176,7 @@ def publish(settings: Settings, publisher: Publisher, scanned: Scanned) -> Repor
     )
     write_set(settings.output_dir, snapshots, fence=publisher.check_lock)
     publisher.publish(snapshots, checked_at=snapshots.manifest.generated_at)
-    publisher.keep_only([part.digest for part in scanned.parts])
+    publisher.keep_parts([part.digest for part in scanned.parts])
     return Report(
         "success",
         settings.source,

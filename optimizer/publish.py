@@ -33,8 +33,12 @@ class Publisher:
         self._lock: Lock | None = None
         self._before: Pointer | None = None
         self.state: Literal["up", "down", "off"] = "up" if use_cache else "off"
+        self._problem = ""
 
     def __enter__(self) -> Publisher:
+        with self._tolerating():
+            if self._live:
+                self._live.mend()
         return self
 
     def __exit__(
@@ -70,7 +74,7 @@ class Publisher:
                     else:
                         lock = self._live.adopt(handed)
                     self._lock = stack.enter_context(lock)
-                    self._before = self._live.pointer()
+                    self._before = self._live.pointer(self._lock)
             yield self._lock.held if self._lock and self._live else None
 
     @property
@@ -87,11 +91,18 @@ class Publisher:
         return newest
 
     def holds(self, fingerprint: str) -> bool:
-        """Whether what Redis shows was made from this input, and is all there."""
+        """Whether what Redis shows was made from this input."""
         with self._tolerating():
             if self._live:
                 before = self._before
-                return before is not None and before.fingerprint == fingerprint and self._live.is_intact(before.version)
+                return before is not None and before.fingerprint == fingerprint
+        return True
+
+    def shows(self, snapshots: SnapshotSet) -> bool:
+        """Whether Redis shows this set as it is in the files: whatever has been damaged, evicted or cut is not."""
+        with self._tolerating():
+            if self._live:
+                return self._live.shows(snapshots)
         return True
 
     def check_lock(self) -> None:
@@ -159,7 +170,7 @@ class Publisher:
             CacheUnavailable: Nobody can say.
         """
         if self._live is None or self._cache is None:
-            raise CacheUnavailable("Redis is away, and with it what there is to scan; the next tick does without it")
+            raise CacheUnavailable(f"what there is to scan is in Redis; the next tick does without it: {self._problem}")
         return self._cache.handed(token)
 
     def end_handed(self, token: str) -> None:
@@ -177,11 +188,11 @@ class Publisher:
 
     # ---- what was found in parts
 
-    def parts_kept(self, digests: Sequence[str]) -> list[bool]:
-        """Which parts' findings are kept; those stay for longer."""
+    def keep_parts(self, digests: Sequence[str]) -> list[bool]:
+        """Which of these parts' findings are there; they stay for longer, and those of others are deleted."""
         with self._tolerating():
-            if self._live:
-                return self._live.parts_kept(digests)
+            if self._live and digests:
+                return self._live.keep_parts(digests)
         return [False] * len(digests)
 
     def part(self, digest: str) -> bytes | None:
@@ -197,11 +208,11 @@ class Publisher:
             if self._live:
                 self._live.keep_part(digest, data)
 
-    def keep_only(self, digests: Sequence[str]) -> None:
-        """Let go of what was found in parts that are no longer current."""
+    def drop_part(self, digest: str) -> None:
+        """Delete what was found in a part, where it cannot be read."""
         with self._tolerating():
-            if self._live and digests:
-                self._live.keep_only(digests)
+            if self._live:
+                self._live.drop_part(digest)
 
     # ---- reports
 
@@ -221,5 +232,5 @@ class Publisher:
         try:
             yield
         except CacheUnavailable as error:
-            self.state = "down"
+            self.state, self._problem = "down", str(error)
             _log.warning("[RollingOptimizer] the cache is down, the run goes on without it: %s", error)

@@ -95,7 +95,8 @@ def test_the_old_version_expires_and_the_new_one_does_not(cache: Cache, redis_se
             assert client.ttl(KEYS.payload(2, kind)) == -1
         assert client.ttl(KEYS.current) == -1
         assert {key for key in cast("list[bytes]", client.keys()) if b":1:" not in key and b":2:" not in key} == {
-            KEYS.current.encode()
+            KEYS.current.encode(),
+            KEYS.flipped.encode(),
         }
 
 
@@ -449,13 +450,18 @@ def test_a_pointer_tells_what_the_manifest_tells(cache: Cache) -> None:
 
 @pytest.mark.parametrize("field", ["version", "generated_at", "checked_at", "fingerprint", "bots_etag", "bots_count"])
 def test_a_pointer_that_lacks_a_field_is_damaged(cache: Cache, redis_server: RedisServer, field: str) -> None:
-    """The message says which key to delete."""
+    """For a reader too; whoever holds the lock deletes it, and no other."""
     publish(cache, a_set(1))
     with redis_server.client as client:
         client.hdel(KEYS.current, field)
+        with pytest.raises(CacheUnavailable, match=f"damaged.*{field}.*the next run publishes anew"):
+            Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(KEYS.current)))
 
-    with pytest.raises(CacheUnavailable, match=f"damaged.*{field}.*delete the key"):
-        cache.pointer()
+        assert cache.pointer(Lock(held=False, token="another's")) is None
+        assert client.exists(KEYS.current) == 1
+        with cache.lock() as lock:
+            assert cache.pointer(lock) is None
+        assert client.exists(KEYS.current) == 0
 
 
 # ---- a line that breaks
@@ -571,7 +577,9 @@ def test_a_redis_that_does_not_answer_is_unavailable(own_redis: RedisServer) -> 
     asking: list[Callable[[Cache], object]] = [
         lambda cache: cache.take_tick(1),
         lambda cache: cache.pointer(),
-        lambda cache: cache.is_intact(1),
+        lambda cache: cache.shows(a_set(1)),
+        lambda cache: cache.mend(),
+        lambda cache: cache.keep_parts(["digest"]),
         lambda cache: cache.newest_delta(),
         lambda cache: cache.mark_checked(1, NOW),
         lambda cache: cache.add_run(Report("skipped", SOURCE, NOW)),
