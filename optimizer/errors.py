@@ -10,7 +10,7 @@
     |   |-- PartFailed           one of several parts could not be scanned, so none counts
     |   `-- NoRecords            it is whole and well formed, and holds no record that can be shown
     |-- OutputUnwritable         the snapshot files could not be written; the old ones stay
-    |-- OutputUnreadable         the object store of the snapshot files does not answer
+    |-- OutputUnreadable         the snapshot files may not be read, or their object store does not answer
     |-- CacheUnavailable         Redis does not answer
     |-- PublishRefused           another run owns the lock, or has published something newer
     |-- RunLost                  a scan that was handed out has not come back
@@ -86,7 +86,7 @@ class OutputUnwritable(RollingError):
 
 
 class OutputUnreadable(RollingError, OSError):
-    """The store of the snapshot files does not answer, or refuses; an `OSError`, as reading a local file raises."""
+    """The snapshot files are there and cannot be read, or their store does not answer or refuses; an `OSError` too."""
 
 
 class CacheUnavailable(RollingError):

@@ -70,6 +70,7 @@ class Follower:
         self.output_dir = output_dir
         self.stale_after_s = STALE_INTERVALS * interval_s
         self.problem = "nobody has looked yet"
+        self.files_problem = f"none in {output_dir}"
         self._failures = 0
 
     # ---- what is held
@@ -83,7 +84,7 @@ class Follower:
         held = self.held
         if held is None:
             raise SnapshotMissing(
-                f"no snapshot of {self.keys.source!r}: Redis: {self.problem}; files: none in {self.output_dir}. "
+                f"no snapshot of {self.keys.source!r}: Redis: {self.problem}; files: {self.files_problem}. "
                 "Is the worker running? See its log, or run: rolling-optimizer run"
             )
         return held
@@ -153,10 +154,11 @@ class Follower:
             self.failed(error)
             problem = str(error)
         if found is None:
+            self.files_problem = f"none in {self.output_dir}"
             try:
                 found = yield self._from_files
             except UNREADABLE as error:
-                problem += f"; the files cannot be read: {error}"
+                self.files_problem = f"they cannot be read: {error}"
         self.problem = problem
         held = self.held
         # A replica that lags, after a failover, names an older version that nobody has confirmed since.

@@ -91,17 +91,17 @@ class Publisher:
         return newest
 
     def holds(self, fingerprint: str) -> bool:
-        """Whether what Redis shows was made from this input."""
+        """Whether what Redis shows was made from this input, and is all there."""
         with self._tolerating():
             if self._live:
                 before = self._before
-                return before is not None and before.fingerprint == fingerprint
+                return before is not None and before.fingerprint == fingerprint and self._live.is_intact(before.version)
         return True
 
     def shows(self, snapshots: SnapshotSet) -> bool:
-        """Whether Redis shows this set as it is in the files: whatever has been damaged, evicted or cut is not."""
+        """Whether Redis, where it shows this version, shows it as it is in the files, undamaged."""
         with self._tolerating():
-            if self._live:
+            if self._live and self.version_before == snapshots.manifest.version:
                 return self._live.shows(snapshots)
         return True
 

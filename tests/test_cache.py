@@ -637,6 +637,7 @@ def test_a_redis_that_does_not_answer_is_unavailable(own_redis: RedisServer) -> 
     asking: list[Callable[[Cache], object]] = [
         lambda cache: cache.take_tick(1),
         lambda cache: cache.pointer(),
+        lambda cache: cache.is_intact(1),
         lambda cache: cache.shows(a_set(1)),
         lambda cache: cache.mend(),
         lambda cache: cache.keep_parts(["digest"]),
