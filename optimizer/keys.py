@@ -29,6 +29,8 @@
 |                           |         | when the part is seen as it is now                  |                    |
 | rolling:{S}:parts         | SET     | the digests of all that are kept                    | never              |
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
+| rolling:{S}:probe         | STRING  | written and deleted again by `config` and at the    | 10 s               |
+|                           |         | start of a worker, to see whether that works        |                    |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
 
 `Keys.fixed` says the same to the program: each run begins by deleting what has another type, or never expires though it
@@ -148,6 +150,11 @@ class Keys:
     def every(self) -> str:
         """A pattern, as `SCAN` takes it, for all keys of the source."""
         return self._name("*").replace("[", "\\[")
+
+    @property
+    def probe(self) -> str:
+        """What is written and deleted again to see whether that is possible."""
+        return self._name("probe")
 
     def tick(self, number: int) -> str:
         """The mark that a tick is taken."""

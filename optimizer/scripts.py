@@ -127,6 +127,6 @@ if ARGV[7] ~= '' then
         redis.call('XADD', KEYS[4], unpack(delta))
     end
 end
-redis.call('PUBLISH', KEYS[3], ARGV[2])
+redis.pcall('PUBLISH', KEYS[3], ARGV[2]) -- without the right to, readers see the version a second later
 return 'ok'
 """
