@@ -54,8 +54,8 @@ PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
 VERSION_TYPES: Final = {**dict.fromkeys(PAYLOAD_KINDS, "string"), "symbols": "hash", "ranking": "zset"}
 VERSION_KINDS: Final = tuple(VERSION_TYPES)
 
-# A version or a count as it is written: `int` would take " 1_0" too, and Lua's numbers are exact up to 2**53.
-NUMBER: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
+# A version or a count as it is written, which the id of a stream can hold: `int` would take " 1_0" and 10**30 too.
+NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class KeyType(NamedTuple):
@@ -207,5 +207,5 @@ class Pointer(msgspec.Struct, frozen=True):
 
 def _number(text: str) -> int:
     if not NUMBER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is no number of at most 15 digits")
+        raise ValueError(f"{text[:40]!r} is no number of at most 19 digits")
     return int(text)

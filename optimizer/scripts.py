@@ -11,8 +11,8 @@ from typing import Final
 __all__ = ["ADOPT", "DROP", "FLIP", "FORGET", "KEEP", "MARK", "MEND", "RELEASE"]
 
 # KEYS: keys of ours. ARGV: for each its type, and '1' if it expires.
-# Deletes what cannot be used: a key of another type, one that should expire and never will, a stream whose newest id is
-# beyond all times, so that nothing can be added. Returns what was wrong.
+# Deletes what cannot be used: a key of another type, one that should expire and never will, a stream whose newest id
+# has 20 digits, so that hardly anything can be added. Returns what was wrong.
 MEND: Final = """
 local mended = {}
 for i, key in ipairs(KEYS) do
@@ -25,7 +25,7 @@ for i, key in ipairs(KEYS) do
         problem = 'never expires'
     elseif found == 'stream' then
         local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
-        if newest and newest[1]:find('-', 1, true) > 16 then problem = 'has the id ' .. newest[1] end
+        if newest and newest[1]:find('-', 1, true) > 20 then problem = 'has the id ' .. newest[1] end
     end
     if not expires then redis.call('PERSIST', key) end
     if problem then

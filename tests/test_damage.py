@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final, cast
 
+import msgspec
 import pytest
 import redis
 
@@ -15,7 +16,7 @@ from optimizer import Report, Settings, optimize
 from optimizer.keys import VERSION_TYPES, Keys
 from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer
-from tests.traces import assert_redis_holds_the_files, assert_tidy, no_scan, runs_of, symbols_shown
+from tests.traces import assert_redis_holds_the_files, assert_tidy, no_scan, symbols_shown
 
 KEYS: Final = Keys("brain")
 # The key schema, as patterns of names: type, and whether such a key expires. `V:` is the current version's.
@@ -79,9 +80,10 @@ class Source:
         """Check that all is as it should be, whatever was before the tick that has just been."""
         assert_redis_holds_the_files(self.server, self.settings)
         assert_tidy(self.settings, self.server)
-        assert runs_of(self.server, "brain")[0] == self.report
         assert sorted(symbols_shown(self.settings)) == ["AAPL", "GOOG", "MSFT"]
         with self.server.client as client:
+            [(_, fields)] = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(KEYS.runs, count=1))
+            assert msgspec.json.decode(fields[b"report"], type=Report) == self.report
             assert client.hget(KEYS.flipped, "version") == str(self.report.version).encode()
             assert len(cast("set[bytes]", client.smembers(KEYS.parts))) == 2
             assert all(count.isdigit() for count in cast("dict[bytes, bytes]", client.hgetall(KEYS.reads)).values())
