@@ -158,7 +158,7 @@ class Follower:
             try:
                 found = yield self._from_files
             except UNREADABLE as error:
-                self.files_problem = f"they cannot be read: {error}"
+                self.files_problem = f"{self.output_dir} cannot be read: {error}"
         self.problem = problem
         held = self.held
         # A replica that lags, after a failover, names an older version that nobody has confirmed since.

@@ -316,9 +316,7 @@ def test_a_reader_of_a_store_that_is_down_says_so(settings: Settings, own_s3: S3
     settings = replace(settings, output_dir=own_s3.bucket / "out")
     with ExitStack() as stack:
         reader = Open(stack, kind)(settings, "files")
-        with pytest.raises(
-            SnapshotMissing, match=rf"Redis: .*the files cannot be read: {own_s3.bucket}/out: .*network"
-        ):
+        with pytest.raises(SnapshotMissing, match=rf"Redis: .*files: {own_s3.bucket}/out cannot be read: .*network"):
             reader.predictions()
 
         own_s3.start()
