@@ -5,18 +5,24 @@ run still holds the lock, that the pointer is the one it started from, and that 
 staged keys (constant time each), flips the pointer, lets the old version expire and tells the channel. So a writer that
 was paused past its lock publishes nothing and overwrites nothing, and one that dies leaves only keys that expire.
 
+What is ours and cannot be used is replaced, with a warning that names the key: a key of another type at the start of
+the next run (`mend`), a damaged pointer when it is read, the values of the current version when a tick compares them
+with the files (`shows`).
+
 Errors: `CacheUnavailable` where Redis does not answer, `PublishRefused` where the script says no.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, cast
 
 import msgspec
@@ -34,9 +40,21 @@ from optimizer.connection import (
 )
 from optimizer.deltas import delta_between
 from optimizer.errors import CacheUnavailable, PublishRefused
-from optimizer.keys import PAYLOAD_KINDS, VERSION_KINDS, Keys, Pointer, rejected_fields
-from optimizer.records import Manifest, Report
-from optimizer.scripts import ADOPT, FLIP, FORGET, KEEP, MARK, RELEASE
+from optimizer.keys import (
+    NUMBER,
+    ORIGINS,
+    PART,
+    PAYLOAD_KINDS,
+    TICK,
+    VERSION_KINDS,
+    VERSION_TYPES,
+    Keys,
+    KeyType,
+    Pointer,
+    rejected_fields,
+)
+from optimizer.records import Manifest, Record, Report
+from optimizer.scripts import ADOPT, DROP, FLIP, FORGET, KEEP, MARK, MEND, RELEASE
 from optimizer.snapshots import SnapshotSet
 
 __all__ = ["Cache", "Lock", "handed_s"]
@@ -49,7 +67,10 @@ PART_TTL_S: Final = 3_600
 DELTAS_KEPT: Final = 120
 SCANS_KEPT: Final = 100
 STAGE_BATCH: Final = 1_000
+# So many ranks are read back at each tick, others each time, for half a millisecond: all 10,000 would take 50.
+RANKS_CHECKED: Final = 50
 
+_RECORD: Final = msgspec.json.Decoder(Record)
 _log = logging.getLogger(__name__)
 
 
@@ -86,9 +107,26 @@ class Cache:
         """Close the connections."""
         self._client.close()
 
+    def mend(self) -> None:
+        """Delete keys of the source that cannot be used: each is made anew by what writes it."""
+        with self._answers():
+            self._mend(self._keys.fixed)
+            names = [self._keys.reads(origin) for origin in ORIGINS]
+            counts = cast("list[bytes | None]", self._client.mget(names))
+            for name, count in zip(names, counts, strict=True):
+                if count is not None and not NUMBER.fullmatch(count.decode("ascii", "replace")):
+                    _warn(f"{name} holds what is no number")
+                    self._client.delete(name)
+
+    def _mend(self, types: Mapping[str, KeyType]) -> None:
+        wanted = [text for each in types.values() for text in (each.type, "1" if each.expires else "0")]
+        for problem in cast("list[bytes]", self._client.eval(MEND, len(types), *types, *wanted)):
+            _warn(problem.decode("utf-8", "replace"))
+
     def take_tick(self, number: int) -> bool:
         """Take a tick; false where another run has it."""
         with self._answers():
+            self._mend({self._keys.tick(each): TICK for each in (number, number - 1)})
             return self._claim(self._keys.tick(number), secrets.token_hex(16), max(1.0, 2 * self._interval_s))
 
     @contextmanager
@@ -181,13 +219,24 @@ class Cache:
     def _handed_s(self) -> float:
         return handed_s(self._interval_s)
 
-    def parts_kept(self, digests: Sequence[str]) -> list[bool]:
-        """Which parts' findings are kept; those that are stay for longer."""
+    def keep_parts(self, digests: Sequence[str]) -> list[bool]:
+        """Keep what was found in these parts for longer, and delete what was found in all others.
+
+        Returns which of them are there.
+        """
+        wanted = {digest.encode() for digest in digests}
         with self._answers():
+            self._mend({self._keys.part(digest): PART for digest in digests})
+            noted = cast("set[bytes]", self._client.smembers(self._keys.parts))
             pipeline = self._client.pipeline(transaction=False)
             for digest in digests:
                 pipeline.expire(self._keys.part(digest), self._part_s)
-            return [bool(there) for there in pipeline.execute()]
+            for other in noted - wanted:  # not always text: whoever may write may have written anything
+                pipeline.unlink(self._keys.part("").encode() + other)
+                pipeline.srem(self._keys.parts, other)
+            if wanted - noted:
+                pipeline.sadd(self._keys.parts, *wanted)
+            return [bool(there) for there in pipeline.execute()[: len(digests)]]
 
     def part(self, digest: str) -> bytes | None:
         """What was found in a part, as it was kept; `None` where it is gone."""
@@ -202,25 +251,20 @@ class Cache:
             pipeline.set(self._keys.part(digest), data, ex=self._part_s)
             pipeline.execute()
 
-    def keep_only(self, digests: Sequence[str]) -> None:
-        """Delete what was found in parts as they were before."""
+    def drop_part(self, digest: str) -> None:
+        """Delete what was found in a part, where it cannot be read: then the part is scanned again."""
         with self._answers():
-            kept = {name.decode() for name in cast("set[bytes]", self._client.smembers(self._keys.parts))}
-            superseded = kept.difference(digests)
-            if superseded:
-                pipeline = self._client.pipeline()
-                pipeline.unlink(*map(self._keys.part, superseded))
-                pipeline.srem(self._keys.parts, *superseded)
-                pipeline.execute()
+            _warn(f"{self._keys.part(digest)} cannot be read")
+            self._client.delete(self._keys.part(digest))
 
     @property
     def _part_s(self) -> int:
         return max(PART_TTL_S, round(3 * self._interval_s))
 
-    def pointer(self) -> Pointer | None:
-        """The current pointer, or `None` where nothing is published."""
+    def pointer(self, lock: Lock | None = None) -> Pointer | None:
+        """The current pointer, or `None` where nothing is published; a damaged one is deleted by the lock's holder."""
         with self._answers():
-            return self._pointer(self._client)
+            return self._pointer(self._client, lock)
 
     def pointer_now(self) -> Pointer | None:
         """The same, asked also where Redis was away before: it may be back. It gets little time to answer."""
@@ -233,8 +277,15 @@ class Cache:
             finally:
                 client.close()
 
-    def _pointer(self, client: redis.Redis) -> Pointer | None:
-        return Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(self._keys.current)))
+    def _pointer(self, client: redis.Redis, lock: Lock | None = None) -> Pointer | None:
+        fields = cast("dict[bytes, bytes]", client.hgetall(self._keys.current))
+        try:
+            return Pointer.from_hash(fields)
+        except CacheUnavailable as error:
+            _warn(f"{self._keys.current}: {error}")
+            if lock is not None:
+                client.eval(DROP, 2, self._keys.lock, self._keys.current, lock.token)
+            return None
 
     def now(self) -> str:
         """The time by Redis' clock, which readers compute ages from; by our own where the ACL forbids asking."""
@@ -253,16 +304,65 @@ class Cache:
             names = [self._keys.payload(version, kind) for kind in VERSION_KINDS]
             return self._client.exists(*names) == len(names)
 
+    def shows(self, snapshots: SnapshotSet) -> bool:
+        """Whether Redis shows this set, whole and for good; each key that does not is named in a warning.
+
+        Of the index the number of symbols is compared, and a window of ranks is read back, another one each time.
+        """
+        manifest = snapshots.manifest
+        names = {kind: self._keys.payload(manifest.version, kind) for kind in VERSION_KINDS}
+        count = manifest.snapshots["index"].count
+        pointer = {name.encode(): value.encode() for name, value in _pointer_fields(manifest).items()}
+        expected = {
+            self._keys.current: pointer,
+            **{names[kind]: snapshots.payloads[kind] for kind in PAYLOAD_KINDS},
+            names["symbols"]: count,
+            names["ranking"]: count,
+        }
+        with self._answers():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hgetall(self._keys.current)
+            for kind in PAYLOAD_KINDS:
+                pipeline.get(names[kind])
+            pipeline.hlen(names["symbols"])
+            pipeline.zcard(names["ranking"])
+            for name in expected:
+                pipeline.ttl(name)
+            # Of a key of another type the reply is an error, which differs too.
+            replies = pipeline.execute(raise_on_error=False)
+            if isinstance(replies[0], dict):
+                replies[0].pop(b"checked_at", None)
+            found = zip(replies, replies[len(expected) :], strict=False)
+            wrong = [name for name, reply in zip(expected, found, strict=True) if reply != (expected[name], -1)]
+            if not wrong and not self._ranks_agree(names["ranking"], names["symbols"], count):
+                wrong = [names["ranking"], names["symbols"]]
+        for name in wrong:
+            _warn(f"{name} is not what the files hold, or expires")
+        return not wrong
+
+    def _ranks_agree(self, ranking: str, symbols: str, count: int) -> bool:
+        first = random.randint(0, max(0, count - RANKS_CHECKED))  # noqa: S311 - no secret
+        ranks = cast(
+            "list[tuple[bytes, float]]", self._client.zrange(ranking, first, first + RANKS_CHECKED - 1, withscores=True)
+        )
+        found = cast("list[bytes | None]", self._client.hmget(symbols, [symbol for symbol, _ in ranks]))
+        try:
+            records = [_RECORD.decode(data or b"") for data in found]
+        except UNREADABLE:
+            return False
+        return ranks == [(record.symbol.encode(), record.confidence) for record in records]
+
     def newest_delta(self) -> int:
         """The version of the newest delta, 0 for none: it may outlive a pointer, and ids only rise."""
         with self._answers():
             entries = cast("list[tuple[bytes, Any]]", self._client.xrevrange(self._keys.deltas, count=1))
-            return int(entries[0][0].split(b"-")[0]) if entries else 0
+            newest = entries[0][0].split(b"-")[0].decode() if entries else ""
+            return int(newest) if NUMBER.fullmatch(newest) else 0
 
     def mark_checked(self, version: int, at: str) -> None:
         """Note that a version is still the newest, if the pointer still names it."""
         with self._answers():
-            self._client.eval(MARK, 1, self._keys.current, str(version), at)
+            self._client.eval(MARK, 2, self._keys.current, self._keys.flipped, str(version), at)
 
     def add_run(self, report: Report) -> None:
         """Append a report to the stream of runs, and one of a scan to that of scans too: most runs find nothing new."""
@@ -298,27 +398,40 @@ class Cache:
             delta = self._delta(snapshots, before)
             self._stage(snapshots, lock.token)
             keys = self._keys
+            old = [
+                keys.payload(version, kind)
+                for version in self._known_versions(before) - {manifest.version}
+                for kind in VERSION_KINDS
+            ]
             answer = self._client.eval(
                 FLIP,
-                4 + 3 * len(VERSION_KINDS),
-                *(keys.lock, keys.current, keys.published, keys.deltas),
+                5 + 2 * len(VERSION_KINDS) + len(old),
+                *(keys.lock, keys.current, keys.published, keys.deltas, keys.flipped),
                 *(keys.staged(lock.token, kind) for kind in VERSION_KINDS),
                 *(keys.payload(manifest.version, kind) for kind in VERSION_KINDS),
-                *(keys.payload(version_before, kind) for kind in VERSION_KINDS),
+                *old,
                 lock.token,
                 str(manifest.version),
-                str(version_before) if before else "",
+                str(before.version) if before else "",
                 str(OLD_VERSION_TTL_S),
                 str(len(VERSION_KINDS)),
                 str(DELTAS_KEPT),
                 delta,
-                *_pointer_fields(manifest, checked_at),
+                *VERSION_TYPES.values(),
+                *chain.from_iterable(_pointer_fields(manifest, checked_at=checked_at).items()),
             )
         if answer != b"ok":
             raise PublishRefused(
                 f"version {manifest.version} of {manifest.source} was not published: "
                 f"{cast('bytes', answer).decode()}; the next tick makes it again"
             )
+
+    def _known_versions(self, before: Pointer | None) -> set[int]:
+        """What has been published and may not expire yet. The pointer alone can be lost."""
+        flipped = cast("bytes | None", self._client.hget(self._keys.flipped, "version"))
+        text = (flipped or b"").decode("ascii", "replace")
+        versions = {self.newest_delta(), before.version if before else 0}
+        return versions | {int(text)} if NUMBER.fullmatch(text) else versions
 
     def _claim(self, key: str, token: str, expiry_s: float) -> bool:
         """Set a free key to our token. It may be ours already: redis-py sends again what was not answered."""
@@ -351,13 +464,14 @@ class Cache:
         """What changed in the predictions since the version before; empty where that is not known."""
         if before is None or before.version == snapshots.manifest.version:
             return b""
-        old = cast("bytes | None", self._client.get(self._keys.payload(before.version, "predictions")))
-        if old is None:
-            return b""
+        name = self._keys.payload(before.version, "predictions")
         try:
+            old = cast("bytes | None", self._client.get(name))
+            if old is None:
+                return b""
             return delta_between(before.version, old, snapshots.manifest.version, snapshots.payloads["predictions"])
-        except UNREADABLE as error:
-            _log.warning("no delta from version %s, it cannot be read: %s", before.version, error)
+        except (redis.ResponseError, *UNREADABLE) as error:  # of another type, or damaged
+            _log.warning("[RollingOptimizer] %s cannot be read, so there is no delta from it: %s", name, error)
             return b""
 
     def _keep_until(self, lock: Lock, ended: threading.Event) -> None:
@@ -389,12 +503,15 @@ def _ms(seconds: float) -> str:
     return str(round(seconds * 1000))
 
 
-def _pointer_fields(manifest: Manifest, checked_at: str) -> Sequence[str]:
-    """Fields and values of the pointer in turn."""
-    fields = {
+def _warn(problem: str) -> None:
+    _log.warning("[RollingOptimizer] damaged in Redis, and replaced: %s", problem)
+
+
+def _pointer_fields(manifest: Manifest, **more: str) -> dict[str, str]:
+    """The fields of the pointer; all but `checked_at` follow from the manifest."""
+    fields = more | {
         "version": str(manifest.version),
         "generated_at": manifest.generated_at,
-        "checked_at": checked_at,
         "fingerprint": manifest.fingerprint,
     }
     for kind in PAYLOAD_KINDS:
@@ -402,4 +519,4 @@ def _pointer_fields(manifest: Manifest, checked_at: str) -> Sequence[str]:
         fields |= {f"{kind}_etag": entry.sha256, f"{kind}_bytes": str(entry.bytes), f"{kind}_count": str(entry.count)}
     if manifest.rejected is not None:
         fields |= rejected_fields(manifest.rejected)
-    return [text for pair in fields.items() for text in pair]
+    return fields

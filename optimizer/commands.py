@@ -18,7 +18,7 @@ import msgspec
 
 from optimizer.answers import describe_rejected
 from optimizer.bench import compare, table
-from optimizer.connection import cache_eviction_warning, eviction_warning, ping
+from optimizer.connection import check_broker, check_cache
 from optimizer.engine import choose_engine
 from optimizer.environ import FILE_SUFFIX, variables_of, without_sources
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
@@ -222,7 +222,7 @@ def status(source: str | None, as_json: bool, max_age: float | None) -> None:
 
 @commands.command()
 def config() -> None:
-    """Show the settings in force, secrets as ***, and ask both Redis whether they answer."""
+    """Show the settings in force, secrets as ***, and try on both Redis what is needed there."""
     with usage_errors():
         every = Settings.every_from_env(os.environ)
     for settings in every:
@@ -236,16 +236,20 @@ def config() -> None:
             origin = "environment" if any(map(os.environ.get, variables)) else "file" if in_file else "default"
             click.echo(f"{name:<{width}}  {value or '-':<40}  {origin}")
     problems = []
-    caches = [("cache", cache_eviction_warning, url) for url in {settings.redis_url: None for settings in every}]
-    for role, check, url in (*caches, ("broker", eviction_warning, every[0].broker_url)):
+    checks: list[tuple[str, str, Callable[[str, str], list[str]], str]] = [
+        *(("cache", settings.redis_url, check_cache, settings.source) for settings in every),
+        ("broker", every[0].broker_url, check_broker, every[0].source),
+    ]
+    lines = []
+    for role, url, check, source in checks:
         try:
-            ping(url)
-            warning = check(url)
-            click.echo(f"{role}: {redact_url(url)} answers" + (f"; warning: {warning}" if warning else ""))
+            lines.append("; ".join([f"{role}: {redact_url(url)} answers", *check(url, source)]))
         except CacheUnavailable as error:
             problems.append(f"{role}: {error}")
+    for line in dict.fromkeys(lines):  # of many sources in one Redis once
+        click.echo(line)
     if problems:
-        raise CacheUnavailable("; ".join(problems))
+        raise CacheUnavailable("; ".join(dict.fromkeys(problems)))
 
 
 @commands.command()

@@ -12,7 +12,7 @@
     |   |-- NoBots               it, or the bots directory, has bots, and not one of them can be used
     |   `-- TooManyRejected      more of its records or bots cannot be used than the setting allows
     |-- OutputUnwritable         the snapshot files could not be written; the old ones stay
-    |-- OutputUnreadable         the object store of the snapshot files does not answer
+    |-- OutputUnreadable         the snapshot files may not be read, or their object store does not answer
     |-- CacheUnavailable         Redis does not answer
     |-- PublishRefused           another run owns the lock, or has published something newer
     |-- RunPending               a run that was requested before, and does less, has not ended
@@ -100,7 +100,7 @@ class OutputUnwritable(RollingError):
 
 
 class OutputUnreadable(RollingError, OSError):
-    """The store of the snapshot files does not answer, or refuses; an `OSError`, as reading a local file raises."""
+    """The snapshot files are there and cannot be read, or their store does not answer or refuses; an `OSError` too."""
 
 
 class CacheUnavailable(RollingError):

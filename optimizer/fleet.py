@@ -16,13 +16,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Final
 
 import msgspec
 
 from optimizer.cache import LOCK_TTL_S
 from optimizer.collect import Found
+from optimizer.connection import UNREADABLE
 from optimizer.engine import choose_engine
 from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunLost, RunTimedOut, SourceMissing
 from optimizer.inputs import (
@@ -153,8 +154,7 @@ def _begin(
             return scan_here(settings, publisher, rolling, progress, force=force, accept=accept)
         parts = list(rolling.parts)
     digests = [part.digest for part in parts]
-    publisher.keep_only(digests)
-    to_scan = [number for number, there in enumerate(publisher.parts_kept(digests)) if force or not there]
+    to_scan = [number for number, there in enumerate(publisher.keep_parts(digests)) if force or not there]
     assignment = Assignment(
         run_id=run_id,
         token=publisher.token,
@@ -181,7 +181,8 @@ def _tell_of_lost(settings: Settings, publisher: Publisher, on_lost: Callable[[s
     )
     _log.warning("[RollingOptimizer] ⚠️ %s", lost)
     publisher.record(failed_report(settings, lost))
-    on_lost(_ASSIGNMENT.decode(noted).run_id, lost)
+    with suppress(*UNREADABLE):  # damaged: then nobody knows whose it was
+        on_lost(_ASSIGNMENT.decode(noted).run_id, lost)
 
 
 def scan_file(
@@ -232,11 +233,11 @@ def scan_one_part(
             Publisher(settings, use_cache=True) as publisher,
             publisher.lock(token, join_s=handover_s(settings)) as is_held,
         ):
-            noted = publisher.handed(token)
-            if noted is None or not is_held:
+            assignment = _assignment(publisher, token)
+            if assignment is None or not is_held:
                 return PartOutcome(location, error="Superseded", details="another run has taken its place")
             # A message must not make a worker read other files.
-            if location not in {part.location for part in _ASSIGNMENT.decode(noted).parts}:
+            if location not in {part.location for part in assignment.parts}:
                 raise SourceMissing(f"{location} is not one of the parts of {settings.input} that were handed out")
             scanned, _ = scan_part(settings, choose_engine(settings.engine), location, publisher, progress)
             if publisher.state != "up":
@@ -295,12 +296,11 @@ def _end_run(
         recorded(settings, time_limit_error=time_limit_error) as publisher,
         alone(settings, publisher, token) as is_ours,
     ):
-        noted = publisher.handed(token)
-        if not is_ours or noted is None:
+        assignment = _assignment(publisher, token)
+        if not is_ours or assignment is None:
             report = skipped(settings, "superseded")
         else:
             try:
-                assignment = _ASSIGNMENT.decode(noted)
                 is_newest = publisher.version_before == assignment.version_before and (
                     assignment.newest_before is None or publisher.newest_before <= assignment.newest_before
                 )
@@ -310,6 +310,21 @@ def _end_run(
                 publisher.end_handed(token)
         publisher.record(report)
         return report
+
+
+def _assignment(publisher: Publisher, token: str) -> Assignment | None:
+    """What there is to do in a run; `None` where it has ended, another took its place, or what is noted is damaged.
+
+    Raises:
+        CacheUnavailable: Redis is away, so nobody knows.
+    """
+    noted = publisher.handed(token)
+    try:
+        return None if noted is None else _ASSIGNMENT.decode(noted)
+    except UNREADABLE as error:
+        _log.warning("[RollingOptimizer] damaged in Redis, so the next tick makes the run again: handed: %s", error)
+        publisher.end_handed(token)
+        return None
 
 
 def _check_parts(settings: Settings, assignment: Assignment, outcomes: Sequence[PartOutcome]) -> None:
@@ -342,7 +357,7 @@ def _merged(
         if findings is None and publisher.state != "up":
             raise CacheUnavailable(f"{part.location}: Redis went away before what was found in it could be read")
         if findings is None:
-            raise PartFailed(f"{part.location}: what was found in it is gone from Redis; does that evict?")
+            raise PartFailed(f"{part.location}: what was found in it is gone from Redis, or damaged; does that evict?")
         return findings
 
     gather(settings, parts, find, found)

@@ -163,6 +163,7 @@ class _Parts:
     def scan(self, engine: Engine, publisher: Publisher, progress: Progress | None, *, force: bool) -> Scanned:
         scanned = Scanned(Found(Selection(self._settings.index_symbols_limit)), "", engine.name, time.time())
         read: list[Part] = []
+        publisher.keep_parts([part.digest for part in self.parts])
 
         def find(part: Part) -> Findings:
             findings = None if force else read_kept(publisher, part)
@@ -210,7 +211,8 @@ def read_kept(publisher: Publisher, part: Part) -> Findings | None:
     data = publisher.part(part.digest)
     try:
         return None if data is None else _FINDINGS.decode(gzip.decompress(data))
-    except UNREADABLE:  # damaged: the part itself is still there
+    except UNREADABLE:  # the part itself is still there
+        publisher.drop_part(part.digest)
         return None
 
 

@@ -10,6 +10,8 @@
 |                           |         | UNITS_seen and UNITS_rejected of records and bots;  |                    |
 |                           |         | flipped by a publish, checked_at set by each tick,  |                    |
 |                           |         | by Redis' own clock                                 |                    |
+| rolling:{S}:flipped       | HASH    | version: what the last publish made current; token: | never              |
+|                           |         | that of its run. Known where the pointer is lost    |                    |
 | rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
 | rolling:{S}:V:bots        | STRING  | the same                                            | next version; the  |
 | rolling:{S}:V:portfolio   | STRING  | the same                                            | current one never  |
@@ -32,24 +34,59 @@
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
 | rolling:{S}:requested     | STRING  | in the broker: the run that was last requested over | the time limit of  |
 |                           |         | HTTP, its id and whether it is forced (JSON)        | a run              |
+| rolling:{S}:probe         | STRING  | written and deleted again by `config` and at the    | 10 s               |
+|                           |         | start of a worker, to see whether that works        |                    |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
+
+`Keys.fixed` says the same to the program: each run begins by deleting what has another type, or never expires though it
+should. What it holds is checked where it is read.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from optimizer.errors import CacheUnavailable
 from optimizer.records import Rejected, Units
 
-__all__ = ["PAYLOAD_KINDS", "VERSION_KINDS", "Keys", "Pointer", "rejected_fields"]
+__all__ = [
+    "NUMBER",
+    "ORIGINS",
+    "PART",
+    "PAYLOAD_KINDS",
+    "TICK",
+    "VERSION_KINDS",
+    "VERSION_TYPES",
+    "KeyType",
+    "Keys",
+    "Pointer",
+    "rejected_fields",
+]
 
 PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
-VERSION_KINDS: Final = (*PAYLOAD_KINDS, "symbols", "ranking")
+# Where a reader's answer may come from.
+ORIGINS: Final = ("redis", "files")
+VERSION_TYPES: Final = {**dict.fromkeys(PAYLOAD_KINDS, "string"), "symbols": "hash", "ranking": "zset"}
+VERSION_KINDS: Final = tuple(VERSION_TYPES)
+
+# A version or a count as it is written, which the id of a stream can hold: `int` would take " 1_0" and 10**30 too.
+NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
+
+
+class KeyType(NamedTuple):
+    """What a key has to be: its type, as `TYPE` says it, and whether it expires."""
+
+    type: str
+    expires: bool
+
+
+TICK: Final = KeyType("string", expires=True)
+PART: Final = KeyType("string", expires=True)
 
 
 @dataclass(frozen=True)
@@ -65,6 +102,26 @@ class Keys:
     def current(self) -> str:
         """The pointer."""
         return self._name("current")
+
+    @property
+    def flipped(self) -> str:
+        """What the last publish made current."""
+        return self._name("flipped")
+
+    @property
+    def fixed(self) -> dict[str, KeyType]:
+        """The keys whose names do not change."""
+        lasting = {
+            "hash": (self.current, self.flipped),
+            "string": tuple(self.reads(origin) for origin in ORIGINS),
+            "stream": (self.deltas, self.runs, self.scans),
+            "set": (self.parts,),
+        }
+        return {
+            **{name: KeyType(kind, expires=False) for kind, names in lasting.items() for name in names},
+            self.lock: KeyType("string", expires=True),
+            self.handed: KeyType("hash", expires=True),
+        }
 
     @property
     def lock(self) -> str:
@@ -119,6 +176,11 @@ class Keys:
         """A pattern, as `SCAN` takes it, for all keys of the source."""
         return self._name("*").replace("[", "\\[")
 
+    @property
+    def probe(self) -> str:
+        """What is written and deleted again to see whether that is possible."""
+        return self._name("probe")
+
     def tick(self, number: int) -> str:
         """The mark that a tick is taken."""
         return self._name("tick", str(number))
@@ -155,24 +217,22 @@ class Pointer(msgspec.Struct, frozen=True):
         """
         if not values:
             return None
-        texts = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in values.items()}
         try:
+            texts = {name.decode("utf-8", "replace"): value.decode() for name, value in values.items()}
             for name in ("generated_at", "checked_at"):
                 if datetime.fromisoformat(texts[name]).tzinfo is None:
                     raise ValueError(f"{name} has no time zone")
             return cls(
-                int(texts["version"]),
+                _number(texts["version"]),
                 texts["generated_at"],
                 texts["checked_at"],
                 texts["fingerprint"],
                 {kind: texts[f"{kind}_etag"] for kind in PAYLOAD_KINDS},
-                {kind: int(texts[f"{kind}_count"]) for kind in PAYLOAD_KINDS},
+                {kind: _number(texts[f"{kind}_count"]) for kind in PAYLOAD_KINDS},
                 _rejected(texts),
             )
         except (KeyError, ValueError) as error:
-            raise CacheUnavailable(
-                f"the pointer is damaged ({error!r}): delete the key that ends in :current"
-            ) from None
+            raise CacheUnavailable(f"the pointer is damaged ({error!r}); the next run publishes anew") from None
 
 
 def rejected_fields(rejected: Rejected) -> dict[str, str]:
@@ -188,5 +248,13 @@ def rejected_fields(rejected: Rejected) -> dict[str, str]:
 def _rejected(texts: dict[str, str]) -> Rejected | None:
     if "records_seen" not in texts:
         return None
-    records, bots = (Units(int(texts[f"{kind}_seen"]), int(texts[f"{kind}_rejected"])) for kind in ("records", "bots"))
+    records, bots = (
+        Units(_number(texts[f"{kind}_seen"]), _number(texts[f"{kind}_rejected"])) for kind in ("records", "bots")
+    )
     return Rejected(records, bots)
+
+
+def _number(text: str) -> int:
+    if not NUMBER.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no number of at most 19 digits")
+    return int(text)

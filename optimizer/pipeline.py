@@ -150,14 +150,14 @@ def confirm(settings: Settings, publisher: Publisher, rolling: Input) -> Report 
     standing = publisher.compare(snapshots.manifest)
     if standing == "other":
         return None
-    if standing == "current":
+    if standing == "current" and publisher.shows(snapshots):
         publisher.mark_checked()
         done = "current"
     else:
         publisher.publish(snapshots)
         done = "republished"
     mark_checked(settings.output_dir)
-    publisher.parts_kept([part.digest for part in rolling.parts])  # so that they stay
+    publisher.keep_parts([part.digest for part in rolling.parts])
     return Report(
         "unchanged",
         settings.source,
@@ -195,7 +195,7 @@ def publish(settings: Settings, publisher: Publisher, scanned: Scanned, *, accep
     )
     write_set(settings.output_dir, snapshots, replaced=publisher.newest_before, fence=publisher.check_superseded)
     publisher.publish(snapshots)
-    publisher.keep_only([part.digest for part in scanned.parts])
+    publisher.keep_parts([part.digest for part in scanned.parts])
     return Report(
         "success",
         settings.source,

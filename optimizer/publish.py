@@ -34,8 +34,12 @@ class Publisher:
         self._before: Pointer | None = None
         self.newest_before = 0  # the newest version when the run began, in Redis and in the files
         self.state: Literal["up", "down", "off"] = "up" if use_cache else "off"
+        self._problem = ""
 
     def __enter__(self) -> Publisher:
+        with self._tolerating():
+            if self._live:
+                self._live.mend()
         return self
 
     def __exit__(
@@ -71,7 +75,7 @@ class Publisher:
                     else:
                         lock = self._live.adopt(handed)
                     self._lock = stack.enter_context(lock)
-                    self._before = self._live.pointer()
+                    self._before = self._live.pointer(self._lock)
             if self.state == "down" and self._cache and self._cache.answers:  # it refuses writes, and may be read
                 with suppress(CacheUnavailable):
                     self._before = self._cache.pointer()
@@ -109,6 +113,13 @@ class Publisher:
                 is_taken = before is not None and before.version == version and not is_same
                 return "other" if is_taken or self.newest_version() > version else "behind"
         return "current"
+
+    def shows(self, snapshots: SnapshotSet) -> bool:
+        """Whether Redis, where it shows this version, shows it as it is in the files, undamaged."""
+        with self._tolerating():
+            if self._live and self.version_before == snapshots.manifest.version:
+                return self._live.shows(snapshots)
+        return True
 
     def check_superseded(self) -> None:
         """Check, before files or Redis show anything, that the run is still the only one.
@@ -184,7 +195,7 @@ class Publisher:
             CacheUnavailable: Nobody can say.
         """
         if self._live is None or self._cache is None:
-            raise CacheUnavailable("Redis is away, and with it what there is to scan; the next tick does without it")
+            raise CacheUnavailable(f"what there is to scan is in Redis; the next tick does without it: {self._problem}")
         return self._cache.handed(token)
 
     def end_handed(self, token: str) -> None:
@@ -202,11 +213,11 @@ class Publisher:
 
     # ---- what was found in parts
 
-    def parts_kept(self, digests: Sequence[str]) -> list[bool]:
-        """Which parts' findings are kept; those stay for longer."""
+    def keep_parts(self, digests: Sequence[str]) -> list[bool]:
+        """Which of these parts' findings are there; they stay for longer, and those of others are deleted."""
         with self._tolerating():
-            if self._live:
-                return self._live.parts_kept(digests)
+            if self._live and digests:
+                return self._live.keep_parts(digests)
         return [False] * len(digests)
 
     def part(self, digest: str) -> bytes | None:
@@ -222,11 +233,11 @@ class Publisher:
             if self._live:
                 self._live.keep_part(digest, data)
 
-    def keep_only(self, digests: Sequence[str]) -> None:
-        """Let go of what was found in parts that are no longer current."""
+    def drop_part(self, digest: str) -> None:
+        """Delete what was found in a part, where it cannot be read."""
         with self._tolerating():
-            if self._live and digests:
-                self._live.keep_only(digests)
+            if self._live:
+                self._live.drop_part(digest)
 
     # ---- reports
 
@@ -246,5 +257,5 @@ class Publisher:
         try:
             yield
         except CacheUnavailable as error:
-            self.state = "down"
+            self.state, self._problem = "down", str(error)
             _log.warning("[RollingOptimizer] the cache is down, the run goes on without it: %s", error)

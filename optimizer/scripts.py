@@ -8,7 +8,33 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ADOPT", "FLIP", "FORGET", "KEEP", "MARK", "RELEASE"]
+__all__ = ["ADOPT", "DROP", "FLIP", "FORGET", "KEEP", "MARK", "MEND", "RELEASE"]
+
+# KEYS: keys of ours. ARGV: for each its type, and '1' if it expires.
+# Deletes what cannot be used: a key of another type, one that should expire and never will, a stream whose newest id
+# has 20 digits, so that hardly anything can be added. Returns what was wrong.
+MEND: Final = """
+local mended = {}
+for i, key in ipairs(KEYS) do
+    local wanted, expires = ARGV[2 * i - 1], ARGV[2 * i] == '1'
+    local found = redis.call('TYPE', key).ok
+    local problem = nil
+    if found ~= 'none' and found ~= wanted then
+        problem = 'is of the type ' .. found .. ', not ' .. wanted
+    elseif expires and redis.call('PTTL', key) == -1 then
+        problem = 'never expires'
+    elseif found == 'stream' then
+        local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+        if newest and newest[1]:find('-', 1, true) > 20 then problem = 'has the id ' .. newest[1] end
+    end
+    if not expires then redis.call('PERSIST', key) end
+    if problem then
+        redis.call('DEL', key)
+        mended[#mended + 1] = key .. ' ' .. problem
+    end
+end
+return mended
+"""
 
 # KEYS: lock, handed. ARGV: token, milliseconds for the lock, milliseconds for `handed`.
 # Never shorter than it was: several scans of one run keep its lock, each for as long as it needs. Where it has expired
@@ -47,38 +73,60 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 """
 
-# HSET alone would make a pointer of one field where the pointer has been lost.
-MARK: Final = """
-if redis.call('HGET', KEYS[1], 'version') == ARGV[1] then redis.call('HSET', KEYS[1], 'checked_at', ARGV[2]) end
+# KEYS: lock, key. ARGV: token.
+DROP: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[2]) end
+return 0
 """
 
-# KEYS: lock, current, published, deltas, then the staged keys, their final names, and the old version's keys.
-# ARGV: token, version, version the run started from ('' for none), seconds for the old version, number of kinds,
-#       deltas kept, delta ('' for none), then the pointer's fields and values.
+# KEYS: current, flipped. ARGV: version, time.
+# HSET alone would make a pointer of one field where the pointer has been lost.
+MARK: Final = """
+if redis.call('HGET', KEYS[1], 'version') ~= ARGV[1] then return end
+redis.call('HSET', KEYS[1], 'checked_at', ARGV[2])
+if redis.call('HGET', KEYS[2], 'version') ~= ARGV[1] then
+    redis.call('DEL', KEYS[2])
+    redis.call('HSET', KEYS[2], 'version', ARGV[1])
+end
+"""
+
+# KEYS: lock, current, published, deltas, flipped, then the staged keys, their final names, and old versions' keys.
+# ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of kinds,
+#       deltas kept, delta ('' for none), then the type of each staged key, then the pointer's fields and values.
 FLIP: Final = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'the lock is no longer held by this run' end
-local current = redis.call('HGET', KEYS[2], 'version') or ''
-if current ~= ARGV[3] then
-    -- redis-py sends again what was not answered: then this is the second time
-    if current == ARGV[2] then return 'ok' end
-    return 'version ' .. current .. ' was published meanwhile'
-end
 local kinds = tonumber(ARGV[5])
+local is_staged = true
 for i = 1, kinds do
-    if redis.call('EXISTS', KEYS[4 + i]) == 0 then return 'what was staged has expired' end
+    if redis.call('TYPE', KEYS[5 + i]).ok ~= ARGV[7 + i] then is_staged = false end
 end
-if current ~= '' and current ~= ARGV[2] then
-    for i = 1, kinds do redis.call('EXPIRE', KEYS[4 + 2 * kinds + i], ARGV[4]) end
+local flipped = redis.call('HMGET', KEYS[5], 'version', 'token')
+-- redis-py sends again what was not answered: then this is the second time
+if not is_staged and flipped[1] == ARGV[2] and flipped[2] == ARGV[1] then return 'ok' end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'the lock is no longer held by this run' end
+local current = redis.call('HGET', KEYS[2], 'version') or '' -- it may have been lost since, and is made anew then
+if current ~= '' and current ~= ARGV[3] then return 'version ' .. current .. ' was published meanwhile' end
+if not is_staged then
+    for i = 1, kinds do redis.call('DEL', KEYS[5 + i]) end
+    return 'what was staged has expired'
+end
+for i = 6 + 2 * kinds, #KEYS do
+    if redis.call('TTL', KEYS[i]) == -1 then redis.call('EXPIRE', KEYS[i], ARGV[4]) end
 end
 for i = 1, kinds do
-    redis.call('RENAME', KEYS[4 + i], KEYS[4 + kinds + i])
-    redis.call('PERSIST', KEYS[4 + kinds + i])
+    redis.call('RENAME', KEYS[5 + i], KEYS[5 + kinds + i])
+    redis.call('PERSIST', KEYS[5 + kinds + i])
 end
-redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[2], unpack(ARGV, 8))
+redis.call('DEL', KEYS[2], KEYS[5])
+redis.call('HSET', KEYS[2], unpack(ARGV, 8 + kinds))
+redis.call('HSET', KEYS[5], 'version', ARGV[2], 'token', ARGV[1])
 if ARGV[7] ~= '' then
-    redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[6], ARGV[2] .. '-0', 'delta', ARGV[7])
+    local delta = {'MAXLEN', ARGV[6], ARGV[2] .. '-0', 'delta', ARGV[7]}
+    local added = redis.pcall('XADD', KEYS[4], unpack(delta))
+    if type(added) == 'table' and added.err then -- its newest id is none of ours: then nobody can add to it
+        redis.call('DEL', KEYS[4])
+        redis.call('XADD', KEYS[4], unpack(delta))
+    end
 end
-redis.call('PUBLISH', KEYS[3], ARGV[2])
+redis.pcall('PUBLISH', KEYS[3], ARGV[2]) -- without the right to, readers see the version a second later
 return 'ok'
 """

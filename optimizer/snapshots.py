@@ -5,12 +5,17 @@
         rolling_optimized.json.gz -> current/...   fixed names for plain readers; these links never change
         bots_snapshot.json.gz, portfolio_snapshot.json.gz, symbols_index.json.gz, manifest.json   likewise
         versions/1795000000000/                    a whole set, never written again; before, it has a name of its own
+        .lock                                      locked by the run that is on; mode 0600
 
 Invariant: a set is complete and on the disk before `current` points at it, and pointing is one rename. So whoever reads
 through the fixed names sees whole files, whoever resolves `current` once sees one set, and a writer that dies at any
 moment leaves the old set as it was; what it left behind is swept by the next.
 
-Errors: `OutputUnwritable`, with the path and what to do.
+A user who may write to `output_dir` can remove what is there, so it must be writable for trusted users alone. In a
+sticky one, such as /tmp, others cannot touch what is ours, but can take its names beforehand: `.lock`, `versions/` and
+each set have to belong to this user, to the directory's owner or to root. Another's is refused by name, or not swept.
+
+Errors: `OutputUnwritable` from what writes, `OutputUnreadable` from what reads, with the path and what to do.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +37,7 @@ from typing import Final
 
 import msgspec
 
-from optimizer.errors import OutputUnwritable, PublishRefused
+from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused
 from optimizer.locations import Location
 from optimizer.portfolio import holdings, summaries
 from optimizer.records import (
@@ -50,6 +56,7 @@ __all__ = [
     "FILE_NAMES",
     "KEPT_SETS",
     "KINDS",
+    "LOCK_NAME",
     "MANIFEST_NAME",
     "READ_ATTEMPTS",
     "VERSIONS_NAME",
@@ -77,6 +84,7 @@ FILE_NAMES: Final = {
 MANIFEST_NAME: Final = "manifest.json"
 CURRENT_NAME: Final = "current"
 VERSIONS_NAME: Final = "versions"
+LOCK_NAME: Final = ".lock"
 # The set before the current one stays, for readers that resolved `current` just before it was flipped.
 KEPT_SETS: Final = 2
 READ_ATTEMPTS: Final = 3
@@ -187,12 +195,17 @@ def check_newer(version: int, replaced: int | None, current: Manifest | None, wh
 def output_lock(output_dir: Path) -> Iterator[bool]:
     """Make the directory and lock it against other runs on this host; yield whether the lock was got.
 
-    The lock is the kernel's, on the directory itself: it ends with the process and leaves no file.
+    The lock is the kernel's and ends with the process. It is on a file that no other user may open: whoever may open a
+    file or a directory, if only to read it, may lock it.
     """
+    path = output_dir / LOCK_NAME
     with _explained(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output_dir, os.O_RDONLY)
+        # O_NONBLOCK: a named pipe in its place would be waited for.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
+        with _explained(output_dir):
+            _check_owner(output_dir, path, os.fstat(descriptor))
         with _explained(output_dir):
             is_free = _lock(descriptor)
         yield is_free
@@ -233,6 +246,7 @@ def write_set(
     with _explained(output_dir):
         _check_names(output_dir)
         versions.mkdir(exist_ok=True)
+        _check_owner(output_dir, versions, versions.lstat())
         _sweep(output_dir)
         try:
             partial.mkdir()
@@ -256,10 +270,15 @@ def write_set(
 
 
 def read_manifest(output_dir: Path) -> Manifest | None:
-    """The manifest of the current set, or `None` where there is no usable one."""
+    """The manifest of the current set, or `None` where there is no usable one.
+
+    Raises:
+        OutputUnreadable: It is there and may not or cannot be read.
+    """
     try:
         return decode_manifest((output_dir / CURRENT_NAME / MANIFEST_NAME).read_bytes())
-    except OSError:
+    except OSError as error:
+        _check_damaged(output_dir, error)
         return None
 
 
@@ -271,7 +290,7 @@ def read_current(output_dir: Path, before: Current | None = None) -> Current | N
         before: What was found the last time; the file is only read again where it is another one.
 
     Raises:
-        OSError: It is there and cannot be read.
+        OutputUnreadable: It is there and may not or cannot be read.
     """
     path = output_dir / CURRENT_NAME / MANIFEST_NAME
     try:
@@ -280,13 +299,18 @@ def read_current(output_dir: Path, before: Current | None = None) -> Current | N
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             manifest = decode_manifest(file.read())
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        _check_damaged(output_dir, error)
         return None
     return None if manifest is None else Current(manifest, status.st_mtime, _mark(status))
 
 
 def read_set(output_dir: Path, *, kinds: Sequence[str] = KINDS) -> SnapshotSet | None:
-    """Read the current set, or some kinds of it, checked against the manifest; `None` where it is not whole."""
+    """Read the current set, or some kinds of it, checked against the manifest; `None` where it is not whole.
+
+    Raises:
+        OutputUnreadable: It is there and may not or cannot be read.
+    """
     for _ in range(READ_ATTEMPTS):
         try:
             directory = (output_dir / CURRENT_NAME).resolve(strict=True)
@@ -294,7 +318,10 @@ def read_set(output_dir: Path, *, kinds: Sequence[str] = KINDS) -> SnapshotSet |
             payloads = {kind: (directory / manifest.snapshots[kind].file).read_bytes() for kind in kinds}
         except FileNotFoundError:
             continue  # swept between two reads: `current` points elsewhere by now
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, KeyError):
+        except OSError as error:
+            _check_damaged(output_dir, error)
+            return None
+        except (RuntimeError, msgspec.DecodeError, UnicodeDecodeError, KeyError):  # RuntimeError: links in a circle
             return None
         found = SnapshotSet(manifest, payloads)
         return found if found.is_whole else None
@@ -309,12 +336,38 @@ def mark_checked(output_dir: Path) -> None:
     """
     with _explained(output_dir):
         _link_names(output_dir)
+        _check_owner(output_dir, output_dir / VERSIONS_NAME, (output_dir / VERSIONS_NAME).lstat())
         _sweep(output_dir)
         os.utime(output_dir / CURRENT_NAME / MANIFEST_NAME)
 
 
 def _mark(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_damaged(output_dir: Path, error: OSError) -> None:
+    """Pass over what is missing or damaged: the next run replaces it. Raise what hides a set that may be whole."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        reason = (error.strerror or str(error)).lower()
+        raise OutputUnreadable(
+            f"{reason}: {error.filename or output_dir}, read by the user {os.geteuid()}; the worker's umask and the "
+            f"permissions of ROLLING_OUTPUT_DIR={output_dir} decide who may"
+        ) from error
+
+
+def _check_owner(output_dir: Path, path: Path, status: os.stat_result) -> None:
+    """Check that something of ours was made by us, or by those who can do anything here anyway."""
+    if status.st_uid not in _trusted(output_dir):
+        raise PermissionError(
+            errno.EPERM,
+            f"belongs to the user {status.st_uid}, not to this one ({os.geteuid()}); remove it, and let others write "
+            "nothing here",
+            str(path),
+        )
+
+
+def _trusted(output_dir: Path) -> set[int]:
+    return {os.geteuid(), output_dir.stat().st_uid, 0}
 
 
 def _lock(descriptor: int) -> bool:
@@ -377,7 +430,8 @@ def _sweep(output_dir: Path) -> None:
     current = ""
     with suppress(OSError):
         current = (output_dir / CURRENT_NAME).readlink().name
-    found = [path for path in (output_dir / VERSIONS_NAME).iterdir() if _is_ours(path)]
+    trusted = _trusted(output_dir)
+    found = [path for path in (output_dir / VERSIONS_NAME).iterdir() if _is_ours(path, trusted)]
     sets = sorted(int(path.name) for path in found if path.name.isdecimal())
     # A set newer than the current one was never pointed at: its writer died before.
     newest = int(current) if current.isdecimal() else 0
@@ -387,11 +441,14 @@ def _sweep(output_dir: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a directory is a set: named by a version, with no other files in it than a set has."""
-    if not _SET_NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+def _is_ours(path: Path, trusted: set[int]) -> bool:
+    """Whether a directory is a set: of ours, named by a version, with no other files in it than a set has."""
+    if not _SET_NAME.fullmatch(path.name):
         return False
     try:
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid not in trusted:
+            return False
         return {entry.name for entry in path.iterdir()} <= {MANIFEST_NAME, *FILE_NAMES.values()}
     except FileNotFoundError:  # a run that was overtaken has just removed its own
         return False
@@ -401,6 +458,8 @@ def _is_ours(path: Path) -> bool:
 def _explained(output_dir: Path) -> Iterator[None]:
     try:
         yield
+    except OutputUnreadable:
+        raise
     except OSError as error:
         raise OutputUnwritable(
             f"{error.filename or output_dir}: {error.strerror or error}; the old snapshots are as they were. "

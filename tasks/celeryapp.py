@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from celery import Celery
 from celery.app.amqp import AMQP
-from celery.signals import after_setup_logger, worker_init, worker_process_init, worker_ready
+from celery.signals import after_setup_logger, beat_init, worker_init, worker_process_init, worker_ready
 from kombu.connection import Connection
 
-from optimizer.connection import cache_eviction_warning, eviction_warning
+from optimizer.connection import check_broker, check_cache, check_no_cluster, is_away
 from optimizer.engine import choose_engine
 from optimizer.errors import CacheUnavailable, SettingsInvalid
 from optimizer.settings import Settings
@@ -70,6 +70,27 @@ def _refuse_without_the_engine(**_: Any) -> None:
         raise SystemExit(f"SettingsInvalid: {error}") from None
 
 
+@worker_init.connect
+def _refuse_a_broker_that_cannot_be_used(**_: Any) -> None:
+    """End a worker whose broker answers and lacks what Celery needs, in one line: Celery would by a traceback."""
+    first = Settings.every_from_env(os.environ)[0]
+    try:
+        check_broker(first.broker_url, first.source)
+    except CacheUnavailable as error:
+        if not is_away(error):  # else Celery waits for it
+            raise SystemExit(f"CacheUnavailable: broker: {error}") from None
+
+
+@beat_init.connect
+def _refuse_a_broker_that_is_a_cluster(**_: Any) -> None:
+    """End a beat that could never send a task, and would log a long traceback at each tick."""
+    try:
+        check_no_cluster(Settings.every_from_env(os.environ)[0].broker_url)
+    except CacheUnavailable as error:
+        if not is_away(error):
+            raise SystemExit(f"CacheUnavailable: broker: {error}") from None
+
+
 @worker_process_init.connect
 def _forget_the_start_in_collections(**_: Any) -> None:
     """Let the garbage collector of a child leave alone what Celery has made before its first task.
@@ -92,14 +113,17 @@ def _tell_the_engine(**_: Any) -> None:
 
 
 @worker_ready.connect
-def _warn_of_eviction(**_: Any) -> None:
-    """Say at the start what would lose messages, or what routers read, one day."""
+def _warn_of_redis(**_: Any) -> None:
+    """Say at the start what both Redis lack, and what would lose messages, or what routers read, one day."""
     every = Settings.every_from_env(os.environ)
-    checks = {(eviction_warning, every[0].broker_url), *((cache_eviction_warning, one.redis_url) for one in every)}
-    for check, url in checks:
+    checks = [
+        ("broker", check_broker, every[0].broker_url, every[0].source),
+        *(("cache", check_cache, one.redis_url, one.source) for one in every),
+    ]
+    for role, check, url, source in checks:
         try:
-            warning = check(url)
+            told = check(url, source)
         except CacheUnavailable as error:
-            warning = f"whether Redis may evict what is relied on cannot be found out: {error}"
-        if warning:
-            _log.warning("[RollingOptimizer] %s", warning)
+            told = [str(error)]
+        for problem in told:
+            _log.warning("[RollingOptimizer] %s: %s", role, problem)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +25,7 @@ from redis.client import Pipeline
 
 import optimizer.cache
 from optimizer import Settings, optimize
-from optimizer.cache import OLD_VERSION_TTL_S, STAGE_BATCH, STAGED_TTL_S, Cache, Lock
+from optimizer.cache import OLD_VERSION_TTL_S, RANKS_CHECKED, STAGE_BATCH, STAGED_TTL_S, Cache, Lock
 from optimizer.connection import connect, eviction_warning, ping
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.keys import VERSION_KINDS, Keys, Pointer
@@ -32,7 +34,7 @@ from optimizer.select import rank
 from optimizer.snapshots import SnapshotSet, encode_set
 from tests.rolling import a_record, write_json
 from tests.servers import RedisServer, wait_until
-from tests.traces import keys_of
+from tests.traces import assert_redis_holds_the_files, assert_tidy, keys_of, no_scan
 
 SOURCE = "rolling_brain"
 KEYS = Keys(SOURCE)
@@ -95,7 +97,8 @@ def test_the_old_version_expires_and_the_new_one_does_not(cache: Cache, redis_se
             assert client.ttl(KEYS.payload(2, kind)) == -1
         assert client.ttl(KEYS.current) == -1
         assert {key for key in cast("list[bytes]", client.keys()) if b":1:" not in key and b":2:" not in key} == {
-            KEYS.current.encode()
+            KEYS.current.encode(),
+            KEYS.flipped.encode(),
         }
 
 
@@ -449,24 +452,30 @@ def test_a_pointer_tells_what_the_manifest_tells(cache: Cache) -> None:
 
 @pytest.mark.parametrize("field", ["version", "generated_at", "checked_at", "fingerprint", "bots_etag", "bots_count"])
 def test_a_pointer_that_lacks_a_field_is_damaged(cache: Cache, redis_server: RedisServer, field: str) -> None:
-    """The message says which key to delete."""
+    """For a reader too; whoever holds the lock deletes it, and no other."""
     publish(cache, a_set(1))
     with redis_server.client as client:
         client.hdel(KEYS.current, field)
+        with pytest.raises(CacheUnavailable, match=f"damaged.*{field}.*the next run publishes anew"):
+            Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(KEYS.current)))
 
-    with pytest.raises(CacheUnavailable, match=f"damaged.*{field}.*delete the key"):
-        cache.pointer()
+        assert cache.pointer(Lock(held=False, token="another's")) is None
+        assert client.exists(KEYS.current) == 1
+        with cache.lock() as lock:
+            assert cache.pointer(lock) is None
+        assert client.exists(KEYS.current) == 0
 
 
 # ---- a line that breaks
 
 
 class BadLine:
-    """A way to Redis that fails at a word: the answer to it is lost once, or the line is cut before it for good."""
+    """A way to Redis that fails at a word or a message: the answer is lost once, or the line is cut for good."""
 
     def __init__(self, server: RedisServer) -> None:
         self._target = ("127.0.0.1", server.port)
         self.lose_answer_to = b""
+        self.lose_answer_in: int | None = None  # after so many messages
         self.cut_before = b""
         self.is_cut = False
 
@@ -508,7 +517,9 @@ class BadLine:
                 self.is_cut = True
                 return
             upstream.sendall(data)
-            if self.lose_answer_to and self.lose_answer_to in data:
+            if self.lose_answer_in is not None:
+                self.lose_answer_in -= 1
+            if (self.lose_answer_to and self.lose_answer_to in data) or self.lose_answer_in == -1:
                 self.lose_answer_to = b""
                 upstream.recv(1)
                 return
@@ -526,6 +537,61 @@ def test_a_flip_whose_answer_is_lost_is_no_failure(redis_server: RedisServer) ->
         assert line.lose_answer_to == b""
         assert version_shown(cache) == 2
     assert list(deltas(redis_server)) == ["2-0"]
+
+
+@pytest.mark.parametrize("damaged", [True, False], ids=["republished", "published"])
+def test_whichever_answer_is_lost_amid_a_publish_it_is_published(
+    settings: Settings, redis_server: RedisServer, damaged: bool
+) -> None:
+    """Of every message of a run the answer is lost once; redis-py sends it again, and the run finds its own doing."""
+    line = BadLine(redis_server)
+    with line.open() as url, redis_server.client as client:
+        settings = replace(settings, redis_url=url)
+        write_json(settings.input, {"AAPL": a_record()})
+        report = optimize(settings)
+        for number in count():
+            if damaged:
+                client.delete(KEYS.payload(report.version or 0, "bots"))
+            else:
+                write_json(settings.input, {"AAPL": a_record(prediction=float(number))})
+            line.lose_answer_in = number
+
+            report = optimize(settings, progress=no_scan if damaged else None)
+
+            assert report.cache == ("republished" if damaged else "published"), number
+            assert_redis_holds_the_files(redis_server, settings)
+            assert_tidy(settings, redis_server)
+            if line.lose_answer_in >= 0:  # so many messages it has not
+                break
+    assert number > 15
+
+
+def test_old_versions_expire_though_pointer_and_note_are_lost(cache: Cache, redis_server: RedisServer) -> None:
+    """The stream of changes knows the last version as well."""
+    publish(cache, a_set(1))
+    publish(cache, a_set(2, [Record("MSFT", 1.0, 0.5, 1.0)]))
+    with redis_server.client as client:
+        client.delete(KEYS.current, KEYS.flipped)
+
+        publish(cache, a_set(3))
+
+        for kind in VERSION_KINDS:
+            assert 0 < client.ttl(KEYS.payload(2, kind)) <= OLD_VERSION_TTL_S
+            assert client.ttl(KEYS.payload(3, kind)) == -1
+
+
+def test_a_large_index_is_read_back_in_turns(cache: Cache, redis_server: RedisServer) -> None:
+    """A record that cannot be used is found where the window is at it, and counts are compared each time."""
+    snapshots = a_set(1, [Record(f"S{number}", 1.0, number / 4_000, 1.0) for number in range(2 * RANKS_CHECKED)])
+    publish(cache, snapshots)
+    assert cache.shows(snapshots)
+    with redis_server.client as client:
+        client.hset(KEYS.payload(1, "symbols"), "S7", b"\xff")
+        wait_until(lambda: not cache.shows(snapshots), what="the window to be there")
+        publish(cache, snapshots)
+        assert cache.shows(snapshots)
+        client.hdel(KEYS.payload(1, "symbols"), "S7")
+        assert not cache.shows(snapshots)
 
 
 def test_a_lock_or_tick_whose_answer_is_lost_is_ours(redis_server: RedisServer) -> None:
@@ -572,6 +638,9 @@ def test_a_redis_that_does_not_answer_is_unavailable(own_redis: RedisServer) -> 
         lambda cache: cache.take_tick(1),
         lambda cache: cache.pointer(),
         lambda cache: cache.is_intact(1),
+        lambda cache: cache.shows(a_set(1)),
+        lambda cache: cache.mend(),
+        lambda cache: cache.keep_parts(["digest"]),
         lambda cache: cache.newest_delta(),
         lambda cache: cache.mark_checked(1, NOW),
         lambda cache: cache.add_run(Report("skipped", SOURCE, NOW)),

@@ -374,3 +374,48 @@ def test_whatever_the_pattern_names_may_be_scanned(parted: Settings, pattern: st
     assert assignment.parts
     for part in assignment.parts:
         assert scan_one_part(settings, assignment.token, part.location).scanned is not None
+
+
+@pytest.mark.parametrize("damage", [b"junk", b"", None], ids=["no gzip", "empty", "another type"])
+def test_a_part_that_is_damaged_in_redis_is_scanned_again(
+    parted: Settings, redis_server: RedisServer, damage: bytes | None
+) -> None:
+    """What is there and cannot be read fails one merge at most, and not each one after it."""
+    first = handed_out(parted)
+    outcomes = [scan_one_part(parted, first.token, part.location) for part in first.parts]
+    merge_parts(parted, first.token, outcomes)
+    key = Keys(parted.source).part(first.parts[0].digest)
+    write_json(local(parted.input).parent / "b.json", {"MSFT": a_record(confidence=0.8)})
+    with redis_server.client as client:
+        client.delete(key)
+        client.rpush(key, b"x") if damage is None else client.set(key, damage, ex=100)
+
+    def tick() -> Report:
+        run = handed_out(parted)
+        outcomes = [scan_one_part(parted, run.token, run.parts[number].location) for number in run.to_scan]
+        return merge_parts(parted, run.token, outcomes)
+
+    if damage is not None:
+        with pytest.raises(PartFailed, match="damaged"):
+            tick()
+    assert tick().cache == "published"
+
+
+@pytest.mark.parametrize("damage", [b"{", b"\xff", b"[]"])
+def test_a_run_whose_note_is_damaged_is_superseded(
+    settings: Settings, redis_server: RedisServer, damage: bytes
+) -> None:
+    """Nobody can say what there was to do: the next tick makes it again."""
+    write_json(settings.input, {"AAPL": a_record()})
+    run = handed_out(settings)
+    with redis_server.client as client:
+        client.hset(Keys(settings.source).handed, "assignment", damage)
+
+        assert scan_file(settings, run.token).reason == "superseded"
+
+        assert not client.exists(Keys(settings.source).handed)
+        run = handed_out(settings)
+        client.hset(Keys(settings.source).handed, "assignment", damage)
+        client.delete(Keys(settings.source).lock)
+    assert scan_file(settings, handed_out(settings).token).status == "success"
+    assert [report.error for report in runs_of(redis_server, settings.source)][1] == "RunLost"

@@ -153,46 +153,6 @@ def test_a_key_that_was_evicted_is_healed(settings: Settings, redis_server: Redi
     assert_tidy(settings, redis_server)
 
 
-DAMAGES: dict[str, Callable[[dict[str, str]], str | dict[str, str]]] = {
-    "another type": lambda _: "text",
-    "one field": lambda fields: {"checked_at": fields["checked_at"]},
-    "bad version": lambda fields: fields | {"version": "newest"},
-    "bad time": lambda fields: fields | {"checked_at": "yesterday"},
-    "bad count": lambda fields: fields | {"bots_count": ""},
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_pointer_is_a_cache_that_is_down(
-    settings: Settings,
-    redis_server: RedisServer,
-    damage: Callable[[dict[str, str]], str | dict[str, str]],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Runs go on without it and say why; once the key is deleted, the next one publishes."""
-    run_old(settings)
-    key = Keys(settings.source).current
-    write_json(settings.input, NEW)
-    with redis_server.client as client:
-        fields = cast("dict[bytes, bytes]", client.hgetall(key))
-        damaged = damage({name.decode(): value.decode() for name, value in fields.items()})
-        client.delete(key)
-        if isinstance(damaged, str):
-            client.set(key, damaged)
-        else:
-            client.hset(key, mapping=damaged)
-
-        report = optimize(settings)
-
-        assert (report.status, report.cache) == ("success", "down")
-        assert "the cache is down" in caplog.text
-        assert symbols_shown(settings) == ["NVDA", "MSFT"]
-        client.delete(key)
-    assert optimize(settings, progress=no_scan).cache == "republished"
-    assert_redis_holds_the_files(redis_server, settings)
-    assert_tidy(settings, redis_server)
-
-
 def test_what_was_made_without_cache_is_published_by_the_next_run(
     settings: Settings, redis_server: RedisServer
 ) -> None:

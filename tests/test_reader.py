@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,7 @@ from tasks.devredis import free_port
 from tests.readers import KINDS, Open
 from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer, wait_until
-from tests.traces import NEW, OLD, run_old, version_of
+from tests.traces import NEW, OLD, as_nobody, run_old, version_of
 
 CROWD = 150
 
@@ -1146,3 +1147,24 @@ def test_files_that_cannot_be_decoded_are_a_missing_snapshot(
     reader = SnapshotReader("redis://127.0.0.1:1/0", "rolling_brain", settings_without_redis.output_dir)
     with closing(reader), pytest.raises(SnapshotMissing, match="cannot be read"):
         reader.portfolio()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+@pytest.mark.parametrize("name", ["manifest.json", "rolling_optimized.json.gz"])
+def test_files_that_may_not_be_read_are_not_taken_for_none(
+    settings_without_redis: Settings, open_reader: Open, name: str
+) -> None:
+    """As a worker's umask of 077 leaves them: the message has the reason and the path."""
+    place = Path(tempfile.mkdtemp(prefix="rolling-"))
+    try:
+        place.chmod(0o755)
+        settings = replace(settings_without_redis, output_dir=place / "out")
+        run_old(settings, use_cache=False)
+        path = (place / "out" / "current" / name).resolve()
+        path.chmod(0o600)
+        with as_nobody():
+            reader = open_reader(settings, "files")
+            with pytest.raises(SnapshotMissing, match=rf"permission denied: {place}/out/\S+/{name}"):
+                reader.predictions()
+    finally:
+        shutil.rmtree(place)

@@ -211,8 +211,9 @@ def test_each_role_can_do_its_work(
     with own_redis.client as broker_admin, cache.client as cache_admin:
         log = broker_admin.acl_log() + cache_admin.acl_log()
         assert cache_admin.get(Keys("rolling_brain").reads("redis"))  # what the web has counted
-    # `config` says then that it does not know, see below.
-    assert {(entry["username"], entry["object"]) for entry in log} == {("sender", "info"), ("router", "info")}
+    # `config` tries what a worker needs, and says what these may, see `test_connection.py`.
+    refused = {(entry["username"], entry["object"]) for entry in log}
+    assert refused == {("sender", "info"), ("router", "info"), ("sender", "set"), ("router", "set")}
 
 
 def celery_inspect(environ: dict[str, str], asked: str = "ping") -> str:
@@ -548,10 +549,8 @@ def test_no_secret_comes_out(tmp_path: Path, own_redis: RedisServer, guarded: Ur
         refused = {(entry["username"], entry["object"]) for entry in admin.acl_log()}
 
     assert b'"broker_url"' in seen["settings by remote control"]
-    assert refused <= {
-        ("sender", "info"),
-        ("router", "info"),
-    }  # of `config`; what reconnects asks for more than what starts
+    # Of `config`; what reconnects asks for more than what starts.
+    assert refused <= {("sender", "info"), ("router", "info"), ("sender", "set"), ("router", "set")}
     assert b"celery-task-meta-" in seen["messages, results and reports"]
     assert any(b"/0.celeryev/" in data for data in seen.values())
     assert {name: found for name, data in seen.items() if (found := secrets_in(data))} == {}
@@ -646,7 +645,7 @@ def test_commands_take_secrets_from_files_and_say_so(tmp_path: Path, guarded: Ur
 
     done = rolling_optimizer(tmp_path, "config", **variables)
 
-    assert done.stdout.count(" answers\n") == 2, done.stderr
+    assert done.stdout.count(" answers") == 2, done.stderr
     assert len(re.findall(r"[*]{3}.* file$", done.stdout, re.MULTILINE)) == 3
     assert secrets_in(done.stdout + done.stderr) == []
 

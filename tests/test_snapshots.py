@@ -9,11 +9,14 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from optimizer.errors import OutputUnwritable, PublishRefused
+from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused
 from optimizer.records import Bot, Position, Record
 from optimizer.snapshots import (
     FILE_NAMES,
@@ -35,7 +38,7 @@ from optimizer.snapshots import (
     read_set,
     write_set,
 )
-from tests.traces import files_of
+from tests.traces import as_nobody, files_of
 
 NAMES = (*FILE_NAMES.values(), "manifest.json")
 RECORDS = [Record("ÄÖ", 1.5, 0.9, 100.0), Record('A"/\\', -2.0, 0.25, 1e-7, "bearish", None, 5.0, 1795000000)]
@@ -332,13 +335,133 @@ def test_a_set_that_was_confirmed_is_young(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
-    """The second is told so; the lock ends with its holder, and leaves no file."""
+    """The second is told so; the lock ends with its holder, and leaves a file that no other user may open."""
     output_dir = tmp_path / "made" / "with its parents"
     with output_lock(output_dir) as first, output_lock(output_dir) as second:
         assert (first, second) == (True, False)
     with output_lock(output_dir) as third:
         assert third
-    assert list(output_dir.iterdir()) == []
+    [path] = output_dir.iterdir()
+    assert (path.name, stat.filemode(path.stat().st_mode), path.read_bytes()) == (".lock", "-rw-------", b"")
+
+
+@pytest.fixture
+def sticky_directory() -> Iterator[Path]:
+    """A directory where every user may make files, and remove none of the others'."""
+    path = Path(tempfile.mkdtemp(prefix="rolling-"))
+    path.chmod(0o1777)
+    yield path
+    shutil.rmtree(path)
+
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+
+
+@only_root
+def test_another_user_cannot_hold_up_runs(sticky_directory: Path) -> None:
+    """The directory can be locked by whoever may read it, so that is not the lock; the lock cannot be opened."""
+    write(sticky_directory, 1)
+    opened = []
+    with as_nobody():
+        for path in (sticky_directory, *sticky_directory.rglob("*")):
+            with suppress(PermissionError):
+                opened.append(os.open(path, os.O_RDONLY))
+                fcntl.flock(opened[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    write(sticky_directory, 2)
+
+    assert len(opened) > 5
+    for descriptor in opened:
+        os.close(descriptor)
+    assert read_set(sticky_directory) == a_set(2)
+
+
+PLANTED: dict[str, Callable[[Path], object]] = {
+    "a lock": lambda path: (path / ".lock").touch(0o666),
+    "a named pipe": lambda path: os.mkfifo(path / ".lock", 0o666),
+    "a link as the lock": lambda path: (path / ".lock").symlink_to(path / "elsewhere"),
+    "a directory as the lock": lambda path: (path / ".lock").mkdir(),
+    "versions": lambda path: (path / "versions").mkdir(0o777),
+    "versions with a set": lambda path: (path / "versions" / "9").mkdir(parents=True),
+    "linked versions": lambda path: (path / "versions").symlink_to(path / "elsewhere"),
+}
+
+
+@only_root
+@pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED.keys())
+@pytest.mark.parametrize("confirming", [False, True], ids=["writing", "confirming"])
+def test_what_another_user_has_put_in_our_place_is_refused_by_name(
+    sticky_directory: Path, plant: Callable[[Path], object], confirming: bool
+) -> None:
+    """Nothing is written into it, waited for or swept; a link to a file is not followed."""
+    victim = sticky_directory / "elsewhere"
+    victim.mkdir()
+    if confirming:
+        write(sticky_directory, 1)
+        shutil.rmtree(sticky_directory / "versions")
+        (sticky_directory / ".lock").unlink()
+    with as_nobody():
+        plant(sticky_directory)
+    before = sorted(map(str, sticky_directory.rglob("*")))
+
+    def run() -> None:
+        if not confirming:
+            write(sticky_directory, 2)
+        with output_lock(sticky_directory):
+            mark_checked(sticky_directory)
+
+    with pytest.raises(OutputUnwritable, match=rf"^{sticky_directory}/(\.lock|versions): "):
+        run()
+
+    assert set(map(str, sticky_directory.rglob("*"))) - set(before) <= {str(sticky_directory / ".lock")}
+    assert list(victim.iterdir()) == []
+
+
+@only_root
+def test_sets_of_another_user_are_not_swept(tmp_path: Path) -> None:
+    """Whatever they are named."""
+    write(tmp_path, 5)
+    for name in ("1", "2", "3.00.partial"):
+        (tmp_path / "versions" / name).mkdir()
+    os.chown(tmp_path / "versions" / "1", 65534, 65534)
+
+    write(tmp_path, 6)
+
+    assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["1", "5", "6"]
+
+
+@only_root
+@pytest.mark.parametrize("owner", ["us", "the directory's owner"])
+def test_what_the_owner_of_the_directory_made_is_trusted(sticky_directory: Path, owner: str) -> None:
+    """They can do anything there: so a volume whose files all show as theirs works."""
+    write(sticky_directory, 1)
+    for path in (sticky_directory, *sticky_directory.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    sticky_directory.chmod(0o755)
+    if owner == "us":
+        with as_nobody():
+            write(sticky_directory, 2)
+    else:
+        write(sticky_directory, 2)
+    assert read_set(sticky_directory) == a_set(2)
+
+
+@only_root
+@pytest.mark.parametrize(
+    "name", ["current", "versions", "versions/1", "current/manifest.json", "current/bots_snapshot.json.gz"]
+)
+def test_a_set_that_may_not_be_read_is_not_taken_for_none(sticky_directory: Path, name: str) -> None:
+    """As a umask of 077 leaves it: the path is named, and the reason."""
+    write(sticky_directory, 1)
+    path = sticky_directory / name
+    (sticky_directory if name == "current" else path).chmod(0o700 if path.is_dir() else 0o600)
+
+    with as_nobody():
+        if "bots" not in name:
+            with pytest.raises(OutputUnreadable, match=f"^permission denied: {sticky_directory}/"):
+                read_manifest(sticky_directory)
+        with pytest.raises(OutputUnreadable, match=f"^permission denied: {sticky_directory}/"):
+            read_set(sticky_directory)
 
 
 def test_a_file_system_without_locks_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,7 +629,7 @@ def test_a_directory_in_the_place_of_a_link_is_named_before_anything_is_written(
     with pytest.raises(OutputUnwritable, match=f"{name}: is a directory"):
         write(tmp_path, 1)
 
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {name, ".lock"}
 
 
 def test_a_set_that_the_fence_refuses_leaves_no_trace(tmp_path: Path) -> None:

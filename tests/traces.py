@@ -16,7 +16,7 @@ from optimizer.keys import VERSION_KINDS, Keys
 from optimizer.pipeline import Progress, optimize
 from optimizer.records import Index, Manifest, Record, Report
 from optimizer.settings import Settings
-from optimizer.snapshots import FILE_NAMES, MANIFEST_NAME
+from optimizer.snapshots import FILE_NAMES, LOCK_NAME, MANIFEST_NAME
 from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer
 
@@ -80,12 +80,12 @@ def as_nobody() -> Iterator[None]:
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
-    """Every file under a directory with its bytes, links with what they point to as well."""
+    """Every file under a directory but the lock with its bytes, links with what they point to as well."""
     return {
         str(path.relative_to(directory)): (f"{path.readlink()}: ".encode() if path.is_symlink() else b"")
         + (path.read_bytes() if path.is_file() else b"")
         for path in directory.rglob("*")
-        if path.is_file() or path.is_symlink()
+        if (path.is_file() or path.is_symlink()) and path.name != LOCK_NAME
     }
 
 

@@ -20,7 +20,7 @@ import celery
 import msgspec
 
 from optimizer import Settings
-from optimizer.keys import Keys
+from optimizer.keys import ORIGINS, Keys
 from optimizer.records import Report
 from tests.chaos.figures import Figures
 from tests.chaos.generations import Engine
@@ -176,10 +176,10 @@ class Service:
 
     def _check_files(self) -> None:
         directory = local(self.settings.output_dir)
-        names = {"current", "versions", "manifest.json"} | {path.name for path in directory.glob("*.json.gz")}
+        names = {"current", "versions", "manifest.json", ".lock"} | {path.name for path in directory.glob("*.json.gz")}
         there = {path.name for path in directory.iterdir()}
         assert there == names, there
-        assert len(names) == 7, names
+        assert len(names) == 8, names
         sets = [path.name for path in (directory / "versions").iterdir()]
         assert len(sets) <= 2, sets
         assert all(name.isdecimal() for name in sets), sets
@@ -203,12 +203,12 @@ class Service:
             left -= {name for name in left if name.startswith("rolling.")}
             version = int(cast("bytes", client.hget(self.keys.current, "version")))
         kinds = ("predictions", "bots", "portfolio", "symbols", "ranking")
-        reads = {self.keys.reads("redis"), self.keys.reads("files")}
-        expected = {self.keys.current, self.keys.runs, self.keys.scans, self.keys.deltas, *reads}
+        lasting = (name for name, key_type in self.keys.fixed.items() if not key_type.expires)
+        expected = {*lasting} - {self.keys.parts}
         expected |= {self.keys.payload(version, kind) for kind in kinds}
         left -= {name for name in left if name.startswith("_kombu.binding")}  # one of each queue, always
         assert left <= expected, left - expected
-        assert left >= expected - {self.keys.deltas, *reads}
+        assert left >= expected - {self.keys.deltas, *(self.keys.reads(origin) for origin in ORIGINS)}
 
     # ---- faults
 
