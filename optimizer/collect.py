@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from optimizer.decode import RootShape
+from optimizer.judge import SymbolsIgnored
+from optimizer.pieces import SHOWN_CHARACTERS
 from optimizer.records import Bot, Findings, Record, Reject, RejectReason, RejectTally
 from optimizer.runs import RecordRun
 from optimizer.select import Selection
@@ -16,6 +19,11 @@ REJECTS_NAMED: Final = 3
 # memory.
 MAX_BOTS: Final = 10_000
 MAX_POSITIONS: Final = 100_000
+MAX_BOT_TEXT_BYTES: Final = 8 << 20  # of names, symbols and times; 100,000 symbols of 30 characters are 3 MB
+SHAPES: Final = (
+    "understood are an object of records by symbol, an object with the section predictions or symbols, an array of "
+    "records, and one record a line"
+)
 
 
 @dataclass
@@ -26,12 +34,15 @@ class Found:
     json_bytes: int = 0
     records_seen: int = 0
     records_rejected: int = 0
+    symbols_ignored: int = 0
+    root: str | None = None  # what the input is, where no record was found in it
     _duplicates: int = 0  # those of the findings that were taken
     _bots: dict[str, Bot] = field(default_factory=dict)
     _positions: int = 0
+    _bot_text_bytes: int = 0
     _rejects: dict[RejectReason, tuple[int, list[Reject]]] = field(default_factory=dict)
 
-    def take(self, item: RecordRun | Record | Bot | Reject) -> None:
+    def take(self, item: RecordRun | Record | Bot | Reject | SymbolsIgnored | RootShape) -> None:
         """Take the next item, or many records; a bot that comes again replaces the one before."""
         if isinstance(item, RecordRun):
             self.records_seen += len(item.symbols)
@@ -45,6 +56,10 @@ class Found:
             self.records_rejected += of_record
             count, first = self._rejects.get(item.reason, (0, []))
             self._rejects[item.reason] = (count + 1, first if len(first) >= REJECTS_NAMED else [*first, item])
+        elif isinstance(item, SymbolsIgnored):
+            self.symbols_ignored += item.number
+        elif isinstance(item, RootShape):
+            self.root = item.text
         else:
             self._take_bot(item)
 
@@ -58,6 +73,9 @@ class Found:
         self.records_seen += findings.records_seen
         self.records_rejected += findings.records_rejected
         self._duplicates += findings.duplicates
+        self.symbols_ignored += findings.symbols_ignored
+        if self.root is None and findings.root is not None:
+            self.root = f"{name}: {findings.root}"
         for record in findings.records:
             self.selection.add(record)
         for tally in findings.rejects:
@@ -70,7 +88,16 @@ class Found:
     def findings(self) -> Findings:
         """End the scan: all that is needed to go on from here elsewhere."""
         records = self.selection.finish()
-        return Findings(records, self.bots, self.tallies(), self.records_seen, self.records_rejected, self.duplicates)
+        return Findings(
+            records,
+            self.bots,
+            self.tallies(),
+            self.records_seen,
+            self.records_rejected,
+            self.duplicates,
+            self.symbols_ignored,
+            self.root,
+        )
 
     @property
     def duplicates(self) -> int:
@@ -84,13 +111,18 @@ class Found:
     def _take_bot(self, bot: Bot) -> None:
         before = self._bots.get(bot.name)
         positions = self._positions + len(bot.positions) - (len(before.positions) if before else 0)
+        text_bytes = self._bot_text_bytes + _text_bytes(bot) - (_text_bytes(before) if before else 0)
         if before is None and len(self._bots) >= MAX_BOTS:
             self.take(Reject(RejectReason.BOT, bot.name, "bots", f"more than {MAX_BOTS:,} bots"))
         elif positions > MAX_POSITIONS:
             self.take(Reject(RejectReason.BOT, bot.name, "bots", f"more than {MAX_POSITIONS:,} positions in all"))
+        elif text_bytes > MAX_BOT_TEXT_BYTES:
+            details = f"more than {MAX_BOT_TEXT_BYTES:,} bytes of names, symbols and times of bots in all"
+            self.take(Reject(RejectReason.BOT, bot.name[:SHOWN_CHARACTERS], "bots", details))
         else:
             self._bots[bot.name] = bot
             self._positions = positions
+            self._bot_text_bytes = text_bytes
 
     @property
     def bots(self) -> list[Bot]:
@@ -110,4 +142,11 @@ class Found:
     def summary(self) -> str:
         """What was seen and rejected, in one line."""
         reasons = (f"{tally.count:,} x {tally.reason} ({tally.first[0].details})" for tally in self.tallies())
-        return "; ".join((f"{self.records_seen:,} records seen", *reasons))
+        shape = f"the input is {self.root or 'empty'}; {SHAPES}" if not self.records_used else ""
+        return "; ".join((f"{self.records_seen:,} records seen", *reasons, *filter(None, (shape,))))
+
+
+def _text_bytes(bot: Bot) -> int:
+    """What is held of a bot's text, which has no other bound in all."""
+    time = bot.last_updated if isinstance(bot.last_updated, str) else ""
+    return sum(len(text.encode()) for text in (bot.name, time, *(position.symbol for position in bot.positions)))

@@ -89,6 +89,8 @@ def describe(report: Report) -> str:
             f"{stats.seconds:.2f} s: {stats.json_mb_per_s:,.0f} MB/s, peak memory {stats.peak_rss_mb:.0f} MB, "
             f"engine {stats.engine}"
         )
+        if stats.symbols_ignored:
+            lines.append(f"  {stats.symbols_ignored:,} records name another symbol than the key under which they stand")
     for tally in report.rejects:
         for reject in tally.first[:1]:
             name = "" if reject.name is None else f" {reject.name!r}"

@@ -508,6 +508,6 @@ class TestPruner:
 def test_reject_reasons_are_those_of_the_report() -> None:
     """Reports name reasons by these words; dashboards filter by them."""
     assert {reason.value for reason in RejectReason} == {
-        *("ConfidenceInvalid", "PredictionInvalid", "LastPriceInvalid", "FieldTypeInvalid"),
+        *("TextInvalid", "ConfidenceInvalid", "PredictionInvalid", "LastPriceInvalid", "FieldTypeInvalid"),
         *("SymbolMissing", "RecordTooLarge", "RecordNotObject", "BotInvalid"),
     }
