@@ -299,7 +299,7 @@ class Decoder:
         self._own_seams: array[int] = array("Q")
         self._own_end = offset + 1  # where in the JSON the last of its tokens ended
 
-    def _add_own(self, token: bytes, offset: int) -> None:
+    def _add_own(self, token: bytes | memoryview, offset: int) -> None:
         if self._root is not _Root.MAP:
             if offset != self._own_end:
                 self._own_seams.extend((len(self._own), offset))
@@ -376,7 +376,7 @@ def _names(item: Found) -> Iterable[str]:
 
 
 def _kind(event: str) -> str:
-    return {"start_map": "an object", "start_array": "an array"}.get(event, f"a {event}")
+    return {"start_map": "an object", "start_array": "an array", "null": "null"}.get(event, f"a {event}")
 
 
 def _decoded(token: bytes, offset: int) -> str:

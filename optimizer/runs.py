@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -49,14 +48,14 @@ class Run:
 
     kind: RunKind
     lead: bytes
-    data: bytes
+    data: memoryview
     count: int
     longest: int
     place: Callable[[int], int]
     piece: Callable[[int, int], Piece]
     taken: bool = False
 
-    def own_text(self) -> Iterator[tuple[bytes, int]]:
+    def own_text(self) -> Iterator[tuple[bytes | memoryview, int]]:
         """The run as a root that is one record sees it, each unit `{}`: stretches of text with their places."""
         yield self.lead, self.place(-len(self.lead))
         done = 0
@@ -92,7 +91,7 @@ def decode_run(run: Run, *, max_bytes: int) -> list[RecordRun | Record | Reject 
     if run.longest > max_bytes:
         return None
     opening, closing = _BRACKETS[run.kind]
-    data = opening + run.data + closing
+    data = b"".join((opening, run.data, closing))  # copied once
     for decoder in _DECODERS[run.kind]:
         try:
             found = _decode(decoder, run.kind, data)
@@ -116,7 +115,6 @@ _DECODERS: Final[dict[RunKind, list[msgspec.json.Decoder[Any]]]] = {
     RunKind.LINES: [msgspec.json.Decoder(fields) for fields in _NAMED],
 }
 _BRACKETS: Final = {RunKind.MEMBERS: (b"{", b"}"), RunKind.ELEMENTS: (b"[", b"]"), RunKind.LINES: (b"", b"")}
-_own_symbol: Final = attrgetter("symbol")
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], kind: RunKind, data: bytes) -> RecordRun:
@@ -124,11 +122,11 @@ def _decode(decoder: msgspec.json.Decoder[Any], kind: RunKind, data: bytes) -> R
         members: dict[str, Fields] = decoder.decode(data)
         return RecordRun(members.keys(), members.values())
     found: list[Fields] = decoder.decode(data) if kind is RunKind.ELEMENTS else decoder.decode_lines(data)
-    return RecordRun(list(map(_own_symbol, found)), found)
+    return RecordRun([fields.symbol for fields in found], found)
 
 
 def _symbols_ignored(found: RecordRun) -> int:
-    own = list(map(_own_symbol, found.fields))
+    own = [fields.symbol for fields in found.fields]
     if own.count(None) == len(own) or own == list(found.symbols):  # mostly, and fast
         return 0
     return sum(one is not None and one != name for one, name in zip(own, found.symbols, strict=True))
