@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -16,10 +17,11 @@ from optimizer.decode import Item
 from optimizer.errors import RollingError, SourceMalformed
 from optimizer.pieces import SHOWN_CHARACTERS
 from optimizer.records import Bot, Position, Record, Reject, RejectReason
+from optimizer.scan import scan as scan_all
 from optimizer.scan import scan_bot
 from optimizer.schema import FIELD_NAMES
 from optimizer.select import Selection
-from tests.engines import scan
+from tests.engines import current, scan
 from tests.rolling import a_record
 from tests.strategies import Members, Style, discarded, no_objects, render, styles
 
@@ -31,7 +33,7 @@ GOOD = '"prediction":1.5,"confidence":0.9,"last_price":3'
 
 
 def items(text: str | bytes, *, limit: int = LIMIT) -> list[Item]:
-    data = text.encode() if isinstance(text, str) else text
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     whole = list(scan([data], max_record_bytes=limit))
     assert list(scan((data[i : i + 7] for i in range(0, len(data), 7)), max_record_bytes=limit)) == whole
     return whole
@@ -41,6 +43,14 @@ def record(text: str | bytes) -> Record:
     """The one record of a file."""
     (found,) = items(text)
     assert isinstance(found, Record), found
+    return found
+
+
+def found_in(chunks: list[bytes]) -> Found:
+    """What a run finds."""
+    found = Found(Selection(10))
+    for item in scan_all(chunks, current(), max_record_bytes=LIMIT):
+        found.take(item)
     return found
 
 
@@ -60,7 +70,7 @@ def bot(body: str) -> Bot | Reject:
 
 def malformed_at(text: str | bytes) -> tuple[int, str]:
     """Byte offset and message of the error; the same from small chunks."""
-    data = text.encode() if isinstance(text, str) else text
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     with pytest.raises(SourceMalformed) as caught:
         list(scan([data], max_record_bytes=LIMIT))
     with pytest.raises(SourceMalformed) as again:
@@ -141,6 +151,64 @@ class TestShapes:
             "SymbolMissing",
         ]
 
+    @pytest.mark.parametrize(
+        "line",
+        [
+            '{"ticker":"B","prediction":1,"last_price":2}',
+            '{"symbol":5}',
+            '{"symbol":null,"x":[1]}',
+            '{"symbol":[],"note":"x"}',
+            '{"confidence":1,"bots":null}',
+            '{"price":3,"timestamp":"t"}',
+        ],
+    )
+    def test_a_line_that_lacks_more_than_its_symbol(self, line: str) -> None:
+        """A root object without objects and sections, but with a record's fields, is one reject."""
+        assert shown(items(line)) == ["SymbolMissing"]
+        assert shown(items(f'{line}\n{{"symbol":"A",{GOOD}}}\n{line}')) == ["SymbolMissing", "A", "SymbolMissing"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "{}",
+            '{"_meta":{"confidence":1}}',
+            '{"_meta":{},"confidence":1}',
+            '{"generated_at":"t","predictions":{}}',
+            '{"confidence":1,"symbols":[]}',
+            '{"timestamp":"t","count":5,"_x":1}',
+            '{"bots":{},"price":1}',
+            '{"predictions":null,"bots":NaN}',
+            '{"data":[1,2]}',
+        ],
+    )
+    def test_what_may_be_a_map_is_no_line(self, text: str) -> None:
+        """Sections, objects and metadata alone are not taken for a record."""
+        assert items(text) == []
+
+    def test_after_a_line_all_are_lines(self) -> None:
+        """Where a record has been a root of its own, an object with any other members is a broken record."""
+        lines = [f'{{"symbol":"A",{GOOD}}}', '{"ticker":"B","note":1}', "{}", '{"_end":1}', '{"_x":{},"note":1}']
+
+        assert shown(items("\n".join(lines))) == ["A", "SymbolMissing"]
+        assert shown(items("\n".join(lines[1:]))) == []
+        assert shown(items(f"{{{GOOD}}}\n{lines[1]}")) == ["SymbolMissing"] * 2
+
+    @pytest.mark.parametrize(("value", "kind"), [("5", "a number"), ('"x"', "a string"), ("true", "a boolean")])
+    def test_sections_of_a_wrong_type_are_rejected(self, value: str, kind: str) -> None:
+        """They are named; null is like nothing, and an array is no section of bots."""
+        for name, reason in (
+            ("predictions", RejectReason.NOT_AN_OBJECT),
+            ("symbols", RejectReason.NOT_AN_OBJECT),
+            ("bots", RejectReason.BOT),
+            ("_bots", RejectReason.BOT),
+        ):
+            text = f'{{"{name}":{value},"confidence":1}}'
+            found = reject(text)
+            assert (found.reason, found.name, found.where) == (reason, name, f"byte {text.index(value)}")
+            assert found.details.endswith(f"got {kind}")
+            assert shown(items(f'{{"{name}":null,"A":{{{GOOD}}}}}')) == ["A"]
+            assert shown(items(f'{{"{name}":{value},"symbol":"A",{GOOD}}}')) == ["A"]
+
     @pytest.mark.parametrize("value", ["1", '"text"', "null", "true", "NaN", "[]", "[[]]"])
     def test_what_is_no_object_is_rejected(self, value: str) -> None:
         """Where a record should stand, anything else is a reject; an array at the root holds records."""
@@ -170,6 +238,52 @@ class TestShapes:
     def test_nothing_is_no_error(self, text: str) -> None:
         """A file without records gives none."""
         assert [item for item in items(text) if not isinstance(item, Reject)] == []
+
+
+SHAPES_UNDERSTOOD = "an object of records by symbol, an object with the section predictions or symbols"
+
+
+class TestRoots:
+    """Where nothing can be used, the message says what the input is, and what it should be."""
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("", "the input is empty;"),
+            ("{}", "the input is an empty object;"),
+            ("[]", "the input is an array;"),
+            ("5", "the input is a number;"),
+            (f'{{"data":[{{{GOOD}}}]}}', "the input is an object with the members 'data' (an array);"),
+            (f'{{"data":{{"A":{{{GOOD}}}}}}}', "the input is an object with the members 'data' (an object);"),
+            (
+                '{"a":1,"b":"x","c":null,"\\udcff":[],"e":true,"f":{}}',
+                "'a' (a number), 'b' (a string), 'c' (null), '\ufffd' (an array), 'e' (a boolean), ...;",
+            ),
+            ('{"%s":1}' % ("k" * 500), f"'{'k' * SHOWN_CHARACTERS}' (a number);"),
+            ('{"ticker":"A","px":1}\n{"ticker":"B","px":2}', "the members 'ticker' (a string), 'px' (a number);"),
+        ],
+    )
+    def test_nothing_usable(self, text: str, says: str) -> None:
+        """Its first members are named with their kinds, whatever the engine and the cuts."""
+        for chunks in ([text.encode()], [bytes((byte,)) for byte in text.encode()]):
+            summary = found_in(chunks).summary()
+            assert says in summary
+            assert SHAPES_UNDERSTOOD in summary
+
+    @pytest.mark.parametrize(
+        "text", [f'{{"A":{{{GOOD}}}}}', f'{{"symbol":"A",{GOOD}}}', f'{{}}\n[{{"symbol":"A",{GOOD}}}]']
+    )
+    def test_with_a_record_it_says_no_more(self, text: str) -> None:
+        """There is nothing to explain."""
+        assert found_in([text.encode()]).summary() == "1 records seen"
+
+    def test_parts_say_which(self) -> None:
+        """Of many files the first that holds nothing is described."""
+        found = Found(Selection(10))
+        for name, text in (("a.json", '{"x":1}'), ("b.json", "[]")):
+            found.take_findings(found_in([text.encode()]).findings(), name)
+
+        assert "the input is a.json: an object with the members 'x' (a number);" in found.summary()
 
 
 class TestFields:
@@ -291,6 +405,30 @@ class TestSymbols:
         """In a map the key counts, whatever the record calls itself."""
         assert record(f'{{"A":{{"symbol":"B",{GOOD}}}}}').symbol == "A"
         assert record(f'{{"A":{{"symbol":5,{GOOD}}}}}').symbol == "A"
+
+    @pytest.mark.parametrize(
+        ("own", "ignored"),
+        [
+            *((['"A"'], 0), (["null"], 0), (["NaN"], 0), (['"B"'], 1), (["5"], 1), (["{}"], 1), (["1e999"], 1)),
+            (['"S0"', '"x"', "null", '"S3"', "[1]", '"S5"'], 2),
+        ],
+    )
+    def test_other_symbols_than_the_key_are_counted(self, own: list[str], ignored: int) -> None:
+        """Those of records that count, in a map and in a section, whatever is wrong with others."""
+        names = ["A"] if len(own) == 1 else [f"S{number}" for number in range(len(own))]
+        members = [f'"{name}":{{"symbol":{value},{GOOD}}}' for name, value in zip(names, own, strict=True)]
+        bad = '"bad":{"symbol":"other","confidence":7}'
+        for text in (f"{{{','.join(members)}}}", f'{{"symbols":{{{",".join([*members, bad])}}}}}'):
+            for chunks in ([text.encode()], [bytes((byte,)) for byte in text.encode()]):
+                found = found_in(chunks)
+                assert (found.records_used, found.symbols_ignored) == (len(own), ignored)
+                assert found.findings().symbols_ignored == ignored
+
+    def test_symbols_inside_a_record_are_not_counted(self) -> None:
+        """A line's own objects are discarded, also where its symbol comes last."""
+        text = f'{{"x":{{"symbol":"B",{GOOD}}},"symbol":"A",{GOOD}}}'
+
+        assert found_in([text.encode()]).symbols_ignored == 0
 
     @pytest.mark.parametrize("bad", ["\\x", "\\u12", "\\ud800\\x", "tab\t", "\x00", "\udcff\x01"])
     def test_bad_names_are_malformed(self, bad: str) -> None:
@@ -644,7 +782,7 @@ class TestMalformed:
         try:
             json.loads(text, parse_int=float)
         except json.JSONDecodeError as error:
-            expected = len(text[: error.pos].encode())
+            expected = len(text[: error.pos].encode("utf-8", "surrogateescape"))
         else:
             pytest.fail(f"{text} is no error")
 
@@ -828,6 +966,44 @@ class TestBounds:
             assert isinstance(good, Record)
             assert isinstance(bad, Reject)
             assert (bad.reason, "expected" in bad.details) == (RejectReason.FIELD_TYPE, True)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            '"@":{}',
+            '"b":{"last_updated":"@"}',
+            '"b":{"positions":{"@":{"qty":1}}}',
+            '"b":{"positions":[{"symbol":"@","qty":1}]}',
+        ],
+    )
+    def test_kept_text_of_bots_is_short(self, body: str) -> None:
+        """At the limit it counts, beyond it the bot is rejected, and its name is cut."""
+        limit = 1_024 if "last_updated" in body else 256
+        (good,) = items(f'{{"bots":{{{body.replace("@", "x" * limit)}}}}}')
+        bad = reject(f'{{"bots":{{{body.replace("@", "x" * (limit + 1))}}}}}')
+
+        assert isinstance(good, Bot)
+        assert bad.reason == RejectReason.BOT
+        assert len(bad.name or "") <= SHOWN_CHARACTERS
+        assert f"has {limit + 1:,} characters, expected {limit:,} at most" in bad.details
+
+    def test_nine_hundred_bots_with_names_of_900_kb_take_no_memory(self) -> None:
+        """They are rejected one by one, and nothing of their names is held."""
+        chunks = itertools.chain(
+            [b'{"bots":{'], (b'"%s%d":{},' % (b"x" * 900_000, number) for number in range(100)), [b'"b":{}}}']
+        )
+        found = Found(Selection(10))
+        tracemalloc.start()
+        try:
+            for item in scan_all(chunks, current(), max_record_bytes=LIMIT):
+                found.take(item)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert [bot.name for bot in found.bots] == ["b"]
+        assert found.tallies()[0].count == 100
+        assert peak < 30_000_000
 
     def test_a_position_of_any_size_leaves_the_sums_finite(self) -> None:
         """Quantities and costs that no market has are no positions."""
