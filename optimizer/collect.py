@@ -140,10 +140,14 @@ class Found:
         return [RejectTally(reason, count, first) for reason, (count, first) in ordered]
 
     def summary(self) -> str:
-        """What was seen and rejected, in one line."""
-        reasons = (f"{tally.count:,} x {tally.reason} ({tally.first[0].details})" for tally in self.tallies())
-        shape = f"the input is {self.root or 'empty'}; {SHAPES}" if not self.records_used else ""
-        return "; ".join((f"{self.records_seen:,} records seen", *reasons, *filter(None, (shape,))))
+        """What was seen and rejected, in one line; where no record can be used, also what the input is."""
+        parts = [f"{self.records_seen:,} records seen"]
+        parts += (f"{tally.count:,} x {tally.reason} ({tally.first[0].details})" for tally in self.tallies())
+        if self.root is not None and not self.records_used:
+            parts += (f"the input is {self.root}", SHAPES)
+        elif len(parts) == 1 and not self.records_seen:
+            parts.append("the input is empty")
+        return "; ".join(parts)
 
 
 def _text_bytes(bot: Bot) -> int:

@@ -267,8 +267,8 @@ class TestRoots:
         """Its first members are named with their kinds, whatever the engine and the cuts."""
         for chunks in ([text.encode()], [bytes((byte,)) for byte in text.encode()]):
             summary = found_in(chunks).summary()
-            assert says in summary
-            assert SHAPES_UNDERSTOOD in summary
+            assert says in f"{summary};"
+            assert (SHAPES_UNDERSTOOD in summary) == bool(text)
 
     @pytest.mark.parametrize(
         "text", [f'{{"A":{{{GOOD}}}}}', f'{{"symbol":"A",{GOOD}}}', f'{{}}\n[{{"symbol":"A",{GOOD}}}]']
@@ -276,6 +276,13 @@ class TestRoots:
     def test_with_a_record_it_says_no_more(self, text: str) -> None:
         """There is nothing to explain."""
         assert found_in([text.encode()]).summary() == "1 records seen"
+
+    def test_lines_that_are_rejected_say_why_themselves(self) -> None:
+        """Their shape is understood."""
+        summary = found_in([b'{"symbol":"A","confidence":7}\n{"symbol":"B","confidence":8}']).summary()
+
+        assert summary.startswith("2 records seen; 2 x ConfidenceInvalid")
+        assert "the input is" not in summary
 
     def test_parts_say_which(self) -> None:
         """Of many files the first that holds nothing is described."""
