@@ -107,8 +107,8 @@ def decode_run(run: Run, *, max_bytes: int) -> list[RecordRun | Record | Reject 
 # ---- all at once
 
 # A file's records mostly name their price alike; the decoders for other names fail at the first record then.
-_KEYED: Final = tuple(variants_by_price(symbol=Any))
-_NAMED: Final = tuple(variants_by_price(symbol=Symbol))
+_KEYED: Final = variants_by_price()
+_NAMED: Final = variants_by_price(symbol=Symbol)
 _DECODERS: Final[dict[RunKind, list[msgspec.json.Decoder[Any]]]] = {
     RunKind.MEMBERS: [msgspec.json.Decoder(dict[Symbol, fields]) for fields in _KEYED],  # type: ignore[valid-type]
     RunKind.ELEMENTS: [msgspec.json.Decoder(list[fields]) for fields in _NAMED],  # type: ignore[valid-type]

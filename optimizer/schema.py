@@ -7,7 +7,7 @@ For what it refuses, `explain` asks the same types one by one, which of them doe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, cast, get_args
 
 import msgspec
@@ -41,7 +41,9 @@ _Price = Annotated[float, msgspec.Meta(gt=0, description="a number above 0")]
 _Text = Annotated[
     str, msgspec.Meta(max_length=MAX_TEXT_CHARACTERS, description=f"text of at most {MAX_TEXT_CHARACTERS:,} characters")
 ]
-_Time = Annotated[_Text | int | float, msgspec.Meta(description="seconds, or text of at most 1,024 characters")]
+_Time = Annotated[
+    _Text | int | float, msgspec.Meta(description=f"seconds, or text of at most {MAX_TEXT_CHARACTERS:,} characters")
+]
 Symbol = Annotated[
     str,
     msgspec.Meta(max_length=MAX_SYMBOL_CHARACTERS, description=f"text of at most {MAX_SYMBOL_CHARACTERS} characters"),
@@ -104,18 +106,14 @@ class Unusable(Exception):
         self.reason = reason
 
 
-def variant(**types: Any) -> type[Fields]:
-    """`Fields` with other types; a field is required if its type does not allow `None`."""
-    defined = [(name, type_) if type_ in (Symbol, _Price) else (name, type_, None) for name, type_ in types.items()]
-    made = msgspec.defstruct("Fields", defined, bases=(Fields,), gc=False, kw_only=True)
-    return cast("type[Fields]", made)
+def variant(**required: Any) -> type[Fields]:
+    """`Fields` with other types for some fields, which have to be there."""
+    return cast("type[Fields]", msgspec.defstruct("Fields", required.items(), bases=(Fields,), gc=False, kw_only=True))
 
 
-def variants_by_price(**types: Any) -> Iterator[type[Fields]]:
-    """`Fields` with other types, which have a price: a struct for each of its three names."""
-    for place, name in enumerate(PRICE_NAMES):
-        before, after = PRICE_NAMES[:place], PRICE_NAMES[place + 1 :]
-        yield variant(**types, **dict.fromkeys(before), **{name: _Price}, **dict.fromkeys(after, Any))
+def variants_by_price(**required: Any) -> list[type[Fields]]:
+    """`Fields` with a price, a struct for each of its names: what one of them takes counts without a look at it."""
+    return [variant(**required, **{name: _Price}) for name in PRICE_NAMES]
 
 
 def explain(given: Mapping[str, Any], symbol: str | None) -> Record:
