@@ -88,6 +88,18 @@ _TYPES: Final = {field.name: field.type for field in msgspec.structs.fields(Fiel
     "symbol": Symbol,
     "last_price": _Price,
 }
+
+
+def _expected(type_: Any) -> str:
+    """The description of a type, or of the one beside `None`."""
+    for part in (type_, *get_args(type_)):
+        for meta in getattr(part, "__metadata__", ()):
+            if meta.description:
+                return str(meta.description)
+    raise AssertionError(f"{type_} has no description")
+
+
+_EXPECTED: Final = {name: _expected(type_) for name, type_ in _TYPES.items()}
 # What is needed, in the order in which it is checked, and why a record without it is refused.
 _NEEDED: Final = {
     "symbol": RejectReason.SYMBOL,
@@ -95,6 +107,7 @@ _NEEDED: Final = {
     "prediction": RejectReason.PREDICTION,
     "last_price": RejectReason.LAST_PRICE,
 }
+_REASONS: Final = _NEEDED | dict.fromkeys(PRICE_NAMES, RejectReason.LAST_PRICE)
 _CHECKED: Final = (*_NEEDED, *(name for name in FIELD_NAMES if name not in (*_NEEDED, *PRICE_NAMES)))
 
 
@@ -138,28 +151,19 @@ def explain(given: Mapping[str, Any], symbol: str | None) -> Record:
         source = price if name == PRICE_NAMES[0] else name
         value = values[source]
         if value is not None or name in _NEEDED:
-            used[source] = _checked(source, value, _TYPES[name], _NEEDED.get(name, RejectReason.FIELD_TYPE))
+            used[source] = _checked(source, value)
     return Fields(**used).record(used["symbol"])
 
 
-def _checked(name: str, value: Any, type_: Any, reason: RejectReason) -> Any:
+def _checked(name: str, value: Any) -> Any:
     try:
-        if type(value) in (int, float) and as_finite(value) is None:
+        if value is None or (type(value) in (int, float) and as_finite(value) is None):
             raise msgspec.ValidationError
-        return msgspec.convert(value, type_)
+        return msgspec.convert(value, _TYPES[name])
     except msgspec.ValidationError:
-        if type_ is Symbol and type(value) is str:
-            reason = RejectReason.FIELD_TYPE  # it is there, and too long
-        raise Unusable(f"{name} is {shown(value)}, expected {_expected(type_)}", reason) from None
-
-
-def _expected(type_: Any) -> str:
-    """The description of a type, or of the one beside `None`."""
-    for part in (type_, *get_args(type_)):
-        for meta in getattr(part, "__metadata__", ()):
-            if meta.description:
-                return str(meta.description)
-    raise AssertionError(f"{type_} has no description")
+        too_long = name == "symbol" and type(value) is str
+        reason = RejectReason.FIELD_TYPE if too_long else _REASONS.get(name, RejectReason.FIELD_TYPE)
+        raise Unusable(f"{name} is {shown(value)}, expected {_EXPECTED[name]}", reason) from None
 
 
 def is_text(text: str) -> bool:
