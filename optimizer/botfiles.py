@@ -14,6 +14,7 @@ from typing import Final
 from optimizer.errors import SourceError, SourceMissing
 from optimizer.records import Bot, Reject, RejectReason
 from optimizer.scan import scan_bot
+from optimizer.schema import is_text
 from optimizer.source import Source
 
 __all__ = ["bots_fingerprint", "read_bots"]
@@ -36,7 +37,7 @@ def read_bots(bots_dir: Path, *, max_record_bytes: int) -> Iterator[Bot | Reject
         yield Reject(RejectReason.BOT, None, str(bots_dir), details)
         return
     for name, path in paths:
-        if not _is_text(name):
+        if not is_text(name):  # the bytes of a file name that are no UTF-8 come as lone surrogates
             shown = os.fsencode(path).decode("utf-8", "replace")
             yield Reject(RejectReason.BOT, None, shown, "the file's name is not valid UTF-8")
             continue
@@ -67,11 +68,6 @@ def _state(path: Path) -> str:
     except OSError as error:  # a link that leads nowhere must not hide what becomes of the other files
         return f"errno {error.errno}"
     return f"{status.st_ino}/{status.st_size}/{status.st_mtime_ns}"
-
-
-def _is_text(name: str) -> bool:
-    """A file name is bytes: those that are no UTF-8 come out of the directory as lone surrogates."""
-    return not any("\udc80" <= character <= "\udcff" for character in name)
 
 
 def _bot_paths(bots_dir: Path) -> list[tuple[str, Path]]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from optimizer.decode import RootShape
+from optimizer.judge import SymbolsIgnored
+from optimizer.pieces import SHOWN_CHARACTERS
 from optimizer.records import Bot, Findings, Record, Reject, Rejected, RejectReason, RejectTally, Units
 from optimizer.runs import RecordRun
 from optimizer.select import Selection
@@ -16,6 +19,11 @@ REJECTS_NAMED: Final = 3
 # memory.
 MAX_BOTS: Final = 10_000
 MAX_POSITIONS: Final = 100_000
+MAX_BOT_TEXT_BYTES: Final = 8 << 20  # of names, symbols and times; 100,000 symbols of 30 characters are 3 MB
+SHAPES: Final = (
+    "understood are an object of records by symbol, an object with the section predictions or symbols, an array of "
+    "records, and one record a line"
+)
 
 
 @dataclass
@@ -30,12 +38,15 @@ class Found:
     bots_rejected: int = 0
     bot_files_seen: int = 0
     bot_files_rejected: int = 0
+    symbols_ignored: int = 0
+    root: str | None = None  # what the input is, where no record was found in it
     _duplicates: int = 0  # those of the findings that were taken
     _bots: dict[str, Bot] = field(default_factory=dict)
     _positions: int = 0
+    _bot_text_bytes: int = 0
     _rejects: dict[RejectReason, tuple[int, list[Reject]]] = field(default_factory=dict)
 
-    def take(self, item: RecordRun | Record | Bot | Reject) -> None:
+    def take(self, item: RecordRun | Record | Bot | Reject | SymbolsIgnored | RootShape) -> None:
         """Take the next item, or many records; a bot that comes again replaces the one before."""
         if isinstance(item, RecordRun):
             self.records_seen += len(item.symbols)
@@ -48,6 +59,10 @@ class Found:
             self.records_seen += of_record
             self.bots_seen += not of_record
             self._reject(item)
+        elif isinstance(item, SymbolsIgnored):
+            self.symbols_ignored += item.number
+        elif isinstance(item, RootShape):
+            self.root = item.text
         else:
             self.bots_seen += 1
             self._take_bot(item)
@@ -71,6 +86,9 @@ class Found:
         self.bots_seen += findings.bots_seen
         self.bots_rejected += findings.bots_rejected
         self._duplicates += findings.duplicates
+        self.symbols_ignored += findings.symbols_ignored
+        if self.root is None and findings.root is not None:
+            self.root = f"{name}: {findings.root}"
         for record in findings.records:
             self.selection.add(record)
         for tally in findings.rejects:
@@ -91,6 +109,8 @@ class Found:
             bots_seen=self.bots_seen,
             bots_rejected=self.bots_rejected,
             duplicates=self.duplicates,
+            symbols_ignored=self.symbols_ignored,
+            root=self.root,
         )
 
     @property
@@ -112,13 +132,18 @@ class Found:
     def _take_bot(self, bot: Bot) -> None:
         before = self._bots.get(bot.name)
         positions = self._positions + len(bot.positions) - (len(before.positions) if before else 0)
+        text_bytes = self._bot_text_bytes + _text_bytes(bot) - (_text_bytes(before) if before else 0)
         if before is None and len(self._bots) >= MAX_BOTS:
             self._reject(Reject(RejectReason.BOT, bot.name, "bots", f"more than {MAX_BOTS:,} bots"))
         elif positions > MAX_POSITIONS:
             self._reject(Reject(RejectReason.BOT, bot.name, "bots", f"more than {MAX_POSITIONS:,} positions in all"))
+        elif text_bytes > MAX_BOT_TEXT_BYTES:
+            details = f"more than {MAX_BOT_TEXT_BYTES:,} bytes of names, symbols and times of bots in all"
+            self._reject(Reject(RejectReason.BOT, bot.name[:SHOWN_CHARACTERS], "bots", details))
         else:
             self._bots[bot.name] = bot
             self._positions = positions
+            self._bot_text_bytes = text_bytes
 
     @property
     def bots(self) -> list[Bot]:
@@ -143,6 +168,17 @@ class Found:
         return [RejectTally(reason, count, first) for reason, (count, first) in ordered]
 
     def summary(self) -> str:
-        """What was seen and rejected, in one line."""
-        reasons = (f"{tally.count:,} x {tally.reason} ({tally.first[0].details})" for tally in self.tallies())
-        return "; ".join((f"{self.records_seen:,} records seen", *reasons))
+        """What was seen and rejected, in one line; where no record can be used, also what the input is."""
+        parts = [f"{self.records_seen:,} records seen"]
+        parts += (f"{tally.count:,} x {tally.reason} ({tally.first[0].details})" for tally in self.tallies())
+        if self.root is not None and not self.records_used:
+            parts += (f"the input is {self.root}", SHAPES)
+        elif len(parts) == 1 and not self.records_seen:
+            parts.append("the input is empty")
+        return "; ".join(parts)
+
+
+def _text_bytes(bot: Bot) -> int:
+    """What is held of a bot's text, which has no other bound in all."""
+    time = bot.last_updated if isinstance(bot.last_updated, str) else ""
+    return sum(len(text.encode()) for text in (bot.name, time, *(position.symbol for position in bot.positions)))

@@ -110,6 +110,8 @@ def describe(report: Report) -> str:
             f"{stats.seconds:.2f} s: {stats.json_mb_per_s:,.0f} MB/s, peak memory {stats.peak_rss_mb:.0f} MB, "
             f"engine {stats.engine}"
         )
+        if stats.symbols_ignored:
+            lines.append(f"  {stats.symbols_ignored:,} records name another symbol than the key under which they stand")
     else:
         lines += [f"  {told}" for told in describe_rejected(report.rejected)]
     lines += [f"  rejected {describe_tally(tally)}" for tally in report.rejects]

@@ -9,36 +9,46 @@ Four shapes are recognised on the way, root by root (a file may hold several JSO
   are sections of records, `bots` or `_bots` of bots; other names that begin with `_` are no records;
 - an array: each element is a record, with its `symbol`;
 - an object with a string `symbol` of its own: one record (NDJSON). Its own `symbol` may come last, so what its members
-  look like is held back until the object ends, or has shown so many members that it is a map.
+  look like is held back until the object ends, or has shown so many members that it is a map. One that has neither
+  objects nor sections, and has a record's fields, is a record without a symbol; so is any such object after a line that
+  was a record.
 
 Where records follow each other by the hundred, the native pruner offers them as a run, which is decoded at once.
 
 Errors: `SourceMalformed` with the byte offset, for a syntax error in anything that is kept. A record that is well
-formed and of no use is a `Reject`, and the stream goes on.
+formed and of no use is a `Reject`, and the stream goes on; text that is no Unicode is well formed.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from array import array
 from collections.abc import Iterable, Iterator
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import ijson
-import msgspec
 
 from optimizer.errors import SourceMalformed
-from optimizer.judge import decode_bot, decode_record, where
-from optimizer.pieces import RECORD_KEY, SHOWN_CHARACTERS, SPACE, STRING, Layout, Piece, PieceKind, malformed
+from optimizer.judge import SymbolsIgnored, decode_bot, decode_key, decode_record, shown_name, where
+from optimizer.pieces import RECORD_KEY, SPACE, STRING, Layout, Piece, PieceKind, malformed
 from optimizer.records import Bot, Record, Reject, RejectReason
 from optimizer.runs import RecordRun, Run, RunKind, decode_run
+from optimizer.schema import FIELD_NAMES
 
-__all__ = ["LAYOUTS", "RECORD_LAYOUT", "Decoder", "Found", "Item"]
+__all__ = ["LAYOUTS", "RECORD_LAYOUT", "Decoder", "Found", "Item", "RootShape"]
+
+
+class RootShape(NamedTuple):
+    """What the first JSON text of a file is, in words; told where no record was found up to its end."""
+
+    text: str
+
 
 Item = Record | Bot | Reject
-# What comes out: items, and many records at once where they came that way.
-Found = Item | RecordRun
+# What comes out: items, many records at once where they came that way, and notes about the file.
+Found = Item | RecordRun | SymbolsIgnored | RootShape
 
 RECORD_SECTIONS: Final = ("predictions", "symbols")
 BOT_SECTIONS: Final = ("bots", "_bots")
@@ -55,6 +65,10 @@ _A_KEY: Final = b"a key"
 
 # A root object with so many objects in it, positions of bots included, is a map, whatever plain values it has besides.
 MAP_MEMBERS: Final = 1_000
+# So many members of a root are named where nothing in it could be used.
+MEMBERS_NAMED: Final = 5
+# Plain values by which a root object without objects shows that it should be a record. Maps have timestamps, too.
+_TELLING_NAMES: Final = frozenset(FIELD_NAMES) - {"timestamp"}
 
 _TOKEN = re.compile(STRING + rb'|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++', re.DOTALL)
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?")
@@ -86,6 +100,8 @@ class Decoder:
         self._keys: list[str] = ["", ""]  # the member at hand of the root and of its section
         self._items: list[Found] = []
         self._root = _Root.UNDECIDED
+        self._lines = False  # a root object was a record
+        self._root_matters = True  # no record has come, and no root was described
         self._begin_root(0)
 
     def feed(self, pieces: Iterable[Piece | Run]) -> Iterator[Found]:
@@ -105,6 +121,7 @@ class Decoder:
                 yield from self._items  # what comes before an error comes out before it
                 raise
             if self._items:
+                self._root_matters = self._root_matters and not _holds_record(self._items)
                 yield from self._items
                 self._items.clear()
 
@@ -135,11 +152,12 @@ class Decoder:
         in_object = self._kinds[-1] == "start_map"
         name = self._keys[level - 1] if in_object else None
         if level == 1 and in_object:
-            self._members += 1
+            self._add_object(self._keys[0])
             if self._keys[0].startswith("_"):
                 return
         if level == 1 or self._keys[0] in RECORD_SECTIONS:
-            self._emit(decode_record(piece, name, max_bytes=self._limit))
+            for item in decode_record(piece, name, max_bytes=self._limit):
+                self._emit(item)
         elif name is not None:
             self._emit(decode_bot(piece, name, max_bytes=self._limit))
 
@@ -153,6 +171,7 @@ class Decoder:
             return False
         if run.kind is RunKind.LINES:
             self._items += found
+            self._lines = True
             return True
         # To ijson all of them are one member, or one element. It expects one here, so this fails nowhere.
         tokens = _STAND_INS[run.kind]
@@ -163,9 +182,10 @@ class Decoder:
             for text, offset in run.own_text():
                 self._own_size += len(text)
                 self._add_own(text, offset)
-        if level == 1 and run.kind is RunKind.MEMBERS:
-            self._members += run.count
         for item in found:
+            if level == 1 and run.kind is RunKind.MEMBERS and self._root is not _Root.MAP:
+                for name in _names(item):
+                    self._add_object(name)
             self._emit(item)
         return True
 
@@ -185,42 +205,39 @@ class Decoder:
     def _send(self, token: bytes, offset: int) -> None:
         """Hand ijson one token, so that an error is known to be in this token.
 
-        Of plain values only the type matters here, and a record's own are checked with the record. So ijson gets short
-        ones: it would fail on a number that is too long for an int, and on text that nobody reads.
+        Of strings and numbers only the type matters here: a record's own are checked with the record, and names are
+        decoded here. So ijson gets short ones: it would fail on a number that is too long for an int, and on text that
+        is no Unicode.
         """
         sent = token
         is_key = False
         if token[0] in b'"':
             is_key = self._last != b":" and bool(self._kinds) and self._kinds[-1] == "start_map"
-            # A record's keys matter when it is decoded; what is no Unicode in them is nobody's concern, as in units.
-            if self._root is _Root.RECORD or not is_key:
-                sent = b'""'
+            sent = b'""'
+            if is_key:
+                # A record's own names matter when it is decoded.
+                self._keys[len(self._kinds) - 1] = "" if self._root is _Root.RECORD else _decoded(token, offset)
         elif _NUMBER.fullmatch(token):
             sent = b"0"
         elif token[0] not in b"{}[],: \t\n\r" and token not in _LITERALS:
             raise malformed(offset, "neither a number nor true, false or null", token)
         try:
-            if b"\\u" in sent:
-                # yajl reads a lone surrogate as '?': two names would become one.
-                msgspec.json.decode(sent)
             # yajl holds a number back until it sees what ends it; the pruner's tokens are whole.
             self._parser.send(sent if sent[0] in b'"{}[],:' else sent + b" ")
-        except (ijson.JSONError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except ijson.JSONError as error:
             raise malformed(offset, _reason(error), token) from error
         self._started = True
         if token[0] not in SPACE:
             self._last = _A_KEY if is_key else token
 
     def _handle_events(self, offset: int) -> None:
-        for event, value in self._events:
+        for event, _ in self._events:
             level = len(self._kinds)
-            if event == "map_key":
-                self._keys[level - 1] = value
-            elif event in ("end_map", "end_array"):
+            if event in ("end_map", "end_array"):
                 self._kinds.pop()
-                if level == 1 and event == "end_map":
-                    self._end_root_object()
-            else:
+                if level == 1:
+                    self._end_root(event)
+            elif event != "map_key":
                 self._take_value(event, level, offset)
                 if event in ("start_map", "start_array"):
                     self._kinds.append(event)
@@ -234,6 +251,7 @@ class Decoder:
                 self._root = _Root.MAP
             if event not in ("start_map", "start_array"):
                 self._reject_value(RejectReason.NOT_AN_OBJECT, event, offset)
+                self._describe_root(_kind(event))
         elif level == 1 and self._kinds[0] == "start_map":
             self._take_root_member(event, offset)
         elif level == 1 or self._keys[0] in RECORD_SECTIONS:
@@ -243,27 +261,36 @@ class Decoder:
 
     def _take_root_member(self, event: str, offset: int) -> None:
         key = self._keys[0]
+        if self._root is _Root.RECORD:
+            return
+        self._name_member(key, event)
         if key == RECORD_KEY and event == "string" and self._root is _Root.UNDECIDED:
             self._root = _Root.RECORD
             self._held.clear()
-        elif key == "confidence":
-            self._has_confidence = True
-        elif key in BOT_SECTIONS and event == "start_array":
-            self._reject_value(RejectReason.BOT, event, offset)
+        elif key in RECORD_SECTIONS:
+            self._is_map |= event != "null"
+            if event not in ("start_map", "start_array", "null"):
+                self._reject_value(RejectReason.NOT_AN_OBJECT, event, offset, "an object or an array of records")
+        elif key in BOT_SECTIONS:
+            self._is_map |= event != "null"
+            if event not in ("start_map", "null"):
+                self._reject_value(RejectReason.BOT, event, offset)
+        elif key in _TELLING_NAMES or (self._lines and not key.startswith("_")):
+            self._tells = True
 
-    def _reject_value(self, reason: RejectReason, event: str, offset: int) -> None:
+    def _reject_value(self, reason: RejectReason, event: str, offset: int, expected: str = "an object") -> None:
         named = self._kinds and self._kinds[-1] == "start_map"
-        name = self._keys[len(self._kinds) - 1][:SHOWN_CHARACTERS] if named else None
-        kind = {"start_map": "an object", "start_array": "an array"}.get(event, f"a {event}")
-        self._emit(Reject(reason, name, where(offset), f"expected an object, got {kind}"))
+        name = shown_name(self._keys[len(self._kinds) - 1]) if named else None
+        self._emit(Reject(reason, name, where(offset), f"expected {expected}, got {_kind(event)}"))
 
     # ---- the root: a map or one record?
 
     def _begin_root(self, offset: int) -> None:
         self._root = _Root.UNDECIDED
         self._root_offset = offset
-        self._members = 0
-        self._has_confidence = False
+        self._is_map = False  # it has objects or sections
+        self._tells = False  # it has plain values by which it should be a record
+        self._named: list[str] = []  # its first members, in words
         self._held: list[Found] = []
         self._held_objects = 0
         # The root's own level, in case it is a record: its opening bracket is the token at hand.
@@ -272,7 +299,7 @@ class Decoder:
         self._own_seams: array[int] = array("Q")
         self._own_end = offset + 1  # where in the JSON the last of its tokens ended
 
-    def _add_own(self, token: bytes, offset: int) -> None:
+    def _add_own(self, token: bytes | memoryview, offset: int) -> None:
         if self._root is not _Root.MAP:
             if offset != self._own_end:
                 self._own_seams.extend((len(self._own), offset))
@@ -294,27 +321,72 @@ class Decoder:
                 self._held = []
                 self._own.clear()
 
-    def _end_root_object(self) -> None:
-        no_map = not self._members and not self._held and self._has_confidence
-        if self._root is _Root.RECORD or (self._root is _Root.UNDECIDED and no_map):
+    def _add_object(self, name: str) -> None:
+        """Take note of a member of the root that is an object."""
+        self._is_map = True
+        self._name_member(name, "start_map")
+
+    def _name_member(self, name: str, event: str) -> None:
+        if self._root_matters and len(self._named) <= MEMBERS_NAMED:
+            self._named.append(f"{shown_name(name)!r} ({_kind(event)})")
+
+    def _end_root(self, event: str) -> None:
+        if event == "end_array":
+            self._describe_root("an array")
+            return
+        is_record = self._root is _Root.RECORD
+        if is_record or (self._root is _Root.UNDECIDED and self._tells and not self._is_map):
+            self._lines = True
             whole = Piece(PieceKind.UNIT, self._root_offset, self._own_size, bytes(self._own), self._own_seams)
-            self._items.append(decode_record(whole, None, max_bytes=self._limit))
+            self._items += decode_record(whole, None, max_bytes=self._limit)
         else:
             self._items += self._held
         self._held = []
+        if not is_record:
+            more = ", ..." if len(self._named) > MEMBERS_NAMED else ""
+            members = ", ".join(self._named[:MEMBERS_NAMED])
+            self._describe_root(f"an object with the members {members}{more}" if members else "an empty object")
+
+    def _describe_root(self, text: str) -> None:
+        """Tell what a root is that is no record, unless a record has come."""
+        if self._root_matters and not _holds_record(self._items):
+            self._items.append(RootShape(text))
+        self._root_matters = False
 
 
 def _objects_in(item: Found) -> int:
     if isinstance(item, RecordRun):
         return len(item.symbols)
-    return 1 + (len(item.positions) if isinstance(item, Bot) else 0)
+    if isinstance(item, Bot):
+        return 1 + len(item.positions)
+    return int(isinstance(item, Record | Reject))
 
 
-def _reason(error: Exception) -> str:
+def _holds_record(items: list[Found]) -> bool:
+    return any(isinstance(item, Record | RecordRun) for item in items)
+
+
+def _names(item: Found) -> Iterable[str]:
+    """The names under which records of a run stand, as `shown_name` shows them where they are rejected."""
+    if isinstance(item, RecordRun):
+        return item.symbols
+    if isinstance(item, Record):
+        return (item.symbol,)
+    return (item.name or "",) if isinstance(item, Reject) else ()
+
+
+def _kind(event: str) -> str:
+    return {"start_map": "an object", "start_array": "an array", "null": "null"}.get(event, f"a {event}")
+
+
+def _decoded(token: bytes, offset: int) -> str:
+    try:
+        return decode_key(token)
+    except json.JSONDecodeError as error:
+        raise malformed(offset, error.msg, token) from None
+
+
+def _reason(error: ijson.JSONError) -> str:
     """What a parser says, without the picture that yajl draws under it."""
-    if isinstance(error, UnicodeDecodeError):
-        return "invalid UTF-8"
-    if isinstance(error, msgspec.DecodeError):
-        return "a bad escape in a string (a surrogate without its pair?)"
     found = re.search(r"error: ([^\\\n]+)", str(error))
     return found.group(1) if found else str(error)

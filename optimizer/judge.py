@@ -1,58 +1,60 @@
 """One unit of pruned JSON in, one record or bot out, or the reason why not. Pure.
 
-A record takes the fast way, straight into a struct. Whatever does not fit there takes the slow way, over a dict, which
-alone decides between malformed (`SourceMalformed`, the run stops) and rejected (`Reject`, the stream goes on), and for
-which reason. The reasons are tried in a fixed order: size, symbol, confidence, prediction, last price, other fields.
+A record is decoded straight into the struct that states what a record is (`schema.Fields`). What does not fit there is
+parsed again in full, which alone decides between malformed (`SourceMalformed`, the run stops) and rejected (`Reject`,
+the stream goes on), and for which reason. The reasons are tried in a fixed order: size, text that is no Unicode in any
+kept field, symbol, confidence, prediction, last price, other fields.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from optimizer.pieces import SHOWN_CHARACTERS, Piece, malformed, shown
 from optimizer.records import Bot, Position, Record, Reject, RejectReason
+from optimizer.schema import (
+    MAX_SYMBOL_CHARACTERS,
+    MAX_TEXT_CHARACTERS,
+    Fields,
+    Symbol,
+    Unusable,
+    as_finite,
+    explain,
+    is_text,
+    variant,
+)
 
-__all__ = ["MAX_SYMBOL_CHARACTERS", "MAX_TEXT_CHARACTERS", "decode_bot", "decode_record", "where"]
+__all__ = ["SymbolsIgnored", "decode_bot", "decode_key", "decode_record", "shown_name", "where"]
 
 MAX_INTEGER: Final = 2**63 - 1
-# Kept text is held for every record of the index, so it has to be short; the longest tickers have 30 characters.
-MAX_SYMBOL_CHARACTERS: Final = 256
-MAX_TEXT_CHARACTERS: Final = 1_024
 # Of quantities and costs: no sum or product of any number of positions comes near the largest float.
 MAX_MAGNITUDE: Final = 1e100
 # Python refuses to read longer integers (sys.int_info.default_max_str_digits); as a float they are infinite anyway.
 MAX_DIGITS: Final = 4_300
 
-PRICE_FIELDS: Final = ("last_price", "last", "price")
 QUANTITY_FIELDS: Final = ("quantity", "qty")
 COST_FIELDS: Final = ("avg_price", "avg", "entry_price")
 
-
-class _Fields(msgspec.Struct, gc=False):
-    """A record's fields as they come. Where a value may go unused its type is left open."""
-
-    symbol: Any = None
-    prediction: float = math.nan
-    confidence: float = math.nan
-    last_price: Any = None
-    last: Any = None
-    price: Any = None
-    sentiment: str | None = None
-    target_price: float | None = None
-    stop_loss: float | None = None
-    timestamp: str | int | float | None = None
+_KEYED: Final = msgspec.json.Decoder(Fields)
+_NAMED: Final = msgspec.json.Decoder(variant(symbol=Symbol))
+_KEY: Final = msgspec.json.Decoder(str)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
-_FIELDS: Final = msgspec.json.Decoder(_Fields)
-_KEPT: Final = frozenset((*_Fields.__struct_fields__, "last_updated"))
+class SymbolsIgnored(NamedTuple):
+    """So many records that count stand under another name than their own `symbol`, which is not used."""
+
+    number: int
 
 
-def decode_record(piece: Piece, symbol: str | None, *, max_bytes: int) -> Record | Reject:
+def decode_record(
+    piece: Piece, symbol: str | None, *, max_bytes: int
+) -> tuple[Record | Reject] | tuple[Record, SymbolsIgnored]:
     """Decode one record.
 
     Args:
@@ -60,40 +62,35 @@ def decode_record(piece: Piece, symbol: str | None, *, max_bytes: int) -> Record
         symbol: The key under which it stands; `None` where it has to name its symbol itself.
         max_bytes: The longest unit that the pruner kept.
 
+    Returns:
+        What became of it, and that its own symbol was ignored where that is another than the key.
+
     Raises:
         SourceMalformed: It is no JSON; the message has the byte offset in the source.
     """
     if piece.size > max_bytes:
-        return _too_large(RejectReason.TOO_LARGE, piece, symbol, max_bytes)
+        return (_too_large(RejectReason.TOO_LARGE, piece, symbol, max_bytes),)
     try:
-        fields = _FIELDS.decode(piece.data)
+        fields = (_NAMED if symbol is None else _KEYED).decode(piece.data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _judge(_load(piece), symbol, piece)
-    price = fields.last_price
-    if price is None:
-        price = fields.last if fields.last is not None else fields.price
-    name = symbol if symbol is not None else fields.symbol
-    if not (
-        0 <= fields.confidence <= 1
-        and math.isfinite(fields.prediction)
-        and type(price) in (float, int)
-        and 0 < price <= MAX_INTEGER
-        and type(name) is str
-        and len(name) <= MAX_SYMBOL_CHARACTERS
-        and not (fields.sentiment and len(fields.sentiment) > MAX_TEXT_CHARACTERS)
-        and not (type(fields.timestamp) is str and len(fields.timestamp) > MAX_TEXT_CHARACTERS)
-    ):
-        return _judge(_load(piece), symbol, piece)
-    return Record(
-        name,
-        fields.prediction,
-        fields.confidence,
-        float(price),
-        fields.sentiment if fields.sentiment is not None else "neutral",
-        fields.target_price,
-        fields.stop_loss,
-        fields.timestamp,
-    )
+        return _judge(piece, symbol)
+    own = fields.symbol
+    name = own if symbol is None else symbol
+    if not (fields.last_price or fields.last or fields.price) or len(name) > MAX_SYMBOL_CHARACTERS or not is_text(name):
+        return _judge(piece, symbol)
+    return _with_symbol(fields.record(name), own)
+
+
+def decode_key(token: bytes) -> str:
+    """Decode the name of a member; where it is not valid text it has lone surrogates, as `schema.is_text` finds.
+
+    Raises:
+        ValueError: A bad escape, or a control character.
+    """
+    try:
+        return _KEY.decode(token)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return str(json.loads(token.decode("utf-8", "surrogateescape")))
 
 
 def decode_bot(piece: Piece, name: str, *, max_bytes: int) -> Bot | Reject:
@@ -106,8 +103,8 @@ def decode_bot(piece: Piece, name: str, *, max_bytes: int) -> Bot | Reject:
         return _too_large(RejectReason.BOT, piece, name, max_bytes)
     fields = _load(piece)
     try:
-        positions = fields.get("positions")
-        count, held = _positions(positions)
+        _check_text("its name", name, MAX_SYMBOL_CHARACTERS)
+        count, held = _positions(fields.get("positions"))
         return Bot(
             name,
             _flag(fields),
@@ -117,8 +114,13 @@ def decode_bot(piece: Piece, name: str, *, max_bytes: int) -> Bot | Reject:
             held,
             _timestamp(fields, "last_updated"),
         )
-    except _Unusable as error:
-        return Reject(RejectReason.BOT, name[:SHOWN_CHARACTERS], where(piece.offset), str(error))
+    except Unusable as error:
+        return Reject(RejectReason.BOT, shown_name(name), where(piece.offset), str(error))
+
+
+def shown_name(name: str) -> str:
+    """A name as reports show it: cut, and with a replacement character for what is not valid text."""
+    return _SURROGATE.sub("\ufffd", name[:SHOWN_CHARACTERS])
 
 
 def where(offset: int) -> str:
@@ -126,52 +128,25 @@ def where(offset: int) -> str:
     return f"byte {offset:,}"
 
 
-class _Unusable(Exception):
-    """A field has a value that cannot be used."""
-
-
-def _judge(fields: Mapping[str, Any], symbol: str | None, piece: Piece) -> Record | Reject:
+def _judge(piece: Piece, symbol: str | None) -> tuple[Record | Reject] | tuple[Record, SymbolsIgnored]:
     """Build the record, or say why not: the slow way, which decides."""
-    name = symbol if symbol is not None else fields.get("symbol")
-    reason = RejectReason.SYMBOL
+    given = _load(piece)
+    own = given.get("symbol")
     try:
-        if type(name) is not str:
-            raise _Unusable(f"symbol is {shown(name)}, expected text")
-        reason = RejectReason.CONFIDENCE
-        confidence = _number(fields, "confidence")
-        if confidence is None or not 0 <= confidence <= 1:
-            raise _Unusable(f"confidence is {shown(fields.get('confidence'))}, expected a number from 0 to 1")
-        reason = RejectReason.PREDICTION
-        prediction = _number(fields, "prediction")
-        if prediction is None:
-            raise _Unusable("prediction is missing, expected a finite number")
-        reason = RejectReason.LAST_PRICE
-        price = _number(fields, *PRICE_FIELDS)
-        if price is None or price <= 0:
-            raise _Unusable(f"last price is {shown(price)}, expected a number above 0")
-        reason = RejectReason.FIELD_TYPE
-        _check_length("symbol", name, MAX_SYMBOL_CHARACTERS)
-        sentiment = fields.get("sentiment")
-        if sentiment is not None and type(sentiment) is not str:
-            raise _Unusable(f"sentiment is {shown(sentiment)}, expected text")
-        _check_length("sentiment", sentiment or "", MAX_TEXT_CHARACTERS)
-        return Record(
-            name,
-            prediction,
-            confidence,
-            price,
-            sentiment if sentiment is not None else "neutral",
-            _number(fields, "target_price"),
-            _number(fields, "stop_loss"),
-            _timestamp(fields, "timestamp"),
-        )
-    except _Unusable as error:
-        short_name = name[:SHOWN_CHARACTERS] if type(name) is str else None
-        return Reject(reason, short_name, where(piece.offset), str(error))
+        record = explain(given, symbol)
+    except Unusable as error:
+        name = own if symbol is None else symbol
+        shown_as = shown_name(name) if type(name) is str else None
+        return (Reject(error.reason, shown_as, where(piece.offset), str(error)),)
+    return _with_symbol(record, own)
+
+
+def _with_symbol(record: Record, own: object) -> tuple[Record] | tuple[Record, SymbolsIgnored]:
+    return (record,) if own is None or own == record.symbol else (record, SymbolsIgnored(1))
 
 
 def _load(piece: Piece) -> dict[str, Any]:
-    """Parse a unit in full. Text that is no Unicode is malformed in a field that is kept, and nobody's concern else."""
+    """Parse a unit in full. What is not valid text in it becomes lone surrogates."""
     text = piece.data.decode("utf-8", "surrogateescape")
     try:
         fields: dict[str, Any] = json.loads(text, parse_int=_parse_int)
@@ -179,11 +154,6 @@ def _load(piece: Piece) -> dict[str, Any]:
         position = len(text[: error.pos].encode("utf-8", "surrogateescape"))
         excerpt = piece.data[position : position + SHOWN_CHARACTERS]
         raise malformed(piece.source_offset(position), error.msg, excerpt) from None
-    for name in _KEPT & fields.keys():
-        value = fields[name]
-        if type(value) is str and not _is_unicode(value):
-            position = max(0, piece.data.find(f'"{name}"'.encode()))
-            raise malformed(piece.source_offset(position), f"{name} is not valid UTF-8")
     return fields
 
 
@@ -191,35 +161,16 @@ def _parse_int(text: str) -> int | float:
     return int(text) if len(text) <= MAX_DIGITS else float(text)
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _number(fields: Mapping[str, Any], *names: str) -> float | None:
     """The first of the named fields that is there and not null, as a finite float."""
     for name in names:
         value = fields.get(name)
         if value is not None:
-            number = _finite(value)
+            number = as_finite(value)
             if number is None:
-                raise _Unusable(f"{name} is {shown(value)}, expected a finite number")
+                raise Unusable(f"{name} is {shown(value)}, expected a finite number")
             return number
     return None
-
-
-def _finite(value: Any) -> float | None:
-    """The value as a float, or `None` where it is no number, infinite, or an integer that no float can hold."""
-    if type(value) not in (int, float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _timestamp(fields: Mapping[str, Any], name: str) -> str | int | float | None:
@@ -227,16 +178,18 @@ def _timestamp(fields: Mapping[str, Any], name: str) -> str | int | float | None
     if value is None:
         return None
     if type(value) is str:
-        _check_length(name, value, MAX_TEXT_CHARACTERS)
+        _check_text(name, value, MAX_TEXT_CHARACTERS)
         return value
-    if _finite(value) is None:
-        raise _Unusable(f"{name} is {shown(value)}, expected text or seconds")
+    if as_finite(value) is None:
+        raise Unusable(f"{name} is {shown(value)}, expected text or seconds")
     return value  # type: ignore[no-any-return]
 
 
-def _check_length(name: str, text: str, limit: int) -> None:
+def _check_text(name: str, text: str, limit: int) -> None:
+    if not is_text(text):
+        raise Unusable(f"{name} is not valid text: {shown(text)}")
     if len(text) > limit:
-        raise _Unusable(f"{name} has {len(text):,} characters, expected {limit:,} at most")
+        raise Unusable(f"{name} has {len(text):,} characters, expected {limit:,} at most")
 
 
 def _flag(fields: Mapping[str, Any]) -> bool:
@@ -245,7 +198,7 @@ def _flag(fields: Mapping[str, Any]) -> bool:
     if value is None:
         return False
     if type(value) is not bool:
-        raise _Unusable(f"enabled is {shown(value)}, expected true or false")
+        raise Unusable(f"enabled is {shown(value)}, expected true or false")
     return value
 
 
@@ -259,24 +212,25 @@ def _positions(value: Any) -> tuple[int, tuple[Position, ...]]:
         return len(value), tuple(_position(body, symbol) for symbol, body in value.items())
     if isinstance(value, list):
         return len(value), tuple(_position(body, None) for body in value)
-    raise _Unusable(f"positions is {shown(value)}, expected a list, a map or a count")
+    raise Unusable(f"positions is {shown(value)}, expected a list, a map or a count")
 
 
 def _position(fields: Any, symbol: str | None) -> Position:
     if not isinstance(fields, dict):
-        raise _Unusable(f"a position is {shown(fields)}, expected an object")
+        raise Unusable(f"a position is {shown(fields)}, expected an object")
     name = symbol if symbol is not None else fields.get("symbol")
-    if type(name) is not str or not _is_unicode(name) or len(name) > MAX_SYMBOL_CHARACTERS:
-        raise _Unusable(f"a position's symbol is {shown(name)}, expected text")
+    if type(name) is not str:
+        raise Unusable(f"a position's symbol is {shown(name)}, expected text")
+    _check_text("a position's symbol", name, MAX_SYMBOL_CHARACTERS)
     try:
         quantity = _number(fields, *QUANTITY_FIELDS)
         price = _number(fields, *COST_FIELDS)
-    except _Unusable as error:
-        raise _Unusable(f"position {shown(name)}: {error}") from None
+    except Unusable as error:
+        raise Unusable(f"position {shown(name)}: {error}") from None
     if quantity is None:
-        raise _Unusable(f"position {shown(name)}: quantity is missing")
+        raise Unusable(f"position {shown(name)}: quantity is missing")
     if max(abs(quantity), abs(price or 0)) > MAX_MAGNITUDE:
-        raise _Unusable(f"position {shown(name)}: {quantity} at {price} is beyond {MAX_MAGNITUDE:g}")
+        raise Unusable(f"position {shown(name)}: {quantity} at {price} is beyond {MAX_MAGNITUDE:g}")
     return Position(name, quantity, price)
 
 
@@ -285,4 +239,4 @@ def _too_large(reason: RejectReason, piece: Piece, name: str | None, max_bytes: 
         f"{piece.size:,} bytes without its nested containers, over ROLLING_MAX_RECORD_BYTES={max_bytes:,}; "
         "raise that if such records are wanted"
     )
-    return Reject(reason, name[:SHOWN_CHARACTERS] if name else None, where(piece.offset), details)
+    return Reject(reason, shown_name(name) if name else None, where(piece.offset), details)

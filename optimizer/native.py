@@ -122,7 +122,7 @@ class NativePruner:
             is_comma = before.strip(SPACE) == b","  # and no more, as between the last run of a chunk and the next one
             if not is_comma:
                 yield from self._closer_look(before)
-            record_run = data[start - begin : end - begin]
+            record_run = memoryview(data)[start - begin : end - begin]
             if self._pruner.between_tokens:
                 run = Run(
                     _KINDS[kind],
@@ -165,9 +165,9 @@ class NativePruner:
         """What tells places in the source of data that begins at this offset of the pruned stream."""
         return lambda position: self._seams.locate(begin + position)
 
-    def _cutter(self, begin: int, data: bytes) -> Callable[[int, int], Piece]:
+    def _cutter(self, begin: int, data: memoryview) -> Callable[[int, int], Piece]:
         """What cuts units out of data that begins at this offset of the pruned stream."""
-        return lambda start, end: self._unit(begin + start, data[start:end])
+        return lambda start, end: self._unit(begin + start, bytes(data[start:end]))
 
     def _translated(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The pieces with their places in the source, cut where the source has a gap."""

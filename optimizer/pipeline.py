@@ -219,6 +219,7 @@ def _stats(scanned: Scanned, snapshots: SnapshotSet) -> Stats:
         records_seen=found.records_seen,
         records_rejected=found.records_rejected,
         duplicates=found.duplicates,
+        symbols_ignored=found.symbols_ignored,
         input_bytes=scanned.input_bytes,
         json_bytes=found.json_bytes,
         seconds=round(seconds, 3),

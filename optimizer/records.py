@@ -7,11 +7,12 @@ order in the JSON.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 __all__ = [
+    "DEFAULT_SENTIMENT",
     "Bot",
     "BotSummary",
     "BotsSnapshot",
@@ -36,6 +37,9 @@ __all__ = [
 # As the prediction engine wrote it: ISO 8601 text, or seconds since the epoch. It is passed on, never interpreted.
 Timestamp = str | int | float
 
+# Where a record has no sentiment, or null.
+DEFAULT_SENTIMENT: Final = "neutral"
+
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One symbol's prediction, as pages show it. Prices and prediction in the quote currency, confidence in 0..1."""
@@ -44,7 +48,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     prediction: float
     confidence: float
     last_price: float
-    sentiment: str = "neutral"
+    sentiment: str = DEFAULT_SENTIMENT
     target_price: float | None = None
     stop_loss: float | None = None
     timestamp: Timestamp | None = None
@@ -73,6 +77,7 @@ class Bot(msgspec.Struct, frozen=True):
 class RejectReason(StrEnum):
     """Why a record, or a bot, does not count."""
 
+    TEXT = "TextInvalid"
     CONFIDENCE = "ConfidenceInvalid"
     PREDICTION = "PredictionInvalid"
     LAST_PRICE = "LastPriceInvalid"
@@ -179,6 +184,7 @@ class Manifest(msgspec.Struct, frozen=True):
 class Stats(msgspec.Struct, frozen=True):
     """What a run did. `input_bytes` are compressed bytes; MB are 10^6 bytes; memory is the process's peak so far.
 
+    `symbols_ignored` are records that stand under another name than their own `symbol`; that name is published.
     Bytes are those that this run has read: of `parts` files it scanned `parts_scanned`, the others had not changed.
     """
 
@@ -188,6 +194,7 @@ class Stats(msgspec.Struct, frozen=True):
     records_seen: int = 0
     records_rejected: int = 0
     duplicates: int = 0
+    symbols_ignored: int = 0
     input_bytes: int = 0
     json_bytes: int = 0
     seconds: float = 0.0
@@ -223,6 +230,8 @@ class Findings(msgspec.Struct, frozen=True):
     bots_seen: int
     bots_rejected: int
     duplicates: int
+    symbols_ignored: int = 0
+    root: str | None = None
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -3,9 +3,8 @@
 In: a `Run` as the native pruner cuts it. Out: a `RecordRun` where every record counts, items where some do not, `None`
 where it takes a closer look: then nothing has been decided, and the run goes the way of single pieces.
 
-Most records of most files are good, so msgspec gets hundreds at once and checks all that makes a record count: types,
-ranges and lengths. What it accepts, `judge.decode_record` accepts with the same values; the tests hold the two against
-each other.
+Most records of most files are good, so msgspec gets hundreds at once and checks all that makes a record count, by the
+same struct as one record alone (`schema.Fields`), of which there is a variant for each name of the price.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from optimizer.errors import SourceMalformed
-from optimizer.judge import MAX_SYMBOL_CHARACTERS, MAX_TEXT_CHARACTERS, decode_record
+from optimizer.judge import SymbolsIgnored, decode_key, decode_record
 from optimizer.pieces import SPACE, STRING, Piece
 from optimizer.prune import UNIT
 from optimizer.records import Record, Reject
+from optimizer.schema import Fields, Symbol, variants_by_price
 
 __all__ = ["RecordRun", "Run", "RunKind", "decode_run"]
 
@@ -48,14 +48,14 @@ class Run:
 
     kind: RunKind
     lead: bytes
-    data: bytes
+    data: memoryview
     count: int
     longest: int
     place: Callable[[int], int]
     piece: Callable[[int, int], Piece]
     taken: bool = False
 
-    def own_text(self) -> Iterator[tuple[bytes, int]]:
+    def own_text(self) -> Iterator[tuple[bytes | memoryview, int]]:
         """The run as a root that is one record sees it, each unit `{}`: stretches of text with their places."""
         yield self.lead, self.place(-len(self.lead))
         done = 0
@@ -71,14 +71,14 @@ class RecordRun(NamedTuple):
     """Records that all count: the symbol and the fields of each."""
 
     symbols: Collection[str]
-    fields: Collection[_Fields]
+    fields: Collection[Fields]
 
     def records(self) -> Iterator[Record]:
         """The records one by one."""
         return (fields.record(symbol) for symbol, fields in zip(self.symbols, self.fields, strict=True))
 
 
-def decode_run(run: Run, *, max_bytes: int) -> list[RecordRun | Record | Reject] | None:
+def decode_run(run: Run, *, max_bytes: int) -> list[RecordRun | Record | Reject | SymbolsIgnored] | None:
     """Decode all records of a run.
 
     Args:
@@ -90,104 +90,47 @@ def decode_run(run: Run, *, max_bytes: int) -> list[RecordRun | Record | Reject]
     """
     if run.longest > max_bytes:
         return None
-    for shape in _SHAPES:
+    opening, closing = _BRACKETS[run.kind]
+    data = b"".join((opening, run.data, closing))  # copied once
+    for decoder in _DECODERS[run.kind]:
         try:
-            found = shape.decode(run)
+            found = _decode(decoder, run.kind, data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
-        if len(found.fields) == run.count:  # else a name came twice in the object
-            return [found]
-        break
+        if len(found.fields) != run.count:
+            break  # a name came twice in the object
+        ignored = _symbols_ignored(found) if run.kind is RunKind.MEMBERS else 0
+        return [found, SymbolsIgnored(ignored)] if ignored else [found]
     return _decode_one_by_one(run, max_bytes)
 
 
 # ---- all at once
 
-_Confidence = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_Price = Annotated[float, msgspec.Meta(gt=0)]
-_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARACTERS)]
-_Symbol = Annotated[str, msgspec.Meta(max_length=MAX_SYMBOL_CHARACTERS)]
+# A file's records mostly name their price alike; the decoders for other names fail at the first record then.
+_KEYED: Final = variants_by_price()
+_NAMED: Final = variants_by_price(symbol=Symbol)
+_DECODERS: Final[dict[RunKind, list[msgspec.json.Decoder[Any]]]] = {
+    RunKind.MEMBERS: [msgspec.json.Decoder(dict[Symbol, fields]) for fields in _KEYED],  # type: ignore[valid-type]
+    RunKind.ELEMENTS: [msgspec.json.Decoder(list[fields]) for fields in _NAMED],  # type: ignore[valid-type]
+    RunKind.LINES: [msgspec.json.Decoder(fields) for fields in _NAMED],
+}
+_BRACKETS: Final = {RunKind.MEMBERS: (b"{", b"}"), RunKind.ELEMENTS: (b"[", b"]"), RunKind.LINES: (b"", b"")}
 
 
-class _Fields(msgspec.Struct, gc=False, kw_only=True):
-    """What a record must have to count, but for its symbol and its price. msgspec takes no number for infinite."""
-
-    prediction: float
-    confidence: _Confidence
-    sentiment: _Text | None = None
-    target_price: float | None = None
-    stop_loss: float | None = None
-    timestamp: _Text | int | float | None = None
-
-    def record(self, symbol: str) -> Record:
-        """The record as it is selected and published."""
-        return Record(
-            symbol,
-            self.prediction,
-            self.confidence,
-            self._current_price(),
-            self.sentiment if self.sentiment is not None else "neutral",
-            self.target_price,
-            self.stop_loss,
-            self.timestamp,
-        )
-
-    def _current_price(self) -> float:
-        raise NotImplementedError
+def _decode(decoder: msgspec.json.Decoder[Any], kind: RunKind, data: bytes) -> RecordRun:
+    if kind is RunKind.MEMBERS:
+        members: dict[str, Fields] = decoder.decode(data)
+        return RecordRun(members.keys(), members.values())
+    found: list[Fields] = decoder.decode(data) if kind is RunKind.ELEMENTS else decoder.decode_lines(data)
+    return RecordRun([fields.symbol for fields in found], found)
 
 
-class _WithLastPrice(_Fields, gc=False, kw_only=True):
-    last_price: _Price
+def _symbols_ignored(found: RecordRun) -> int:
+    own = [fields.symbol for fields in found.fields]
+    if own.count(None) == len(own) or own == list(found.symbols):  # mostly, and fast
+        return 0
+    return sum(one is not None and one != name for one, name in zip(own, found.symbols, strict=True))
 
-    def _current_price(self) -> float:
-        return self.last_price
-
-
-class _WithLast(_Fields, gc=False, kw_only=True):
-    last: _Price
-    last_price: None = None
-
-    def _current_price(self) -> float:
-        return self.last
-
-
-class _WithPrice(_Fields, gc=False, kw_only=True):
-    price: _Price
-    last_price: None = None
-    last: None = None
-
-    def _current_price(self) -> float:
-        return self.price
-
-
-class _Shape:
-    """Decoders for records that name their price in one way."""
-
-    def __init__(self, fields: type[_Fields]) -> None:
-        named = msgspec.defstruct(f"{fields.__name__}AndSymbol", [("symbol", _Symbol)], bases=(fields,), gc=False)
-        self._members = msgspec.json.Decoder(dict[_Symbol, fields])  # type: ignore[valid-type]
-        self._elements = msgspec.json.Decoder(list[named])  # type: ignore[valid-type]
-        self._lines = msgspec.json.Decoder(named)
-
-    def decode(self, run: Run) -> RecordRun:
-        """Decode all records of a run.
-
-        Raises:
-            msgspec.DecodeError, UnicodeDecodeError: One of them does not fit, or the text is no JSON.
-        """
-        if run.kind is RunKind.MEMBERS:
-            members = self._members.decode(b"{" + run.data + b"}")
-            return RecordRun(members.keys(), members.values())
-        found: list[Any]  # of structs made at run time, whose fields no type checker knows
-        if run.kind is RunKind.ELEMENTS:
-            found = self._elements.decode(b"[" + run.data + b"]")
-        else:
-            found = list(self._lines.decode_lines(run.data))
-        return RecordRun([fields.symbol for fields in found], found)
-
-
-# A file's records mostly name their price alike; those of the other shapes fail at the first record then.
-_SHAPES: Final = (_Shape(_WithLastPrice), _Shape(_WithLast), _Shape(_WithPrice))
 
 # ---- one by one
 
@@ -206,11 +149,10 @@ _NEXT: Final = {
     RunKind.ELEMENTS: re.compile(_COMMA + _ELEMENT, re.DOTALL),
     RunKind.LINES: re.compile(_GAP + _ELEMENT, re.DOTALL),
 }
-_KEY = msgspec.json.Decoder(str)
 
 
-def _decode_one_by_one(run: Run, max_bytes: int) -> list[RecordRun | Record | Reject] | None:
-    items: list[RecordRun | Record | Reject] = []
+def _decode_one_by_one(run: Run, max_bytes: int) -> list[RecordRun | Record | Reject | SymbolsIgnored] | None:
+    items: list[RecordRun | Record | Reject | SymbolsIgnored] = []
     position = 0
     expected = _FIRST[run.kind]
     try:
@@ -218,10 +160,10 @@ def _decode_one_by_one(run: Run, max_bytes: int) -> list[RecordRun | Record | Re
             found = expected.match(run.data, position)
             if found is None:
                 return None
-            symbol = _KEY.decode(found.group(1)) if run.kind is RunKind.MEMBERS else None
-            items.append(decode_record(run.piece(*found.span(2)), symbol, max_bytes=max_bytes))
+            symbol = decode_key(found.group(1)) if run.kind is RunKind.MEMBERS else None
+            items += decode_record(run.piece(*found.span(2)), symbol, max_bytes=max_bytes)
             position = found.end()
             expected = _NEXT[run.kind]
-    except (SourceMalformed, msgspec.DecodeError, UnicodeDecodeError):
+    except (SourceMalformed, ValueError):
         return None  # the records before it come out first, and the error is told in its place
     return items if position == len(run.data) else None

@@ -13,7 +13,7 @@ from optimizer.engine import Engine
 from optimizer.judge import decode_bot, where
 from optimizer.pieces import Layout, Piece, PieceKind
 from optimizer.prune import Pruner
-from optimizer.records import Bot, Reject, RejectReason
+from optimizer.records import Bot, Record, Reject, RejectReason
 from optimizer.runs import RecordRun
 
 __all__ = ["scan", "scan_bot", "scan_items"]
@@ -23,7 +23,7 @@ _BOT_FILE_LAYOUT = Layout(unit_level=1, kept_levels=3)
 
 
 def scan(chunks: Iterable[bytes], engine: Engine, *, max_record_bytes: int) -> Iterator[Found]:
-    """Yield every record, bot and reject of a rolling file, in the order of the input.
+    """Yield every record, bot and reject of a rolling file, in the order of the input, and notes about the whole.
 
     Args:
         chunks: JSON in any of the four shapes, cut anywhere.
@@ -43,11 +43,11 @@ def scan(chunks: Iterable[bytes], engine: Engine, *, max_record_bytes: int) -> I
 
 
 def scan_items(chunks: Iterable[bytes], engine: Engine, *, max_record_bytes: int) -> Iterator[Item]:
-    """The same one by one: records that came many at a time are taken apart."""
+    """The items one by one: records that came many at a time are taken apart, notes about the file are left out."""
     for found in scan(chunks, engine, max_record_bytes=max_record_bytes):
         if isinstance(found, RecordRun):
             yield from found.records()
-        else:
+        elif isinstance(found, Record | Bot | Reject):
             yield found
 
 

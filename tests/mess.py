@@ -9,12 +9,14 @@ __all__ = ["Mess"]
 _KEYS = [
     *(b'"symbol"', b'"prediction"', b'"confidence"', b'"last_price"', b'"last"', b'"price"', b'"sentiment"'),
     *(b'"predictions"', b'"symbols"', b'"bots"', b'"_bots"', b'"_meta"', b'"A"', b'"B"', b'"x"', b'"timestamp"'),
-    *(b'"\\u0073ymbol"', b'"\\u0062ots"', b'"positions"', b'"qty"'),
+    *(b'"\\u0073ymbol"', b'"\\u0062ots"', b'"positions"', b'"qty"', b'"last_updated"'),
+    *(b'"\xff"', b'"A\\ud83d"', b'"_\xc3"', b'"\\x"'),
 ]
 _PLAIN = [
     *(b"1", b"0.5", b"0.9", b"3", b"NaN", b"-Infinity", b"null", b"true", b'"t"', b'"}]\\""', b"-2.5e3", b"1e999"),
     *(b'"\xc3\xa9"', b'"\xff"', b'"\\ud800"', b'"\\\\"'),
 ]
+_BAD_TEXTS = [b'"\xff"', b'"\\ud83d"', b'"\\udc00\xc3"']
 _JUNK = [
     *(*_KEYS, *_PLAIN, b"{", b"}", b"[", b"]", b'"', b",", b":", b" ", b"\\", b"{}", b"[]"),
     *(b"\x1e", b"\x00", b"N", b"-", b"xNaN", b"Infinity"),
@@ -48,7 +50,9 @@ class Mess:
 
     def _sound_file(self) -> bytes:
         kind = self._rng.random()
+        bad = self._rng.choice([b"", b"", b"\xff", b"\\ud83d"])
         names = [b"S%d" % self._rng.randrange(40) for _ in range(self._rng.randrange(30))]
+        names = [name + bad if self._rng.random() < 0.1 else name for name in names]
         keyed = [b'"%s": %s' % (name, self._record()) for name in names]
         listed = [self._record(name) for name in names]
         bots = b'"bots":{"b":%s}' % self._object(3)
@@ -74,6 +78,8 @@ class Mess:
         for chance, field in ((0.3, b'"x":' + self._value(2)), (0.2, b'"sentiment":"b"'), (0.1, b'"target_price":NaN')):
             if rng.random() < chance:
                 fields.append(field)
+        if rng.random() < 0.05:
+            fields.append(rng.choice(_KEYS) + b":" + rng.choice(_BAD_TEXTS))
         if symbol is not None:
             fields.insert(0 if rng.random() < 0.9 else len(fields), b'"symbol":"%s"' % symbol)
         else:

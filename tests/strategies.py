@@ -2,6 +2,9 @@
 
 A tree is made of `None`, bool, int, float, str and list, of `Members` for objects, which may name a member twice, and
 of `Raw` for tokens that no JSON encoder writes: `NaN`, `1e999`, integers of 5,000 digits, half a surrogate pair.
+
+Text that is no Unicode has lone surrogates in U+DC80..DCFF. They are written as escapes, or as they are: then
+`surrogateescape` makes invalid UTF-8 of them.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ def render(value: Any, style: Style) -> str:
     if isinstance(value, list):
         return f"[{style.pad}{style.item.join(render(element, style) for element in value)}{style.pad}]"
     if isinstance(value, str) and len(value) < OVERLONG and style.escapes == "all":
-        units = value.encode("utf-16-be")
+        units = value.encode("utf-16-be", "surrogatepass")
         return '"' + "".join(f"\\u{units[i] << 8 | units[i + 1]:04X}" for i in range(0, len(units), 2)) + '"'
     return json.dumps(value, ensure_ascii=style.escapes != "utf-8")
 
@@ -64,7 +67,14 @@ styles = st.builds(
 )
 
 _NASTY = ['"', "\\", '\\"', "}]{[", '{"a": [', "/", "\\u0041", "é😀", "NaN", "-Infinity", "\x00\x1f\x7f", "\u2028", ""]
-texts = st.one_of(st.sampled_from(_NASTY), st.text(max_size=8))
+BAD_TEXTS = ["\udcff", "A\udc80", "\udced\udca0\udcbd"]
+
+
+def _seldom_bad(chance: int) -> st.SearchStrategy[str]:
+    return st.sampled_from(BAD_TEXTS if chance == 0 else _NASTY)
+
+
+texts = st.one_of(st.sampled_from(_NASTY), st.text(max_size=8), st.integers(0, 9).flatmap(_seldom_bad))
 _NOT_NUMBERS = [Raw("NaN"), Raw("Infinity"), Raw("-Infinity")]
 _EXTREME = [Raw("1e999"), Raw("-1E+999"), Raw("1" * 5_000), Raw("-" + "9" * 400), Raw("1e-400"), Raw("-0.0")]
 
@@ -110,6 +120,8 @@ def records(draw: st.DrawFn, symbol: Any = None) -> Members:
     }
     if symbol is not None:
         fields["symbol"] = symbol
+    elif draw(st.integers(0, 3)) == 0:
+        fields["symbol"] = draw(symbols)
     for name, values in (("target_price", finite), ("stop_loss", finite), ("timestamp", timestamps)):
         if draw(st.booleans()):
             fields[name] = draw(st.one_of(values, st.sampled_from([None, Raw("NaN")])))
@@ -145,7 +157,8 @@ def _spoil(draw: st.DrawFn, fields: dict[str, Any]) -> None:
                 ("target_price", bad_numbers),
                 ("stop_loss", bad_numbers),
                 ("timestamp", st.sampled_from([True, [], [1], Members(), Raw("1e999"), Raw("1" * 5_000)])),
-                ("symbol", st.sampled_from([None, 7, True, [], Members(), Raw("NaN")])),
+                ("symbol", st.sampled_from([None, 7, True, [], Members(), Raw("NaN"), *BAD_TEXTS])),
+                (draw(st.sampled_from(["price", "last", "confidence", "sentiment"])), st.sampled_from(BAD_TEXTS)),
                 ("debug", st.just("d" * OVERLONG)),
                 ("k" * OVERLONG, st.just(1)),
             ]
@@ -245,7 +258,7 @@ def bot_sections(draw: st.DrawFn) -> Any:
     """What stands under `bots`."""
     if draw(st.integers(0, 9)) == 0:
         return draw(no_objects)
-    names = draw(st.lists(st.sampled_from(["alpha", "beta", "gamma", 'd"\\', "é"]), max_size=3))
+    names = draw(st.lists(st.sampled_from(["alpha", "beta", "gamma", 'd"\\', "é", BAD_TEXTS[0]]), max_size=3))
     return Members((name, draw(st.one_of(no_objects, bots()) if name == "beta" else bots())) for name in names)
 
 
@@ -257,7 +270,12 @@ def maps(draw: st.DrawFn) -> Members:
         sections = draw(st.lists(st.sampled_from(["predictions", "symbols", "predictions"]), max_size=2))
         parts += [(name, st.one_of(keyed_records(), listed_records(), discarded_scalars)) for name in sections]
     parts += [(name, bot_sections()) for name in draw(st.lists(st.sampled_from(["bots", "_bots"]), max_size=2))]
-    others = draw(st.lists(st.sampled_from(["_meta", "_", "timestamp", "count", "confidence"]), max_size=3))
+    others = draw(
+        st.lists(
+            st.sampled_from(["_meta", "_", "timestamp", "count", "confidence", "price", "symbol", BAD_TEXTS[1]]),
+            max_size=3,
+        )
+    )
     parts += [(name, discarded if name.startswith("_") else no_objects) for name in others]
     members = [*draw(keyed_records(5)), *((name, draw(values)) for name, values in parts)]
     return Members(draw(st.permutations(members)))
@@ -265,7 +283,10 @@ def maps(draw: st.DrawFn) -> Members:
 
 @st.composite
 def rolling_files(draw: st.DrawFn) -> str:
-    """The JSON of a rolling file in any of the four shapes, well formed wherever something is kept."""
+    """The JSON of a rolling file in any of the four shapes, well formed wherever something is kept.
+
+    Encode it with `surrogateescape`.
+    """
     style = draw(styles)
     shape = draw(st.sampled_from(["map", "array", "lines"]))
     if shape == "map":
@@ -296,7 +317,7 @@ def rolling_bytes(draw: st.DrawFn) -> bytes:
     """The bytes of a small rolling file, most of them damaged somewhere, or a soup of tokens."""
     if draw(st.integers(0, 2)) == 0:
         return draw(soup)
-    data = draw(rolling_files().filter(lambda text: len(text) < 6_000)).encode()
+    data = draw(rolling_files().filter(lambda text: len(text) < 6_000)).encode("utf-8", "surrogateescape")
     for _ in range(draw(st.integers(0, 2))):
         begin = draw(st.integers(0, len(data)))
         end = begin + draw(st.sampled_from([0, 0, 1, 2, 10]))

@@ -115,7 +115,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         "position 'AAPL': qty is {}, expected a finite number",
     ),
     "updated.json": (b'{"last_updated": true}', "last_updated is True, expected text or seconds"),
-    "utf8.json": (b'{"last_updated": "\xff"}', "not valid UTF-8"),
+    "utf8.json": (b'{"last_updated": "\xff"}', "last_updated is not valid text"),
     "deep.json": (b'{"x": ' + b"[" * 1_000 + b"]" * 1_000 + b"}", "nested deeper than 1,000"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimizer.collect import MAX_BOTS, MAX_POSITIONS, Found
+from optimizer.collect import MAX_BOT_TEXT_BYTES, MAX_BOTS, MAX_POSITIONS, Found
 from optimizer.records import Bot, Position, Record, Reject, RejectReason
 from optimizer.select import Selection
 
@@ -46,6 +46,30 @@ def test_bots_are_bounded() -> None:
     (tally,) = found.tallies()
     assert (tally.count, tally.first[0].name) == (2, f"bot {MAX_BOTS}")
     assert "more than 10,000 bots" in tally.first[0].details
+
+
+def test_the_text_of_all_bots_is_bounded() -> None:
+    """Names, symbols and times are held, so a section of long ones ends too; a bot that comes again makes way first."""
+    found = Found(Selection(1))
+    positions = tuple(Position("é" * 256, 1.0) for _ in range(8_000))  # of 4 MB
+
+    for name in ("a", "b", "c", "a", "d"):
+        found.take(
+            Bot(
+                name,
+                enabled=True,
+                equity=None,
+                pnl_today=None,
+                position_count=0,
+                positions=positions,
+                last_updated=None,
+            )
+        )
+
+    assert [bot.name for bot in found.bots] == ["a", "b"]
+    (tally,) = found.tallies()
+    assert (tally.count, [reject.name for reject in tally.first]) == (2, ["c", "d"])
+    assert f"more than {MAX_BOT_TEXT_BYTES:,} bytes" in tally.first[0].details
 
 
 def test_positions_of_all_bots_are_bounded() -> None:

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from optimizer.decode import LAYOUTS, RECORD_LAYOUT, Found, Item
+from optimizer.decode import LAYOUTS, RECORD_LAYOUT, Found, Item, RootShape
 from optimizer.engine import Engine, choose_engine
 from optimizer.errors import RollingError
+from optimizer.judge import SymbolsIgnored
 from optimizer.pieces import Piece
 from optimizer.prune import Pruner
 from optimizer.records import Record, Reject
@@ -41,11 +42,20 @@ def native_engine() -> Engine:
 def outcome(chunks: Iterable[bytes], engine: Engine, limit: int = LIMIT) -> list[Item | tuple[str, str]]:
     """What a scan yields, and the class and the message of the error that it ends with."""
     found: list[Item | tuple[str, str]] = []
+    ignored = 0
     try:
-        found.extend(scan_items(chunks, engine, max_record_bytes=limit))  # what comes before an error counts
+        for item in scan(chunks, engine, max_record_bytes=limit):  # what comes before an error counts
+            if isinstance(item, RecordRun):
+                found.extend(item.records())
+            elif isinstance(item, SymbolsIgnored):
+                ignored += item.number
+            elif isinstance(item, RootShape):
+                found.append(("root", item.text))
+            else:
+                found.append(item)
     except RollingError as error:
         found.append((type(error).__name__, str(error)))
-    return found
+    return [*found, ("symbols ignored", f"{ignored}")]
 
 
 def one_by_one(data: bytes) -> list[bytes]:
@@ -102,6 +112,11 @@ class TestBothEngines:
             {"target_price": "5"},
             {"symbol": "x" * 257},
             {"symbol": None},
+            {"symbol": "K7"},
+            {"symbol": 5},
+            {"symbol": "\ud83d"},
+            {"price": "\ud83d", "last": "unread"},
+            {"note": "\ud83d", "\udcff": 1},
         ],
         ids=str,
     )
@@ -120,6 +135,35 @@ class TestBothEngines:
 
             assert outcome([data], native) == outcome([data], IJSON)
             assert outcome(one_by_one(data), native) == outcome([data], IJSON)
+
+    @pytest.mark.parametrize("bad", [b"\xff", b"\\ud83d", b"\xc3\xa9\xc3", b"\\x", b"\x01"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b'{"S@":{%s},"T":{%s}}',
+            b'{"T":{%s},"predictions":{"@":{%s}}}',
+            b'{"A":{"symbol":"@",%s},"H":{"confidence":"no"},"I":{%s}}',
+            b'[{"symbol":"A",%s,"price":"@"},{"symbol":"B",%s}]',
+            b'[{"symbol":"@",%s},{"symbol":"B",%s}]',
+            b'{"symbol":"@",%s}\n{"symbol":"B",%s}',
+            b'{%s,"symbol":"@"}\n{%s,"x":{"a":1},"symbol":"B@"}',
+            b'{"A":{%s},"B":{"confidence":"high","last_updated":"@"},"C":{%s}}',
+            b'{"bots":{"b":{"symbol":"@"}},"A":{%s},"@":1,"C":{%s}}',
+            b'{"bots":{"b@":{"last_updated":"@"}},"A":{"@":"@",%s},"_@":{%s}}',
+        ],
+    )
+    def test_bad_text_in_every_place(self, native: Engine, text: bytes, bad: bytes) -> None:
+        """Items, rejects and errors are the same, wherever the text is and the input is cut."""
+        good = b'"prediction":1,"confidence":0.5,"last_price":2'
+        data = (text % (good, good)).replace(b"@", bad)
+        expected = outcome([data], IJSON)
+
+        assert ("SourceMalformed" in repr(expected)) == (bad in (b"\\x", b"\x01")), expected
+        assert outcome([data], native) == expected
+        for engine in (native, IJSON):
+            assert outcome(one_by_one(data), engine) == expected
+        for cut in range(1, len(data)):
+            assert outcome([data[:cut], data[cut:]], native) == expected
 
     def test_names_that_come_twice_in_a_run(self, native: Engine) -> None:
         """Both are records: it is for the selection to count them."""

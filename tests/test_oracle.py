@@ -45,6 +45,8 @@ class Oracle:
     bots: dict[str, dict[str, Any]] = field(default_factory=dict)
     bots_used: int = 0  # as often as they came
     rejects: Counter[str] = field(default_factory=Counter)
+    symbols_ignored: int = 0
+    lines: bool = False
 
     @property
     def refusal(self) -> type[RollingError] | None:
@@ -122,35 +124,43 @@ def _texts(text: str) -> Iterator[Any]:
 
 def _root_object(oracle: Oracle, root: Pairs) -> None:
     if any(key == "symbol" and isinstance(value, str) for key, value in root):
+        oracle.lines = True
         _record(oracle, root, None)
         return
-    inside = Oracle()
+    sections = [key for key, value in root if key in SECTIONS and value is not None]
+    names = [key for key, _ in root if key not in SECTIONS]
+    tells = any(key in TELLING or (oracle.lines and not key.startswith("_")) for key in names)
+    if tells and not sections and not any(isinstance(value, Pairs) for _, value in root):
+        # No map at all, but a line that lost its symbol.
+        oracle.lines = True
+        _record(oracle, root, None)
+        return
     for key, value in root:
         if key in ("predictions", "symbols"):
-            for symbol, body in value if isinstance(value, Pairs) else [(None, body) for body in _listed(value)]:
-                _record(inside, body, symbol)
+            if isinstance(value, Pairs):
+                for symbol, body in value:
+                    _record(oracle, body, symbol)
+            elif isinstance(value, list):
+                for body in value:
+                    _record(oracle, body, None)
+            else:
+                oracle.rejects["RecordNotObject"] += value is not None
         elif key in ("bots", "_bots"):
             for name, body in value if isinstance(value, Pairs) else []:
-                _bot(inside, body, name)
-            inside.rejects["BotInvalid"] += isinstance(value, list) and not isinstance(value, Pairs)
+                _bot(oracle, body, name)
+            oracle.rejects["BotInvalid"] += value is not None and not isinstance(value, Pairs)
         elif isinstance(value, Pairs) and not key.startswith("_"):
-            _record(inside, value, key)
-    objects = [key for key, value in root if isinstance(value, Pairs) and key not in SECTIONS]
-    if not (objects or inside.records or inside.bots or +inside.rejects) and "confidence" in dict(root):
-        # No map at all, but a line that lost its symbol.
-        _record(oracle, root, None)
-        return
-    oracle.records += inside.records
-    oracle.bots |= inside.bots
-    oracle.bots_used += inside.bots_used
-    oracle.rejects += inside.rejects
+            _record(oracle, value, key)
 
 
 SECTIONS = ("predictions", "symbols", "bots", "_bots")
+KEPT = ("symbol", "prediction", "confidence", "last_price", "last", "price", "sentiment", "target_price", "stop_loss")
+TELLING = KEPT  # of a record: a map has a timestamp too
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _is_bad(value: Any) -> bool:
+    """Whether a value is text that is no Unicode."""
+    return isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _record(oracle: Oracle, value: Any, symbol: str | None) -> None:
@@ -164,6 +174,7 @@ def _record(oracle: Oracle, value: Any, symbol: str | None) -> None:
     stamp, mood = fields.get("timestamp"), fields.get("sentiment")
     reasons = {
         "RecordTooLarge": _is_overlong(value) or (symbol is not None and len(symbol) >= OVERLONG),
+        "TextInvalid": any(map(_is_bad, (symbol, *(fields.get(key) for key in (*KEPT, "timestamp"))))),
         "SymbolMissing": not isinstance(name, str),
         "ConfidenceInvalid": not (_is_number(fields.get("confidence")) and 0 <= fields["confidence"] <= 1),
         "PredictionInvalid": not _is_number(fields.get("prediction")),
@@ -178,6 +189,7 @@ def _record(oracle: Oracle, value: Any, symbol: str | None) -> None:
         if holds:
             oracle.rejects[reason] += 1
             return
+    oracle.symbols_ignored += symbol is not None and fields.get("symbol") not in (None, symbol)
     oracle.records.append(
         {
             "symbol": name,
@@ -204,6 +216,7 @@ def _bot(oracle: Oracle, value: Any, name: str) -> None:
         (enabled is None or isinstance(enabled, bool))
         and all(number is None or _is_number(number) for number in numbers)
         and (stamp is None or isinstance(stamp, str) or _is_number(stamp))
+        and not (_is_bad(name) or _is_bad(stamp))
     ):
         oracle.rejects["BotInvalid"] += 1
         return
@@ -234,7 +247,12 @@ def _positions(value: Any) -> list[tuple[str, Any, Any]] | None:
         fields = dict(body) if isinstance(body, Pairs) else {}
         quantity = next((fields[key] for key in ("quantity", "qty") if fields.get(key) is not None), None)
         price = next((fields[key] for key in ("avg_price", "avg", "entry_price") if fields.get(key) is not None), None)
-        if not isinstance(symbol, str) or not _is_number(quantity) or not (price is None or _is_number(price)):
+        if (
+            not isinstance(symbol, str)
+            or _is_bad(symbol)
+            or not _is_number(quantity)
+            or not (price is None or _is_number(price))
+        ):
             return None
         found.append((symbol, quantity, price))
     return found
@@ -284,6 +302,7 @@ def _compare(oracle: Oracle, settings: Settings, report: Report, data: bytes) ->
         report.stats.bots_seen,
         report.stats.bots_rejected,
         report.stats.duplicates,
+        report.stats.symbols_ignored,
         report.stats.predictions_extracted,
         report.stats.bots_processed,
         report.stats.portfolio_holdings,
@@ -295,6 +314,7 @@ def _compare(oracle: Oracle, settings: Settings, report: Report, data: bytes) ->
         oracle.bots_used + oracle.rejects["BotInvalid"],
         oracle.rejects["BotInvalid"],
         len(oracle.records) - len({record["symbol"] for record in oracle.records}),
+        oracle.symbols_ignored,
         len(predictions),
         len(oracle.bots),
         len(oracle.holdings()),
@@ -321,7 +341,7 @@ def test_snapshots_are_those_of_the_oracle(
     Then it publishes what the oracle found, or nothing where that is too little of what is there, unless it is told to
     accept that, and never without a usable record.
     """
-    data = text.encode()
+    data = text.encode("utf-8", "surrogateescape")
     oracle = predict(text)
     with tempfile.TemporaryDirectory() as directory:
         settings = Settings(

@@ -268,7 +268,7 @@ FAULTS = {
     "empty file": Fault(lambda path: path.write_bytes(b""), NoRecords, "0 records seen"),
     "gzip of nothing": Fault(write_text(b""), NoRecords, "0 records seen"),
     "empty object": Fault(write_text(b"{}"), NoRecords, "0 records seen"),
-    "no UTF-8": Fault(write_text(NO_UTF8), SourceMalformed, "sentiment is not valid UTF-8"),
+    "no UTF-8": Fault(write_text(NO_UTF8), NoRecords, "1 x TextInvalid (sentiment is not valid text: "),
     "malformed": Fault(write_text(BARE_WORD), SourceMalformed, BARE_WORD_AT),
     "all rejected": Fault(
         write_text(json.dumps({"A": a_record(confidence=7), "B": a_record(confidence=8)}).encode()),

@@ -76,6 +76,7 @@ def _last_scan(scans: Sequence[Report]) -> Iterable[str]:
         ("peak_memory_bytes", "The peak of its process's memory so far.", stats.peak_rss_mb * 1e6),
         ("records", "Records that it saw.", stats.records_seen),
         ("duplicates", "Records whose symbol it had seen.", stats.duplicates),
+        ("symbols_ignored", "Records whose own symbol is not their key, which counts.", stats.symbols_ignored),
         ("predictions", "Records in the snapshot.", stats.predictions_extracted),
         ("bots", "Bots in the snapshot.", stats.bots_processed),
         ("holdings", "Holdings in the snapshot.", stats.portfolio_holdings),
