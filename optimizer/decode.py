@@ -65,7 +65,7 @@ _LITERALS: Final = {b"true": "boolean", b"false": "boolean", b"null": "null"}
 # Stretches of the text that need no parser: plain values and emptied arrays, each with its comma. Whoever sends junk by
 # the gigabyte would keep a scan busy for hours otherwise. Names of members are plain, and none that means something.
 _GAP = rb"[" + SPACE + rb"]*+"
-_VALUE = STRING + rb"|\[" + _GAP + rb"\]|" + _NUMBER + b"".join(b"|" + literal for literal in _LITERALS)
+_VALUE = STRING + rb"|\[\]|" + _NUMBER + b"".join(b"|" + literal for literal in _LITERALS)
 _MEANINGFUL = "|".join((RECORD_KEY, "confidence", *RECORD_SECTIONS, *BOT_SECTIONS)).encode()
 _NAME = rb'"(?!(?:' + _MEANINGFUL + rb')")[ !#-\[\]-~]*+"'
 _PART = re.compile(

@@ -90,7 +90,7 @@ def _plain_items(members: Mapping[bytes, Layout]) -> re.Pattern[bytes]:
     """Plain values and empty arrays, in an object with plain names that decide nothing, each with its comma."""
     gap = rb"[" + SPACE + rb"]*+"
     key = rb"(?!" + b"|".join(map(re.escape, (_RECORD_KEY, *members))) + rb')"[^"\\]*+"' + gap + rb":" + gap
-    value = rb"(?:" + STRING + rb"|[^ \t\n\r,:\"{}\[\]NI]++|\[" + gap + rb"\])"
+    value = rb"(?:" + STRING + rb"|[^ \t\n\r,:\"{}\[\]NI]++|\[\])"
     return re.compile(rb"(?:" + gap + rb"(?:" + key + rb")?+" + value + gap + rb",)++", re.DOTALL)
 
 
