@@ -1,12 +1,13 @@
 /* CPython's door to the pruner in kernel/. All policy comes from Python; here bytes go in and batches come out.
  *
  *     pruner = _prune.Pruner(fallback, members, record_key, max_key_bytes, max_depth)
- *     for data, runs, seams, pending in pruner.feed(chunk): ...
- *     for data, runs, seams, pending in pruner.finish(): ...
+ *     data, runs, seams, pending, taken = pruner.feed(chunk)
+ *     data, runs, seams, pending, _ = pruner.finish()
  *
  * A batch is `data`, the next bytes of the pruned stream; `runs`, a list of (start, end, count, longest, kind); `seams`,
- * pairs of native 64-bit integers (offset in the pruned stream, offset in the source); and `pending`. The GIL is released
- * while the kernel runs. Stable ABI, 3.11 and newer.
+ * pairs of native 64-bit integers (offset in the pruned stream, offset in the source); `pending`; and `taken`, the bytes
+ * of the chunk that were read. What is left of it comes with the next call, so that memory is bounded. The GIL is
+ * released while the kernel runs. Stable ABI, 3.11 and newer.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
@@ -143,55 +144,40 @@ static PyObject *runs_of(const rp_output *output) {
     return runs;
 }
 
-/* The batch of what the kernel wrote, appended to a list. */
-static int append_batch(Pruner *self, const rp_output *output, PyObject *batches) {
-    int result = -1;
+/* The batch of what the kernel wrote. */
+static PyObject *as_batch(Pruner *self, const rp_output *output, size_t taken) {
     PyObject *batch = NULL, *runs = runs_of(output);
     PyObject *data = PyBytes_FromStringAndSize((const char *)output->bytes, (Py_ssize_t)output->count);
     PyObject *seams = PyBytes_FromStringAndSize((const char *)output->seams,
                                                 (Py_ssize_t)(output->seam_count * sizeof *output->seams));
-    if (runs == NULL || data == NULL || seams == NULL) goto done;
-    batch = Py_BuildValue("(OOOK)", data, runs, seams, (unsigned long long)rp_pending(&self->state));
-    if (batch != NULL) result = PyList_Append(batches, batch);
-done:
-    Py_XDECREF(batch);
+    if (runs != NULL && data != NULL && seams != NULL)
+        batch = Py_BuildValue("(OOOKn)", data, runs, seams, (unsigned long long)rp_pending(&self->state),
+                              (Py_ssize_t)taken);
     Py_XDECREF(runs);
     Py_XDECREF(data);
     Py_XDECREF(seams);
-    return result;
+    return batch;
 }
 
 static PyObject *pruner_feed(PyObject *object, PyObject *chunk) {
     Pruner *self = (Pruner *)object;
     Py_buffer view;
-    PyObject *batches = NULL;
     if (self->busy) {
         PyErr_SetString(PyExc_RuntimeError, "feed is running in another thread");
         return NULL;
     }
     if (PyObject_GetBuffer(chunk, &view, PyBUF_SIMPLE) < 0) return NULL;
-    batches = PyList_New(0);
-    if (batches == NULL) goto done;
-    const uint8_t *input = view.buf;
-    size_t left = (size_t)view.len;
-    while (left && self->status <= RP_FULL) {
-        rp_output output = new_output(self);
-        size_t taken = 0;
+    rp_output output = new_output(self);
+    size_t taken = 0;
+    if (self->status <= RP_FULL) {
         self->busy = 1;
         Py_BEGIN_ALLOW_THREADS
-        self->status = rp_feed(&self->state, &self->policy, input, left, &taken, &output);
+        self->status = rp_feed(&self->state, &self->policy, view.buf, (size_t)view.len, &taken, &output);
         Py_END_ALLOW_THREADS
         self->busy = 0;
-        input += taken;
-        left -= taken;
-        if (append_batch(self, &output, batches) < 0) {
-            Py_CLEAR(batches);
-            break;
-        }
     }
-done:
     PyBuffer_Release(&view);
-    return batches;
+    return as_batch(self, &output, taken);
 }
 
 static PyObject *pruner_finish(PyObject *object, PyObject *unused) {
@@ -202,11 +188,8 @@ static PyObject *pruner_finish(PyObject *object, PyObject *unused) {
         return NULL;
     }
     rp_output output = new_output(self);
-    PyObject *batches = PyList_New(0);
-    if (batches == NULL) return NULL;
     rp_finish(&self->state, &output);
-    if (append_batch(self, &output, batches) < 0) Py_CLEAR(batches);
-    return batches;
+    return as_batch(self, &output, 0);
 }
 
 static PyObject *get_error(PyObject *object, void *closure) {
@@ -236,7 +219,7 @@ static PyObject *get_in_string(PyObject *object, void *closure) {
 }
 
 static PyMethodDef pruner_methods[] = {
-    {"feed", pruner_feed, METH_O, "Take the next bytes of any buffer; return the batches that they give."},
+    {"feed", pruner_feed, METH_O, "Take bytes of any buffer, and return the batch that they give; the rest comes next."},
     {"finish", pruner_finish, METH_NOARGS, "End the input; return the last batch."},
     {NULL, NULL, 0, NULL},
 };

@@ -70,9 +70,26 @@ MEMBERS_NAMED: Final = 5
 # Plain values by which a root object without objects shows that it should be a record. Maps have timestamps, too.
 _TELLING_NAMES: Final = frozenset(FIELD_NAMES) - {"timestamp"}
 
-_TOKEN = re.compile(STRING + rb'|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++', re.DOTALL)
-_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?")
-_LITERALS = (b"true", b"false", b"null")
+# A text of nothing but plain values gives an item for each two bytes.
+MOST_ITEMS: Final = 1_000
+
+_TOKEN = STRING + rb'|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++'
+_NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
+_LITERALS: Final = {b"true": "boolean", b"false": "boolean", b"null": "null"}
+# Stretches of the text that need no parser: plain values and emptied arrays, each with its comma. Whoever sends junk by
+# the gigabyte would keep a scan busy for hours otherwise. Names of members are plain, and none that means something.
+_GAP = rb"[" + SPACE + rb"]*+"
+_VALUE = STRING + rb"|\[\]|" + _NUMBER + b"".join(b"|" + literal for literal in _LITERALS)
+_MEANINGFUL = "|".join((RECORD_KEY, *sorted(_TELLING_NAMES), *RECORD_SECTIONS, *BOT_SECTIONS)).encode()
+_NAME = rb'"(?!(?:' + _MEANINGFUL + rb')")[ !#-\[\]-~]*+"'
+_MEMBER = rb"%b%%b%b:%b%%b%b," % (_GAP, _GAP, _GAP, _GAP)
+_PART = re.compile(
+    rb"(?<=[{,])(?P<members>(?:%b)++)" % (_MEMBER % (_NAME, rb"(?:%b)" % _VALUE))
+    + rb"|(?<=[\[,])(?P<elements>(?:%b(?:%b)%b,)++)|(?P<token>%b)" % (_GAP, _VALUE, _GAP, _TOKEN),
+    re.DOTALL,
+)
+_TOKENS, _VALUES, _A_NUMBER = (re.compile(pattern, re.DOTALL) for pattern in (_TOKEN, _VALUE, _NUMBER))
+_MEMBERS = re.compile(_MEMBER % (rb"(%b)" % _NAME, rb"(%b)" % _VALUE), re.DOTALL)
 
 
 class _Root(Enum):
@@ -115,38 +132,83 @@ class Decoder:
                     piece.taken = self._take_run(piece)
                 elif piece.kind is PieceKind.UNIT:
                     self._take_unit(piece)
+                elif piece.kind is PieceKind.BEGUN:
+                    self._send(piece.data, piece.offset)
                 else:
-                    self._take_text(piece)
+                    for _ in self._take_text(piece):
+                        yield from self._completed()
             except SourceMalformed:
                 yield from self._items  # what comes before an error comes out before it
                 raise
             if self._items:
-                self._root_matters = self._root_matters and not _holds_record(self._items)
-                yield from self._items
-                self._items.clear()
+                yield from self._completed()
 
     def close(self) -> None:
         """End the stream. Every item is out by now: the pruner has seen to it that all containers are closed."""
         if self._started:
             self._parser.close()
 
+    def _completed(self) -> list[Found]:
+        """The items since the last call."""
+        items, self._items = self._items, []
+        self._root_matters = self._root_matters and not _holds_record(items)
+        return items
+
     # ---- the text around the units
 
-    def _take_text(self, piece: Piece) -> None:
-        self._own_size += piece.size
-        for found in _TOKEN.finditer(piece.data):
-            token = found.group()
-            if not self._started and token[0] in SPACE:
-                continue
-            offset = piece.offset + found.start()
+    def _take_text(self, piece: Piece) -> Iterator[None]:
+        """Take text; yield where there are many items to be taken away."""
+        for found in _PART.finditer(piece.data):
+            start, stop = found.span()
+            if found.lastgroup == "token":
+                self._take_token(found.group(), piece.source_offset(start))
+            elif found.lastgroup == "members" and self._kinds == ["start_map"]:
+                self._take_members(piece, start, stop)
+            elif found.lastgroup == "elements" and self._kinds[-1:] == ["start_array"]:
+                yield from self._take_elements(piece, start, stop)
+            else:
+                for token in _TOKENS.finditer(piece.data, start, stop):
+                    self._take_token(token.group(), piece.source_offset(token.start()))
+                    if len(self._items) > MOST_ITEMS:
+                        yield
+            if len(self._items) > MOST_ITEMS:
+                yield
+        self._own_size += piece.size - len(piece.data)
+
+    def _take_token(self, token: bytes, offset: int) -> None:
+        if self._started or token[0] not in SPACE:
             self._send(token, offset)
             self._add_own(token, offset)
             self._handle_events(offset)
 
+    def _take_members(self, piece: Piece, start: int, stop: int) -> None:
+        """Take plain members of the root, of which none has a name that means something by itself."""
+        for found in _MEMBERS.finditer(piece.data, start, stop):
+            if not self._learns_by_names:
+                break
+            self._keys[0] = found[1][1:-1].decode()
+            self._take_root_member(_event(found[2]), piece.source_offset(found.start(2)))
+        self._pass_over(piece, start, stop, b'"":0,')
+
+    def _take_elements(self, piece: Piece, start: int, stop: int) -> Iterator[None]:
+        """Take plain elements of an array."""
+        for found in _VALUES.finditer(piece.data, start, stop):
+            self._take_value(_event(found.group()), len(self._kinds), piece.source_offset(found.start()))
+            if len(self._items) > MOST_ITEMS:
+                yield
+        self._pass_over(piece, start, stop, b"0,")
+
+    def _pass_over(self, piece: Piece, start: int, stop: int, stand_in: bytes) -> None:
+        """Take members or elements up to a comma as read; `stand_in` is what ijson gets for them, and accepts."""
+        self._parser.send(stand_in)
+        self._events.clear()
+        self._last = b","
+        for text, offset in piece.stretches(start, stop):
+            self._add_own(text, offset)
+
     def _take_unit(self, piece: Piece) -> None:
         self._send(b"{}", piece.offset)
         self._events.clear()
-        self._own_size += len(b"{}")
         self._add_own(b"{}", piece.offset)
         level = len(self._kinds)
         in_object = self._kinds[-1] == "start_map"
@@ -174,13 +236,11 @@ class Decoder:
             self._lines = True
             return True
         # To ijson all of them are one member, or one element. It expects one here, so this fails nowhere.
-        tokens = _STAND_INS[run.kind]
-        for token in (b",", *tokens) if run.lead else tokens:
+        for token in _STAND_INS[run.kind]:
             self._send(token, 0)
         self._events.clear()
         if self._root is not _Root.MAP:
             for text, offset in run.own_text():
-                self._own_size += len(text)
                 self._add_own(text, offset)
         for item in found:
             if level == 1 and run.kind is RunKind.MEMBERS and self._root is not _Root.MAP:
@@ -190,16 +250,14 @@ class Decoder:
         return True
 
     def _expects(self, run: Run) -> bool:
-        """Whether records of a run, with its comma, may come next."""
+        """Whether records of a run may come next."""
         level = len(self._kinds)
         if run.kind is RunKind.LINES:
-            return not (level or run.lead)
+            return not level
         if not level or not (level == 1 or self._keys[0] in RECORD_SECTIONS):
             return False
         if (self._kinds[-1] == "start_map") != (run.kind is RunKind.MEMBERS):
             return False
-        if run.lead:
-            return self._last not in (b"{", b"[", b",", b":", _A_KEY)
         return self._last in (b"{" if run.kind is RunKind.MEMBERS else b"[", b",")
 
     def _send(self, token: bytes, offset: int) -> None:
@@ -217,7 +275,7 @@ class Decoder:
             if is_key:
                 # A record's own names matter when it is decoded.
                 self._keys[len(self._kinds) - 1] = "" if self._root is _Root.RECORD else _decoded(token, offset)
-        elif _NUMBER.fullmatch(token):
+        elif _A_NUMBER.fullmatch(token):
             sent = b"0"
         elif token[0] not in b"{}[],: \t\n\r" and token not in _LITERALS:
             raise malformed(offset, "neither a number nor true, false or null", token)
@@ -300,6 +358,7 @@ class Decoder:
         self._own_end = offset + 1  # where in the JSON the last of its tokens ended
 
     def _add_own(self, token: bytes | memoryview, offset: int) -> None:
+        self._own_size += len(token)
         if self._root is not _Root.MAP:
             if offset != self._own_end:
                 self._own_seams.extend((len(self._own), offset))
@@ -325,6 +384,12 @@ class Decoder:
         """Take note of a member of the root that is an object."""
         self._is_map = True
         self._name_member(name, "start_map")
+
+    @property
+    def _learns_by_names(self) -> bool:
+        """Whether another plain member of the root could tell more about it, whatever its name."""
+        is_described = not self._root_matters or len(self._named) > MEMBERS_NAMED
+        return self._root is not _Root.RECORD and not (is_described and (self._tells or not self._lines))
 
     def _name_member(self, name: str, event: str) -> None:
         if self._root_matters and len(self._named) <= MEMBERS_NAMED:
@@ -352,6 +417,11 @@ class Decoder:
         if self._root_matters and not _holds_record(self._items):
             self._items.append(RootShape(text))
         self._root_matters = False
+
+
+def _event(value: bytes) -> str:
+    """What ijson calls a plain value, or the beginning of an array."""
+    return {b'"'[0]: "string", b"["[0]: "start_array"}.get(value[0]) or _LITERALS.get(value, "number")
 
 
 def _objects_in(item: Found) -> int:

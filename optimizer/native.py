@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from optimizer import _prune
-from optimizer.errors import SourceMalformed
+from optimizer.errors import RollingError, SourceMalformed
 from optimizer.pieces import (
     MAX_DEPTH,
+    NO_SEAMS,
     RECORD_KEY,
-    SPACE,
     Layout,
     Piece,
     PieceKind,
@@ -38,11 +38,14 @@ __all__ = ["VARIANT", "NativePruner"]
 
 VARIANT: Final[str] = _prune.VARIANT
 
-# What the kernel gives: pruned bytes, runs (start, end, count, longest, kind), seams, and where what is pending begins.
-# The beginning of a record is copied with each chunk that comes before its end; a longer one is better taken apart.
-MAX_CARRIED_BYTES: Final = 4 << 20
+# What the kernel gives: pruned bytes, runs (start, end, count, longest, kind), seams, where what is pending begins, and
+# how many bytes were read.
+_Batch = tuple[bytes, list[tuple[int, int, int, int, int]], bytes, int, int]
 _KINDS: Final = {int(kind): kind for kind in RunKind}
-_Batch = tuple[bytes, list[tuple[int, int, int, int, int]], bytes, int]
+# The beginning of a record waits for its end; a longer one is better taken apart.
+MAX_CARRIED_BYTES: Final = 4 << 20
+# To offer a run costs as much as to take so many bytes apart.
+MIN_RUN_BYTES: Final = 128
 
 
 class NativePruner:
@@ -63,14 +66,14 @@ class NativePruner:
             max_unit_bytes,
             MAX_DEPTH,
         )
-        self._most_carried = min(max_unit_bytes, MAX_CARRIED_BYTES)
+        self._most_held = min(max_unit_bytes, MAX_CARRIED_BYTES)
         self._seams = Seams()
         self._pruner = Pruner(
             default=default, members=members, max_unit_bytes=max_unit_bytes, locate=self._seams.locate
         )
-        self._carry = b""  # of the pruned stream: the beginning of what may become part of a run
-        self._refusal: SourceMalformed | None = None
-        self._unit_place = (0, 0)  # of a unit that was open at the end of a chunk: in the pruned stream, in the source
+        self._held = bytearray()  # of the pruned stream: the beginning of what may become part of a run
+        self._refusal: RollingError | None = None
+        self._unit_place = (0, 0)  # of a unit that was open at the end of a batch: in the pruned stream, in the source
         self._position = 0  # offset in the pruned stream of what comes next
 
     def feed(self, chunk: bytes) -> Iterator[Piece | Run]:
@@ -82,12 +85,14 @@ class NativePruner:
         if self._refusal is not None:
             raise self._refusal
         start = self._kernel.consumed
-        yield from self._take_all(self._kernel.feed(chunk))
+        left = memoryview(chunk)
+        while left and self._kernel.error is None:
+            batch = self._kernel.feed(left)
+            left = left[batch[-1] :]
+            yield from self._take(batch)
         if self._kernel.error is not None:
             self._refusal = _refusal(self._kernel.error, chunk, start)
-            yield from self._closer_look(self._carry)
-            yield from self._translated(self._pruner.end_token())  # a bracket ends it
-            raise self._refusal
+            yield from self._end(self._refusal)
 
     def close(self) -> Iterator[Piece | Run]:
         """End the input: yield the last pieces.
@@ -99,55 +104,46 @@ class NativePruner:
         if self._refusal is not None:
             raise self._refusal
         in_string, depth = self._kernel.in_string, self._kernel.depth
-        if not (in_string or depth):
-            yield from self._take_all(self._kernel.finish())
-        yield from self._closer_look(self._carry)
         if in_string or depth:
-            self._pruner.feed(b"")  # what it has met comes before
-            raise torn(self._kernel.consumed, in_string=in_string, depth=depth)
-        yield from self._translated(self._pruner.close())
+            self._refusal = torn(self._kernel.consumed, in_string=in_string, depth=depth)
+        else:
+            yield from self._take(self._kernel.finish())
+        yield from self._end(self._refusal)
 
-    def _take_all(self, batches: list[_Batch]) -> Iterator[Piece | Run]:
-        for data, runs, seams, pending in batches:
-            self._seams.extend(seams)
-            yield from self._take(self._carry + data if self._carry else data, runs, pending)
-            self._forget()
+    def _end(self, error: RollingError | None) -> Iterator[Piece]:
+        yield from self._closer_look(bytes(self._held))
+        yield from self._translated(self._pruner.end(error))
 
-    def _take(self, data: bytes, runs: list[tuple[int, int, int, int, int]], pending: int) -> Iterator[Piece | Run]:
-        begin = self._position  # offset of `data`
-        for start, end, count, longest, kind in runs:
-            if start < self._position:
-                continue  # its first record was taken for too long, and is half out already
-            before = data[self._position - begin : start - begin]
-            is_comma = before.strip(SPACE) == b","  # and no more, as between the last run of a chunk and the next one
-            if not is_comma:
-                yield from self._closer_look(before)
-            record_run = memoryview(data)[start - begin : end - begin]
-            if self._pruner.between_tokens:
-                run = Run(
-                    _KINDS[kind],
-                    before if is_comma else b"",
-                    record_run,
-                    count,
-                    longest,
-                    self._placer(start),
-                    self._cutter(start, record_run),
-                )
-                yield run
-                if run.taken:
-                    self._pruner.pass_over(end - self._position)
-                    self._position = end
-                    continue
-            yield from self._closer_look(data[self._position - begin : end - begin])
-        # A record in the making is carried on, with the comma before it, unless it is too long already.
-        whole = max(pending, self._position)
-        if begin + len(data) - whole > self._most_carried:
-            whole = begin + len(data)
-        elif data[self._position - begin : whole - begin].strip(SPACE) == b",":
-            whole = self._position
-        rest = data[self._position - begin :]
-        self._carry = data[whole - begin :]
-        yield from self._closer_look(rest[: len(rest) - len(self._carry)])
+    def _take(self, batch: _Batch) -> Iterator[Piece | Run]:
+        """Take runs as such, what is between them piece by piece, and hold what may become part of the next one."""
+        data, runs, seams, pending, _ = batch
+        self._seams.extend(seams)
+        self._held += data
+        end = self._position + len(self._held)
+        if end - pending > self._most_held:
+            pending = end
+        if runs or pending > self._position:
+            # All that is held moves at least this once in its life, and not much more often, however small chunks are.
+            begin, whole = self._position, bytes(self._held)
+            for run in runs:
+                yield from self._take_run(run, whole, begin)
+            yield from self._closer_look(whole[self._position - begin : max(pending - begin, 0)])
+            del self._held[: self._position - begin]
+        self._forget()
+
+    def _take_run(self, run: tuple[int, int, int, int, int], data: bytes, begin: int) -> Iterator[Piece | Run]:
+        start, end, count, longest, kind = run
+        if start < self._position or end - start < MIN_RUN_BYTES:
+            return  # its first record was taken for too long, and is half out already; or it is not worth it
+        yield from self._closer_look(data[self._position - begin : start - begin])
+        if not self._pruner.between_tokens:
+            return
+        records = memoryview(data)[start - begin : end - begin]
+        offer = Run(_KINDS[kind], records, count, longest, self._placer(start), self._cutter(start, records))
+        yield offer
+        if offer.taken:
+            self._pruner.pass_over(len(records))
+            self._position = end
 
     def _closer_look(self, data: bytes) -> Iterator[Piece]:
         if data:
@@ -170,32 +166,29 @@ class NativePruner:
         return lambda start, end: self._unit(begin + start, bytes(data[start:end]))
 
     def _translated(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """The pieces with their places in the source, cut where the source has a gap."""
+        """The pieces with their places in the source."""
         for piece in pieces:
-            if piece.kind is PieceKind.UNIT:
-                yield self._unit(piece.offset, piece.data)._replace(size=piece.size)
-                continue
-            done = 0
-            for output, _ in self._seams.between(piece.offset, piece.offset + len(piece.data)):
-                cut = output - piece.offset
-                yield self._text(piece, done, cut)
-                done = cut
-            yield self._text(piece, done, len(piece.data))
+            yield piece._replace(offset=self._locate(piece.offset), seams=self._seams_of(piece))
 
-    def _text(self, piece: Piece, start: int, end: int) -> Piece:
-        whole = end - start == len(piece.data)
-        return piece._replace(
-            offset=self._seams.locate(piece.offset + start),
-            size=piece.size if whole else end - start,
-            data=piece.data[start:end],
-        )
+    def _seams_of(self, piece: Piece) -> array[int]:
+        """The gaps of a piece: its own, and those that the kernel has left."""
+        seams = array("Q")
+        starts = [0, *piece.seams[0::2]]
+        for start, stop, offset in zip(
+            starts, [*starts[1:], len(piece.data)], [piece.offset, *piece.seams[1::2]], strict=True
+        ):
+            if start:
+                seams.extend((start, self._seams.locate(offset)))
+            for output, source in self._seams.between(offset, offset + stop - start):
+                seams.extend((output - offset + start, source))
+        return seams
 
     def _unit(self, start: int, data: bytes) -> Piece:
-        seams = array("Q")
-        for output, source in self._seams.between(start, start + len(data)):
-            seams.extend((output - start, source))
-        place = self._unit_place[1] if start == self._unit_place[0] else self._seams.locate(start)
-        return Piece(PieceKind.UNIT, place, len(data), data, seams)
+        piece = Piece(PieceKind.UNIT, start, len(data), data, NO_SEAMS)
+        return piece._replace(offset=self._locate(start), seams=self._seams_of(piece))
+
+    def _locate(self, start: int) -> int:
+        return self._unit_place[1] if start == self._unit_place[0] else self._seams.locate(start)
 
 
 def _refusal(error: tuple[str, int], chunk: bytes, chunk_start: int) -> SourceMalformed:

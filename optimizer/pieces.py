@@ -6,8 +6,10 @@ Here too is what both pruners refuse, in the same words.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from enum import Enum, auto
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from optimizer.errors import SourceMalformed, SourceTorn
@@ -52,10 +54,14 @@ class Layout(NamedTuple):
 
 
 class PieceKind(Enum):
-    """What a piece is."""
+    """What a piece is.
+
+    `BEGUN` stands for a unit or a string that never becomes whole, since an error follows: `{` or `""`.
+    """
 
     TEXT = auto()
     UNIT = auto()
+    BEGUN = auto()
 
 
 class Piece(NamedTuple):
@@ -74,9 +80,16 @@ class Piece(NamedTuple):
     def source_offset(self, position: int) -> int:
         """Where in the JSON the byte at `position` of `data` stood."""
         # Seams are pairs: from this position in `data` on, bytes come from that offset in the source.
-        starts = self.seams[0::2]
-        seam = bisect_right(starts, position) - 1
-        return position + self.offset if seam < 0 else position - starts[seam] + self.seams[2 * seam + 1]
+        seams = self.seams
+        seam = bisect_right(range(0, len(seams), 2), position, key=seams.__getitem__) - 1
+        return position + self.offset if seam < 0 else position - seams[2 * seam] + seams[2 * seam + 1]
+
+    def stretches(self, start: int, stop: int) -> Iterator[tuple[bytes, int]]:
+        """What lies between two positions of `data`, in one part for each stretch of the source, and where it stood."""
+        starts = self.seams[0::2] if self.seams else NO_SEAMS
+        cuts = [start, *starts[bisect_right(starts, start) : bisect_left(starts, stop)], stop]
+        for begin, end in pairwise(cuts):
+            yield self.data[begin:end], self.source_offset(begin)
 
 
 # Bytes that are contiguous in the source need no seams.

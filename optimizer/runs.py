@@ -41,13 +41,11 @@ class Run:
 
     That should be commas and white space; anything else makes its decoding fail.
 
-    `lead` is the comma between them and what comes before, with white space, where that did not come as a piece.
     `place(position)` is where in the source a byte of `data` stood, and `piece(start, end)` cuts a unit out of it.
     Whoever decodes the run sets `taken`.
     """
 
     kind: RunKind
-    lead: bytes
     data: memoryview
     count: int
     longest: int
@@ -57,7 +55,6 @@ class Run:
 
     def own_text(self) -> Iterator[tuple[bytes | memoryview, int]]:
         """The run as a root that is one record sees it, each unit `{}`: stretches of text with their places."""
-        yield self.lead, self.place(-len(self.lead))
         done = 0
         for found in _UNIT_OR_STRING.finditer(self.data):
             if found.lastgroup == "unit":

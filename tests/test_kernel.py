@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -86,10 +87,20 @@ class Pairs(list[tuple[str, Any]]):
     """An object as its members in order."""
 
 
+def fed(pruner: Any, *chunks: bytes) -> Iterator[Any]:
+    """The batches that chunks give; each call takes as much as fits its buffers."""
+    for chunk in chunks:
+        left = memoryview(chunk)
+        while left and pruner.error is None:
+            batch = pruner.feed(left)
+            left = left[batch[-1] :]
+            yield batch
+
+
 def pruned(kernel: Any, *chunks: bytes) -> bytes:
     """What the kernel leaves of a text that is sound."""
     pruner = kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH)
-    batches = [*itertools.chain.from_iterable(map(pruner.feed, chunks)), *pruner.finish()]
+    batches = [*fed(pruner, *chunks), pruner.finish()]
     assert (pruner.error, pruner.depth, pruner.in_string) == (None, 0, False)
     return b"".join(batch[0] for batch in batches)
 
@@ -237,7 +248,7 @@ def test_variants_give_the_same_bytes(kernel: Any) -> None:
 
     def everything(module: Any, data: bytes, step: int) -> object:
         pruner = module.Pruner((2, 1, True), MEMBERS, b"symbol", 96, 20)
-        batches = [pruner.feed(data[start : start + step]) for start in range(0, len(data), step)]
+        batches = [*fed(pruner, *(data[start : start + step] for start in range(0, len(data), step)))]
         return batches, pruner.error, pruner.depth, pruner.in_string
 
     for data in messes():
@@ -288,11 +299,10 @@ def test_runs_hold_whole_records(kernel: Any, data: st.DataObject, whole: bytes)
     """As many objects as a run says stand in it, as `json.loads` reads it; besides plain values at the most."""
     pruner = kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH)
     stream, runs = b"", []
-    for chunk in data.draw(cuts(whole)):
-        for batch, found, _, pending in pruner.feed(chunk):
-            stream += batch
-            runs += found
-            assert pending <= len(stream)
+    for batch, found, _, pending, _ in fed(pruner, *data.draw(cuts(whole))):
+        stream += batch
+        runs += found
+        assert pending <= len(stream)
 
     for start, end, count, longest, kind in runs:
         text = stream[start:end].decode("utf-8", "surrogateescape")

@@ -379,7 +379,7 @@ class TestBinding:
         results = [self.kernel().feed(make(b'{"A":{"x":[1]}}')) for make in (bytes, bytearray, memoryview)]
 
         assert results[0] == results[1] == results[2]
-        assert self.kernel().feed(b"") == []
+        assert self.kernel().feed(b"") == (b"", [], b"", 0, 0)
         for wrong in ("text", 5, None, memoryview(b"abcd")[::2]):
             with pytest.raises((TypeError, BufferError)):
                 self.kernel().feed(wrong)

@@ -68,7 +68,7 @@ static void end_run(rp_state *state, rp_output *output) {
 static void add_to_run(rp_state *state, rp_output *output) {
     const uint64_t length = state->emitted - state->unit_start;
     rp_run *run = &state->run;
-    if (run->count && run->kind != state->unit_kind) end_run(state, output);
+    if (run->kind != state->unit_kind || run->count == RP_MOST_UNITS) end_run(state, output);
     if (!run->count) *run = (rp_run){.start = state->unit_start, .kind = state->unit_kind};
     run->count++;
     run->end = state->emitted;
@@ -113,7 +113,7 @@ static int key_is(const rp_state *state, const uint8_t *name, size_t length) {
 }
 
 static rp_layout layout_of(const rp_state *state, const rp_policy *policy) {
-    if (state->containers[0] == '{')
+    if (state->containers[0] == '{' && state->significant == ':')
         for (size_t i = 0; i < policy->member_count; i++)
             if (key_is(state, policy->members[i].name, policy->members[i].length)) return policy->members[i].layout;
     return policy->fallback;

@@ -55,6 +55,9 @@ typedef struct {
     uint64_t source;
 } rp_seam;
 
+/* Units of one run; what is decoded as a whole has to be bounded, however short its units are. */
+enum { RP_MOST_UNITS = 4096 };
+
 enum { RP_MEMBERS = 1, RP_ELEMENTS = 2, RP_LINES = 3 };
 
 /* Units of one container, one after another, in the output from `start` to `end`: members of an object from the first

@@ -1,0 +1,50 @@
+"""The thirteen places of a rolling file where something may stand, and small documents to put there, sound or broken.
+
+In the manner of the JSONTestSuite: every sequence of a few tokens and near-tokens, balanced or not, in each place.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Final
+
+__all__ = ["FIELDS", "PLACES", "RECORD", "documents", "sequences"]
+
+FIELDS: Final = b'"prediction":1,"confidence":0.5,"last_price":2'
+RECORD: Final = b"{%s}" % FIELDS
+
+# What comes before and after.
+PLACES: Final = {
+    "whole": (b"", b""),
+    "root member": (b'{"A":%s,"x":' % RECORD, b',"B":%s}' % RECORD),
+    "root key": (b'{"A":%s,' % RECORD, b':1,"B":%s}' % RECORD),
+    "after a member": (b'{"A":%s' % RECORD, b',"B":%s}' % RECORD),
+    "element": (b'[{"symbol":"A",%s},' % FIELDS, b',{"symbol":"B",%s}]' % FIELDS),
+    "section": (b'{"predictions":', b',"B":%s}' % RECORD),
+    "section's member": (b'{"predictions":{"A":%s,"x":' % RECORD, b'},"B":%s}' % RECORD),
+    "section's element": (b'{"symbols":[{},', b"]%s}" % b',"B":{}'),
+    "bots": (b'{"bots":{"b":', b'},"B":%s}' % RECORD),
+    "bot's positions": (b'{"bots":{"b":{"positions":[', b']}},"B":%s}' % RECORD),
+    "kept": (b'{"A":{%s,"sentiment":' % FIELDS, b'},"B":%s}' % RECORD),
+    "discarded": (b'{"A":{"x":[', b'],%s},"B":%s}' % (FIELDS, RECORD)),
+    "line": (b'{"symbol":"A",%s}\n' % FIELDS, b'\n{"symbol":"B",%s}' % FIELDS),
+}
+
+TOKENS: Final = [
+    *(b"{", b"}", b"[", b"]", b",", b":", b" ", b'"', b"\\", b"1", b"-", b"tru", b"null", b"NaN", b"-Infinity"),
+    *(b'"a"', b'"a":', b'"symbol":"s"', b'"\\ud800"', b'"\xff"', b"{}", b"[]", b"[1]", b'{"x":[]}', b"\x00"),
+]
+
+
+def sequences(length: int) -> Iterator[bytes]:
+    """Every sequence of so many tokens."""
+    return map(b"".join, itertools.product(TOKENS, repeat=length))
+
+
+def documents(place: str, length: int) -> Iterator[bytes]:
+    """A document for each sequence in this place, and one that ends with it."""
+    before, after = PLACES[place]
+    for inside in sequences(length):
+        yield before + inside + after
+        yield before + inside

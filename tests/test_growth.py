@@ -1,0 +1,143 @@
+"""Time and memory follow what is kept, not what is sent: twice as much of anything, anywhere, takes twice as long.
+
+Ratios of CPU time, the best of some rounds, on chunks of 4 KB, where what is copied or searched again with each
+chunk shows. The limit of a record is far above what is sent, so that nothing is given up for its length.
+"""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from optimizer.errors import RollingError
+from tests.engines import current, scan
+from tests.places import FIELDS, PLACES, RECORD
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+CHUNK_BYTES: Final = 4_096
+MB: Final = 1_000_000
+SIZE_MB: Final = 2.0
+DENSE_MB: Final = 0.15
+# Twice is two times as long; what is copied again with each chunk takes four times.
+MOST_RATIO: Final = 3.0
+# Over what a scan of next to nothing holds: a limit of 64 KB, several times over.
+LIMIT_BYTES: Final = 64 << 10
+MOST_PEAK_MB: Final = 2.5
+
+# Opening, what is repeated, closing.
+LONG: Final = {
+    "blanks": (b"", b" \n", b"1"),
+    "a string": (b'"', b"x", b'"'),
+    "escapes": (b'"', b"\\n", b'"'),
+    "a number": (b"", b"12", b""),
+}
+DENSE: Final = {
+    "numbers": (b"[", b"1,", b"1]"),
+    "texts": (b"[", b'"a",', b"1]"),
+    "arrays": (b"[", b"[],", b"[]]"),
+    "full arrays": (b"[", b"[1],", b"[]]"),
+    "objects": (b"[", b"{},", b"[]]"),
+    "members": (b"{", b'"a":1,', b'"a":1}'),
+    "members' arrays": (b"{", b'"a":[],', b'"a":[]}'),
+    "members' objects": (b"{", b'"a":{},', b'"a":{}}'),
+    "both": (b"[", b"{},[],", b"1]"),
+}
+GAPS: Final = {
+    "after a comma": (b'{"A":%s,' % RECORD, b'"B":%s}' % RECORD),
+    "before a comma": (b'{"A":%s' % RECORD, b',"B":%s}' % RECORD),
+    "after a key": (b'{"A"', b":%s}" % RECORD),
+    "after a colon": (b'{"A":', b"%s}" % RECORD),
+    "in an array": (b'[{"symbol":"A",%s},' % FIELDS, b'{"symbol":"B",%s}]' % FIELDS),
+    "in a section": (b'{"predictions":{"A":%s,' % RECORD, b'"B":%s}}' % RECORD),
+    "in a section's array": (b'{"predictions":[{"symbol":"A",%s},' % FIELDS, b'{"symbol":"B",%s}]}' % FIELDS),
+    "between lines": (b'{"symbol":"A",%s}' % FIELDS, b'{"symbol":"B",%s}' % FIELDS),
+    "in a line": (b'{"x":1,', b'"symbol":"B",%s}' % FIELDS),
+    "in a record": (b'{"A":{%s,' % FIELDS, b'"x":1}}'),
+}
+KEYS: Final = {
+    "of a record": (b'{"A":%s,"' % RECORD, b'":%s}' % RECORD),
+    "of a value": (b'{"', b'":1,"B":%s}' % RECORD),
+    "in a section": (b'{"predictions":{"', b'":%s}}' % RECORD),
+    "of a bot": (b'{"bots":{"', b'":{}}}'),
+    "in a record": (b'{"A":{"', b'":1,%s}}' % FIELDS),
+    "in a bot": (b'{"bots":{"b":{"', b'":1}}}'),
+    "in what is discarded": (b'{"A":{%s,"x":{"' % FIELDS, b'":1}}}'),
+    "in a line": (b'{"', b'":1,"symbol":"A",%s}' % FIELDS),
+}
+CASES: Final = {
+    **{f"blanks {name}": (before, b" \n", after) for name, (before, after) in GAPS.items()},
+    **{f"a key {name}": (before, b"k", after) for name, (before, after) in KEYS.items()},
+    **{
+        f"{name}, {place}": (before + opening, filler, closing + after)
+        for name, (opening, filler, closing) in LONG.items()
+        for place, (before, after) in PLACES.items()
+        if place != "root key" and name != "blanks"
+    },
+}
+DENSE_CASES: Final = {
+    f"{name}, {place}": (PLACES[place][0] + opening, filler, closing + PLACES[place][1])
+    for name, (opening, filler, closing) in DENSE.items()
+    for place in ("whole", "root member", "section", "discarded")
+} | {"roots": (b"", b"{}1[]", b""), "lines": (b"", b'{"symbol":"A"}', b""), "atoms": (b"", b"1 ", b"")}
+
+
+def chunks(case: tuple[bytes, bytes, bytes], megabytes: float) -> Iterator[bytes]:
+    opening, filler, closing = case
+    block = filler * (CHUNK_BYTES // len(filler))
+    yield opening
+    for _ in range(int(megabytes * MB) // len(block)):
+        yield block
+    yield closing
+
+
+def scan_all(case: tuple[bytes, bytes, bytes], megabytes: float, limit: int) -> float:
+    """CPU seconds of a scan, whatever comes of it."""
+    started = time.process_time()
+    try:
+        for _ in scan(chunks(case, megabytes), max_record_bytes=limit):
+            pass
+    except RollingError:
+        pass
+    return time.process_time() - started
+
+
+def ratio(case: tuple[bytes, bytes, bytes], megabytes: float) -> float:
+    """How much longer a scan of twice as much takes: the best of five, until it is clear."""
+    best = [1e9, 1e9]
+    for _ in range(5):
+        for place in (0, 1):
+            best[place] = min(best[place], scan_all(case, megabytes * (1 + place), 1 << 30))
+        if best[1] < MOST_RATIO * max(best[0], 0.005):
+            break
+    return best[1] / max(best[0], 0.005)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_twice_as_long_takes_twice_as_long(name: str) -> None:
+    """One thing of some megabytes: blanks, a key, a string, a number."""
+    assert ratio(CASES[name], SIZE_MB) < MOST_RATIO
+
+
+@pytest.mark.parametrize("name", DENSE_CASES)
+def test_twice_as_many_take_twice_as_long(name: str) -> None:
+    """Many things of a few bytes."""
+    assert ratio(DENSE_CASES[name], DENSE_MB) < MOST_RATIO
+
+
+@pytest.mark.parametrize("name", [*CASES, *DENSE_CASES])
+def test_the_peak_does_not_follow_what_is_sent(name: str) -> None:
+    """Whatever is sent, a scan holds a few times its limit, its chunk and the kernel's buffers."""
+    case = (CASES | DENSE_CASES)[name]
+    scan_all(case, 0.01, LIMIT_BYTES)
+    tracemalloc.start()
+    try:
+        scan_all(case, SIZE_MB if name in CASES else DENSE_MB, LIMIT_BYTES)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / MB < MOST_PEAK_MB, current().name

@@ -1,0 +1,96 @@
+"""Both engines, cut anywhere, on every short sequence of tokens in every place: one meaning, errors to the byte."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Final
+
+import pytest
+
+from optimizer.engine import Engine, choose_engine
+from tests.engines import require_engine
+from tests.places import PLACES, documents
+from tests.test_native import one_by_one, outcome
+
+IJSON: Final = choose_engine("ijson")
+# With --long-life: hours find what minutes do not.
+LONG_SHARE, SHORT_SHARE = 0.3, 0.25
+
+
+@pytest.fixture(scope="module", name="native")
+def native_engine() -> Engine:
+    """The native engine."""
+    return require_engine("native")
+
+
+def check(data: bytes, cuts: list[int], native: Engine) -> None:
+    expected = outcome([data], IJSON)
+    for engine in (native, IJSON):
+        assert outcome([data], engine) == expected, data
+        assert outcome(one_by_one(data), engine) == expected, data
+        for cut in cuts:
+            assert outcome([data[:cut], data[cut:]], engine) == expected, (data, cut)
+
+
+def refusal(data: bytes, engine: Engine) -> tuple[str, str] | None:
+    """The class and the message of the error that a scan ends with."""
+    errors = [item for item in outcome([data], engine) if isinstance(item, tuple) and item[0].startswith("Source")]
+    return errors[0] if errors else None
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_one_token_cut_everywhere(native: Engine, place: str) -> None:
+    """Each token alone, the document cut in two at each byte."""
+    for data in documents(place, 1):
+        check(data, list(range(1, len(data))), native)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_two_and_three_tokens(native: Engine, place: str, rng: random.Random, pytestconfig: pytest.Config) -> None:
+    """A share of all sequences, cut at two places around what is odd and byte by byte."""
+    long = pytestconfig.getoption("--long-life")
+    begin = len(PLACES[place][0])
+    for length, share in ((2, 1.0 if long else SHORT_SHARE), (3, LONG_SHARE if long else 0.002)):
+        for data in documents(place, length):
+            if rng.random() < share:
+                check(data, [rng.randint(begin, len(data)), begin], native)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"predictions":[{}]{', "byte 19: after key and value"),
+        (b'{"predictions":[{}]{}}', "byte 19: after key and value"),
+        (b'{"A":{"x":1} {"y":[', "byte 13: after key and value"),
+        (b'{"A":{"x":1} {"y":[}', "byte 13: after key and value"),
+        (b'{"A":1 "B', "byte 7: after key and value"),
+        (b'{"bots":{}{"b":{"c":{"d":1}}}}', "byte 10: after key and value"),
+    ],
+)
+def test_the_error_is_at_the_first_byte_that_may_not_stand_there(native: Engine, data: bytes, message: str) -> None:
+    """However the input goes on, and where it ends."""
+    check(data, list(range(len(data))), native)
+    refused = refusal(data, native)
+
+    assert refused is not None
+    assert refused[0] == "SourceMalformed"
+    assert message in refused[1]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("length", [1, 2])
+def test_what_json_loads_accepts_is_not_refused(native: Engine, place: str, length: int) -> None:
+    """But for text that is no Unicode, where it is kept."""
+    sound = 0
+    for data in documents(place, length):
+        try:
+            if "\\ud800" in data.decode():
+                continue
+            for line in data.decode().split("\n"):
+                json.loads(line)
+        except ValueError:
+            continue
+        sound += 1
+        assert refusal(data, native) is None, data
+    assert sound
