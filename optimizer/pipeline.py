@@ -115,13 +115,16 @@ def recorded(
 
 
 @contextmanager
-def alone(settings: Settings, publisher: Publisher, handed: str | None = None) -> Iterator[bool]:
+def alone(settings: Settings, publisher: Publisher, handed: str | None = None, *, run_id: str = "") -> Iterator[bool]:
     """Hold the locks of the directory and of the source; yield whether this is the only run.
 
     Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's. An
     object store has no lock and is always free; see `remote_snapshots.py` for two runs there without Redis.
     """
-    with output_lock(settings.output_dir) as directory_is_free, publisher.lock(handed) as source_is_free:
+    with (
+        output_lock(settings.output_dir) as directory_is_free,
+        publisher.lock(handed, run_id=run_id) as source_is_free,
+    ):
         yield directory_is_free if source_is_free is None else source_is_free
 
 
@@ -153,7 +156,8 @@ def scan_here(
     settings: Settings, publisher: Publisher, rolling: Input, progress: Progress | None, *, force: bool
 ) -> Report:
     """Scan the input in this process, and publish what it holds."""
-    return publish(settings, publisher, rolling.scan(choose_engine(settings.engine), publisher, progress, force=force))
+    watched = publisher.watched(progress)
+    return publish(settings, publisher, rolling.scan(choose_engine(settings.engine), publisher, watched, force=force))
 
 
 def publish(settings: Settings, publisher: Publisher, scanned: Scanned) -> Report:

@@ -58,7 +58,9 @@ class CelerySender:
             return RunState(run_id, "failed", error=Failure(type(result).__name__, str(result)))
         if status == "REVOKED":
             return RunState(
-                run_id, "failed", error=Failure("Expired", "no worker has begun it in time: is one running?")
+                run_id,
+                "failed",
+                error=Failure("Expired", "it was revoked, or no worker has begun it in time: is one running?"),
             )
         if status == "PROGRESS":
             return RunState(run_id, "running", result["percent"])
