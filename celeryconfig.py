@@ -27,7 +27,8 @@ _shortest_interval_s = min(settings.interval_s for settings in _sources)
 _time_limit_s = max(60, round(10 * _longest_interval_s))
 
 # ---- broker and results: one Redis; it must not evict, so it may be another than the cache
-broker_url = result_backend = _broker.for_kombu()
+# Named three times: `CELERY_BROKER_URL`, which may be another program's, wins over the first.
+broker_url = broker_read_url = broker_write_url = result_backend = _broker.for_kombu()
 broker_use_ssl = redis_backend_use_ssl = _broker.tls_for_kombu()
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # for ever: after the default of 100 worker and beat would end
@@ -53,6 +54,8 @@ task_serializer = "json"
 result_serializer = "json"
 accept_content = ["json"]
 result_accept_content = ["json"]
+# Celery's own logs the content of messages that it cannot use, and ends at some.
+worker_consumer = "tasks.consumer:Consumer"
 
 # ---- results: kept long enough to be read, not long enough to pile up
 result_expires = max(900, 2 * _time_limit_s)

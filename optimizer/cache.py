@@ -14,6 +14,7 @@ Errors: `CacheUnavailable` where Redis does not answer, `PublishRefused` where t
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 import secrets
@@ -54,7 +55,7 @@ from optimizer.keys import (
     rejected_fields,
 )
 from optimizer.records import Manifest, Record, Report
-from optimizer.scripts import ADOPT, DROP, FLIP, FORGET, KEEP, MARK, MEND, RELEASE
+from optimizer.scripts import ADOPT, CLAIM, DROP, FLIP, FORGET, KEEP, MARK, MEND, NOTE, RELEASE, REVOKE
 from optimizer.snapshots import SnapshotSet
 
 __all__ = ["Cache", "Lock", "handed_s"]
@@ -69,6 +70,7 @@ SCANS_KEPT: Final = 100
 STAGE_BATCH: Final = 1_000
 # So many ranks are read back at each tick, others each time, for half a millisecond: all 10,000 would take 50.
 RANKS_CHECKED: Final = 50
+MARK_CHARACTERS: Final = 16
 
 _RECORD: Final = msgspec.json.Decoder(Record)
 _log = logging.getLogger(__name__)
@@ -79,12 +81,14 @@ class Lock:
     """A lock as its holder sees it.
 
     `held`: whether it was got. `token`: what proves it. `keep_s`: where it is above 0, the lock is not released at the
-    end but left to expire after so many seconds: others of the same run go on under it.
+    end but left to expire after so many seconds: others of the same run go on under it. `lost`: set when it is found
+    that the lock has expired or was taken away.
     """
 
     held: bool
     token: str
     keep_s: float = 0.0
+    lost: bool = False
 
 
 class Cache:
@@ -130,18 +134,26 @@ class Cache:
             return self._claim(self._keys.tick(number), secrets.token_hex(16), max(1.0, 2 * self._interval_s))
 
     @contextmanager
-    def lock(self) -> Iterator[Lock]:
-        """Hold the source's lock for a run: extended while it lasts, released if still ours."""
-        token = secrets.token_hex(16)
+    def lock(self, run_id: str = "") -> Iterator[Lock]:
+        """Hold the source's lock for a run: extended while it lasts, released if still ours.
+
+        Raises:
+            PublishRefused: A run of this id was revoked.
+        """
+        mark = _mark(run_id)
+        token = f"{mark}{secrets.token_hex(16)}"
         with self._answers():
-            held = self._claim(self._keys.lock, token, LOCK_TTL_S)
-        with self._kept(Lock(held, token)) as lock:
+            keys = (self._keys.lock, self._keys.revoked(mark))
+            held = self._client.eval(CLAIM, 2, *keys, token, _ms(LOCK_TTL_S))
+        if held == -1:
+            raise PublishRefused("the run was revoked before it began")
+        with self._kept(Lock(bool(held), token)) as lock:
             yield lock
 
     @contextmanager
     def adopt(self, handed: str) -> Iterator[Lock]:
         """Go on alone with a run that was handed out under this token: its lock becomes ours."""
-        token = secrets.token_hex(16)
+        token = f"{handed[:MARK_CHARACTERS]}{secrets.token_hex(16)}"
         with self._answers():
             held = self._client.eval(ADOPT, 2, self._keys.lock, self._keys.handed, handed, token, _ms(LOCK_TTL_S))
         with self._kept(Lock(bool(held), token)) as lock:
@@ -187,14 +199,18 @@ class Cache:
         with self._answers():
             return self._client.get(self._keys.lock) == lock.token.encode()
 
-    def note_handed(self, token: str, assignment: bytes) -> None:
-        """Note a run that is in the hands of the fleet, and what there is to do."""
+    def note_handed(self, token: str, assignment: bytes) -> bool:
+        """Note a run that is in the hands of the fleet, and what there is to do; false where its lock is lost."""
         with self._answers():
-            pipeline = self._client.pipeline()
-            pipeline.delete(self._keys.handed)
-            pipeline.hset(self._keys.handed, mapping={"token": token, "assignment": assignment})
-            pipeline.pexpire(self._keys.handed, round(1_000 * self._handed_s))
-            pipeline.execute()
+            keys = (self._keys.lock, self._keys.handed)
+            return bool(self._client.eval(NOTE, 2, *keys, token, assignment, _ms(self._handed_s)))
+
+    def revoke(self, run_id: str) -> None:
+        """Take the lock from a run, and the note that it was handed out: it cannot publish, and the next may begin."""
+        with self._answers():
+            mark = _mark(run_id)
+            keys = (self._keys.lock, self._keys.handed, self._keys.revoked(mark))
+            self._client.eval(REVOKE, 3, *keys, mark, _ms(self._handed_s))
 
     def handed(self, token: str) -> bytes | None:
         """What there is to do in the run with this token; `None` where it has ended, or another took its place."""
@@ -480,6 +496,7 @@ class Cache:
             try:
                 with redis_answers(self._url):
                     if not self._keep(lock.token, LOCK_TTL_S):
+                        lock.lost = True
                         return
             except CacheUnavailable as error:
                 _log.warning("the lock could not be extended yet: %s", error)
@@ -497,6 +514,11 @@ class Cache:
 def handed_s(interval_s: float) -> float:
     """How long a run that was handed out is waited for, in seconds, since somebody last worked at it."""
     return max(60.0, 10 * interval_s)
+
+
+def _mark(run_id: str) -> str:
+    """What the tokens of a run begin with, however often it changes hands, so that it can be revoked by its id."""
+    return hashlib.sha256(run_id.encode("utf-8", "backslashreplace")).hexdigest()[:MARK_CHARACTERS]
 
 
 def _ms(seconds: float) -> str:

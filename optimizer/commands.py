@@ -80,7 +80,7 @@ def settings_or_usage_error(source: str | None = None, **options: Any) -> Settin
     given = {variable_name(name): str(value) for name, value in options.items() if value is not None}
     environ = without_sources(os.environ) if variable_name("input") in given else os.environ
     with usage_errors():
-        return Settings.from_env({**environ, **given}, source)
+        return Settings.from_env({**environ, **given}, source, strict=True)
 
 
 @contextmanager
@@ -226,7 +226,7 @@ def status(source: str | None, as_json: bool, max_age: float | None) -> None:
 def config() -> None:
     """Show the settings in force, secrets as ***, and try on both Redis what is needed there."""
     with usage_errors():
-        every = Settings.every_from_env(os.environ)
+        every = Settings.every_from_env(os.environ, strict=True)
     for settings in every:
         if len(every) > 1:
             click.echo(f"source {settings.source}:")
@@ -265,7 +265,7 @@ def web(ctx: click.Context, host: str, port: int) -> None:
     except ModuleNotFoundError as error:
         raise click.UsageError(f"no {error.name} here; pip install 'rolling-optimizer[web]'") from error
     with usage_errors():
-        every = Settings.every_from_env(os.environ)
+        every = Settings.every_from_env(os.environ, strict=True)
     try:
         # Who knows the fleet hands in what sends a run to it.
         serve(every, host=host, port=port, trigger=ctx.obj, started=click.echo)

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from optimizer.cache import LOCK_TTL_S
+from optimizer.cache import LOCK_TTL_S, Cache
 from optimizer.collect import Found
 from optimizer.connection import UNREADABLE
 from optimizer.engine import choose_engine
@@ -43,7 +43,7 @@ from optimizer.records import Findings, Report
 from optimizer.select import Selection
 from optimizer.settings import Settings
 
-__all__ = ["Assignment", "PartOutcome", "begin", "handover_s", "merge_parts", "scan_file", "scan_one_part"]
+__all__ = ["Assignment", "PartOutcome", "begin", "handover_s", "merge_parts", "revoke", "scan_file", "scan_one_part"]
 
 FAILURES_NAMED: Final = 3
 HANDOVER_MAX_S: Final = 120.0
@@ -124,7 +124,7 @@ def begin(
     with recorded(settings, time_limit_error=time_limit_error) as publisher:
         if tick is not None and not publisher.take_tick(tick):
             return skipped(settings, "tick_taken")
-        with alone(settings, publisher) as is_alone:
+        with alone(settings, publisher, run_id=run_id) as is_alone:
             if is_alone:
                 _tell_of_lost(settings, publisher, on_lost)
                 report = _begin(settings, publisher, hand_out, run_id, progress, force=force, accept=accept)
@@ -153,8 +153,10 @@ def _begin(
         if publisher.state != "up":
             return scan_here(settings, publisher, rolling, progress, force=force, accept=accept)
         parts = list(rolling.parts)
-    digests = [part.digest for part in parts]
-    to_scan = [number for number, there in enumerate(publisher.keep_parts(digests)) if force or not there]
+        digests = [part.digest for part in parts]
+        to_scan = [number for number, there in enumerate(publisher.keep_parts(digests)) if force or not there]
+        if parts and not to_scan:  # what has changed is only that parts have gone, or the settings of the output
+            return scan_here(settings, publisher, rolling, progress, force=False, accept=accept)
     assignment = Assignment(
         run_id=run_id,
         token=publisher.token,
@@ -239,7 +241,8 @@ def scan_one_part(
             # A message must not make a worker read other files.
             if location not in {part.location for part in assignment.parts}:
                 raise SourceMissing(f"{location} is not one of the parts of {settings.input} that were handed out")
-            scanned, _ = scan_part(settings, choose_engine(settings.engine), location, publisher, progress)
+            watched = publisher.watched(progress)
+            scanned, _ = scan_part(settings, choose_engine(settings.engine), location, publisher, watched)
             if publisher.state != "up":
                 raise CacheUnavailable(f"{location}: what was found in it could not be kept in Redis")
             return PartOutcome(location, scanned)
@@ -279,6 +282,18 @@ def merge_parts(
         return publish(settings, publisher, merged, accept=assignment.accept)
 
     return _end_run(settings, token, time_limit_error, work)
+
+
+def revoke(settings: Settings, run_id: str) -> None:
+    """End a run, wherever it is: it can no longer publish, or be handed on, and the next one may begin at once.
+
+    A scan that is on notices within some seconds.
+
+    Raises:
+        CacheUnavailable: Redis is away.
+    """
+    with closing(Cache(settings.redis_url, settings.source, settings.interval_s)) as cache:
+        cache.revoke(run_id)
 
 
 def _end_run(

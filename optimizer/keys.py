@@ -27,6 +27,7 @@
 | rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
 | rolling:{S}:handed        | HASH    | a run whose scans the fleet has not given back yet: | ten intervals,     |
 |                           |         | token, assignment (JSON); deleted at its end        | renewed by scans   |
+| rolling:{S}:revoked:M     | STRING  | a run was revoked; M is what its tokens begin with  | ten intervals      |
 | rolling:{S}:part:D        | STRING  | what a scan found in one part (gz JSON); D is a     | an hour, renewed   |
 |                           |         | digest of the part as it was; immutable; deleted    | by each tick       |
 |                           |         | when the part is seen as it is now                  |                    |
@@ -132,6 +133,10 @@ class Keys:
     def handed(self) -> str:
         """The run whose scans have been handed out."""
         return self._name("handed")
+
+    def revoked(self, mark: str) -> str:
+        """There once a run was revoked."""
+        return self._name("revoked", mark)
 
     @property
     def parts(self) -> str:

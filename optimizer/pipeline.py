@@ -122,13 +122,16 @@ def recorded(
 
 
 @contextmanager
-def alone(settings: Settings, publisher: Publisher, handed: str | None = None) -> Iterator[bool]:
+def alone(settings: Settings, publisher: Publisher, handed: str | None = None, *, run_id: str = "") -> Iterator[bool]:
     """Hold the locks of the directory and of the source; yield whether this is the only run.
 
     Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's. An
     object store has no lock and is always free; see `remote_snapshots.py` for two runs there without Redis.
     """
-    with output_lock(settings.output_dir) as directory_is_free, publisher.lock(handed) as source_is_free:
+    with (
+        output_lock(settings.output_dir) as directory_is_free,
+        publisher.lock(handed, run_id=run_id) as source_is_free,
+    ):
         before = read_manifest(settings.output_dir)
         publisher.start_from(before.version if before else 0)
         yield directory_is_free if source_is_free is None else source_is_free
@@ -172,7 +175,8 @@ def scan_here(
     settings: Settings, publisher: Publisher, rolling: Input, progress: Progress | None, *, force: bool, accept: bool
 ) -> Report:
     """Scan the input in this process, and publish what it holds."""
-    scanned = rolling.scan(choose_engine(settings.engine), publisher, progress, force=force)
+    watched = publisher.watched(progress)
+    scanned = rolling.scan(choose_engine(settings.engine), publisher, watched, force=force)
     return publish(settings, publisher, scanned, accept=accept)
 
 

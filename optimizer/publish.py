@@ -8,10 +8,10 @@ else has published since, though Redis was away when the run began.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
-from typing import Literal
+from typing import Final, Literal
 
 from optimizer.cache import Cache, Lock
 from optimizer.errors import CacheUnavailable, PublishRefused
@@ -21,6 +21,8 @@ from optimizer.settings import Settings
 from optimizer.snapshots import SnapshotSet
 
 __all__ = ["Publisher"]
+
+LOCK_LOST: Final = "the lock was lost during the run (was it paused, or revoked?); the next tick starts anew"
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +58,13 @@ class Publisher:
         return True
 
     @contextmanager
-    def lock(self, handed: str | None = None, *, join_s: float = 0.0) -> Iterator[bool | None]:
+    def lock(self, handed: str | None = None, *, join_s: float = 0.0, run_id: str = "") -> Iterator[bool | None]:
         """Hold the source's lock and read the pointer that the run starts from.
 
         Args:
             handed: The token of a run that was handed out, to go on with it.
             join_s: Where it is above 0, with others, to whom the lock is left for so many seconds.
+            run_id: What the sender of a run that begins here knows it by.
 
         Yields whether the lock was got, false where another run is on; `None` where Redis cannot say.
         """
@@ -69,7 +72,7 @@ class Publisher:
             with self._tolerating():
                 if self._live:
                     if handed is None:
-                        lock = self._live.lock()
+                        lock = self._live.lock(run_id)
                     elif join_s:
                         lock = self._live.join(handed, join_s)
                     else:
@@ -129,7 +132,7 @@ class Publisher:
         """
         with self._tolerating():
             if self._live and self._lock and not self._live.owns(self._lock):
-                raise PublishRefused("the lock was lost during the run (was it paused?); the next tick starts anew")
+                raise PublishRefused(LOCK_LOST)
         if self._cache:
             with suppress(CacheUnavailable):
                 now = self._cache.pointer_now()
@@ -138,6 +141,21 @@ class Publisher:
                         f"Redis holds version {now.version} by now, published while this run was on; the next tick "
                         "starts anew"
                     )
+
+    def watched(self, progress: Callable[[int, int], None] | None) -> Callable[[int, int], None]:
+        """The same progress, which raises once the lock is known to be lost: what is scanned then is for nothing.
+
+        Raises:
+            PublishRefused: From the progress.
+        """
+
+        def report(done_bytes: int, total_bytes: int) -> None:
+            if self._lock and self._lock.lost:
+                raise PublishRefused(LOCK_LOST)
+            if progress is not None:
+                progress(done_bytes, total_bytes)
+
+        return report
 
     def publish(self, snapshots: SnapshotSet) -> None:
         """Make a set the current one.
@@ -177,11 +195,13 @@ class Publisher:
 
         Raises:
             CacheUnavailable: It cannot be noted, and so nobody could go on.
+            PublishRefused: The run is no longer the only one.
         """
         assert self._cache is not None  # noqa: S101 - nothing is handed out without Redis
         assert self._lock is not None  # noqa: S101
-        self._cache.note_handed(self.token, assignment)
         try:
+            if not self._cache.note_handed(self.token, assignment):
+                raise PublishRefused(LOCK_LOST)
             yield
         except BaseException:
             self.end_handed(self.token)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ADOPT", "DROP", "FLIP", "FORGET", "KEEP", "MARK", "MEND", "RELEASE"]
+__all__ = ["ADOPT", "CLAIM", "DROP", "FLIP", "FORGET", "KEEP", "MARK", "MEND", "NOTE", "RELEASE", "REVOKE"]
 
 # KEYS: keys of ours. ARGV: for each its type, and '1' if it expires.
 # Deletes what cannot be used: a key of another type, one that should expire and never will, a stream whose newest id
@@ -53,6 +53,13 @@ if is_handed then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 return 1
 """
 
+# KEYS: lock, revoked. ARGV: token, milliseconds for the lock.
+CLAIM: Final = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return -1 end
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+return redis.call('GET', KEYS[1]) == ARGV[1] and 1 or 0 -- redis-py sends again what was not answered
+"""
+
 # KEYS: lock, handed. ARGV: token of the run that was handed out, a new one, milliseconds for the lock.
 # With a token of its own whoever ends a run is alone, though its message may have come twice.
 ADOPT: Final = """
@@ -61,6 +68,26 @@ if held == ARGV[2] then return 1 end -- redis-py sends again what was not answer
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] or (held and held ~= ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
+"""
+
+# KEYS: lock, handed. ARGV: token, assignment, milliseconds for `handed`.
+# A run that was revoked, or was paused past its lock, hands nothing out any more.
+NOTE: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[2], 'token', ARGV[1], 'assignment', ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return 1
+"""
+
+# KEYS: lock, handed, revoked. ARGV: what the tokens of a run begin with, milliseconds for `revoked`.
+# Without its lock a run can publish nothing, wherever it is; without the note that it was handed out nobody can go on
+# with it; and one that has not begun yet does not get the lock.
+REVOKE: Final = """
+local function is_its(token) return token and string.sub(token, 1, #ARGV[1]) == ARGV[1] end
+if is_its(redis.call('GET', KEYS[1])) then redis.call('DEL', KEYS[1]) end
+if is_its(redis.call('HGET', KEYS[2], 'token')) then redis.call('DEL', KEYS[2]) end
+redis.call('SET', KEYS[3], '1', 'PX', ARGV[2])
 """
 
 FORGET: Final = """

@@ -64,18 +64,20 @@ class Settings:
         self._check_names()
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], source: str | None = None) -> Settings:
+    def from_env(cls, environ: Mapping[str, str], source: str | None = None, *, strict: bool = False) -> Settings:
         """Read the settings from a mapping such as `os.environ`; an empty variable counts as not set.
 
         Args:
             environ: The variables.
             source: Which of several sources (`ROLLING_SOURCES`); may be left out where there is one.
+            strict: Whether a name that is nearly one of ours is an error, as in the processes of our own: a misspelt
+                name that is ignored costs more than one that is refused. It is a warning in a program that we are part
+                of, and so is in both any other name with our prefix: it may be that program's.
 
         Raises:
-            SettingsInvalid: A value cannot be used, or a variable with our prefix is not one of ours: a misspelt
-                name that is ignored costs more than one that is refused. Or there is no such source.
+            SettingsInvalid: A value cannot be used, a name is misspelt, or there is no such source.
         """
-        every = cls.every_from_env(environ)
+        every = cls.every_from_env(environ, strict=strict)
         if source is None and len(every) == 1:
             return every[0]
         for settings in every:
@@ -87,13 +89,14 @@ class Settings:
         raise SettingsInvalid(f"source={source!r} is not one of those that are configured: {names}")
 
     @classmethod
-    def every_from_env(cls, environ: Mapping[str, str]) -> list[Settings]:
+    def every_from_env(cls, environ: Mapping[str, str], *, strict: bool = False) -> list[Settings]:
         """The settings of every source, in their order: one, or those of `ROLLING_SOURCES`.
 
         Raises:
             SettingsInvalid: As above.
         """
-        every = [cls(**_read(given)) for given in variables_by_source(environ)]
+        known = [variable_name(field.name) for field in fields(cls)]
+        every = [cls(**_read(given)) for given in variables_by_source(environ, known, strict=strict)]
         taken: dict[str, str] = {}
         for settings in every:
             other = taken.setdefault(str(settings.output_dir), settings.source)
@@ -163,9 +166,6 @@ def _read(given: Mapping[str, str]) -> dict[str, Any]:
     readers = {variable_name(field.name): (field.name, _READERS[str(field.type)]) for field in fields(Settings)}
     values: dict[str, Any] = {}
     for variable, text in given.items():
-        if variable not in readers:
-            known = ", ".join(sorted([*readers, SOURCES_VARIABLE]))
-            raise SettingsInvalid(f"{variable} is not a setting; the settings are {known}")
         name, read = readers[variable]
         try:
             values[name] = read(text)

@@ -10,14 +10,16 @@ from typing import Any, Final
 
 from celery import Celery
 from celery.app.amqp import AMQP
+from celery.concurrency import get_implementation
 from celery.signals import after_setup_logger, beat_init, worker_init, worker_process_init, worker_ready
-from kombu.connection import Connection
 
 from optimizer.connection import check_broker, check_cache, check_no_cluster, is_away
 from optimizer.engine import choose_engine
 from optimizer.errors import CacheUnavailable, SettingsInvalid
 from optimizer.settings import Settings
+from tasks.broker import Connection
 from tasks.flower import close_flower
+from tasks.queues import SCAN_QUEUE, source_queue
 
 __all__ = ["app"]
 
@@ -26,31 +28,22 @@ _log = logging.getLogger(__name__)
 if "flower" in sys.argv[1:]:
     close_flower(os.environ, sys.argv)
 
-# Celery itself waits two seconds longer each time, up to 30, and has no setting for that: after a minute without the
-# broker a worker would miss the next quarter of one.
-RECONNECT_AFTER_S: Final = 0.5
-RECONNECT_AFTER_AT_MOST_S: Final = 2.0
-
-
-class _Connection(Connection):
-    """A connection that looks for its broker every two seconds, however long that is away."""
-
-    def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
-        """Connect; wait for the broker where it is away."""
-        pace = {
-            "interval_start": RECONNECT_AFTER_S,
-            "interval_step": RECONNECT_AFTER_S,
-            "interval_max": RECONNECT_AFTER_AT_MOST_S,
-        }
-        return super().ensure_connection(*arguments, **(pace | options))  # type: ignore[no-untyped-call]
-
 
 class _Amqp(AMQP):  # type: ignore[misc]
-    Connection = _Connection
+    Connection = Connection
 
 
 app = Celery("tasks", amqp=_Amqp, include=["tasks.rolling"])
 app.config_from_object("celeryconfig")
+
+
+@app.on_after_configure.connect
+def _keep_to_our_broker(sender: Celery, source: Any, **_: Any) -> None:
+    """Leave `CELERY_RESULT_BACKEND` to other programs; for the broker `celeryconfig.py` does the same."""
+    sender.backend_cls = source["result_backend"]
+
+
+app.steps["consumer"].add("tasks.consumer:DroppedMessages")  # by name: only a worker imports it
 
 
 @after_setup_logger.connect
@@ -58,6 +51,24 @@ def _show_our_lines(**_: Any) -> None:
     """Show one line a run even where the worker's own level is WARNING, its default."""
     for name in ("optimizer", "tasks"):
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+# Pools that are tested, and whether they know time limits and can end a task that runs.
+POOLS: Final = {
+    "celery.concurrency.prefork": True,
+    "celery.concurrency.thread": False,
+    "celery.concurrency.solo": False,
+}
+
+
+@worker_init.connect
+@beat_init.connect
+def _refuse_misspelt_settings(**_: Any) -> None:
+    """End a worker or a beat that would leave a setting aside; other programs that import this are only warned."""
+    try:
+        Settings.every_from_env(os.environ, strict=True)
+    except SettingsInvalid as error:
+        raise SystemExit(f"SettingsInvalid: {error}") from None
 
 
 @worker_init.connect
@@ -89,6 +100,21 @@ def _refuse_a_broker_that_is_a_cluster(**_: Any) -> None:
     except CacheUnavailable as error:
         if not is_away(error):
             raise SystemExit(f"CacheUnavailable: broker: {error}") from None
+
+
+@worker_init.connect
+def _refuse_pools_of_greenlets(sender: Any, **_: Any) -> None:
+    """End a worker with gevent, eventlet, or a pool that is not known here.
+
+    A scan keeps a core busy for seconds and yields to no greenlet: not to the one that extends the lock of its run, nor
+    to those by which the worker hears that it is to stop.
+    """
+    pool = get_implementation(sender.pool_cls)
+    if pool.__module__ not in POOLS:
+        raise SystemExit(
+            f"the pool {pool.__module__}:{pool.__name__} cannot run scans: they keep a core busy, and nothing else in "
+            "the worker would run meanwhile; start it with -P prefork (the default), -P threads or -P solo"
+        )
 
 
 @worker_process_init.connect
@@ -127,3 +153,27 @@ def _warn_of_redis(**_: Any) -> None:
             told = [str(error)]
         for problem in told:
             _log.warning("[RollingOptimizer] %s: %s", role, problem)
+
+
+@worker_ready.connect
+def _warn_of_pools_without_time_limits(sender: Any, **_: Any) -> None:
+    """Say at the start what a run that hangs will do."""
+    if not POOLS[sender.pool.__module__]:
+        _log.warning(
+            "[RollingOptimizer] ⚠️ this pool knows no time limits, and cannot end a run amid its scan: one that hangs "
+            "stays until the worker is restarted; -P prefork (the default) can"
+        )
+
+
+@worker_ready.connect
+def _warn_of_other_queues(sender: Any, **_: Any) -> None:
+    """Say at the start when the worker has nothing to do here: its `-Q` names none of our queues."""
+    taken = [queue.name for queue in sender.task_consumer.queues]
+    ours = [*(source_queue(settings.source) for settings in Settings.every_from_env(os.environ)), SCAN_QUEUE]
+    if not set(ours).intersection(taken):
+        _log.warning(
+            "[RollingOptimizer] ⚠️ this worker takes %s, and so no run and no scan, which are sent to %s; start it "
+            "without -Q, or with some of these",
+            ", ".join(taken),
+            ", ".join(ours),
+        )

@@ -9,12 +9,11 @@ import time
 from typing import Final
 
 import click
-import msgspec
 from redis.exceptions import RedisError
 
 from optimizer.commands import accept_option, commands, describe, settings_or_usage_error, source_option
 from optimizer.connection import ping
-from optimizer.errors import CacheUnavailable, RunLost, RunTimedOut
+from optimizer.errors import CacheUnavailable, RunTimedOut
 from optimizer.records import Report
 from optimizer.urls import redact_url
 from tasks.sender import CelerySender
@@ -50,28 +49,18 @@ def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: 
 
 def _send(source: str, *, force: bool, accept: bool, timeout_s: float | None) -> Report | None:
     """Send the task, and wait for its report where there is a timeout; `None` where none came."""
-    from celery.exceptions import ChordError, TaskRevokedError, WorkerLostError  # noqa: PLC0415
-    from celery.exceptions import TimeoutError as ResultTimeoutError  # noqa: PLC0415
-
     # Celery's settings are read on import: a bad one must be a usage error of this command, not of all.
+    from tasks.results import read_result  # noqa: PLC0415
     from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
     sent = optimize_rolling_data.apply_async(kwargs={"force": force, "accept": accept, "source": source})
     click.echo(f"sent as {sent.id}", err=True)
     if timeout_s is None:
         return None
-    try:
-        return msgspec.convert(sent.get(timeout=timeout_s, interval=POLL_S), Report)
-    except (ChordError, TaskRevokedError) as error:
-        raise RunLost(
-            "no worker has begun it in time; does one take every queue? celery -A tasks inspect active_queues"
-        ) from error
-    except WorkerLostError as error:
-        raise RunLost(f"its worker was killed ({error}); the next tick makes it again") from error
-    except ResultTimeoutError:
-        # Else Celery holds it until the interpreter is half gone, and fails then to let go of it.
-        sent.backend.remove_pending_result(sent)
-        return None
+    deadline = time.monotonic() + timeout_s
+    while (report := read_result(sent.id)) is None and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return report
 
 
 @commands.command()

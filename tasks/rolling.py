@@ -126,9 +126,16 @@ def merge_rolling_parts(
     """
     with _told():
         settings = Settings.from_env(os.environ, source)
-        scanned = msgspec.convert(outcomes, list[PartOutcome])
-        report = merge_parts(settings, token, scanned, time_limit_error=SoftTimeLimitExceeded)
+        report = merge_parts(settings, token, _of_parts(outcomes), time_limit_error=SoftTimeLimitExceeded)
     return _result(report)
+
+
+def _of_parts(outcomes: list[dict[str, Any]]) -> list[PartOutcome]:
+    """What came back of the parts; what is none of ours counts as nothing that came back."""
+    try:
+        return msgspec.convert(outcomes, list[PartOutcome])
+    except msgspec.ValidationError:
+        return []
 
 
 def _hand_out(settings: Settings, task: Task) -> Callable[[Assignment], None]:
@@ -147,8 +154,6 @@ def _hand_out(settings: Settings, task: Task) -> Callable[[Assignment], None]:
             for number in assignment.to_scan
         ]
         queue = source_queue(settings.source)
-        if not scans:  # what has changed is only that parts have gone, or the settings of the output
-            return merge_rolling_parts.s([], *run).set(queue=queue, **options)
         limits = {name: options[name] for name in options.keys() - {"expires"}}
         return chord(scans, merge_rolling_parts.s(*run).set(queue=queue, **limits))
 

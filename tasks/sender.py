@@ -182,7 +182,7 @@ def _decode_state(run_id: str, data: bytes) -> RunState:
             details = said if isinstance(said, str) else ", ".join(map(str, said))
             return RunState(run_id, "failed", error=Failure(error.exc_type, details))
         case "REVOKED":
-            said = "no worker has begun it in time: is one running?"
+            said = "it was revoked, or no worker has begun it in time: is one running?"
             return RunState(run_id, "failed", error=Failure("Expired", said))
         case "PROGRESS":
             percent = msgspec.json.decode(meta.result, type=_Progress).percent

@@ -25,7 +25,7 @@ import click
 
 from optimizer.commands import describe, usage_errors
 from optimizer.connection import connect, ping, redis_answers
-from optimizer.environ import with_secrets
+from optimizer.environ import with_secrets, without_service_links
 from optimizer.errors import CacheUnavailable, RollingError
 from optimizer.locations import is_pattern
 from optimizer.reader import SnapshotReader
@@ -158,11 +158,12 @@ def up() -> None:
         StackFailed: A process ended by itself; the others are stopped.
     """
     with usage_errors():  # before anything is started
-        Settings.every_from_env(os.environ)
+        Settings.every_from_env(os.environ, strict=True)
     with Stack(_print_prefixed, Path(".up")) as stack, _stopping_on_signals():
         url = stack.start_redis()
-        auth = os.environ.get("FLOWER_BASIC_AUTH") or f"admin:{secrets.token_urlsafe(12)}"
-        port = os.environ.get("FLOWER_PORT") or str(free_port(5555))
+        given = without_service_links(os.environ)
+        auth = given.get("FLOWER_BASIC_AUTH") or f"admin:{secrets.token_urlsafe(12)}"
+        port = given.get("FLOWER_PORT") or str(free_port(5555))
         stack.start_celery("worker", "worker", "--loglevel", "INFO")
         stack.start_celery("beat", "beat", "--loglevel", "INFO")
         stack.start_celery("flower", "flower", environ={"FLOWER_BASIC_AUTH": auth, "FLOWER_PORT": port})

@@ -56,7 +56,12 @@ class Fleet:
         said = len(self.lines)
         command = ("worker", "--loglevel", "INFO", "--without-mingle", *options)
         self._stack.start_celery(name, *command, environ={**self.worker_variables, **variables})
-        self.wait_for_line(rf"{name}\| .* ready\.", since=said)
+
+        def is_ready() -> bool:
+            self.check()
+            return any(re.search(rf"{name}\| .* ready\.", line) for line in self.lines[said:])
+
+        wait_until(is_ready, what=f"{name} to be ready")
 
     def start_beat(self, name: str = "beat", **variables: str) -> None:
         """Start a beat."""
@@ -74,6 +79,16 @@ class Fleet:
         self._stack.start("web", [sys.executable, "-m", "tasks.cli", "web", "--port", str(port)])
         self.wait_for_line(r"web\| .*(running on|http://)")
         return f"http://127.0.0.1:{port}"
+
+    def check(self) -> None:
+        """Check that every process runs."""
+        self._stack.check()
+
+    def celery(self, *arguments: str) -> str:
+        """Ask the fleet by a command of Celery's; return what it prints."""
+        command = [sys.executable, "-m", "celery", "-A", "tasks", *arguments]
+        done = subprocess.run(command, env=self._stack.environ, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout
 
     def pid(self, name: str) -> int:
         """The process id of a process."""

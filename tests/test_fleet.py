@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from optimizer import Settings, optimize
-from optimizer.errors import CacheUnavailable, PartFailed, RunLost, RunTimedOut
-from optimizer.fleet import Assignment, begin, handover_s, merge_parts, scan_file, scan_one_part
+from optimizer.errors import CacheUnavailable, PartFailed, PublishRefused, RunLost, RunTimedOut
+from optimizer.fleet import Assignment, begin, handover_s, merge_parts, revoke, scan_file, scan_one_part
 from optimizer.keys import Keys
+from optimizer.publish import Publisher
 from optimizer.records import Report
+from optimizer.sample import write_sample
 from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer
 from tests.traces import (
@@ -339,7 +341,7 @@ def test_a_merge_of_other_parts_than_were_handed_out_publishes_nothing(parted: S
     for outcomes in ([first, first], [second, first], [first]):
         with pytest.raises(PartFailed, match="other parts"):
             merge_parts(parted, assignment.token, outcomes)
-        assignment = handed_out(parted)
+        assignment = handed_out(parted, force=True)
 
 
 def test_without_redis_nobody_goes_on(parted: Settings) -> None:
@@ -419,3 +421,97 @@ def test_a_run_whose_note_is_damaged_is_superseded(
         client.delete(Keys(settings.source).lock)
     assert scan_file(settings, handed_out(settings).token).status == "success"
     assert [report.error for report in runs_of(redis_server, settings.source)][1] == "RunLost"
+
+
+# ---- runs that are revoked by the id that their sender knows
+
+
+def handed_out_as(run_id: str, settings: Settings) -> Assignment:
+    """Begin a run of this id that has something to scan."""
+    handed: list[Assignment] = []
+    assert begin(settings, handed.append, run_id=run_id) is None
+    return handed[0]
+
+
+def assert_the_next_run_begins(server: RedisServer, settings: Settings) -> None:
+    """At once, and without a word of one that is lost."""
+    assert handed_out_as("next", settings).run_id == "next"
+    assert not [report for report in runs_of(server, settings.source) if report.error == "RunLost"]
+
+
+def test_a_run_that_was_revoked_before_it_began_does_not_begin(settings: Settings, redis_server: RedisServer) -> None:
+    """Its message may have been in a queue, and whoever heard of it gone."""
+    write_json(settings.input, {"TSLA": a_record()})
+    revoke(settings, "first")
+    with pytest.raises(PublishRefused, match="was revoked before it began"):
+        begin(settings, _must_not, run_id="first")
+    assert_the_next_run_begins(redis_server, settings)
+
+
+def test_a_run_that_is_revoked_while_it_is_handed_out_hands_out_nothing(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """Its lock is gone by the time that it notes what there is to do."""
+    write_json(settings.input, {"TSLA": a_record()})
+    with Publisher(settings, use_cache=True) as publisher, publisher.lock(run_id="first"):
+        revoke(settings, "first")
+        with pytest.raises(PublishRefused, match="revoked"):
+            publisher.handing_out(b"{}", 60).__enter__()
+    assert_the_next_run_begins(redis_server, settings)
+
+
+def test_a_run_that_was_revoked_in_a_queue_is_not_gone_on_with(
+    settings: Settings, parted: Settings, redis_server: RedisServer
+) -> None:
+    """Nor are its parts, nor what puts them together; another run of the same source is none of its business."""
+    write_json(settings.input, {"TSLA": a_record()})
+    for one, go_on in ((settings, scan_file), (parted, _merge_none)):
+        token = handed_out_as("first", one).token
+        revoke(one, "other")
+        with redis_server.client as client:
+            assert client.get(Keys(one.source).lock) == token.encode()
+        revoke(one, "first")
+        assert scan_one_part(one, token, str(one.input).replace("*", "a")).error == "Superseded"
+        assert go_on(one, token).reason == "superseded"
+        assert_the_next_run_begins(redis_server, one)
+
+
+def test_a_scan_that_is_revoked_publishes_nothing(
+    settings: Settings, parted: Settings, redis_server: RedisServer
+) -> None:
+    """It finds out at the latest before it shows anything."""
+    write_json(settings.input, {"TSLA": a_record()})
+    token = handed_out_as("first", settings).token
+    with pytest.raises(PublishRefused, match="revoked"):
+        scan_file(settings, token, progress=once(lambda: revoke(settings, "first")))
+    assert not local(settings.output_dir).joinpath("current").exists()
+    assert_the_next_run_begins(redis_server, settings)
+
+    assignment = handed_out_as("first", parted)
+    revoking = once(lambda: revoke(parted, "first"))
+    outcomes = [scan_one_part(parted, assignment.token, part.location, progress=revoking) for part in assignment.parts]
+    assert merge_parts(parted, assignment.token, outcomes).reason == "superseded"
+    with redis_server.client as client:
+        assert not client.exists(Keys(parted.source).lock)
+
+
+def test_a_scan_whose_lock_is_gone_ends_amid_its_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it goes on with is for nothing; it need not be killed."""
+    monkeypatch.setattr("optimizer.cache.LOCK_EXTEND_S", 0.05)
+    write_sample(local(settings.input), symbols=100, points=1_000)
+    token = handed_out_as("first", settings).token
+    left_bytes: list[int] = []
+
+    def slow(done_bytes: int, total_bytes: int) -> None:
+        left_bytes.append(total_bytes - done_bytes)
+        revoke(settings, "first")
+        time.sleep(0.5)  # by then the lock has been asked for
+
+    with pytest.raises(PublishRefused, match="revoked"):
+        scan_file(settings, token, progress=slow)
+    assert len(left_bytes) == 1
+    assert left_bytes[0] > 0
+
+
+def _merge_none(settings: Settings, token: str) -> Report:
+    return merge_parts(settings, token, [])

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimizer.environ import _warn
 from optimizer.errors import SettingsInvalid
 from optimizer.locations import Url
 from optimizer.settings import Settings, variable_name
@@ -76,11 +77,83 @@ class TestFromEnv:
         assert Settings.from_env({variable_name(name): "" for name in GIVEN}) == Settings()
         assert Settings.from_env({"PATH": "/bin", "rolling_input": "x", "XROLLING_INPUT": "y"}) == Settings()
 
-    @pytest.mark.parametrize("variable", ["ROLLING_INPT", "ROLLING_", "ROLLING_Input", "ROLLING_REDIS"])
-    def test_unknown_variables_are_refused(self, variable: str) -> None:
-        """A misspelt name is an error that lists the right ones."""
-        with pytest.raises(SettingsInvalid, match=f"{variable} is not a setting.*ROLLING_INPUT, ROLLING_INTERVAL_S"):
-            Settings.from_env({variable: "1"})
+    @pytest.mark.parametrize(
+        ("variable", "meant"),
+        [
+            ("ROLLING_INPT", "ROLLING_INPUT"),
+            ("ROLLING_Input", "ROLLING_INPUT"),
+            ("ROLLING_REDIS", "ROLLING_REDIS_URL"),
+            ("ROLLING_OUTPUT", "ROLLING_OUTPUT_DIR"),
+            ("ROLLING_INTERVAL", "ROLLING_INTERVAL_S"),
+            ("ROLLING_SORUCES", "ROLLING_SOURCES"),
+            ("ROLLING_REDIS_URL_FIL", "ROLLING_REDIS_URL"),
+            ("ROLLING_INPUT_FILE", "ROLLING_INPUT"),
+            ("ROLLING_BRAIN__INTERVAL_S", "ROLLING_INTERVAL_S"),
+        ],
+    )
+    def test_misspelt_variables_are_refused_in_processes_of_our_own(self, variable: str, meant: str) -> None:
+        """By an error that says which is meant and lists them all; elsewhere it is a warning."""
+        expected = f"{variable} is not a setting, is {meant} meant\\? .*ROLLING_INPUT, ROLLING_INTERVAL_S"
+        with pytest.raises(SettingsInvalid, match=expected):
+            Settings.from_env({variable: "1"}, strict=True)
+        assert Settings.from_env({variable: "1"}) == Settings()
+
+    def test_any_letter_that_is_wrong_makes_a_misspelling(self) -> None:
+        """Missing, doubled, swapped with the next, or another: in every name, at every place."""
+        known = {variable_name(name) for name in GIVEN} | {"ROLLING_SOURCES"}
+        for name in known:
+            for at in range(len("ROLLING_"), len(name)):
+                before, letter, after = name[:at], name[at], name[at + 1 :]
+                for wrong in (
+                    before + after,
+                    before + 2 * letter + after,
+                    before + "X" + after,
+                    before + after[:1] + letter + after[1:],
+                ):
+                    if wrong not in known:
+                        with pytest.raises(SettingsInvalid, match=f"{wrong} is not a setting"):
+                            Settings.from_env({wrong: "1"}, strict=True)
+
+    @pytest.mark.parametrize("strict", [False, True])
+    @pytest.mark.parametrize(
+        "variable", ["ROLLING_WINDOW", "ROLLING_", "ROLLING_LOG_LEVEL", "ROLLING_BATCH_SIZE", "ROLLING_A__B"]
+    )
+    def test_what_is_set_for_another_program_is_passed_over_with_one_warning(
+        self, caplog: pytest.LogCaptureFixture, variable: str, strict: bool
+    ) -> None:
+        """A backend may have variables that begin like ours; it is said once a process, without the value."""
+        _warn.cache_clear()
+        for _ in range(3):
+            assert Settings.from_env({variable: "S3CRET"}, strict=strict) == Settings()
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == 1
+        assert f"{variable} is not a setting, and is passed over; the nearest is ROLLING_" in said[0]
+        assert "S3CRET" not in said[0]
+
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_what_kubernetes_sets_beside_a_service_is_passed_over(
+        self, caplog: pytest.LogCaptureFixture, strict: bool
+    ) -> None:
+        """A Service named `rolling-redis`, or like a setting, sets such names in every pod; nothing is said."""
+        links: dict[str, str] = {}
+        for service in ("ROLLING_REDIS", "ROLLING", "ROLLING_INPUT", "ROLLING_A__B", "ROLLING_WEB_2"):
+            links |= {
+                f"{service}_SERVICE_HOST": "10.0.0.1",
+                f"{service}_SERVICE_PORT": "6379",
+                f"{service}_SERVICE_PORT_HTTP_ALT": "6379",
+                f"{service}_PORT": "tcp://10.0.0.1:6379",
+                f"{service}_PORT_6379_TCP": "tcp://10.0.0.1:6379",
+                f"{service}_PORT_6379_TCP_PROTO": "tcp",
+                f"{service}_PORT_6379_TCP_PORT": "6379",
+                f"{service}_PORT_6379_TCP_ADDR": "10.0.0.1",
+                f"{service}_PORT_53_UDP": "udp://10.0.0.1:53",
+            }
+        assert Settings.from_env(links, strict=strict) == Settings()
+        assert [one.source for one in Settings.every_from_env({**SEVERAL, **links}, strict=strict)] == [
+            "brain",
+            "intraday",
+        ]
+        assert not caplog.records
 
     @pytest.mark.parametrize(
         ("variable", "text"),
@@ -195,7 +268,7 @@ class TestSecretFiles:
     def test_no_other_setting_has_one(self) -> None:
         """What is no secret needs no file."""
         with pytest.raises(SettingsInvalid, match="ROLLING_SOURCE_FILE is not a setting"):
-            Settings.from_env({"ROLLING_SOURCE_FILE": "x"})
+            Settings.from_env({"ROLLING_SOURCE_FILE": "x"}, strict=True)
 
 
 class TestTlsFiles:
@@ -537,13 +610,13 @@ def test_one_of_several_sources_may_have_settings_of_its_own() -> None:
         ({"ROLLING_SOURCES": "a__b=x"}, "'a__b' in a variable's name could not be told"),
         ({"ROLLING_SOURCES": "a-=x"}, "'a-' in a variable's name could not be told"),
         ({"ROLLING_BRAIN__OUTPUT_DIR": "o", "ROLLING_INTRADAY__OUTPUT_DIR": "o/"}, "brain and intraday both have"),
-        ({"ROLLING_BRAIN__INTERVAL": "5"}, "ROLLING_INTERVAL is not a setting"),
+        ({"ROLLING_BRAIN__INTERVAL": "5"}, "ROLLING_BRAIN__INTERVAL is not a setting, is ROLLING_INTERVAL_S meant?"),
     ],
 )
 def test_sources_that_cannot_be_told_apart_are_refused(environ: dict[str, str], message: str) -> None:
     """By the variable, and with what would do."""
     with pytest.raises(SettingsInvalid, match=re.escape(message)):
-        Settings.every_from_env({**SEVERAL, **environ})
+        Settings.every_from_env({**SEVERAL, **environ}, strict=True)
 
 
 def test_which_of_several_sources_is_meant_has_to_be_said() -> None:

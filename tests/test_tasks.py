@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -15,12 +16,16 @@ from typing import Any
 import celery
 import kombu.connection
 import pytest
+import redis
 
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
+from optimizer.keys import Keys
 from optimizer.records import Stats
 from optimizer.sample import write_sample
 from tasks.celeryapp import app
 from tasks.devredis import free_port
+from tasks.rolling import _of_parts
+from tasks.stack import StackFailed
 from tests.fleet import Fleet
 from tests.rolling import a_record, local, write_json
 from tests.servers import RedisServer, wait_until
@@ -247,7 +252,7 @@ def test_a_pickled_message_is_refused(tmp_path: Path, settings: Settings) -> Non
                 serializer="pickle",
                 headers={"task": TASK, "id": "made-up", "lang": "py", "root_id": None, "parent_id": None},
             )
-        fleet.wait_for_line("(?i)refusing to deserialize|ContentDisallowed")
+        fleet.wait_for_line("a message of rolling.rolling_brain was dropped: .* at `.\\.content-(type|encoding)`")
         assert fleet.runs() == []
 
 
@@ -370,6 +375,117 @@ def test_a_run_may_be_part_of_a_chain(tmp_path: Path, settings: Settings, redis_
         reports = fleet.wait_for_runs(2)
 
     assert [report.status for report in reports] == ["unchanged", "success"]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_every_pool_publishes_and_stops(tmp_path: Path, settings: Settings, pool: str) -> None:
+    """A run that is on when the worker is told to stop is ended first; a pool that knows no time limits says so."""
+    write_json(settings.input, {"AAPL": a_record()})
+    with Fleet(tmp_path, settings) as fleet:
+        fleet.start_worker("-P", pool)
+        _send(settings, {})
+        fleet.wait_for_runs(1, "success")
+        write_sample(local(settings.input), symbols=1_000, points=1_000)
+        _send(settings, {"force": True})
+        fleet.wait_for_line(r"optimize_rolling_data.*received")
+        assert fleet.end("worker", signal.SIGTERM) == 0
+        said = [line for line in fleet.lines if "this pool knows no time limits" in line]
+    assert len(said) == (0 if pool == "prefork" else 1)
+    assert not any("this worker takes" in line for line in fleet.lines)
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet", "custom"])
+def test_pools_in_which_scans_would_block_are_refused(tmp_path: Path, settings: Settings, pool: str) -> None:
+    """At the start, in one sentence; there they would hang at the first scan, and not even hear SIGTERM."""
+    if pool != "custom" and importlib.util.find_spec(pool) is None:
+        pytest.skip(f"no {pool} here")
+    with Fleet(tmp_path, settings) as fleet:
+        fleet.worker_variables = {"CELERY_CUSTOM_WORKER_POOL": "celery.concurrency.base:BasePool"}
+        with pytest.raises(StackFailed):
+            fleet.start_worker("-P", pool)
+    assert any("cannot run scans" in line and "start it with -P prefork" in line for line in fleet.lines)
+
+
+def test_a_worker_that_takes_none_of_our_queues_says_so(tmp_path: Path, settings: Settings) -> None:
+    """With the names of both."""
+    with Fleet(tmp_path, settings) as fleet:
+        fleet.start_worker("-Q", "celery")
+        fleet.wait_for_line(r"this worker takes celery, .* sent to rolling\.rolling_brain, rolling\.scan;")
+
+
+# ---- runs that are revoked, as Flower's button does it
+
+RECEIVED = r"optimize_rolling_data\[{id}\] received"
+HANDED_ON = r"scan_rolling_file\[{id}\] received"
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_run_that_is_revoked_never_publishes(
+    tmp_path: Path, settings: Settings, redis_server: RedisServer, pool: str
+) -> None:
+    """Whether it looks, lies in a queue or scans, and whether or not the pool can kill it: the next run may begin."""
+    write_json(settings.input, {"AAPL": a_record()})
+    before = optimize(settings)
+    write_sample(local(settings.input), symbols=800, points=4_000)
+    with Fleet(tmp_path, settings, **SLOW_SCAN) as fleet, redis_server.client as client:
+        fleet.start_worker("-P", pool)
+        for phase in ("", RECEIVED, HANDED_ON, "PROGRESS"):
+            run_id = _send(settings, {"force": True})
+            if phase == "PROGRESS":
+                wait_until(lambda: b"PROGRESS" in _meta(client, run_id), what="the scan")  # noqa: B023
+            elif phase:
+                fleet.wait_for_line(phase.format(id=run_id))
+            _revoke(settings, run_id)
+            wait_until(lambda: _has_ended(client, run_id), what=f"the end of the run, revoked at {phase}")  # noqa: B023
+            assert not client.exists(Keys(settings.source).lock, Keys(settings.source).handed)
+        assert len(fleet.runs("success")) == 1
+        assert fleet.reader.predictions().version == before.version
+        write_json(settings.input, {"TSLA": a_record()})
+        _send(settings, {})
+        wait_until(lambda: _shown(settings) == ["TSLA"], what="the next run")
+        assert not [report for report in fleet.runs() if report.error == "RunLost"]
+
+
+def test_a_run_of_many_parts_that_is_revoked_never_publishes(
+    tmp_path: Path, settings: Settings, redis_server: RedisServer
+) -> None:
+    """Its parts may be scanned to their ends; nobody puts them together, and the next run need not wait for them."""
+    for name in "ab":
+        write_sample(tmp_path / "parts" / f"{name}.json.gz", symbols=300, points=3_000)
+    parted = replace(settings, input=tmp_path / "parts" / "*.json.gz", source="parted")
+    with Fleet(tmp_path, parted, ROLLING_SOURCE="parted", **SLOW_SCAN) as fleet, redis_server.client as client:
+        fleet.start_worker()
+        run_id = _send(parted, {})
+        wait_until(lambda: client.keys(Keys("parted").part("*")), what="the first part")
+        _revoke(parted, run_id)
+        wait_until(lambda: not client.exists(Keys("parted").lock, Keys("parted").handed), what="a lock that is free")
+        fleet.wait_for_line(rf"Discarding revoked task: .*merge_rolling_parts\[{run_id}\]")
+        assert _shown(parted) == []
+        _send(parted, {})
+        fleet.wait_for_runs(1, "success")
+        assert not fleet.runs("failed")
+
+
+def test_what_comes_back_of_parts_and_is_none_of_ours_counts_as_nothing() -> None:
+    """Then other parts came back than were handed out, which fails the run by name and lets go of it."""
+    forged: list[Any] = [[5], ["x"], [{"location": {}}], "text", 5, None, [{}], [{"location": "a", "scanned": 5}]]
+    for outcomes in forged:
+        assert _of_parts(outcomes) == []
+
+
+def _revoke(settings: Settings, run_id: str) -> None:
+    """As Flower's button does."""
+    with celery.Celery(broker=settings.broker_url, set_as_current=False) as client:
+        client.control.revoke(run_id, terminate=True, signal="SIGTERM")
+
+
+def _meta(client: redis.Redis, run_id: str) -> bytes:
+    meta = client.get(f"celery-task-meta-{run_id}")
+    return meta if isinstance(meta, bytes) else b""
+
+
+def _has_ended(client: redis.Redis, run_id: str) -> bool:
+    return any(state in _meta(client, run_id) for state in (b'"REVOKED"', b'"FAILURE"', b'"superseded"'))
 
 
 def _newest(settings: Settings) -> Report:

@@ -1,0 +1,120 @@
+"""The connection to the broker of worker, beat, Flower and senders: retries for ever, and drops unusable messages.
+
+Invariant: no message ends a process. What cannot be decoded or dispatched is taken off the queue (and out of what kombu
+would restore to it), logged in one line without its content, and counted; the next message is taken as usual. All
+messages come through `Transport._deliver`, and whatever their handlers raise ends there.
+
+What Redis itself answers or fails to answer is not a message's fault: those errors pass, and Celery reconnects.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from contextlib import suppress
+from typing import Any, Final
+
+import kombu.connection
+import msgspec
+from kombu.exceptions import InconsistencyError, OperationalError
+from kombu.transport import redis
+from redis.exceptions import DataError, RedisError
+
+from tasks.envelope import MessageInvalid, check_envelope, check_order
+
+__all__ = ["Connection", "dropped"]
+
+_log = logging.getLogger(__name__)
+
+# Celery itself waits two seconds longer each time, up to 30, and has no setting for that: after a minute without the
+# broker a worker would miss the next quarter of one.
+RECONNECT_AFTER_S: Final = 0.5
+RECONNECT_AFTER_AT_MOST_S: Final = 2.0
+
+# kombu's own list has KeyError in it, and so would take a message that lacks a field for a connection that is lost.
+OF_THE_BROKER: Final = (RedisError, OSError, OperationalError, InconsistencyError)
+
+# Messages that this process has dropped, by queue; `celery -A tasks inspect stats` shows it.
+dropped: Final = Counter[str]()
+
+
+class Channel(redis.Channel):
+    """Reads what lies in queues and comes through channels, JSON or not."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, RecursionError):  # no JSON; it has left the queue, and was noted nowhere
+            _drop("a queue", "it is no JSON")
+            return True
+
+    def _handle_message(self, client: Any, response: Any) -> dict[str, Any]:
+        payload: dict[str, Any] = super()._handle_message(client, response)  # type: ignore[no-untyped-call]
+        if isinstance(payload["data"], bytes):
+            try:
+                msgspec.json.decode(payload["data"])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                _drop("a channel", "it is no JSON")
+                payload["data"] = None  # which kombu passes over
+        return payload
+
+
+class Transport(redis.Transport):
+    """Delivers messages that have the shape of one."""
+
+    Channel = Channel
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        try:
+            check_envelope(message)
+            if queue.endswith(".pidbox") and not queue.endswith(".reply.celery.pidbox"):
+                check_order(message)
+            super()._deliver(message, queue)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if isinstance(error, OF_THE_BROKER) and not isinstance(error, DataError):
+                raise
+            self._take_back(message)
+            _drop(queue, _reason(error))
+
+    def _take_back(self, message: Any) -> None:
+        """Forget a message that was noted as delivered: else it would be restored to its queue, and come again."""
+        if isinstance(message, dict) and isinstance(properties := message.get("properties"), dict):
+            tag = properties.get("delivery_tag")
+            if isinstance(tag, str):
+                for channel in self.channels:
+                    with suppress(KeyError):  # another channel's
+                        channel.qos.get(tag)
+                        channel.basic_reject(tag, requeue=False)
+
+
+class Connection(kombu.connection.Connection):
+    """A connection that looks for its broker every two seconds, however long that is away."""
+
+    def get_transport_cls(self) -> type[Transport]:
+        """The transport: of settings we take no other than Redis."""
+        return Transport
+
+    def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
+        """Connect; wait for the broker where it is away."""
+        pace = {
+            "interval_start": RECONNECT_AFTER_S,
+            "interval_step": RECONNECT_AFTER_S,
+            "interval_max": RECONNECT_AFTER_AT_MOST_S,
+        }
+        return super().ensure_connection(*arguments, **(pace | options))  # type: ignore[no-untyped-call]
+
+
+def _drop(queue: str, reason: str) -> None:
+    dropped[queue] += 1
+    _log.warning("[RollingOptimizer] ⚠️ a message of %s was dropped: %s", queue, reason)
+
+
+def _reason(error: Exception) -> str:
+    """Why, without what the message holds: the messages of other people's exceptions quote it."""
+    if isinstance(error, MessageInvalid):
+        return str(error)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" in {trace.tb_frame.f_code.co_qualname}, line {trace.tb_lineno}"
+    return f"{type(error).__name__}{where}"

@@ -1,0 +1,99 @@
+"""The worker's consumer: takes tasks that can be dispatched, counts messages that were dropped, ends revoked runs.
+
+Whatever is wrong with a message is raised: `broker.py` drops it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from celery import bootsteps
+from celery.exceptions import NotRegistered
+from celery.utils.objects import Bunch
+from celery.worker import consumer, control
+from celery.worker import state as worker_state
+
+from optimizer.errors import CacheUnavailable
+from optimizer.fleet import revoke
+from optimizer.settings import Settings
+from tasks.broker import dropped
+from tasks.envelope import MessageInvalid, check_task
+
+__all__ = ["Consumer", "DroppedMessages"]
+
+_log = logging.getLogger(__name__)
+
+
+class Consumer(consumer.Consumer):  # type: ignore[misc]
+    """Celery's, but for messages that it cannot use."""
+
+    def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
+        """What is called with each message of a queue."""
+        handle = super().create_task_handler(*arguments, **options)
+
+        def on_task_received(message: Any) -> None:
+            check_task(message.headers, message.body)
+            handle(message)
+
+        return on_task_received
+
+    def on_decode_error(self, message: Any, error: Exception) -> None:  # noqa: ARG002 - Celery's signature
+        """Refuse a message: Celery would log its content."""
+        raise error
+
+    def on_invalid_task(self, body: Any, message: Any, error: Exception) -> None:  # noqa: ARG002 - as above
+        """Refuse a message: Celery would log its content."""
+        raise error
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:  # noqa: ARG002 - as above
+        """Refuse a message: Celery would log its content."""
+        raise MessageInvalid("it is no task")
+
+    def on_unknown_task(self, body: Any, message: Any, error: Exception) -> None:  # noqa: ARG002 - as above
+        """Refuse a message, and let whoever waits for its result know: its task may be misspelt."""
+        name, run_id = message.headers["task"], message.headers["id"]
+        request = Bunch(name=name, chord=None, root_id=None, correlation_id=None, reply_to=None, errbacks=None)
+        self.app.backend.mark_as_failure(run_id, NotRegistered(name), request=request)
+        raise MessageInvalid("no task has that name here") from error
+
+
+class DroppedMessages(bootsteps.StartStopStep):  # type: ignore[misc]
+    """What `celery -A tasks inspect stats` says of them, since the worker's start."""
+
+    def info(self, _consumer: Any) -> dict[str, Any]:
+        """Messages dropped, by queue."""
+        return {"dropped_messages": dict(dropped)}
+
+
+# ---- remote control: what Flower's buttons and `celery -A tasks control` send
+
+
+@control.control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
+def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None = None, **options: Any) -> Any:
+    """Revoke task by task id (or list of ids); a run ends wherever it is."""
+    run_ids = {one for one in (task_id if isinstance(task_id, list) else [task_id]) if isinstance(one, str)}
+    _end_runs(run_ids)
+    # The run that hands its scan on has the same id, and takes the scan out of Celery's list when it ends.
+    for request in (*worker_state.reserved_requests, *worker_state.active_requests):
+        if request.id in run_ids:
+            worker_state.requests.setdefault(request.id, request)
+    return control.revoke(state, sorted(run_ids), terminate, signal, **options)
+
+
+@control.control_command(name="terminate", variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [...]]")
+def _terminate(state: Any, signal: str, task_id: Any, **_: Any) -> Any:
+    """Terminate task by task id (or list of ids); a run ends wherever it is."""
+    return _revoke(state, task_id, terminate=True, signal=signal)
+
+
+def _end_runs(run_ids: set[str]) -> None:
+    """Whatever Celery knows of the runs, and in whichever worker they are: without its lock none can publish."""
+    try:
+        for settings in Settings.every_from_env(os.environ):
+            for run_id in run_ids:
+                revoke(settings, run_id)
+    except CacheUnavailable as error:
+        _log.warning("[RollingOptimizer] ⚠️ a run may go on though it was revoked: %s", error)
