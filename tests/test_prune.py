@@ -480,7 +480,7 @@ class TestPruner:
         with pytest.raises(SourceMalformed, match="byte 2"):  # noqa: PT012 - at this call, or at the next
             for piece in itertools.chain.from_iterable(made.feed(chunk) for chunk in (b"[]]", b"[]")):
                 found.append(piece.data)  # noqa: PERF401
-        assert found == [b"[", b"]"]
+        assert b"".join(found) == b"[]"
 
         with pytest.raises(SourceMalformed, match="byte 2"):
             list(made.feed(b"[]"))
