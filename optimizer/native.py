@@ -20,7 +20,6 @@ from optimizer import _prune
 from optimizer.errors import RollingError, SourceMalformed
 from optimizer.pieces import (
     MAX_DEPTH,
-    NO_SEAMS,
     RECORD_KEY,
     Layout,
     Piece,
@@ -44,6 +43,7 @@ _Batch = tuple[bytes, list[tuple[int, int, int, int, int]], bytes, int, int]
 _KINDS: Final = {int(kind): kind for kind in RunKind}
 # The beginning of a record waits for its end; a longer one is better taken apart.
 MAX_CARRIED_BYTES: Final = 4 << 20
+LOOK_BYTES: Final = 16 << 10
 # To offer a run costs as much as to take so many bytes apart.
 MIN_RUN_BYTES: Final = 128
 
@@ -146,9 +146,11 @@ class NativePruner:
             self._position = end
 
     def _closer_look(self, data: bytes) -> Iterator[Piece]:
-        if data:
-            self._position += len(data)
-            yield from self._translated(self._pruner.feed(data))
+        # A little at a time: each byte may become a piece.
+        for start in range(0, len(data), LOOK_BYTES):
+            part = data[start : start + LOOK_BYTES]
+            self._position += len(part)
+            yield from self._translated(self._pruner.feed(part))
 
     def _forget(self) -> None:
         """Let go of seams that nobody needs any more."""
@@ -168,24 +170,24 @@ class NativePruner:
     def _translated(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The pieces with their places in the source."""
         for piece in pieces:
-            yield piece._replace(offset=self._locate(piece.offset), seams=self._seams_of(piece))
+            starts = piece.seams[0::2]
+            seams = self._seams_of(piece.offset, 0, starts[0] if starts else len(piece.data))
+            if starts:
+                # It has gaps of its own, besides those that the kernel has left.
+                for start, stop, offset in zip(starts, [*starts[1:], len(piece.data)], piece.seams[1::2], strict=True):
+                    seams.extend((start, self._seams.locate(offset)))
+                    seams.extend(self._seams_of(offset, start, stop))
+            yield Piece(piece.kind, self._locate(piece.offset), piece.size, piece.data, seams)
 
-    def _seams_of(self, piece: Piece) -> array[int]:
-        """The gaps of a piece: its own, and those that the kernel has left."""
-        seams = array("Q")
-        starts = [0, *piece.seams[0::2]]
-        for start, stop, offset in zip(
-            starts, [*starts[1:], len(piece.data)], [piece.offset, *piece.seams[1::2]], strict=True
-        ):
-            if start:
-                seams.extend((start, self._seams.locate(offset)))
-            for output, source in self._seams.between(offset, offset + stop - start):
-                seams.extend((output - offset + start, source))
-        return seams
+    def _seams_of(self, offset: int, start: int, stop: int) -> array[int]:
+        """The gaps between two positions of a piece that follow each other in the pruned stream, from `offset` on."""
+        found = self._seams.between(offset, offset + stop - start)
+        if not found:
+            return array("Q")
+        return array("Q", [place for output, source in found for place in (output - offset + start, source)])
 
     def _unit(self, start: int, data: bytes) -> Piece:
-        piece = Piece(PieceKind.UNIT, start, len(data), data, NO_SEAMS)
-        return piece._replace(offset=self._locate(start), seams=self._seams_of(piece))
+        return Piece(PieceKind.UNIT, self._locate(start), len(data), data, self._seams_of(start, 0, len(data)))
 
     def _locate(self, start: int) -> int:
         return self._unit_place[1] if start == self._unit_place[0] else self._seams.locate(start)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 __all__ = ["Seams"]
 
@@ -39,7 +39,9 @@ class Seams:
         place = bisect_right(self._outputs, output) - 1
         return output - self._outputs[place] + self._sources[place]
 
-    def between(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def between(self, start: int, end: int) -> Sequence[tuple[int, int]]:
         """The seams that lie behind `start` and before `end`, an offset in the stream and one in the source each."""
         first, last = bisect_right(self._outputs, start), bisect_left(self._outputs, end)
-        yield from zip(self._outputs[first:last], self._sources[first:last], strict=True)
+        if first == last:
+            return ()
+        return list(zip(self._outputs[first:last], self._sources[first:last], strict=True))
