@@ -119,6 +119,7 @@ class Decoder:
         self._root = _Root.UNDECIDED
         self._lines = False  # a root object was a record
         self._root_matters = True  # no record has come, and no root was described
+        self._list_of_bots: int | None = None  # where an array of bots began that has shown no element yet
         self._begin_root(0)
 
     def feed(self, pieces: Iterable[Piece | Run]) -> Iterator[Found]:
@@ -222,6 +223,8 @@ class Decoder:
                 self._emit(item)
         elif name is not None:
             self._emit(decode_bot(piece, name, max_bytes=self._limit))
+        else:
+            self._reject_list_of_bots()
 
     def _take_run(self, run: Run) -> bool:
         """Take many records at once; return whether that could be done."""
@@ -316,6 +319,8 @@ class Decoder:
             self._reject_value(RejectReason.NOT_AN_OBJECT, event, offset)
         elif self._kinds[1] == "start_map":
             self._reject_value(RejectReason.BOT, event, offset)
+        else:
+            self._reject_list_of_bots()
 
     def _take_root_member(self, event: str, offset: int) -> None:
         key = self._keys[0]
@@ -331,10 +336,19 @@ class Decoder:
                 self._reject_value(RejectReason.NOT_AN_OBJECT, event, offset, "an object or an array of records")
         elif key in BOT_SECTIONS:
             self._is_map |= event != "null"
-            if event not in ("start_map", "null"):
+            if event == "start_array":
+                self._list_of_bots = offset  # an empty one says that there are none
+            elif event not in ("start_map", "null"):
                 self._reject_value(RejectReason.BOT, event, offset)
         elif key in _TELLING_NAMES or (self._lines and not key.startswith("_")):
             self._tells = True
+
+    def _reject_list_of_bots(self) -> None:
+        """Reject a section of bots that is an array, at its first element."""
+        if self._list_of_bots is not None:
+            name, place = shown_name(self._keys[0]), where(self._list_of_bots)
+            self._list_of_bots = None
+            self._emit(Reject(RejectReason.BOT, name, place, f"expected an object, got {_kind('start_array')}"))
 
     def _reject_value(self, reason: RejectReason, event: str, offset: int, expected: str = "an object") -> None:
         named = self._kinds and self._kinds[-1] == "start_map"
@@ -351,6 +365,7 @@ class Decoder:
         self._named: list[str] = []  # its first members, in words
         self._held: list[Found] = []
         self._held_objects = 0
+        self._list_of_bots = None
         # The root's own level, in case it is a record: its opening bracket is the token at hand.
         self._own = bytearray(b"{")
         self._own_size = 1

@@ -50,7 +50,7 @@ def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: 
 def _send(source: str, *, force: bool, accept: bool, timeout_s: float | None) -> Report | None:
     """Send the task, and wait for its report where there is a timeout; `None` where none came."""
     # Celery's settings are read on import: a bad one must be a usage error of this command, not of all.
-    from tasks.results import read_result  # noqa: PLC0415
+    from tasks.results import read_result, report_of  # noqa: PLC0415
     from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
 
     sent = optimize_rolling_data.apply_async(kwargs={"force": force, "accept": accept, "source": source})
@@ -58,7 +58,7 @@ def _send(source: str, *, force: bool, accept: bool, timeout_s: float | None) ->
     if timeout_s is None:
         return None
     deadline = time.monotonic() + timeout_s
-    while (report := read_result(sent.id)) is None and time.monotonic() < deadline:
+    while (report := report_of(read_result(sent.id))) is None and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return report
 

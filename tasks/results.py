@@ -1,75 +1,116 @@
 """Results of runs as the fleet has stored them, read as data.
 
-Celery makes of a stored failure whatever exception it names, and takes its fields on trust: anyone who can write to the
-broker could end the process that waits.
+Celery's own decoder makes of a stored failure whatever exception it names, imports the module of that, and takes all
+fields on trust: anyone who can write to the broker could end the process that reads.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from optimizer.errors import CacheUnavailable, RollingError, RunLost
 from optimizer.records import Report
-from tasks.celeryapp import app
 
-__all__ = ["decode_result", "read_result"]
+__all__ = ["ResultInvalid", "RunResult", "decode_result", "read_result", "report_of"]
+
+# A report is of a few KB; the error of a run of thousands of parts names each.
+MAX_RESULT_BYTES: Final = 4 << 20
+
+# What decoding any bytes may raise: bad UTF-8 and numbers of thousands of digits are ValueErrors.
+_UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
+_RUNNING: Final = ("STARTED", "RETRY")
+_PENDING: Final = ("PENDING", "RECEIVED")
 
 
-class _Failure(msgspec.Struct):
-    exc_type: str
-    exc_message: Any = None
+class ResultInvalid(CacheUnavailable):
+    """A result that no worker of ours can have written."""
 
 
-class _Stored(msgspec.Struct):
+class RunResult(NamedTuple):
+    """What has become of a run: its report where it is `done`, an error's name and details where it has `failed`."""
+
+    state: Literal["pending", "running", "done", "failed"]
+    percent: float | None = None
+    report: Report | None = None
+    error: str = ""
+    details: str = ""
+
+
+class _Stored(msgspec.Struct, frozen=True):
     status: str
     result: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_STORED: Final = msgspec.json.Decoder(_Stored)
-_REPORT: Final = msgspec.json.Decoder(Report)
-_FAILURE: Final = msgspec.json.Decoder(_Failure)
+class _Progress(msgspec.Struct, frozen=True):
+    percent: Annotated[float, msgspec.Meta(ge=0)]  # over 100 where the file has grown since it was opened
 
 
-def read_result(run_id: str) -> Report | None:
+class _Failure(msgspec.Struct, frozen=True):
+    exc_type: str
+    exc_message: list[Any] | str = ""
+
+
+def read_result(run_id: str) -> RunResult:
+    """What the broker holds of a run.
+
+    Raises:
+        ResultInvalid: It is none of ours.
+        redis.RedisError: The broker is away, or refuses.
+    """
+    from tasks import app  # noqa: PLC0415 - Celery's settings are read on import, so only where results are
+
+    return decode_result(run_id, app.backend.client.getrange(app.backend.get_key_for_task(run_id), 0, MAX_RESULT_BYTES))
+
+
+def decode_result(run_id: str, data: bytes) -> RunResult:
+    """The same, of the bytes that are stored; empty where nothing is."""
+    if not data:
+        return RunResult("pending")
+    try:
+        if len(data) > MAX_RESULT_BYTES:
+            raise ValueError(f"over {MAX_RESULT_BYTES:,} bytes")
+        return _decode(msgspec.json.decode(data, type=_Stored))
+    except _UNREADABLE as error:
+        raise ResultInvalid(f"the broker holds a result of {run_id} that is none of ours: {error}") from error
+
+
+def _decode(stored: _Stored) -> RunResult:
+    if stored.status == "SUCCESS":
+        return RunResult("done", 100.0, msgspec.json.decode(stored.result, type=Report))
+    if stored.status == "PROGRESS":
+        return RunResult("running", min(100.0, msgspec.json.decode(stored.result, type=_Progress).percent))
+    if stored.status in ("FAILURE", "REVOKED"):
+        failure = msgspec.json.decode(stored.result, type=_Failure)
+        said = failure.exc_message
+        details = said if isinstance(said, str) else ", ".join(map(str, said))
+        return RunResult("failed", error=failure.exc_type, details=details)
+    if stored.status in _RUNNING:
+        return RunResult("running")
+    if stored.status in _PENDING:
+        return RunResult("pending")
+    raise ValueError(f"its status is {stored.status[:100]!r}")
+
+
+def report_of(result: RunResult) -> Report | None:
     """The report of a run; `None` where it has not ended.
 
     Raises:
-        RollingError: It failed, by the error that it failed with.
-        CacheUnavailable: What is stored is no result of ours.
+        RollingError: It failed, by the error that it failed with; of those that are Celery's, `RunLost`.
     """
-    data = app.backend.get(app.backend.get_key_for_task(run_id))
-    return None if data is None else decode_result(run_id, data)
-
-
-def decode_result(run_id: str, data: bytes) -> Report | None:
-    """The same, of the bytes that are stored."""
-    try:
-        stored = _STORED.decode(data)
-        if stored.status == "SUCCESS":
-            return _REPORT.decode(stored.result)
-        if stored.status not in ("FAILURE", "REVOKED"):
-            return None
-        failure = _FAILURE.decode(stored.result)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CacheUnavailable(f"the broker holds a result of {run_id} that is none of ours: {error}") from error
-    raise _error(failure)
-
-
-def _error(failure: _Failure) -> RollingError:
-    arguments = failure.exc_message if isinstance(failure.exc_message, list) else [failure.exc_message]
-    details = " ".join(str(argument) for argument in arguments)
-    if failure.exc_type in ("ChordError", "TaskRevokedError"):
-        return RunLost(
+    if result.state != "failed":
+        return result.report
+    if result.error in ("ChordError", "TaskRevokedError"):
+        raise RunLost(
             "it was revoked, or no worker has begun it in time; does one take every queue? "
             "celery -A tasks inspect active_queues"
         )
-    if failure.exc_type == "WorkerLostError":
-        return RunLost(f"its worker was killed ({details}); the next tick makes it again")
+    if result.error == "WorkerLostError":
+        raise RunLost(f"its worker was killed ({result.details}); the next tick makes it again")
     kinds = [RollingError]
     for kind in kinds:
-        if kind.__name__ == failure.exc_type:
-            return kind(details)
+        if kind.__name__ == result.error:
+            raise kind(result.details)
         kinds.extend(kind.__subclasses__())
-    return RollingError(f"{failure.exc_type}: {details}")
+    raise RollingError(f"{result.error}: {result.details}")

@@ -5,7 +5,7 @@ app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), 
 It sends to the broker and the source of the `ROLLING_*` variables, whatever settings the router has: a process has one
 Celery app. Of runs sent here one a source is on at a time, however many processes send: the broker holds which.
 
-Results are decoded here, not by Celery: it would import the modules that a result names.
+Results are decoded by `results.py`, not by Celery: it would import the modules that a result names.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 from optimizer.connection import ping
 from optimizer.errors import CacheUnavailable, RunPending
 from optimizer.keys import Keys
-from optimizer.records import Report
 from optimizer.settings import Settings
 from optimizer.urls import redact_url
+from tasks.results import ResultInvalid, read_result
 
 if TYPE_CHECKING:
     from optimizer.web.trigger import RunState
@@ -33,11 +33,6 @@ __all__ = ["CelerySender"]
 
 # A run that no worker has begun by then is dropped: whoever pressed the button has gone, and ticks come by themselves.
 SHORTEST_EXPIRY_S: Final = 60.0
-# A report is of a few KB; the error of a run of thousands of parts names each.
-MAX_RESULT_BYTES: Final = 4 << 20
-
-# What decoding any bytes may raise: bad UTF-8 and numbers of thousands of digits are ValueErrors.
-_UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 class _Requested(msgspec.Struct, frozen=True):
@@ -46,26 +41,6 @@ class _Requested(msgspec.Struct, frozen=True):
     id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f-]{36}$")]
     force: bool
     accept: bool = False
-
-
-class _Meta(msgspec.Struct, frozen=True):
-    """A result as Celery stores it."""
-
-    status: str
-    result: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _Progress(msgspec.Struct, frozen=True):
-    percent: Annotated[float, msgspec.Meta(ge=0)]  # over 100 where the file has grown since it was opened
-
-
-class _Error(msgspec.Struct, frozen=True):
-    exc_type: str
-    exc_message: list[Any] | str
-
-
-class _ResultInvalid(Exception):
-    """A result that no worker of ours can have written."""
 
 
 class CelerySender:
@@ -106,8 +81,14 @@ class CelerySender:
         Raises:
             CacheUnavailable: The broker cannot be reached, or holds a result that is none of ours.
         """
+        from optimizer.web.trigger import Failure, RunState  # noqa: PLC0415 - FastAPI is an extra
+
         with _broker_answers():
-            return _state(run_id)
+            result = read_result(run_id)
+        error = Failure(result.error, result.details) if result.error else None
+        if result.error == "TaskRevokedError":
+            error = Failure("Expired", "it was revoked, or no worker has begun it in time: is one running?")
+        return RunState(run_id, result.state, result.percent, result.report, error)
 
 
 def _request(key: str, wanted: _Requested, expires_s: float) -> _Requested | None:
@@ -136,62 +117,17 @@ def _decode_requested(client: Any, key: str) -> _Requested | None:
     """What the key holds; `None` where it holds nothing, or something that is none of ours and may be replaced."""
     try:
         return msgspec.json.decode(client.get(key) or b"null", type=_Requested | None)
-    except (ResponseError, *_UNREADABLE):
+    except (ResponseError, msgspec.DecodeError, ValueError, RecursionError):
         return None
 
 
 def _is_on(run_id: str, age_s: float, expires_s: float) -> bool:
     """Whether a run waits for a worker, or is at work."""
     try:
-        state = _state(run_id).state
-    except (_ResultInvalid, ResponseError):
+        state = read_result(run_id).state
+    except (ResultInvalid, ResponseError):
         return False
     return state == "running" or (state == "pending" and age_s < expires_s)
-
-
-def _state(run_id: str) -> RunState:
-    """What a result says.
-
-    Raises:
-        _ResultInvalid: It is none of ours.
-    """
-    from optimizer.web.trigger import RunState  # noqa: PLC0415 - FastAPI is an extra
-    from tasks import app  # noqa: PLC0415
-
-    data = app.backend.client.getrange(app.backend.get_key_for_task(run_id), 0, MAX_RESULT_BYTES)
-    if not data:
-        return RunState(run_id, "pending")
-    if len(data) > MAX_RESULT_BYTES:
-        raise _ResultInvalid(f"over {MAX_RESULT_BYTES} bytes")
-    try:
-        return _decode_state(run_id, data)
-    except _UNREADABLE as error:
-        raise _ResultInvalid(str(error)) from error
-
-
-def _decode_state(run_id: str, data: bytes) -> RunState:
-    from optimizer.web.trigger import Failure, RunState  # noqa: PLC0415 - FastAPI is an extra
-
-    meta = msgspec.json.decode(data, type=_Meta)
-    match meta.status:
-        case "SUCCESS":
-            return RunState(run_id, "done", 100.0, msgspec.json.decode(meta.result, type=Report))
-        case "FAILURE":
-            error = msgspec.json.decode(meta.result, type=_Error)
-            said = error.exc_message
-            details = said if isinstance(said, str) else ", ".join(map(str, said))
-            return RunState(run_id, "failed", error=Failure(error.exc_type, details))
-        case "REVOKED":
-            said = "it was revoked, or no worker has begun it in time: is one running?"
-            return RunState(run_id, "failed", error=Failure("Expired", said))
-        case "PROGRESS":
-            percent = msgspec.json.decode(meta.result, type=_Progress).percent
-            return RunState(run_id, "running", min(percent, 100.0))
-        case "STARTED" | "RETRY":
-            return RunState(run_id, "running")
-        case "PENDING" | "RECEIVED":
-            return RunState(run_id, "pending")
-    raise _ResultInvalid(f"its status is {meta.status[:100]!r}")
 
 
 @contextmanager
@@ -202,8 +138,6 @@ def _broker_answers() -> Iterator[None]:
     try:
         ping(url)
         yield
-    except _ResultInvalid as error:
-        raise CacheUnavailable(f"the broker {redact_url(url)} holds a result that is none of ours: {error}") from error
     except ResponseError as error:  # of another type, or an ACL that forbids it
         raise CacheUnavailable(f"the broker {redact_url(url)} refuses: {error}") from error
     except (OperationalError, RedisError, OSError, RuntimeError) as error:

@@ -257,7 +257,7 @@ def listed_records(draw: st.DrawFn, max_size: int = 7) -> list[Any]:
 def bot_sections(draw: st.DrawFn) -> Any:
     """What stands under `bots`."""
     if draw(st.integers(0, 9)) == 0:
-        return draw(no_objects)
+        return draw(no_objects | st.lists(no_objects | bots(), max_size=2))
     names = draw(st.lists(st.sampled_from(["alpha", "beta", "gamma", 'd"\\', "é", BAD_TEXTS[0]]), max_size=3))
     return Members((name, draw(st.one_of(no_objects, bots()) if name == "beta" else bots())) for name in names)
 

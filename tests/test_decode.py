@@ -912,6 +912,16 @@ class TestBots:
         assert (found.reason, found.name) == (RejectReason.BOT, "b")
         assert details in found.details
 
+    @pytest.mark.parametrize(
+        "element", ["{}", '{"equity":1}', "[]", "[[1]]", "5", '"x"', "null", "1,2", "{},5", "[],{}"]
+    )
+    def test_a_list_of_bots_is_one_reject(self, element: str) -> None:
+        """How many are in it is not known; of an empty list it is: none."""
+        (found,) = items(f'{{"A":{{{GOOD}}},"bots": [{element}]}}')[1:]
+        assert isinstance(found, Reject)
+        assert found == Reject(RejectReason.BOT, "bots", f"byte {len(GOOD) + 16}", "expected an object, got an array")
+        assert shown(items(f'{{"A":{{{GOOD}}},"bots":[ ],"_bots":[]}}')) == ["A"]
+
     def test_a_bot_that_is_too_large_is_rejected(self) -> None:
         """Its positions count for its size; what is nested deeper does not."""
         deep = '{"bots":{"b":{"positions":{"A":{"qty":1,"x":[%s]}}}}}' % ("1," * 5_000 + "1")

@@ -148,7 +148,7 @@ def _root_object(oracle: Oracle, root: Pairs) -> None:
         elif key in ("bots", "_bots"):
             for name, body in value if isinstance(value, Pairs) else []:
                 _bot(oracle, body, name)
-            oracle.rejects["BotInvalid"] += value is not None and not isinstance(value, Pairs)
+            oracle.rejects["BotInvalid"] += not isinstance(value, Pairs) and value not in (None, [])
         elif isinstance(value, Pairs) and not key.startswith("_"):
             _record(oracle, value, key)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SourceTorn
-from tasks.results import decode_result
+from tasks.results import decode_result, report_of
 
 REPORT = {"status": "unchanged", "source": "brain", "timestamp": "2026-11-26T16:04:05.323Z"}
 
@@ -39,6 +39,7 @@ FORGED = {
     "deep": b"[" * 100_000,
     "no status": b'{"result": 5}',
     "status object": stored(status={}),
+    "status unknown": stored(status="anything"),
     **{f"report {result!r}": stored(result=result) for result in RESULTS},
     **{f"failure {result!r}": stored(status="FAILURE", result=result) for result in RESULTS},
     "type object": failed({}),
@@ -57,24 +58,26 @@ def test_what_is_no_result_of_ours_is_said_to_be_none(data: bytes) -> None:
 def test_a_failure_makes_no_other_exception_than_ours(name: str) -> None:
     """Celery would import what it names, and raise it."""
     with pytest.raises(RollingError, match=f"{name}: why") as caught:
-        decode_result("id", failed(name, exc_module="os"))
+        report_of(decode_result("id", failed(name, exc_module="os")))
     assert type(caught.value) is RollingError
 
 
 def test_failures_are_those_of_the_run() -> None:
     """By their names and words; those of Celery say what has happened."""
     with pytest.raises(SourceTorn, match=r"^why$"):
-        decode_result("id", failed("SourceTorn", exc_module="anything"))
+        report_of(decode_result("id", failed("SourceTorn", exc_module="anything")))
     with pytest.raises(RunLost, match="its worker was killed"):
-        decode_result("id", failed("WorkerLostError"))
+        report_of(decode_result("id", failed("WorkerLostError")))
     with pytest.raises(RunLost, match="revoked"):
-        decode_result("id", stored(status="REVOKED", result={"exc_type": "TaskRevokedError", "exc_message": ["x"]}))
+        report_of(
+            decode_result("id", stored(status="REVOKED", result={"exc_type": "TaskRevokedError", "exc_message": ["x"]}))
+        )
 
 
-@pytest.mark.parametrize("status", ["PENDING", "STARTED", "PROGRESS", "RETRY", "anything"])
+@pytest.mark.parametrize("status", ["PENDING", "RECEIVED", "STARTED", "PROGRESS", "RETRY"])
 def test_what_has_not_ended_is_waited_for(status: str) -> None:
     """Whatever state it is in."""
-    assert decode_result("id", stored(status=status, result={"percent": 5})) is None
+    assert report_of(decode_result("id", stored(status=status, result={"percent": 5}))) is None
 
 
 names = st.sampled_from([*REPORT, "exc_type", "exc_message"])
@@ -98,4 +101,4 @@ names = st.sampled_from([*REPORT, "exc_type", "exc_message"])
 def test_results_of_any_shape(fields: dict[str, Any]) -> None:
     """A report, an error of ours, or nothing yet."""
     with suppress(RollingError):
-        decode_result("id", json.dumps(fields).encode())
+        report_of(decode_result("id", json.dumps(fields).encode()))
