@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from optimizer.errors import NoBots, SourceMalformed
+from optimizer.errors import NoBots, SourceMalformed, SourceMissing
 from optimizer.pipeline import optimize
 from optimizer.sample import write_sample
 from optimizer.settings import Settings
@@ -289,6 +289,7 @@ def test_data_that_nobody_renews_turn_stale_before_the_readers_eyes(
 
         expect(page.locator("#freshness-word")).to_have_text("Stale")
         expect(page.locator("#notices")).to_contain_text("The data are stale.")
+        expect(page.locator("#notices")).to_contain_text("Are the worker and beat running?")
         expect(page.locator("#freshness-age")).to_have_text(re.compile(r"^\d+ s old$"))
         expect(page).to_have_title(re.compile("stale"))
         expect(rows(page)).to_have_count(4)
@@ -296,6 +297,25 @@ def test_data_that_nobody_renews_turn_stale_before_the_readers_eyes(
         assert optimize(fast).status == "unchanged"  # it confirms them, without a new version
         expect(page.locator("#notices")).to_be_empty()
         expect(page.locator("#freshness-word")).to_have_text(re.compile("Fresh|Ageing"))
+
+
+def test_stale_data_are_not_blamed_on_a_worker_that_runs(
+    settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """Runs that fail show that the worker and beat are there: the notice names the error and asks for neither."""
+    fast = replace(settings, interval_s=3.0)
+    publish(fast, many_records(3))
+    with Web(tmp_path, fast) as web:
+        page = watch(web.url).open()
+        notices = page.locator("#notices")
+        expect(notices).to_contain_text("Are the worker and beat running?")  # no run has come since the first
+
+        Path(str(fast.input)).unlink()
+        with pytest.raises(SourceMissing):
+            optimize(fast)
+        expect(notices).to_contain_text("The last run failed. SourceMissing")
+        expect(notices).to_contain_text("The data are stale.")
+        expect(notices).not_to_contain_text("Are the worker and beat running?")
 
 
 def test_a_restart_of_redis_is_told_and_survived(

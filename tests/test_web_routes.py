@@ -6,6 +6,7 @@ import builtins
 import gzip
 import hashlib
 import json
+import re
 import socket
 import threading
 import time
@@ -23,7 +24,7 @@ from starlette.testclient import TestClient
 import optimizer.web
 import optimizer.web.app
 from optimizer import Settings, optimize
-from optimizer.errors import SettingsInvalid
+from optimizer.errors import SettingsInvalid, SourceMissing
 from optimizer.held import Held
 from optimizer.keys import Keys
 from optimizer.snapshots import FILE_NAMES
@@ -336,10 +337,25 @@ def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:
         wait_until(lambda: client.get("/readyz").status_code == 503, limit_s=5, what="staleness")
         answer = client.get("/readyz")
         assert "no run has made or confirmed" in answer.json()["detail"]
+        assert "are the worker and beat running?" in answer.json()["detail"]
         assert "Retry-After" in answer.headers
         assert client.get("/status").json()["stale"] is True
         assert client.get("/predictions").headers["X-Snapshot-Stale"] == "true"
         assert client.get("/healthz").status_code == 200
+
+
+def test_a_stale_snapshot_is_explained_by_the_run_that_failed(settings: Settings) -> None:
+    """Where runs are made and fail, `/readyz` names the error, and does not ask for the worker."""
+    run_old(settings)
+    brief = replace(settings, interval_s=0.1)
+    Path(str(settings.input)).unlink()
+    with pytest.raises(SourceMissing):
+        optimize(brief)
+    with asking(brief) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 503, limit_s=5, what="staleness")
+        detail = client.get("/readyz").json()["detail"]
+    assert re.search(r"the last run failed at \S+Z \(SourceMissing\)", detail)
+    assert "worker" not in detail
 
 
 @pytest.mark.parametrize("path", [*OF_A_VERSION, "/predictions?limit=1", "/status", "/readyz"])

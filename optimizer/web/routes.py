@@ -14,6 +14,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from optimizer.answers import describe_rejected
+from optimizer.async_reader import AsyncSnapshotReader
 from optimizer.errors import SnapshotMissing
 from optimizer.lookups import ScanStatus
 from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected, Report
@@ -258,7 +259,10 @@ def _add_operations(router: APIRouter, service: Service) -> None:
             detail = f"a part of version {state.version} cannot be read; the next publish mends it"
             return problem(503, detail, {"Retry-After": "5"})
         if state.stale:
-            detail = f"no run has made or confirmed version {state.version} for {state.age_s:.0f} s: is a worker up?"
+            detail = (
+                f"no run has made or confirmed version {state.version} for {state.age_s:.0f} s: "
+                f"{await _why_stale(reader)}"
+            )
             return problem(503, detail, {"Retry-After": "5"})
         return _json(Health("ready"))
 
@@ -276,6 +280,16 @@ def _add_operations(router: APIRouter, service: Service) -> None:
         await service.reads.share(reader)
         text = metrics.render(reader.follower, runs, scans, service.reads.totals(), len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
+
+
+async def _why_stale(reader: AsyncSnapshotReader) -> str:
+    """What to look at first: Redis, the last run, or the worker."""
+    if not reader.follower.cache_up:
+        return "Redis does not answer this server, whose log says why"
+    for run in await reader.runs(1):
+        if run.status == "failed":
+            return f"the last run failed at {run.timestamp} ({run.error}), and its report in /runs says why"
+    return "are the worker and beat running?"
 
 
 def _json(value: msgspec.Struct) -> Response:

@@ -11,9 +11,12 @@ export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun }) 
   if (!status) return [];
   const notices = [];
   if (status.stale || ageS > 3 * status.interval_s) {
+    // While Redis is away no run can be seen; the notice below says so.
+    const isIdle = status.cache_up && !hasRunLately(status, ageS, lastRun);
+    const question = isIdle ? " Are the worker and beat running?" : "";
     const text =
       `No run has made or confirmed them for ${format.duration(ageS)}; one is due every ` +
-      `${format.duration(status.interval_s)}. Are the worker and beat running?`;
+      `${format.duration(status.interval_s)}.${question}`;
     notices.push({ level: "bad", title: "The data are stale.", text });
   }
   if (lastRun?.status === "failed") {
@@ -28,6 +31,14 @@ export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun }) 
     notices.push({ level: "warn", title: "Redis is away.", text: `${from}; live updates may wait until it is back.` });
   }
   return notices;
+}
+
+/** Whether the last run is younger than three intervals. Its time is compared with that of the confirmation, not with
+    this machine's clock. */
+function hasRunLately(status, ageS, lastRun) {
+  if (!lastRun) return false;
+  const afterConfirmationS = (Date.parse(lastRun.timestamp) - Date.parse(status.last_success)) / 1000;
+  return ageS - afterConfirmationS <= 3 * status.interval_s;
 }
 
 function ofProblem(problem, version, shown) {
