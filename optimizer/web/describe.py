@@ -110,7 +110,7 @@ _PROBLEMS: Final = {
     400: 'the body is not {"force": true or false, "accept": true or false}: Expected `bool`, got `int` - at `$.force`',
     401: "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN",
     404: f"no prediction for 'XYZ' in version {_VERSION}",
-    409: "the run 7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11, which is not forced, has not ended: ask again when it has",
+    409: "the run 7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11, sent without force, has not ended: ask again then",
     422: "query.limit: Input should be greater than or equal to 0",
     429: "too many requests with a wrong token; one with the right token is answered at once",
     503: NO_SNAPSHOT,
@@ -129,16 +129,8 @@ _SNAPSHOT_HEADERS: Final = {
     "X-Snapshot-Rejected": "What the version leaves out of all records and bots: `records=0/8000, bots=1/2`.",
     "X-Snapshot-Stale": "`true` where no run has confirmed the version for three intervals.",
 }
-# What a browser hides from a page of another origin, unless it is told otherwise.
-EXPOSED_HEADERS: Final = (
-    "ETag",
-    "Age",
-    "X-Snapshot-Version",
-    "X-Snapshot-Origin",
-    "X-Snapshot-Stale",
-    "X-Total-Count",
-    "Retry-After",
-)
+# What a browser hides from a page of another origin, unless it is told otherwise; it shows Last-Modified anyway.
+EXPOSED_HEADERS: Final = (*(name for name in _SNAPSHOT_HEADERS if name != "Last-Modified"), "X-Total-Count", "Retry-After")
 
 
 def answers(
