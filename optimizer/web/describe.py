@@ -129,8 +129,8 @@ _SNAPSHOT_HEADERS: Final = {
     "X-Snapshot-Rejected": "What the version leaves out of all records and bots: `records=0/8000, bots=1/2`.",
     "X-Snapshot-Stale": "`true` where no run has confirmed the version for three intervals.",
 }
-# What a browser hides from a page of another origin, unless it is told otherwise; it shows Last-Modified anyway.
-EXPOSED_HEADERS: Final = (*(name for name in _SNAPSHOT_HEADERS if name != "Last-Modified"), "X-Total-Count", "Retry-After")
+# What a browser hides from a page of another origin, unless it is told otherwise. It shows Last-Modified anyway.
+EXPOSED_HEADERS: Final = (*sorted(_SNAPSHOT_HEADERS.keys() - {"Last-Modified"}), "X-Total-Count", "Retry-After")
 
 
 def answers(
