@@ -55,6 +55,8 @@ def test_beat_makes_a_run_each_tick_and_a_changed_input_is_published(tmp_path: P
         fleet.wait_for_runs(1, "unchanged")
         write_json(settings.input, {"TSLA": a_record()})
         wait_until(lambda: fleet.reader.predictions().version > before.version, what="a new version")
+        # Files are written first, and a look between the two takes the version from them.
+        wait_until(lambda: fleet.reader.predictions().origin == "redis", what="the version in Redis")
         after = fleet.reader.predictions()
 
         line = fleet.wait_for_line("✅ Optimized: ")
@@ -217,7 +219,7 @@ def test_worker_and_beat_survive_a_restart_of_their_broker(tmp_path: Path, own_r
         own_redis.start()
 
         fleet.wait_for_runs(2, limit_s=60)
-        assert fleet.reader.predictions().origin == "redis"
+        wait_until(lambda: fleet.reader.predictions().origin == "redis", what="the version in Redis")
 
 
 def test_a_broker_that_is_away_is_asked_every_two_seconds() -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from optimizer import Settings
@@ -32,7 +33,7 @@ def test_it_prints_its_address_and_stops_without_a_word(tmp_path: Path, settings
 
 def test_it_starts_without_redis_and_without_a_snapshot(tmp_path: Path, settings_without_redis: Settings) -> None:
     """It says so in its answers, and waits."""
-    with WebServer(tmp_path, settings_without_redis) as web:
+    with WebServer(tmp_path, replace(settings_without_redis, redis_url="redis://127.0.0.1:1/0")) as web:
         assert web.get("/predictions")[0] == 503
         assert web.get("/healthz")[0] == 200
         assert web.get("/")[0] == 200
