@@ -129,9 +129,12 @@ def test_what_the_fence_raises_stops_the_set(output: Url) -> None:
     assert read_set(output) == a_set(1)
 
 
-def test_a_run_that_was_overtaken_leaves_the_newer_set(settings_without_redis: Settings, memory: Url) -> None:
+def test_a_run_that_was_overtaken_leaves_the_newer_set(
+    settings_without_redis: Settings, s3: S3Server, tmp_path: Path
+) -> None:
     """Stores know no lock, so two runs may be on: the one with the older input is refused, whatever its version."""
-    settings = replace(settings_without_redis, output_dir=memory)
+    output = s3.bucket / tmp_path.name
+    settings = replace(settings_without_redis, output_dir=output)
     write_json(settings.input, OLD)
     reports: list[Report] = []
 
@@ -139,10 +142,10 @@ def test_a_run_that_was_overtaken_leaves_the_newer_set(settings_without_redis: S
         write_json(settings.input, NEW)
         reports.append(optimize(settings, use_cache=False))
 
-    with pytest.raises(PublishRefused, match=f"{memory} holds version"):
+    with pytest.raises(PublishRefused, match=f"{output} holds version"):
         optimize(settings, use_cache=False, progress=once(overtake))
 
-    assert names_in(memory) == names_of(version_of(reports[0]))
+    assert names_in(output) == names_of(version_of(reports[0]))
     assert optimize(settings, use_cache=False, progress=no_scan).version == reports[0].version
 
 
