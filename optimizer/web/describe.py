@@ -7,12 +7,11 @@ app that includes the router is not ours.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
-from optimizer.web.problems import MEDIA_TYPE, NO_SNAPSHOT, Problem
+from optimizer.web.problems import MEDIA_TYPE, NO_SNAPSHOT, TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, Problem
 
 __all__ = [
     "BOTS_EXAMPLE",
@@ -108,11 +107,11 @@ _DETAILS: Final = {
 }
 _PROBLEMS: Final = {
     400: 'the body is not {"force": true or false, "accept": true or false}: Expected `bool`, got `int` - at `$.force`',
-    401: "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN",
+    401: UNAUTHORIZED,
     404: f"no prediction for 'XYZ' in version {_VERSION}",
-    409: "the run 7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11, which is not forced, has not ended: ask again when it has",
+    409: "the run 7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11, sent without force, has not ended: ask again then",
     422: "query.limit: Input should be greater than or equal to 0",
-    429: "too many requests with a wrong token; one with the right token is answered at once",
+    429: TOO_MANY_UNAUTHORIZED,
     503: NO_SNAPSHOT,
 }
 _PROBLEM_HEADERS: Final = {
@@ -129,13 +128,9 @@ _SNAPSHOT_HEADERS: Final = {
     "X-Snapshot-Rejected": "What the version leaves out of all records and bots: `records=0/8000, bots=1/2`.",
     "X-Snapshot-Stale": "`true` where no run has confirmed the version for three intervals.",
 }
-# What a browser hides from a page of another origin, unless it is told otherwise.
+# What a browser hides from a page of another origin, unless it is told otherwise: all but Last-Modified.
 EXPOSED_HEADERS: Final = (
-    "ETag",
-    "Age",
-    "X-Snapshot-Version",
-    "X-Snapshot-Origin",
-    "X-Snapshot-Stale",
+    *(name for name in _SNAPSHOT_HEADERS if name != "Last-Modified"),
     "X-Total-Count",
     "Retry-After",
 )
@@ -171,8 +166,7 @@ def answers(
 
 
 def _problem_answer(status: int, detail: str) -> dict[str, Any]:
-    told = Problem("about:blank", HTTPStatus(status).phrase, status, detail)
-    content = {MEDIA_TYPE: {"schema": _schema(Problem), "example": msgspec.to_builtins(told)}}
+    content = {MEDIA_TYPE: {"schema": _schema(Problem), "example": msgspec.to_builtins(Problem.of(status, detail))}}
     return {"headers": _headers(_PROBLEM_HEADERS.get(status, {})), "content": content}
 
 
