@@ -276,11 +276,8 @@ def read_manifest(output_dir: Path) -> Manifest | None:
     Raises:
         OutputUnreadable: It is there and may not or cannot be read.
     """
-    try:
-        return decode_manifest((output_dir / CURRENT_NAME / MANIFEST_NAME).read_bytes())
-    except OSError as error:
-        _check_damaged(output_dir, error)
-        return None
+    found = read_current(output_dir)
+    return None if found is None else found.manifest
 
 
 def read_current(output_dir: Path, before: Current | None = None) -> Current | None:
