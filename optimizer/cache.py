@@ -58,7 +58,7 @@ from optimizer.records import Manifest, Record, Report
 from optimizer.scripts import ADOPT, CLAIM, DROP, FLIP, FORGET, KEEP, MARK, MEND, NOTE, RELEASE, REVOKE
 from optimizer.snapshots import SnapshotSet
 
-__all__ = ["Cache", "Lock", "handed_s"]
+__all__ = ["LOCK_TTL_S", "Cache", "Lock", "handed_s"]
 
 LOCK_TTL_S: Final = 10.0
 LOCK_EXTEND_S: Final = 3.0

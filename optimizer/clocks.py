@@ -18,7 +18,6 @@ __all__ = ["FUTURE_TOLERANCE_S", "Sightings", "seconds_of", "text_of"]
 # stores and old file systems round to one or two seconds. A fleet that died is noticed later by this much at most.
 FUTURE_TOLERANCE_S: Final = 5.0
 
-
 # The years that `datetime` knows; a file may have been given any time.
 EARLIEST_S: Final = -62_135_596_800.0
 LATEST_S: Final = 253_402_300_799.0

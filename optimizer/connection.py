@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import msgspec
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -16,6 +15,7 @@ from redis.retry import Retry
 
 from optimizer.errors import CacheUnavailable
 from optimizer.keys import Keys
+from optimizer.records import UNDECODABLE
 from optimizer.urls import RedisUrl, redact_url
 
 __all__ = [
@@ -47,8 +47,8 @@ REPLICA: Final = "it is a replica and takes no writes; take its master"
 _PROBE: Final = "return redis.call('DEL', KEYS[1])"
 _NO_SCRIPT: Final = "0" * 40
 
-# What reading a damaged payload can raise: from gzip, and from msgspec, which has no error of its own for bad UTF-8.
-UNREADABLE: Final = (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError)
+# What reading a damaged payload can raise: from files, from gzip, and from decoding.
+UNREADABLE: Final = (OSError, EOFError, zlib.error, *UNDECODABLE)
 
 
 def connect(url: str, *, timeout_s: float) -> redis.Redis:

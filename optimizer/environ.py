@@ -47,7 +47,6 @@ OWN_MARK: Final = "__"
 OF_A_SOURCE: Final = ("ROLLING_INPUT", "ROLLING_SOURCE")
 NOT_OWN: Final = (*OF_A_SOURCE, "ROLLING_BROKER_URL", "ROLLING_TRIGGER_TOKEN", "ROLLING_FLOWER_URL")
 
-
 # What Kubernetes sets in each pod for each Service of its namespace; `_PORT` alone is told by its value.
 _SERVICE_LINK: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_PORT: Final = re.compile(r"(tcp|udp|sctp)://")

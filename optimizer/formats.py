@@ -17,7 +17,6 @@ __all__ = ["GZIP", "HEAD_BYTES", "JSON_BEGINNINGS", "SKIPPABLE", "ZSTD", "Format
 # As many as show the magic bytes of tar.
 HEAD_BYTES: Final = 512
 
-
 # Of no bytes, and of one that begins JSON and a format alike, a file is left to the parser.
 JSON_BEGINNINGS: Final = (b"", b"[", b"]", b"7")
 

@@ -48,10 +48,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import msgspec
 
+from optimizer.answers import Origin
 from optimizer.errors import CacheUnavailable
 from optimizer.records import Rejected, Units
 
@@ -70,8 +71,7 @@ __all__ = [
 ]
 
 PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
-# Where a reader's answer may come from.
-ORIGINS: Final = ("redis", "files")
+ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 VERSION_TYPES: Final = {**dict.fromkeys(PAYLOAD_KINDS, "string"), "symbols": "hash", "ranking": "zset"}
 VERSION_KINDS: Final = tuple(VERSION_TYPES)
 

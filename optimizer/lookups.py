@@ -177,10 +177,12 @@ class Lookups:
             if follower.output_dir is None:
                 return None
             found = follower.read_files(partial(read_set, follower.output_dir, kinds=("index",)))
-            if found is None or not held.is_at(Sight.of_manifest(found.manifest, "", 0.0)):
+            if found is None:
                 return None
-            stored = store("index", found.manifest.snapshots["index"].sha256, "files", found.payloads["index"])
-            self._index = (Sight.of_manifest(found.manifest, "", 0.0), stored.value)
+            sight = Sight.of_manifest(found.manifest, "", 0.0)
+            if not held.is_at(sight):
+                return None
+            self._index = (sight, store("index", sight.etags["index"], "files", found.payloads["index"]).value)
         return self._index[1]
 
     def _answer(self, held: Held, origin: Origin, value: T) -> Answer[T]:

@@ -9,21 +9,17 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from optimizer.errors import SourceUnreadable
 from optimizer.locations import Location, Url, is_pattern
-from optimizer.remote import RemoteSource
+from optimizer.remote import RemoteSource, readable
 from optimizer.source import Source
-from optimizer.stores import answers, file_system
+from optimizer.stores import file_system
 from optimizer.web_source import WebSource
 
 __all__ = ["expand", "open_source", "where_looked"]
-
 
 SHOWN_NAMES: Final = 3
 
@@ -87,7 +83,7 @@ def _split(pattern: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _expand_url(pattern: Url) -> list[Url]:
-    with _readable(pattern):
+    with readable(pattern):
         store = file_system(pattern)
         if store.isfile(pattern.text):
             return [pattern]
@@ -95,15 +91,6 @@ def _expand_url(pattern: Url) -> list[Url]:
         # A key that ends in a slash is what some tools make for a directory.
         names = [store.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file"]
     return [Url(name) for name in sorted(names) if not _is_hidden(name, pattern.text)]
-
-
-@contextmanager
-def _readable(url: Url) -> Iterator[None]:
-    try:
-        with answers(url):
-            yield
-    except OSError as error:
-        raise SourceUnreadable(str(error)) from error
 
 
 def _is_hidden(name: str, pattern: str) -> bool:

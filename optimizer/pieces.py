@@ -18,6 +18,7 @@ __all__ = [
     "MAX_DEPTH",
     "NO_SEAMS",
     "RECORD_KEY",
+    "SHOWN_CHARACTERS",
     "SPACE",
     "STRING",
     "Layout",

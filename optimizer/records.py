@@ -13,6 +13,7 @@ import msgspec
 
 __all__ = [
     "DEFAULT_SENTIMENT",
+    "UNDECODABLE",
     "Bot",
     "BotSummary",
     "BotsSnapshot",
@@ -27,12 +28,16 @@ __all__ = [
     "Record",
     "Reject",
     "RejectReason",
+    "RejectTally",
     "Rejected",
     "Report",
     "Stats",
     "Timestamp",
     "Units",
 ]
+
+# What decoding damaged JSON raises: msgspec has no error of its own for bad UTF-8, and for what is nested too deep.
+UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # As the prediction engine wrote it: ISO 8601 text, or seconds since the epoch. It is passed on, never interpreted.
 Timestamp = str | int | float

@@ -23,7 +23,7 @@ from optimizer.locations import Url
 from optimizer.source import Source
 from optimizer.stores import answers, file_system
 
-__all__ = ["RemoteSource"]
+__all__ = ["RemoteSource", "readable"]
 
 # Each range is a request, whose first byte takes a store tens of milliseconds.
 BLOCK_BYTES: Final = 8 << 20
@@ -40,7 +40,7 @@ class RemoteSource(Source):
 
     def __init__(self, url: Url) -> None:
         self.path = url
-        with self._answers():
+        with readable(url):
             try:
                 self._store = file_system(url)
                 self._info = self._ask()
@@ -72,7 +72,7 @@ class RemoteSource(Source):
             SourceTorn: It is another, or gone.
             SourceUnreadable: The store does not say.
         """
-        with self._answers():
+        with readable(self.path):
             try:
                 now = _fingerprint(self._ask())
             except FileNotFoundError:
@@ -88,13 +88,15 @@ class RemoteSource(Source):
         info: dict[str, Any] = self._store.info(self.path.text)
         return info
 
-    @contextmanager
-    def _answers(self) -> Iterator[None]:
-        try:
-            with answers(self.path):
-                yield
-        except OSError as error:
-            raise SourceUnreadable(str(error)) from error
+
+@contextmanager
+def readable(url: Url) -> Iterator[None]:
+    """Turn every way in which the store of an input can fail into `SourceUnreadable`."""
+    try:
+        with answers(url):
+            yield
+    except OSError as error:
+        raise SourceUnreadable(str(error)) from error
 
 
 class _Object(RawIOBase):

@@ -1,7 +1,7 @@
 """Runs: stretches of pruned JSON in which records follow each other, decoded as a whole. Pure.
 
 In: a `Run` as the native pruner cuts it. Out: a `RecordRun` where every record counts, items where some do not, `None`
-where it takes a closer look: then nothing has been decided, and the run goes the way of single pieces.
+where the text of the run cannot be decoded: then nothing is decided, and the caller decodes record by record.
 
 Most records of most files are good, so msgspec gets hundreds at once and checks all that makes a record count, by the
 same struct as one record alone (`schema.Fields`), of which there is a variant for each name of the price.

@@ -41,6 +41,7 @@ from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused
 from optimizer.locations import Location
 from optimizer.portfolio import holdings, summaries
 from optimizer.records import (
+    UNDECODABLE,
     Bot,
     BotsSnapshot,
     FileEntry,
@@ -166,7 +167,7 @@ def decode_manifest(data: bytes) -> Manifest | None:
     """The manifest in a file, `None` where it is damaged."""
     try:
         return _MANIFEST.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return None
 
 
@@ -275,11 +276,8 @@ def read_manifest(output_dir: Path) -> Manifest | None:
     Raises:
         OutputUnreadable: It is there and may not or cannot be read.
     """
-    try:
-        return decode_manifest((output_dir / CURRENT_NAME / MANIFEST_NAME).read_bytes())
-    except OSError as error:
-        _check_damaged(output_dir, error)
-        return None
+    found = read_current(output_dir)
+    return None if found is None else found.manifest
 
 
 def read_current(output_dir: Path, before: Current | None = None) -> Current | None:
@@ -314,14 +312,16 @@ def read_set(output_dir: Path, *, kinds: Sequence[str] = KINDS) -> SnapshotSet |
     for _ in range(READ_ATTEMPTS):
         try:
             directory = (output_dir / CURRENT_NAME).resolve(strict=True)
-            manifest = _MANIFEST.decode((directory / MANIFEST_NAME).read_bytes())
+            manifest = decode_manifest((directory / MANIFEST_NAME).read_bytes())
+            if manifest is None:
+                return None
             payloads = {kind: (directory / manifest.snapshots[kind].file).read_bytes() for kind in kinds}
         except FileNotFoundError:
             continue  # swept between two reads: `current` points elsewhere by now
         except OSError as error:
             _check_damaged(output_dir, error)
             return None
-        except (RuntimeError, msgspec.DecodeError, UnicodeDecodeError, KeyError):  # RuntimeError: links in a circle
+        except (RuntimeError, KeyError):  # links in a circle; a manifest without one of these kinds
             return None
         found = SnapshotSet(manifest, payloads)
         return found if found.is_whole else None

@@ -20,6 +20,7 @@ from kombu.exceptions import InconsistencyError, OperationalError
 from kombu.transport import redis
 from redis.exceptions import DataError, RedisError
 
+from optimizer.records import UNDECODABLE
 from tasks.envelope import MessageInvalid, check_envelope, check_order
 
 __all__ = ["Connection", "dropped"]
@@ -53,7 +54,7 @@ class Channel(redis.Channel):
         if isinstance(payload["data"], bytes):
             try:
                 msgspec.json.decode(payload["data"])
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNDECODABLE:
                 _drop("a channel", "it is no JSON")
                 payload["data"] = None  # which kombu passes over
         return payload

@@ -1,6 +1,6 @@
 """Runs on demand for the web: the `Trigger` of `optimizer.web`, by Celery.
 
-app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), prefix="/api")
+    app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), prefix="/api")
 
 It sends to the broker and the source of the `ROLLING_*` variables, whatever settings the router has: a process has one
 Celery app. Of runs sent here one a source is on at a time, however many processes send: the broker holds which.

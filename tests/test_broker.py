@@ -261,14 +261,14 @@ class Victim:
 
 
 @pytest.fixture(scope="module")
-def victim(tmp_path_factory: pytest.TempPathFactory, _shared_redis: RedisServer) -> Iterator[Victim]:
+def victim(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer) -> Iterator[Victim]:
     """The worker, for all tests of this module: that it outlives them is what they are about."""
     directory = tmp_path_factory.mktemp("victim")
     settings = Settings(
-        input=directory / "rolling_brain.json.gz", output_dir=directory / "snapshots", redis_url=_shared_redis.url
+        input=directory / "rolling_brain.json.gz", output_dir=directory / "snapshots", redis_url=shared_redis.url
     )
     write_json(settings.input, {"AAPL": a_record()})
-    with Fleet(directory, settings) as fleet, _shared_redis.client as client:
+    with Fleet(directory, settings) as fleet, shared_redis.client as client:
         client.flushall()
         fleet.start_worker()
         yield Victim(fleet, client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -378,7 +379,11 @@ def test_whatever_the_pattern_names_may_be_scanned(parted: Settings, pattern: st
         assert scan_one_part(settings, assignment.token, part.location).scanned is not None
 
 
-@pytest.mark.parametrize("damage", [b"junk", b"", None], ids=["no gzip", "empty", "another type"])
+@pytest.mark.parametrize(
+    "damage",
+    [b"junk", b"", gzip.compress(b'{"x": ' + b"[" * 100_000), None],
+    ids=["no gzip", "empty", "nested", "another type"],
+)
 def test_a_part_that_is_damaged_in_redis_is_scanned_again(
     parted: Settings, redis_server: RedisServer, damage: bytes | None
 ) -> None:
@@ -403,7 +408,9 @@ def test_a_part_that_is_damaged_in_redis_is_scanned_again(
     assert tick().cache == "published"
 
 
-@pytest.mark.parametrize("damage", [b"{", b"\xff", b"[]"])
+@pytest.mark.parametrize(
+    "damage", [b"{", b"\xff", b"[]", b'{"x": ' + b"[" * 100_000], ids=["cut", "bytes", "list", "nested"]
+)
 def test_a_run_whose_note_is_damaged_is_superseded(
     settings: Settings, redis_server: RedisServer, damage: bytes
 ) -> None:

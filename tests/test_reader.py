@@ -519,7 +519,12 @@ def test_runs_are_none_where_redis_has_none(own_settings: Settings, own_redis: R
     """No runs yet, reports that cannot be read, and a Redis that is down: a page shows none, and no error."""
     reader = open_reader(own_settings)
     assert reader.runs() == []
-    for fields in ({"report": "junk"}, {"report": '{"status": "of another release"}'}, {"other": "field"}):
+    for fields in (
+        {"report": "junk"},
+        {"report": '{"status": "of another release"}'},
+        {"report": '{"x": ' + "[" * 100_000},
+        {"other": "field"},
+    ):
         with own_redis.client as client:
             client.delete(Keys(own_settings.source).runs)
             client.xadd(Keys(own_settings.source).runs, cast("Any", fields))

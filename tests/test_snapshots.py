@@ -284,9 +284,10 @@ def test_no_set_is_no_set(tmp_path: Path) -> None:
         damage(Path.unlink, "manifest.json"),
         damage(lambda path: path.write_bytes(b"{}"), "manifest.json"),
         damage(lambda path: path.write_bytes(b'{"source": "\xff"}'), "manifest.json"),
+        damage(lambda path: path.write_bytes(b'{"x": ' + b"[" * 100_000), "manifest.json"),
         damage(lambda path: path.write_text(path.read_text().replace('"bots"', '"robots"')), "manifest.json"),
     ],
-    ids=["gone", "empty", "of another version", "no manifest", "empty manifest", "no UTF-8", "unnamed"],
+    ids=["gone", "empty", "of another version", "no manifest", "empty manifest", "no UTF-8", "nested", "unnamed"],
 )
 def test_a_set_that_does_not_match_its_manifest_is_none(tmp_path: Path, change: Callable[[Path], object]) -> None:
     """Nothing is shown rather than something wrong, and the next set heals."""

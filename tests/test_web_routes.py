@@ -588,7 +588,7 @@ def test_browsers_of_another_origin_see_all_that_they_need(settings: Settings) -
     nothing = replace(settings, source="nothing", output_dir=settings.output_dir / "nothing")
     with asking(nothing) as client:
         assert "Retry-After" in client.get("/predictions").headers
-    assert {"ETag", "X-Total-Count", "Retry-After"} <= set(optimizer.web.EXPOSED_HEADERS)
+    assert {"ETag", "X-Snapshot-Rejected", "X-Total-Count", "Retry-After"} <= set(optimizer.web.EXPOSED_HEADERS)
 
 
 # ---- the page's files

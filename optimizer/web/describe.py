@@ -7,12 +7,11 @@ app that includes the router is not ours.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
-from optimizer.web.problems import MEDIA_TYPE, NO_SNAPSHOT, Problem
+from optimizer.web.problems import MEDIA_TYPE, NO_SNAPSHOT, TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, Problem
 
 __all__ = [
     "BOTS_EXAMPLE",
@@ -108,11 +107,11 @@ _DETAILS: Final = {
 }
 _PROBLEMS: Final = {
     400: 'the body is not {"force": true or false, "accept": true or false}: Expected `bool`, got `int` - at `$.force`',
-    401: "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN",
+    401: UNAUTHORIZED,
     404: f"no prediction for 'XYZ' in version {_VERSION}",
     409: "the run 7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11, sent without force, has not ended: ask again then",
     422: "query.limit: Input should be greater than or equal to 0",
-    429: "too many requests with a wrong token; one with the right token is answered at once",
+    429: TOO_MANY_UNAUTHORIZED,
     503: NO_SNAPSHOT,
 }
 _PROBLEM_HEADERS: Final = {
@@ -163,8 +162,7 @@ def answers(
 
 
 def _problem_answer(status: int, detail: str) -> dict[str, Any]:
-    told = Problem("about:blank", HTTPStatus(status).phrase, status, detail)
-    content = {MEDIA_TYPE: {"schema": _schema(Problem), "example": msgspec.to_builtins(told)}}
+    content = {MEDIA_TYPE: {"schema": _schema(Problem), "example": msgspec.to_builtins(Problem.of(status, detail))}}
     return {"headers": _headers(_PROBLEM_HEADERS.get(status, {})), "content": content}
 
 

@@ -9,7 +9,7 @@ __all__ = ["RETRY_AFTER_S", "connection_limit", "listener_limit"]
 
 # What a process needs besides its connections: Redis, files, the event loop, standard streams.
 RESERVED_DESCRIPTORS: Final = 64
-# When to come back, of answers that say that there are too many.
+# When to come back, of each 503.
 RETRY_AFTER_S: Final = 5
 
 

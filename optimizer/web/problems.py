@@ -17,10 +17,13 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from optimizer.errors import CacheUnavailable, SnapshotMissing
+from optimizer.web.limits import RETRY_AFTER_S
 
 __all__ = [
     "MEDIA_TYPE",
     "NO_SNAPSHOT",
+    "TOO_MANY_UNAUTHORIZED",
+    "UNAUTHORIZED",
     "PartMissing",
     "Problem",
     "ProblemRoute",
@@ -41,6 +44,8 @@ NO_BROKER: Final = (
     "no run can be sent or followed now: the broker does not answer, or what it holds is none of ours; this server's "
     "log says which"
 )
+UNAUTHORIZED: Final = "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN"
+TOO_MANY_UNAUTHORIZED: Final = "too many requests with a wrong token; one with the right token is answered at once"
 
 _log = logging.getLogger(__name__)
 _logged: Final[deque[str]] = deque(maxlen=16)
@@ -54,13 +59,17 @@ class Problem(msgspec.Struct, frozen=True):
     status: int
     detail: str
 
+    @classmethod
+    def of(cls, status: int, detail: str) -> Problem:
+        """The problem of an answer with this status."""
+        return cls("about:blank", HTTPStatus(status).phrase, status, detail)
+
 
 def problem(
     status: int, detail: str, headers: Mapping[str, str] | None = None, members: Mapping[str, object] | None = None
 ) -> Response:
     """An answer that says what is wrong, with further members where there are any."""
-    told = msgspec.structs.asdict(Problem("about:blank", HTTPStatus(status).phrase, status, detail))
-    body = msgspec.json.encode(told | dict(members or {}))
+    body = msgspec.json.encode(msgspec.structs.asdict(Problem.of(status, detail)) | dict(members or {}))
     fixed = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return Response(body, status, {**fixed, **(headers or {})}, MEDIA_TYPE)
 
@@ -90,7 +99,7 @@ def unavailable(error: SnapshotMissing | CacheUnavailable, members: Mapping[str,
         if str(error) not in _logged:
             _logged.append(str(error))
             _log.warning("[RollingOptimizer] %s", error)
-    return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": "5"}, members)
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(RETRY_AFTER_S)}, members)
 
 
 class ProblemRoute(APIRoute):

@@ -120,7 +120,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, detail: str) -> None:
         """Answer, where no other answer is on its way, and close the connection."""
         if self.cycle is None or self.cycle.response_complete:
-            told = msgspec.json.encode(Problem("about:blank", HTTPStatus(status).phrase, status, detail))
+            told = msgspec.json.encode(Problem.of(status, detail))
             headers = [
                 *self.server_state.default_headers,
                 (b"content-type", MEDIA_TYPE.encode()),

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final, get_args
 
 from optimizer.answers import Origin
 from optimizer.async_reader import AsyncSnapshotReader
 from optimizer.connection import is_away
 from optimizer.errors import CacheUnavailable
 from optimizer.follow import call
+from optimizer.keys import ORIGINS
 
 __all__ = ["Reads"]
-
-ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from optimizer.errors import RunPending
 from optimizer.records import Report
 from optimizer.web.describe import RUN_STATE_EXAMPLE, answers
-from optimizer.web.problems import problem
+from optimizer.web.problems import TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, problem
 
 __all__ = ["Failure", "RunState", "Trigger", "add_trigger_routes"]
 
@@ -139,12 +139,12 @@ class _WrongTokens:
         if delay_s > LONGEST_DELAY_S:
             raise HTTPException(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                "too many requests with a wrong token; one with the right token is answered at once",
+                TOO_MANY_UNAUTHORIZED,
                 {"Retry-After": str(math.ceil(delay_s))},
             )
         raise HTTPException(
             HTTPStatus.UNAUTHORIZED,
-            "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN",
+            UNAUTHORIZED,
             {"WWW-Authenticate": "Bearer"},
         )
 
