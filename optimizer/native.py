@@ -118,17 +118,18 @@ class NativePruner:
         """Take runs as such, what is between them piece by piece, and hold what may become part of the next one."""
         data, runs, seams, pending, _ = batch
         self._seams.extend(seams)
-        self._held += data
-        end = self._position + len(self._held)
+        end = self._position + len(self._held) + len(data)
         if end - pending > self._most_held:
             pending = end
-        if runs or pending > self._position:
+        if not runs and pending <= self._position:
+            self._held += data
+        else:
             # All that is held moves at least this once in its life, and not much more often, however small chunks are.
-            begin, whole = self._position, bytes(self._held)
+            begin, whole = self._position, b"".join((self._held, data)) if self._held else data
             for run in runs:
                 yield from self._take_run(run, whole, begin)
             yield from self._closer_look(whole[self._position - begin : max(pending - begin, 0)])
-            del self._held[: self._position - begin]
+            self._held[:] = whole[self._position - begin :]
         self._forget()
 
     def _take_run(self, run: tuple[int, int, int, int, int], data: bytes, begin: int) -> Iterator[Piece | Run]:

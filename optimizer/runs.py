@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -122,9 +123,12 @@ def _decode(decoder: msgspec.json.Decoder[Any], kind: RunKind, data: bytes) -> R
     return RecordRun([fields.symbol for fields in found], found)
 
 
+_OWN_SYMBOL: Final = attrgetter("symbol")
+
+
 def _symbols_ignored(found: RecordRun) -> int:
-    own = [fields.symbol for fields in found.fields]
-    if own.count(None) == len(own) or own == list(found.symbols):  # mostly, and fast
+    own = list(map(_OWN_SYMBOL, found.fields))
+    if own == list(found.symbols) or own.count(None) == len(own):  # mostly, and fast
         return 0
     return sum(one is not None and one != name for one, name in zip(own, found.symbols, strict=True))
 
