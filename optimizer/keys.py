@@ -60,6 +60,7 @@ __all__ = [
     "ORIGINS",
     "PART",
     "PAYLOAD_KINDS",
+    "REVOKED",
     "TICK",
     "VERSION_KINDS",
     "VERSION_TYPES",
@@ -88,6 +89,7 @@ class KeyType(NamedTuple):
 
 TICK: Final = KeyType("string", expires=True)
 PART: Final = KeyType("string", expires=True)
+REVOKED: Final = KeyType("string", expires=True)
 
 
 @dataclass(frozen=True)
