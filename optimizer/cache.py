@@ -48,6 +48,7 @@ from optimizer.keys import (
     PAYLOAD_KINDS,
     REVOKED,
     TICK,
+    VERSION,
     VERSION_KINDS,
     VERSION_TYPES,
     Keys,
@@ -319,13 +320,20 @@ class Cache:
         return text_of(seconds + microseconds / 1e6)
 
     def is_intact(self, version: int) -> bool:
-        """Whether every value of a version is there, of its type and for good: a cache may evict."""
+        """Whether every value of a version is there: a cache may evict. What is there and damaged is warned of."""
+        names = {self._keys.payload(version, kind): kind_type for kind, kind_type in VERSION_TYPES.items()}
         with self._answers():
             pipeline = self._client.pipeline(transaction=False)
-            for kind in VERSION_KINDS:
-                pipeline.type(self._keys.payload(version, kind))
-                pipeline.ttl(self._keys.payload(version, kind))
-            return pipeline.execute() == [each for kind in VERSION_TYPES.values() for each in (kind.encode(), -1)]
+            for name in names:
+                pipeline.type(name)
+                pipeline.ttl(name)
+            replies = pipeline.execute()
+        found = dict(zip(names, zip(replies[::2], replies[1::2], strict=True), strict=True))
+        wrong = [name for name, reply in found.items() if reply != (names[name].encode(), -1)]
+        for name in wrong:
+            if found[name][0] != b"none":
+                _warn(f"{name} is of another type, or expires")
+        return not wrong
 
     def shows(self, snapshots: SnapshotSet) -> bool:
         """Whether Redis shows this set, whole and for good; each key that does not is named in a warning.
@@ -385,7 +393,7 @@ class Cache:
         with self._answers():
             entries = cast("list[tuple[bytes, Any]]", self._client.xrevrange(self._keys.deltas, count=1))
             newest = entries[0][0].split(b"-")[0].decode() if entries else ""
-            return int(newest) if NUMBER.fullmatch(newest) else 0
+            return int(newest) if VERSION.fullmatch(newest) else 0
 
     def mark_checked(self, version: int, at: str) -> None:
         """Note that a version is still the newest, if the pointer still names it."""
@@ -464,7 +472,7 @@ class Cache:
     def _flipped_version(self) -> int:
         flipped = cast("bytes | None", self._client.hget(self._keys.flipped, "version"))
         text = (flipped or b"").decode("ascii", "replace")
-        return int(text) if NUMBER.fullmatch(text) else 0
+        return int(text) if VERSION.fullmatch(text) else 0
 
     def _claim(self, key: str, token: str, expiry_s: float) -> bool:
         """Set a free key to our token. It may be ours already: redis-py sends again what was not answered."""
