@@ -46,7 +46,9 @@ from optimizer.keys import (
     ORIGINS,
     PART,
     PAYLOAD_KINDS,
+    REVOKED,
     TICK,
+    VERSION,
     VERSION_KINDS,
     VERSION_TYPES,
     Keys,
@@ -140,10 +142,11 @@ class Cache:
         Raises:
             PublishRefused: A run of this id was revoked.
         """
-        mark = _mark(run_id)
+        mark = _mark(run_id or secrets.token_hex(16))  # a run without an id cannot be revoked by it
         token = f"{mark}{secrets.token_hex(16)}"
         with self._answers():
             keys = (self._keys.lock, self._keys.revoked(mark))
+            self._mend({self._keys.revoked(mark): REVOKED})
             held = self._client.eval(CLAIM, 2, *keys, token, _ms(LOCK_TTL_S))
         if held == -1:
             raise PublishRefused("the run was revoked before it began")
@@ -210,6 +213,8 @@ class Cache:
         with self._answers():
             mark = _mark(run_id)
             keys = (self._keys.lock, self._keys.handed, self._keys.revoked(mark))
+            # An order comes between two runs, so it cannot leave damage to the next: it would be lost.
+            self._mend({name: kind for name, kind in self._keys.fixed.items() if name in keys})
             self._client.eval(REVOKE, 3, *keys, mark, _ms(self._handed_s))
 
     def handed(self, token: str) -> bytes | None:
@@ -315,10 +320,20 @@ class Cache:
         return text_of(seconds + microseconds / 1e6)
 
     def is_intact(self, version: int) -> bool:
-        """Whether every value of a version is there: a cache may evict."""
+        """Whether every value of a version is there: a cache may evict. What is there and damaged is warned of."""
+        names = {self._keys.payload(version, kind): kind_type for kind, kind_type in VERSION_TYPES.items()}
         with self._answers():
-            names = [self._keys.payload(version, kind) for kind in VERSION_KINDS]
-            return self._client.exists(*names) == len(names)
+            pipeline = self._client.pipeline(transaction=False)
+            for name in names:
+                pipeline.type(name)
+                pipeline.ttl(name)
+            replies = pipeline.execute()
+        found = dict(zip(names, zip(replies[::2], replies[1::2], strict=True), strict=True))
+        wrong = [name for name, reply in found.items() if reply != (names[name].encode(), -1)]
+        for name in wrong:
+            if found[name][0] != b"none":
+                _warn(f"{name} is of another type, or expires")
+        return not wrong
 
     def shows(self, snapshots: SnapshotSet) -> bool:
         """Whether Redis shows this set, whole and for good; each key that does not is named in a warning.
@@ -368,12 +383,17 @@ class Cache:
             return False
         return ranks == [(record.symbol.encode(), record.confidence) for record in records]
 
+    def newest_known(self) -> int:
+        """The newest version that was published, 0 for none, as far as Redis knows though the pointer is lost."""
+        with self._answers():
+            return max(self.newest_delta(), self._flipped_version())
+
     def newest_delta(self) -> int:
         """The version of the newest delta, 0 for none: it may outlive a pointer, and ids only rise."""
         with self._answers():
             entries = cast("list[tuple[bytes, Any]]", self._client.xrevrange(self._keys.deltas, count=1))
             newest = entries[0][0].split(b"-")[0].decode() if entries else ""
-            return int(newest) if NUMBER.fullmatch(newest) else 0
+            return int(newest) if VERSION.fullmatch(newest) else 0
 
     def mark_checked(self, version: int, at: str) -> None:
         """Note that a version is still the newest, if the pointer still names it."""
@@ -390,7 +410,9 @@ class Cache:
                 pipeline.xadd(self._keys.scans, fields, maxlen=SCANS_KEPT, approximate=False)
             pipeline.execute()
 
-    def publish(self, snapshots: SnapshotSet, *, lock: Lock, before: Pointer | None, checked_at: str) -> None:
+    def publish(
+        self, snapshots: SnapshotSet, *, lock: Lock, before: Pointer | None, checked_at: str, in_files: int = 0
+    ) -> None:
         """Make a set the current version.
 
         Args:
@@ -398,6 +420,7 @@ class Cache:
             lock: The run's lock.
             before: The pointer that the run started from.
             checked_at: When the input was last seen to be what the set was made from.
+            in_files: The version that the files had when the run began, 0 for none.
 
         Raises:
             PublishRefused: The lock is lost, or somebody else has published since.
@@ -416,7 +439,7 @@ class Cache:
             keys = self._keys
             old = [
                 keys.payload(version, kind)
-                for version in self._known_versions(before) - {manifest.version}
+                for version in (self._known_versions(before) | {in_files}) - {manifest.version}
                 for kind in VERSION_KINDS
             ]
             answer = self._client.eval(
@@ -444,10 +467,12 @@ class Cache:
 
     def _known_versions(self, before: Pointer | None) -> set[int]:
         """What has been published and may not expire yet. The pointer alone can be lost."""
+        return {self.newest_delta(), self._flipped_version(), before.version if before else 0}
+
+    def _flipped_version(self) -> int:
         flipped = cast("bytes | None", self._client.hget(self._keys.flipped, "version"))
         text = (flipped or b"").decode("ascii", "replace")
-        versions = {self.newest_delta(), before.version if before else 0}
-        return versions | {int(text)} if NUMBER.fullmatch(text) else versions
+        return int(text) if VERSION.fullmatch(text) else 0
 
     def _claim(self, key: str, token: str, expiry_s: float) -> bool:
         """Set a free key to our token. It may be ours already: redis-py sends again what was not answered."""

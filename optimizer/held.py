@@ -95,7 +95,7 @@ class Held:
         return max(0.0, time.monotonic() - self.checked_s)
 
     def confirmed_by(self, *seen: Held | Sight | None) -> Held:
-        """The same version with its newest confirmation.
+        """The same version with its newest confirmation, and with what it leaves out, if another place says so.
 
         An older version of the same input that is confirmed says as much of this one: the input is still what it was.
         """
@@ -103,7 +103,11 @@ class Held:
         for one in seen:
             if one is not None and one.fingerprint == self.fingerprint and one.checked_s > newest.checked_s:
                 newest = one
-        return self if newest is self else replace(self, checked_at=newest.checked_at, checked_s=newest.checked_s)
+        confirmed = self if newest is self else replace(self, checked_at=newest.checked_at, checked_s=newest.checked_s)
+        # A pointer of an older release, or a damaged one, does not say what is left out: another place may, or the
+        # same one, once the next tick has mended it.
+        told = [one.rejected for one in seen if one is not None and one.rejected and one.version == self.version]
+        return replace(confirmed, rejected=told[0]) if told and self.rejected is None else confirmed
 
     def from_(self, origin: Origin) -> Held:
         """The same version, where another place is found to hold it too."""

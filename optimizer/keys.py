@@ -61,7 +61,9 @@ __all__ = [
     "ORIGINS",
     "PART",
     "PAYLOAD_KINDS",
+    "REVOKED",
     "TICK",
+    "VERSION",
     "VERSION_KINDS",
     "VERSION_TYPES",
     "KeyType",
@@ -77,6 +79,8 @@ VERSION_KINDS: Final = tuple(VERSION_TYPES)
 
 # A version or a count as it is written, which the id of a stream can hold: `int` would take " 1_0" and 10**30 too.
 NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
+# Milliseconds beyond any clock. A longer version is damage: the next is one more, and at last of too many digits.
+VERSION: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
 class KeyType(NamedTuple):
@@ -88,6 +92,7 @@ class KeyType(NamedTuple):
 
 TICK: Final = KeyType("string", expires=True)
 PART: Final = KeyType("string", expires=True)
+REVOKED: Final = KeyType("string", expires=True)
 
 
 @dataclass(frozen=True)
@@ -227,8 +232,10 @@ class Pointer(msgspec.Struct, frozen=True):
             for name in ("generated_at", "checked_at"):
                 if datetime.fromisoformat(texts[name]).tzinfo is None:
                     raise ValueError(f"{name} has no time zone")
+            if not VERSION.fullmatch(texts["version"]):
+                raise ValueError(f"{texts['version'][:40]!r} is no version of at most 15 digits")
             return cls(
-                _number(texts["version"]),
+                int(texts["version"]),
                 texts["generated_at"],
                 texts["checked_at"],
                 texts["fingerprint"],

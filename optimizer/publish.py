@@ -98,7 +98,7 @@ class Publisher:
         newest = self.version_before
         with self._tolerating():
             if self._live:
-                return max(newest, self._live.newest_delta())
+                return max(newest, self._live.newest_known())
         return newest
 
     def compare(self, manifest: Manifest) -> Literal["current", "behind", "other"]:
@@ -166,7 +166,9 @@ class Publisher:
         with self._tolerating():
             if self._live and self._lock:
                 now = self._live.now()
-                self._live.publish(snapshots, lock=self._lock, before=self._before, checked_at=now)
+                self._live.publish(
+                    snapshots, lock=self._lock, before=self._before, checked_at=now, in_files=self.newest_before
+                )
 
     def outcome(self, done: str) -> str:
         """What a report says of the cache: what was done, or why it was not."""

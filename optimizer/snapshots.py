@@ -207,6 +207,9 @@ def output_lock(output_dir: Path) -> Iterator[bool]:
     try:
         with _explained(output_dir):
             _check_owner(output_dir, path, os.fstat(descriptor))
+            for name in (CURRENT_NAME, VERSIONS_NAME):  # a run reads what is there, and may publish it
+                with suppress(FileNotFoundError):
+                    _check_owner(output_dir, output_dir / name, (output_dir / name).lstat())
         with _explained(output_dir):
             is_free = _lock(descriptor)
         yield is_free

@@ -123,7 +123,7 @@ def damages(row: str, client: redis.Redis, key: str) -> Iterator[tuple[str, Dama
     if kind == "hash":
         for name in cast("list[bytes]", client.hkeys(key)):
             yield f"without {name!r}", lambda client, key, name=name: client.hdel(key, name)  # type: ignore[misc]
-            for junk in (JUNK, " 1", 10**30) if name == b"version" else (JUNK,):
+            for junk in (JUNK, " 1", 10**30, 10**19 - 1, 10**16) if name == b"version" else (JUNK,):
                 yield (
                     f"{junk!r} in {name!r}",
                     lambda client, key, name=name, junk=junk: client.hset(key, name, junk),  # type: ignore[misc]

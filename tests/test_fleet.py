@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
-from typing import Any
+from typing import Any, Final
 
 import pytest
+from redis import Redis
 
 from optimizer import Settings, optimize
 from optimizer.errors import CacheUnavailable, PartFailed, PublishRefused, RunLost, RunTimedOut
@@ -453,6 +454,46 @@ def test_a_run_that_was_revoked_before_it_began_does_not_begin(settings: Setting
     with pytest.raises(PublishRefused, match="was revoked before it began"):
         begin(settings, _must_not, run_id="first")
     assert_the_next_run_begins(redis_server, settings)
+
+
+DAMAGE: Final[dict[str, Callable[[Redis, str], object]]] = {
+    "string": lambda client, key: client.set(key, b"\xff"),
+    "list": lambda client, key: client.rpush(key, b"\xff"),
+    "hash": lambda client, key: client.hset(key, "token", b"\xff"),
+    "stream": lambda client, key: client.xadd(key, {"token": b"\xff"}),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("damaged", ["lock", "handed"])
+def test_an_order_to_revoke_is_not_lost_where_keys_are_damaged(
+    settings: Settings, redis_server: RedisServer, damaged: str, kind: str
+) -> None:
+    """No run comes before it to mend them; else the run would begin as if there had been no order."""
+    write_json(settings.input, {"TSLA": a_record()})
+    with redis_server.client as client:
+        DAMAGE[kind](client, getattr(Keys(settings.source), damaged))
+    revoke(settings, "first")
+    with pytest.raises(PublishRefused, match="was revoked before it began"):
+        begin(settings, _must_not, run_id="first")
+    assert_the_next_run_begins(redis_server, settings)
+
+
+def test_an_order_to_revoke_that_never_expires_is_damage(settings: Settings, redis_server: RedisServer) -> None:
+    """It would refuse the runs of this id for ever."""
+    write_json(settings.input, {"TSLA": a_record()})
+    revoke(settings, "first")
+    with redis_server.client as client:
+        [key] = client.keys("*:revoked:*")
+        client.persist(key)
+    assert handed_out_as("first", settings).run_id == "first"
+
+
+def test_a_run_without_an_id_cannot_be_revoked(settings: Settings) -> None:
+    """Runs of the command line have none: an order for an empty id is not for all of them."""
+    write_json(settings.input, {"TSLA": a_record()})
+    revoke(settings, "")
+    assert optimize(settings, progress=once(lambda: revoke(settings, ""))).status == "success"
 
 
 def test_a_run_that_is_revoked_while_it_is_handed_out_hands_out_nothing(

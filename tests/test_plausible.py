@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,8 +27,9 @@ from optimizer.records import Bot, Record, Reject, Rejected, RejectReason, Repor
 from optimizer.select import Selection
 from optimizer.snapshots import FILE_NAMES, MANIFEST_NAME, decode_manifest, encode_manifest, read_manifest
 from tests.rolling import a_record, local, write_json, write_raw
-from tests.servers import RedisServer
+from tests.servers import RedisServer, wait_until
 from tests.traces import files_of, keys_of, no_scan, runs_of
+from tests.webs import asking
 
 # ---- the rule
 
@@ -406,3 +408,26 @@ def test_a_set_that_knows_nothing_of_rejects_is_published_again(settings: Settin
         pointer = Pointer.from_hash(client.hgetall(Keys("engine").current))
     assert pointer is not None
     assert pointer.rejected is None
+
+
+@pytest.mark.parametrize("sees_files", [True, False])
+def test_a_pointer_that_says_nothing_of_rejects_does_not_hide_what_is_known(
+    settings: Settings, redis_server: RedisServer, sees_files: bool
+) -> None:
+    """A worker of an older release may have published it: the files say it, or the pointer once it is mended."""
+    source = Source(settings, run=optimize, parted=False)
+    source.write({**GOOD, "bots": {**GOOD_BOTS, "b2": BAD_BOT}})
+    told = optimize(source.settings).rejected
+    assert told is not None
+    with redis_server.client as client:
+        client.hdel(Keys("engine").current, "records_seen", "records_rejected", "bots_seen", "bots_rejected")
+    seen = source.settings if sees_files else replace(source.settings, output_dir=local(settings.input).parent / "none")
+    with closing(SnapshotReader.from_settings(seen)) as reader, asking(seen) as web:
+        assert reader.manifest().rejected == (told if sees_files else None)
+        assert (web.get("/page").json()["summary"]["rejected"] is not None) == sees_files
+
+        assert optimize(source.settings, progress=no_scan).cache == "republished"
+
+        reader.refresh()
+        assert (reader.manifest().rejected, reader.bots().rejected) == (told, told)
+        wait_until(lambda: web.get("/page").json()["summary"]["rejected"] is not None, what="the page to say it")

@@ -221,10 +221,33 @@ def _newer_and_not_whole(settings: Settings, redis_server: RedisServer, tmp_path
         client.delete(Keys(settings.source).payload(newest, "bots"))
 
 
+def _newer_of_another_type(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
+    newest = version_of(optimize(replace(settings, output_dir=tmp_path / "elsewhere"), force=True))
+    with redis_server.client as client:
+        client.delete(Keys(settings.source).payload(newest, "symbols"))
+        client.set(Keys(settings.source).payload(newest, "symbols"), b"")
+
+
+def _newer_that_expires(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
+    newest = version_of(optimize(replace(settings, output_dir=tmp_path / "elsewhere"), force=True))
+    with redis_server.client as client:
+        client.expire(Keys(settings.source).payload(newest, "ranking"), 1_000)
+
+
 def _pointer_lost_after_a_newer_one(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
     optimize(replace(settings, output_dir=tmp_path / "elsewhere", top_symbols_limit=1))
     with redis_server.client as client:
         assert client.xlen(Keys(settings.source).deltas) == 1  # which knows the newer version
+        client.delete(Keys(settings.source).current)
+
+
+def _pointer_lost_after_a_newer_one_without_a_delta(
+    settings: Settings, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with redis_server.client as client:
+        client.flushdb()  # so the newer one changes nothing that is known
+        optimize(replace(settings, output_dir=tmp_path / "elsewhere", top_symbols_limit=1))
+        assert client.xlen(Keys(settings.source).deltas) == 0
         client.delete(Keys(settings.source).current)
 
 
@@ -234,7 +257,10 @@ def _pointer_lost_after_a_newer_one(settings: Settings, redis_server: RedisServe
         _newer_of_another_input,
         _same_version_of_another_input,
         _newer_and_not_whole,
+        _newer_of_another_type,
+        _newer_that_expires,
         _pointer_lost_after_a_newer_one,
+        _pointer_lost_after_a_newer_one_without_a_delta,
     ],
 )
 def test_what_redis_shows_is_not_replaced_by_an_older_version(
@@ -272,6 +298,21 @@ def test_a_confirmation_is_dated_by_redis_or_where_that_is_forbidden_by_the_work
         finally:
             client.execute_command("ACL", "DELUSER", "old")
     assert abs(seconds_of(told) - time.time()) < 60
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_the_version_of_the_files_expires_though_all_that_names_it_is_lost(
+    settings: Settings, redis_server: RedisServer, forced: bool
+) -> None:
+    """Its values would stay in the cache for ever."""
+    old = version_of(run_old(settings))
+    keys = Keys(settings.source)
+    with redis_server.client as client:
+        client.delete(keys.current, keys.flipped, keys.deltas)
+        if not forced:
+            write_json(settings.input, NEW)
+        assert optimize(settings, force=forced).cache == "published"
+        assert all(client.ttl(keys.payload(old, kind)) > 0 for kind in VERSION_KINDS)
 
 
 # ---- a run that began before what is newest now

@@ -384,6 +384,7 @@ PLANTED: dict[str, Callable[[Path], object]] = {
     "a directory as the lock": lambda path: (path / ".lock").mkdir(),
     "versions": lambda path: (path / "versions").mkdir(0o777),
     "versions with a set": lambda path: (path / "versions" / "9").mkdir(parents=True),
+    "a set": lambda path: (path / "current").symlink_to(path / "elsewhere"),
     "linked versions": lambda path: (path / "versions").symlink_to(path / "elsewhere"),
 }
 
@@ -401,6 +402,7 @@ def test_what_another_user_has_put_in_our_place_is_refused_by_name(
         write(sticky_directory, 1)
         shutil.rmtree(sticky_directory / "versions")
         (sticky_directory / ".lock").unlink()
+        (sticky_directory / "current").unlink()
     with as_nobody():
         plant(sticky_directory)
     before = sorted(map(str, sticky_directory.rglob("*")))
@@ -411,7 +413,7 @@ def test_what_another_user_has_put_in_our_place_is_refused_by_name(
         with output_lock(sticky_directory):
             mark_checked(sticky_directory)
 
-    with pytest.raises(OutputUnwritable, match=rf"^{sticky_directory}/(\.lock|versions): "):
+    with pytest.raises(OutputUnwritable, match=rf"^{sticky_directory}/(\.lock|versions|current): "):
         run()
 
     assert set(map(str, sticky_directory.rglob("*"))) - set(before) <= {str(sticky_directory / ".lock")}

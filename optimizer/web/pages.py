@@ -81,6 +81,7 @@ class Pages:
         self.version = held.version
         self.generated_at = held.generated_at
         self.etags = {kind: stored.etag for kind, stored in held.payloads.items()}
+        self.rejected = held.rejected
         self._held = held
         self._fresh = fresh
         self._last_modified_s = int(datetime.fromisoformat(held.generated_at).timestamp())

@@ -150,4 +150,5 @@ class Service:
 
 def _shows(pages: Pages | None, held: Held) -> bool:
     etags = {kind: stored.etag for kind, stored in held.payloads.items()}
-    return pages is not None and (pages.version, pages.etags) == (held.version, etags)
+    told = (held.version, etags, held.rejected)
+    return pages is not None and (pages.version, pages.etags, pages.rejected) == told
