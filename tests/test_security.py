@@ -40,6 +40,13 @@ from tests.webs import WebServer
 
 TASK: Final = "tasks.optimize_rolling_data"
 QUEUE: Final = "rolling.rolling_brain"
+# What `config` tries and these users may not: who is refused, and the command or the key.
+REFUSED_TO_CONFIG: Final = {
+    ("sender", "info"),
+    ("router", "info"),
+    ("sender", Keys("rolling_brain").probe),
+    ("router", "set"),
+}
 TOKEN: Final = "the/token&of-the-web"
 FAST_TICKS: Final = {"ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
 
@@ -213,7 +220,7 @@ def test_each_role_can_do_its_work(
         assert cache_admin.get(Keys("rolling_brain").reads("redis"))  # what the web has counted
     # `config` tries what a worker needs, and says what these may, see `test_connection.py`.
     refused = {(entry["username"], entry["object"]) for entry in log}
-    assert refused == {("sender", "info"), ("router", "info"), ("sender", "set"), ("router", "set")}
+    assert refused == REFUSED_TO_CONFIG
 
 
 def celery_inspect(environ: dict[str, str], asked: str = "ping") -> str:
@@ -550,7 +557,7 @@ def test_no_secret_comes_out(tmp_path: Path, own_redis: RedisServer, guarded: Ur
 
     assert b'"broker_url"' in seen["settings by remote control"]
     # Of `config`; what reconnects asks for more than what starts.
-    assert refused <= {("sender", "info"), ("router", "info"), ("sender", "set"), ("router", "set")}
+    assert refused <= REFUSED_TO_CONFIG
     assert b"celery-task-meta-" in seen["messages, results and reports"]
     assert any(b"/0.celeryev/" in data for data in seen.values())
     assert {name: found for name, data in seen.items() if (found := secrets_in(data))} == {}

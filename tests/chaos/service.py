@@ -243,12 +243,12 @@ class Service:
         return handed is not None and client.get(self.keys.lock) not in (None, handed)
 
     def runs_in(self, pid: int) -> bool:
-        """Whether a process is in a run: then it holds the lock of the directory, by a descriptor."""
+        """Whether a process is in a run: then it has the lock file of the directory open."""
         links = []
         for path in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):
                 links.append(path.readlink())
-        return local(self.settings.output_dir).resolve() in links
+        return local(self.settings.output_dir).resolve() / ".lock" in links
 
     def kill_children(self) -> None:
         """SIGKILL every child of the worker at once: one of them may be in a run."""
