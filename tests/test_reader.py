@@ -237,7 +237,7 @@ def publish_index(settings: Settings, index: list[Record]) -> None:
     """Write and publish an index as a run does."""
     snapshots = encode_set(
         source=settings.source,
-        version=time.time_ns(),
+        version=time.time_ns() // 10_000,
         generated_at="2026-11-01T10:00:00.000Z",
         fingerprint="",
         ranked=index,
