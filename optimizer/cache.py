@@ -252,7 +252,7 @@ class Cache:
             pipeline = self._client.pipeline(transaction=False)
             for digest in digests:
                 pipeline.expire(self._keys.part(digest), self._part_s)
-            for other in noted - wanted:  # not always text: whoever may write may have written anything
+            for other in noted - wanted:  # not always text: any client may have written anything
                 pipeline.unlink(self._keys.part("").encode() + other)
                 pipeline.srem(self._keys.parts, other)
             if wanted - noted:

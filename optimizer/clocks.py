@@ -1,6 +1,6 @@
 """Times as text, and how long ago a version was confirmed, though no two clocks agree.
 
-A confirmation carries the time of some clock: that of Redis, of a worker, of a file server. The reader's own clock may
+A confirmation carries the time of some clock: of Redis, of a worker, of a file server. The reader's own clock may
 be ahead of it or behind. So a reader looks at the time of a confirmation once, when it first sees it, and from then on
 counts with its monotonic clock.
 """

@@ -76,7 +76,7 @@ MOST_ITEMS: Final = 1_000
 _TOKEN = STRING + rb'|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++'
 _NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
 _LITERALS: Final = {b"true": "boolean", b"false": "boolean", b"null": "null"}
-# Stretches of the text that need no parser: plain values and emptied arrays, each with its comma. Whoever sends junk by
+# Stretches of the text that need no parser: plain values and emptied arrays, each with its comma. Junk by
 # the gigabyte would keep a scan busy for hours otherwise. Names of members are plain, and none that means something.
 _GAP = rb"[" + SPACE + rb"]*+"
 _VALUE = STRING + rb"|\[\]|" + _NUMBER + b"".join(b"|" + literal for literal in _LITERALS)

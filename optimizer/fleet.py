@@ -183,7 +183,7 @@ def _tell_of_lost(settings: Settings, publisher: Publisher, on_lost: Callable[[s
     )
     _log.warning("[RollingOptimizer] ⚠️ %s", lost)
     publisher.record(failed_report(settings, lost))
-    with suppress(*UNREADABLE):  # damaged: then nobody knows whose it was
+    with suppress(*UNREADABLE):  # damaged: then it is not known whose it was
         on_lost(_ASSIGNMENT.decode(noted).run_id, lost)
 
 
@@ -305,7 +305,7 @@ def _end_run(
     """Go on with a run, alone under its lock, and end it; where it was superseded, do nothing.
 
     Raises:
-        CacheUnavailable: Redis is away, so nobody knows.
+        CacheUnavailable: Redis is away, so that is not known.
     """
     with (
         recorded(settings, time_limit_error=time_limit_error) as publisher,
@@ -331,7 +331,7 @@ def _assignment(publisher: Publisher, token: str) -> Assignment | None:
     """What there is to do in a run; `None` where it has ended, another took its place, or what is noted is damaged.
 
     Raises:
-        CacheUnavailable: Redis is away, so nobody knows.
+        CacheUnavailable: Redis is away, so that is not known.
     """
     noted = publisher.handed(token)
     try:

@@ -202,7 +202,7 @@ class Follower:
             self.held = found
 
     def catch_up(self) -> Plan[None]:
-        """Look on behalf of a lookup: while Redis is away, nobody asks it but the refresher."""
+        """Look on behalf of a lookup: while Redis is away, only the refresher asks it."""
         return self.look(ask_redis=self.cache_up)
 
     def holds(self, version: int) -> bool:

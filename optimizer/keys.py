@@ -11,7 +11,7 @@
 |                           |         | flipped by a publish, checked_at set by each tick,  |                    |
 |                           |         | by Redis' own clock                                 |                    |
 | rolling:{S}:flipped       | HASH    | version: what the last publish made current; token: | never              |
-|                           |         | that of its run. Known where the pointer is lost    |                    |
+|                           |         | its run's. Known where the pointer is lost          |                    |
 | rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
 | rolling:{S}:V:bots        | STRING  | the same                                            | next version; the  |
 | rolling:{S}:V:portfolio   | STRING  | the same                                            | current one never  |

@@ -27,7 +27,7 @@ def check_plausible(settings: Settings, found: Found, *, accept: bool) -> None:
     Args:
         settings: Where the input and the bots directory are, and `max_rejected_percent`.
         found: All that the scan of the whole input has found.
-        accept: Somebody has asked for this input to be let through: only one without any usable record is refused.
+        accept: The user lets this input through: only one without any usable record is refused.
 
     Raises:
         NoRecords: Not one record can be used.

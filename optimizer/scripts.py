@@ -81,8 +81,8 @@ return 1
 """
 
 # KEYS: lock, handed, revoked. ARGV: what the tokens of a run begin with, milliseconds for `revoked`.
-# Without its lock a run can publish nothing, wherever it is; without the note that it was handed out nobody can go on
-# with it; and one that has not begun yet does not get the lock.
+# Without its lock a run can publish nothing, wherever it is; without the note that it was handed out no worker
+# can go on with it; and one that has not begun yet does not get the lock.
 REVOKE: Final = """
 local function is_its(token) return token and string.sub(token, 1, #ARGV[1]) == ARGV[1] end
 if is_its(redis.call('GET', KEYS[1])) then redis.call('DEL', KEYS[1]) end
@@ -149,7 +149,7 @@ redis.call('HSET', KEYS[5], 'version', ARGV[2], 'token', ARGV[1])
 if ARGV[7] ~= '' then
     local delta = {'MAXLEN', ARGV[6], ARGV[2] .. '-0', 'delta', ARGV[7]}
     local added = redis.pcall('XADD', KEYS[4], unpack(delta))
-    if type(added) == 'table' and added.err then -- its newest id is none of ours: then nobody can add to it
+    if type(added) == 'table' and added.err then -- its newest id is none of ours: then nothing can be added
         redis.call('DEL', KEYS[4])
         redis.call('XADD', KEYS[4], unpack(delta))
     end

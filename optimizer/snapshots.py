@@ -172,7 +172,7 @@ def decode_manifest(data: bytes) -> Manifest | None:
 
 
 def check_newer(version: int, replaced: int | None, current: Manifest | None, where: Location) -> None:
-    """Check, before a version becomes current, that it is newer than what is there, and that nobody came between.
+    """Check, before a version becomes current, that it is newer than what is there, and that no other came between.
 
     Args:
         version: The version.
@@ -182,7 +182,7 @@ def check_newer(version: int, replaced: int | None, current: Manifest | None, wh
         where: The place.
 
     Raises:
-        PublishRefused: Somebody else has written a version meanwhile.
+        PublishRefused: Another run has written a version meanwhile.
     """
     newest = version - 1 if replaced is None else min(replaced, version - 1)
     if current is not None and current.version > newest:
@@ -196,8 +196,8 @@ def check_newer(version: int, replaced: int | None, current: Manifest | None, wh
 def output_lock(output_dir: Path) -> Iterator[bool]:
     """Make the directory and lock it against other runs on this host; yield whether the lock was got.
 
-    The lock is the kernel's and ends with the process. It is on a file that no other user may open: whoever may open a
-    file or a directory, if only to read it, may lock it.
+    The lock is the kernel's and ends with the process. It is on a file that no other user may open: opening a file or
+    a directory, if only to read it, is enough to lock it.
     """
     path = output_dir / LOCK_NAME
     with _explained(output_dir):

@@ -235,7 +235,7 @@ def _end_of_streams(file: Openable, packed: Format) -> int:
     """
     file.seek(0)
     data = file.read(FOLLOW_BYTES)
-    place, end = len(data), 0  # `place` is that of the byte after `data`
+    place, end = len(data), 0  # `place` is where the byte after `data` stands
     while data:
         stream = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP) if packed is GZIP else _zstd_stream()
         while not stream.eof:

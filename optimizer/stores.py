@@ -42,7 +42,7 @@ _PACKAGES: Final = frozenset(
 
 
 def check_url(url: Url, *, is_output: bool = False) -> None:
-    """Check that a URL can be used here; nobody is asked.
+    """Check that a URL can be used here; no server is asked.
 
     Args:
         url: The URL of an input or an output.

@@ -53,7 +53,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         raise MessageInvalid("it is no task")
 
     def on_unknown_task(self, body: Any, message: Any, error: Exception) -> None:  # noqa: ARG002 - as above
-        """Refuse a message, and let whoever waits for its result know: its task may be misspelt."""
+        """Refuse a message, and tell the client that waits for its result: its task may be misspelt."""
         name, run_id = message.headers["task"], message.headers["id"]
         request = Bunch(name=name, chord=None, root_id=None, correlation_id=None, reply_to=None, errbacks=None)
         self.app.backend.mark_as_failure(run_id, NotRegistered(name), request=request)

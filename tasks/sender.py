@@ -132,7 +132,7 @@ def _is_on(run_id: str, age_s: float, expires_s: float) -> bool:
 
 @contextmanager
 def _broker_answers() -> Iterator[None]:
-    from kombu.exceptions import OperationalError  # noqa: PLC0415 - not before somebody triggers
+    from kombu.exceptions import OperationalError  # noqa: PLC0415 - not before a run is triggered
 
     url = Settings.every_from_env(os.environ)[0].broker_url  # Celery's own holds neither certificates nor authorities
     try:

@@ -33,7 +33,7 @@ export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun }) 
   return notices;
 }
 
-/** Whether the last run is younger than three intervals. Its time is compared with that of the confirmation, not with
+/** Whether the last run is younger than three intervals. Its time is compared with the confirmation's, not with
     this machine's clock. */
 function hasRunLately(status, ageS, lastRun) {
   if (!lastRun) return false;
