@@ -247,6 +247,20 @@ class TestRoots:
     """Where nothing can be used, the message says what the input is, and what it should be."""
 
     @pytest.mark.parametrize(
+        "name", ["prediction", "confidence", "last_price", "last", "price", "sentiment", "stop_loss"]
+    )
+    def test_a_field_of_a_record_tells_wherever_it_stands(self, name: str) -> None:
+        """Among any number of plain members, which pass in bulk, it makes the root a record without a symbol."""
+        fillers = [f'"x{number}":{number}' for number in range(20)]
+        for place in (0, 10, 20):
+            text = "{" + ",".join((*fillers[:place], f'"{name}":null', *fillers[place:])) + "}"
+
+            (found,) = items(text)
+
+            assert isinstance(found, Reject)
+            assert found.reason is RejectReason.SYMBOL
+
+    @pytest.mark.parametrize(
         ("text", "says"),
         [
             ("", "the input is empty;"),
