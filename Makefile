@@ -26,7 +26,7 @@ format: install ## mend what ruff can mend
 
 install: .venv/.installed ## .venv with the versions of constraints.txt
 
-.venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard optimizer/*.c optimizer/kernel/*)
+.venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard optimizer/scan/*.c optimizer/scan/kernel/*)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,remote,web,dev]'
@@ -37,13 +37,13 @@ bench: install ## the scan against inflate and its peers, the web against a bare
 	$(BIN)/python -m benchmarks
 
 chaos: install ## faults of every kind for SECONDS (60) with SEED (1), and 3,000 ticks at speed; writes docs/reliability.md
-	$(BIN)/python -m pytest tests/test_soak.py tests/test_chaos.py --long-life --chaos-s $(SECONDS) --chaos-seed $(SEED)
+	$(BIN)/python -m pytest tests/reliability/test_soak.py tests/reliability/test_chaos.py --long-life --chaos-s $(SECONDS) --chaos-seed $(SEED)
 
 fuzz: ## the kernel under sanitizers for SECONDS (60); needs clang and its runtime
-	tests/kernel/fuzz.sh $(SECONDS)
+	tests/scan/kernel/fuzz.sh $(SECONDS)
 
 screenshots: install ## the pictures of the dashboard in docs/, from a Chromium of the distribution
-	$(BIN)/python -m tests.screenshots
+	$(BIN)/python -m tests.support.screenshots
 
 lock: install ## constraints.txt anew, from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
@@ -51,4 +51,4 @@ lock: install ## constraints.txt anew, from pyproject.toml
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 
 clean: ## everything that the targets made
-	rm -rf .venv .demo .up .bench .fuzz build dist optimizer/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .demo .up .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

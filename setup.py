@@ -14,9 +14,9 @@ if choice not in ("", "yes", "no"):
     sys.exit(f"BUILD_EXTENSION={choice!r} is neither yes nor no")
 
 kernel = Extension(
-    "optimizer._prune",
-    sources=["optimizer/_prune.c", "optimizer/kernel/prune.c"],
-    depends=["optimizer/kernel/prune.h", "optimizer/kernel/blocks.h", "setup.py"],
+    "optimizer.scan._prune",
+    sources=["optimizer/scan/_prune.c", "optimizer/scan/kernel/prune.c"],
+    depends=["optimizer/scan/kernel/prune.h", "optimizer/scan/kernel/blocks.h", "setup.py"],
     extra_compile_args=["-std=c11", "-O3"],
     py_limited_api=True,
     optional=choice != "yes",

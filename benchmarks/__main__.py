@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import fleet, scan, web
-from optimizer.native import VARIANT
+from optimizer.scan.native_pruner import VARIANT
 
 PAGE = Path("docs/benchmarks.md")
 INTRODUCTION = """# Benchmarks

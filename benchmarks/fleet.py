@@ -18,9 +18,9 @@ from typing import Final
 from benchmarks.processes import running, throwaway_redis
 from benchmarks.scan import DIRECTORY
 from optimizer import Settings, SnapshotReader
+from optimizer.cli.dev.sample import write_sample
 from optimizer.errors import BenchFailed
-from optimizer.records import Stats
-from optimizer.sample import write_sample
+from optimizer.models import Stats
 
 __all__ = ["main"]
 
@@ -80,7 +80,16 @@ def _runs(name: str, settings: Settings, *, cores: set[int], children: int) -> f
 
 def _run(settings: Settings, environ: dict[str, str], *options: str) -> Stats:
     """One run by hand, and what it says of itself."""
-    command = [sys.executable, "-m", "tasks.cli", "trigger", "--wait", "--timeout", f"{RUN_LIMIT_S:g}", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "optimizer.cli.main",
+        "trigger",
+        "--wait",
+        "--timeout",
+        f"{RUN_LIMIT_S:g}",
+        *options,
+    ]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     with closing(SnapshotReader.from_settings(settings)) as reader:
         stats = reader.runs(1)[0].stats if done.returncode == 0 else None

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from optimizer.connection import ping
+from optimizer.cache.client import ping
+from optimizer.cli.dev.redis_server import free_port, redis_command
 from optimizer.errors import CacheUnavailable
-from tasks.devredis import free_port, redis_command
 
 __all__ = ["running", "throwaway_redis", "wait_until"]
 

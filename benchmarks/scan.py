@@ -16,9 +16,9 @@ from typing import Any, Final
 from benchmarks.peers import PEERS, available
 from benchmarks.processes import throwaway_redis
 from optimizer import Settings
-from optimizer.bench import Comparison, Row, compare, measure, rows_of
+from optimizer.cli.bench import Comparison, Row, compare, measure, rows_of
+from optimizer.cli.dev.sample import write_sample
 from optimizer.errors import BenchFailed
-from optimizer.sample import write_sample
 
 __all__ = ["main"]
 

@@ -27,8 +27,8 @@ from typing import Final
 
 from benchmarks.processes import running, throwaway_redis, wait_until
 from optimizer import Settings, SnapshotReader, optimize
-from optimizer.sample import write_sample
-from tasks.devredis import free_port
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.cli.dev.sample import write_sample
 
 __all__ = ["main"]
 
@@ -69,7 +69,7 @@ def main() -> int:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         settings = stack.enter_context(_published(directory))
         missed = _measure_reader(settings)
-        ours = stack.enter_context(_server([sys.executable, "-m", "tasks.cli", "web", "--port"], settings))
+        ours = stack.enter_context(_server([sys.executable, "-m", "optimizer.cli", "web", "--port"], settings))
         cases = _cases(ours, directory / "bare")
         bare = stack.enter_context(
             _server([sys.executable, "-m", "benchmarks.bare", str(directory / "bare")], settings)

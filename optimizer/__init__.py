@@ -1,14 +1,21 @@
-"""Rolling Optimizer: small, fresh snapshots from one big rolling file, for routers to read from Redis."""
+"""Rolling Optimizer: small, fresh snapshots from one big rolling file, for routers to read from Redis.
+
+The public names are imported when they are first asked for, so a process that only reads never imports the scanner.
+"""
 
 from __future__ import annotations
 
-from optimizer.answers import Answer, Snapshot, State
-from optimizer.async_reader import AsyncSnapshotReader
-from optimizer.errors import RollingError, SnapshotMissing
-from optimizer.pipeline import optimize
-from optimizer.reader import SnapshotReader
-from optimizer.records import BotSummary, Holding, Record, Report
-from optimizer.settings import Settings
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from optimizer.config.settings import Settings
+    from optimizer.errors import RollingError, SnapshotMissing
+    from optimizer.models import BotSummary, Holding, Record, Report
+    from optimizer.pipeline.run import optimize
+    from optimizer.reader.async_reader import AsyncSnapshotReader
+    from optimizer.reader.reader import SnapshotReader
+    from optimizer.reader.results import Answer, Snapshot, State
 
 __all__ = [
     "Answer",
@@ -25,3 +32,26 @@ __all__ = [
     "State",
     "optimize",
 ]
+
+_MODULES: Final = {
+    "optimizer.config.settings": ("Settings",),
+    "optimizer.errors": ("RollingError", "SnapshotMissing"),
+    "optimizer.models": ("BotSummary", "Holding", "Record", "Report"),
+    "optimizer.pipeline.run": ("optimize",),
+    "optimizer.reader.async_reader": ("AsyncSnapshotReader",),
+    "optimizer.reader.reader": ("SnapshotReader",),
+    "optimizer.reader.results": ("Answer", "Snapshot", "State"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            value: object = getattr(importlib.import_module(module), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,6 +22,7 @@ __all__ = [
     "Holding",
     "Index",
     "Manifest",
+    "Origin",
     "PortfolioSnapshot",
     "Position",
     "PredictionsSnapshot",
@@ -35,6 +36,8 @@ __all__ = [
     "Timestamp",
     "Units",
 ]
+
+Origin = Literal["redis", "files"]
 
 # What decoding damaged JSON raises: msgspec has no error of its own for bad UTF-8, and for what is nested too deep.
 UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

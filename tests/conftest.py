@@ -13,15 +13,15 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from optimizer.environ import PREFIX
-from optimizer.settings import Settings
-from tasks.devredis import redis_executable
-from tests.chaos.figures import Figures
-from tests.engines import engine
-from tests.servers import RedisServer
+from optimizer.cli.dev.redis_server import redis_executable
+from optimizer.config.environment import PREFIX
+from optimizer.config.settings import Settings
+from tests.reliability.chaos.figures import Figures
+from tests.support.engines import engine
+from tests.support.redis_servers import RedisServer
 
 if TYPE_CHECKING:
-    from tests.objects import S3Server
+    from tests.support.s3_server import S3Server
 
 __all__ = ["engine"]  # a fixture
 
@@ -150,7 +150,7 @@ def _s3_server() -> S3Server:
     missing = [name for name in ("s3fs", "moto", "flask_cors") if importlib.util.find_spec(name) is None]
     if missing and not os.environ.get("CI"):
         pytest.skip(f"no {', '.join(missing)} here")
-    from tests.objects import S3Server  # noqa: PLC0415 - it needs them
+    from tests.support.s3_server import S3Server  # noqa: PLC0415 - it needs them
 
     return S3Server()
 

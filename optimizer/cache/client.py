@@ -13,10 +13,10 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from optimizer.cache.keys import Keys
+from optimizer.config.redis_url import RedisUrl, redact_url
 from optimizer.errors import CacheUnavailable
-from optimizer.keys import Keys
-from optimizer.records import UNDECODABLE
-from optimizer.urls import RedisUrl, redact_url
+from optimizer.models import UNDECODABLE
 
 __all__ = [
     "READER_TIMEOUT_S",

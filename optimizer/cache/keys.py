@@ -52,9 +52,8 @@ from typing import Final, NamedTuple, get_args
 
 import msgspec
 
-from optimizer.answers import Origin
 from optimizer.errors import CacheUnavailable
-from optimizer.records import Rejected, Units
+from optimizer.models import Origin, Rejected, Units
 
 __all__ = [
     "NUMBER",

@@ -29,8 +29,7 @@ from typing import Any, Final, cast
 import msgspec
 import redis
 
-from optimizer.clocks import text_of
-from optimizer.connection import (
+from optimizer.cache.client import (
     READER_TIMEOUT_S,
     UNREADABLE,
     WRITER_TIMEOUT_S,
@@ -39,9 +38,8 @@ from optimizer.connection import (
     is_forbidden,
     redis_answers,
 )
-from optimizer.deltas import delta_between
-from optimizer.errors import CacheUnavailable, PublishRefused
-from optimizer.keys import (
+from optimizer.cache.clocks import text_of
+from optimizer.cache.keys import (
     NUMBER,
     ORIGINS,
     PART,
@@ -56,9 +54,11 @@ from optimizer.keys import (
     Pointer,
     rejected_fields,
 )
-from optimizer.records import Manifest, Record, Report
-from optimizer.scripts import ADOPT, CLAIM, DROP, FLIP, FORGET, KEEP, MARK, MEND, NOTE, RELEASE, REVOKE
-from optimizer.snapshots import SnapshotSet
+from optimizer.cache.scripts import ADOPT, CLAIM, DROP, FLIP, FORGET, KEEP, MARK, MEND, NOTE, RELEASE, REVOKE
+from optimizer.errors import CacheUnavailable, PublishRefused
+from optimizer.models import Manifest, Record, Report
+from optimizer.snapshots.delta import delta_between
+from optimizer.snapshots.directory import SnapshotSet
 
 __all__ = ["LOCK_TTL_S", "Cache", "Lock", "handed_s"]
 

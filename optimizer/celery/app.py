@@ -13,13 +13,13 @@ from celery.app.amqp import AMQP
 from celery.concurrency import get_implementation
 from celery.signals import after_setup_logger, beat_init, worker_init, worker_process_init, worker_ready
 
-from optimizer.connection import check_broker, check_cache, check_no_cluster, is_away
-from optimizer.engine import choose_engine
+from optimizer.cache.client import check_broker, check_cache, check_no_cluster, is_away
+from optimizer.celery.broker import Connection
+from optimizer.celery.flower import close_flower
+from optimizer.celery.queues import SCAN_QUEUE, source_queue
+from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
-from optimizer.settings import Settings
-from tasks.broker import Connection
-from tasks.flower import close_flower
-from tasks.queues import SCAN_QUEUE, source_queue
+from optimizer.scan.engine import choose_engine
 
 __all__ = ["app"]
 
@@ -33,7 +33,7 @@ class _Amqp(AMQP):  # type: ignore[misc]
     Connection = Connection
 
 
-app = Celery("tasks", amqp=_Amqp, include=["tasks.rolling"])
+app = Celery("tasks", amqp=_Amqp, include=["optimizer.celery.tasks"])
 app.config_from_object("celeryconfig")
 
 
@@ -43,7 +43,7 @@ def _keep_to_our_broker(sender: Celery, source: Any, **_: Any) -> None:
     sender.backend_cls = source["result_backend"]
 
 
-app.steps["consumer"].add("tasks.consumer:DroppedMessages")  # by name: only a worker imports it
+app.steps["consumer"].add("optimizer.celery.consumer:DroppedMessages")  # by name: only a worker imports it
 
 
 @after_setup_logger.connect

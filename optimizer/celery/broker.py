@@ -20,8 +20,8 @@ from kombu.exceptions import InconsistencyError, OperationalError
 from kombu.transport import redis
 from redis.exceptions import DataError, RedisError
 
-from optimizer.records import UNDECODABLE
-from tasks.envelope import MessageInvalid, check_envelope, check_order
+from optimizer.celery.envelope import MessageInvalid, check_envelope, check_order
+from optimizer.models import UNDECODABLE
 
 __all__ = ["Connection", "dropped"]
 

@@ -1,6 +1,6 @@
-"""Celery's settings, under Celery's own lowercase keys. What is ours comes from `ROLLING_*` (`optimizer/settings.py`).
+"""Celery's settings, under Celery's own lowercase keys. `ROLLING_*` variables give the rest.
 
-Each value that is not Celery's default has its reason. Read by `tasks/__init__.py`, once a process.
+Each value that is not Celery's default has its reason. Read once a process, by `celeryconfig.py`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 from kombu.entity import Exchange, Queue
 
+from optimizer.celery.queues import SCAN_QUEUE, source_queue
+from optimizer.config.redis_url import RedisUrl
+from optimizer.config.settings import Settings
 from optimizer.errors import SettingsInvalid
-from optimizer.settings import Settings
-from optimizer.urls import RedisUrl
-from tasks.queues import SCAN_QUEUE, source_queue
 
 try:
     _sources = Settings.every_from_env(os.environ)
@@ -55,7 +55,7 @@ result_serializer = "json"
 accept_content = ["json"]
 result_accept_content = ["json"]
 # Celery's own logs the content of messages that it cannot use, and ends at some.
-worker_consumer = "tasks.consumer:Consumer"
+worker_consumer = "optimizer.celery.consumer:Consumer"
 
 # ---- results: kept long enough to be read, not long enough to pile up
 result_expires = max(900, 2 * _time_limit_s)

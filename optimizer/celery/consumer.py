@@ -16,11 +16,11 @@ from celery.utils.objects import Bunch
 from celery.worker import consumer, control
 from celery.worker import state as worker_state
 
+from optimizer.celery.broker import dropped
+from optimizer.celery.envelope import MessageInvalid, check_task
+from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable
-from optimizer.fleet import revoke
-from optimizer.settings import Settings
-from tasks.broker import dropped
-from tasks.envelope import MessageInvalid, check_task
+from optimizer.pipeline.distributed import revoke
 
 __all__ = ["Consumer", "DroppedMessages"]
 

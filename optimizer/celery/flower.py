@@ -13,7 +13,7 @@ import secrets
 import sys
 from collections.abc import MutableMapping
 
-from optimizer.environ import without_service_links
+from optimizer.config.environment import without_service_links
 
 __all__ = ["close_flower"]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 
 from optimizer.errors import CacheUnavailable, RollingError, RunLost
-from optimizer.records import Report
+from optimizer.models import Report
 
 __all__ = ["ResultInvalid", "RunResult", "decode_result", "read_result", "report_of"]
 
@@ -59,7 +59,7 @@ def read_result(run_id: str) -> RunResult:
         ResultInvalid: It is none of ours.
         redis.RedisError: The broker is away, or refuses.
     """
-    from tasks import app  # noqa: PLC0415 - Celery's settings are read on import, so only where results are
+    from optimizer.celery.app import app  # noqa: PLC0415 - Celery's settings are read on import, so only where results are
 
     return decode_result(run_id, app.backend.client.getrange(app.backend.get_key_for_task(run_id), 0, MAX_RESULT_BYTES))
 

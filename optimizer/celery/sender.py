@@ -19,12 +19,12 @@ from uuid import uuid4
 import msgspec
 from redis.exceptions import RedisError, ResponseError, WatchError
 
-from optimizer.connection import ping
+from optimizer.cache.client import ping
+from optimizer.cache.keys import Keys
+from optimizer.celery.results import ResultInvalid, read_result
+from optimizer.config.redis_url import redact_url
+from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RunPending
-from optimizer.keys import Keys
-from optimizer.settings import Settings
-from optimizer.urls import redact_url
-from tasks.results import ResultInvalid, read_result
 
 if TYPE_CHECKING:
     from optimizer.web.trigger import RunState
@@ -54,8 +54,8 @@ class CelerySender:
             CacheUnavailable: The broker cannot be reached.
         """
         # Celery's settings are read on import, and so only where somebody triggers.
-        from tasks import app  # noqa: PLC0415
-        from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
+        from optimizer.celery.app import app  # noqa: PLC0415
+        from optimizer.celery.tasks import optimize_rolling_data  # noqa: PLC0415
 
         with _broker_answers():
             expires_s = max(SHORTEST_EXPIRY_S, Settings.from_env(os.environ, source).interval_s)
@@ -96,7 +96,7 @@ def _request(key: str, wanted: _Requested, expires_s: float) -> _Requested | Non
 
     Compare-and-set: of several processes that see that the last one has ended, one sends the next.
     """
-    from tasks import app  # noqa: PLC0415
+    from optimizer.celery.app import app  # noqa: PLC0415
 
     # A run that is still on by then is killed.
     kept_s = max(expires_s, app.conf.task_time_limit)

@@ -1,4 +1,4 @@
-"""The tasks: like web views, they take settings, make one call into `optimizer.fleet`, and report.
+"""The tasks: like web views, they take settings, make one call into `optimizer.pipeline.distributed`, and report.
 
 `optimize_rolling_data` is what beat, Flower and people send. It is light, and goes to its source's queue. What has to
 be scanned goes to the queue of scans, under the same task id: whoever waits for the run finds its report there.
@@ -20,15 +20,15 @@ from celery.exceptions import BackendError, Ignore, SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from optimizer.cache import handed_s
+from optimizer.cache.writer import handed_s
+from optimizer.celery.app import app
+from optimizer.celery.queues import SCAN_QUEUE, source_queue
+from optimizer.config.redis_url import redact_url
+from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
-from optimizer.fleet import Assignment, PartOutcome, begin, merge_parts, scan_file, scan_one_part
-from optimizer.inputs import Progress
-from optimizer.records import Report
-from optimizer.settings import Settings
-from optimizer.urls import redact_url
-from tasks.celeryapp import app
-from tasks.queues import SCAN_QUEUE, source_queue
+from optimizer.models import Report
+from optimizer.pipeline.distributed import Assignment, PartOutcome, begin, merge_parts, scan_file, scan_one_part
+from optimizer.pipeline.parts import Progress
 
 if TYPE_CHECKING:
     from celery import Signature, Task

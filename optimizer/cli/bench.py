@@ -6,8 +6,8 @@ Three ways, each in a process of its own, in turn, some rounds over, so that a m
 - `scan`: the same, pruned, decoded and selected;
 - `run`: all of it, with files and Redis, and then a second run that finds nothing changed.
 
-`python -m optimizer.bench WAY` is such a process: settings come from `ROLLING_*`, one line of JSON goes out. Imports
-are not timed; peak memory is the process's, imports and all.
+`python -m optimizer.cli.bench WAY` is such a process: settings come from `ROLLING_*`, one line of JSON goes
+out. Imports are not timed; peak memory is the process's, imports and all.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from typing import Final
 
 import msgspec
 
-from optimizer.collect import Found
-from optimizer.connection import connect, redis_answers
-from optimizer.engine import choose_engine
-from optimizer.environ import PREFIX, with_secrets, without_sources
+from optimizer.cache.client import connect, redis_answers
+from optimizer.cache.keys import Keys
+from optimizer.config.environment import PREFIX, with_secrets, without_sources
+from optimizer.config.settings import Settings
 from optimizer.errors import BenchFailed, CacheUnavailable
-from optimizer.inputs import collect
-from optimizer.keys import Keys
-from optimizer.locations import spelled
-from optimizer.memory import peak_rss_mb
-from optimizer.opening import open_source
-from optimizer.pipeline import optimize
-from optimizer.select import Selection
-from optimizer.settings import Settings
+from optimizer.pipeline.memory import peak_rss_mb
+from optimizer.pipeline.parts import collect
+from optimizer.pipeline.run import optimize
+from optimizer.scan.engine import choose_engine
+from optimizer.selection.result import Found
+from optimizer.selection.top_n import Selection
+from optimizer.source.opener import open_source
+from optimizer.storage.location import spelled
 
 __all__ = ["Comparison", "Measured", "Row", "compare", "measure", "measured_here", "rows_of", "table"]
 
@@ -107,7 +107,7 @@ def compare(settings: Settings, *, rounds: int = ROUNDS, tell: Callable[[str], N
             for number in range(rounds):
                 for way in WAYS:
                     options = [] if cache else ["--no-cache"]
-                    measured = measure(way, [sys.executable, "-m", "optimizer.bench", way, *options], environ)
+                    measured = measure(way, [sys.executable, "-m", "optimizer.cli.bench", way, *options], environ)
                     taken[way].append(measured)
                     tell(f"round {number + 1} of {rounds}: {way}: {measured.wall_s:.2f} s")
         finally:

@@ -16,20 +16,20 @@ from typing import Any, Final
 import click
 import msgspec
 
-from optimizer.answers import describe_rejected
-from optimizer.bench import compare, table
-from optimizer.connection import check_broker, check_cache
-from optimizer.engine import choose_engine
-from optimizer.environ import FILE_SUFFIX, variables_of, without_sources
+from optimizer.cache.client import check_broker, check_cache
+from optimizer.cli.bench import compare, table
+from optimizer.cli.dev.sample import SHAPES, write_sample
+from optimizer.config.environment import FILE_SUFFIX, variables_of, without_sources
+from optimizer.config.redis_url import redact_url
+from optimizer.config.settings import ENGINES, Settings, variable_name
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
-from optimizer.opening import expand
-from optimizer.pipeline import Progress, failed_report, optimize
-from optimizer.plausible import describe_tally
-from optimizer.reader import SnapshotReader
-from optimizer.records import Report
-from optimizer.sample import SHAPES, write_sample
-from optimizer.settings import ENGINES, Settings, variable_name
-from optimizer.urls import redact_url
+from optimizer.models import Report
+from optimizer.pipeline.run import Progress, failed_report, optimize
+from optimizer.reader.reader import SnapshotReader
+from optimizer.reader.results import describe_rejected
+from optimizer.scan.engine import choose_engine
+from optimizer.selection.acceptance import describe_tally
+from optimizer.source.opener import expand
 
 __all__ = [
     "CommandGroup",

@@ -1,4 +1,4 @@
-"""The `rolling-optimizer` command: the commands of `optimizer.commands`, and those of the fleet.
+"""The `rolling-optimizer` command: the commands of `optimizer.cli.commands`, and those of the fleet.
 
 Celery is imported by those that talk to it, and by no other.
 """
@@ -11,14 +11,14 @@ from typing import Final
 import click
 from redis.exceptions import RedisError
 
-from optimizer.commands import accept_option, commands, describe, settings_or_usage_error, source_option
-from optimizer.connection import ping
+from optimizer.cache.client import ping
+from optimizer.celery.sender import CelerySender
+from optimizer.cli.commands import accept_option, commands, describe, settings_or_usage_error, source_option
+from optimizer.cli.dev.stack import demo as run_demo
+from optimizer.cli.dev.stack import up as run_up
+from optimizer.config.redis_url import redact_url
 from optimizer.errors import CacheUnavailable, RunTimedOut
-from optimizer.records import Report
-from optimizer.urls import redact_url
-from tasks.sender import CelerySender
-from tasks.stack import demo as run_demo
-from tasks.stack import up as run_up
+from optimizer.models import Report
 
 __all__ = ["main"]
 
@@ -50,8 +50,8 @@ def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: 
 def _send(source: str, *, force: bool, accept: bool, timeout_s: float | None) -> Report | None:
     """Send the task, and wait for its report where there is a timeout; `None` where none came."""
     # Celery's settings are read on import: a bad one must be a usage error of this command, not of all.
-    from tasks.results import read_result, report_of  # noqa: PLC0415
-    from tasks.rolling import optimize_rolling_data  # noqa: PLC0415
+    from optimizer.celery.results import read_result, report_of  # noqa: PLC0415
+    from optimizer.celery.tasks import optimize_rolling_data  # noqa: PLC0415
 
     sent = optimize_rolling_data.apply_async(kwargs={"force": force, "accept": accept, "source": source})
     click.echo(f"sent as {sent.id}", err=True)
@@ -80,7 +80,3 @@ def demo() -> None:
 def main() -> None:
     """Entry point of the console script."""
     commands(prog_name="rolling-optimizer", obj=CelerySender())
-
-
-if __name__ == "__main__":
-    main()

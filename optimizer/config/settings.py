@@ -13,11 +13,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
-from optimizer.environ import PREFIX, SOURCE_NAME, SOURCES_VARIABLE, variables_by_source
+from optimizer.config.environment import PREFIX, SOURCE_NAME, SOURCES_VARIABLE, variables_by_source
+from optimizer.config.redis_url import RedisUrl, redact_url
 from optimizer.errors import SettingsInvalid
-from optimizer.locations import Location, Url, is_pattern, parse_location
-from optimizer.stores import check_url
-from optimizer.urls import RedisUrl, redact_url
+from optimizer.storage.location import Location, Url, is_pattern, parse_location
+from optimizer.storage.object_store import check_url
 
 __all__ = ["ENGINES", "EngineName", "Settings", "variable_name"]
 

@@ -21,12 +21,12 @@ from typing import Final
 
 import msgspec
 
-from optimizer.cache import LOCK_TTL_S, Cache
-from optimizer.collect import Found
-from optimizer.connection import UNREADABLE
-from optimizer.engine import choose_engine
+from optimizer.cache.client import UNREADABLE
+from optimizer.cache.writer import LOCK_TTL_S, Cache
+from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunLost, RunTimedOut, SourceMissing
-from optimizer.inputs import (
+from optimizer.models import Findings, Report
+from optimizer.pipeline.parts import (
     Part,
     Progress,
     Scanned,
@@ -37,11 +37,11 @@ from optimizer.inputs import (
     read_kept,
     scan_part,
 )
-from optimizer.pipeline import alone, confirm, confirm_or_scan, failed_report, publish, recorded, scan_here, skipped
-from optimizer.publish import Publisher
-from optimizer.records import Findings, Report
-from optimizer.select import Selection
-from optimizer.settings import Settings
+from optimizer.pipeline.run import alone, confirm, confirm_or_scan, failed_report, publish, recorded, scan_here, skipped
+from optimizer.pipeline.session import Publisher
+from optimizer.scan.engine import choose_engine
+from optimizer.selection.result import Found
+from optimizer.selection.top_n import Selection
 
 __all__ = ["Assignment", "PartOutcome", "begin", "handover_s", "merge_parts", "revoke", "scan_file", "scan_one_part"]
 

@@ -19,22 +19,22 @@ from typing import Final, Protocol
 
 import msgspec
 
-from optimizer.ahead import read_ahead
-from optimizer.botfiles import bots_fingerprint, read_bots
-from optimizer.collect import Found
-from optimizer.connection import UNREADABLE
-from optimizer.engine import Engine
+from optimizer.cache.client import UNREADABLE
+from optimizer.config.settings import Settings
 from optimizer.errors import NoRecords, SourceError, SourceMissing
-from optimizer.locations import Location, parse_location
-from optimizer.memory import peak_rss_mb
-from optimizer.opening import expand, open_source, where_looked
-from optimizer.publish import Publisher
-from optimizer.records import Findings
-from optimizer.scan import scan
-from optimizer.select import Selection
-from optimizer.settings import Settings
-from optimizer.snapshots import FILE_NAMES, MANIFEST_NAME
-from optimizer.source import Source
+from optimizer.models import Findings
+from optimizer.pipeline.memory import peak_rss_mb
+from optimizer.pipeline.session import Publisher
+from optimizer.scan.engine import Engine
+from optimizer.scan.scanner import scan
+from optimizer.selection.result import Found
+from optimizer.selection.top_n import Selection
+from optimizer.snapshots.directory import FILE_NAMES, MANIFEST_NAME
+from optimizer.source.bot_files import bots_fingerprint, read_bots
+from optimizer.source.file import Source
+from optimizer.source.opener import expand, open_source, where_looked
+from optimizer.source.read_ahead import read_ahead
+from optimizer.storage.location import Location, parse_location
 
 __all__ = [
     "Input",

@@ -13,18 +13,18 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from optimizer.clocks import text_of
-from optimizer.engine import choose_engine
+from optimizer.cache.clocks import text_of
+from optimizer.config.settings import Settings
 from optimizer.errors import RunTimedOut
-from optimizer.inputs import Input, Progress, Scanned, open_input
-from optimizer.memory import peak_rss_mb
-from optimizer.outputs import mark_checked, output_lock, read_manifest, read_set, write_set
-from optimizer.plausible import check_plausible
-from optimizer.publish import Publisher
-from optimizer.records import Report, Stats
-from optimizer.select import top
-from optimizer.settings import Settings
-from optimizer.snapshots import SnapshotSet, encode_set
+from optimizer.models import Report, Stats
+from optimizer.pipeline.memory import peak_rss_mb
+from optimizer.pipeline.parts import Input, Progress, Scanned, open_input
+from optimizer.pipeline.session import Publisher
+from optimizer.scan.engine import choose_engine
+from optimizer.selection.acceptance import check_plausible
+from optimizer.selection.top_n import top
+from optimizer.snapshots.directory import SnapshotSet, encode_set
+from optimizer.snapshots.store import mark_checked, output_lock, read_manifest, read_set, write_set
 
 __all__ = [
     "Progress",

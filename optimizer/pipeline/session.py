@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Final, Literal
 
-from optimizer.cache import Cache, Lock
+from optimizer.cache.keys import Pointer
+from optimizer.cache.writer import Cache, Lock
+from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused
-from optimizer.keys import Pointer
-from optimizer.records import Manifest, Report
-from optimizer.settings import Settings
-from optimizer.snapshots import SnapshotSet
+from optimizer.models import Manifest, Report
+from optimizer.snapshots.directory import SnapshotSet
 
 __all__ = ["Publisher"]
 

@@ -15,10 +15,18 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from optimizer.answers import Origin
-from optimizer.connection import UNREADABLE
-from optimizer.keys import PAYLOAD_KINDS, Pointer
-from optimizer.records import BotsSnapshot, Index, Manifest, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected
+from optimizer.cache.client import UNREADABLE
+from optimizer.cache.keys import PAYLOAD_KINDS, Pointer
+from optimizer.models import (
+    BotsSnapshot,
+    Index,
+    Manifest,
+    Origin,
+    PortfolioSnapshot,
+    PredictionsSnapshot,
+    Record,
+    Rejected,
+)
 
 __all__ = ["Held", "Sight", "Stored", "hold", "store", "store_each"]
 

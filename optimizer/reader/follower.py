@@ -26,16 +26,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from optimizer.answers import Snapshot, State
-from optimizer.clocks import Sightings, seconds_of, text_of
-from optimizer.connection import UNREADABLE, is_away, is_forbidden, redis_answers
+from optimizer.cache.client import UNREADABLE, is_away, is_forbidden, redis_answers
+from optimizer.cache.clocks import Sightings, seconds_of, text_of
+from optimizer.cache.keys import PAYLOAD_KINDS, Keys, Pointer
 from optimizer.errors import CacheUnavailable, SnapshotMissing
-from optimizer.held import Held, Sight, Stored, hold, store, store_each
-from optimizer.keys import PAYLOAD_KINDS, Keys, Pointer
-from optimizer.locations import Location, Url
-from optimizer.outputs import read_current, read_set
-from optimizer.patience import Patience
-from optimizer.snapshots import Current
+from optimizer.reader.cached_version import Held, Sight, Stored, hold, store, store_each
+from optimizer.reader.results import Snapshot, State
+from optimizer.snapshots.directory import Current
+from optimizer.snapshots.store import read_current, read_set
+from optimizer.storage.location import Location, Url
+from optimizer.storage.time_limit import Patience
 
 __all__ = ["READ_ATTEMPTS", "Calls", "Follower", "Look", "Plan", "call"]
 

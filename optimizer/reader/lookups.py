@@ -14,13 +14,13 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from optimizer.answers import Answer, Origin
-from optimizer.connection import UNREADABLE, redis_answers
+from optimizer.cache.client import UNREADABLE, redis_answers
 from optimizer.errors import CacheUnavailable, SnapshotMissing
-from optimizer.follow import READ_ATTEMPTS, Calls, Follower, Look, Plan, call
-from optimizer.held import Held, Sight, store
-from optimizer.outputs import read_set
-from optimizer.records import Index, Record, Report
+from optimizer.models import Index, Origin, Record, Report
+from optimizer.reader.cached_version import Held, Sight, store
+from optimizer.reader.follower import READ_ATTEMPTS, Calls, Follower, Look, Plan, call
+from optimizer.reader.results import Answer
+from optimizer.snapshots.store import read_set
 
 __all__ = ["LOOKUPS_AT_ONCE", "Lookups", "ScanStatus"]
 

@@ -22,14 +22,14 @@ from typing import Any, Final, TypeVar
 
 import redis
 
-from optimizer.answers import Answer, Snapshot, State
-from optimizer.connection import READER_TIMEOUT_S, UNREADABLE, connect, redis_answers
+from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, connect, redis_answers
+from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable
-from optimizer.follow import Calls, Follower, Look, Plan
-from optimizer.locations import Location
-from optimizer.lookups import LOOKUPS_AT_ONCE, Lookups, ScanStatus
-from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
-from optimizer.settings import Settings
+from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
+from optimizer.reader.follower import Calls, Follower, Look, Plan
+from optimizer.reader.lookups import LOOKUPS_AT_ONCE, Lookups, ScanStatus
+from optimizer.reader.results import Answer, Snapshot, State
+from optimizer.storage.location import Location
 
 __all__ = ["SnapshotReader"]
 

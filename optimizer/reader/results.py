@@ -8,13 +8,12 @@ answer; `stale` says that this is longer than three intervals, so that nobody ke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
-from optimizer.records import Rejected
+from optimizer.models import Origin, Rejected
 
 __all__ = ["Answer", "Origin", "Snapshot", "State", "describe_rejected"]
 
-Origin = Literal["redis", "files"]
 T = TypeVar("T")
 
 

@@ -242,7 +242,7 @@ static PyType_Slot pruner_slots[] = {
 };
 
 static PyType_Spec pruner_spec = {
-    .name = "optimizer._prune.Pruner",
+    .name = "optimizer.scan._prune.Pruner",
     .basicsize = sizeof(Pruner),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = pruner_slots,
@@ -264,7 +264,7 @@ static PyModuleDef_Slot module_slots[] = {
 
 static PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "optimizer._prune",
+    .m_name = "optimizer.scan._prune",
     .m_doc = "The structural pruner, compiled.",
     .m_size = 0,
     .m_slots = module_slots,

@@ -19,11 +19,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from optimizer.errors import SourceMalformed
-from optimizer.judge import SymbolsIgnored, decode_key, decode_record
-from optimizer.pieces import SPACE, STRING, Piece
-from optimizer.prune import UNIT
-from optimizer.records import Record, Reject
-from optimizer.schema import Fields, Symbol, variants_by_price
+from optimizer.models import Record, Reject
+from optimizer.scan.fragment import SPACE, STRING, Piece
+from optimizer.scan.pruner import UNIT
+from optimizer.scan.schema import Fields, Symbol, variants_by_price
+from optimizer.scan.validation import SymbolsIgnored, decode_key, decode_record
 
 __all__ = ["RecordRun", "Run", "RunKind", "decode_run"]
 

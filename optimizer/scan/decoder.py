@@ -31,11 +31,11 @@ from typing import Any, Final, NamedTuple
 import ijson
 
 from optimizer.errors import SourceMalformed
-from optimizer.judge import SymbolsIgnored, decode_bot, decode_key, decode_record, shown_name, where
-from optimizer.pieces import RECORD_KEY, SPACE, STRING, Layout, Piece, PieceKind, malformed
-from optimizer.records import Bot, Record, Reject, RejectReason
-from optimizer.runs import RecordRun, Run, RunKind, decode_run
-from optimizer.schema import FIELD_NAMES
+from optimizer.models import Bot, Record, Reject, RejectReason
+from optimizer.scan.batch import RecordRun, Run, RunKind, decode_run
+from optimizer.scan.fragment import RECORD_KEY, SPACE, STRING, Layout, Piece, PieceKind, malformed
+from optimizer.scan.schema import FIELD_NAMES
+from optimizer.scan.validation import SymbolsIgnored, decode_bot, decode_key, decode_record, shown_name, where
 
 __all__ = ["LAYOUTS", "RECORD_LAYOUT", "Decoder", "Found", "Item", "RootShape"]
 

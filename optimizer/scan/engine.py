@@ -16,9 +16,9 @@ from functools import cache
 from typing import Final, Protocol
 
 from optimizer.errors import SettingsInvalid
-from optimizer.pieces import Layout, Piece
-from optimizer.prune import Pruner
-from optimizer.runs import Run
+from optimizer.scan.batch import Run
+from optimizer.scan.fragment import Layout, Piece
+from optimizer.scan.pruner import Pruner
 
 __all__ = ["AnyPruner", "Engine", "choose_engine"]
 
@@ -67,7 +67,7 @@ def choose_engine(name: str) -> Engine:
     """
     if name != "ijson":
         try:
-            from optimizer.native import NativePruner  # noqa: PLC0415 - is there only where it was compiled
+            from optimizer.scan.native_pruner import NativePruner  # noqa: PLC0415 - is there only where it was compiled
         except ImportError as error:
             reason = f"the native engine is not there ({error})"
         else:

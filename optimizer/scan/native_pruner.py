@@ -1,6 +1,6 @@
 """The native pruner: the compiled kernel does the pruning, this room makes pieces and runs of what it leaves.
 
-The kernel (`optimizer/kernel/prune.h`) hands out the same JSON, pruned, and tells which stretches of it are runs of
+The kernel (`kernel/prune.h`) hands out the same JSON, pruned, and tells which stretches of it are runs of
 records. A run is offered to the decoder as a whole. Whatever is left, or was not taken, goes through `prune.Pruner`
 like any other input: it is small by now. So each rule is written once, and what the kernel adds is speed.
 
@@ -16,9 +16,10 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from optimizer import _prune
 from optimizer.errors import RollingError, SourceMalformed
-from optimizer.pieces import (
+from optimizer.scan import _prune
+from optimizer.scan.batch import Run, RunKind
+from optimizer.scan.fragment import (
     MAX_DEPTH,
     RECORD_KEY,
     Layout,
@@ -29,9 +30,8 @@ from optimizer.pieces import (
     torn,
     unbalanced,
 )
-from optimizer.prune import Pruner
-from optimizer.runs import Run, RunKind
-from optimizer.seams import Seams
+from optimizer.scan.offset_map import Seams
+from optimizer.scan.pruner import Pruner
 
 __all__ = ["VARIANT", "NativePruner"]
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, auto
 
 from optimizer.errors import RollingError, SourceMalformed, SourceTorn
-from optimizer.pieces import (
+from optimizer.scan.fragment import (
     MAX_DEPTH,
     NO_SEAMS,
     RECORD_KEY,

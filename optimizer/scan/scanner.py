@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from optimizer.decode import LAYOUTS, RECORD_LAYOUT, Decoder, Found, Item
-from optimizer.engine import Engine
-from optimizer.judge import decode_bot, where
-from optimizer.pieces import Layout, Piece, PieceKind
-from optimizer.prune import Pruner
-from optimizer.records import Bot, Record, Reject, RejectReason
-from optimizer.runs import RecordRun
+from optimizer.models import Bot, Record, Reject, RejectReason
+from optimizer.scan.batch import RecordRun
+from optimizer.scan.decoder import LAYOUTS, RECORD_LAYOUT, Decoder, Found, Item
+from optimizer.scan.engine import Engine
+from optimizer.scan.fragment import Layout, Piece, PieceKind
+from optimizer.scan.pruner import Pruner
+from optimizer.scan.validation import decode_bot, where
 
 __all__ = ["scan", "scan_bot", "scan_items"]
 

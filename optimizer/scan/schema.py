@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final, cast, get_args
 
 import msgspec
 
-from optimizer.pieces import shown
-from optimizer.records import DEFAULT_SENTIMENT, Record, RejectReason
+from optimizer.models import DEFAULT_SENTIMENT, Record, RejectReason
+from optimizer.scan.fragment import shown
 
 __all__ = [
     "FIELD_NAMES",

@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from optimizer.pieces import SHOWN_CHARACTERS, Piece, malformed, shown
-from optimizer.records import Bot, Position, Record, Reject, RejectReason
-from optimizer.schema import (
+from optimizer.models import Bot, Position, Record, Reject, RejectReason
+from optimizer.scan.fragment import SHOWN_CHARACTERS, Piece, malformed, shown
+from optimizer.scan.schema import (
     MAX_SYMBOL_CHARACTERS,
     MAX_TEXT_CHARACTERS,
     Fields,

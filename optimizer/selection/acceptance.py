@@ -13,10 +13,10 @@ Errors: `NoRecords`, `NoBots`, `TooManyRejected`, with the counts, the reasons w
 
 from __future__ import annotations
 
-from optimizer.collect import Found
+from optimizer.config.settings import Settings, variable_name
 from optimizer.errors import NoBots, NoRecords, TooManyRejected
-from optimizer.records import Reject, RejectReason, RejectTally, Units
-from optimizer.settings import Settings, variable_name
+from optimizer.models import Reject, RejectReason, RejectTally, Units
+from optimizer.selection.result import Found
 
 __all__ = ["check_plausible", "describe_tally"]
 

@@ -12,7 +12,7 @@ from decimal import Context, Decimal
 from itertools import groupby
 from typing import Final
 
-from optimizer.records import Bot, BotSummary, Holding, Position
+from optimizer.models import Bot, BotSummary, Holding, Position
 
 __all__ = ["holdings", "summaries"]
 

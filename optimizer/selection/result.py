@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from optimizer.decode import RootShape
-from optimizer.judge import SymbolsIgnored
-from optimizer.pieces import SHOWN_CHARACTERS
-from optimizer.records import Bot, Findings, Record, Reject, Rejected, RejectReason, RejectTally, Units
-from optimizer.runs import RecordRun
-from optimizer.select import Selection
+from optimizer.models import Bot, Findings, Record, Reject, Rejected, RejectReason, RejectTally, Units
+from optimizer.scan.batch import RecordRun
+from optimizer.scan.decoder import RootShape
+from optimizer.scan.fragment import SHOWN_CHARACTERS
+from optimizer.scan.validation import SymbolsIgnored
+from optimizer.selection.top_n import Selection
 
 __all__ = ["MAX_BOTS", "MAX_POSITIONS", "Found"]
 

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable
 from operator import attrgetter
 from typing import Final
 
-from optimizer.records import Record
-from optimizer.runs import RecordRun
+from optimizer.models import Record
+from optimizer.scan.batch import RecordRun
 
 __all__ = ["Selection", "rank", "top"]
 

@@ -6,7 +6,7 @@ import gzip
 
 import msgspec
 
-from optimizer.records import PredictionsSnapshot, Record
+from optimizer.models import PredictionsSnapshot, Record
 
 __all__ = ["delta_between"]
 

@@ -38,9 +38,7 @@ from typing import Final
 import msgspec
 
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused
-from optimizer.locations import Location
-from optimizer.portfolio import holdings, summaries
-from optimizer.records import (
+from optimizer.models import (
     UNDECODABLE,
     Bot,
     BotsSnapshot,
@@ -52,6 +50,8 @@ from optimizer.records import (
     Record,
     Rejected,
 )
+from optimizer.selection.portfolio import holdings, summaries
+from optimizer.storage.location import Location
 
 __all__ = [
     "FILE_NAMES",

@@ -27,9 +27,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from optimizer.errors import OutputUnreadable, OutputUnwritable
-from optimizer.locations import Url
-from optimizer.records import Manifest
-from optimizer.snapshots import (
+from optimizer.models import Manifest
+from optimizer.snapshots.directory import (
     FILE_NAMES,
     KEPT_SETS,
     KINDS,
@@ -42,7 +41,8 @@ from optimizer.snapshots import (
     decode_manifest,
     encode_manifest,
 )
-from optimizer.stores import answers, file_system
+from optimizer.storage.location import Url
+from optimizer.storage.object_store import answers, file_system
 
 __all__ = ["mark_checked", "output_lock", "read_current", "read_manifest", "read_set", "write_set"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from optimizer import remote_snapshots as remote
-from optimizer import snapshots as local
-from optimizer.locations import Location, Url
-from optimizer.records import Manifest
-from optimizer.snapshots import KINDS, Current, SnapshotSet
+from optimizer.models import Manifest
+from optimizer.snapshots import directory as local
+from optimizer.snapshots import object_store as remote
+from optimizer.snapshots.directory import KINDS, Current, SnapshotSet
+from optimizer.storage.location import Location, Url
 
 __all__ = ["mark_checked", "output_lock", "read_current", "read_manifest", "read_set", "write_set"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from optimizer.errors import SourceError, SourceMissing
-from optimizer.records import Bot, Reject, RejectReason
-from optimizer.scan import scan_bot
-from optimizer.schema import is_text
-from optimizer.source import Source
+from optimizer.models import Bot, Reject, RejectReason
+from optimizer.scan.scanner import scan_bot
+from optimizer.scan.schema import is_text
+from optimizer.source.file import Source
 
 __all__ = ["bots_fingerprint", "read_bots"]
 

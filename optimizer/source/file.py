@@ -26,8 +26,8 @@ from typing import IO, Final, Protocol, cast
 from isal import igzip, igzip_lib
 
 from optimizer.errors import SourceError, SourceMissing, SourceTorn, SourceUnreadable
-from optimizer.formats import GZIP, HEAD_BYTES, JSON_BEGINNINGS, SKIPPABLE, ZSTD, Format, refusal_of
-from optimizer.locations import Location
+from optimizer.source.compression import GZIP, HEAD_BYTES, JSON_BEGINNINGS, SKIPPABLE, ZSTD, Format, refusal_of
+from optimizer.storage.location import Location
 
 if sys.version_info >= (3, 14):
     from compression import zstd

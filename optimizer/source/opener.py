@@ -13,11 +13,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from optimizer.locations import Location, Url, is_pattern
-from optimizer.remote import RemoteSource, readable
-from optimizer.source import Source
-from optimizer.stores import file_system
-from optimizer.web_source import WebSource
+from optimizer.source.file import Source
+from optimizer.source.remote import RemoteSource, readable
+from optimizer.source.web_file import WebSource
+from optimizer.storage.location import Location, Url, is_pattern
+from optimizer.storage.object_store import file_system
 
 __all__ = ["expand", "open_source", "where_looked"]
 

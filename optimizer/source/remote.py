@@ -19,9 +19,9 @@ from io import RawIOBase
 from typing import Any, Final
 
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
-from optimizer.locations import Url
-from optimizer.source import Source
-from optimizer.stores import answers, file_system
+from optimizer.source.file import Source
+from optimizer.storage.location import Url
+from optimizer.storage.object_store import answers, file_system
 
 __all__ = ["RemoteSource", "readable"]
 

@@ -35,11 +35,11 @@ from urllib.request import (
     UnknownHandler,
 )
 
-from optimizer.causes import cause_of
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
-from optimizer.formats import HEAD_BYTES
-from optimizer.locations import Url
-from optimizer.source import Source
+from optimizer.source.compression import HEAD_BYTES
+from optimizer.source.file import Source
+from optimizer.storage.error_text import cause_of
+from optimizer.storage.location import Url
 
 __all__ = ["WebSource"]
 

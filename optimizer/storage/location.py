@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from optimizer.urls import STORE_SCHEMES, WEB_SCHEMES, redact_url
+from optimizer.config.redis_url import STORE_SCHEMES, WEB_SCHEMES, redact_url
 
 __all__ = ["Location", "Url", "is_pattern", "parse_location", "spelled"]
 

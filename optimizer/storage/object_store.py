@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from optimizer.causes import cause_of
-from optimizer.locations import Url
-from optimizer.urls import STORE_SCHEMES, WEB_SCHEMES
+from optimizer.config.redis_url import STORE_SCHEMES, WEB_SCHEMES
+from optimizer.storage.error_text import cause_of
+from optimizer.storage.location import Url
 
 __all__ = ["answers", "check_url", "file_system"]
 

@@ -16,7 +16,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from optimizer.settings import Settings
+from optimizer.config.settings import Settings
 from optimizer.web.assets import load_assets
 from optimizer.web.prepared import Prepared
 from optimizer.web.problems import explain, problem

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from optimizer.answers import Origin
 from optimizer.errors import SnapshotMissing
-from optimizer.follow import Follower
-from optimizer.records import Report
+from optimizer.models import Origin, Report
+from optimizer.reader.follower import Follower
 
 __all__ = ["MEDIA_TYPE", "render"]
 

@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from optimizer.answers import Answer, Origin, describe_rejected
-from optimizer.held import Held
-from optimizer.keys import PAYLOAD_KINDS
-from optimizer.records import BotSummary, Holding, PredictionsSnapshot, Record, Rejected
+from optimizer.cache.keys import PAYLOAD_KINDS
+from optimizer.models import BotSummary, Holding, Origin, PredictionsSnapshot, Record, Rejected
+from optimizer.reader.cached_version import Held
+from optimizer.reader.results import Answer, describe_rejected
 from optimizer.web.negotiate import http_date
 from optimizer.web.prepared import Headers, Prepared
 from optimizer.web.problems import PartMissing

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from optimizer.answers import Origin
-from optimizer.async_reader import AsyncSnapshotReader
-from optimizer.connection import is_away
+from optimizer.cache.client import is_away
+from optimizer.cache.keys import ORIGINS
 from optimizer.errors import CacheUnavailable
-from optimizer.follow import call
-from optimizer.keys import ORIGINS
+from optimizer.models import Origin
+from optimizer.reader.async_reader import AsyncSnapshotReader
+from optimizer.reader.follower import call
 
 __all__ = ["Reads"]
 

@@ -13,12 +13,12 @@ import msgspec
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from optimizer.answers import describe_rejected
-from optimizer.async_reader import AsyncSnapshotReader
+from optimizer.config.settings import Settings
 from optimizer.errors import SnapshotMissing
-from optimizer.lookups import ScanStatus
-from optimizer.records import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected, Report
-from optimizer.settings import Settings
+from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected, Report
+from optimizer.reader.async_reader import AsyncSnapshotReader
+from optimizer.reader.lookups import ScanStatus
+from optimizer.reader.results import describe_rejected
 from optimizer.web import describe, metrics
 from optimizer.web.events import TOO_MANY_LISTENERS, EventStream
 from optimizer.web.pages import Page, Wanted

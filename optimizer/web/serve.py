@@ -11,7 +11,7 @@ from typing import Final
 
 import uvicorn
 
-from optimizer.settings import Settings
+from optimizer.config.settings import Settings
 from optimizer.web.app import create_app_of_many
 from optimizer.web.protocol import LimitedProtocol
 from optimizer.web.trigger import Trigger

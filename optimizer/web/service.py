@@ -11,15 +11,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from optimizer.answers import Origin
-from optimizer.async_reader import AsyncSnapshotReader
-from optimizer.held import Held
-from optimizer.settings import Settings
+from optimizer.config.settings import Settings
+from optimizer.models import Origin
+from optimizer.reader.async_reader import AsyncSnapshotReader
+from optimizer.reader.cached_version import Held
 from optimizer.web.events import Hub
 from optimizer.web.pages import Pages
 from optimizer.web.prepared import Headers
 from optimizer.web.problems import PartMissing
-from optimizer.web.reads import Reads
+from optimizer.web.read_counters import Reads
 from optimizer.web.trigger import Trigger
 
 __all__ = ["Service"]

@@ -1,6 +1,6 @@
 """Runs on demand: `POST /runs` and `GET /runs/{id}`, only where a token is configured and somebody can send a run.
 
-This package knows no Celery: whoever does hands in a `Trigger` (`tasks.sender` has one).
+This package knows no Celery: whoever does hands in a `Trigger` (`optimizer.celery.sender` has one).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from optimizer.errors import RunPending
-from optimizer.records import Report
+from optimizer.models import Report
 from optimizer.web.describe import RUN_STATE_EXAMPLE, answers
 from optimizer.web.problems import TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, problem
 

@@ -14,14 +14,14 @@ import pytest
 import redis
 
 from optimizer import Settings, optimize
-from optimizer.connection import check_broker, check_cache
+from optimizer.cache.client import check_broker, check_cache
+from optimizer.cache.keys import Keys
 from optimizer.errors import CacheUnavailable
-from optimizer.keys import Keys
-from tests.composed import ROOT
-from tests.fleet import Fleet
-from tests.rolling import a_record, write_json
-from tests.servers import RedisServer, wait_until
-from tests.test_commands import rolling_optimizer
+from tests.cli.test_commands import rolling_optimizer
+from tests.support.compose import ROOT
+from tests.support.fleet import Fleet
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, write_json
 
 
 def allow(*rules: str) -> Callable[[redis.Redis], object]:

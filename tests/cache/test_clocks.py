@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import optimizer.clocks
-from optimizer.clocks import FUTURE_TOLERANCE_S, Sightings, seconds_of, text_of
+import optimizer.cache.clocks
+from optimizer.cache.clocks import FUTURE_TOLERANCE_S, Sightings, seconds_of, text_of
 
 STALE_AFTER_S = 90.0
 EPOCH_S = 1_795_000_000.0
@@ -40,7 +40,7 @@ class Place:
         told_s, now_s = EPOCH_S + self.confirmed_s + ahead_s, EPOCH_S + self.now_s
         clock = SimpleNamespace(monotonic=lambda: self.now_s)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(optimizer.clocks, "time", clock)
+            patched.setattr(optimizer.cache.clocks, "time", clock)
             return self.now_s - self._sightings.since_s(1, told_s, now_s, same_clock=self._same_clock)
 
 

@@ -13,10 +13,10 @@ import pytest
 import redis
 
 from optimizer import Report, Settings, optimize
-from optimizer.keys import ORIGINS, VERSION_TYPES, Keys
-from tests.rolling import a_record, local, write_json
-from tests.servers import RedisServer
-from tests.traces import assert_redis_holds_the_files, assert_tidy, no_scan, symbols_shown
+from optimizer.cache.keys import ORIGINS, VERSION_TYPES, Keys
+from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, no_scan, symbols_shown
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import a_record, local, write_json
 
 KEYS: Final = Keys("brain")
 # The key schema, as patterns of names: type, and whether such a key expires. `V:` is the current version's.

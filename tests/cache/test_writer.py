@@ -23,18 +23,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis.client import Pipeline
 
-import optimizer.cache
+import optimizer.cache.writer
 from optimizer import Settings, optimize
-from optimizer.cache import OLD_VERSION_TTL_S, RANKS_CHECKED, STAGE_BATCH, STAGED_TTL_S, Cache, Lock
-from optimizer.connection import connect, eviction_warning, ping
+from optimizer.cache.client import connect, eviction_warning, ping
+from optimizer.cache.keys import VERSION_KINDS, Keys, Pointer
+from optimizer.cache.writer import OLD_VERSION_TTL_S, RANKS_CHECKED, STAGE_BATCH, STAGED_TTL_S, Cache, Lock
 from optimizer.errors import CacheUnavailable, PublishRefused
-from optimizer.keys import VERSION_KINDS, Keys, Pointer
-from optimizer.records import Record, Report
-from optimizer.select import rank
-from optimizer.snapshots import SnapshotSet, encode_set
-from tests.rolling import a_record, write_json
-from tests.servers import RedisServer, wait_until
-from tests.traces import assert_redis_holds_the_files, assert_tidy, keys_of, no_scan
+from optimizer.models import Record, Report
+from optimizer.selection.top_n import rank
+from optimizer.snapshots.directory import SnapshotSet, encode_set
+from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, keys_of, no_scan
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, write_json
 
 SOURCE = "rolling_brain"
 KEYS = Keys(SOURCE)
@@ -359,8 +359,8 @@ def test_the_lock_is_held_by_one(redis_server: RedisServer) -> None:
 
 def test_the_lock_is_extended_while_its_run_lives(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan may take longer than the lock lasts; once the run has ended nothing extends it."""
-    monkeypatch.setattr(optimizer.cache, "LOCK_TTL_S", 2.0)
-    monkeypatch.setattr(optimizer.cache, "LOCK_EXTEND_S", 0.1)
+    monkeypatch.setattr(optimizer.cache.writer, "LOCK_TTL_S", 2.0)
+    monkeypatch.setattr(optimizer.cache.writer, "LOCK_EXTEND_S", 0.1)
     with a_cache(redis_server.url) as cache, redis_server.client as client:
         left_ms = [2_000]
         rises: list[int] = []
@@ -385,7 +385,7 @@ def test_a_lock_that_somebody_else_holds_by_now_is_left_alone(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is neither extended nor released."""
-    monkeypatch.setattr(optimizer.cache, "LOCK_EXTEND_S", 0.05)
+    monkeypatch.setattr(optimizer.cache.writer, "LOCK_EXTEND_S", 0.05)
     with a_cache(redis_server.url) as cache, redis_server.client as client:
         with cache.lock() as lock:
             client.set(KEYS.lock, "another", px=60_000)
@@ -398,7 +398,7 @@ def test_a_lock_that_somebody_else_holds_by_now_is_left_alone(
 
 def test_a_lock_that_nobody_extends_expires(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that died without a word blocks the others no longer than this."""
-    monkeypatch.setattr(optimizer.cache, "LOCK_TTL_S", 0.3)
+    monkeypatch.setattr(optimizer.cache.writer, "LOCK_TTL_S", 0.3)
     with a_cache(redis_server.url) as dead, a_cache(redis_server.url) as other:
         started = time.monotonic()
         dead._claim(KEYS.lock, "a dead run's token", 0.3)

@@ -18,9 +18,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer import Settings
-from tests.fleet import Fleet
-from tests.rolling import a_record, write_json
-from tests.servers import RedisServer, wait_until
+from tests.support.fleet import Fleet
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, write_json
 
 TASK = "tasks.optimize_rolling_data"
 SECRET = "S3CRET-CONTENT"

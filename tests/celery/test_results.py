@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimizer.celery.results import decode_result, report_of
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SourceTorn
-from tasks.results import decode_result, report_of
 
 REPORT = {"status": "unchanged", "source": "brain", "timestamp": "2026-11-26T16:04:05.323Z"}
 

@@ -19,9 +19,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer import Settings
-from optimizer.keys import Keys
-from tests.servers import RedisServer
-from tests.webs import WebServer
+from optimizer.cache.keys import Keys
+from tests.support.redis_servers import RedisServer
+from tests.support.web_apps import WebServer
 
 ID: Final = "7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11"
 RESULT: Final = f"celery-task-meta-{ID}"

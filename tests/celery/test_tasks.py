@@ -19,16 +19,16 @@ import pytest
 import redis
 
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
-from optimizer.keys import Keys
-from optimizer.records import Stats
-from optimizer.sample import write_sample
-from tasks.celeryapp import app
-from tasks.devredis import free_port
-from tasks.rolling import _of_parts
-from tasks.stack import StackFailed
-from tests.fleet import Fleet
-from tests.rolling import a_record, local, write_json
-from tests.servers import RedisServer, wait_until
+from optimizer.cache.keys import Keys
+from optimizer.celery.app import app
+from optimizer.celery.tasks import _of_parts
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.cli.dev.sample import write_sample
+from optimizer.cli.dev.stack import StackFailed
+from optimizer.models import Stats
+from tests.support.fleet import Fleet
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json
 
 TASK = "tasks.optimize_rolling_data"
 # What is to be caught amid its scan is scanned by the slow engine: the native one would be through in half a second.
@@ -344,7 +344,7 @@ def test_who_waits_for_a_run_hears_that_its_worker_was_killed(
         fleet.start_worker()
         environ = {"ROLLING_INPUT": str(settings.input), "ROLLING_REDIS_URL": settings.redis_url}
         waiting = subprocess.Popen(
-            [sys.executable, "-m", "tasks.cli", "trigger", "--force", "--wait"],
+            [sys.executable, "-m", "optimizer.cli", "trigger", "--force", "--wait"],
             env=os.environ | environ,
             stderr=subprocess.PIPE,
         )

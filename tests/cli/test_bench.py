@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings, optimize
-from optimizer.bench import Measured, compare, measure, rows_of, table
+from optimizer.cli.bench import Measured, compare, measure, rows_of, table
+from optimizer.cli.dev.sample import write_sample
 from optimizer.errors import BenchFailed
-from optimizer.sample import write_sample
-from tests.rolling import local
-from tests.servers import RedisServer
-from tests.test_commands import rolling_optimizer
+from tests.cli.test_commands import rolling_optimizer
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import local
 
 
 @pytest.fixture

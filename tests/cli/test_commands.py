@@ -13,23 +13,23 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings, optimize
-from optimizer.cache import Cache
+from optimizer.cache.writer import Cache
+from optimizer.cli.dev.redis_server import free_port
 from optimizer.errors import NoBots
-from optimizer.pipeline import failed_report, skipped
-from tasks.devredis import free_port
-from tests.fleet import Fleet
-from tests.objects import S3Server
-from tests.rolling import a_record, local, write_json, write_raw
-from tests.servers import RedisServer, wait_until
-from tests.traces import report_unchanged
+from optimizer.pipeline.run import failed_report, skipped
+from tests.support.fleet import Fleet
+from tests.support.published_state import report_unchanged
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json, write_raw
+from tests.support.s3_server import S3Server
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def rolling_optimizer(directory: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a directory."""
     return subprocess.run(
-        [sys.executable, "-m", "tasks.cli", *map(str, arguments)],
+        [sys.executable, "-m", "optimizer.cli", *map(str, arguments)],
         cwd=directory,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
         capture_output=True,
@@ -61,7 +61,7 @@ def test_run_needs_neither_redis_nor_settings(data: Path) -> None:
 def test_run_imports_no_celery(data: Path) -> None:
     """The package without the fleet is whole: its commands work where Celery cannot be imported."""
     program = (
-        "import sys; sys.modules['celery'] = None; from optimizer.commands import commands; "
+        "import sys; sys.modules['celery'] = None; from optimizer.cli.commands import commands; "
         "commands(['run', '--no-cache'])"
     )
     done = subprocess.run(
@@ -140,7 +140,7 @@ def test_run_draws_a_progress_bar_on_a_terminal(data: Path) -> None:
     """Over the compressed bytes, on stderr, up to 100 %."""
     ours, theirs = pty.openpty()
     subprocess.run(
-        [sys.executable, "-m", "tasks.cli", "run", "--no-cache"],
+        [sys.executable, "-m", "optimizer.cli", "run", "--no-cache"],
         cwd=data,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,

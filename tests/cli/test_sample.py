@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from optimizer.records import Bot, Record
-from optimizer.sample import DEBUG_NOTES, SHAPES, Shape, write_sample
-from optimizer.source import Source
-from tests.engines import scan
+from optimizer.cli.dev.sample import DEBUG_NOTES, SHAPES, Shape, write_sample
+from optimizer.models import Bot, Record
+from optimizer.source.file import Source
+from tests.support.engines import scan
 
 SYMBOLS = 30
 

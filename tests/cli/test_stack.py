@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.devredis import free_port
-from tasks.flower import close_flower
-from tests.fleet import processes_with
-from tests.rolling import a_record, write_json
-from tests.servers import RedisServer, wait_until
+from optimizer.celery.flower import close_flower
+from optimizer.cli.dev.redis_server import free_port
+from tests.support.fleet import processes_with
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, write_json
 
-COMMAND = [sys.executable, "-m", "tasks.cli"]
-ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, "-m", "optimizer.cli"]
+ROOT = Path(__file__).parents[2]
 
 
 class Up:

@@ -10,11 +10,11 @@ import redis
 from celery import Celery
 
 from optimizer import Settings, optimize
-from optimizer.connection import ping
-from optimizer.urls import TLS_FILES, RedisUrl
-from tests.fleet import Fleet
-from tests.rolling import a_record, write_json
-from tests.servers import RedisServer, wait_until
+from optimizer.cache.client import ping
+from optimizer.config.redis_url import TLS_FILES, RedisUrl
+from tests.support.fleet import Fleet
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, write_json
 
 
 @pytest.mark.parametrize(

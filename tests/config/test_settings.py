@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.environ import _warn
+from optimizer.config.environment import _warn
+from optimizer.config.redis_url import redact_url
+from optimizer.config.settings import Settings, variable_name
 from optimizer.errors import SettingsInvalid
-from optimizer.locations import Url
-from optimizer.settings import Settings, variable_name
-from optimizer.urls import redact_url
+from optimizer.storage.location import Url
 
 # A value for each setting that is not its default.
 GIVEN: dict[str, tuple[str, object]] = {
@@ -458,7 +458,7 @@ class TestUrls:
     def test_a_missing_package_is_named(self, missing: str) -> None:
         """With the command that installs it."""
         program = (
-            f"import sys; sys.modules[{missing!r}] = None; from optimizer.settings import Settings; "
+            f"import sys; sys.modules[{missing!r}] = None; from optimizer.config.settings import Settings; "
             "Settings.from_env({'ROLLING_INPUT': 's3://bucket/a.json'})"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -472,7 +472,7 @@ class TestUrls:
 
     def test_without_them_nothing_is_imported_for_them(self) -> None:
         """A run on local files does not pay for a client of object stores."""
-        program = "import sys, optimizer.pipeline as p; p.Settings(); sys.exit('fsspec' in sys.modules)"
+        program = "import sys, optimizer.pipeline.run as p; p.Settings(); sys.exit('fsspec' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -18,13 +18,13 @@ import pytest
 import redis
 import yaml
 
-from optimizer.keys import Keys, Pointer
-from optimizer.settings import Settings, variable_name
-from optimizer.snapshots import read_set
-from tasks.devredis import redis_executable
-from tests.composed import APPS, COMPOSE_FILE, ROOT, VALKEYS, Composed, composers, config, redis_cli, services
-from tests.rolling import a_record, write_json
-from tests.servers import wait_until
+from optimizer.cache.keys import Keys, Pointer
+from optimizer.cli.dev.redis_server import redis_executable
+from optimizer.config.settings import Settings, variable_name
+from optimizer.snapshots.directory import read_set
+from tests.support.compose import APPS, COMPOSE_FILE, ROOT, VALKEYS, Composed, composers, config, redis_cli, services
+from tests.support.redis_servers import wait_until
+from tests.support.rolling_files import a_record, write_json
 
 PASSWORDS: Final = {
     "BROKER_PASSWORD": "br0ker.Pass",

@@ -25,18 +25,18 @@ import redis
 from celery import Celery, chord
 
 from optimizer import Settings
-from optimizer.connection import connect, eviction_warning
-from optimizer.keys import Keys
-from optimizer.locations import Url
-from tasks.queues import SCAN_QUEUE
-from tests.composed import ROOT
-from tests.fleet import FLOWER_LOGIN, Fleet
-from tests.pages import Pages, serving
-from tests.readers import KINDS, Open
-from tests.rolling import a_record, write_json
-from tests.servers import Authority, RedisServer, serves_tls, wait_until
-from tests.test_commands import rolling_optimizer
-from tests.webs import WebServer
+from optimizer.cache.client import connect, eviction_warning
+from optimizer.cache.keys import Keys
+from optimizer.celery.queues import SCAN_QUEUE
+from optimizer.storage.location import Url
+from tests.cli.test_commands import rolling_optimizer
+from tests.support.compose import ROOT
+from tests.support.fleet import FLOWER_LOGIN, Fleet
+from tests.support.readers import KINDS, Open
+from tests.support.redis_servers import Authority, RedisServer, serves_tls, wait_until
+from tests.support.rolling_files import a_record, write_json
+from tests.support.web_apps import WebServer
+from tests.support.web_server import Pages, serving
 
 TASK: Final = "tasks.optimize_rolling_data"
 QUEUE: Final = "rolling.rolling_brain"

@@ -16,15 +16,13 @@ import pytest
 from redis import Redis
 
 from optimizer import Settings, optimize
+from optimizer.cache.keys import Keys
+from optimizer.cli.dev.sample import write_sample
 from optimizer.errors import CacheUnavailable, PartFailed, PublishRefused, RunLost, RunTimedOut
-from optimizer.fleet import Assignment, begin, handover_s, merge_parts, revoke, scan_file, scan_one_part
-from optimizer.keys import Keys
-from optimizer.publish import Publisher
-from optimizer.records import Report
-from optimizer.sample import write_sample
-from tests.rolling import a_record, local, write_json
-from tests.servers import RedisServer
-from tests.traces import (
+from optimizer.models import Report
+from optimizer.pipeline.distributed import Assignment, begin, handover_s, merge_parts, revoke, scan_file, scan_one_part
+from optimizer.pipeline.session import Publisher
+from tests.support.published_state import (
     assert_redis_holds_the_files,
     assert_tidy,
     files_of,
@@ -35,6 +33,8 @@ from tests.traces import (
     symbols_shown,
     version_of,
 )
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import a_record, local, write_json
 
 
 @pytest.fixture
@@ -545,7 +545,7 @@ def test_a_scan_that_is_revoked_publishes_nothing(
 
 def test_a_scan_whose_lock_is_gone_ends_amid_its_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it goes on with is for nothing; it need not be killed."""
-    monkeypatch.setattr("optimizer.cache.LOCK_EXTEND_S", 0.05)
+    monkeypatch.setattr("optimizer.cache.writer.LOCK_EXTEND_S", 0.05)
     write_sample(local(settings.input), symbols=100, points=1_000)
     token = handed_out_as("first", settings).token
     left_bytes: list[int] = []

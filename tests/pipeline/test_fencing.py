@@ -12,20 +12,28 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings, optimize
+from optimizer.cache.keys import Keys
 from optimizer.errors import PublishRefused
-from optimizer.keys import Keys
-from tests.rolling import local, write_json
-from tests.servers import RedisServer, wait_until
-from tests.traces import NEW, assert_redis_holds_the_files, assert_tidy, files_of, keys_of, run_old, version_of
+from tests.support.published_state import (
+    NEW,
+    assert_redis_holds_the_files,
+    assert_tidy,
+    files_of,
+    keys_of,
+    run_old,
+    version_of,
+)
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import local, write_json
 
 # One run that stops itself, once, where its writer makes or opens what has such a name.
 STOPS_AT = """
 import os, signal, sys
 from pathlib import Path
-import optimizer.pipeline
+import optimizer.pipeline.run
 from optimizer import Settings, optimize
 
-event_of_stop, end_of_name, armed, write_set = sys.argv[4], sys.argv[5], False, optimizer.pipeline.write_set
+event_of_stop, end_of_name, armed, write_set = sys.argv[4], sys.argv[5], False, optimizer.pipeline.run.write_set
 
 def hook(event, arguments):
     global armed
@@ -39,7 +47,7 @@ def stopping(*arguments, **options):
     write_set(*arguments, **options)
 
 sys.addaudithook(hook)
-optimizer.pipeline.write_set = stopping
+optimizer.pipeline.run.write_set = stopping
 optimize(Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3]))
 """
 

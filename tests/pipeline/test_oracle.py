@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from optimizer import Settings, optimize
 from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
-from optimizer.records import Report
-from tests.rolling import local
-from tests.strategies import OVERLONG, rolling_files
+from optimizer.models import Report
+from tests.support.rolling_files import local
+from tests.support.strategies import OVERLONG, rolling_files
 
 FILES = ("rolling_optimized.json.gz", "bots_snapshot.json.gz", "portfolio_snapshot.json.gz")
 # Far from the length of anything else in the files, so that the oracle need not count bytes exactly.

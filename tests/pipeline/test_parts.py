@@ -18,14 +18,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer import Settings, optimize
+from optimizer.cache.keys import Keys
 from optimizer.errors import NoRecords, PartFailed, SourceError, SourceMalformed, SourceMissing, TooManyRejected
-from optimizer.fleet import Assignment, PartOutcome, begin, merge_parts, scan_file, scan_one_part
-from optimizer.keys import Keys
-from optimizer.records import Report
-from optimizer.snapshots import read_set
-from tests.rolling import a_record, local, touch_later, write_json, write_raw
-from tests.servers import RedisServer
-from tests.traces import assert_redis_holds_the_files, assert_tidy, runs_of
+from optimizer.models import Report
+from optimizer.pipeline.distributed import Assignment, PartOutcome, begin, merge_parts, scan_file, scan_one_part
+from optimizer.snapshots.directory import read_set
+from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, runs_of
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
 
 PARTS: dict[str, Any] = {
     "a": {

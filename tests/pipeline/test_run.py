@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from optimizer import Settings, optimize
+from optimizer.cache.keys import Keys
 from optimizer.errors import (
     NoRecords,
     OutputUnwritable,
@@ -29,12 +30,9 @@ from optimizer.errors import (
     SourceTorn,
     SourceUnreadable,
 )
-from optimizer.keys import Keys
-from optimizer.pipeline import Progress
-from optimizer.snapshots import FILE_NAMES, read_manifest
-from tests.rolling import a_record, local, touch_later, write_json, write_raw
-from tests.servers import RedisServer, wait_until
-from tests.traces import (
+from optimizer.pipeline.run import Progress
+from optimizer.snapshots.directory import FILE_NAMES, read_manifest
+from tests.support.published_state import (
     NEW,
     OLD,
     as_nobody,
@@ -49,6 +47,8 @@ from tests.traces import (
     symbols_shown,
     version_of,
 )
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
 
 # ---- a run
 

@@ -13,15 +13,13 @@ from typing import Any, cast
 
 import pytest
 
-import optimizer.cache
+import optimizer.cache.writer
 from optimizer import Report, Settings, optimize
-from optimizer.clocks import seconds_of
+from optimizer.cache.clocks import seconds_of
+from optimizer.cache.keys import VERSION_KINDS, Keys
 from optimizer.errors import PublishRefused, SourceMissing
-from optimizer.keys import VERSION_KINDS, Keys
-from optimizer.snapshots import output_lock
-from tests.rolling import a_record, local, write_json
-from tests.servers import RedisServer, wait_until
-from tests.traces import (
+from optimizer.snapshots.directory import output_lock
+from tests.support.published_state import (
     NEW,
     OLD,
     assert_redis_holds_the_files,
@@ -35,6 +33,8 @@ from tests.traces import (
     symbols_shown,
     version_of,
 )
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json
 
 # ---- Redis comes and goes
 
@@ -48,8 +48,8 @@ def own_settings(settings_without_redis: Settings, own_redis: RedisServer) -> Se
 @pytest.fixture
 def short_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that a dead run leaves is gone after a second."""
-    monkeypatch.setattr(optimizer.cache, "LOCK_TTL_S", 1.0)
-    monkeypatch.setattr(optimizer.cache, "LOCK_EXTEND_S", 0.2)
+    monkeypatch.setattr(optimizer.cache.writer, "LOCK_TTL_S", 1.0)
+    monkeypatch.setattr(optimizer.cache.writer, "LOCK_EXTEND_S", 0.2)
 
 
 def run_when_free(settings: Settings, **options: Any) -> Report:
@@ -105,7 +105,7 @@ def test_a_redis_that_hangs_does_not_hold_up_a_run(
 ) -> None:
     """A run gives up on it after a few timeouts, writes its files, and the next one heals."""
     timeout_s = 0.3
-    monkeypatch.setattr(optimizer.cache, "WRITER_TIMEOUT_S", timeout_s)
+    monkeypatch.setattr(optimizer.cache.writer, "WRITER_TIMEOUT_S", timeout_s)
     own_redis.start()
     run_old(own_settings)
     write_json(own_settings.input, NEW)

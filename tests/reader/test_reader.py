@@ -28,11 +28,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import optimizer.async_reader
-import optimizer.cache
-import optimizer.follow
-import optimizer.held
-import optimizer.reader
+import optimizer.cache.writer
+import optimizer.reader.async_reader
+import optimizer.reader.cached_version
+import optimizer.reader.follower
+import optimizer.reader.reader
 from optimizer import (
     Answer,
     AsyncSnapshotReader,
@@ -43,19 +43,18 @@ from optimizer import (
     SnapshotReader,
     optimize,
 )
-from optimizer.answers import Origin
-from optimizer.cache import Cache
-from optimizer.clocks import seconds_of, text_of
-from optimizer.follow import Follower
-from optimizer.keys import Keys
-from optimizer.records import BotSummary, Holding, Report
-from optimizer.select import rank
-from optimizer.snapshots import FILE_NAMES, encode_set, output_lock, write_set
-from tasks.devredis import free_port
-from tests.readers import KINDS, Open
-from tests.rolling import a_record, local, write_json
-from tests.servers import RedisServer, wait_until
-from tests.traces import NEW, OLD, as_nobody, run_old, version_of
+from optimizer.cache.clocks import seconds_of, text_of
+from optimizer.cache.keys import Keys
+from optimizer.cache.writer import Cache
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.models import BotSummary, Holding, Origin, Report
+from optimizer.reader.follower import Follower
+from optimizer.selection.top_n import rank
+from optimizer.snapshots.directory import FILE_NAMES, encode_set, output_lock, write_set
+from tests.support.published_state import NEW, OLD, as_nobody, run_old, version_of
+from tests.support.readers import KINDS, Open
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json
 
 CROWD = 150
 
@@ -700,10 +699,10 @@ def test_a_replica_that_lags_does_not_bring_back_what_was(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs and readers that give up on a Redis that hangs after a moment."""
-    monkeypatch.setattr(optimizer.cache, "WRITER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(optimizer.cache, "READER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(optimizer.reader, "READER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(optimizer.async_reader, "READER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optimizer.cache.writer, "WRITER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(optimizer.cache.writer, "READER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optimizer.reader.reader, "READER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optimizer.reader.async_reader, "READER_TIMEOUT_S", 0.1)
 
 
 def write_with_low(settings: Settings, price: float) -> Report:
@@ -806,7 +805,7 @@ def test_a_file_system_that_hangs_does_not_hold_up_redis(
     settings: Settings, open_reader: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Looks go on, and new versions show; the files are seen again when they answer. A FIFO hangs when it is opened."""
-    monkeypatch.setattr(optimizer.follow, "FILES_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optimizer.reader.follower, "FILES_TIMEOUT_S", 0.1)
     run_old(settings)
     hanging = replace(settings, output_dir=local(settings.output_dir).parent / "hanging")
     directory = local(hanging.output_dir) / "current"
@@ -839,7 +838,7 @@ def test_an_age_is_by_the_clock_of_redis(
         told = cast("bytes", client.hget(key, "checked_at")).decode()
         assert abs(seconds_of(told) - time.time()) < 60
         clock = SimpleNamespace(time=lambda: time.time() + ahead_s, monotonic=time.monotonic)
-        patched.setattr(optimizer.follow, "time", clock)
+        patched.setattr(optimizer.reader.follower, "time", clock)
         state = open_reader(settings, "redis").manifest()
         assert (state.stale, state.checked_at) == (False, told)
         assert state.age_s < 60
@@ -939,7 +938,7 @@ def test_many_threads_begin_with_one_look(settings: Settings, monkeypatch: pytes
         return look(self)
 
     monkeypatch.setattr(Follower, "look", counted)
-    monkeypatch.setattr(optimizer.follow, "POLL_S", 60.0)
+    monkeypatch.setattr(optimizer.reader.follower, "POLL_S", 60.0)
     with closing(SnapshotReader.from_settings(settings)) as reader, ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(lambda _: reader.predictions(), range(200)))
         refreshers = [thread for thread in threading.enumerate() if thread.name == "rolling-reader"]
@@ -950,7 +949,7 @@ def test_many_threads_begin_with_one_look(settings: Settings, monkeypatch: pytes
 
 def test_a_reader_nobody_has_any_more_ends_its_thread(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgotten without `close`, it does not go on asking."""
-    monkeypatch.setattr(optimizer.follow, "POLL_S", 0.05)
+    monkeypatch.setattr(optimizer.reader.follower, "POLL_S", 0.05)
     run_old(settings)
     reader = SnapshotReader.from_settings(settings)
     reader.predictions()
@@ -1148,7 +1147,7 @@ def test_files_that_cannot_be_decoded_are_a_missing_snapshot(
     """The reader raises `SnapshotMissing` and nothing else."""
     write_json(settings_without_redis.input, {"AAPL": a_record()})
     optimize(settings_without_redis, use_cache=False)
-    monkeypatch.setitem(optimizer.held._DECODERS, "portfolio", msgspec.json.Decoder(int).decode)
+    monkeypatch.setitem(optimizer.reader.cached_version._DECODERS, "portfolio", msgspec.json.Decoder(int).decode)
     reader = SnapshotReader("redis://127.0.0.1:1/0", "rolling_brain", settings_without_redis.output_dir)
     with closing(reader), pytest.raises(SnapshotMissing, match="cannot be read"):
         reader.portfolio()

@@ -20,19 +20,19 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-import optimizer.async_reader
-import optimizer.cache
-import optimizer.clocks
-import optimizer.follow
-import optimizer.reader
+import optimizer.cache.clocks
+import optimizer.cache.writer
+import optimizer.reader.async_reader
+import optimizer.reader.follower
+import optimizer.reader.reader
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
+from optimizer.cache.keys import VERSION_KINDS, Keys, Pointer
 from optimizer.errors import PublishRefused
-from optimizer.keys import VERSION_KINDS, Keys, Pointer
-from optimizer.snapshots import read_manifest
-from tests.readers import KINDS, Open
-from tests.rolling import a_record, write_json
-from tests.servers import RedisServer, wait_until
-from tests.traces import once, version_of
+from optimizer.snapshots.directory import read_manifest
+from tests.support.published_state import once, version_of
+from tests.support.readers import KINDS, Open
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, write_json
 
 READERS: Final = 4
 DAY_S: Final = 86_400.0
@@ -94,7 +94,7 @@ class Law(RuleBasedStateMachine):
         self._readers: list[tuple[ExitStack, SnapshotReader, bool, dict[str, int]]] = []
         self._ahead_s = 0.0
         monkeypatch.setattr(
-            optimizer.follow,
+            optimizer.reader.follower,
             "time",
             SimpleNamespace(time=lambda: time.time() + self._ahead_s, monotonic=time.monotonic),
         )
@@ -214,7 +214,7 @@ class Law(RuleBasedStateMachine):
         """A worker of an earlier release, whose clock is wrong, has confirmed the version."""
         with self._server.client as client:
             if client.exists(self._keys.current):
-                client.hset(self._keys.current, "checked_at", optimizer.clocks.text_of(time.time() + ahead_s))
+                client.hset(self._keys.current, "checked_at", optimizer.cache.clocks.text_of(time.time() + ahead_s))
 
     # ---- files
 
@@ -319,10 +319,10 @@ class Law(RuleBasedStateMachine):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that hangs is given up after a moment; readers look when they are told to."""
-    for module in (optimizer.reader, optimizer.async_reader, optimizer.cache):
+    for module in (optimizer.reader.reader, optimizer.reader.async_reader, optimizer.cache.writer):
         monkeypatch.setattr(module, "READER_TIMEOUT_S", 0.06)
-    monkeypatch.setattr(optimizer.cache, "WRITER_TIMEOUT_S", 0.12)
-    monkeypatch.setattr(optimizer.follow, "POLL_S", 60.0)
+    monkeypatch.setattr(optimizer.cache.writer, "WRITER_TIMEOUT_S", 0.12)
+    monkeypatch.setattr(optimizer.reader.follower, "POLL_S", 60.0)
 
 
 @pytest.fixture

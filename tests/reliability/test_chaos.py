@@ -24,10 +24,10 @@ from typing import Any, Final, cast
 
 import pytest
 
-from tests.chaos.figures import Figures
-from tests.chaos.generations import cut_short, in_place, replaced
-from tests.chaos.service import LOCK_TTL_S, Service
-from tests.servers import RedisServer, wait_until
+from tests.reliability.chaos.figures import Figures
+from tests.reliability.chaos.generations import cut_short, in_place, replaced
+from tests.reliability.chaos.service import LOCK_TTL_S, Service
+from tests.support.redis_servers import RedisServer, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

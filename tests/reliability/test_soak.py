@@ -13,9 +13,9 @@ from typing import Any, Final, cast
 
 import pytest
 
-from tests.chaos.figures import Figures
-from tests.chaos.service import Service
-from tests.servers import RedisServer
+from tests.reliability.chaos.figures import Figures
+from tests.reliability.chaos.service import Service
+from tests.support.redis_servers import RedisServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
 

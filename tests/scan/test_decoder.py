@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.collect import Found
-from optimizer.decode import Item
 from optimizer.errors import RollingError, SourceMalformed
-from optimizer.pieces import SHOWN_CHARACTERS
-from optimizer.records import Bot, Position, Record, Reject, RejectReason
-from optimizer.scan import scan as scan_all
-from optimizer.scan import scan_bot
-from optimizer.schema import FIELD_NAMES
-from optimizer.select import Selection
-from tests.engines import current, scan
-from tests.rolling import a_record
-from tests.strategies import Members, Style, discarded, no_objects, render, styles
+from optimizer.models import Bot, Position, Record, Reject, RejectReason
+from optimizer.scan.decoder import Item
+from optimizer.scan.fragment import SHOWN_CHARACTERS
+from optimizer.scan.scanner import scan as scan_all
+from optimizer.scan.scanner import scan_bot
+from optimizer.scan.schema import FIELD_NAMES
+from optimizer.selection.result import Found
+from optimizer.selection.top_n import Selection
+from tests.support.engines import current, scan
+from tests.support.rolling_files import a_record
+from tests.support.strategies import Members, Style, discarded, no_objects, render, styles
 
 pytestmark = pytest.mark.usefixtures("engine")
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings, optimize
-from optimizer.engine import choose_engine
-from optimizer.records import Report
-from optimizer.sample import SHAPES, Shape, write_sample
-from tests.engines import NAMES, require_engine
-from tests.fleet import Fleet
-from tests.rolling import a_record, write_json
+from optimizer.cli.dev.sample import SHAPES, Shape, write_sample
+from optimizer.models import Report
+from optimizer.scan.engine import choose_engine
+from tests.support.engines import NAMES, require_engine
+from tests.support.fleet import Fleet
+from tests.support.rolling_files import a_record, write_json
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def without_kernel(tmp_path: Path) -> Path:
 def command(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line of the project in a directory."""
     return subprocess.run(
-        [sys.executable, "-m", "tasks.cli", *arguments],
+        [sys.executable, "-m", "optimizer.cli", *arguments],
         cwd=directory,
         env=os.environ | {"PYTHONPATH": str(directory)} | variables,
         capture_output=True,
@@ -91,7 +91,7 @@ def test_on_one_core_nothing_is_read_ahead(tmp_path: Path) -> None:
     write_sample(source, symbols=300)
     program = (
         "import os, sys, threading; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from pathlib import Path; "
-        "from optimizer import Settings, optimize; from optimizer.engine import choose_engine; "
+        "from optimizer import Settings, optimize; from optimizer.scan.engine import choose_engine; "
         "settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2])); seen = []; "
         "count = lambda *_: seen.append(threading.active_count()); "
         "report = optimize(settings, use_cache=False, progress=count); "

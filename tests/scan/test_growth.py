@@ -14,8 +14,8 @@ from typing import Final
 import pytest
 
 from optimizer.errors import RollingError
-from tests.engines import current, scan
-from tests.places import FIELDS, PLACES, RECORD
+from tests.support.engines import current, scan
+from tests.support.positions import FIELDS, PLACES, RECORD
 
 pytestmark = pytest.mark.usefixtures("engine")
 

@@ -23,13 +23,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from optimizer.pieces import MAX_DEPTH
-from tests.engines import require_engine
-from tests.mess import Mess
-from tests.strategies import cuts, rolling_bytes
+from optimizer.scan.fragment import MAX_DEPTH
+from tests.support.broken_documents import Mess
+from tests.support.engines import require_engine
+from tests.support.strategies import cuts, rolling_bytes
 
-ROOT = Path(__file__).parent.parent
-SOURCES = [ROOT / "optimizer" / "_prune.c", ROOT / "optimizer" / "kernel" / "prune.c"]
+ROOT = Path(__file__).parents[2]
+SOURCES = [ROOT / "optimizer" / "scan" / "_prune.c", ROOT / "optimizer" / "scan" / "kernel" / "prune.c"]
 STRICT = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"]
 VARIANTS: Final = {"built": None, "baseline": ["-DRP_BASELINE"], "plain": ["-DRP_PLAIN"]}
 BLOCK_EDGES = (15, 16, 17, 31, 32, 33, 63, 64, 65)
@@ -53,7 +53,7 @@ def compile_kernel(target: Path, *flags: str, compiler: str = "cc", with_python:
     include = sysconfig.get_path("include")
     python = ["-shared", "-fPIC", f"-I{include}", *map(str, SOURCES)] if with_python else []
     done = subprocess.run(
-        [compiler, *STRICT, f"-I{ROOT / 'optimizer'}", *python, *flags, "-o", str(target)],
+        [compiler, *STRICT, f"-I{ROOT / 'optimizer' / 'scan'}", *python, *flags, "-o", str(target)],
         capture_output=True,
         text=True,
         check=False,
@@ -67,13 +67,13 @@ def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     flags = VARIANTS[request.param]
     if flags is None:
         require_engine("native")
-        return importlib.import_module("optimizer._prune")
+        return importlib.import_module("optimizer.scan._prune")
     if not shutil.which("cc"):
         _missing("a C compiler")
     target = tmp_path_factory.mktemp(request.param) / "_prune.so"
     compile_kernel(target, *flags)
-    loader = ExtensionFileLoader("optimizer._prune", str(target))
-    spec = importlib.util.spec_from_file_location("optimizer._prune", target, loader=loader)
+    loader = ExtensionFileLoader("optimizer.scan._prune", str(target))
+    spec = importlib.util.spec_from_file_location("optimizer.scan._prune", target, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
@@ -244,7 +244,7 @@ def messes() -> list[bytes]:
 
 def test_variants_give_the_same_bytes(kernel: Any) -> None:
     """Output, runs, seams and errors are those of the installed kernel, to the byte."""
-    installed = importlib.import_module("optimizer._prune")
+    installed = importlib.import_module("optimizer.scan._prune")
 
     def everything(module: Any, data: bytes, step: int) -> object:
         pruner = module.Pruner((2, 1, True), MEMBERS, b"symbol", 96, 20)
@@ -257,7 +257,7 @@ def test_variants_give_the_same_bytes(kernel: Any) -> None:
 
 
 def replay(program: list[str], data: bytes, step: int) -> bytes:
-    """What `tests/kernel/replay.c` prints."""
+    """What `tests/scan/kernel/replay.c` prints."""
     return subprocess.run([*program, str(step)], input=data, stdout=subprocess.PIPE, check=True).stdout
 
 
@@ -266,7 +266,7 @@ def test_arm64_gives_the_same_bytes(tmp_path: Path) -> None:
     cross, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
     if not cross or not emulator:
         _missing("aarch64-linux-gnu-gcc and qemu-aarch64")
-    sources = [str(ROOT / "tests" / "kernel" / "replay.c"), str(SOURCES[1])]
+    sources = [str(ROOT / "tests" / "scan" / "kernel" / "replay.c"), str(SOURCES[1])]
     compile_kernel(tmp_path / "arm64", *sources, "-static", compiler=cross, with_python=False)
     compile_kernel(tmp_path / "here", *sources, with_python=False)
     mess = Mess(99)
@@ -289,7 +289,7 @@ def test_it_compiles_without_a_warning(compiler: str, flags: list[str], tmp_path
 
 def test_the_kernel_knows_nothing_of_python() -> None:
     """It compiles without Python's headers, so that it can be fuzzed alone."""
-    for path in (ROOT / "optimizer" / "kernel").iterdir():
+    for path in (ROOT / "optimizer" / "scan" / "kernel").iterdir():
         assert "Python.h>" not in path.read_text()
 
 

@@ -15,19 +15,19 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from optimizer.decode import LAYOUTS, RECORD_LAYOUT, Found, Item, RootShape
-from optimizer.engine import Engine, choose_engine
 from optimizer.errors import RollingError
-from optimizer.judge import SymbolsIgnored
-from optimizer.pieces import Piece
-from optimizer.prune import Pruner
-from optimizer.records import Record, Reject
-from optimizer.runs import RecordRun, Run
-from optimizer.scan import scan, scan_items
-from tests.engines import require_engine
-from tests.mess import Mess
-from tests.rolling import a_record
-from tests.strategies import cuts, rolling_bytes
+from optimizer.models import Record, Reject
+from optimizer.scan.batch import RecordRun, Run
+from optimizer.scan.decoder import LAYOUTS, RECORD_LAYOUT, Found, Item, RootShape
+from optimizer.scan.engine import Engine, choose_engine
+from optimizer.scan.fragment import Piece
+from optimizer.scan.pruner import Pruner
+from optimizer.scan.scanner import scan, scan_items
+from optimizer.scan.validation import SymbolsIgnored
+from tests.support.broken_documents import Mess
+from tests.support.engines import require_engine
+from tests.support.rolling_files import a_record
+from tests.support.strategies import cuts, rolling_bytes
 
 LIMIT = 1 << 20
 IJSON = choose_engine("ijson")
@@ -340,7 +340,7 @@ class TestBinding:
 
     def kernel(self, **changed: Any) -> Any:
         """A pruner, some of its arguments changed."""
-        from optimizer import _prune  # noqa: PLC0415 - is there only where it was compiled
+        from optimizer.scan import _prune  # noqa: PLC0415 - is there only where it was compiled
 
         arguments: dict[str, Any] = {
             "fallback": (2, 1, True),

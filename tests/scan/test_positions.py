@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from optimizer.engine import Engine, choose_engine
-from tests.engines import require_engine
-from tests.places import PLACES, documents
-from tests.test_native import one_by_one, outcome
+from optimizer.scan.engine import Engine, choose_engine
+from tests.scan.test_native_pruner import one_by_one, outcome
+from tests.support.engines import require_engine
+from tests.support.positions import PLACES, documents
 
 IJSON: Final = choose_engine("ijson")
 # With --long-life: hours find what minutes do not.

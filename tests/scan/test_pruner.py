@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from optimizer.decode import Item
 from optimizer.errors import RollingError, SourceMalformed, SourceTorn
-from optimizer.pieces import MAX_DEPTH, Layout, Piece, PieceKind
-from optimizer.records import Bot, Record, Reject, RejectReason
-from optimizer.scan import scan_bot
-from tests import engines
-from tests.engines import current, pruner, scan
-from tests.heavy import scan_filled
-from tests.strategies import Members, containers, cuts, discarded, render, rolling_bytes, styles
+from optimizer.models import Bot, Record, Reject, RejectReason
+from optimizer.scan.decoder import Item
+from optimizer.scan.fragment import MAX_DEPTH, Layout, Piece, PieceKind
+from optimizer.scan.scanner import scan_bot
+from tests.support import engines
+from tests.support.engines import current, pruner, scan
+from tests.support.large_inputs import scan_filled
+from tests.support.strategies import Members, containers, cuts, discarded, render, rolling_bytes, styles
 
 pytestmark = pytest.mark.usefixtures("engine")
 

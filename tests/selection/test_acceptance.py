@@ -17,19 +17,19 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from optimizer import Settings, SnapshotReader, optimize
-from optimizer.answers import describe_rejected
-from optimizer.collect import Found
+from optimizer.cache.keys import Keys, Pointer
 from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
-from optimizer.fleet import Assignment, begin, merge_parts, scan_file, scan_one_part
-from optimizer.keys import Keys, Pointer
-from optimizer.plausible import check_plausible
-from optimizer.records import Bot, Record, Reject, Rejected, RejectReason, Report, Units
-from optimizer.select import Selection
-from optimizer.snapshots import FILE_NAMES, MANIFEST_NAME, decode_manifest, encode_manifest, read_manifest
-from tests.rolling import a_record, local, write_json, write_raw
-from tests.servers import RedisServer, wait_until
-from tests.traces import files_of, keys_of, no_scan, runs_of
-from tests.webs import asking
+from optimizer.models import Bot, Record, Reject, Rejected, RejectReason, Report, Units
+from optimizer.pipeline.distributed import Assignment, begin, merge_parts, scan_file, scan_one_part
+from optimizer.reader.results import describe_rejected
+from optimizer.selection.acceptance import check_plausible
+from optimizer.selection.result import Found
+from optimizer.selection.top_n import Selection
+from optimizer.snapshots.directory import FILE_NAMES, MANIFEST_NAME, decode_manifest, encode_manifest, read_manifest
+from tests.support.published_state import files_of, keys_of, no_scan, runs_of
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json, write_raw
+from tests.support.web_apps import asking
 
 # ---- the rule
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from optimizer.portfolio import holdings, summaries
-from optimizer.records import Bot, BotSummary, Holding, Position
-from tests.engines import scan
+from optimizer.models import Bot, BotSummary, Holding, Position
+from optimizer.selection.portfolio import holdings, summaries
+from tests.support.engines import scan
 
 # Decimal text of up to 15 digits, as bots write quantities and prices; sums of them are often 0.
 amounts = st.sampled_from([0.1, 0.2, -0.3, 1.0, -1.0, 0.0, -0.0]) | st.builds(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from optimizer.collect import MAX_BOT_TEXT_BYTES, MAX_BOTS, MAX_POSITIONS, Found
-from optimizer.records import Bot, Position, Record, Reject, RejectReason
-from optimizer.select import Selection
+from optimizer.models import Bot, Position, Record, Reject, RejectReason
+from optimizer.selection.result import MAX_BOT_TEXT_BYTES, MAX_BOTS, MAX_POSITIONS, Found
+from optimizer.selection.top_n import Selection
 
 
 def a_bot(name: str, equity: float) -> Bot:

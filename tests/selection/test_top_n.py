@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from optimizer.records import Record
-from optimizer.select import Selection, _SymbolCount, rank, top
+from optimizer.models import Record
+from optimizer.selection.top_n import Selection, _SymbolCount, rank, top
 
 # Few symbols and confidences, so that both come again and tie.
 confidences = st.sampled_from([0.0, -0.0, 0.25, 0.5, 0.5, 0.75, 1.0]) | st.floats(0, 1)

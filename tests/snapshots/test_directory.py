@@ -25,8 +25,8 @@ from unittest.mock import ANY
 import pytest
 
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused
-from optimizer.records import Bot, Position, Record
-from optimizer.snapshots import (
+from optimizer.models import Bot, Position, Record
+from optimizer.snapshots.directory import (
     FILE_NAMES,
     KINDS,
     SnapshotSet,
@@ -38,7 +38,7 @@ from optimizer.snapshots import (
     read_set,
     write_set,
 )
-from tests.traces import as_nobody, files_of
+from tests.support.published_state import as_nobody, files_of
 
 NAMES = (*FILE_NAMES.values(), "manifest.json")
 RECORDS = [Record("ÄÖ", 1.5, 0.9, 100.0), Record('A"/\\', -2.0, 0.25, 1e-7, "bearish", None, 5.0, 1795000000)]
@@ -547,7 +547,7 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
     old_set = read_set(tmp_path / "template")
     new, next_one = content_of(3, tmp_path / "new"), content_of(4, tmp_path / "next")
 
-    code = "import sys, pathlib, tests.test_snapshots as t; t.die_everywhere(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, tests.snapshots.test_directory as t; t.die_everywhere(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
     seen = []

@@ -15,21 +15,21 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from optimizer.cache.keys import Keys
+from optimizer.config.settings import Settings
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused, SnapshotMissing
-from optimizer.keys import Keys
-from optimizer.locations import Url
-from optimizer.outputs import mark_checked, output_lock, read_current, read_manifest, read_set, write_set
-from optimizer.pipeline import optimize
-from optimizer.records import Report
-from optimizer.settings import Settings
-from optimizer.snapshots import FILE_NAMES, KINDS, MANIFEST_NAME
-from tests.objects import S3Server
-from tests.readers import KINDS as READERS
-from tests.readers import Open
-from tests.rolling import write_json
-from tests.servers import RedisServer, wait_until
-from tests.test_snapshots import a_set
-from tests.traces import NEW, OLD, no_scan, once, version_of
+from optimizer.models import Report
+from optimizer.pipeline.run import optimize
+from optimizer.snapshots.directory import FILE_NAMES, KINDS, MANIFEST_NAME
+from optimizer.snapshots.store import mark_checked, output_lock, read_current, read_manifest, read_set, write_set
+from optimizer.storage.location import Url
+from tests.snapshots.test_directory import a_set
+from tests.support.published_state import NEW, OLD, no_scan, once, version_of
+from tests.support.readers import KINDS as READERS
+from tests.support.readers import Open
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import write_json
+from tests.support.s3_server import S3Server
 
 NAMES = {MANIFEST_NAME, *FILE_NAMES.values()}
 PUTS = 2 * len(NAMES)
@@ -164,7 +164,7 @@ def test_a_writer_that_dies_leaves_the_old_set_whole(memory: Url, monkeypatch: p
 
     with monkeypatch.context() as dead:
         dead.setattr(MemoryFileSystem, "pipe_file", dying)
-        dead.setattr("optimizer.remote_snapshots._remove", lambda *_: None)  # a killed process removes nothing
+        dead.setattr("optimizer.snapshots.object_store._remove", lambda *_: None)  # a killed process removes nothing
         with pytest.raises(SystemExit):
             write_set(memory, a_set(3))
     assert read_set(memory) == a_set(2)

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from optimizer import Report, Settings, optimize
-from optimizer.botfiles import bots_fingerprint, read_bots
 from optimizer.errors import NoBots
-from optimizer.records import Bot, Position, Reject, RejectReason
-from optimizer.snapshots import FILE_NAMES
-from optimizer.source import Source
-from tests.rolling import a_record, local, touch_later, write_json, write_raw
-from tests.traces import as_nobody
+from optimizer.models import Bot, Position, Reject, RejectReason
+from optimizer.snapshots.directory import FILE_NAMES
+from optimizer.source.bot_files import bots_fingerprint, read_bots
+from optimizer.source.file import Source
+from tests.support.published_state import as_nobody
+from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
 
 LIMIT = 4_096
 

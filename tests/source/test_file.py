@@ -20,14 +20,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from isal import igzip
 
-from optimizer.decode import Item
+from optimizer.config.settings import Settings
 from optimizer.errors import NoRecords, SourceError, SourceMissing, SourceTorn, SourceUnreadable
-from optimizer.pipeline import optimize
-from optimizer.settings import Settings
-from optimizer.source import Source
-from tests.engines import scan
-from tests.heavy import scan_file
-from tests.rolling import a_record, local, touch_later, write_json, write_raw
+from optimizer.pipeline.run import optimize
+from optimizer.scan.decoder import Item
+from optimizer.source.file import Source
+from tests.support.engines import scan
+from tests.support.large_inputs import scan_file
+from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -290,7 +290,7 @@ class TestOpen:
     def test_no_permission(self) -> None:
         """A file of somebody else's is `SourceUnreadable`: tried as another user where we are root."""
         script = (
-            "import os, sys\nfrom pathlib import Path\nfrom optimizer.source import Source\n"
+            "import os, sys\nfrom pathlib import Path\nfrom optimizer.source.file import Source\n"
             "from optimizer.errors import SourceUnreadable\n"
             "os.getuid() or os.setuid(65534)\n"
             "Source(Path(sys.argv[1], 'ours'))\n"

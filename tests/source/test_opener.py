@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimizer.config.settings import Settings
 from optimizer.errors import SourceMissing
-from optimizer.opening import expand
-from optimizer.pipeline import optimize
-from optimizer.settings import Settings
-from optimizer.snapshots import FILE_NAMES
-from tests.rolling import write_json
-from tests.traces import NEW, OLD, as_nobody, symbols_shown
+from optimizer.pipeline.run import optimize
+from optimizer.snapshots.directory import FILE_NAMES
+from optimizer.source.opener import expand
+from tests.support.published_state import NEW, OLD, as_nobody, symbols_shown
+from tests.support.rolling_files import write_json
 
 
 def test_a_file_that_is_there_wins_over_the_pattern(settings_without_redis: Settings, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Generator
 
 import pytest
 
-from optimizer.ahead import read_ahead
-from tests.servers import wait_until
+from optimizer.source.read_ahead import read_ahead
+from tests.support.redis_servers import wait_until
 
 
 def threads() -> list[str]:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.cli.dev.sample import write_sample
+from optimizer.config.settings import Settings
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
-from optimizer.locations import Url, parse_location
-from optimizer.opening import expand, open_source
-from optimizer.pipeline import optimize
-from optimizer.remote import BLOCK_BYTES
-from optimizer.sample import write_sample
-from optimizer.settings import Settings
-from optimizer.snapshots import read_set
-from tests.fleet import Fleet
-from tests.objects import S3Server
-from tests.rolling import a_record, write_json
-from tests.servers import wait_until
-from tests.traces import NEW, OLD, no_scan, once, symbols_shown
+from optimizer.pipeline.run import optimize
+from optimizer.snapshots.directory import read_set
+from optimizer.source.opener import expand, open_source
+from optimizer.source.remote import BLOCK_BYTES
+from optimizer.storage.location import Url, parse_location
+from tests.support.fleet import Fleet
+from tests.support.published_state import NEW, OLD, no_scan, once, symbols_shown
+from tests.support.redis_servers import wait_until
+from tests.support.rolling_files import a_record, write_json
+from tests.support.s3_server import S3Server
 
 FAST_TICKS = {"ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
 

@@ -17,20 +17,20 @@ from typing import Final
 
 import pytest
 
-from optimizer import web_source
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.cli.dev.sample import write_sample
+from optimizer.config.settings import Settings
 from optimizer.errors import RollingError, SourceMissing, SourceTorn, SourceUnreadable
-from optimizer.locations import Url
-from optimizer.opening import open_source
-from optimizer.pipeline import optimize
-from optimizer.sample import write_sample
-from optimizer.settings import Settings
-from optimizer.snapshots import read_set
-from optimizer.source import Source
-from tasks.devredis import free_port
-from tests.pages import Pages, serving
-from tests.rolling import local, write_json
-from tests.servers import Authority, wait_until
-from tests.traces import NEW, OLD, no_scan, once, symbols_shown
+from optimizer.pipeline.run import optimize
+from optimizer.snapshots.directory import read_set
+from optimizer.source import web_file
+from optimizer.source.file import Source
+from optimizer.source.opener import open_source
+from optimizer.storage.location import Url
+from tests.support.published_state import NEW, OLD, no_scan, once, symbols_shown
+from tests.support.redis_servers import Authority, wait_until
+from tests.support.rolling_files import local, write_json
+from tests.support.web_server import Pages, serving
 
 SECRET: Final = "S3cr3t-Signature"
 QUERY: Final = f"?X-Amz-Credential=AKIA&X-Amz-Signature={SECRET}"
@@ -282,7 +282,7 @@ def test_each_failure_has_its_cause_and_no_secret(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """In the message, in the traceback of all errors beneath it, and in the logs at DEBUG."""
-    monkeypatch.setattr(web_source, "ANSWER_TIMEOUT_S", 1)
+    monkeypatch.setattr(web_file, "ANSWER_TIMEOUT_S", 1)
     caplog.set_level(logging.DEBUG)
     prepare, error, said = FAILURES[kind]
     url = f"{prepare(pages)}/a.json{QUERY}"

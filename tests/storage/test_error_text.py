@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from optimizer.causes import cause_of
+from optimizer.storage.error_text import cause_of
 
 URL = "https://u:SECRET@host:8443/a.json?X-Amz-Signature=SECRET&b=SECRET"
 KEY = ConnectionKey("host", 8443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)

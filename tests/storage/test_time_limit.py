@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from optimizer.patience import Patience
-from tests.servers import wait_until
+from optimizer.storage.time_limit import Patience
+from tests.support.redis_servers import wait_until
 
 
 def test_it_returns_what_the_work_returns_or_raises() -> None:

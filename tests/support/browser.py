@@ -12,10 +12,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
-from optimizer.settings import Settings
-from tasks.devredis import free_port
-from tasks.stack import Stack
-from tests.servers import wait_until
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.cli.dev.stack import Stack
+from optimizer.config.settings import Settings
+from tests.support.redis_servers import wait_until
 
 __all__ = ["TOKEN", "BrowserMissing", "Watched", "Web", "chromium", "chromium_executable"]
 
@@ -126,7 +126,7 @@ class Web:
 
     def start(self) -> None:
         """Start it and wait until it listens."""
-        command = [sys.executable, "-m", "tasks.cli", "web", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [sys.executable, "-m", "optimizer.cli", "web", "--host", "127.0.0.1", "--port", str(self.port)]
         self._stack.start("web", command)
         try:
             wait_until(self._listens, what="the API")

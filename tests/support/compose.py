@@ -21,12 +21,12 @@ from typing import Any, Final
 import redis
 import yaml
 
-from optimizer.connection import connect
-from tasks.devredis import free_port, redis_executable
+from optimizer.cache.client import connect
+from optimizer.cli.dev.redis_server import free_port, redis_executable
 
 __all__ = ["APPS", "COMPOSE_FILE", "ROOT", "VALKEYS", "Composed", "composers", "config", "redis_cli", "services"]
 
-ROOT: Final = Path(__file__).parent.parent
+ROOT: Final = Path(__file__).parents[2]
 COMPOSE_FILE: Final = ROOT / "docker-compose.yml"
 VALKEYS: Final = ("broker", "cache")
 APPS: Final = ("worker", "beat", "flower", "web")

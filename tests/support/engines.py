@@ -11,13 +11,13 @@ from typing import Final
 
 import pytest
 
-from optimizer.decode import LAYOUTS, RECORD_LAYOUT, Item
-from optimizer.engine import AnyPruner, Engine, choose_engine
+from optimizer.config.settings import EngineName
 from optimizer.errors import SettingsInvalid
-from optimizer.pieces import Piece
-from optimizer.runs import Run
-from optimizer.scan import scan_items
-from optimizer.settings import EngineName
+from optimizer.scan.batch import Run
+from optimizer.scan.decoder import LAYOUTS, RECORD_LAYOUT, Item
+from optimizer.scan.engine import AnyPruner, Engine, choose_engine
+from optimizer.scan.fragment import Piece
+from optimizer.scan.scanner import scan_items
 
 __all__ = ["NAMES", "current", "engine", "prune", "pruner", "require_engine", "scan"]
 

@@ -14,13 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from optimizer.locations import spelled
-from optimizer.reader import SnapshotReader
-from optimizer.records import Report
-from optimizer.settings import Settings
-from tasks.devredis import free_port
-from tasks.stack import Stack
-from tests.servers import wait_until
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.cli.dev.stack import Stack
+from optimizer.config.settings import Settings
+from optimizer.models import Report
+from optimizer.reader.reader import SnapshotReader
+from optimizer.storage.location import spelled
+from tests.support.redis_servers import wait_until
 
 __all__ = ["FLOWER_LOGIN", "Fleet", "processes_with"]
 
@@ -76,7 +76,7 @@ class Fleet:
     def start_web(self) -> str:
         """Start the web, and return its address once it listens."""
         port = free_port()
-        self._stack.start("web", [sys.executable, "-m", "tasks.cli", "web", "--port", str(port)])
+        self._stack.start("web", [sys.executable, "-m", "optimizer.cli", "web", "--port", str(port)])
         self.wait_for_line(r"web\| .*(running on|http://)")
         return f"http://127.0.0.1:{port}"
 

@@ -14,18 +14,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optimizer.engine import Engine, choose_engine
 from optimizer.errors import RollingError
-from optimizer.memory import peak_rss_mb
-from optimizer.records import Bot, Record
-from optimizer.scan import scan_items
-from optimizer.source import Source
-from tests.engines import current
+from optimizer.models import Bot, Record
+from optimizer.pipeline.memory import peak_rss_mb
+from optimizer.scan.engine import Engine, choose_engine
+from optimizer.scan.scanner import scan_items
+from optimizer.source.file import Source
+from tests.support.engines import current
 
 __all__ = ["Measured", "scan_file", "scan_filled"]
 
 CHUNK_BYTES = 64 * 1024
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 MAX_RECORD_BYTES = 1 << 20
 
 
@@ -62,7 +62,7 @@ def _baseline_mb(engine: str) -> float:
 
 def _run(order: dict[str, Any], engine: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.heavy", engine],
+        [sys.executable, "-m", "tests.support.large_inputs", engine],
         input=json.dumps(order).encode(),
         stdout=subprocess.PIPE,
         check=True,

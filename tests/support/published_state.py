@@ -11,14 +11,14 @@ from typing import Any, cast
 
 import msgspec
 
-from optimizer.cache import Cache
-from optimizer.keys import VERSION_KINDS, Keys
-from optimizer.pipeline import Progress, optimize
-from optimizer.records import Index, Manifest, Record, Report
-from optimizer.settings import Settings
-from optimizer.snapshots import FILE_NAMES, LOCK_NAME, MANIFEST_NAME
-from tests.rolling import a_record, local, write_json
-from tests.servers import RedisServer
+from optimizer.cache.keys import VERSION_KINDS, Keys
+from optimizer.cache.writer import Cache
+from optimizer.config.settings import Settings
+from optimizer.models import Index, Manifest, Record, Report
+from optimizer.pipeline.run import Progress, optimize
+from optimizer.snapshots.directory import FILE_NAMES, LOCK_NAME, MANIFEST_NAME
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import a_record, local, write_json
 
 __all__ = [
     "NEW",

@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing
 from typing import Any, Final, TypeVar, cast
 
 from optimizer import AsyncSnapshotReader, Settings, SnapshotReader
-from optimizer.answers import Origin
-from tasks.devredis import free_port
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.models import Origin
 
 __all__ = ["KINDS", "Open"]
 

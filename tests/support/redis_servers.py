@@ -14,9 +14,9 @@ from pathlib import Path
 
 import redis
 
-from optimizer.connection import connect
+from optimizer.cache.client import connect
+from optimizer.cli.dev.redis_server import free_port, redis_command, redis_executable
 from optimizer.errors import CacheUnavailable
-from tasks.devredis import free_port, redis_command, redis_executable
 
 __all__ = ["Authority", "RedisServer", "serves_tls", "wait_until"]
 

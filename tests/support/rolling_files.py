@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from optimizer.locations import Location
+from optimizer.storage.location import Location
 
 __all__ = ["a_record", "local", "touch_later", "write_json", "write_raw"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import fsspec
 
-from optimizer.locations import Url
-from tasks.devredis import free_port
-from tests.servers import wait_until
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.storage.location import Url
+from tests.support.redis_servers import wait_until
 
 __all__ = ["S3Server"]
 

@@ -17,14 +17,14 @@ from typing import Any, Final
 from PIL import Image
 from playwright.sync_api import expect
 
+from optimizer.config.settings import Settings
 from optimizer.errors import SourceMalformed
-from optimizer.pipeline import optimize
-from optimizer.settings import Settings
-from tests.browser import TOKEN, Watched, Web, chromium
-from tests.rolling import write_json, write_raw
-from tests.servers import RedisServer
+from optimizer.pipeline.run import optimize
+from tests.support.browser import TOKEN, Watched, Web, chromium
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import write_json, write_raw
 
-DOCS: Final = Path(__file__).parent.parent / "docs"
+DOCS: Final = Path(__file__).parents[2] / "docs"
 RUNS: Final = 72
 SYMBOLS: Final = 900
 # fmt: off

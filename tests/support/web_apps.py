@@ -15,10 +15,10 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from optimizer import Settings
-from optimizer.locations import spelled
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.storage.location import spelled
 from optimizer.web import Trigger, create_app
-from tasks.devredis import free_port
-from tests.servers import wait_until
+from tests.support.redis_servers import wait_until
 
 __all__ = ["Events", "WebServer", "asking"]
 
@@ -37,7 +37,11 @@ class WebServer:
     """
 
     def __init__(
-        self, directory: Path, settings: Settings, command: Sequence[str] = ("-m", "tasks.cli", "web"), **variables: str
+        self,
+        directory: Path,
+        settings: Settings,
+        command: Sequence[str] = ("-m", "optimizer.cli", "web"),
+        **variables: str,
     ) -> None:
         self.port = free_port()
         self.log = directory / "web.log"

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
+from optimizer.cli.dev.sample import write_sample
+from optimizer.config.settings import Settings
 from optimizer.errors import NoBots, SourceMalformed, SourceMissing
-from optimizer.pipeline import optimize
-from optimizer.sample import write_sample
-from optimizer.settings import Settings
-from tests.browser import TOKEN, BrowserMissing, Watched, Web, chromium, chromium_executable
-from tests.fleet import Fleet
-from tests.rolling import a_record, local, write_json, write_raw
-from tests.servers import RedisServer, wait_until
-from tests.traces import report_unchanged
+from optimizer.pipeline.run import optimize
+from tests.support.browser import TOKEN, BrowserMissing, Watched, Web, chromium, chromium_executable
+from tests.support.fleet import Fleet
+from tests.support.published_state import report_unchanged
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json, write_raw
 
-STATIC = Path(__file__).parent.parent / "optimizer" / "web" / "static"
+STATIC = Path(__file__).parents[2] / "optimizer" / "web" / "static"
 PHONE: dict[str, Any] = {"viewport": {"width": 375, "height": 812}, "has_touch": True, "is_mobile": True}
 
 BOTS = {

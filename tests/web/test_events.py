@@ -15,10 +15,10 @@ import redis
 
 from optimizer import Settings, optimize
 from optimizer.web.events import KEPT_VERSIONS, QUEUE_MESSAGES, Hub
-from tests.rolling import a_record, write_json
-from tests.servers import RedisServer, wait_until
-from tests.traces import run_old, version_of
-from tests.webs import Events, WebServer
+from tests.support.published_state import run_old, version_of
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, write_json
+from tests.support.web_apps import Events, WebServer
 
 LISTENERS = 1_000
 

@@ -15,11 +15,11 @@ from typing import Final
 import pytest
 
 from optimizer import Settings, optimize
-from optimizer.sample import write_sample
+from optimizer.cli.dev.sample import write_sample
 from optimizer.web.protocol import MAX_HEAD_BYTES, MAX_PIPELINED
-from tests.rolling import local
-from tests.servers import RedisServer, wait_until
-from tests.webs import Events, WebServer
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import local
+from tests.support.web_apps import Events, WebServer
 
 LISTENERS: Final = 1_200
 HOST: Final = b"Host: test\r\n"
@@ -29,7 +29,7 @@ SMALL: Final = b"a: b\r\n"
 LIMITED: Final = """
 import resource, sys
 import optimizer.web.protocol
-from tasks.cli import main
+from optimizer.cli.main import main
 
 resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
 optimizer.web.protocol.PATIENCE_S = optimizer.web.protocol.UNSENT_PATIENCE_S = {patience_s}

@@ -9,13 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from optimizer import Settings, optimize
+from optimizer.cache.keys import Keys
+from optimizer.cli.dev.sample import write_sample
 from optimizer.errors import SourceMissing
-from optimizer.keys import Keys
-from optimizer.sample import write_sample
-from tests.rolling import a_record, local, write_json
-from tests.servers import RedisServer, wait_until
-from tests.traces import report_unchanged, run_old
-from tests.webs import WebServer, asking
+from tests.support.published_state import report_unchanged, run_old
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json
+from tests.support.web_apps import WebServer, asking
 
 
 def metrics(text: str) -> dict[str, float]:

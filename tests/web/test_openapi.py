@@ -17,10 +17,10 @@ from schemathesis.core.result import Ok
 
 import optimizer.web.trigger
 from optimizer import Settings, optimize
-from optimizer.sample import write_sample
+from optimizer.cli.dev.sample import write_sample
 from optimizer.web import RunState, create_app
-from tests.rolling import local
-from tests.webs import asking
+from tests.support.rolling_files import local
+from tests.support.web_apps import asking
 
 TOKEN: Final = "made-up"
 EXAMPLES: Final = 100

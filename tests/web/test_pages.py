@@ -6,8 +6,8 @@ import gzip
 
 import msgspec
 
-from optimizer.held import Sight, hold, store
-from optimizer.records import PredictionsSnapshot, Record
+from optimizer.models import PredictionsSnapshot, Record
+from optimizer.reader.cached_version import Sight, hold, store
 from optimizer.web.pages import KEPT_ANSWERS, Pages, Wanted
 
 AT = "2026-11-01T10:00:00.000Z"

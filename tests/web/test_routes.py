@@ -24,15 +24,15 @@ from starlette.testclient import TestClient
 import optimizer.web
 import optimizer.web.app
 from optimizer import Settings, optimize
+from optimizer.cache.keys import Keys
 from optimizer.errors import SettingsInvalid, SourceMissing
-from optimizer.held import Held
-from optimizer.keys import Keys
-from optimizer.snapshots import FILE_NAMES
+from optimizer.reader.cached_version import Held
+from optimizer.snapshots.directory import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
-from tests.rolling import a_record, local, write_json
-from tests.servers import RedisServer, wait_until
-from tests.traces import NEW, OLD, run_old, version_of
-from tests.webs import WebServer, asking
+from tests.support.published_state import NEW, OLD, run_old, version_of
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json
+from tests.support.web_apps import WebServer, asking
 
 WHOLE = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "portfolio"}
 OF_A_VERSION = [*WHOLE, "/page", "/predictions/AAPL"]

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from optimizer import Settings
-from tests.traces import run_old
-from tests.webs import WebServer
+from tests.support.published_state import run_old
+from tests.support.web_apps import WebServer
 
-COMMAND = [sys.executable, "-m", "tasks.cli", "web"]
+COMMAND = [sys.executable, "-m", "optimizer.cli", "web"]
 
 
 def test_it_prints_its_address_and_stops_without_a_word(tmp_path: Path, settings: Settings) -> None:
@@ -53,7 +53,9 @@ def test_an_address_in_use_is_one_line() -> None:
 
 def test_without_the_extra_it_says_what_to_install() -> None:
     """The other commands need no FastAPI."""
-    program = "import sys; sys.modules['fastapi'] = None; from optimizer.commands import commands; commands(['web'])"
+    program = (
+        "import sys; sys.modules['fastapi'] = None; from optimizer.cli.commands import commands; commands(['web'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ, timeout=30
     )

@@ -18,11 +18,11 @@ from starlette.testclient import TestClient
 from optimizer import Settings
 from optimizer.errors import CacheUnavailable
 from optimizer.web import RunState, make_router
-from tests.fleet import Fleet
-from tests.rolling import a_record, local, write_json
-from tests.servers import wait_until
-from tests.traces import run_old
-from tests.webs import WebServer, asking
+from tests.support.fleet import Fleet
+from tests.support.published_state import run_old
+from tests.support.redis_servers import wait_until
+from tests.support.rolling_files import a_record, local, write_json
+from tests.support.web_apps import WebServer, asking
 
 TOKEN: Final = "a-made-up-token"
 RIGHT: Final = {"Authorization": f"Bearer {TOKEN}"}

@@ -23,17 +23,17 @@ from typing import Final
 
 import click
 
-from optimizer.commands import describe, usage_errors
-from optimizer.connection import connect, ping, redis_answers
-from optimizer.environ import with_secrets, without_service_links
+from optimizer.cache.client import connect, ping, redis_answers
+from optimizer.cli.commands import describe, usage_errors
+from optimizer.cli.dev.redis_server import DEFAULT_PORT, free_port, redis_command
+from optimizer.cli.dev.sample import write_sample
+from optimizer.config.environment import with_secrets, without_service_links
+from optimizer.config.redis_url import redact_url
+from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError
-from optimizer.locations import is_pattern
-from optimizer.reader import SnapshotReader
-from optimizer.records import Report
-from optimizer.sample import write_sample
-from optimizer.settings import Settings
-from optimizer.urls import redact_url
-from tasks.devredis import DEFAULT_PORT, free_port, redis_command
+from optimizer.models import Report
+from optimizer.reader.reader import SnapshotReader
+from optimizer.storage.location import is_pattern
 
 __all__ = ["Stack", "StackFailed", "demo", "up"]
 
@@ -169,7 +169,7 @@ def up() -> None:
         stack.start_celery("flower", "flower", environ={"FLOWER_BASIC_AUTH": auth, "FLOWER_PORT": port})
         web_port = str(free_port(8000))
         flower_url = os.environ.get("ROLLING_FLOWER_URL") or f"http://127.0.0.1:{port}/"
-        web = [sys.executable, "-m", "tasks.cli", "web", "--port", web_port]
+        web = [sys.executable, "-m", "optimizer.cli", "web", "--port", web_port]
         stack.start("web", web, {"ROLLING_FLOWER_URL": flower_url})
         every = Settings.every_from_env(stack.environ)
         _say(f"web     http://127.0.0.1:{web_port}/   the dashboard, and the snapshots for other programs")

@@ -10,7 +10,7 @@ from typing import Final
 
 __all__ = ["Figures", "machine"]
 
-PAGE: Final = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
+PAGE: Final = Path(__file__).parents[3] / "docs" / "reliability.md"
 HEADING: Final = "## Figures\n"
 
 

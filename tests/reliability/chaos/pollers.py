@@ -1,6 +1,6 @@
 """A process that reads the snapshots in seven ways without a pause, and tells what it sees.
 
-    python -m tests.chaos.pollers INPUT OUTPUT_DIR REDIS_URL       until its standard input ends
+    python -m tests.reliability.chaos.pollers INPUT OUTPUT_DIR REDIS_URL       until its standard input ends
 
 Each line of output is a JSON object: a generation that a way shows for the first time, or a complaint, and in the end
 how often each way has read. A complaint is a payload that is torn (two generations in it), mixed (a version that had
@@ -27,9 +27,9 @@ import msgspec
 import redis
 
 from optimizer import Settings, SnapshotReader
-from tests.chaos.generations import KINDS, generations_in
-from tests.readers import Open
-from tests.rolling import local
+from tests.reliability.chaos.generations import KINDS, generations_in
+from tests.support.readers import Open
+from tests.support.rolling_files import local
 
 __all__ = ["WAYS"]
 

@@ -20,19 +20,19 @@ import celery
 import msgspec
 
 from optimizer import Settings
-from optimizer.keys import ORIGINS, Keys
-from optimizer.records import Report
-from tests.chaos.figures import Figures
-from tests.chaos.generations import Engine
-from tests.chaos.pollers import WAYS
-from tests.fleet import Fleet
-from tests.rolling import local
-from tests.servers import RedisServer
+from optimizer.cache.keys import ORIGINS, Keys
+from optimizer.models import Report
+from tests.reliability.chaos.figures import Figures
+from tests.reliability.chaos.generations import Engine
+from tests.reliability.chaos.pollers import WAYS
+from tests.support.fleet import Fleet
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import local
 
 __all__ = ["Service"]
 
 TASK: Final = "tasks.optimize_rolling_data"
-PROJECT: Final = Path(__file__).parent.parent.parent
+PROJECT: Final = Path(__file__).parents[3]
 LOCK_TTL_S: Final = 10.0
 
 
@@ -291,7 +291,7 @@ class Pollers:
         """Begin to poll."""
         arguments = (self._settings.input, self._settings.output_dir, self._settings.redis_url)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.pollers", *map(str, arguments)],
+            [sys.executable, "-m", "tests.reliability.chaos.pollers", *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # the readers' warnings that Redis is away

@@ -1,0 +1,1 @@
+"""The `rolling-optimizer` command."""

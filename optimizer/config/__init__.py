@@ -1,0 +1,1 @@
+"""`ROLLING_*` variables in, one frozen `Settings` a source out."""

@@ -1,0 +1,1 @@
+"""The routers' side: the current version from Redis, or from the files where Redis is away."""

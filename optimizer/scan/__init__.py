@@ -1,0 +1,1 @@
+"""Chunks of JSON in, records, bots and rejects out. No I/O."""

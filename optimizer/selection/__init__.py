@@ -1,0 +1,1 @@
+"""Records and bots in; the best records, holdings and counts out. No I/O."""

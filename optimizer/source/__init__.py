@@ -1,0 +1,1 @@
+"""The bytes of the input: found, opened, inflated, and proved whole at the end."""

@@ -1,0 +1,1 @@
+"""Paths, URLs and object stores, and what their failures mean."""
