@@ -3,21 +3,21 @@
 
 FROM python:3.13-slim-trixie AS build
 WORKDIR /src
-# The compiler stays behind in this stage.
+# The compiler stays in this stage.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv --without-pip /opt/venv
 COPY pyproject.toml setup.py constraints.txt README.md LICENSE celeryconfig.py ./
 COPY optimizer optimizer
 COPY tasks tasks
-# An image that scans on the slow engine is not built at all. --only-binary: a dependency without a wheel is to fail by
-# its name, not to be compiled here.
+# Fail the build rather than make an image with the slow engine. --only-binary: a dependency without a wheel fails by name
+# and is not compiled here.
 RUN BUILD_EXTENSION=yes pip wheel --no-cache-dir --no-deps --wheel-dir /dist . \
     && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt \
         "$(echo /dist/*.whl)[remote,web]"
 
 FROM python:3.13-slim-trixie
-# A fixed id, so that a directory of the host can be given to it; with a named group, for Celery takes an id without a
-# name for root's and warns. A new volume takes over the owner of /output.
+# A fixed id, so that a directory of the host can be given to it; with a named group, since Celery takes an id without a
+# name for root's and warns. A new volume gets the owner of /output.
 RUN groupadd --gid 10001 rolling \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin rolling \
     && install -d /input \

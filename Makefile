@@ -4,9 +4,9 @@ BIN := .venv/bin
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: run up test check format bench chaos fuzz screenshots lock install clean
+.PHONY: run up test check format docs bench chaos fuzz lock install clean
 
-run: install ## the whole line once, with a sample file and real processes
+run: install ## one scheduled run with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
 
 up: install ## Redis, worker, beat, Flower and web in the foreground, until Ctrl-C
@@ -32,6 +32,10 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,remote,web,dev]'
 	@touch $@
 
+docs: install ## the site of docs/ with the API reference, in .site; fails on broken links
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,remote,web,dev,docs]'
+	$(BIN)/zensical build --clean --strict
+
 bench: install ## the scan against inflate and its peers, the web against a bare endpoint; writes docs/benchmarks.md; needs wrk
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,remote,web,dev,bench]'
 	$(BIN)/python -m benchmarks
@@ -42,13 +46,10 @@ chaos: install ## faults of every kind for SECONDS (60) with SEED (1), and 3,000
 fuzz: ## the kernel under sanitizers for SECONDS (60); needs clang and its runtime
 	tests/scan/kernel/fuzz.sh $(SECONDS)
 
-screenshots: install ## the pictures of the dashboard in docs/, from a Chromium of the distribution
-	$(BIN)/python -m tests.support.screenshots
-
 lock: install ## constraints.txt anew, from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 
 clean: ## everything that the targets made
-	rm -rf .venv .demo .up .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .demo .up .site .cache .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
