@@ -1,0 +1,196 @@
+"""The pages are true: their commands run, their Python runs, their links lead somewhere, what they name exists.
+
+The commands of a page are run in order, in a directory with a sample input and a published snapshot, on a real Redis.
+An HTML comment on the line before a block says otherwise:
+
+    <!-- service: TEXT -->       it runs until the end of the page, and is up once it has printed TEXT
+    <!-- output -->              (before `text`) what the commands before it print; `...` stands for lines left out
+    <!-- tested: FILE::TEST -->  that test runs it
+    <!-- ci -->                  .ci/run runs it
+    <!-- needs: THING -->        it cannot run in a test; THING is one of `NEEDS`
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+import pytest
+
+import optimizer.cli.main  # noqa: F401 - adds the commands of the fleet
+from optimizer import errors
+from optimizer.celery.sender import CelerySender
+from optimizer.cli.commands import commands
+from optimizer.config.environment import FILE_SUFFIX, OWN_MARK, SECRETS, SOURCES_VARIABLE
+from optimizer.config.settings import Settings, variable_name
+from optimizer.web import create_app
+from tests.support.pages import PAGES, ROOT, Block, Sandbox, blocks, code_spans
+from tests.support.redis_servers import RedisServer
+
+NEEDS: Final = ("docker", "network", "root")
+FORBIDDEN: Final = re.compile(r"\b(whoever|nobody|somebody|that of|rooms?|houses?|the line|key card)\b", re.IGNORECASE)
+# Text that operators read, besides the pages.
+COMMENTED: Final = ("Dockerfile", "docker-compose.yml", ".env.example", "Makefile", "mkdocs.yml", "docs/redis-acl.conf")
+# Names that a page shows because they are no settings.
+NO_SETTINGS: Final = ("ROLLING_INTERVAL", "ROLLING_REDIS_SERVICE_HOST")
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@pytest.mark.slow
+@every_page
+def test_the_commands_and_the_python_of_a_page_run(page: Path, tmp_path: Path, own_redis: RedisServer) -> None:
+    """Every block without a marker exits with 0; output that a page shows is what is printed, but for its digits."""
+    runnable = [block for block in blocks(page) if block.language in ("sh", "python") or block.marker == "output"]
+    if not any(block.marker in ("", "service") for block in runnable):
+        return
+    own_redis.start()
+    with Sandbox(tmp_path / "page", own_redis.url) as sandbox:
+        for block in runnable:
+            if block.marker == "output":
+                check_output(block, sandbox.printed)
+            elif block.marker == "service":
+                sandbox.start(block)
+            elif not block.marker:
+                sandbox.run(block)
+        sandbox.check()
+
+
+@every_page
+def test_commands_that_do_not_run_here_say_where_they_do(page: Path) -> None:
+    """A marker names a test that exists, a command of `.ci/run`, or something that a test cannot have."""
+    for block in blocks(page):
+        assert block.language, f"{block} names no language"
+        assert block.language not in ("bash", "console", "shell"), f"{block}: commands are in blocks of `sh`"
+        if block.marker == "needs":
+            assert block.argument in NEEDS, block
+        elif block.marker == "tested":
+            path, _, name = block.argument.partition("::")
+            assert name in {node.name for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)}, block
+        elif block.marker == "ci":
+            ran = (ROOT / ".ci/run").read_text()
+            for command in block.commands:
+                assert re.search(rf"\b{re.escape(command)}$", ran, re.MULTILINE), f"{block}: .ci/run has no {command}"
+        else:
+            assert block.marker in ("", "service", "output"), f"{block}: {block.marker} is not a marker"
+
+
+@every_page
+def test_inline_commands_exist(page: Path) -> None:
+    """`rolling-optimizer COMMAND --option` and `make TARGET` in running text name what there is."""
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for span in code_spans(page):
+        words = span.split()
+        if words[0] == "make" and len(words) > 1:
+            assert words[1] in targets, span
+        elif words[0] == "rolling-optimizer" and len(words) > 1:
+            command = commands.commands[words[1]]
+            options = {option for parameter in command.params for option in parameter.opts}
+            assert {word for word in words[2:] if word.startswith("--")} <= options, span
+
+
+@every_page
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    """Relative links, pictures and their anchors, and the paths of this repository in inline code."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+    for span in code_spans(page):
+        if re.fullmatch(r"(optimizer|tests|tasks|benchmarks|docs)/[\w./-]+", span):
+            assert (ROOT / span).exists(), span
+
+
+@pytest.mark.parametrize("path", [*PAGES, *(ROOT / name for name in COMMENTED)], ids=lambda path: path.name)
+def test_words(path: Path) -> None:
+    """Plain English: none of the words that this project once had for people and for its own structure."""
+    assert FORBIDDEN.findall(path.read_text("utf-8")) == []
+
+
+def test_the_readme_is_short() -> None:
+    """At most 900 words; the rest has pages of its own."""
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
+
+
+def test_every_setting_has_a_row_with_its_default() -> None:
+    """`configuration.md` lists the settings that exist, and no other; numbers and paths with the default in force."""
+    page = (ROOT / "docs/configuration.md").read_text("utf-8")
+    rows = re.findall(r"^\| ((?:`ROLLING_\w+`(?:, )?)+) \| (.+?) \|", page, re.MULTILINE)
+    described = {name: default for names, default in rows for name in re.findall(r"\w+", names)}
+
+    assert set(described) == settings_variables()
+    for setting in fields(Settings):
+        if setting.default not in ("", None):
+            default = f"{setting.default:g}" if isinstance(setting.default, float) else str(setting.default)
+            assert described[variable_name(setting.name)].strip("`") == default
+
+
+@every_page
+def test_variables_in_pages_exist(page: Path) -> None:
+    """What looks like a setting is one, or the setting of one source."""
+    for name in re.findall(r"\bROLLING_[A-Z][A-Z_]*[A-Z]\b", page.read_text("utf-8")):
+        own = name.removeprefix("ROLLING_").partition(OWN_MARK)[2]
+        is_setting = name in settings_variables() or f"ROLLING_{own}" in settings_variables()
+        assert is_setting or name in NO_SETTINGS, name
+
+
+def test_every_error_has_a_row() -> None:
+    """`operations.md` says of each error of the tree what to do, and of no other."""
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    table = page.partition("### A run fails with an error")[2].partition("\n### ")[0]
+    listed = {
+        name for cell in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
+    }
+
+    assert listed == set(errors.__all__) - {"RollingError", "SourceError"}
+
+
+def test_every_route_is_described() -> None:
+    """`http.md` names each route of the API with its method, and no other."""
+    page = (ROOT / "docs/http.md").read_text("utf-8")
+    table = page.partition("## Routes")[2].partition("\n## ")[0]
+    listed = {route.partition("?")[0] for route in re.findall(r"`((?:GET|POST) /[^`]*)`", table)}
+    served: dict[str, Any] = create_app(Settings(trigger_token="a token"), trigger=CelerySender()).openapi()["paths"]
+
+    assert listed == {
+        f"{method.upper()} {path}"
+        for path, methods in served.items()
+        for method in methods
+        if not path.startswith("/sources/")
+    }
+
+
+def check_output(block: Block, printed: str) -> None:
+    """Hold the lines that a page shows against those that were printed; digits stand for any digits."""
+    masked = [mask(line) for line in printed.splitlines()]
+    for line in block.text.splitlines():
+        assert line.strip() == "..." or mask(line) in masked, f"{block} shows {line!r}, printed was:\n{printed}"
+
+
+def mask(line: str) -> str:
+    """A line with each number as `0`, and each run of blanks as one."""
+    return re.sub(r"\s+", " ", re.sub(r"\d[\d.,]*", "0", line))
+
+
+def tree(path: str) -> ast.Module:
+    """The syntax tree of a test module."""
+    return ast.parse((ROOT / path).read_text("utf-8"))
+
+
+def settings_variables() -> set[str]:
+    """Every variable that is read."""
+    files = {secret + FILE_SUFFIX for secret in SECRETS}
+    return {variable_name(field.name) for field in fields(Settings)} | {SOURCES_VARIABLE} | files
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.lower())) for heading in headings}
