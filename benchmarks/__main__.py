@@ -16,13 +16,14 @@ from optimizer.scan.native_pruner import VARIANT
 PAGE = Path("docs/benchmarks.md")
 INTRODUCTION = """# Benchmarks
 
-Written by `make bench`, which measures all of it anew: about 8 minutes, 4 GB of disk, 14 GB of memory for `json.load`.
-Figures of one machine, each as a ratio to a limit measured in the same run: the ratios travel, the rates do not.
+Written by `make bench`, which repeats every measurement: about 8 minutes, 4 GB of disk, 14 GB of memory for
+`json.load`. Figures of one machine, each with its ratio to a limit measured in the same run: ratios hold on other
+machines too, rates do not.
 """
 SCAN = """## The scan
 
-The limit is inflating the file and doing nothing else; `scan` also prunes, decodes and selects, `run` writes the files
-and publishes them in Redis too. Each way in a process of its own, three rounds in turn, medians. `run, MB` is its peak
+The limit is the time to inflate the file; `scan` also prunes, decodes and selects, `run` writes the files
+and publishes them in Redis too. Each in a process of its own, medians of three rounds. `run, MB` is its peak
 memory. The files are those of `rolling-optimizer sample`: 8,000 symbols of 290 KB; `wide` has 1,000,000 of 1.1 KB.
 """
 FLEET = """## The fleet
