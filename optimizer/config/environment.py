@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from optimizer.config.redis_url import redact_url
 from optimizer.errors import SettingsInvalid
+from optimizer.storage.location import redact_url
 
 __all__ = [
     "FILE_SUFFIX",

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
 from optimizer.config.environment import PREFIX, SOURCE_NAME, SOURCES_VARIABLE, variables_by_source
-from optimizer.config.redis_url import RedisUrl, redact_url
+from optimizer.config.redis_url import RedisUrl
 from optimizer.errors import SettingsInvalid
-from optimizer.storage.location import Location, Url, is_pattern, parse_location
-from optimizer.storage.object_store import check_url
+from optimizer.storage.location import Location, Url, is_pattern, parse_location, redact_url
 
 __all__ = ["ENGINES", "EngineName", "Settings", "variable_name"]
 
@@ -150,6 +149,8 @@ class Settings:
             location = getattr(self, name)
             try:
                 if isinstance(location, Url):
+                    from optimizer.storage.object_store import check_url  # noqa: PLC0415 - only for a URL
+
                     check_url(location, is_output=name == "output_dir")
             except ValueError as error:  # without the URL, which may hold a password
                 raise SettingsInvalid(f"{variable_name(name)} {error}") from None

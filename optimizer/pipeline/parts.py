@@ -29,7 +29,7 @@ from optimizer.scan.engine import Engine
 from optimizer.scan.scanner import scan
 from optimizer.selection.result import Found
 from optimizer.selection.top_n import Selection
-from optimizer.snapshots.directory import FILE_NAMES, MANIFEST_NAME
+from optimizer.snapshots.format import SET_FILES
 from optimizer.source.bot_files import bots_fingerprint, read_bots
 from optimizer.source.file import Source
 from optimizer.source.opener import expand, open_source, where_looked
@@ -59,7 +59,6 @@ FORMAT: Final = 2
 # What is kept is read once or twice, and soon: time counts more than bytes.
 KEPT_GZIP_LEVEL: Final = 1
 
-_SNAPSHOTS: Final = frozenset((MANIFEST_NAME, *FILE_NAMES.values()))
 _FINDINGS: Final = msgspec.json.Decoder(Findings)
 
 
@@ -255,7 +254,7 @@ def _look(settings: Settings, locations: Sequence[Location]) -> list[Part]:
     parts = []
     snapshots = []
     for location in locations:
-        if location.name in _SNAPSHOTS:
+        if location.name in SET_FILES:
             snapshots.append(location.name)
             continue
         with open_source(location) as source:

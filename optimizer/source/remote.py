@@ -21,7 +21,7 @@ from typing import Any, Final
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.source.file import Source
 from optimizer.storage.location import Url
-from optimizer.storage.object_store import answers, file_system
+from optimizer.storage.object_store import file_system, translated_errors
 
 __all__ = ["RemoteSource", "readable"]
 
@@ -93,7 +93,7 @@ class RemoteSource(Source):
 def readable(url: Url) -> Iterator[None]:
     """Turn every way in which the store of an input can fail into `SourceUnreadable`."""
     try:
-        with answers(url):
+        with translated_errors(url):
             yield
     except OSError as error:
         raise SourceUnreadable(str(error)) from error
@@ -113,7 +113,7 @@ class _Object(RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        with answers(self._url):
+        with translated_errors(self._url):
             try:
                 data: bytes = self._file.read(len(buffer))
             except OSError as error:

@@ -16,7 +16,7 @@ from http.client import IncompleteRead
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from optimizer.config.redis_url import redact_url
+from optimizer.storage.location import redact_url
 
 __all__ = ["cause_of"]
 

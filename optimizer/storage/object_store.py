@@ -19,13 +19,12 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from optimizer.config.redis_url import STORE_SCHEMES, WEB_SCHEMES
 from optimizer.storage.error_text import cause_of
-from optimizer.storage.location import Url
+from optimizer.storage.location import STORE_SCHEMES, WEB_SCHEMES, Url
 
-__all__ = ["answers", "check_url", "file_system"]
+__all__ = ["check_url", "file_system", "translated_errors"]
 
-# The next tick is the better retry. A server that takes connections and answers none costs four times READ_TIMEOUT_S:
+# The next tick is the better retry. A server that takes connections and never answers costs four times READ_TIMEOUT_S:
 # botocore's tries times those of s3fs, which alone would be 75 s times botocore's own five.
 CONNECT_TIMEOUT_S: Final = 3
 READ_TIMEOUT_S: Final = 10
@@ -114,7 +113,7 @@ def file_system(url: Url) -> Any:
 
 
 @contextmanager
-def answers(url: Url) -> Iterator[None]:
+def translated_errors(url: Url) -> Iterator[None]:
     """Turn every way in which a store can fail into an `OSError`; `FileNotFoundError` stays what it is."""
     try:
         yield

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.config.environment import _warn
-from optimizer.config.redis_url import redact_url
 from optimizer.config.settings import Settings, variable_name
 from optimizer.errors import SettingsInvalid
-from optimizer.storage.location import Url
+from optimizer.storage.location import Url, redact_url
 
 # A value for each setting that is not its default.
 GIVEN: dict[str, tuple[str, object]] = {

@@ -31,7 +31,8 @@ from optimizer.errors import (
     SourceUnreadable,
 )
 from optimizer.pipeline.run import Progress
-from optimizer.snapshots.directory import FILE_NAMES, read_manifest
+from optimizer.snapshots.format import FILE_NAMES
+from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import (
     NEW,
     OLD,
@@ -557,4 +558,4 @@ def test_an_output_directory_that_is_a_file_stops_the_run(settings_without_redis
         optimize(settings_without_redis, use_cache=False, progress=no_scan)
 
     assert local(settings_without_redis.output_dir).read_text() == "precious"
-    assert read_manifest(local(settings_without_redis.output_dir)) is None
+    assert snapshot_store(settings_without_redis.output_dir).read_manifest() is None

@@ -50,7 +50,8 @@ from optimizer.cli.dev.redis_server import free_port
 from optimizer.models import BotSummary, Holding, Origin, Report
 from optimizer.reader.follower import Follower
 from optimizer.selection.top_n import rank
-from optimizer.snapshots.directory import FILE_NAMES, encode_set, output_lock, write_set
+from optimizer.snapshots.format import FILE_NAMES, encode_set
+from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import NEW, OLD, as_nobody, run_old, version_of
 from tests.support.readers import KINDS, Open
 from tests.support.redis_servers import RedisServer, wait_until
@@ -241,15 +242,16 @@ def publish_index(settings: Settings, index: list[Record]) -> None:
         fingerprint="",
         ranked=index,
         predictions=[],
-        bots=[],
+        bots={},
+        holdings=[],
         gzip_level=1,
     )
     with (
-        output_lock(local(settings.output_dir)),
+        snapshot_store(settings.output_dir).lock(),
         closing(Cache(settings.redis_url, settings.source, 30)) as cache,
         cache.lock() as lock,
     ):
-        write_set(local(settings.output_dir), snapshots)
+        snapshot_store(settings.output_dir).write(snapshots)
         cache.publish(snapshots, lock=lock, before=cache.pointer(), checked_at="2026-11-01T10:00:00.000Z")
 
 

@@ -20,16 +20,16 @@ from optimizer.config.settings import Settings
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused, SnapshotMissing
 from optimizer.models import Report
 from optimizer.pipeline.run import optimize
-from optimizer.snapshots.directory import FILE_NAMES, KINDS, MANIFEST_NAME
-from optimizer.snapshots.store import mark_checked, output_lock, read_current, read_manifest, read_set, write_set
+from optimizer.snapshots.format import FILE_NAMES, KINDS, MANIFEST_NAME
+from optimizer.snapshots.object_store import ObjectStore
 from optimizer.storage.location import Url
-from tests.snapshots.test_directory import a_set
 from tests.support.published_state import NEW, OLD, no_scan, once, version_of
 from tests.support.readers import KINDS as READERS
 from tests.support.readers import Open
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import write_json
 from tests.support.s3_server import S3Server
+from tests.support.snapshot_sets import a_set, write
 
 NAMES = {MANIFEST_NAME, *FILE_NAMES.values()}
 PUTS = 2 * len(NAMES)
@@ -66,31 +66,23 @@ def names_of(*versions: int) -> set[str]:
     return NAMES | {f"versions/{version}/{name}" for version in versions for name in NAMES}
 
 
-def write(output: Url, *versions: int) -> None:
-    """Write sets one after another, as runs do."""
-    for version in versions:
-        with output_lock(output) as is_free:
-            assert is_free
-            write_set(output, a_set(version))
-
-
 # ---- writing and reading
 
 
 def test_a_set_is_read_back_as_it_was_written(output: Url) -> None:
     """Whole or in part, through the manifest; and by the fixed names, for those who know nothing else."""
-    assert read_manifest(output) is None
-    assert read_set(output) is None
-    assert read_current(output) is None
+    assert ObjectStore(output).read_manifest() is None
+    assert ObjectStore(output).read_set() is None
+    assert ObjectStore(output).read_current() is None
 
     write(output, 1)
 
-    assert read_set(output) == a_set(1)
-    part = read_set(output, kinds=("index",))
+    assert ObjectStore(output).read_set() == a_set(1)
+    part = ObjectStore(output).read_set(kinds=("index",))
     assert part is not None
     assert part.payloads == {"index": a_set(1).payloads["index"]}
-    assert read_manifest(output) == a_set(1).manifest
-    current = read_current(output)
+    assert ObjectStore(output).read_manifest() == a_set(1).manifest
+    current = ObjectStore(output).read_current()
     assert current is not None
     assert current.manifest == a_set(1).manifest
     assert -2 < time.time() - current.checked_s < 30
@@ -111,7 +103,7 @@ def test_an_older_set_is_refused(output: Url) -> None:
     """A run that was paused must not take the place of the one that overtook it; nothing of it is left."""
     write(output, 3)
     with pytest.raises(PublishRefused, match=r"version 2 was not published: .* holds version 3"):
-        write_set(output, a_set(2))
+        ObjectStore(output).write(a_set(2))
     assert names_in(output) == names_of(3)
 
 
@@ -124,9 +116,9 @@ def test_what_the_fence_raises_stops_the_set(output: Url) -> None:
         raise PublishRefused("the lock is lost")
 
     with pytest.raises(PublishRefused, match="the lock is lost"):
-        write_set(output, a_set(2), fence=fence)
+        ObjectStore(output).write(a_set(2), before_commit=fence)
     assert names_in(output) == names_of(1)
-    assert read_set(output) == a_set(1)
+    assert ObjectStore(output).read_set() == a_set(1)
 
 
 def test_a_run_that_was_overtaken_leaves_the_newer_set(
@@ -164,13 +156,13 @@ def test_a_writer_that_dies_leaves_the_old_set_whole(memory: Url, monkeypatch: p
 
     with monkeypatch.context() as dead:
         dead.setattr(MemoryFileSystem, "pipe_file", dying)
-        dead.setattr("optimizer.snapshots.object_store._remove", lambda *_: None)  # a killed process removes nothing
+        dead.setattr(ObjectStore, "_remove", lambda *_: None)  # a killed process removes nothing
         with pytest.raises(SystemExit):
-            write_set(memory, a_set(3))
-    assert read_set(memory) == a_set(2)
+            ObjectStore(memory).write(a_set(3))
+    assert ObjectStore(memory).read_set() == a_set(2)
 
     write(memory, 4)
-    assert read_set(memory) == a_set(4)
+    assert ObjectStore(memory).read_set() == a_set(4)
     write(memory, 5)
     assert names_in(memory) == names_of(4, 5)
 
@@ -198,9 +190,9 @@ def test_a_damaged_set_is_none(output: Url, damage: str) -> None:
         store.rm_file((output / "versions/1" / FILE_NAMES["bots"]).text)
     else:
         store.pipe_file((output / MANIFEST_NAME).text, b"{")
-    assert read_set(output) is None
+    assert ObjectStore(output).read_set() is None
     write(output, 2)
-    assert read_set(output) == a_set(2)
+    assert ObjectStore(output).read_set() == a_set(2)
 
 
 def test_marking_renews_the_age_and_mends_the_fixed_names(output: Url) -> None:
@@ -212,12 +204,12 @@ def test_marking_renews_the_age_and_mends_the_fixed_names(output: Url) -> None:
     store.pipe_file((output / FILE_NAMES["index"]).text, b"of a dead writer")
 
     wait_until(lambda: time.time() > before.timestamp() + 1.01, what="the next second of the store's clock")
-    mark_checked(output)
+    ObjectStore(output).mark_checked()
 
     assert store.modified((output / MANIFEST_NAME).text) > before
     assert names_in(output) == names_of(1)
     assert store.cat_file((output / FILE_NAMES["index"]).text) == a_set(1).payloads["index"]
-    assert read_set(output) == a_set(1)
+    assert ObjectStore(output).read_set() == a_set(1)
 
 
 def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
@@ -231,7 +223,7 @@ def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
     def poll() -> None:
         try:
             while not stop.is_set():
-                found = read_set(output)
+                found = ObjectStore(output).read_set()
                 if found is None:
                     continue  # the set was swept three times over, as nothing outside of a test does it
                 assert found == a_set(found.manifest.version)
@@ -256,25 +248,25 @@ def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
 # ---- what can go wrong
 
 
-@pytest.mark.parametrize("work", [lambda url: output_lock(url).__enter__(), lambda url: write_set(url, a_set(1))])
-def test_a_store_that_is_down_cannot_be_written_to(own_s3: S3Server, work: Callable[[Url], object]) -> None:
+@pytest.mark.parametrize("work", [lambda store: store.lock().__enter__(), lambda store: store.write(a_set(1))])
+def test_a_store_that_is_down_cannot_be_written_to(own_s3: S3Server, work: Callable[[ObjectStore], object]) -> None:
     """Within seconds, and before an input is scanned for it."""
     with pytest.raises(OutputUnwritable, match=rf"{own_s3.bucket}/out: .*check the network.*the old snapshots"):
-        work(own_s3.bucket / "out")
+        work(ObjectStore(own_s3.bucket / "out"))
 
 
-@pytest.mark.parametrize("work", [read_manifest, read_set, read_current])
-def test_a_store_that_is_down_is_not_an_empty_one(own_s3: S3Server, work: Callable[[Url], object]) -> None:
+@pytest.mark.parametrize("work", [ObjectStore.read_manifest, ObjectStore.read_set, ObjectStore.read_current])
+def test_a_store_that_is_down_is_not_an_empty_one(own_s3: S3Server, work: Callable[[ObjectStore], object]) -> None:
     """A writer that took it for one would forget which version was the newest."""
     with pytest.raises(OutputUnreadable, match=rf"{own_s3.bucket}/out: .*check the network"):
-        work(own_s3.bucket / "out")
+        work(ObjectStore(own_s3.bucket / "out"))
 
 
 def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
     """It is not made: its name may be misspelt."""
     output = Url("s3://no-such-bucket-here/out")
     with pytest.raises(OutputUnwritable, match=r"no-such-bucket-here/out: .*Is there such a bucket"):
-        write_set(output, a_set(1))
+        ObjectStore(output).write(a_set(1))
     assert not s3.behind.exists("s3://no-such-bucket-here")
 
 

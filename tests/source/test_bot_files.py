@@ -16,7 +16,7 @@ import pytest
 from optimizer import Report, Settings, optimize
 from optimizer.errors import NoBots
 from optimizer.models import Bot, Position, Reject, RejectReason
-from optimizer.snapshots.directory import FILE_NAMES
+from optimizer.snapshots.format import FILE_NAMES
 from optimizer.source.bot_files import bots_fingerprint, read_bots
 from optimizer.source.file import Source
 from tests.support.published_state import as_nobody

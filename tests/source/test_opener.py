@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from optimizer.config.settings import Settings
 from optimizer.errors import SourceMissing
 from optimizer.pipeline.run import optimize
-from optimizer.snapshots.directory import FILE_NAMES
+from optimizer.snapshots.format import FILE_NAMES
 from optimizer.source.opener import expand
 from tests.support.published_state import NEW, OLD, as_nobody, symbols_shown
 from tests.support.rolling_files import write_json

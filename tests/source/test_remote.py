@@ -15,7 +15,7 @@ from optimizer.cli.dev.sample import write_sample
 from optimizer.config.settings import Settings
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.pipeline.run import optimize
-from optimizer.snapshots.directory import read_set
+from optimizer.snapshots.store import snapshot_store
 from optimizer.source.opener import expand, open_source
 from optimizer.source.remote import BLOCK_BYTES
 from optimizer.storage.location import Url, parse_location
@@ -64,7 +64,7 @@ def test_an_object_gives_the_snapshots_of_the_same_file(
     assert local.stats is not None
     assert (remote.source, remote.stats.input_bytes) == ("rolling_brain", file.stat().st_size)
     assert remote.stats.json_bytes == local.stats.json_bytes
-    sets = [read_set(tmp_path / "snapshots"), read_set(tmp_path / "local")]
+    sets = [snapshot_store(tmp_path / name).read_set() for name in ("snapshots", "local")]
     assert sets[0] is not None
     assert sets[1] is not None
     assert sets[0].index() == sets[1].index()
@@ -95,13 +95,13 @@ def test_an_object_that_is_replaced_amid_the_scan_is_torn(
     optimize(remote_settings, use_cache=False)
     write_sample(tmp_path / "big.json.gz", symbols=500, points=2_000)
     s3.put(place / "rolling_brain.json.gz", tmp_path / "big.json.gz")
-    before = read_set(tmp_path / "snapshots")
+    before = snapshot_store(tmp_path / "snapshots").read_set()
 
     replaced = once(lambda: s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, NEW)))
     with pytest.raises(SourceTorn, match="was replaced while it was read"):
         optimize(remote_settings, use_cache=False, progress=replaced)
 
-    assert read_set(tmp_path / "snapshots") == before
+    assert snapshot_store(tmp_path / "snapshots").read_set() == before
     assert optimize(remote_settings, use_cache=False).status == "success"
     assert symbols_shown(remote_settings) == ["NVDA", "MSFT"]
 

@@ -22,7 +22,7 @@ from optimizer.cli.dev.sample import write_sample
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError, SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.pipeline.run import optimize
-from optimizer.snapshots.directory import read_set
+from optimizer.snapshots.store import snapshot_store
 from optimizer.source import web_file
 from optimizer.source.file import Source
 from optimizer.source.opener import open_source
@@ -79,7 +79,7 @@ def test_a_file_gives_the_snapshots_of_the_same_local_one(
     assert remote.stats is not None
     assert (remote.status, again.status, remote.source) == ("success", "unchanged", "rolling_brain")
     assert remote.stats.input_bytes == len(pages.data)
-    sets = [read_set(local(web_settings.output_dir)), read_set(tmp_path / "local")]
+    sets = [snapshot_store(output).read_set() for output in (web_settings.output_dir, tmp_path / "local")]
     assert sets[0] is not None
     assert sets[1] is not None
     assert sets[0].index() == sets[1].index()

@@ -16,7 +16,8 @@ from optimizer.cache.writer import Cache
 from optimizer.config.settings import Settings
 from optimizer.models import Index, Manifest, Record, Report
 from optimizer.pipeline.run import Progress, optimize
-from optimizer.snapshots.directory import FILE_NAMES, LOCK_NAME, MANIFEST_NAME
+from optimizer.snapshots.directory import LOCK_NAME
+from optimizer.snapshots.format import FILE_NAMES, MANIFEST_NAME
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, write_json
 
