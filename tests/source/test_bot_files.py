@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,20 @@ import pytest
 from optimizer import Report, Settings, optimize
 from optimizer.errors import NoBots
 from optimizer.models import Bot, Position, Reject, RejectReason
+from optimizer.scan.scanner import scan_bot
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.source.bot_files import bots_fingerprint, read_bots
-from optimizer.source.file import Source
+from optimizer.source.input_file import InputFile
 from tests.support.published_state import as_nobody
 from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
 
 LIMIT = 4_096
+PARSE = partial(scan_bot, max_record_bytes=LIMIT)
 
 
 def read(bots_dir: Path) -> tuple[dict[str, Bot], dict[str, Reject]]:
     """The bots of a directory by name, and the rejects by the name of their file."""
-    items = list(read_bots(bots_dir, max_record_bytes=LIMIT))
+    items = list(read_bots(bots_dir, PARSE))
     bots = {item.name: item for item in items if isinstance(item, Bot)}
     rejects = {Path(item.where).name: item for item in items if isinstance(item, Reject)}
     assert len(bots) + len(rejects) == len(items)
@@ -215,13 +218,13 @@ def test_a_bot_file_that_is_written_to_while_it_is_read_is_torn(
     """As the input is; what came out of it may be half old and half new."""
     write_json(tmp_path / "alpha.json", {"equity": 1})
     os.utime(tmp_path / "alpha.json", (0, 0))
-    chunks = Source.chunks
+    chunks = InputFile.chunks
 
-    def chunks_and_a_writer(source: Source, chunk_bytes: int) -> Iterator[bytes]:
+    def chunks_and_a_writer(source: InputFile, chunk_bytes: int) -> Iterator[bytes]:
         yield from chunks(source, chunk_bytes)
         local(source.path).write_text('{"equity": 2}')
 
-    monkeypatch.setattr(Source, "chunks", chunks_and_a_writer)
+    monkeypatch.setattr(InputFile, "chunks", chunks_and_a_writer)
 
     bots, rejects = read(tmp_path)
 
@@ -261,7 +264,7 @@ def test_a_file_deleted_since_the_listing_is_no_reject(tmp_path: Path) -> None:
     """A bot that is switched off while a run is on has just gone."""
     for name in ("alpha", "beta", "gamma"):
         write_json(tmp_path / f"{name}.json", {})
-    items = read_bots(tmp_path, max_record_bytes=LIMIT)
+    items = read_bots(tmp_path, PARSE)
 
     first = next(items)
     (tmp_path / "beta.json").unlink()

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import SourceTorn, SourceUnreadable
-from tests.source.test_file import DAMAGED, JSON, inflate, outcome, zstd_bytes
+from tests.source.test_inflate import DAMAGED, JSON, inflate, outcome, zstd_bytes
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -24,8 +24,8 @@ from optimizer.errors import RollingError, SourceMissing, SourceTorn, SourceUnre
 from optimizer.pipeline.run import optimize
 from optimizer.snapshots.store import snapshot_store
 from optimizer.source import web_file
-from optimizer.source.file import Source
-from optimizer.source.opener import open_source
+from optimizer.source.input_file import InputFile
+from optimizer.source.opener import open_input_file
 from optimizer.storage.location import Url
 from tests.support.published_state import NEW, OLD, no_scan, once, symbols_shown
 from tests.support.redis_servers import Authority, wait_until
@@ -51,7 +51,7 @@ def web_settings(settings_without_redis: Settings, pages: Pages) -> Settings:
 
 def read(url: str) -> bytes:
     """All that comes out."""
-    with open_source(Url(url)) as source:
+    with open_input_file(Url(url)) as source:
         data = b"".join(source.chunks(1 << 16))
         source.check_unchanged()
         return data
@@ -116,7 +116,7 @@ def test_a_file_that_is_replaced_is_torn(web_settings: Settings, pages: Pages, t
     pages.data = write_json(tmp_path / "a.json.gz", OLD).read_bytes()
     new = write_json(tmp_path / "b.json.gz", NEW).read_bytes()
     if when == "before":
-        with open_source(web_settings.input) as source:
+        with open_input_file(web_settings.input) as source:
             pages.data = new
             with pytest.raises(SourceTorn, match="was replaced"):
                 list(source.chunks(1 << 16))
@@ -159,7 +159,7 @@ def test_redirects_are_followed_and_learn_nothing(pages: Pages) -> None:
 def test_an_iterator_may_be_begun_again(pages: Pages) -> None:
     """As that of a local file."""
     pages.data = gzip.compress(b"[" + b"1," * 400_000 + b"1]", 0)
-    with open_source(Url(f"{pages.url}/a.json.gz")) as source:
+    with open_input_file(Url(f"{pages.url}/a.json.gz")) as source:
         first = next(source.chunks(1 << 16))
         assert 0 < source.position_bytes <= source.size_bytes == len(pages.data)
         whole = b"".join(source.chunks(1 << 16))
@@ -346,8 +346,12 @@ def test_runs_leave_nothing_open(web_settings: Settings, pages: Pages, tmp_path:
     wait_until(lambda: sockets() <= before, what="the server to close its side")
 
 
-def test_it_is_a_source(pages: Pages) -> None:
-    """With the same methods as a file."""
+def test_it_is_an_input_file(pages: Pages) -> None:
+    """It tells its place, its size and how much was read, like any other."""
     pages.data = b"[1]"
-    with open_source(Url(f"{pages.url}/a.json")) as source:
-        assert isinstance(source, Source)
+    url = Url(f"{pages.url}/a.json")
+    with open_input_file(url) as file:
+        assert isinstance(file, InputFile)
+        assert (file.path, file.size_bytes, file.position_bytes) == (url, 3, 0)
+        assert b"".join(file.chunks(1 << 16)) == b"[1]"
+        assert file.position_bytes == 3

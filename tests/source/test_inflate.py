@@ -1,13 +1,11 @@
-"""The input file: what comes out is the whole content, or an error, and never anything else."""
+"""Inflating a file gives its whole content, or an error, and never anything else."""
 
 from __future__ import annotations
 
 import gzip
-import io
 import itertools
 import os
 import struct
-import subprocess
 import sys
 import tempfile
 import zlib
@@ -21,13 +19,13 @@ from hypothesis import strategies as st
 from isal import igzip
 
 from optimizer.config.settings import Settings
-from optimizer.errors import NoRecords, SourceError, SourceMissing, SourceTorn, SourceUnreadable
+from optimizer.errors import NoRecords, SourceError, SourceTorn, SourceUnreadable
 from optimizer.pipeline.run import optimize
 from optimizer.scan.decoder import Item
-from optimizer.source.file import Source
+from optimizer.source.opener import open_input_file
 from tests.support.engines import scan
 from tests.support.large_inputs import scan_file
-from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
+from tests.support.rolling_files import local, write_raw
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -64,7 +62,7 @@ def inflate(data: bytes, name: str = "rolling.json.gz") -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, name)
         path.write_bytes(data)
-        with Source(path) as source:
+        with open_input_file(path) as source:
             chunks = list(source.chunks(CHUNK_BYTES))
             source.check_unchanged()
     assert all(0 < len(chunk) <= CHUNK_BYTES for chunk in chunks)
@@ -75,7 +73,7 @@ def outcome(data: bytes, path: Path) -> list[Item] | SourceError:
     """What a scan of a file with these bytes finds."""
     path.write_bytes(data)
     try:
-        with Source(path) as source:
+        with open_input_file(path) as source:
             return list(scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20))
     except SourceError as error:
         return error
@@ -130,7 +128,7 @@ class TestFormats:
 
     def test_chunks_can_be_read_again(self, tmp_path: Path) -> None:
         """Each call begins at the beginning, also after an iteration that was given up."""
-        with Source(write_raw(tmp_path / "a.json.gz", JSON * 10_000)) as source:
+        with open_input_file(write_raw(tmp_path / "a.json.gz", JSON * 10_000)) as source:
             first = next(source.chunks(CHUNK_BYTES))
             assert source.position_bytes > 0
 
@@ -232,7 +230,7 @@ class TestDamage:
         path = tmp_path / "a.json.gz"
         packed = gzip.compress(JSON * 20_000)
         path.write_bytes(packed[:-8] + bytes(4) + packed[-4:])
-        with Source(path) as source:
+        with open_input_file(path) as source:
             chunks = source.chunks(CHUNK_BYTES)
             taken = b"".join(itertools.islice(chunks, len(JSON) * 20_000 // CHUNK_BYTES))
             assert len(taken) > 1_000_000
@@ -249,222 +247,6 @@ class TestDamage:
         else:
             with pytest.raises(SourceUnreadable, match="window is over 8 MiB; compress without --long"):
                 inflate(packed)
-
-
-class TestOpen:
-    """What cannot be opened says why."""
-
-    @pytest.mark.parametrize("name", ["missing.json", "no/such/directory/a.json", "dangling"])
-    def test_missing(self, tmp_path: Path, name: str) -> None:
-        """No such file, or a link to none: `SourceMissing`, with the setting that names it."""
-        (tmp_path / "dangling").symlink_to("nowhere")
-
-        with pytest.raises(SourceMissing, match=f"{name} not found; set ROLLING_INPUT"):
-            Source(tmp_path / name)
-
-    @pytest.mark.parametrize("kind", ["directory", "fifo", "device", "below a file"])
-    def test_not_a_file(self, tmp_path: Path, kind: str) -> None:
-        """A directory, a pipe without a writer and a device are refused at once."""
-        path = tmp_path / kind
-        if kind == "directory":
-            path.mkdir()
-        elif kind == "fifo":
-            os.mkfifo(path)
-        elif kind == "device":
-            path.symlink_to("/dev/zero")
-        else:
-            path.write_bytes(b"")
-            path /= "a.json"
-
-        with pytest.raises(SourceUnreadable, match=str(path)):
-            Source(path)
-
-    def test_a_link_is_followed(self, tmp_path: Path) -> None:
-        """The file behind it is read."""
-        write_raw(tmp_path / "a.json", JSON)
-        (tmp_path / "link").symlink_to("a.json")
-
-        with Source(tmp_path / "link") as source:
-            assert b"".join(source.chunks(CHUNK_BYTES)) == JSON
-
-    def test_no_permission(self) -> None:
-        """A file of somebody else's is `SourceUnreadable`: tried as another user where we are root."""
-        script = (
-            "import os, sys\nfrom pathlib import Path\nfrom optimizer.source.file import Source\n"
-            "from optimizer.errors import SourceUnreadable\n"
-            "os.getuid() or os.setuid(65534)\n"
-            "Source(Path(sys.argv[1], 'ours'))\n"
-            "try:\n    Source(Path(sys.argv[1], 'theirs'))\n"
-            "except SourceUnreadable as error:\n    print(error)\n"
-        )
-        with tempfile.TemporaryDirectory() as directory:
-            Path(directory).chmod(0o755)
-            for name, mode in (("ours", 0o644), ("theirs", 0)):
-                Path(directory, name).write_bytes(JSON)
-                Path(directory, name).chmod(mode)
-
-            done = subprocess.run([sys.executable, "-c", script, directory], capture_output=True, text=True, check=True)
-
-        assert done.stdout == f"{directory}/theirs cannot be opened: Permission denied\n"
-
-    @pytest.mark.skipif(sys.platform != "linux", reason="needs a file of /proc that cannot be read")
-    def test_a_disk_that_fails(self) -> None:
-        """An error of the system while reading is `SourceUnreadable`, with the path."""
-        with pytest.raises(SourceUnreadable, match="/proc/self/mem cannot be read: Input/output error"):
-            Source(Path("/proc/self/mem"))
-
-    def test_nothing_is_left_open(self, tmp_path: Path) -> None:
-        """Neither a source that was left nor one that was refused keeps a descriptor."""
-        path = write_raw(tmp_path / "a.json.gz", JSON)
-        os.mkfifo(tmp_path / "fifo")
-        with Source(path) as first:
-            lowest = first._descriptor
-            next(first.chunks(CHUNK_BYTES))
-        for refused in (tmp_path, tmp_path / "fifo"):
-            with pytest.raises(SourceUnreadable):
-                Source(refused)
-
-        with Source(path) as again:
-            assert again._descriptor == lowest
-
-
-def _large(byte: bytes) -> bytes:
-    """Several chunks of JSON, that compress badly enough to be several reads."""
-    return b'{"AAPL":{"note":"' + os.urandom(3 * CHUNK_BYTES).hex().encode() + byte + b'"}}'
-
-
-class TestChanges:
-    """Who writes in place tears the file; who replaces it by rename does not."""
-
-    @pytest.fixture(params=["a.json", "a.json.gz"])
-    def path(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-        """A file of several chunks, last written long ago."""
-        path = write_raw(tmp_path / request.param, _large(b"1"))
-        os.utime(path, (1_700_000_000, 1_700_000_000))
-        return path
-
-    def _read_while(self, path: Path, change: Callable[[], object]) -> bytes:
-        """Read a chunk, make the change, read the rest, and check."""
-        with Source(path) as source:
-            chunks = source.chunks(CHUNK_BYTES)
-            first = next(chunks)
-            change()
-            rest = b"".join(chunks)
-            source.check_unchanged()
-        return first + rest
-
-    def test_replaced_by_rename(self, path: Path) -> None:
-        """The old content is read to its end; the next one to open it reads the new."""
-        old, new = self._content(path), _large(b"2")
-
-        assert self._read_while(path, lambda: write_raw(path, new)) == old
-        assert self._content(path) == new
-
-    def test_deleted(self, path: Path) -> None:
-        """A file that is deleted stays whole under its reader."""
-        old = self._content(path)
-
-        assert self._read_while(path, path.unlink) == old
-
-    @pytest.mark.parametrize("what", ["append", "truncate", "empty", "rewrite", "touch"])
-    def test_written_in_place(self, path: Path, what: str) -> None:
-        """Appended to, cut short, emptied, written over with as many bytes, or only touched: torn."""
-        packed = path.read_bytes()
-
-        def change() -> None:
-            with path.open("r+b") as file:
-                if what == "append":
-                    file.seek(0, io.SEEK_END)
-                    file.write(b" ")
-                elif what == "truncate":
-                    file.truncate(len(packed) - 10)
-                elif what == "empty":
-                    file.truncate(0)
-                elif what == "rewrite":
-                    file.write(packed)
-            if what == "touch":
-                touch_later(path)
-
-        with pytest.raises(SourceTorn):
-            self._read_while(path, change)
-
-    def test_what_to_do_is_told(self, path: Path) -> None:
-        """The message has both sizes and the remedy, whatever came out of the decompressor first."""
-        with Source(path) as source:
-            before = source.size_bytes
-            with path.open("ab") as file:
-                file.write(b"more")
-            with pytest.raises(SourceTorn, match=f"{before:,} bytes before, {before + 4:,} now.*rename"):
-                source.check_unchanged()
-
-    def test_a_run_says_torn_whatever_else_is_wrong(self, settings_without_redis: Settings) -> None:
-        """Damage in a file that is being written to is reported as that, and nothing is published.
-
-        Given snapshots of a good file,
-        When the next one is written in place while a run reads it, and so is malformed in the middle,
-        Then the run fails with `SourceTorn`, and the snapshots stay.
-        """
-        settings = settings_without_redis
-        write_json(settings.input, {"AAPL": a_record()})
-        optimize(settings, use_cache=False)
-        shown = (local(settings.output_dir) / "rolling_optimized.json.gz").read_bytes()
-        path = write_raw(settings.input, _large(b"1"))
-
-        def overwrite(_read: int, _size: int) -> None:
-            with path.open("r+b") as file:
-                file.seek(path.stat().st_size // 2)
-                file.write(bytes(100_000))
-
-        with pytest.raises(SourceTorn, match="was written to while it was read"):
-            optimize(settings, use_cache=False, progress=overwrite)
-        assert (local(settings.output_dir) / "rolling_optimized.json.gz").read_bytes() == shown
-
-    def _content(self, path: Path) -> bytes:
-        with Source(path) as source:
-            return b"".join(source.chunks(CHUNK_BYTES))
-
-
-class TestFingerprint:
-    """Equal for a file that nobody wrote to, another one for any other."""
-
-    def test_it_stays(self, tmp_path: Path) -> None:
-        """Opened again, or by another name of the same file."""
-        path = write_raw(tmp_path / "a.json.gz", JSON)
-        (tmp_path / "link").symlink_to(path)
-
-        assert len({self._of(path), self._of(path), self._of(tmp_path / "link")}) == 1
-
-    def test_it_changes(self, tmp_path: Path) -> None:
-        """With the content, the length, the time and the inode."""
-        path = write_raw(tmp_path / "a.json.gz", JSON)
-        found = [self._of(path)]
-        stamp = path.stat().st_mtime_ns
-        touch_later(path)
-        found.append(self._of(path))
-        with path.open("r+b") as file:
-            file.seek(-8, io.SEEK_END)
-            file.write(b"\0" * 8)
-        os.utime(path, ns=(stamp, stamp))
-        found.append(self._of(path))
-        (tmp_path / "copy").write_bytes(path.read_bytes())
-        os.utime(tmp_path / "copy", ns=(stamp, stamp))
-        found.append(self._of(tmp_path / "copy"))
-        path.write_bytes(path.read_bytes()[:-20])
-        os.utime(path, ns=(stamp, stamp))
-        found.append(self._of(path))
-
-        assert len(set(found)) == len(found)
-
-    @pytest.mark.parametrize("size", range(10))
-    def test_files_shorter_than_a_trailer(self, tmp_path: Path, size: int) -> None:
-        """A few bytes have a fingerprint too."""
-        (tmp_path / "a").write_bytes(b"x" * size)
-
-        assert self._of(tmp_path / "a").endswith(f"-{(b'x' * min(size, 8)).hex()}")
-
-    def _of(self, path: Path) -> str:
-        with Source(path) as source:
-            return source.fingerprint
 
 
 def _bomb(path: Path, filler: bytes, megabytes: int, opening: bytes, closing: bytes) -> Path:
@@ -509,18 +291,3 @@ class TestBombs:
 
         assert measured.found == ["AAPL"]
         assert measured.growth_mb < 20
-
-
-class TestWhere:
-    """What is not a file, and where a relative path was looked for."""
-
-    def test_it_is_told_with_what_to_set(self, tmp_path: Path) -> None:
-        """A pattern is what most people mean by it."""
-        with pytest.raises(SourceUnreadable, match=rf"is a directory; set ROLLING_INPUT to .* or to {tmp_path}/\*"):
-            Source(tmp_path)
-
-    def test_where_a_relative_path_was_looked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A worker often runs in another directory than thought."""
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(SourceMissing, match=f"data/a.json not found in {tmp_path}; set ROLLING_INPUT"):
-            Source(Path("data/a.json"))

@@ -16,8 +16,8 @@ from optimizer.config.settings import Settings
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.pipeline.run import optimize
 from optimizer.snapshots.store import snapshot_store
-from optimizer.source.opener import expand, open_source
-from optimizer.source.remote import BLOCK_BYTES
+from optimizer.source.opener import expand, open_input_file
+from optimizer.source.store_object import BLOCK_BYTES
 from optimizer.storage.location import Url, parse_location
 from tests.support.fleet import Fleet
 from tests.support.published_state import NEW, OLD, no_scan, once, symbols_shown
@@ -111,7 +111,7 @@ def test_ranges_are_of_the_object_that_was_opened(s3: S3Server, place: Url) -> N
     one, other = b"1" * (40 << 20), b"2" * (40 << 20)
     s3.put(place / "rolling_brain.json", one)
 
-    with open_source(place / "rolling_brain.json") as source:
+    with open_input_file(place / "rolling_brain.json") as source:
         chunks = source.chunks(1 << 20)
         read = [next(chunks)]
         s3.put(place / "rolling_brain.json", other)
@@ -137,14 +137,14 @@ def test_what_is_not_there_is_missing(place: Url, where: str) -> None:
     """The message has the URL, and says that the bucket may be what is missing."""
     url = place / "none.json.gz" if where == "key" else Url("s3://no-such-bucket-here/a.json.gz")
     with pytest.raises(SourceMissing, match=f"{url} not found, or there is no such bucket; set ROLLING_INPUT"):
-        open_source(url)
+        open_input_file(url)
 
 
 def test_what_only_has_others_below_it_is_no_input(s3: S3Server, place: Url) -> None:
     """As a directory is none."""
     s3.put(place / "a/b.json", b"{}")
     with pytest.raises(SourceUnreadable, match="is no object"):
-        open_source(place / "a")
+        open_input_file(place / "a")
 
 
 def test_who_may_not_read_is_told_so(own_s3: S3Server) -> None:
@@ -152,7 +152,7 @@ def test_who_may_not_read_is_told_so(own_s3: S3Server) -> None:
     own_s3.start()
     own_s3.refuse_strangers()
     with pytest.raises(SourceUnreadable, match=f"{own_s3.bucket}/a.json: PermissionError: .*check .* the credentials"):
-        open_source(own_s3.bucket / "a.json")
+        open_input_file(own_s3.bucket / "a.json")
 
 
 def test_without_credentials_the_message_names_them(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_without_credentials_the_message_names_them(s3: S3Server, monkeypatch: p
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(SourceUnreadable, match=r"NoCredentialsError: .*check .* the credentials"):
-        open_source(Url(f"{s3.bucket}-of-nobody/a.json"))
+        open_input_file(Url(f"{s3.bucket}-of-nobody/a.json"))
 
 
 def test_a_server_that_is_down_is_an_error_within_seconds(own_s3: S3Server) -> None:
@@ -169,10 +169,10 @@ def test_a_server_that_is_down_is_an_error_within_seconds(own_s3: S3Server) -> N
     with pytest.raises(
         SourceUnreadable, match=r"EndpointConnectionError: connection refused by 127.0.0.1:\d+: .*check the network"
     ):
-        open_source(own_s3.bucket / "a.json")
+        open_input_file(own_s3.bucket / "a.json")
     own_s3.start()
     own_s3.put(own_s3.bucket / "a.json", b"1" * (40 << 20))
-    with open_source(own_s3.bucket / "a.json") as source:
+    with open_input_file(own_s3.bucket / "a.json") as source:
         chunks = source.chunks(1 << 20)
         next(chunks)
         own_s3.kill()
@@ -190,7 +190,7 @@ def test_a_server_that_hangs_is_an_error_within_a_minute(monkeypatch: pytest.Mon
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         began = time.monotonic()
         with pytest.raises(SourceUnreadable, match="check the network"):
-            open_source(Url("s3://hanging-bucket/a.json"))
+            open_input_file(Url("s3://hanging-bucket/a.json"))
     assert time.monotonic() - began < 60
 
 
@@ -239,7 +239,7 @@ def test_other_stores_are_read_alike(tmp_path: Path) -> None:
     assert isinstance(url, Url)
     store = fsspec.filesystem("memory")
     store.pipe_file(url.text, gzip.compress(b"[1]"))
-    with open_source(url) as source:
+    with open_input_file(url) as source:
         assert b"".join(source.chunks(1 << 16)) == b"[1]"
         source.check_unchanged()
         store.pipe_file(url.text, gzip.compress(b"[1]"))
@@ -256,7 +256,7 @@ def test_a_child_reads_though_its_parent_has_read_before(s3: S3Server, place: Ur
     s3.put(place / "a.json", b"[1]")
 
     def read() -> bytes:
-        with open_source(place / "a.json") as source:
+        with open_input_file(place / "a.json") as source:
             return b"".join(source.chunks(1 << 16))
 
     assert read() == b"[1]"
