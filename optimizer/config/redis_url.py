@@ -1,7 +1,9 @@
-"""Redis URLs: one spelling in, those of redis-py and of kombu out; and URLs of all kinds as they may be shown.
+"""Redis URLs: parse one spelling, write the spellings of redis-py and of kombu.
 
-The two libraries agree on `redis://` and `rediss://` but not on Unix sockets, and both pass a query that they do not
-know on to their constructors. So a URL is read once, strictly, and written again for each.
+The two libraries agree on `redis://` and `rediss://` but not on Unix sockets, and both pass an unknown query on to
+their constructors. So a URL is parsed once, strictly, and written for each.
+
+Errors: `ValueError` with what is wrong, without any piece of the password.
 """
 
 from __future__ import annotations
@@ -13,17 +15,17 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 __all__ = ["TLS_FILES", "RedisUrl"]
 
 SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "redis+socket": "unix"}
-# Of the query, what each kind of URL may say.
+# The options that the query of each kind of URL may have.
 SOCKET_QUERY: Final = frozenset({"db", "virtual_host", "password"})
 TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-# What weakens TLS has one spelling: of `ssl_check_hostname=no` redis-py makes "off", kombu "on".
+# An option that weakens TLS has one spelling: `ssl_check_hostname=no` means "off" to redis-py and "on" to kombu.
 TLS_WORDS: Final = {"ssl_cert_reqs": ("required", "none"), "ssl_check_hostname": ("true", "false")}
 TLS_QUERY: Final = frozenset({*TLS_FILES, *TLS_WORDS})
 
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """A Redis server and a database of it; `login` is `user:password@`, escaped as it came, or empty."""
+    """A Redis server and a database on it; `login` is `user:password@`, still escaped, or empty."""
 
     scheme: str
     login: str
@@ -33,10 +35,10 @@ class RedisUrl:
 
     @classmethod
     def parse(cls, url: str) -> RedisUrl:
-        """Read a URL.
+        """Parse a URL.
 
         Raises:
-            ValueError: What is wrong with it, without a piece of the password.
+            ValueError: It cannot be used; the message holds no piece of the password.
         """
         try:
             parts = urlsplit(url)
@@ -80,15 +82,15 @@ class RedisUrl:
         return f"{self.scheme}://{self.login}{self.place}/{self.database}{query}"
 
     def for_kombu(self) -> str:
-        """The URL as Celery takes it for broker and results, without what `tls_for_kombu` says."""
+        """The URL as Celery takes it for broker and results, without the options of `tls_for_kombu`."""
         if self.scheme == "unix":
             return f"redis+socket://{self.login}{self.place}?virtual_host={self.database}"
         return f"{self.scheme}://{self.login}{self.place}/{self.database}"
 
     def tls_for_kombu(self) -> dict[str, str | bool] | None:
-        """What Celery takes as `broker_use_ssl` and `redis_backend_use_ssl`; `None` without TLS.
+        """The value of Celery's `broker_use_ssl` and `redis_backend_use_ssl`; `None` without TLS.
 
-        Not in the URL: of its query Flower reads nothing, and the result backend not whether host names are checked.
+        It is not in the URL, because Flower ignores the query and the result backend ignores `ssl_check_hostname`.
         """
         if self.scheme != "rediss":
             return None
@@ -96,7 +98,7 @@ class RedisUrl:
         return {"ssl_cert_reqs": "required"} | dict(self.tls) | {"ssl_check_hostname": hostname}
 
     def tls_files(self) -> dict[str, str]:
-        """The files that TLS needs, under their names in the query."""
+        """The files that TLS needs, by their option's name."""
         return {name: value for name, value in self.tls if name in TLS_FILES}
 
 

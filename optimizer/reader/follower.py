@@ -35,7 +35,7 @@ from optimizer.reader.results import Snapshot, State
 from optimizer.snapshots.format import CurrentManifest
 from optimizer.snapshots.store import snapshot_store
 from optimizer.storage.location import Location, Url
-from optimizer.storage.time_limit import Patience
+from optimizer.storage.time_limit import TimeLimit
 
 __all__ = ["READ_ATTEMPTS", "Calls", "Follower", "Look", "Plan", "call"]
 
@@ -93,7 +93,7 @@ class Follower:
         self.files_problem = f"none in {output_dir}"
         self._failures = 0
         self._may_ask_time = True
-        self._patience = Patience(FILES_TIMEOUT_S)
+        self._patience = TimeLimit(FILES_TIMEOUT_S)
         self._files: CurrentManifest | None = None  # as they were at the last look
         self._pointers = Sightings(self.stale_after_s)
         self._manifests = Sightings(self.stale_after_s)

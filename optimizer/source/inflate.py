@@ -127,7 +127,7 @@ def _end_of_streams(file: Seekable, compression: Format) -> int:
     """
     file.seek(0)
     data = file.read(TRACE_BYTES)
-    offset, end = len(data), 0  # `offset` is that of the byte after `data`
+    offset, end = len(data), 0  # `offset` points behind `data`
     while data:
         stream = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP) if compression is GZIP else _zstd_stream()
         while not stream.eof:

@@ -222,8 +222,13 @@ class TestFromEnv:
         ],
     )
     def test_the_ends_of_ranges_are_good(self, variable: str, text: str) -> None:
-        """Limits are inclusive."""
-        Settings.from_env({variable: text})
+        """Limits are inclusive, and the value is taken as it is given."""
+        name = variable.removeprefix("ROLLING_").lower()
+        default = getattr(Settings(), name)
+
+        value = getattr(Settings.from_env({variable: text}), name)
+
+        assert value == type(default)(text) != default
 
 
 class TestSecretFiles:
@@ -311,7 +316,7 @@ class TestDerived:
             Settings(input=Path("bö se.json"))
 
     def test_it_is_frozen(self) -> None:
-        """Nobody changes settings on the way."""
+        """A value cannot be changed after it was checked."""
         with pytest.raises(FrozenInstanceError):
             Settings().source = "other"  # type: ignore[misc]
 
