@@ -52,7 +52,7 @@ from optimizer.reader.follower import Follower
 from optimizer.selection.top_n import rank
 from optimizer.snapshots.format import FILE_NAMES, encode_set
 from optimizer.snapshots.store import snapshot_store
-from tests.support.published_state import NEW, OLD, as_nobody, run_old, version_of
+from tests.support.published_state import NEW, OLD, as_unprivileged, run_old, version_of
 from tests.support.readers import KINDS, Open
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
@@ -1168,7 +1168,7 @@ def test_files_that_may_not_be_read_are_not_taken_for_none(
         run_old(settings, use_cache=False)
         path = (place / "out" / "current" / name).resolve()
         path.chmod(0o600)
-        with as_nobody():
+        with as_unprivileged():
             reader = open_reader(settings, "files")
             with pytest.raises(SnapshotMissing, match=rf"permission denied: {place}/out/\S+/{name}"):
                 reader.predictions()

@@ -1,4 +1,4 @@
-"""Sets of snapshot files: what is in them, and what is left of them wherever their writer dies."""
+"""Snapshot sets in a directory: read back whole, and left consistent at whatever moment a writer dies."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ import pytest
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused
 from optimizer.snapshots.directory import DirectoryStore
 from optimizer.snapshots.format import FILE_NAMES
-from tests.support.published_state import as_nobody, files_of
+from tests.support.published_state import as_unprivileged, files_of
 from tests.support.snapshot_sets import RECORDS, a_set, write
 
 NAMES = (*FILE_NAMES.values(), "manifest.json")
 
 
 def through_fixed_names(output_dir: Path) -> dict[str, bytes]:
-    """What a reader sees that knows nothing but the names."""
+    """The files as a reader sees them that knows only the fixed names."""
     return {name: (output_dir / name).read_bytes() for name in NAMES if (output_dir / name).exists()}
 
 
 def content_of(version: int, directory: Path) -> dict[str, bytes]:
-    """What the fixed names show of a version, by way of a directory where it was written undisturbed."""
+    """The files of a version under the fixed names, written to another directory without interruption."""
     write(directory, version)
     return through_fixed_names(directory)
 
@@ -45,7 +45,7 @@ def content_of(version: int, directory: Path) -> dict[str, bytes]:
 
 
 def test_a_set_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    """All of it, some kinds of it, and its index as records."""
+    """The whole set, some kinds of it, and its index as records."""
     write(tmp_path, 1)
 
     assert DirectoryStore(tmp_path).read_set() == a_set(1)
@@ -57,7 +57,7 @@ def test_a_set_reads_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_fixed_names_lead_through_one_link(tmp_path: Path) -> None:
-    """Only `current` changes; so all names show the same version at any moment."""
+    """Only `current` changes, so all names show the same version at any moment."""
     write(tmp_path, 1)
     links = {name: (tmp_path / name).readlink() for name in NAMES}
     inodes = {name: (tmp_path / name).lstat().st_ino for name in NAMES}
@@ -79,14 +79,14 @@ def test_a_directory_can_be_moved_with_its_snapshots(tmp_path: Path) -> None:
 
 
 def test_old_sets_are_swept_to_two(tmp_path: Path) -> None:
-    """The one before stays for who resolved `current` just before the flip."""
+    """The previous set stays for readers that resolved `current` just before it changed."""
     write(tmp_path, *range(1, 8))
 
     assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["6", "7"]
 
 
 def test_a_file_under_a_fixed_name_is_replaced(tmp_path: Path) -> None:
-    """An older program wrote files there; they make room for the links."""
+    """Files that an older program wrote there are replaced by the links."""
     for name in NAMES:
         (tmp_path / name).write_text("old")
 
@@ -98,7 +98,7 @@ def test_a_file_under_a_fixed_name_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, "current"])
 def test_a_directory_under_a_name_of_ours_is_an_error(tmp_path: Path, name: str) -> None:
-    """It is nobody's to delete; the message names it, at every run until it is gone."""
+    """It is never deleted; the message names it, at every run until it is removed."""
     (tmp_path / name / "precious").mkdir(parents=True)
 
     for version in (1, 2):
@@ -118,7 +118,7 @@ def test_a_directory_under_a_name_of_ours_is_an_error(tmp_path: Path, name: str)
 
 @pytest.mark.parametrize("target", ["/nowhere", "releases/newest", "current", "versions/9"])
 def test_a_link_that_is_not_ours_is_replaced(tmp_path: Path, target: str) -> None:
-    """Wherever `current` leads, the next set is current."""
+    """Wherever `current` points, the next set becomes current."""
     write(tmp_path, 1)
     (tmp_path / "current").unlink()
     (tmp_path / "current").symlink_to(target)
@@ -130,7 +130,7 @@ def test_a_link_that_is_not_ours_is_replaced(tmp_path: Path, target: str) -> Non
 
 
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
-    """Other files in the directory, hidden and half-written ones too, belong to somebody."""
+    """Other files in the directory are not touched, not even hidden and half-written ones."""
     others = ["rolling_brain.json.gz", ".rolling_brain.json.gz.partial", "notes.txt"]
     for name in others:
         (tmp_path / name).write_text(name)
@@ -149,7 +149,7 @@ def damage(change: Callable[[Path], object], name: str) -> Callable[[Path], obje
 
 
 def test_no_set_is_no_set(tmp_path: Path) -> None:
-    """An empty directory, and one that is not there, hold nothing, and for ever so long."""
+    """An empty or missing directory holds no set."""
     for directory in (tmp_path, tmp_path / "missing"):
         assert DirectoryStore(directory).read_set() is None
         assert DirectoryStore(directory).read_manifest() is None
@@ -171,7 +171,7 @@ def test_no_set_is_no_set(tmp_path: Path) -> None:
     ids=["gone", "empty", "of another version", "no manifest", "empty manifest", "no UTF-8", "nested", "unnamed"],
 )
 def test_a_set_that_does_not_match_its_manifest_is_none(tmp_path: Path, change: Callable[[Path], object]) -> None:
-    """Nothing is shown rather than something wrong, and the next set heals."""
+    """A damaged set is not returned at all, and the next set replaces it."""
     write(tmp_path, 1)
     change(tmp_path)
 
@@ -182,7 +182,7 @@ def test_a_set_that_does_not_match_its_manifest_is_none(tmp_path: Path, change: 
 
 
 def test_reading_goes_on_when_a_set_is_swept_under_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who resolved `current` and then slept through two flips reads the newest."""
+    """A reader that resolved `current` before two later sets were written reads the newest."""
     write(tmp_path, 1)
     read_bytes = Path.read_bytes
     flips = iter([(2, 3)])
@@ -197,7 +197,7 @@ def test_reading_goes_on_when_a_set_is_swept_under_it(tmp_path: Path, monkeypatc
 
 
 def test_a_set_that_was_confirmed_is_young(tmp_path: Path) -> None:
-    """Its age counts from when a run last made or confirmed it."""
+    """Its age counts from when a run last wrote or confirmed it."""
     write(tmp_path, 1)
     found = DirectoryStore(tmp_path).read_current()
     assert found is not None
@@ -217,7 +217,7 @@ def test_a_set_that_was_confirmed_is_young(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
-    """The second is told so; the lock ends with its holder, and leaves a file that no other user may open."""
+    """The second does not acquire it; the lock ends with its holder, and leaves a file that no other user may open."""
     output_dir = tmp_path / "made" / "with its parents"
     with DirectoryStore(output_dir).lock() as first, DirectoryStore(output_dir).lock() as second:
         assert (first, second) == (True, False)
@@ -229,7 +229,7 @@ def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
 
 @pytest.fixture
 def sticky_directory() -> Iterator[Path]:
-    """A directory where every user may make files, and remove none of the others'."""
+    """A directory in which every user may create files, and remove only their own."""
     path = Path(tempfile.mkdtemp(prefix="rolling-"))
     path.chmod(0o1777)
     yield path
@@ -241,10 +241,10 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two u
 
 @only_root
 def test_another_user_cannot_hold_up_runs(sticky_directory: Path) -> None:
-    """The directory can be locked by whoever may read it, so that is not the lock; the lock cannot be opened."""
+    """Every reader can lock the directory itself, so the lock is a file that others cannot open."""
     write(sticky_directory, 1)
     opened = []
-    with as_nobody():
+    with as_unprivileged():
         for path in (sticky_directory, *sticky_directory.rglob("*")):
             with suppress(PermissionError):
                 opened.append(os.open(path, os.O_RDONLY))
@@ -276,7 +276,7 @@ PLANTED: dict[str, Callable[[Path], object]] = {
 def test_what_another_user_has_put_in_our_place_is_refused_by_name(
     sticky_directory: Path, plant: Callable[[Path], object], confirming: bool
 ) -> None:
-    """Nothing is written into it, waited for or swept; a link to a file is not followed."""
+    """It is not written into, waited for or removed; a link to a file is not followed."""
     victim = sticky_directory / "elsewhere"
     victim.mkdir()
     if confirming:
@@ -284,7 +284,7 @@ def test_what_another_user_has_put_in_our_place_is_refused_by_name(
         shutil.rmtree(sticky_directory / "versions")
         (sticky_directory / ".lock").unlink()
         (sticky_directory / "current").unlink()
-    with as_nobody():
+    with as_unprivileged():
         plant(sticky_directory)
     before = sorted(map(str, sticky_directory.rglob("*")))
 
@@ -303,7 +303,7 @@ def test_what_another_user_has_put_in_our_place_is_refused_by_name(
 
 @only_root
 def test_sets_of_another_user_are_not_swept(tmp_path: Path) -> None:
-    """Whatever they are named."""
+    """Whatever their names."""
     write(tmp_path, 5)
     for name in ("1", "2", "3.00.partial"):
         (tmp_path / "versions" / name).mkdir()
@@ -317,13 +317,13 @@ def test_sets_of_another_user_are_not_swept(tmp_path: Path) -> None:
 @only_root
 @pytest.mark.parametrize("owner", ["us", "the directory's owner"])
 def test_what_the_owner_of_the_directory_made_is_trusted(sticky_directory: Path, owner: str) -> None:
-    """They can do anything there: so a volume whose files all show as theirs works."""
+    """The owner can do anything there anyway, so a volume on which all files belong to the owner works."""
     write(sticky_directory, 1)
     for path in (sticky_directory, *sticky_directory.rglob("*")):
         os.chown(path, 65534, 65534, follow_symlinks=False)
     sticky_directory.chmod(0o755)
     if owner == "us":
-        with as_nobody():
+        with as_unprivileged():
             write(sticky_directory, 2)
     else:
         write(sticky_directory, 2)
@@ -335,12 +335,12 @@ def test_what_the_owner_of_the_directory_made_is_trusted(sticky_directory: Path,
     "name", ["current", "versions", "versions/1", "current/manifest.json", "current/bots_snapshot.json.gz"]
 )
 def test_a_set_that_may_not_be_read_is_not_taken_for_none(sticky_directory: Path, name: str) -> None:
-    """As a umask of 077 leaves it: the path is named, and the reason."""
+    """With a umask of 077, for example: the error has the path and the reason."""
     write(sticky_directory, 1)
     path = sticky_directory / name
     (sticky_directory if name == "current" else path).chmod(0o700 if path.is_dir() else 0o600)
 
-    with as_nobody():
+    with as_unprivileged():
         if "bots" not in name:
             with pytest.raises(OutputUnreadable, match=f"^permission denied: {sticky_directory}/"):
                 DirectoryStore(sticky_directory).read_manifest()
@@ -349,7 +349,7 @@ def test_a_set_that_may_not_be_read_is_not_taken_for_none(sticky_directory: Path
 
 
 def test_a_file_system_without_locks_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS without its lock daemon says ENOLCK, which is neither free nor taken."""
+    """NFS without its lock daemon returns ENOLCK, which means neither free nor taken."""
 
     def no_locks(_descriptor: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -364,7 +364,7 @@ def test_a_file_system_without_locks_is_an_error_of_ours(tmp_path: Path, monkeyp
 
 
 class Death:
-    """Ends this process, as a power cut would, just before its nth call that changes the file system."""
+    """End this process, as a power cut would, just before its nth call that changes the file system."""
 
     CALLS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "open", "fsync")
 
@@ -389,9 +389,9 @@ class Death:
 
 
 def die_everywhere(root: Path) -> None:
-    """In directories 0, 1, 2...: make what the caller's template holds, then write set 3 and die at that call.
+    """In directories 0, 1, 2...: copy the caller's template, then write set 3 and die at that call.
 
-    It runs in a process of its own, since it forks.
+    It runs in a separate process, since it forks.
     """
     for nth in itertools.count():
         directory = root / str(nth)
@@ -411,7 +411,7 @@ def die_everywhere(root: Path) -> None:
 
 @pytest.mark.parametrize("template", ["empty", "one set", "two sets", "dead writers' leftovers", "files of old"])
 def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, template: str) -> None:
-    """The old set or the new one, never a part or a mixture; and the next writer leaves no trace of the dead one."""
+    """Readers see the old set or the new one, never a part or a mixture; the next writer removes all that is left."""
     before = {"empty": (), "one set": (1,), "two sets": (1, 2)}.get(template, (1, 2))
     (tmp_path / "template").mkdir()
     if template == "files of old":
@@ -463,7 +463,7 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
 
 
 def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the writer can still clean up, it does, whatever ended it."""
+    """The writer cleans up whatever exception ends it."""
     write(tmp_path, 1)
     before = files_of(tmp_path)
 
@@ -479,7 +479,7 @@ def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_nothing_that_is_not_ours_is_swept(tmp_path: Path) -> None:
-    """A directory of somebody else's among the versions stays, whatever its name."""
+    """A foreign directory among the versions stays, whatever its name."""
     for name in ("mine", "2024"):
         (tmp_path / "versions" / name).mkdir(parents=True)
         (tmp_path / "versions" / name / "kept.txt").touch()
@@ -493,7 +493,7 @@ def test_nothing_that_is_not_ours_is_swept(tmp_path: Path) -> None:
 
 
 def test_a_linked_versions_directory_is_refused(tmp_path: Path) -> None:
-    """What it leads to is somebody else's, and is not touched."""
+    """The directory that it points to is not touched."""
     victim = tmp_path / "victim"
     (victim / "123").mkdir(parents=True)
     (tmp_path / "out").mkdir()
@@ -507,7 +507,7 @@ def test_a_linked_versions_directory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["current", "manifest.json", "rolling_optimized.json.gz"])
 def test_a_directory_in_the_place_of_a_link_is_named_before_anything_is_written(tmp_path: Path, name: str) -> None:
-    """So that 'the old snapshots are as they were' is true."""
+    """So the message 'the old snapshots are as they were' is true."""
     (tmp_path / name).mkdir()
 
     with pytest.raises(OutputUnwritable, match=f"{name}: is a directory"):
@@ -516,8 +516,8 @@ def test_a_directory_in_the_place_of_a_link_is_named_before_anything_is_written(
     assert {path.name for path in tmp_path.iterdir()} == {name, ".lock"}
 
 
-def test_a_set_that_the_fence_refuses_leaves_no_trace(tmp_path: Path) -> None:
-    """Whoever has lost its right to publish finds out when the set is on the disk, and before anybody sees it."""
+def test_a_set_that_before_commit_refuses_leaves_no_trace(tmp_path: Path) -> None:
+    """A run that lost its lock is refused when the set is on the disk, before any reader sees it."""
     write(tmp_path, 1)
 
     def refuse() -> None:
@@ -532,7 +532,7 @@ def test_a_set_that_the_fence_refuses_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_an_older_set_never_replaces_a_newer_one(tmp_path: Path) -> None:
-    """A run that was paused, without a Redis to ask for its lock, finds the newer set in the files."""
+    """A paused run sees the newer set in the files, even without Redis to check its lock."""
     write(tmp_path, 3)
 
     with pytest.raises(PublishRefused, match=r"version 2 was not published: .* holds version 3"):
@@ -542,7 +542,7 @@ def test_an_older_set_never_replaces_a_newer_one(tmp_path: Path) -> None:
 
 
 def test_a_set_never_replaces_one_that_its_run_did_not_know(tmp_path: Path) -> None:
-    """Though its number is higher: it may have been made of an older input."""
+    """Even if its number is higher, since it may be made from an older input."""
     write(tmp_path, 1)
     write(tmp_path, 2)
 

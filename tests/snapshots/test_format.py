@@ -58,7 +58,7 @@ def test_each_file_has_the_shape_that_pages_know(tmp_path: Path) -> None:
 
 
 def test_the_manifest_tells_the_truth(tmp_path: Path) -> None:
-    """Digest, length and number of entries are those of each file as it lies on the disk."""
+    """Digest, length and count match each file on disk."""
     write(tmp_path, 7)
 
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -75,7 +75,7 @@ def test_the_manifest_tells_the_truth(tmp_path: Path) -> None:
 
 
 def test_equal_content_is_equal_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made at another time, a set of the same content has the same digests."""
+    """The time of encoding does not change the digests."""
     first = a_set(1)
     monkeypatch.setattr(time, "time", lambda: 4_000_000_000.0)
 

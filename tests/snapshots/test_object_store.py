@@ -1,4 +1,4 @@
-"""Sets of snapshots in an object store: whole for whoever reads them, wherever their writer dies."""
+"""Snapshot sets in an object store: whole for every reader, at whatever moment their writer dies."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ PUTS = 2 * len(NAMES)
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Url]:
-    """A place in a store of this process, for what needs no server."""
+    """A location in a store of this process, for tests that need no server."""
     yield Url(f"memory://{tmp_path.name}/out")
     fsspec.filesystem("memory").store.clear()
 
 
 @pytest.fixture(params=["memory", "s3"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
-    """A place in either store."""
+    """A location in either store."""
     if request.param == "memory":
         found: Url = request.getfixturevalue("memory")
         return found
@@ -53,7 +53,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
 
 
 def names_in(output: Url) -> set[str]:
-    """Every object below, by what follows the place."""
+    """The names of all objects below a location, relative to it."""
     root = output.text.partition("://")[2].strip("/")
     return {
         name.strip("/").removeprefix(root + "/")
@@ -62,7 +62,7 @@ def names_in(output: Url) -> set[str]:
 
 
 def names_of(*versions: int) -> set[str]:
-    """The objects that so many sets make, the last of them the current one."""
+    """The names of the objects of these sets, the last of which is current."""
     return NAMES | {f"versions/{version}/{name}" for version in versions for name in NAMES}
 
 
@@ -70,7 +70,7 @@ def names_of(*versions: int) -> set[str]:
 
 
 def test_a_set_is_read_back_as_it_was_written(output: Url) -> None:
-    """Whole or in part, through the manifest; and by the fixed names, for those who know nothing else."""
+    """Whole or in part, through the manifest; and under the fixed names."""
     assert ObjectStore(output).read_manifest() is None
     assert ObjectStore(output).read_set() is None
     assert ObjectStore(output).read_current() is None
@@ -93,22 +93,22 @@ def test_a_set_is_read_back_as_it_was_written(output: Url) -> None:
 
 
 def test_two_sets_are_kept(output: Url) -> None:
-    """The current one and the one before, for readers amid it; nothing of the others, nothing of anybody else's."""
+    """The current one and the previous one, for readers amid it; other objects are not touched."""
     fsspec.filesystem(output.scheme).pipe_file((output / "versions/1/precious.txt").text, b"")
     write(output, 1, 2, 3, 4)
     assert names_in(output) == names_of(3, 4) | {"versions/1/precious.txt"}
 
 
 def test_an_older_set_is_refused(output: Url) -> None:
-    """A run that was paused must not take the place of the one that overtook it; nothing of it is left."""
+    """A paused run must not replace the run that overtook it; its objects are removed."""
     write(output, 3)
     with pytest.raises(PublishRefused, match=r"version 2 was not published: .* holds version 3"):
         ObjectStore(output).write(a_set(2))
     assert names_in(output) == names_of(3)
 
 
-def test_what_the_fence_raises_stops_the_set(output: Url) -> None:
-    """It is asked when the set is in the store, before any name is its own."""
+def test_an_exception_of_before_commit_stops_the_set(output: Url) -> None:
+    """It is called when the set is in the store, before any fixed name changes."""
     write(output, 1)
 
     def fence() -> None:
@@ -124,7 +124,7 @@ def test_what_the_fence_raises_stops_the_set(output: Url) -> None:
 def test_a_run_that_was_overtaken_leaves_the_newer_set(
     settings_without_redis: Settings, s3: S3Server, tmp_path: Path
 ) -> None:
-    """Stores know no lock, so two runs may be on: the one with the older input is refused, whatever its version."""
+    """There is no lock, so two runs may overlap: the one with the older input is refused, whatever its version."""
     output = s3.bucket / tmp_path.name
     settings = replace(settings_without_redis, output_dir=output)
     write_json(settings.input, OLD)
@@ -143,7 +143,7 @@ def test_a_run_that_was_overtaken_leaves_the_newer_set(
 
 @pytest.mark.parametrize("puts", range(PUTS))
 def test_a_writer_that_dies_leaves_the_old_set_whole(memory: Url, monkeypatch: pytest.MonkeyPatch, puts: int) -> None:
-    """After any put of its; the next writer's set is whole, and once time has passed nothing of the dead is left."""
+    """After any of its puts; the next writer's set is whole, and later ones remove all that the dead one left."""
     write(memory, 1, 2)
     left = [puts]
     pipe_file = MemoryFileSystem.pipe_file
@@ -168,7 +168,7 @@ def test_a_writer_that_dies_leaves_the_old_set_whole(memory: Url, monkeypatch: p
 
 
 def test_a_set_that_is_being_written_is_not_swept(memory: Url) -> None:
-    """Two runs may write while Redis is away: what is newer than the current set stays for an hour."""
+    """Two runs may write while Redis is away, so a set newer than the current one stays for an hour."""
     young, old = time.time_ns() // 1_000_000 + 5, time.time_ns() // 1_000_000 - 3_700_000
     store = fsspec.filesystem("memory")
     for version in (young, old):
@@ -181,7 +181,7 @@ def test_a_set_that_is_being_written_is_not_swept(memory: Url) -> None:
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "manifest"])
 def test_a_damaged_set_is_none(output: Url, damage: str) -> None:
-    """Bytes that are not what the manifest says are never handed out; a writer makes a new set of it."""
+    """Bytes that do not match the manifest are never returned; the next write replaces the set."""
     write(output, 1)
     store = fsspec.filesystem(output.scheme)
     if damage == "changed":
@@ -196,7 +196,7 @@ def test_a_damaged_set_is_none(output: Url, damage: str) -> None:
 
 
 def test_marking_renews_the_age_and_mends_the_fixed_names(output: Url) -> None:
-    """The same manifest is put again; a name that somebody removed, or that a dead writer left, is the set's again."""
+    """The same manifest is put again; a fixed name that was removed, or overwritten by a dead writer, is restored."""
     write(output, 1)
     store = fsspec.filesystem(output.scheme)
     before = store.modified((output / MANIFEST_NAME).text)
@@ -213,7 +213,7 @@ def test_marking_renews_the_age_and_mends_the_fixed_names(output: Url) -> None:
 
 
 def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
-    """Over and over, while sets are published and swept: each that is read is one version, and none goes back."""
+    """While sets are published and removed, each set that is read is of one version."""
     output = s3.bucket / tmp_path.name
     write(output, 1)
     seen: list[int] = []
@@ -225,7 +225,7 @@ def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
             while not stop.is_set():
                 found = ObjectStore(output).read_set()
                 if found is None:
-                    continue  # the set was swept three times over, as nothing outside of a test does it
+                    continue  # the set was removed at all three attempts, which happens in tests only
                 assert found == a_set(found.manifest.version)
                 seen.append(found.manifest.version)
         except BaseException as error:
@@ -250,20 +250,20 @@ def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("work", [lambda store: store.lock().__enter__(), lambda store: store.write(a_set(1))])
 def test_a_store_that_is_down_cannot_be_written_to(own_s3: S3Server, work: Callable[[ObjectStore], object]) -> None:
-    """Within seconds, and before an input is scanned for it."""
+    """The error comes within seconds, before an input is scanned."""
     with pytest.raises(OutputUnwritable, match=rf"{own_s3.bucket}/out: .*check the network.*the old snapshots"):
         work(ObjectStore(own_s3.bucket / "out"))
 
 
 @pytest.mark.parametrize("work", [ObjectStore.read_manifest, ObjectStore.read_set, ObjectStore.read_current])
 def test_a_store_that_is_down_is_not_an_empty_one(own_s3: S3Server, work: Callable[[ObjectStore], object]) -> None:
-    """A writer that took it for one would forget which version was the newest."""
+    """Otherwise a writer would forget which version was the newest."""
     with pytest.raises(OutputUnreadable, match=rf"{own_s3.bucket}/out: .*check the network"):
         work(ObjectStore(own_s3.bucket / "out"))
 
 
 def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
-    """It is not made: its name may be misspelt."""
+    """It is not created, since its name may be misspelt."""
     output = Url("s3://no-such-bucket-here/out")
     with pytest.raises(OutputUnwritable, match=r"no-such-bucket-here/out: .*Is there such a bucket"):
         ObjectStore(output).write(a_set(1))
@@ -273,7 +273,7 @@ def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
 def test_a_failed_write_leaves_files_and_redis_as_they_were(
     settings: Settings, redis_server: RedisServer, s3: S3Server, tmp_path: Path
 ) -> None:
-    """As a full disk does: nothing is published of which there are no files."""
+    """Like a full disk: without files, nothing is published in Redis."""
     write_json(settings.input, OLD)
     good = replace(settings, output_dir=s3.bucket / tmp_path.name)
     version = version_of(optimize(good))
@@ -284,13 +284,13 @@ def test_a_failed_write_leaves_files_and_redis_as_they_were(
         assert int(client.hget(Keys(settings.source).current, "version") or 0) == version
 
 
-# ---- the line and its readers
+# ---- runs and readers
 
 
 def test_redis_is_filled_again_from_the_objects(
     settings: Settings, redis_server: RedisServer, s3: S3Server, tmp_path: Path
 ) -> None:
-    """Without a scan, when it has lost what it held."""
+    """After Redis has lost its data, without a scan."""
     settings = replace(settings, output_dir=s3.bucket / tmp_path.name)
     write_json(settings.input, OLD)
     first = optimize(settings)
@@ -307,7 +307,7 @@ def test_redis_is_filled_again_from_the_objects(
 
 @pytest.mark.parametrize("kind", READERS)
 def test_objects_answer_while_redis_is_away(settings: Settings, s3: S3Server, tmp_path: Path, kind: str) -> None:
-    """Both readers follow them to the next version, look up symbols in the index there, and tell the age."""
+    """Both readers follow the objects to the next version, look up symbols in their index, and know the age."""
     settings = replace(settings, output_dir=s3.bucket / tmp_path.name)
     write_json(settings.input, OLD)
     first = optimize(settings)
@@ -327,7 +327,7 @@ def test_objects_answer_while_redis_is_away(settings: Settings, s3: S3Server, tm
 
 @pytest.mark.parametrize("kind", READERS)
 def test_a_reader_of_a_store_that_is_down_says_so(settings: Settings, own_s3: S3Server, kind: str) -> None:
-    """With both reasons, once there is nothing anywhere; what it holds it goes on to show."""
+    """The error has both reasons if there is no version at all; a version that it holds is still returned."""
     settings = replace(settings, output_dir=own_s3.bucket / "out")
     with ExitStack() as stack:
         reader = Open(stack, kind)(settings, "files")

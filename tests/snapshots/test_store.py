@@ -19,13 +19,13 @@ from tests.support.snapshot_sets import a_set, write
 
 @pytest.fixture(params=["directory", "memory"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """A place for sets in a directory, and in a store of this process."""
+    """A location for sets in a directory, and in a store of this process."""
     return tmp_path / "out" if request.param == "directory" else Url(f"memory://{tmp_path.name}/out")
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Every manifest that a store reads."""
+    """The content of every manifest that a store reads."""
     contents: list[bytes] = []
 
     def noted(data: bytes) -> Manifest | None:
@@ -38,7 +38,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def test_a_manifest_that_was_just_read_is_not_read_again(output: Location, decoded: list[bytes]) -> None:
-    """Of an object store each read is a request; the payloads are checked against it all the same."""
+    """Each read of an object store is a request; the payloads are checked against the manifest all the same."""
     write(output, 1)
     store = snapshot_store(output)
     manifest = store.read_manifest()
@@ -55,7 +55,7 @@ def test_a_manifest_that_was_just_read_is_not_read_again(output: Location, decod
 
 
 def test_a_set_that_was_removed_since_its_manifest_was_read_is_the_current_one(output: Location) -> None:
-    """The manifest that the caller has is of a set that two later ones have replaced."""
+    """The caller's manifest is of a set that two later ones have replaced."""
     write(output, 1)
     store = snapshot_store(output)
     manifest = store.read_manifest()
@@ -83,7 +83,7 @@ def test_a_set_that_was_removed_since_its_manifest_was_read_is_the_current_one(o
     ids=["reader", "store", "settings"],
 )
 def test_the_code_of_object_stores_is_imported_for_urls_only(statement: str, absent: list[str]) -> None:
-    """A process that reads from Redis and a directory needs none of it, and none of the scanner."""
+    """A process that reads from Redis and a directory loads none of it, and nothing of the scanner."""
     program = f"import sys; from pathlib import Path; {statement}; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
     assert "optimizer.storage.location" in modules

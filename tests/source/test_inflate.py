@@ -58,34 +58,34 @@ def gzip_member(data: bytes, *, flags: int = 0, level: int = 6) -> bytes:
 
 
 def inflate(data: bytes, name: str = "rolling.json.gz") -> bytes:
-    """What comes out of a file with these bytes."""
+    """The JSON of a file with these bytes."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, name)
         path.write_bytes(data)
-        with open_input_file(path) as source:
-            chunks = list(source.chunks(CHUNK_BYTES))
-            source.check_unchanged()
+        with open_input_file(path) as input_file:
+            chunks = list(input_file.chunks(CHUNK_BYTES))
+            input_file.check_unchanged()
     assert all(0 < len(chunk) <= CHUNK_BYTES for chunk in chunks)
     return b"".join(chunks)
 
 
 def outcome(data: bytes, path: Path) -> list[Item] | SourceError:
-    """What a scan of a file with these bytes finds."""
+    """The items, or the error, of a scan of a file with these bytes."""
     path.write_bytes(data)
     try:
-        with open_input_file(path) as source:
-            return list(scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20))
+        with open_input_file(path) as input_file:
+            return list(scan(input_file.chunks(CHUNK_BYTES), max_record_bytes=1 << 20))
     except SourceError as error:
         return error
 
 
 class TestFormats:
-    """Compression is found by magic bytes."""
+    """Compression is recognised by magic bytes."""
 
     @pytest.mark.parametrize("name", ["rolling.json.gz", "rolling.json", "rolling.zst", "rolling", "rolling.zip"])
     @pytest.mark.parametrize("packed", [gzip.compress(JSON), zstd_bytes(JSON), JSON], ids=["gzip", "zstd", "plain"])
     def test_the_name_says_nothing(self, name: str, packed: bytes) -> None:
-        """Gzip, zstd and plain JSON are told apart by content alone."""
+        """Gzip, zstd and plain JSON are distinguished by content alone."""
         assert inflate(packed, name) == JSON
 
     @hypothesis_settings(max_examples=200)
@@ -103,7 +103,7 @@ class TestFormats:
     )
     def test_gzip_is_that_of_the_standard_library(self, members: list[tuple[bytes, int, int, int]]) -> None:
         """Any number of members with any headers, empty ones too, with zero padding between and after them."""
-        members = [(b'["', 0, 6, 0), *members]  # what begins as another format is named instead
+        members = [(b'["', 0, 6, 0), *members]  # so that it does not begin like another format
         packed = b"".join(
             gzip_member(data, flags=flags, level=level) + bytes(zeros) for data, flags, level, zeros in members
         )
@@ -121,24 +121,24 @@ class TestFormats:
 
     @pytest.mark.parametrize("pack", [gzip.compress, zstd_bytes, bytes], ids=["gzip", "zstd", "plain"])
     def test_large_files(self, pack: Callable[[bytes], bytes]) -> None:
-        """Megabytes that compress badly, well, and badly again come out in chunks of bounded size."""
+        """Megabytes that compress badly, well, and badly again are returned in chunks of bounded size."""
         data = b'["' + os.urandom(700_000) + bytes(5_000_000) + os.urandom(700_000)
 
         assert inflate(pack(data)) == data
 
     def test_chunks_can_be_read_again(self, tmp_path: Path) -> None:
-        """Each call begins at the beginning, also after an iteration that was given up."""
-        with open_input_file(write_raw(tmp_path / "a.json.gz", JSON * 10_000)) as source:
-            first = next(source.chunks(CHUNK_BYTES))
-            assert source.position_bytes > 0
+        """Each call begins at the beginning, also after an abandoned iteration."""
+        with open_input_file(write_raw(tmp_path / "a.json.gz", JSON * 10_000)) as input_file:
+            first = next(input_file.chunks(CHUNK_BYTES))
+            assert input_file.position_bytes > 0
 
-            assert b"".join(source.chunks(CHUNK_BYTES)) == JSON * 10_000
+            assert b"".join(input_file.chunks(CHUNK_BYTES)) == JSON * 10_000
             assert first == (JSON * 10_000)[: len(first)]
-            assert source.position_bytes == source.size_bytes == (tmp_path / "a.json.gz").stat().st_size
+            assert input_file.position_bytes == input_file.size_bytes == (tmp_path / "a.json.gz").stat().st_size
 
     @pytest.mark.parametrize("packed", [b"", gzip.compress(b""), zstd_bytes(b""), gzip.compress(b"") * 3])
     def test_nothing_at_all(self, packed: bytes, settings_without_redis: Settings) -> None:
-        """An empty file, or one of nothing packed, gives no bytes; a run says that there is no record."""
+        """An empty file, or nothing compressed, gives no bytes; a run reports that there is no record."""
         assert inflate(packed) == b""
 
         local(settings_without_redis.input).write_bytes(packed)
@@ -158,7 +158,7 @@ DAMAGED = {
 
 
 class TestDamage:
-    """A file that is cut short or damaged gives an error, or what it held before, never anything else."""
+    """A file that is cut short or damaged gives an error, or its original content, never anything else."""
 
     @pytest.mark.parametrize("kind", DAMAGED)
     def test_cut_short_anywhere(self, kind: str, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("kind", DAMAGED)
     def test_every_byte_is_guarded(self, kind: str, tmp_path: Path) -> None:
-        """Any change of a byte is an error, or harmless, as in a header's time and system."""
+        """Any changed byte is an error, or harmless, like the time and system in a header."""
         packed = DAMAGED[kind]
         whole = outcome(packed, tmp_path / "a")
         errors = 0
@@ -221,17 +221,17 @@ class TestDamage:
         ],
     )
     def test_what_is_wrong_is_told(self, packed: bytes, message: str) -> None:
-        """A torn file is `SourceTorn`, with what failed and after how many bytes of JSON."""
+        """A torn file is `SourceTorn`, with the check that failed and the number of bytes of JSON before."""
         with pytest.raises(SourceTorn, match=rf"after [0-9,]+ bytes of JSON.*{message}"):
             inflate(packed)
 
     def test_a_bad_checksum_is_told_after_the_data(self, tmp_path: Path) -> None:
-        """All but the last chunk come before the error: whoever takes them must wait for the end."""
+        """All chunks but the last come before the error, so a caller must not publish before the end."""
         path = tmp_path / "a.json.gz"
         packed = gzip.compress(JSON * 20_000)
         path.write_bytes(packed[:-8] + bytes(4) + packed[-4:])
-        with open_input_file(path) as source:
-            chunks = source.chunks(CHUNK_BYTES)
+        with open_input_file(path) as input_file:
+            chunks = input_file.chunks(CHUNK_BYTES)
             taken = b"".join(itertools.islice(chunks, len(JSON) * 20_000 // CHUNK_BYTES))
             assert len(taken) > 1_000_000
             with pytest.raises(SourceTorn, match="CRC"):
@@ -239,7 +239,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("log", [22, 23, 24, 27])
     def test_windows_of_zstd_are_bounded(self, log: int) -> None:
-        """8 MiB are read; a frame that asks for more is refused with what to do."""
+        """A window of 8 MiB is supported; a frame that asks for more is refused with what to do."""
         packed = zstd_bytes(b"[" + b" " * 100, window_log=log)
 
         if log <= 23:
@@ -250,7 +250,7 @@ class TestDamage:
 
 
 def _bomb(path: Path, filler: bytes, megabytes: int, opening: bytes, closing: bytes) -> Path:
-    """Gzip of one thing repeated: about a thousandth of its size."""
+    """Write gzip of one block repeated: about a thousandth of its size."""
     block = filler * (1_000_000 // len(filler))
     with igzip.open(path, "wb", compresslevel=1) as file:  # type: ignore[no-untyped-call]
         file.write(opening)
@@ -261,10 +261,10 @@ def _bomb(path: Path, filler: bytes, megabytes: int, opening: bytes, closing: by
 
 
 class TestBombs:
-    """Small files that inflate to a gigabyte: constant memory, each in a process of its own."""
+    """Small files that inflate to a gigabyte take constant memory; each is measured in a separate process."""
 
     def test_spaces(self, tmp_path: Path) -> None:
-        """A gigabyte of white space is read through, and the record after it counts."""
+        """A gigabyte of white space is skipped, and the record after it counts."""
         path = _bomb(tmp_path / "a.json.gz", b" ", 1_000, b"{", JSON[1:])
         assert path.stat().st_size < 10_000_000
 

@@ -1,4 +1,4 @@
-"""A local file: why it cannot be opened, what its fingerprint tells, and whether it changed while it was read."""
+"""A local file: why it cannot be opened, when its fingerprint changes, and whether it changed while it was read."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ JSON = b'{"AAPL":{"prediction":1,"confidence":0.9,"last_price":3,"history":[1,2,
 
 
 class TestOpen:
-    """What cannot be opened says why."""
+    """The error says why a file cannot be opened."""
 
     @pytest.mark.parametrize("name", ["missing.json", "no/such/directory/a.json", "dangling"])
     def test_missing(self, tmp_path: Path, name: str) -> None:
-        """No such file, or a link to none: `SourceMissing`, with the setting that names it."""
+        """No such file, or a dangling link, is `SourceMissing`, with the setting that names it."""
         (tmp_path / "dangling").symlink_to("nowhere")
 
         with pytest.raises(SourceMissing, match=f"{name} not found; set ROLLING_INPUT"):
@@ -55,15 +55,15 @@ class TestOpen:
             open_input_file(path)
 
     def test_a_link_is_followed(self, tmp_path: Path) -> None:
-        """The file behind it is read."""
+        """The file that it points to is read."""
         write_raw(tmp_path / "a.json", JSON)
         (tmp_path / "link").symlink_to("a.json")
 
-        with open_input_file(tmp_path / "link") as source:
-            assert b"".join(source.chunks(CHUNK_BYTES)) == JSON
+        with open_input_file(tmp_path / "link") as input_file:
+            assert b"".join(input_file.chunks(CHUNK_BYTES)) == JSON
 
     def test_no_permission(self) -> None:
-        """A file of somebody else's is `SourceUnreadable`: tried as another user where we are root."""
+        """A file of another user is `SourceUnreadable`; tried as an unprivileged user if this one is root."""
         script = (
             "import os, sys\nfrom pathlib import Path\nfrom optimizer.source.local_file import LocalFile\n"
             "from optimizer.errors import SourceUnreadable\n"
@@ -84,12 +84,12 @@ class TestOpen:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs a file of /proc that cannot be read")
     def test_a_disk_that_fails(self) -> None:
-        """An error of the system while reading is `SourceUnreadable`, with the path."""
+        """A system error while reading is `SourceUnreadable`, with the path."""
         with pytest.raises(SourceUnreadable, match="/proc/self/mem cannot be read: Input/output error"):
             open_input_file(Path("/proc/self/mem"))
 
     def test_nothing_is_left_open(self, tmp_path: Path) -> None:
-        """Neither a source that was left nor one that was refused keeps a descriptor."""
+        """Neither a closed input nor a refused one keeps a descriptor."""
         path = write_raw(tmp_path / "a.json.gz", JSON)
         os.mkfifo(tmp_path / "fifo")
         stored = LocalFile(path)
@@ -105,27 +105,27 @@ class TestOpen:
 
 
 class TestWhere:
-    """What is not a file, and where a relative path was looked for."""
+    """The error says what is there instead of a file, and where a relative path was looked for."""
 
     def test_it_is_told_with_what_to_set(self, tmp_path: Path) -> None:
-        """A pattern is what most people mean by it."""
+        """A directory was probably meant as a pattern."""
         with pytest.raises(SourceUnreadable, match=rf"is a directory; set ROLLING_INPUT to .* or to {tmp_path}/\*"):
             open_input_file(tmp_path)
 
     def test_where_a_relative_path_was_looked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A worker often runs in another directory than thought."""
+        """A worker often runs in another directory than its operator thinks."""
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SourceMissing, match=f"data/a.json not found in {tmp_path}; set ROLLING_INPUT"):
             open_input_file(Path("data/a.json"))
 
 
 def _large(byte: bytes) -> bytes:
-    """Several chunks of JSON, that compress badly enough to be several reads."""
+    """Several chunks of JSON that compress badly, so that they take several reads."""
     return b'{"AAPL":{"note":"' + os.urandom(3 * CHUNK_BYTES).hex().encode() + byte + b'"}}'
 
 
 class TestChanges:
-    """Who writes in place tears the file; who replaces it by rename does not."""
+    """Writing in place tears the file; replacing it by rename does not."""
 
     @pytest.fixture(params=["a.json", "a.json.gz"])
     def path(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
@@ -136,30 +136,30 @@ class TestChanges:
 
     def _read_while(self, path: Path, change: Callable[[], object]) -> bytes:
         """Read a chunk, make the change, read the rest, and check."""
-        with open_input_file(path) as source:
-            chunks = source.chunks(CHUNK_BYTES)
+        with open_input_file(path) as input_file:
+            chunks = input_file.chunks(CHUNK_BYTES)
             first = next(chunks)
             change()
             rest = b"".join(chunks)
-            source.check_unchanged()
+            input_file.check_unchanged()
         return first + rest
 
     def test_replaced_by_rename(self, path: Path) -> None:
-        """The old content is read to its end; the next one to open it reads the new."""
+        """The old content is read to its end; the next open reads the new content."""
         old, new = self._content(path), _large(b"2")
 
         assert self._read_while(path, lambda: write_raw(path, new)) == old
         assert self._content(path) == new
 
     def test_deleted(self, path: Path) -> None:
-        """A file that is deleted stays whole under its reader."""
+        """A deleted file stays whole for its reader."""
         old = self._content(path)
 
         assert self._read_while(path, path.unlink) == old
 
     @pytest.mark.parametrize("what", ["append", "truncate", "empty", "rewrite", "touch"])
     def test_written_in_place(self, path: Path, what: str) -> None:
-        """Appended to, cut short, emptied, written over with as many bytes, or only touched: torn."""
+        """Appending, truncating, emptying, overwriting with as many bytes, or only touching it is torn."""
         packed = path.read_bytes()
 
         def change() -> None:
@@ -180,13 +180,13 @@ class TestChanges:
             self._read_while(path, change)
 
     def test_what_to_do_is_told(self, path: Path) -> None:
-        """The message has both sizes and the remedy, whatever came out of the decompressor first."""
-        with open_input_file(path) as source:
-            before = source.size_bytes
+        """The message has both sizes and the remedy, whatever was inflated before."""
+        with open_input_file(path) as input_file:
+            before = input_file.size_bytes
             with path.open("ab") as file:
                 file.write(b"more")
             with pytest.raises(SourceTorn, match=f"{before:,} bytes before, {before + 4:,} now.*rename"):
-                source.check_unchanged()
+                input_file.check_unchanged()
 
     def test_a_run_says_torn_whatever_else_is_wrong(self, settings_without_redis: Settings) -> None:
         """Damage in a file that is being written to is reported as that, and nothing is published.
@@ -211,22 +211,22 @@ class TestChanges:
         assert (local(settings.output_dir) / "rolling_optimized.json.gz").read_bytes() == shown
 
     def _content(self, path: Path) -> bytes:
-        with open_input_file(path) as source:
-            return b"".join(source.chunks(CHUNK_BYTES))
+        with open_input_file(path) as input_file:
+            return b"".join(input_file.chunks(CHUNK_BYTES))
 
 
 class TestFingerprint:
-    """Equal for a file that nobody wrote to, another one for any other."""
+    """It is equal for an unchanged file, and different for any other."""
 
     def test_it_stays(self, tmp_path: Path) -> None:
-        """Opened again, or by another name of the same file."""
+        """It is the same when the file is opened again, or by another name."""
         path = write_raw(tmp_path / "a.json.gz", JSON)
         (tmp_path / "link").symlink_to(path)
 
         assert len({self._of(path), self._of(path), self._of(tmp_path / "link")}) == 1
 
     def test_it_changes(self, tmp_path: Path) -> None:
-        """With the content, the length, the time and the inode."""
+        """It changes with the content, the length, the time and the inode."""
         path = write_raw(tmp_path / "a.json.gz", JSON)
         found = [self._of(path)]
         stamp = path.stat().st_mtime_ns
@@ -254,5 +254,5 @@ class TestFingerprint:
         assert self._of(tmp_path / "a").endswith(f"-{(b'x' * min(size, 8)).hex()}")
 
     def _of(self, path: Path) -> str:
-        with open_input_file(path) as source:
-            return source.fingerprint
+        with open_input_file(path) as input_file:
+            return input_file.fingerprint
