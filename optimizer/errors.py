@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree.
+"""The errors that this package raises on purpose, as one tree.
 
     RollingError                 the base: catch this, and only this
     |-- SettingsInvalid          a ROLLING_* variable or an argument has a value that cannot be used
@@ -16,13 +16,13 @@
     |-- CacheUnavailable         Redis does not answer
     |-- PublishRefused           another run owns the lock, or has published something newer
     |-- RunPending               a run that was requested before, and does less, has not ended
-    |-- RunLost                  a scan that was handed out has not come back
+    |-- RunLost                  a scan that was dispatched has not come back
     |-- RunTimedOut              the run took longer than its time limit
     |-- BenchFailed              a measurement did not end as it should
     `-- SnapshotMissing          a reader found no snapshot, neither in Redis nor in the files
 
-Every message says what broke, where (path, byte offset), the value, and what to do. Each class takes the message
-alone, so that Celery can carry an error as JSON and build it again on the other side.
+Every message says what broke, where (path, byte offset), the value, and what to do. Each class takes only the message,
+so that Celery can serialise an error as JSON and restore it on the other side.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class SourceError(RollingError):
 
 
 class SourceMissing(SourceError):
-    """There is no file where the input should be."""
+    """The input does not exist."""
 
 
 class SourceUnreadable(SourceError):
@@ -76,7 +76,7 @@ class SourceTorn(SourceError):
 
 
 class SourceMalformed(SourceError):
-    """The input is not the JSON that it should be; the message has the byte offset in the JSON."""
+    """The input is whole, but not the expected JSON; the message has the byte offset in the JSON."""
 
 
 class PartFailed(SourceError):
@@ -84,7 +84,7 @@ class PartFailed(SourceError):
 
 
 class NoRecords(SourceError):
-    """Not one usable record. An empty snapshot never replaces a good one."""
+    """The input holds no usable record. An empty snapshot never replaces a good one."""
 
 
 class NoBots(SourceError):
@@ -112,11 +112,11 @@ class PublishRefused(RollingError):
 
 
 class RunPending(RollingError):
-    """A run that was requested before has not ended, and does less than what is wanted now."""
+    """A run that was requested before has not ended, and does less than the one requested now."""
 
 
 class RunLost(RollingError):
-    """A scan was handed out to the fleet and has not come back: its worker has died, or there is none."""
+    """A scan was dispatched to the fleet and has not come back: its worker has died, or there is none."""
 
 
 class RunTimedOut(RollingError):
@@ -124,7 +124,7 @@ class RunTimedOut(RollingError):
 
 
 class BenchFailed(RollingError):
-    """A measured process ended without a result; the message has its last word."""
+    """A measured process ended without a result; the message has the last line of its output."""
 
 
 class SnapshotMissing(RollingError):

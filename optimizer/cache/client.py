@@ -14,9 +14,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from optimizer.cache.keys import Keys
-from optimizer.config.redis_url import RedisUrl, redact_url
+from optimizer.config.redis_url import RedisUrl
 from optimizer.errors import CacheUnavailable
 from optimizer.models import UNDECODABLE
+from optimizer.storage.location import redact_url
 
 __all__ = [
     "READER_TIMEOUT_S",

@@ -58,7 +58,7 @@ from optimizer.cache.scripts import ADOPT, CLAIM, DROP, FLIP, FORGET, KEEP, MARK
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.models import Manifest, Record, Report
 from optimizer.snapshots.delta import delta_between
-from optimizer.snapshots.directory import SnapshotSet
+from optimizer.snapshots.format import SnapshotSet
 
 __all__ = ["LOCK_TTL_S", "Cache", "Lock", "handed_s"]
 

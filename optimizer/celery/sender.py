@@ -22,9 +22,9 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 from optimizer.cache.client import ping
 from optimizer.cache.keys import Keys
 from optimizer.celery.results import ResultInvalid, read_result
-from optimizer.config.redis_url import redact_url
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RunPending
+from optimizer.storage.location import redact_url
 
 if TYPE_CHECKING:
     from optimizer.web.trigger import RunState

@@ -23,12 +23,12 @@ from redis.exceptions import RedisError
 from optimizer.cache.writer import handed_s
 from optimizer.celery.app import app
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
-from optimizer.config.redis_url import redact_url
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
 from optimizer.models import Report
 from optimizer.pipeline.distributed import Assignment, PartOutcome, begin, merge_parts, scan_file, scan_one_part
 from optimizer.pipeline.parts import Progress
+from optimizer.storage.location import redact_url
 
 if TYPE_CHECKING:
     from celery import Signature, Task

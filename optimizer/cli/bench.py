@@ -36,7 +36,7 @@ from optimizer.pipeline.run import optimize
 from optimizer.scan.engine import choose_engine
 from optimizer.selection.result import Found
 from optimizer.selection.top_n import Selection
-from optimizer.source.opener import open_source
+from optimizer.source.opener import open_input_file
 from optimizer.storage.location import spelled
 
 __all__ = ["Comparison", "Measured", "Row", "compare", "measure", "measured_here", "rows_of", "table"]
@@ -95,7 +95,7 @@ def compare(settings: Settings, *, rounds: int = ROUNDS, tell: Callable[[str], N
     Raises:
         RollingError: The file cannot be read, or a way failed.
     """
-    with open_source(settings.input) as source:
+    with open_input_file(settings.input) as source:
         input_bytes = source.size_bytes
     engine = choose_engine(settings.engine)
     cache = _redis_is_there(settings)
@@ -224,13 +224,13 @@ def _delete_keys(settings: Settings, keys: Keys) -> None:
 
 
 def _inflate(settings: Settings) -> int:
-    with open_source(settings.input) as source:
+    with open_input_file(settings.input) as source:
         return sum(map(len, source.chunks(choose_engine(settings.engine).chunk_bytes)))
 
 
 def _scan(settings: Settings) -> int:
     found = Found(Selection(settings.index_symbols_limit))
-    with open_source(settings.input) as source:
+    with open_input_file(settings.input) as source:
         collect(settings, choose_engine(settings.engine), source, found, None)
     return found.json_bytes
 

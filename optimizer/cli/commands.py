@@ -20,7 +20,6 @@ from optimizer.cache.client import check_broker, check_cache
 from optimizer.cli.bench import compare, table
 from optimizer.cli.dev.sample import SHAPES, write_sample
 from optimizer.config.environment import FILE_SUFFIX, variables_of, without_sources
-from optimizer.config.redis_url import redact_url
 from optimizer.config.settings import ENGINES, Settings, variable_name
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid, SnapshotMissing
 from optimizer.models import Report
@@ -30,6 +29,7 @@ from optimizer.reader.results import describe_rejected
 from optimizer.scan.engine import choose_engine
 from optimizer.selection.acceptance import describe_tally
 from optimizer.source.opener import expand
+from optimizer.storage.location import redact_url
 
 __all__ = [
     "CommandGroup",

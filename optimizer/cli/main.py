@@ -16,9 +16,9 @@ from optimizer.celery.sender import CelerySender
 from optimizer.cli.commands import accept_option, commands, describe, settings_or_usage_error, source_option
 from optimizer.cli.dev.stack import demo as run_demo
 from optimizer.cli.dev.stack import up as run_up
-from optimizer.config.redis_url import redact_url
 from optimizer.errors import CacheUnavailable, RunTimedOut
 from optimizer.models import Report
+from optimizer.storage.location import redact_url
 
 __all__ = ["main"]
 

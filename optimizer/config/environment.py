@@ -1,7 +1,10 @@
-"""From the environment to the variables of each source, as text: secrets out of files, several sources one by one.
+"""Select from the environment the variables of each source, as text; read secrets from the files that hold them.
 
-`settings.py` reads what comes out: for each source the variables that a process with this one source would have. Other
-variables may begin as ours do: those that Kubernetes sets for a Service, and those of a program that we are part of.
+In: an environment. Out: for each source the variables that a process with this source alone would have, which
+`settings.py` converts. Other variables may begin with our prefix: Kubernetes sets some for a Service, and a program
+that uses this package may have its own.
+
+Errors: `SettingsInvalid`.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from optimizer.config.redis_url import redact_url
 from optimizer.errors import SettingsInvalid
+from optimizer.storage.location import redact_url
 
 __all__ = [
     "FILE_SUFFIX",
@@ -33,39 +36,39 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 PREFIX: Final = "ROLLING_"
-SOURCE_NAME: Final = re.compile(r"(?!\.+$)[A-Za-z0-9._-]+")  # `.` and `..` are other directories
+SOURCE_NAME: Final = re.compile(r"(?!\.+$)[A-Za-z0-9._-]+")  # `.` and `..` would be other directories
 DEFAULT_OUTPUT_DIR: Final = "data"
 
-# What may stand in a file that the variable with the suffix names.
+# Variables whose value may be in a file, which the variable with the suffix names.
 SECRETS: Final = ("ROLLING_REDIS_URL", "ROLLING_BROKER_URL", "ROLLING_TRIGGER_TOKEN")
 FILE_SUFFIX: Final = "_FILE"
 
 SOURCES_VARIABLE: Final = "ROLLING_SOURCES"
 # `ROLLING_INTRADAY__INTERVAL_S` is the interval of the source `intraday` alone.
 OWN_MARK: Final = "__"
-# What a source is, by `ROLLING_SOURCES`; and what the fleet, or the web service, has once.
+# What `ROLLING_SOURCES` says of a source; and what the fleet, or the web service, has once for all sources.
 OF_A_SOURCE: Final = ("ROLLING_INPUT", "ROLLING_SOURCE")
 NOT_OWN: Final = (*OF_A_SOURCE, "ROLLING_BROKER_URL", "ROLLING_TRIGGER_TOKEN", "ROLLING_FLOWER_URL")
 
-# What Kubernetes sets in each pod for each Service of its namespace; `_PORT` alone is told by its value.
+# What Kubernetes sets in each pod for each Service of its namespace; `_PORT` alone is recognised by its value.
 _SERVICE_LINK: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_PORT: Final = re.compile(r"(tcp|udp|sctp)://")
 
-# One letter that is wrong, missing, doubled or swapped leaves at least this much alike, in the shortest name as well.
+# Names that differ in one wrong, missing, doubled or swapped letter have at least this similarity, even the shortest.
 NEARLY: Final = 0.8
 
 
 def variables_by_source(environ: Mapping[str, str], known: Collection[str], *, strict: bool) -> list[dict[str, str]]:
-    """Our variables, for each source in turn as if there were no other; an empty variable counts as not set.
+    """Select our variables for each source, as if there were no other; an empty variable counts as not set.
 
     Args:
         environ: The environment.
-        known: Our variables, as one source has them.
+        known: Our variables, as they are for one source.
         strict: Whether a name that is nearly one of ours is an error; otherwise, like any other unknown name, it is a
             warning.
 
     Raises:
-        SettingsInvalid: `ROLLING_SOURCES`, what goes with it, a name, or a file with a secret cannot be used.
+        SettingsInvalid: `ROLLING_SOURCES`, a variable of one of its sources, a name, or a secret's file is not usable.
     """
     given = {
         name: text
@@ -103,30 +106,30 @@ def variables_by_source(environ: Mapping[str, str], known: Collection[str], *, s
 
 
 def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment with the secrets that files hold, as Docker and Kubernetes hand them in, in their variables.
+    """Return the environment with secrets from files, as Docker and Kubernetes provide them, in their variables.
 
     Raises:
         SettingsInvalid: A file cannot be read or holds nothing, or the variable is set as well.
     """
-    found = dict(environ)
+    values = dict(environ)
     for variable in SECRETS:
-        path = found.pop(variable + FILE_SUFFIX, "")
+        path = values.pop(variable + FILE_SUFFIX, "")
         if not path:
             continue
-        if found.get(variable):
+        if values.get(variable):
             raise SettingsInvalid(f"{variable} and {variable}{FILE_SUFFIX} are both set; leave one of them out")
         try:
-            found[variable] = Path(path).read_text("utf-8").rstrip("\r\n")
+            values[variable] = Path(path).read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise SettingsInvalid(f"{variable}{FILE_SUFFIX}={path!r} cannot be read: {reason}") from None
-        if not found[variable]:
+        if not values[variable]:
             raise SettingsInvalid(f"{variable}{FILE_SUFFIX}={path!r} is empty")
-    return found
+    return values
 
 
 def without_service_links(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what Kubernetes sets beside a Service, such as `X_SERVICE_HOST` or `X_PORT=tcp://...`."""
+    """Return the environment without what Kubernetes sets for a Service: `X_SERVICE_HOST`, `X_PORT=tcp://...`."""
     return {
         name: text
         for name, text in environ.items()
@@ -135,7 +138,7 @@ def without_service_links(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_sources(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what `ROLLING_SOURCES` and its companions say, for a run over a file that is named."""
+    """Return the environment without `ROLLING_SOURCES` and its sources' variables, for a run over a named file."""
     return {name: text for name, text in environ.items() if name != SOURCES_VARIABLE and not is_of_one_source(name)}
 
 
@@ -145,13 +148,13 @@ def is_of_one_source(variable: str) -> bool:
 
 
 def variables_of(variable: str, source: str) -> list[str]:
-    """The variables that may say what `variable` says, for one source."""
+    """The variables that may set what `variable` sets, for one source."""
     own = f"{PREFIX}{_in_variable(source)}{OWN_MARK}{variable.removeprefix(PREFIX)}"
     return [variable, own, *([SOURCES_VARIABLE] if variable in OF_A_SOURCE else [])]
 
 
 def _parse_sources(text: str) -> dict[str, str]:
-    """The inputs by their sources' names, of `brain=/data/rolling_brain.json.gz; intraday=/data/intraday/*.json.gz`."""
+    """Parse `brain=/data/rolling_brain.json.gz; intraday=/data/intraday/*.json.gz` to inputs by source."""
     inputs: dict[str, str] = {}
     for entry in filter(None, map(str.strip, text.split(";"))):
         name, equals, location = map(str.strip, entry.partition("="))
@@ -173,15 +176,21 @@ def _parse_sources(text: str) -> dict[str, str]:
 
 
 def _in_variable(source: str) -> str:
-    """A source's name as it stands in a variable's."""
+    """A source's name as it is spelled in the name of a variable."""
     return re.sub(r"[^A-Z0-9]", "_", source.upper())
 
 
 def _is_known(variable: str, name: str, known: Collection[str], *, strict: bool) -> bool:
-    """Whether what a variable sets is a setting: its own name, or the end of one that is for one of several sources.
+    """Whether a variable sets a setting; warn if not.
+
+    Args:
+        variable: The variable.
+        name: The variable, or for one of several sources the same variable without the source's name.
+        known: Our variables.
+        strict: As above.
 
     Raises:
-        SettingsInvalid: It is none, and nearly one.
+        SettingsInvalid: It is not one, but nearly.
     """
     if name in known:
         return True
@@ -194,7 +203,7 @@ def _is_known(variable: str, name: str, known: Collection[str], *, strict: bool)
 
 
 def _nearest(variable: str, known: Collection[str]) -> tuple[str, bool]:
-    """The setting whose name is most like this one, and whether it may be a misspelling of it."""
+    """The setting with the most similar name, and whether this may be a misspelling of it."""
     wholes = {name.removeprefix(PREFIX): name for name in (*known, SOURCES_VARIABLE)}
     own_name = variable.removeprefix(PREFIX).upper().removesuffix(FILE_SUFFIX)
     for name in (own_name, own_name.rpartition(OWN_MARK)[2]):  # it may be meant for one of several sources
@@ -209,5 +218,5 @@ def _nearest(variable: str, known: Collection[str]) -> tuple[str, bool]:
 
 @cache
 def _warn(message: str) -> None:
-    """Warn once a process: the environment is read at each run."""
+    """Warn once per process, since the environment is read at each run."""
     _log.warning("[RollingOptimizer] ⚠️ %s", message)

@@ -1,41 +1,31 @@
-"""Redis URLs: one spelling in, those of redis-py and of kombu out; and URLs of all kinds as they may be shown.
+"""Redis URLs: parse one spelling, write the spellings of redis-py and of kombu.
 
-The two libraries agree on `redis://` and `rediss://` but not on Unix sockets, and both pass a query that they do not
-know on to their constructors. So a URL is read once, strictly, and written again for each.
+The two libraries agree on `redis://` and `rediss://` but not on Unix sockets, and both pass an unknown query on to
+their constructors. So a URL is parsed once, strictly, and written for each.
+
+Errors: `ValueError` with what is wrong, without any piece of the password.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-__all__ = ["STORE_SCHEMES", "TLS_FILES", "WEB_SCHEMES", "RedisUrl", "redact_url"]
+__all__ = ["TLS_FILES", "RedisUrl"]
 
 SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "redis+socket": "unix"}
-# Object stores, by packages of fsspec: those in which a put is all or nothing.
-STORE_SCHEMES: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
-WEB_SCHEMES: Final = ("http", "https")
-# Of the query, what each kind of URL may say.
+# The options that the query of each kind of URL may have.
 SOCKET_QUERY: Final = frozenset({"db", "virtual_host", "password"})
 TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-# What weakens TLS has one spelling: of `ssl_check_hostname=no` redis-py makes "off", kombu "on".
+# An option that weakens TLS has one spelling: `ssl_check_hostname=no` means "off" to redis-py and "on" to kombu.
 TLS_WORDS: Final = {"ssl_cert_reqs": ("required", "none"), "ssl_check_hostname": ("true", "false")}
 TLS_QUERY: Final = frozenset({*TLS_FILES, *TLS_WORDS})
-
-# What else stands in a query may be a signature, a token or a password.
-_SHOWN: Final = "|".join(sorted(TLS_QUERY | {"db", "virtual_host"}))
-_SECRET_VALUE: Final = re.compile(rf"([?&](?!(?:{_SHOWN})=)[^?&=#/]+=)[^&#]*")
-_PASSWORD: Final = re.compile(r"(://[^:@]*:).*@", re.DOTALL)
-# Keys of stores may hold colons and at signs.
-_STORE_PASSWORD: Final = re.compile(r"(://[^:@/]*:).*@|(://)[^/@]*@", re.DOTALL)
-_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*):\d*")
 
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """A Redis server and a database of it; `login` is `user:password@`, escaped as it came, or empty."""
+    """A Redis server and a database on it; `login` is `user:password@`, still escaped, or empty."""
 
     scheme: str
     login: str
@@ -45,10 +35,10 @@ class RedisUrl:
 
     @classmethod
     def parse(cls, url: str) -> RedisUrl:
-        """Read a URL.
+        """Parse a URL.
 
         Raises:
-            ValueError: What is wrong with it, without a piece of the password.
+            ValueError: It cannot be used; the message holds no piece of the password.
         """
         try:
             parts = urlsplit(url)
@@ -92,15 +82,15 @@ class RedisUrl:
         return f"{self.scheme}://{self.login}{self.place}/{self.database}{query}"
 
     def for_kombu(self) -> str:
-        """The URL as Celery takes it for broker and results, without what `tls_for_kombu` says."""
+        """The URL as Celery takes it for broker and results, without the options of `tls_for_kombu`."""
         if self.scheme == "unix":
             return f"redis+socket://{self.login}{self.place}?virtual_host={self.database}"
         return f"{self.scheme}://{self.login}{self.place}/{self.database}"
 
     def tls_for_kombu(self) -> dict[str, str | bool] | None:
-        """What Celery takes as `broker_use_ssl` and `redis_backend_use_ssl`; `None` without TLS.
+        """The value of Celery's `broker_use_ssl` and `redis_backend_use_ssl`; `None` without TLS.
 
-        Not in the URL: of its query Flower reads nothing, and the result backend not whether host names are checked.
+        It is not in the URL, because Flower ignores the query and the result backend ignores `ssl_check_hostname`.
         """
         if self.scheme != "rediss":
             return None
@@ -108,34 +98,8 @@ class RedisUrl:
         return {"ssl_cert_reqs": "required"} | dict(self.tls) | {"ssl_check_hostname": hostname}
 
     def tls_files(self) -> dict[str, str]:
-        """The files that TLS needs, under their names in the query."""
+        """The files that TLS needs, by their option's name."""
         return {name: value for name, value in self.tls if name in TLS_FILES}
-
-
-def redact_url(url: str) -> str:
-    """The URL with whatever may be a secret as `***`: of Redis, of a store, of a web server, or mistyped.
-
-    A password is taken to reach to the last `@`, since it may hold what should be escaped. In a query only values are
-    secret that are no options of Redis; of a web server's URL the whole query is, and the user as well.
-    """
-    scheme, mark, rest = url.partition("://")
-    if mark and re.search("https?$", scheme, re.IGNORECASE):
-        return f"{scheme}://{_redact_web(rest)}"
-    if not mark:  # mistyped, and so where the password begins is not known
-        url = re.sub(r".*@", "***@", url, flags=re.DOTALL)
-    password = _STORE_PASSWORD if scheme in STORE_SCHEMES else _PASSWORD
-    return _SECRET_VALUE.sub(r"\1***", password.sub(lambda found: f"{found[1] or found[2]}***@", url))
-
-
-def _redact_web(rest: str) -> str:
-    place = re.split("[?#]", rest, maxsplit=1)[0]
-    query = rest[len(place) :]
-    host = place.partition("/")[0]
-    if "@" in host or (":" in host and "@" in place):
-        place = "***@" + place.rpartition("@")[2]
-    elif ":" in host and ("@" in query or not _PORT.fullmatch(host)):  # a password that holds a question mark
-        place = "***"
-    return place + (f"{query[0]}***" if query else "")
 
 
 def _database(text: str) -> int:

@@ -1,7 +1,9 @@
 """One frozen value with every setting, read from `ROLLING_*` variables.
 
-Functions get a `Settings`, or the two numbers that they need, and never look at the environment. Units are in the
-names: seconds `_s`, bytes `_bytes`.
+Functions get a `Settings`, or the two numbers that they need, and never read the environment. Units are in the names:
+seconds `_s`, bytes `_bytes`.
+
+Errors: `SettingsInvalid`, with the variable, its value with secrets redacted, and what to do.
 """
 
 from __future__ import annotations
@@ -14,17 +16,16 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
 from optimizer.config.environment import PREFIX, SOURCE_NAME, SOURCES_VARIABLE, variables_by_source
-from optimizer.config.redis_url import RedisUrl, redact_url
+from optimizer.config.redis_url import RedisUrl
 from optimizer.errors import SettingsInvalid
-from optimizer.storage.location import Location, Url, is_pattern, parse_location
-from optimizer.storage.object_store import check_url
+from optimizer.storage.location import Location, Url, is_pattern, parse_location, redact_url
 
 __all__ = ["ENGINES", "EngineName", "Settings", "variable_name"]
 
 EngineName = Literal["auto", "native", "ijson"]
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 
-# The queue of scans is `rolling.scan`, and that of a source `rolling.SOURCE`.
+# `rolling.scan` is the queue of scans, and the queue of a source is `rolling.SOURCE`.
 RESERVED_NAMES: Final = ("scan",)
 
 _FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
@@ -49,7 +50,7 @@ class Settings:
     gzip_level: int = 6
     max_record_bytes: int = 1_048_576
     engine: EngineName = "auto"
-    trigger_token: str = field(default="", repr=False)  # a secret; without it nobody can start a run over HTTP
+    trigger_token: str = field(default="", repr=False)  # a secret; without it no run can be started over HTTP
     flower_url: str = ""
 
     def __post_init__(self) -> None:
@@ -70,9 +71,9 @@ class Settings:
         Args:
             environ: The variables.
             source: Which of several sources (`ROLLING_SOURCES`); may be left out where there is one.
-            strict: Whether a name that is nearly one of ours is an error, as in the processes of our own: a misspelt
-                name that is ignored costs more than one that is refused. It is a warning in a program that we are part
-                of, and so is in both any other name with our prefix: it may be that program's.
+            strict: Whether a name that is nearly one of ours is an error, as in our own processes: a misspelt name
+                that is ignored costs more than one that is refused. In a program that uses this package it is a
+                warning. Any other name with our prefix is a warning in both, since it may belong to that program.
 
         Raises:
             SettingsInvalid: A value cannot be used, a name is misspelt, or there is no such source.
@@ -90,7 +91,7 @@ class Settings:
 
     @classmethod
     def every_from_env(cls, environ: Mapping[str, str], *, strict: bool = False) -> list[Settings]:
-        """The settings of every source, in their order: one, or those of `ROLLING_SOURCES`.
+        """Read the settings of every source: of the only one, or of each in `ROLLING_SOURCES` in its order.
 
         Raises:
             SettingsInvalid: As above.
@@ -150,6 +151,8 @@ class Settings:
             location = getattr(self, name)
             try:
                 if isinstance(location, Url):
+                    from optimizer.storage.object_store import check_url  # noqa: PLC0415 - only for a URL
+
                     check_url(location, is_output=name == "output_dir")
             except ValueError as error:  # without the URL, which may hold a password
                 raise SettingsInvalid(f"{variable_name(name)} {error}") from None
@@ -162,7 +165,7 @@ class Settings:
 
 
 def _read(given: Mapping[str, str]) -> dict[str, Any]:
-    """The fields that variables give."""
+    """Convert variables to the values of fields."""
     readers = {variable_name(field.name): (field.name, _READERS[str(field.type)]) for field in fields(Settings)}
     values: dict[str, Any] = {}
     for variable, text in given.items():
@@ -175,7 +178,7 @@ def _read(given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _source_name(location: Location) -> str:
-    """The stem of a file, or the directory that a pattern is about."""
+    """The default name of a source: the stem of a file, or the last directory of a pattern without wildcards."""
     if is_pattern(location):
         path = location.path if isinstance(location, Url) else str(location)
         before = takewhile(lambda part: not is_pattern(Path(part)), path.split("/"))

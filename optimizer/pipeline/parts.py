@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -26,13 +27,13 @@ from optimizer.models import Findings
 from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.pipeline.session import Publisher
 from optimizer.scan.engine import Engine
-from optimizer.scan.scanner import scan
+from optimizer.scan.scanner import scan, scan_bot
 from optimizer.selection.result import Found
 from optimizer.selection.top_n import Selection
-from optimizer.snapshots.directory import FILE_NAMES, MANIFEST_NAME
+from optimizer.snapshots.format import SET_FILES
 from optimizer.source.bot_files import bots_fingerprint, read_bots
-from optimizer.source.file import Source
-from optimizer.source.opener import expand, open_source, where_looked
+from optimizer.source.input_file import InputFile
+from optimizer.source.opener import expand, open_input_file, where_looked
 from optimizer.source.read_ahead import read_ahead
 from optimizer.storage.location import Location, parse_location
 
@@ -59,7 +60,6 @@ FORMAT: Final = 2
 # What is kept is read once or twice, and soon: time counts more than bytes.
 KEPT_GZIP_LEVEL: Final = 1
 
-_SNAPSHOTS: Final = frozenset((MANIFEST_NAME, *FILE_NAMES.values()))
 _FINDINGS: Final = msgspec.json.Decoder(Findings)
 
 
@@ -133,7 +133,7 @@ class _File:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._source = open_source(settings.input)
+        self._source = open_input_file(settings.input)
         self.fingerprint = _with_options(self._source.fingerprint, settings)
         self.parts: Sequence[Part] = ()
 
@@ -198,7 +198,7 @@ def scan_part(
         SourceError: It cannot be used.
     """
     found = Found(Selection(settings.index_symbols_limit))
-    with open_source(parse_location(location)) as source:
+    with open_input_file(parse_location(location)) as source:
         collect(settings, engine, source, found, progress)
         part = _part(settings, source)
     findings = found.findings()
@@ -222,7 +222,7 @@ def parts_fingerprint(settings: Settings, parts: Sequence[Part]) -> str:
     return _with_options(f"{len(parts)}-parts-{_digest(names)}", settings)
 
 
-def collect(settings: Settings, engine: Engine, source: Source, found: Found, progress: Progress | None) -> None:
+def collect(settings: Settings, engine: Engine, source: InputFile, found: Found, progress: Progress | None) -> None:
     """Read one file to its checked end."""
 
     def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -246,7 +246,7 @@ def collect(settings: Settings, engine: Engine, source: Source, found: Found, pr
 def _take_bot_files(settings: Settings, found: Found) -> None:
     """After the input: a bot file is newer than the section that names the same bot."""
     if settings.bots_dir is not None:
-        for bot in read_bots(settings.bots_dir, max_record_bytes=settings.max_record_bytes):
+        for bot in read_bots(settings.bots_dir, partial(scan_bot, max_record_bytes=settings.max_record_bytes)):
             found.take_bot_file(bot)
 
 
@@ -255,10 +255,10 @@ def _look(settings: Settings, locations: Sequence[Location]) -> list[Part]:
     parts = []
     snapshots = []
     for location in locations:
-        if location.name in _SNAPSHOTS:
+        if location.name in SET_FILES:
             snapshots.append(location.name)
             continue
-        with open_source(location) as source:
+        with open_input_file(location) as source:
             parts.append(_part(settings, source))
     if not parts:
         found = f"only snapshots ({', '.join(snapshots)}), which are no input" if snapshots else "no file"
@@ -267,7 +267,7 @@ def _look(settings: Settings, locations: Sequence[Location]) -> list[Part]:
     return parts
 
 
-def _part(settings: Settings, source: Source) -> Part:
+def _part(settings: Settings, source: InputFile) -> Part:
     depends_on = (str(source.path), source.fingerprint, FORMAT, settings.index_symbols_limit, settings.max_record_bytes)
     return Part(str(source.path), source.fingerprint, _digest(repr(depends_on)))
 

@@ -22,9 +22,10 @@ from optimizer.pipeline.parts import Input, Progress, Scanned, open_input
 from optimizer.pipeline.session import Publisher
 from optimizer.scan.engine import choose_engine
 from optimizer.selection.acceptance import check_plausible
+from optimizer.selection.portfolio import holdings, summaries
 from optimizer.selection.top_n import top
-from optimizer.snapshots.directory import SnapshotSet, encode_set
-from optimizer.snapshots.store import mark_checked, output_lock, read_manifest, read_set, write_set
+from optimizer.snapshots.format import SnapshotSet, encode_set
+from optimizer.snapshots.store import snapshot_store
 
 __all__ = [
     "Progress",
@@ -129,10 +130,10 @@ def alone(settings: Settings, publisher: Publisher, handed: str | None = None, *
     object store has no lock and is always free; see `remote_snapshots.py` for two runs there without Redis.
     """
     with (
-        output_lock(settings.output_dir) as directory_is_free,
+        snapshot_store(settings.output_dir).lock() as directory_is_free,
         publisher.lock(handed, run_id=run_id) as source_is_free,
     ):
-        before = read_manifest(settings.output_dir)
+        before = snapshot_store(settings.output_dir).read_manifest()
         publisher.start_from(before.version if before else 0)
         yield directory_is_free if source_is_free is None else source_is_free
 
@@ -144,10 +145,10 @@ def confirm(settings: Settings, publisher: Publisher, rolling: Input) -> Report 
         The report; `None` where there is something to scan: a change, files that are not whole, or a Redis that shows
         another set that is as new as theirs.
     """
-    manifest = read_manifest(settings.output_dir)
+    manifest = snapshot_store(settings.output_dir).read_manifest()
     if manifest is None or manifest.fingerprint != rolling.fingerprint:
         return None
-    snapshots = read_set(settings.output_dir)
+    snapshots = snapshot_store(settings.output_dir).read_set(manifest=manifest)
     if snapshots is None:
         return None
     standing = publisher.compare(snapshots.manifest)
@@ -159,7 +160,7 @@ def confirm(settings: Settings, publisher: Publisher, rolling: Input) -> Report 
     else:
         publisher.publish(snapshots)
         done = "republished"
-    mark_checked(settings.output_dir)
+    snapshot_store(settings.output_dir).mark_checked()
     publisher.keep_parts([part.digest for part in rolling.parts])
     return Report(
         "unchanged",
@@ -193,11 +194,14 @@ def publish(settings: Settings, publisher: Publisher, scanned: Scanned, *, accep
         fingerprint=scanned.fingerprint,
         ranked=ranked,
         predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
-        bots=found.bots,
+        bots=summaries(found.bots),
+        holdings=holdings(found.bots),
         rejected=found.rejected,
         gzip_level=settings.gzip_level,
     )
-    write_set(settings.output_dir, snapshots, replaced=publisher.newest_before, fence=publisher.check_superseded)
+    snapshot_store(settings.output_dir).write(
+        snapshots, replaced=publisher.newest_before, before_commit=publisher.check_superseded
+    )
     publisher.publish(snapshots)
     publisher.keep_parts([part.digest for part in scanned.parts])
     return Report(

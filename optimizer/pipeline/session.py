@@ -18,7 +18,7 @@ from optimizer.cache.writer import Cache, Lock
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.models import Manifest, Report
-from optimizer.snapshots.directory import SnapshotSet
+from optimizer.snapshots.format import SnapshotSet
 
 __all__ = ["Publisher"]
 

@@ -32,10 +32,10 @@ from optimizer.cache.keys import PAYLOAD_KINDS, Keys, Pointer
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.reader.cached_version import Held, Sight, Stored, hold, store, store_each
 from optimizer.reader.results import Snapshot, State
-from optimizer.snapshots.directory import Current
-from optimizer.snapshots.store import read_current, read_set
+from optimizer.snapshots.format import CurrentManifest
+from optimizer.snapshots.store import snapshot_store
 from optimizer.storage.location import Location, Url
-from optimizer.storage.time_limit import Patience
+from optimizer.storage.time_limit import TimeLimit
 
 __all__ = ["READ_ATTEMPTS", "Calls", "Follower", "Look", "Plan", "call"]
 
@@ -93,8 +93,8 @@ class Follower:
         self.files_problem = f"none in {output_dir}"
         self._failures = 0
         self._may_ask_time = True
-        self._patience = Patience(FILES_TIMEOUT_S)
-        self._files: Current | None = None  # as they were at the last look
+        self._patience = TimeLimit(FILES_TIMEOUT_S)
+        self._files: CurrentManifest | None = None  # as they were at the last look
         self._pointers = Sightings(self.stale_after_s)
         self._manifests = Sightings(self.stale_after_s)
 
@@ -291,7 +291,7 @@ class Follower:
     def _see_files(self) -> Sight | None:
         """What the files show; blocks."""
         assert self.output_dir is not None  # noqa: S101 - asked before
-        files = self._files = self.read_files(partial(read_current, self.output_dir, self._files))
+        files = self._files = self.read_files(partial(snapshot_store(self.output_dir).read_current, self._files))
         if files is None:
             return None
         since_s = self._manifests.since_s(files.manifest.version, files.checked_s, time.time(), same_clock=False)
@@ -303,7 +303,7 @@ class Follower:
         held = self.held
         if held is not None and held.is_whole and held.is_at(shown):
             return held if held.origin == "files" else held.from_("files")
-        found = self.read_files(partial(read_set, self.output_dir, kinds=PAYLOAD_KINDS))
+        found = self.read_files(partial(snapshot_store(self.output_dir).read_set, kinds=PAYLOAD_KINDS))
         if found is None or found.manifest.version < shown.version:
             return None
         if found.manifest.version > shown.version:  # written since; when that was says the next look

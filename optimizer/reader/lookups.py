@@ -20,7 +20,7 @@ from optimizer.models import Index, Origin, Record, Report
 from optimizer.reader.cached_version import Held, Sight, store
 from optimizer.reader.follower import READ_ATTEMPTS, Calls, Follower, Look, Plan, call
 from optimizer.reader.results import Answer
-from optimizer.snapshots.store import read_set
+from optimizer.snapshots.store import snapshot_store
 
 __all__ = ["LOOKUPS_AT_ONCE", "Lookups", "ScanStatus"]
 
@@ -176,7 +176,7 @@ class Lookups:
         if self._index is None or not held.is_at(self._index[0]):
             if follower.output_dir is None:
                 return None
-            found = follower.read_files(partial(read_set, follower.output_dir, kinds=("index",)))
+            found = follower.read_files(partial(snapshot_store(follower.output_dir).read_set, kinds=("index",)))
             if found is None:
                 return None
             sight = Sight.of_manifest(found.manifest, "", 0.0)

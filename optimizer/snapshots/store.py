@@ -1,61 +1,75 @@
-"""Where snapshot sets go and come from: a directory (`snapshots.py`) or a URL (`remote_snapshots.py`), alike for all.
-
-Errors: `OutputUnwritable`; `PublishRefused`; for a URL, of a reading function too, `OutputUnreadable`.
-"""
+"""Where snapshot sets are written and read: one protocol, and the function that picks its implementation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 from optimizer.models import Manifest
-from optimizer.snapshots import directory as local
-from optimizer.snapshots import object_store as remote
-from optimizer.snapshots.directory import KINDS, Current, SnapshotSet
+from optimizer.snapshots.format import KINDS, CurrentManifest, SnapshotSet
 from optimizer.storage.location import Location, Url
 
-__all__ = ["mark_checked", "output_lock", "read_current", "read_manifest", "read_set", "write_set"]
+__all__ = ["SnapshotStore", "snapshot_store"]
 
 
-def output_lock(output: Location) -> AbstractContextManager[bool]:
-    """Lock it against other runs as far as it knows locks; yield whether the lock was got."""
-    return remote.output_lock(output) if isinstance(output, Url) else local.output_lock(output)
+class SnapshotStore(Protocol):
+    """The snapshot sets of one source, one of which is the current one.
 
-
-def write_set(
-    output: Location, snapshots: SnapshotSet, *, replaced: int | None = None, fence: Callable[[], None] = lambda: None
-) -> None:
-    """Write a set and make it the current one, in place of the version that was current when its input was opened.
-
-    `fence` is called just before that, and what it raises stops it.
+    Creating a store does no I/O. What reads raises `OutputUnreadable`, what writes `OutputUnwritable` as well.
     """
+
+    def lock(self) -> AbstractContextManager[bool]:
+        """Lock the store against other runs, as far as it has locks; yield whether the lock was acquired."""
+
+    def write(
+        self,
+        snapshots: SnapshotSet,
+        *,
+        replaced: int | None = None,
+        before_commit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write a set and make it the current one. The caller holds the `lock`.
+
+        Args:
+            snapshots: The set.
+            replaced: The version that was current when the input was opened, 0 for none, see `check_newer`.
+            before_commit: Called when the set is complete, before it becomes the current one; an exception from it
+                stops the write.
+
+        Raises:
+            OutputUnwritable: The set cannot be written; the current set is unchanged.
+            PublishRefused: A newer set is the current one by now.
+        """
+
+    def read_manifest(self) -> Manifest | None:
+        """Read the manifest of the current set; `None` if there is no usable one."""
+
+    def read_current(self, known: CurrentManifest | None = None) -> CurrentManifest | None:
+        """Read the manifest of the current set with its time; `None` if there is no usable one.
+
+        Args:
+            known: The result of an earlier call; a local file that has not changed since is not read again.
+        """
+
+    def read_set(self, *, kinds: Sequence[str] = KINDS, manifest: Manifest | None = None) -> SnapshotSet | None:
+        """Read the current set, or some kinds of it; `None` unless its payloads match its manifest.
+
+        Args:
+            kinds: The kinds to read.
+            manifest: The manifest that this caller has just read, if any; it is not read again.
+        """
+
+    def mark_checked(self) -> None:
+        """Note that the current set is still the newest, and restore its fixed names."""
+
+
+def snapshot_store(output: Location) -> SnapshotStore:
+    """The store of an output directory or URL. The code of the other kind, and fsspec, is not imported."""
     if isinstance(output, Url):
-        remote.write_set(output, snapshots, replaced=replaced, fence=fence)
-    else:
-        local.write_set(output, snapshots, replaced=replaced, fence=fence)
+        from optimizer.snapshots.object_store import ObjectStore  # noqa: PLC0415
 
+        return ObjectStore(output)
+    from optimizer.snapshots.directory import DirectoryStore  # noqa: PLC0415
 
-def read_manifest(output: Location) -> Manifest | None:
-    """The manifest of the current set, or `None` where there is no usable one."""
-    return remote.read_manifest(output) if isinstance(output, Url) else local.read_manifest(output)
-
-
-def read_current(output: Location, before: Current | None = None) -> Current | None:
-    """The manifest of the current set with its time, `None` where there is no usable one.
-
-    `before` is what was found the last time: a local file that has not changed since is not read again.
-    """
-    return remote.read_current(output) if isinstance(output, Url) else local.read_current(output, before)
-
-
-def read_set(output: Location, *, kinds: Sequence[str] = KINDS) -> SnapshotSet | None:
-    """Read the current set, or some kinds of it, checked against the manifest; `None` where it is not whole."""
-    return remote.read_set(output, kinds=kinds) if isinstance(output, Url) else local.read_set(output, kinds=kinds)
-
-
-def mark_checked(output: Location) -> None:
-    """Note that the current set is still the newest, and mend its fixed names."""
-    if isinstance(output, Url):
-        remote.mark_checked(output)
-    else:
-        local.mark_checked(output)
+    return DirectoryStore(output)

@@ -1,1 +1,1 @@
-"""The bytes of the input: found, opened, inflated, and proved whole at the end."""
+"""The input: opened by its location, inflated, and proved whole at the end."""

@@ -1,4 +1,4 @@
-"""The bots directory: one `*.json` or `*.json.gz` a bot, the file's stem its name.
+"""The bots directory: one `*.json` or `*.json.gz` per bot, whose name is the file's stem.
 
 A file that cannot be used is a `Reject` that names it; the other bots count all the same.
 """
@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from optimizer.errors import SourceError, SourceMissing
 from optimizer.models import Bot, Reject, RejectReason
-from optimizer.scan.scanner import scan_bot
-from optimizer.scan.schema import is_text
-from optimizer.source.file import Source
+from optimizer.source.input_file import InputFile
+from optimizer.source.local_file import LocalFile
 
 __all__ = ["bots_fingerprint", "read_bots"]
 
@@ -23,12 +22,12 @@ ENDINGS: Final = (".json.gz", ".json")
 CHUNK_BYTES: Final = 64 * 1024
 
 
-def read_bots(bots_dir: Path, *, max_record_bytes: int) -> Iterator[Bot | Reject]:
+def read_bots(bots_dir: Path, parse: Callable[[Iterable[bytes], str], Bot | Reject]) -> Iterator[Bot | Reject]:
     """Read every bot file of a directory, by name.
 
     Args:
-        bots_dir: The directory; where it cannot be listed, that is the one reject.
-        max_record_bytes: The longest bot, without what is nested deeper than its positions' fields.
+        bots_dir: The directory; if it cannot be listed, that is the only reject.
+        parse: Makes a bot of the JSON in chunks and the bot's name; raises `SourceError` if it is not valid JSON.
     """
     try:
         paths = _bot_paths(bots_dir)
@@ -37,14 +36,14 @@ def read_bots(bots_dir: Path, *, max_record_bytes: int) -> Iterator[Bot | Reject
         yield Reject(RejectReason.BOT, None, str(bots_dir), details)
         return
     for name, path in paths:
-        if not is_text(name):  # the bytes of a file name that are no UTF-8 come as lone surrogates
+        if not _is_utf8(name):
             shown = os.fsencode(path).decode("utf-8", "replace")
             yield Reject(RejectReason.BOT, None, shown, "the file's name is not valid UTF-8")
             continue
         try:
-            with Source(path) as source:
-                bot = scan_bot(source.chunks(CHUNK_BYTES), name, max_record_bytes=max_record_bytes)
-                source.check_unchanged()
+            with InputFile(LocalFile(path)) as file:
+                bot = parse(file.chunks(CHUNK_BYTES), name)
+                file.check_unchanged()
         except SourceMissing:
             continue  # deleted since the directory was listed
         except SourceError as error:
@@ -62,16 +61,25 @@ def bots_fingerprint(bots_dir: Path) -> str:
     return hashlib.sha256(os.fsencode("".join(states))).hexdigest()[:16]
 
 
+def _is_utf8(name: str) -> bool:
+    """Whether a file's name is valid UTF-8: bytes that are not come as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _state(path: Path) -> str:
     try:
         status = path.stat()
-    except OSError as error:  # a link that leads nowhere must not hide what becomes of the other files
+    except OSError as error:  # a dangling link must not hide changes of the other files
         return f"errno {error.errno}"
     return f"{status.st_ino}/{status.st_size}/{status.st_mtime_ns}"
 
 
 def _bot_paths(bots_dir: Path) -> list[tuple[str, Path]]:
-    """Bot names and files, by name; hidden files are being written by somebody."""
+    """Bot names and files, by name; hidden files are still being written."""
     return sorted(
         (path.name.removesuffix(ending), path)
         for path in bots_dir.iterdir()

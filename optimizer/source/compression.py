@@ -1,6 +1,6 @@
-"""File formats by their first bytes: the compressions that are read, and the formats that are only named. Pure.
+"""Recognise file formats by their first bytes: compressions that are read, and formats that are only named. No I/O.
 
-A file in another format is no malformed JSON: the error names the format and what to do.
+A file in another format is not reported as malformed JSON: the error names the format and what to do.
 
 Errors: `SourceUnreadable` for a format that is not read; `SourceTorn` for a file that ends within its magic bytes.
 """
@@ -14,15 +14,15 @@ from optimizer.errors import SourceError, SourceTorn, SourceUnreadable
 
 __all__ = ["GZIP", "HEAD_BYTES", "JSON_BEGINNINGS", "SKIPPABLE", "ZSTD", "Format", "format_of", "refusal_of"]
 
-# As many as show the magic bytes of tar.
+# Enough for the magic bytes of tar.
 HEAD_BYTES: Final = 512
 
-# Of no bytes, and of one that begins JSON and a format alike, a file is left to the parser.
+# An empty file, or one byte that may begin both JSON and a format: left to the parser.
 JSON_BEGINNINGS: Final = (b"", b"[", b"]", b"7")
 
 
 class Format(NamedTuple):
-    """A format: its name, the bytes that it begins with (one of them), and what to do with a file in it."""
+    """A format: its name, its possible magic bytes and their offset, and what to do with such a file."""
 
     name: str
     magic: tuple[bytes, ...]
@@ -68,7 +68,7 @@ _NAMED: Final = (
     Format("UTF-32", (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), _UTF8),
     Format("UTF-16", (b"\xff\xfe", b"\xfe\xff"), _UTF8),
 )
-# Formats of text, which no fixed bytes tell. JSON begins with ASCII, so without a byte order mark the zeros do.
+# Text formats without magic bytes. JSON begins with ASCII, so without a byte order mark the zeros show the encoding.
 _TEXTS: Final = (
     (re.compile(rb"[\t\n\r -~]\0\0\0|\0\0\0[\t\n\r -~]"), Format("UTF-32", (), _UTF8)),
     (re.compile(rb"[\t\n\r -~]\0|\0[\t\n\r -~]"), Format("UTF-16", (), _UTF8)),
@@ -85,17 +85,17 @@ def format_of(head: bytes) -> Format | None:
 
 
 def refusal_of(head: bytes, *, inside: str = "") -> SourceError | None:
-    """Why what begins with these bytes is not read as JSON; `None` where it may be JSON.
+    """The error for a file that does not begin like JSON; `None` if it may be JSON.
 
     Args:
-        head: The beginning of the JSON: of the file, or of what came out of its decompressor.
-        inside: The compression that it came out of, if any.
+        head: The first bytes of the JSON: of the file, or of the decompressor's output.
+        inside: The compression of the file, if any.
     """
-    found = format_of(head)
-    if found is not None:
+    known = format_of(head)
+    if known is not None:
         within = f" inside {inside}" if inside else ""
-        twice = ": it was compressed twice" if inside and found in (GZIP, ZSTD) else ""
-        return SourceUnreadable(f"it is {found.name}{within}{twice}, which is not read; {found.remedy}")
+        twice = ": it was compressed twice" if inside and known in (GZIP, ZSTD) else ""
+        return SourceUnreadable(f"it is {known.name}{within}{twice}, which is not read; {known.remedy}")
     if not inside and head not in JSON_BEGINNINGS and any(_is_cut(head, known) for known in _NAMED):
         return SourceTorn(f"it ends within the magic bytes of a format, after {len(head)}; is it still being written?")
     return None

@@ -1,7 +1,7 @@
-"""From the name of an input to the open input, or to the inputs that a pattern names: in a directory or in a store.
+"""Open an input by its location, and expand a pattern to the inputs that it names, in a directory or in a store.
 
-Parts are in the order of their names, always, so that a run over them means one thing. What is written as a pattern,
-and is the very name of a file that is there, is that file.
+Parts are always in the order of their names, so that the result of a run over them is defined. A pattern that is also
+the exact name of an existing file names that file.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from optimizer.source.file import Source
-from optimizer.source.remote import RemoteSource, readable
-from optimizer.source.web_file import WebSource
+from optimizer.source.input_file import InputFile
+from optimizer.source.local_file import LocalFile
+from optimizer.source.store_object import StoreObject, reading_input
+from optimizer.source.web_file import WebFile
 from optimizer.storage.location import Location, Url, is_pattern
 from optimizer.storage.object_store import file_system
 
-__all__ = ["expand", "open_source", "where_looked"]
+__all__ = ["expand", "open_input_file", "where_looked"]
 
 SHOWN_NAMES: Final = 3
 
 
-def open_source(location: Location) -> Source:
-    """Open an input, wherever it lies.
+def open_input_file(location: Location) -> InputFile:
+    """Open an input by its location.
 
     Raises:
         SourceMissing: There is none.
-        SourceUnreadable: It, or its store, cannot be read.
+        SourceUnreadable: It, or its store or server, cannot be read.
     """
     if isinstance(location, Url):
-        return WebSource(location) if location.is_web else RemoteSource(location)
-    return Source(location)
+        return InputFile(WebFile(location) if location.is_web else StoreObject(location))
+    return InputFile(LocalFile(location))
 
 
 def expand(location: Location) -> list[Location]:
-    """What a pattern names at this moment, by name; a location that names one file names itself.
+    """The inputs that a pattern names at this moment, by name; a location that names one file names itself.
 
     Raises:
         SourceUnreadable: The store of a URL does not answer.
@@ -49,13 +50,13 @@ def expand(location: Location) -> list[Location]:
     before, pieces = _split(location)
     if not pieces:
         return [location]
-    # A name that begins with a dot is being written by somebody; `*` does not match it.
-    found = glob.glob(str(Path(glob.escape(str(before)), *pieces)), recursive=True)  # noqa: PTH207 - as URLs have it
-    return [Path(path) for path in sorted(found)]
+    # A name that begins with a dot is still being written; `*` does not match it.
+    paths = glob.glob(str(Path(glob.escape(str(before)), *pieces)), recursive=True)  # noqa: PTH207 - as for URLs
+    return [Path(path) for path in sorted(paths)]
 
 
 def where_looked(pattern: Location) -> str:
-    """What is there in place of a match: the directory before the first wildcard, or why it shows nothing."""
+    """Describe what is there instead of a match: the directory before the first wildcard, or why it shows nothing."""
     if isinstance(pattern, Url):
         before = Url(re.split(r"[*?[]", pattern.text, maxsplit=1)[0].rpartition("/")[0])
         return f"nothing of that name lies below {before}/, or there is no such bucket"
@@ -73,7 +74,7 @@ def where_looked(pattern: Location) -> str:
 
 
 def _split(pattern: Path) -> tuple[Path, tuple[str, ...]]:
-    """The directory (or file) before the first piece that is a pattern and no name of what is there; and the rest."""
+    """Split a pattern before its first component that is a pattern and does not exist by that very name."""
     before = Path()
     for number, piece in enumerate(pattern.parts):
         if glob.has_magic(piece) and not os.path.exists(before / piece):  # noqa: PTH110 - `Path` raises where it may not look
@@ -83,17 +84,17 @@ def _split(pattern: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _expand_url(pattern: Url) -> list[Url]:
-    with readable(pattern):
+    with reading_input(pattern):
         store = file_system(pattern)
         if store.isfile(pattern.text):
             return [pattern]
-        found = store.glob(pattern.text, detail=True)
-        # A key that ends in a slash is what some tools make for a directory.
-        names = [store.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file"]
+        matches = store.glob(pattern.text, detail=True)
+        # Some tools create a key that ends in a slash for a directory.
+        names = [store.unstrip_protocol(name) for name, info in matches.items() if info["type"] == "file"]
     return [Url(name) for name in sorted(names) if not _is_hidden(name, pattern.text)]
 
 
 def _is_hidden(name: str, pattern: str) -> bool:
-    """Whether a piece begins with a dot that the pattern does not spell out; fsspec's `*` matches it."""
+    """Whether a component begins with a dot that the pattern does not spell out; fsspec's `*` matches it."""
     spelt = [piece for piece in pattern.split("/") if piece.startswith(".")]
     return any(piece.startswith(".") and not any(fnmatchcase(piece, one) for one in spelt) for piece in name.split("/"))

@@ -1,15 +1,15 @@
-"""The input as a file of a web server: the same `Source`, read in one answer.
+"""The bytes of an input file on a web server, read in one response.
 
-In: an `http://` or `https://` URL, whose query may be a signature (presigned S3, SAS). Out: what `Source` gives, in
-constant memory. Nothing is asked of the server but GET, since a presigned URL allows nothing else: of one byte for a
-look, which a server may answer with all of them (they are not read), and of everything for a scan.
+In: an `http://` or `https://` URL, whose query may be a signature (presigned S3, SAS). Only GET is used, since a
+presigned URL allows nothing else: for one byte to learn the version, which a server may answer with all bytes (they are
+not read), and for everything to scan. Memory is constant.
 
-The one answer to the scan is of one file, unless the server mixes them; that it is the one which was looked at, and is
-still there at the end, its `ETag` says, or `Last-Modified`. A server that sends neither is refused: no change could be
-noticed. No password is sent: redirects to other hosts are followed, and learn nothing.
+The one response to the scan is of one file, unless the server mixes files; that it is the version which was opened, and
+is still there at the end, is told by its validator: `ETag`, or `Last-Modified`. A server that sends neither is refused,
+since no change could be noticed. No password is sent: redirects to other hosts are followed, and learn nothing.
 
 `Accept-Encoding: identity` asks for the file as it is. A server that compresses all the same sends gzip, which is
-inflated as any; where it was a gzip file, that is compressed twice and named so.
+inflated like any; if the file was a gzip file, it is then compressed twice, and the error says so.
 
 Errors: `SourceMissing`, `SourceUnreadable`, `SourceTorn`; none holds the query.
 """
@@ -37,11 +37,10 @@ from urllib.request import (
 
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.source.compression import HEAD_BYTES
-from optimizer.source.file import Source
 from optimizer.storage.error_text import cause_of
 from optimizer.storage.location import Url
 
-__all__ = ["WebSource"]
+__all__ = ["WebFile"]
 
 # For a connection, and for each read. The next tick is the better retry.
 ANSWER_TIMEOUT_S: Final = 10
@@ -49,126 +48,129 @@ SKIP_BYTES: Final = 1 << 20
 _REPLACED: Final = "the file was replaced while it was read; the next run reads the new one"
 
 
-class _Mark(NamedTuple):
-    """What tells one version of a file from another."""
+class _Validator(NamedTuple):
+    """What distinguishes one version of a file from another (RFC 9110 section 8.8), and the size."""
 
     tag: str
     size_bytes: int | None  # some servers do not say
 
-    def is_that_of(self, other: _Mark) -> bool:
-        """Whether both may be of the same version: a server may know the size of a range, and not of the whole."""
+    def may_match(self, other: _Validator) -> bool:
+        """Whether both may be of one version: a server may give the size with a range and not with the whole."""
         return self.tag == other.tag and (None in {self.size_bytes, other.size_bytes} or self == other)
 
     def __str__(self) -> str:
         return f"{self.tag}-" + ("" if self.size_bytes is None else f"{self.size_bytes:x}")
 
 
-class WebSource(Source):
-    """A file of a web server, as it was when it was looked at."""
+class WebFile(RawIOBase):
+    """A file of a web server, as it was when it was opened; a `ByteReader`.
 
-    path: Url
+    The GET for its bytes is sent with the first read; every failure of a read is an `OSError`.
+    """
+
+    _offset: int
+    _received: int
+    _head: bytes
 
     def __init__(self, url: Url) -> None:
         self.path = url
-        self._mark = _look(url)
-        self.fingerprint = str(self._mark)
-        self._file = _Body(url, self._mark)
+        self._response: HTTPResponse | None = None
+        self._restart()
+        self._validator = _ask_validator(url)
+        self.fingerprint = str(self._validator)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the file; where the server does not say, those that were read so far."""
-        return self._file.tell() if self._mark.size_bytes is None else self._mark.size_bytes
+        """The size of the file; if the server does not say, how many bytes were read so far."""
+        return self._offset if self._validator.size_bytes is None else self._validator.size_bytes
 
     def check_unchanged(self) -> None:
-        """Check that the server still has the file that was looked at.
+        """Check that the server still has the version that was opened.
 
         Raises:
-            SourceTorn: It is another, or gone.
+            SourceTorn: It has another, or none.
             SourceUnreadable: The server does not say.
         """
         try:
-            now = str(_look(self.path))
+            now = str(_ask_validator(self.path))
         except SourceMissing:
             now = "gone"
         if now != self.fingerprint:
             raise SourceTorn(f"{self.path}: {_REPLACED} ({self.fingerprint} before, {now} now)")
 
-
-class _Body(RawIOBase):
-    """The bytes of the file, by a GET that is sent with the first read; every failure is an `OSError`."""
-
-    def __init__(self, url: Url, mark: _Mark) -> None:
-        self._url = url
-        self._mark = mark
-        self._response: HTTPResponse | None = None
-        self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        if self._response is not None:
-            self._response.close()
-        self._response = None
-        self._place = 0
-        self._received = 0
-        self._head = b""  # what is looked at before the decompressor is chosen, and then read again
-
     def readable(self) -> bool:
+        """True."""
         return True
 
     def seekable(self) -> bool:
+        """True."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        if self._place < self._received:
-            data = self._head[self._place : self._place + len(buffer)]
+        """Read into a buffer at most its length."""
+        if self._offset < self._received:
+            data = self._head[self._offset : self._offset + len(buffer)]
         else:
             data = self._receive(len(buffer))
-        self._place += len(data)
+        self._offset += len(data)
         buffer[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:  # noqa: ARG002 - only from the beginning
-        if offset < self._place:
+        """Go to an offset: back within the first bytes, or by another request; forward by reading."""
+        if offset < self._offset:
             if self._received == len(self._head):
-                self._place = 0
+                self._offset = 0
             else:
-                self._begin_anew()
-        while self._place < offset and self.read(min(SKIP_BYTES, offset - self._place)):
+                self._restart()
+        while self._offset < offset and self.read(min(SKIP_BYTES, offset - self._offset)):
             pass
-        return self._place
+        return self._offset
 
     def tell(self) -> int:
-        return self._place
+        """The offset of the next byte."""
+        return self._offset
 
     def close(self) -> None:
-        self._begin_anew()
+        """Close the connection."""
+        self._restart()
         super().close()
+
+    def _restart(self) -> None:
+        """Drop the response: the next read asks for the file from its beginning."""
+        if self._response is not None:
+            self._response.close()
+        self._response = None
+        self._offset = 0
+        self._received = 0
+        self._head = b""  # read to choose the decompressor, and then read again
 
     def _receive(self, size: int) -> bytes:
         if self._response is None:
-            self._response = _get(self._url)
-            if not self._mark.is_that_of(_mark(self._url, self._response)):
+            self._response = _get(self.path)
+            if not self._validator.may_match(_validator(self.path, self._response)):
                 raise SourceTorn(_REPLACED)
         try:
             data = self._response.read(size)
         except (OSError, HTTPException) as error:
-            raise OSError(cause_of(error, web_host=_host(self._url))) from None
+            raise OSError(cause_of(error, web_host=_host(self.path))) from None
         if len(self._head) == self._received and self._received + len(data) <= HEAD_BYTES:
             self._head += data
         self._received += len(data)
-        length = self._mark.size_bytes
+        length = self._validator.size_bytes
         if not data and length is not None and self._received < length:  # `read` does not notice
             raise OSError(f"the server closed the connection after {self._received:,} of {length:,} bytes")
         return data
 
 
-def _look(url: Url) -> _Mark:
-    """Ask for one byte; what the server tells besides is of the whole file."""
+def _ask_validator(url: Url) -> _Validator:
+    """Ask for one byte; the headers describe the whole file."""
     try:
         response = _get(url, Range="bytes=0-0")
     except _EmptyError:
         response = _get(url)
     with response:
-        return _mark(url, response)
+        return _validator(url, response)
 
 
 class _EmptyError(Exception):
@@ -179,7 +181,7 @@ def _get(url: Url, **headers: str) -> HTTPResponse:
     request = Request(  # noqa: S310 - of a scheme that `check_url` allows
         url.text, headers={"Accept-Encoding": "identity", "User-Agent": "rolling-optimizer"} | headers
     )
-    with _answers(url, ranged="Range" in headers):
+    with _translated_errors(url, ranged="Range" in headers):
         return cast("HTTPResponse", _opener().open(request, timeout=ANSWER_TIMEOUT_S))
 
 
@@ -200,8 +202,8 @@ def _opener() -> OpenerDirector:
 
 
 @contextmanager
-def _answers(url: Url, *, ranged: bool) -> Iterator[None]:
-    """Errors in our own words. The library's are not chained: a traceback would show them."""
+def _translated_errors(url: Url, *, ranged: bool) -> Iterator[None]:
+    """Turn errors of urllib into ours. They are not chained: a traceback would show the URL that they quote."""
     try:
         yield
     except HTTPError as error:
@@ -222,7 +224,7 @@ def _host(url: Url) -> str:
     return host if re.search(r":\d+$", host) else host + {"http": ":80", "https": ":443"}[url.scheme]
 
 
-def _mark(url: Url, response: HTTPResponse) -> _Mark:
+def _validator(url: Url, response: HTTPResponse) -> _Validator:
     headers = response.headers
     tag = headers.get("ETag", "").strip('"') or headers.get("Last-Modified", "")
     if not tag:
@@ -230,4 +232,4 @@ def _mark(url: Url, response: HTTPResponse) -> _Mark:
             f"{url}: the server sends neither ETag nor Last-Modified, so a change could not be noticed; let it send one"
         )
     total = headers.get("Content-Range", "").rpartition("/")[2] if response.status == 206 else headers["Content-Length"]
-    return _Mark(tag, int(total) if total and total.isascii() and total.isdecimal() else None)
+    return _Validator(tag, int(total) if total and total.isascii() and total.isdecimal() else None)

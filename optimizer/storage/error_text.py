@@ -1,8 +1,8 @@
-"""Why a store or a web server did not give what was asked: one translation of what all libraries raise.
+"""Explain why a store or a web server did not answer a request: one translation for the errors of all libraries.
 
-urllib, aiohttp, botocore and fsspec quote URLs in their messages, with whatever secret is in them. So a message is made
-of what the error is: its class, its status, the system's error beneath it; its own text only where nothing is known of
-it, and redacted.
+urllib, aiohttp, botocore and fsspec quote URLs in their messages, with any secrets in them. So a message is made from
+the error's class, its status and the system's error that caused it; its own text is used only if the error is unknown,
+and redacted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from http.client import IncompleteRead
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from optimizer.config.redis_url import redact_url
+from optimizer.storage.location import redact_url
 
 __all__ = ["cause_of"]
 
@@ -32,7 +32,7 @@ _STORE: Final = {
 }
 _WEB: Final = {"address": "the address", "credentials": "whether the signature or token in its query has expired"}
 
-# Tried in this order: each is a special case of a later one, or none of the others.
+# Tried in this order: a special case stands before the general one.
 _KNOWN: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
     ((socket.gaierror,), "the name of {place} has no address (DNS: {error.strerror})", NETWORK),
     ((ConnectionRefusedError,), "connection refused by {place}: nothing listens there", NETWORK),
@@ -48,11 +48,11 @@ _KNOWN: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
 
 
 def cause_of(error: BaseException, *, web_host: str = "") -> str:
-    """What went wrong and what to check, on one line, without a URL's secrets.
+    """Describe on one line what went wrong and what to check, without the secrets of a URL.
 
     Args:
-        error: What a library raised.
-        web_host: The host and port of a web server, if one was asked; a store's are taken from the error.
+        error: The exception of a library.
+        web_host: Host and port, for a web server; those of a store are taken from the error.
     """
     chain = list(_chain(error))
     place = web_host or next(filter(None, map(_place, chain)), "the server")
@@ -89,7 +89,7 @@ _PHRASES: Final = frozenset(HTTPStatus)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those beneath it, wherever its class keeps them: urllib, aiohttp, botocore; causes and contexts."""
+    """An error and those that caused it, in the attributes of urllib, aiohttp and botocore, and as cause or context."""
     seen: set[int] = set()
     waiting: list[Any] = [error]
     while waiting:
@@ -104,18 +104,18 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> tuple[int, str] | None:
-    """The status of an HTTP answer, and the code that S3 adds, where an error carries them."""
-    response = getattr(error, "response", None)  # of botocore
+    """The status of an HTTP response, and the code that S3 adds, if an error has them."""
+    response = getattr(error, "response", None)  # botocore's
     if isinstance(response, dict):
         number = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return (number, str(response.get("Error", {}).get("Code", ""))) if isinstance(number, int) else None
-    found = (getattr(error, name, None) for name in ("status", "code", "status_code"))  # aiohttp warns of `code`
-    number = next((one for one in found if isinstance(one, int) and 100 <= one <= 599), None)
+    numbers = (getattr(error, name, None) for name in ("status", "code", "status_code"))  # aiohttp deprecates `code`
+    number = next((one for one in numbers if isinstance(one, int) and 100 <= one <= 599), None)
     return None if number is None else (number, "")
 
 
 def _place(error: BaseException) -> str | None:
-    """Host and port that an error of a connection names."""
+    """The host and port in an error of a connection."""
     options = getattr(error, "kwargs", None)
     if isinstance(options, dict) and isinstance(options.get("endpoint_url"), str):
         return urlsplit(options["endpoint_url"]).netloc.rpartition("@")[2] or None
@@ -124,6 +124,6 @@ def _place(error: BaseException) -> str | None:
 
 
 def _redacted(text: str) -> str:
-    """A library's text, of which nothing is known, on one line and without queries and logins."""
-    text = re.sub(r"\S*://\S*", lambda found: redact_url(found.group()), " ".join(text.split()))
+    """The text of an unknown error, on one line and without queries and logins."""
+    text = re.sub(r"\S*://\S*", lambda match: redact_url(match.group()), " ".join(text.split()))
     return re.sub(r"\?[^\s*]\S*", "?***", text)

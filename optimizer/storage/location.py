@@ -1,8 +1,8 @@
-"""Where inputs and outputs lie: local paths, URLs of object stores, and files of web servers.
+"""Locations of inputs and outputs: local paths, URLs of object stores and of web servers; and URLs made safe to show.
 
 A pattern (`*`, `?`, `[...]`, and `**` for any depth) names several inputs, the parts of one source. In the URL of a web
-server those characters are ordinary ones: `?` begins its query, which may hold a signature. So a URL shows itself
-redacted, in `str` and `repr` alike, and `text` is taken only where the store is asked.
+server those characters are ordinary: `?` begins its query, which may hold a signature. So `str` and `repr` of a URL are
+redacted, and only what asks the store or server uses `text`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from optimizer.config.redis_url import STORE_SCHEMES, WEB_SCHEMES, redact_url
+__all__ = [
+    "STORE_SCHEMES",
+    "WEB_SCHEMES",
+    "Location",
+    "Url",
+    "is_pattern",
+    "parse_location",
+    "redact_url",
+    "spelled",
+]
 
-__all__ = ["Location", "Url", "is_pattern", "parse_location", "spelled"]
+# Object stores, by packages of fsspec: those in which a put is all or nothing.
+STORE_SCHEMES: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+WEB_SCHEMES: Final = ("http", "https")
 
-# What is meant as a URL, even where it cannot be used as one (`simplecache::memory://o`, `s3:/bucket`): taken for a
-# path it would name a local file or make a local directory.
+# What is meant as a URL, even if it cannot be used as one (`simplecache::memory://o`, `s3:/bucket`): taken for a path
+# it would name a local file or create a local directory.
 _URL: Final = re.compile(rf"[^/]*://|({'|'.join((*STORE_SCHEMES, *WEB_SCHEMES, 'file'))}):/", re.IGNORECASE)
 _FILE: Final = "file:///"
+
+# Options of Redis URLs, the only values in a query that are shown: others may be a signature, a token or a password.
+PUBLIC_OPTIONS: Final = (
+    "db",
+    "virtual_host",
+    "ssl_ca_certs",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+)
+_SECRET_VALUE: Final = re.compile(rf"([?&](?!(?:{'|'.join(PUBLIC_OPTIONS)})=)[^?&=#/]+=)[^&#]*")
+_PASSWORD: Final = re.compile(r"(://[^:@]*:).*@", re.DOTALL)
+# Keys in object stores may hold colons and at signs.
+_STORE_PASSWORD: Final = re.compile(r"(://[^:@/]*:).*@|(://)[^/@]*@", re.DOTALL)
+_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*):\d*")
 
 
 @dataclass(frozen=True, repr=False)
 class Url:
-    """A place in an object store, such as `s3://bucket/rolling_brain.json.gz`; or a directory there; or a web page."""
+    """A URL: an object or a directory in an object store, such as `s3://bucket/brain.json.gz`; or a file on the web."""
 
     text: str
 
@@ -37,17 +64,17 @@ class Url:
 
     @property
     def name(self) -> str:
-        """The last piece."""
+        """The last component of the path."""
         return self.path.rstrip("/").rpartition("/")[2]
 
     @property
     def scheme(self) -> str:
-        """What it begins with: `s3`, `gs`, ..."""
+        """The scheme: `s3`, `gs`, ..."""
         return self.text.partition(":")[0]
 
     @property
     def is_web(self) -> bool:
-        """Whether a web server has it, and no object store."""
+        """Whether it is the URL of a web server rather than of an object store."""
         return self.scheme in WEB_SCHEMES
 
     @property
@@ -58,7 +85,7 @@ class Url:
 
     @property
     def root(self) -> str:
-        """The store or bucket that it is in, such as `s3://bucket`."""
+        """The bucket or container, such as `s3://bucket`."""
         return f"{self.scheme}://{self.path.partition('/')[0]}"
 
     def __truediv__(self, name: str) -> Url:
@@ -69,19 +96,45 @@ Location = Path | Url
 
 
 def parse_location(text: str) -> Location:
-    """A path, or a URL where the text begins as one; `file:///` is a path. `check_url` tells which URL can be used."""
+    """Parse a path or a URL; `file:///` is a path. Whether a URL can be used is for `check_url` to say."""
     if text.startswith(_FILE):
         return Path(text.removeprefix("file://"))
     return Url(text) if _URL.match(text) else Path(text)
 
 
 def spelled(location: Location) -> str:
-    """The text of a location, with the secrets that it may hold: for the environment of a child, never to be shown."""
+    """The text of a location with any secrets in it: for the environment of a child process, never to be shown."""
     return location.text if isinstance(location, Url) else str(location)
 
 
 def is_pattern(location: Location) -> bool:
-    """Whether it is written as one that names several inputs."""
+    """Whether it is written as a pattern that names several inputs."""
     if isinstance(location, Url):
         return not location.is_web and glob.has_magic(location.text)
     return glob.has_magic(str(location))
+
+
+def redact_url(url: str) -> str:
+    """Replace whatever may be a secret by `***`, in a URL of Redis, a store or a web server, or in a mistyped one.
+
+    A password is taken to reach to the last `@`, since it may hold what should be escaped. In a query only options of
+    Redis are no secrets; in a web server's URL the whole query is one, and the user as well.
+    """
+    scheme, mark, rest = url.partition("://")
+    if mark and re.search("https?$", scheme, re.IGNORECASE):
+        return f"{scheme}://{_redact_web(rest)}"
+    if not mark:  # mistyped, so it is unknown where the password begins
+        url = re.sub(r".*@", "***@", url, flags=re.DOTALL)
+    password = _STORE_PASSWORD if scheme in STORE_SCHEMES else _PASSWORD
+    return _SECRET_VALUE.sub(r"\1***", password.sub(lambda match: f"{match[1] or match[2]}***@", url))
+
+
+def _redact_web(rest: str) -> str:
+    place = re.split("[?#]", rest, maxsplit=1)[0]
+    query = rest[len(place) :]
+    host = place.partition("/")[0]
+    if "@" in host or (":" in host and "@" in place):
+        place = "***@" + place.rpartition("@")[2]
+    elif ":" in host and ("@" in query or not _PORT.fullmatch(host)):  # a password that holds a question mark
+        place = "***"
+    return place + (f"{query[0]}***" if query else "")

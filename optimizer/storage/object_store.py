@@ -1,11 +1,11 @@
-"""Object stores, through fsspec: one file system for each store and process, and its many errors as one.
+"""Object stores, through fsspec: one file system for each store and process, and its many errors as `OSError`.
 
-In: a `Url`. Out: the fsspec file system that serves it. Where the store is, and who we are to it, its package reads
-from environment variables and files of its own (`AWS_*`, `FSSPEC_*`, ...), never from a URL.
+In: a `Url`. Out: the fsspec file system that serves it. The store's address and credentials come from environment
+variables and files that its package reads (`AWS_*`, `FSSPEC_*`, ...), never from a URL.
 
-fsspec and the packages of stores are the extra `remote`, and are imported only where a URL is used.
+fsspec and the packages of stores are the extra `remote`, imported only if a URL is used.
 
-Errors: a store that cannot be reached or refuses is an `OSError` with the URL and what to do; what is not there is a
+Errors: a store that cannot be reached or refuses is an `OSError` with the URL and what to do; a missing object is a
 `FileNotFoundError`.
 """
 
@@ -19,13 +19,12 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from optimizer.config.redis_url import STORE_SCHEMES, WEB_SCHEMES
 from optimizer.storage.error_text import cause_of
-from optimizer.storage.location import Url
+from optimizer.storage.location import STORE_SCHEMES, WEB_SCHEMES, Url
 
-__all__ = ["answers", "check_url", "file_system"]
+__all__ = ["check_url", "file_system", "translated_errors"]
 
-# The next tick is the better retry. A server that takes connections and answers none costs four times READ_TIMEOUT_S:
+# The next tick is the better retry. A server that takes connections and never answers costs four times READ_TIMEOUT_S:
 # botocore's tries times those of s3fs, which alone would be 75 s times botocore's own five.
 CONNECT_TIMEOUT_S: Final = 3
 READ_TIMEOUT_S: Final = 10
@@ -35,21 +34,21 @@ S3_SCHEMES: Final = ("s3", "s3a")
 _QUERY: Final = re.compile(r"\?[A-Za-z][\w.-]*=")
 _LOGIN: Final = re.compile(r"[^/]*@|[^/:]*:(?!\d*(/|$)).*@")
 
-# The packages of stores, and what they are made of. They raise classes that have no base in common.
+# The packages of stores and their dependencies. The classes that they raise have no base in common.
 _PACKAGES: Final = frozenset(
     {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs"}
 )
 
 
 def check_url(url: Url, *, is_output: bool = False) -> None:
-    """Check that a URL can be used here; no server is asked.
+    """Check that a URL can be used here; no request is sent.
 
     Args:
         url: The URL of an input or an output.
         is_output: Whether snapshots are to be written there.
 
     Raises:
-        ValueError: What is wrong with it, without a piece of a secret.
+        ValueError: It cannot be used; the message holds no piece of a secret.
     """
     scheme, mark, rest = url.text.partition("://")
     if _LOGIN.match(url.path):
@@ -109,51 +108,51 @@ def _check_web(url: Url, *, is_output: bool) -> None:
 
 
 def file_system(url: Url) -> Any:
-    """The file system of a URL, for as long as this process lives: its connections are kept from tick to tick."""
-    return _opened.file_system(url)
+    """The file system of a URL, kept for the life of this process, with its connections."""
+    return _file_systems.get(url)
 
 
 @contextmanager
-def answers(url: Url) -> Iterator[None]:
-    """Turn every way in which a store can fail into an `OSError`; `FileNotFoundError` stays what it is."""
+def translated_errors(url: Url) -> Iterator[None]:
+    """Turn every failure of a store into an `OSError`; `FileNotFoundError` stays what it is."""
     try:
         yield
     except FileNotFoundError:
         raise
     except Exception as error:
-        # Whatever else comes up here is none of the store's: the time limit of a task, first of all.
+        # Any other exception is not the store's: the time limit of a task, for example.
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _PACKAGES:
             raise
         raise OSError(f"{url}: {type(error).__name__}: {cause_of(error)}") from error
 
 
-class _Opened:
-    """The file systems of this process."""
+class _FileSystems:
+    """The file systems of this process, by bucket."""
 
     def __init__(self) -> None:
-        self._of_parents: list[dict[str, Any]] = []
+        self._inherited: list[dict[str, Any]] = []
         self._lock = threading.Lock()
-        self._file_systems: dict[str, Any] = {}
+        self._by_root: dict[str, Any] = {}
 
-    def file_system(self, url: Url) -> Any:
+    def get(self, url: Url) -> Any:
         with self._lock:
-            if url.root not in self._file_systems:
+            if url.root not in self._by_root:
                 from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra
 
-                # Not one of fsspec's own cache: after a fork fsspec lets go of those in the child, where closing them
-                # waits for a thread of the parent. A cached listing would hide what another host has written.
+                # Not from fsspec's own cache: fsspec drops its instances in a forked child, where closing them waits
+                # for a thread of the parent. A cached listing would hide what another host has written.
                 options = {"skip_instance_cache": True, "use_listings_cache": False} | _options(url.scheme)
                 store, _ = url_to_fs(url.text, **options)
                 if url.scheme in S3_SCHEMES:
-                    store.retries = TRIES  # s3fs takes it as no option
-                self._file_systems[url.root] = store
-            return self._file_systems[url.root]
+                    store.retries = TRIES  # s3fs has no option for it
+                self._by_root[url.root] = store
+            return self._by_root[url.root]
 
-    def begin_anew(self) -> None:
-        """In a child: the parent's connections and the thread that served them are its own; keep, and never use."""
-        self._of_parents.append(self._file_systems)
+    def after_fork(self) -> None:
+        """Start empty in a child: connections and their thread are the parent's. Keep them unused, but never freed."""
+        self._inherited.append(self._by_root)
         self._lock = threading.Lock()
-        self._file_systems = {}
+        self._by_root = {}
 
 
 def _options(scheme: str) -> dict[str, Any]:
@@ -166,11 +165,11 @@ def _options(scheme: str) -> dict[str, Any]:
         "read_timeout": READ_TIMEOUT_S,
         "retries": {"mode": "standard", "total_max_attempts": TRIES},
     }
-    # An option that is given replaces that of the user's configuration whole.
+    # An option given here replaces the same option of the user's configuration, so both are merged.
     return {"config_kwargs": limits | conf.get(scheme, {}).get("config_kwargs", {})}
 
 
-_opened: Final = _Opened()
+_file_systems: Final = _FileSystems()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_opened.begin_anew)
+    os.register_at_fork(after_in_child=_file_systems.after_fork)

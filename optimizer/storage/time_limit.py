@@ -1,4 +1,4 @@
-"""Calls that may hang for ever, with a limit: a network file system whose server is gone answers no system call."""
+"""A time limit for calls that may block for ever: a network file system whose server is gone answers no system call."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["Patience"]
+__all__ = ["TimeLimit"]
 
 T = TypeVar("T")
 
 
-class Patience:
-    """Does one thing at a time on a thread of its own, and waits for it no longer than `limit_s`.
+class TimeLimit:
+    """Run one function at a time on a thread, and wait no longer than `limit_s` for it.
 
-    A thread that hangs cannot be ended. While it does, nothing else is begun, so that there is never more than one.
+    A thread that blocks cannot be ended. While it does, no other is started, so that there is never more than one.
     """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._thread: threading.Thread | None = None
 
-    def __call__(self, work: Callable[[], T]) -> T:
-        """The result of `work`, or what it raises.
+    def __call__(self, function: Callable[[], T]) -> T:
+        """Return the function's result, or raise its exception.
 
         Raises:
-            OSError: There is no answer yet, to this question or to one before.
+            OSError: This call, or one before, has not returned yet.
         """
         if self._thread is not None and self._thread.is_alive():
             raise TimeoutError("no answer to an earlier question yet")
         results: list[Any] = []
         errors: list[BaseException] = []
 
-        def run() -> None:
+        def target() -> None:
             try:
-                results.append(work())
+                results.append(function())
             except BaseException as error:
                 errors.append(error)
 
-        thread = threading.Thread(target=run, name="rolling-files", daemon=True)
+        thread = threading.Thread(target=target, name="rolling-files", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # the interpreter is shutting down, or there are too many threads
@@ -49,5 +49,5 @@ class Patience:
             raise TimeoutError(f"no answer in {self._limit_s:g} s")
         if errors:
             raise errors[0]
-        found: T = results[0]
-        return found
+        result: T = results[0]
+        return result

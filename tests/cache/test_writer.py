@@ -31,7 +31,7 @@ from optimizer.cache.writer import OLD_VERSION_TTL_S, RANKS_CHECKED, STAGE_BATCH
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.models import Record, Report
 from optimizer.selection.top_n import rank
-from optimizer.snapshots.directory import SnapshotSet, encode_set
+from optimizer.snapshots.format import SnapshotSet, encode_set
 from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, keys_of, no_scan
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
@@ -51,7 +51,8 @@ def a_set(version: int, records: Sequence[Record] = (Record("AAPL", 1.5, 0.9, 10
         fingerprint=f"print-{version}",
         ranked=ranked,
         predictions=ranked,
-        bots=[],
+        bots={},
+        holdings=[],
         gzip_level=1,
     )
 

@@ -12,7 +12,7 @@ import pytest
 
 from optimizer.cli.dev.sample import DEBUG_NOTES, SHAPES, Shape, write_sample
 from optimizer.models import Bot, Record
-from optimizer.source.file import Source
+from optimizer.source.opener import open_input_file
 from tests.support.engines import scan
 
 SYMBOLS = 30
@@ -91,7 +91,7 @@ def test_the_optimizer_reads_all_of_it(sample: tuple[Shape, Path]) -> None:
     shape, path = sample
     expected = {record["symbol"]: record for record in records_of(shape, roots(path))}
 
-    with Source(path) as source:
+    with open_input_file(path) as source:
         found = list(scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20))
 
     records = [item for item in found if isinstance(item, Record)]
@@ -154,7 +154,7 @@ def test_symbols_differ(tmp_path: Path) -> None:
     """A file of thousands has as many symbols, of three letters and more."""
     write_sample(tmp_path / "s.json", symbols=2_000, points=0, bots=0)
 
-    with Source(tmp_path / "s.json") as source:
+    with open_input_file(tmp_path / "s.json") as source:
         names = [
             item.symbol
             for item in scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20)

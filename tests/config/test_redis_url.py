@@ -1,4 +1,4 @@
-"""One spelling of a Redis URL in, those of redis-py and kombu out, and both libraries understand them alike."""
+"""A Redis URL is parsed once and written for redis-py and kombu, and both understand it alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from celery import Celery
 
 from optimizer import Settings, optimize
 from optimizer.cache.client import ping
-from optimizer.config.redis_url import TLS_FILES, RedisUrl
+from optimizer.config.redis_url import SOCKET_QUERY, TLS_FILES, TLS_QUERY, RedisUrl
+from optimizer.storage.location import PUBLIC_OPTIONS
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
@@ -77,7 +78,7 @@ def test_tls_means_the_same_to_all(
     ["redis://:a%26b@h:7/3", "unix://:a%26b@/r.sock?db=3", "redis+socket:///r.sock?password=a%26b&virtual_host=3"],
 )
 def test_redis_py_reads_password_and_database(url: str) -> None:
-    """The library itself is the oracle; that kombu reads its own spelling, a worker shows below."""
+    """The library itself is the oracle; a worker below shows that kombu reads its own spelling."""
     options = redis.ConnectionPool.from_url(RedisUrl.parse(url).for_redis_py()).connection_kwargs
     assert (options["password"], options["db"]) == ("a&b", 3)
 
@@ -105,13 +106,18 @@ def test_redis_py_reads_password_and_database(url: str) -> None:
     ],
 )
 def test_what_a_library_would_stumble_over_is_refused(url: str, said: str) -> None:
-    """At the start and by name, instead of a traceback of a constructor."""
+    """The error comes at the start and names the option, instead of a traceback from a constructor."""
     with pytest.raises(ValueError, match=said):
         RedisUrl.parse(url)
 
 
+def test_every_option_but_the_password_may_be_shown() -> None:
+    """Redaction, which is below the parser, has its own list of the options that are no secrets."""
+    assert set(PUBLIC_OPTIONS) == (TLS_QUERY | SOCKET_QUERY) - {"password"}
+
+
 def test_a_worker_runs_over_a_unix_socket_with_password_and_database(tmp_path: Path, own_redis: RedisServer) -> None:
-    """Cache and broker are the same server and database, under either spelling."""
+    """Cache and broker use the same server and database, in either spelling."""
     socket = tmp_path / "r.sock"
     own_redis.start("--unixsocket", str(socket))
     with own_redis.client as client:
@@ -126,7 +132,7 @@ def test_a_worker_runs_over_a_unix_socket_with_password_and_database(tmp_path: P
         fleet.start_worker()
         fleet.start_beat()
         fleet.wait_for_runs(1, "success")
-        # Files are written first: a look between the two takes the version from them, and the next one from Redis.
+        # Files are written first: a refresh in between takes the version from them, and the next one from Redis.
         wait_until(lambda: fleet.reader.predictions().origin == "redis", what="the version in Redis")
 
     with redis.Redis(unix_socket_path=str(socket), password="a&b", db=0) as client:

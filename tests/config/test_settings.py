@@ -1,4 +1,4 @@
-"""Settings: every variable is read and checked, what is wrong is named, passwords are never shown."""
+"""Settings: every variable is read and checked, errors name the variable, passwords are never shown."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.config.environment import _warn
-from optimizer.config.redis_url import redact_url
 from optimizer.config.settings import Settings, variable_name
 from optimizer.errors import SettingsInvalid
-from optimizer.storage.location import Url
+from optimizer.storage.location import Url, redact_url
 
 # A value for each setting that is not its default.
 GIVEN: dict[str, tuple[str, object]] = {
@@ -41,10 +40,10 @@ GIVEN: dict[str, tuple[str, object]] = {
 
 
 class TestFromEnv:
-    """From the environment."""
+    """Reading settings from the environment."""
 
     def test_every_setting_is_tested_here(self) -> None:
-        """The table above has each field, with a value that is not the default."""
+        """The table above has every field, with a value that is not the default."""
         assert set(GIVEN) == {field.name for field in fields(Settings)}
         assert all(getattr(Settings(), name) != value for name, (_, value) in GIVEN.items())
 
@@ -64,7 +63,7 @@ class TestFromEnv:
         assert changed == {name} | derived
 
     def test_all_at_once(self) -> None:
-        """All of them together."""
+        """All settings can be set together."""
         found = Settings.from_env({variable_name(name): text for name, (text, _) in GIVEN.items()})
 
         assert {field.name: getattr(found, field.name) for field in fields(Settings)} == {
@@ -72,7 +71,7 @@ class TestFromEnv:
         }
 
     def test_defaults(self) -> None:
-        """Nothing set, or set to nothing, gives the defaults; what has another prefix is not ours."""
+        """Unset and empty variables give the defaults; variables with another prefix are ignored."""
         assert Settings.from_env({}) == Settings()
         assert Settings.from_env({variable_name(name): "" for name in GIVEN}) == Settings()
         assert Settings.from_env({"PATH": "/bin", "rolling_input": "x", "XROLLING_INPUT": "y"}) == Settings()
@@ -92,14 +91,14 @@ class TestFromEnv:
         ],
     )
     def test_misspelt_variables_are_refused_in_processes_of_our_own(self, variable: str, meant: str) -> None:
-        """By an error that says which is meant and lists them all; elsewhere it is a warning."""
+        """The error says which is meant and lists them all; in other processes it is a warning."""
         expected = f"{variable} is not a setting, is {meant} meant\\? .*ROLLING_INPUT, ROLLING_INTERVAL_S"
         with pytest.raises(SettingsInvalid, match=expected):
             Settings.from_env({variable: "1"}, strict=True)
         assert Settings.from_env({variable: "1"}) == Settings()
 
     def test_any_letter_that_is_wrong_makes_a_misspelling(self) -> None:
-        """Missing, doubled, swapped with the next, or another: in every name, at every place."""
+        """A letter that is missing, doubled, swapped or replaced, in every name, at every position."""
         known = {variable_name(name) for name in GIVEN} | {"ROLLING_SOURCES"}
         for name in known:
             for at in range(len("ROLLING_"), len(name)):
@@ -121,7 +120,7 @@ class TestFromEnv:
     def test_what_is_set_for_another_program_is_passed_over_with_one_warning(
         self, caplog: pytest.LogCaptureFixture, variable: str, strict: bool
     ) -> None:
-        """A backend may have variables that begin like ours; it is said once a process, without the value."""
+        """A backend may have variables with our prefix; the warning comes once per process, without the value."""
         _warn.cache_clear()
         for _ in range(3):
             assert Settings.from_env({variable: "S3CRET"}, strict=strict) == Settings()
@@ -134,7 +133,7 @@ class TestFromEnv:
     def test_what_kubernetes_sets_beside_a_service_is_passed_over(
         self, caplog: pytest.LogCaptureFixture, strict: bool
     ) -> None:
-        """A Service named `rolling-redis`, or like a setting, sets such names in every pod; nothing is said."""
+        """A Service named `rolling-redis`, or like a setting, sets such names in every pod; there is no warning."""
         links: dict[str, str] = {}
         for service in ("ROLLING_REDIS", "ROLLING", "ROLLING_INPUT", "ROLLING_A__B", "ROLLING_WEB_2"):
             links |= {
@@ -223,17 +222,22 @@ class TestFromEnv:
         ],
     )
     def test_the_ends_of_ranges_are_good(self, variable: str, text: str) -> None:
-        """Limits are inclusive."""
-        Settings.from_env({variable: text})
+        """Limits are inclusive, and the value is taken as it is given."""
+        name = variable.removeprefix("ROLLING_").lower()
+        default = getattr(Settings(), name)
+
+        value = getattr(Settings.from_env({variable: text}), name)
+
+        assert value == type(default)(text) != default
 
 
 class TestSecretFiles:
-    """A secret may stand in a file, as Docker and Kubernetes hand it in."""
+    """A secret may be in a file, as Docker and Kubernetes provide it."""
 
     @pytest.mark.parametrize("name", ["redis_url", "broker_url", "trigger_token"])
     @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
-    def test_the_value_is_that_of_the_file(self, tmp_path: Path, name: str, ending: str) -> None:
-        """Without the end of line that editors put there."""
+    def test_the_value_is_read_from_the_file(self, tmp_path: Path, name: str, ending: str) -> None:
+        """The newline that editors append is removed."""
         text, value = GIVEN[name]
         (tmp_path / "secret").write_text(text + ending, newline="")
 
@@ -242,7 +246,7 @@ class TestSecretFiles:
         assert getattr(found, name) == value
 
     def test_the_variable_and_its_file_are_refused(self, tmp_path: Path) -> None:
-        """Which of them counts would be a guess."""
+        """It would be a guess which of them counts."""
         with pytest.raises(SettingsInvalid, match="ROLLING_REDIS_URL and ROLLING_REDIS_URL_FILE are both set"):
             Settings.from_env({"ROLLING_REDIS_URL": "redis://a", "ROLLING_REDIS_URL_FILE": str(tmp_path / "missing")})
 
@@ -251,7 +255,7 @@ class TestSecretFiles:
         [(None, "cannot be read: No such file"), (b"\xff", "cannot be read: not UTF-8"), (b"\n", "is empty")],
     )
     def test_a_file_without_a_secret_is_named(self, tmp_path: Path, data: bytes | None, said: str) -> None:
-        """With the reason: a default in its place would be another server."""
+        """The error has the reason; a default instead would be another server."""
         path = tmp_path / "secret"
         if data is not None:
             path.write_bytes(data)
@@ -259,30 +263,30 @@ class TestSecretFiles:
             Settings.from_env({"ROLLING_TRIGGER_TOKEN_FILE": str(path)})
 
     def test_what_a_file_holds_is_not_shown(self, tmp_path: Path) -> None:
-        """A URL that cannot be used is shown as one from the environment is."""
+        """A URL that cannot be used is redacted like one from the environment."""
         path = tmp_path / "secret"
         path.write_text("redis://:secret@host/x")
         with pytest.raises(SettingsInvalid, match=r"ROLLING_BROKER_URL='redis://:[*]{3}@host/x' names the database"):
             Settings.from_env({"ROLLING_BROKER_URL_FILE": str(path)})
 
     def test_no_other_setting_has_one(self) -> None:
-        """What is no secret needs no file."""
+        """Only secrets may be in files."""
         with pytest.raises(SettingsInvalid, match="ROLLING_SOURCE_FILE is not a setting"):
             Settings.from_env({"ROLLING_SOURCE_FILE": "x"}, strict=True)
 
 
 class TestTlsFiles:
-    """What a `rediss://` URL names must be there."""
+    """The files that a `rediss://` URL names must exist."""
 
     @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
     def test_a_file_that_is_not_there_is_named(self, tmp_path: Path, option: str) -> None:
-        """At the start, with the reason."""
+        """The error comes at the start, with the reason."""
         with pytest.raises(SettingsInvalid, match=f"names {option}='{tmp_path}/no.pem': No such file"):
             Settings(redis_url=f"rediss://h?{option}={tmp_path}/no.pem")
 
 
 class TestDerived:
-    """Settings that follow from others."""
+    """Defaults that depend on other settings."""
 
     @pytest.mark.parametrize(
         ("name", "source"),
@@ -298,31 +302,31 @@ class TestDerived:
         ],
     )
     def test_the_source_is_the_files_stem(self, name: str, source: str) -> None:
-        """Without the endings of its format and compression."""
+        """The endings of format and compression are removed."""
         assert Settings(input=Path("some/dir", name)).source == source
 
     def test_the_broker_is_the_cache(self) -> None:
-        """Unless it is named."""
+        """Unless it is set."""
         assert Settings(redis_url="redis://a/1").broker_url == "redis://a/1"
         assert Settings(redis_url="redis://a/1", broker_url="redis://b/2").broker_url == "redis://b/2"
 
     def test_a_file_name_that_is_no_source_name_says_so(self) -> None:
-        """The error names the variable that helps."""
+        """The error names the variable to set."""
         with pytest.raises(SettingsInvalid, match="ROLLING_SOURCE='bö se'"):
             Settings(input=Path("bö se.json"))
 
     def test_it_is_frozen(self) -> None:
-        """Nobody changes settings on the way."""
+        """A value cannot be changed after it was checked."""
         with pytest.raises(FrozenInstanceError):
             Settings().source = "other"  # type: ignore[misc]
 
 
 class TestFlowerUrl:
-    """The page makes a link of it."""
+    """The dashboard links to Flower."""
 
     @pytest.mark.parametrize("url", ["javascript:alert(1)", "flower:5555", "//flower"])
     def test_it_is_a_web_address(self, url: str) -> None:
-        """Nothing else can be followed, and a script must not be."""
+        """Other addresses cannot be followed, and a script must not be."""
         with pytest.raises(SettingsInvalid, match="ROLLING_FLOWER_URL="):
             Settings(flower_url=url)
 
@@ -330,7 +334,7 @@ class TestFlowerUrl:
         "url", ["http://ops:secret@flower:5555/", "https://secret@flower", "http://:secret@flower"]
     )
     def test_it_names_no_user(self, url: str) -> None:
-        """Everybody who sees the page would see the password; an `@` in the path is none."""
+        """The page would show the password; an `@` in the path is allowed."""
         with pytest.raises(SettingsInvalid, match="ROLLING_FLOWER_URL holds a user or a password") as caught:
             Settings(flower_url=url)
         assert "secret" not in str(caught.value)
@@ -338,7 +342,7 @@ class TestFlowerUrl:
 
 
 class TestUrls:
-    """Input and output may lie in an object store."""
+    """Input and output may be in an object store."""
 
     def test_they_are_taken_from_the_environment(self) -> None:
         """The source's name is the object's stem; `file://` is a path."""
@@ -360,7 +364,7 @@ class TestUrls:
     )
     @pytest.mark.parametrize("variable", ["ROLLING_INPUT", "ROLLING_OUTPUT_DIR"])
     def test_no_password_in_them(self, variable: str, url: str) -> None:
-        """It would be in logs and reports; the message does not repeat it, and says where credentials belong."""
+        """A password would be in logs and reports; the message omits it, and says where credentials belong."""
         with pytest.raises(
             SettingsInvalid, match=rf"{variable} holds a user or a password; .*AWS_ACCESS_KEY"
         ) as raised:
@@ -369,7 +373,7 @@ class TestUrls:
 
     @pytest.mark.parametrize("url", ["s3://bucket/a@b.json", "s3://bucket/a:b@c.json"])
     def test_an_at_sign_in_a_key_is_no_user(self, url: str) -> None:
-        """Keys may hold any sign."""
+        """Keys may hold any character."""
         assert str(Settings.from_env({"ROLLING_INPUT": url, "ROLLING_SOURCE": "a"}).input) == url
 
     @pytest.mark.parametrize(
@@ -405,7 +409,7 @@ class TestUrls:
         ],
     )
     def test_what_cannot_be_used_is_refused(self, text: str, said: str) -> None:
-        """By the variable's name, with what can be used; nothing becomes a local directory by mistake."""
+        """The error has the variable and what can be used; no URL becomes a local directory by mistake."""
         with pytest.raises(SettingsInvalid, match=f"ROLLING_INPUT {said}") as raised:
             Settings.from_env({"ROLLING_INPUT": text})
         assert "secret" not in str(raised.value)
@@ -415,7 +419,7 @@ class TestUrls:
 
     @pytest.mark.parametrize("url", ["http://host/out", "https://host:8443/out?sig=secret"])
     def test_a_web_server_is_no_output(self, url: str) -> None:
-        """Nothing can be written there."""
+        """It cannot be written to."""
         with pytest.raises(
             SettingsInvalid, match=r"ROLLING_OUTPUT_DIR begins with https?://, where nothing can be"
         ) as e:
@@ -432,7 +436,7 @@ class TestUrls:
         ],
     )
     def test_the_sources_name_is_made_without_the_query(self, url: str, source: str) -> None:
-        """So a new signature is no other source; a question mark in a store's key is a pattern's."""
+        """So a new signature does not change the source; in a store's key a question mark is a wildcard."""
         assert Settings.from_env({"ROLLING_INPUT": url}).source == source
 
     @pytest.mark.parametrize(
@@ -448,7 +452,7 @@ class TestUrls:
         ],
     )
     def test_no_error_shows_a_query(self, environ: dict[str, str], said: str) -> None:
-        """Whatever variable it was given to."""
+        """Whichever variable has the URL."""
         with pytest.raises(SettingsInvalid) as caught:
             Settings.every_from_env(environ)
         assert said in str(caught.value)
@@ -456,7 +460,7 @@ class TestUrls:
 
     @pytest.mark.parametrize("missing", ["fsspec", "s3fs"])
     def test_a_missing_package_is_named(self, missing: str) -> None:
-        """With the command that installs it."""
+        """The error has the command that installs it."""
         program = (
             f"import sys; sys.modules[{missing!r}] = None; from optimizer.config.settings import Settings; "
             "Settings.from_env({'ROLLING_INPUT': 's3://bucket/a.json'})"
@@ -466,7 +470,7 @@ class TestUrls:
         assert "pip install 'rolling-optimizer[remote]'" in done.stderr
 
     def test_bots_are_local(self) -> None:
-        """The directory is listed and read file by file."""
+        """A bots directory by URL is refused, since it is listed and read file by file."""
         with pytest.raises(SettingsInvalid, match=r"ROLLING_BOTS_DIR='s3://bucket/bots' is not a local path"):
             Settings.from_env({"ROLLING_BOTS_DIR": "s3://bucket/bots"})
 
@@ -517,12 +521,12 @@ class TestRedaction:
         ],
     )
     def test_by_hand(self, url: str, shown: str) -> None:
-        """All that stands where a password may stand is `***`."""
+        """Everything at the position of a password is `***`."""
         assert redact_url(url) == shown
 
     @given(st.text("ab/:?#@%&=[]é ", min_size=1, max_size=8))
     def test_whatever_the_password(self, middle: str) -> None:
-        """No character of a password, escaped or not, lets any of it through."""
+        """No character in a password, escaped or not, exposes any part of it."""
         shown = redact_url(f"redis://user:sec{middle}ret@host:6379/0")
 
         assert shown == "redis://user:***@host:6379/0"
@@ -539,7 +543,7 @@ class TestRedaction:
         assert (shown["ROLLING_TRIGGER_TOKEN"], Settings().redacted()["ROLLING_TRIGGER_TOKEN"]) == ("***", "")
 
     def test_a_repr_shows_none(self) -> None:
-        """A traceback or a log line may hold one."""
+        """A traceback or a log line may show a repr."""
         url = Url("https://host/a.json?sig=secret")
         shown = repr(
             Settings(input=url, redis_url="redis://:secret@a", broker_url="redis://u:secret@b", trigger_token="secret")
@@ -565,7 +569,7 @@ SEVERAL = {"ROLLING_SOURCES": "brain = /data/rolling_brain.json.gz; intraday=/da
 
 
 def test_several_sources_have_names_inputs_and_output_directories_of_their_own() -> None:
-    """In the order in which they are named; what else is set is set for all."""
+    """They keep the order of the variable; other settings apply to all."""
     brain, intraday = Settings.every_from_env({**SEVERAL, "ROLLING_OUTPUT_DIR": "/out", "ROLLING_INTERVAL_S": "5"})
 
     assert (brain.source, str(brain.input), str(brain.output_dir)) == (
@@ -583,7 +587,7 @@ def test_several_sources_have_names_inputs_and_output_directories_of_their_own()
 
 
 def test_one_of_several_sources_may_have_settings_of_its_own() -> None:
-    """By its name in capitals and two underscores; they win."""
+    """A variable with its name in capitals and two underscores takes precedence."""
     environ = {**SEVERAL, "ROLLING_INTERVAL_S": "30", "ROLLING_INTRADAY__INTERVAL_S": "5"}
     environ |= {"ROLLING_BRAIN__BOTS_DIR": "/bots", "ROLLING_BRAIN__OUTPUT_DIR": "/elsewhere"}
     brain, intraday = Settings.every_from_env(environ)
@@ -614,13 +618,13 @@ def test_one_of_several_sources_may_have_settings_of_its_own() -> None:
     ],
 )
 def test_sources_that_cannot_be_told_apart_are_refused(environ: dict[str, str], message: str) -> None:
-    """By the variable, and with what would do."""
+    """The error has the variable and what is allowed."""
     with pytest.raises(SettingsInvalid, match=re.escape(message)):
         Settings.every_from_env({**SEVERAL, **environ}, strict=True)
 
 
 def test_which_of_several_sources_is_meant_has_to_be_said() -> None:
-    """One that there is; where there is one, it need not be."""
+    """It must be a configured one; a single source need not be named."""
     with pytest.raises(SettingsInvalid, match="say which is meant: brain, intraday"):
         Settings.from_env(SEVERAL)
     with pytest.raises(SettingsInvalid, match="source='other' is not one of those that are configured"):
@@ -638,5 +642,5 @@ def test_which_of_several_sources_is_meant_has_to_be_said() -> None:
     ],
 )
 def test_a_source_of_many_files_is_named_after_their_directory(pattern: str, source: str) -> None:
-    """A pattern makes no name."""
+    """Wildcards are not part of the name."""
     assert Settings(input=Path(pattern)).source == source

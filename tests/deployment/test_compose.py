@@ -21,7 +21,7 @@ import yaml
 from optimizer.cache.keys import Keys, Pointer
 from optimizer.cli.dev.redis_server import redis_executable
 from optimizer.config.settings import Settings, variable_name
-from optimizer.snapshots.directory import read_set
+from optimizer.snapshots.store import snapshot_store
 from tests.support.compose import APPS, COMPOSE_FILE, ROOT, VALKEYS, Composed, composers, config, redis_cli, services
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
@@ -160,7 +160,7 @@ def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) 
     """The input that was mounted is in the cache, behind its password, and in the output directory, the same."""
     with composed.client("cache", PASSWORDS["CACHE_PASSWORD"]) as client:
         pointer = Pointer.from_hash(client.hgetall(Keys("rolling_brain").current))
-        written = read_set(composed.output)
+        written = snapshot_store(composed.output).read_set()
         assert pointer is not None
         assert written is not None
         assert pointer.version == written.manifest.version
@@ -246,7 +246,7 @@ def test_the_image_runs_the_worker_of_the_compose_file() -> None:
     assert json.loads(command) == yaml.safe_load(COMPOSE_FILE.read_text())["services"]["worker"]["command"]
 
 
-def test_the_image_copies_what_is_there_and_runs_as_nobody() -> None:
+def test_the_image_copies_what_is_there_and_runs_as_unprivileged() -> None:
     """Every path that is copied exists and is let through, and the last stage drops root."""
     steps = _dockerfile()
     sources = [path for name, words in steps if name == "COPY" and "--from" not in words for path in words.split()[:-1]]

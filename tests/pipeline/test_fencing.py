@@ -30,10 +30,10 @@ from tests.support.rolling_files import local, write_json
 STOPS_AT = """
 import os, signal, sys
 from pathlib import Path
-import optimizer.pipeline.run
 from optimizer import Settings, optimize
+from optimizer.snapshots.directory import DirectoryStore
 
-event_of_stop, end_of_name, armed, write_set = sys.argv[4], sys.argv[5], False, optimizer.pipeline.run.write_set
+event_of_stop, end_of_name, armed, write = sys.argv[4], sys.argv[5], False, DirectoryStore.write
 
 def hook(event, arguments):
     global armed
@@ -44,10 +44,10 @@ def hook(event, arguments):
 def stopping(*arguments, **options):
     global armed
     armed = True
-    write_set(*arguments, **options)
+    write(*arguments, **options)
 
 sys.addaudithook(hook)
-optimizer.pipeline.run.write_set = stopping
+DirectoryStore.write = stopping
 optimize(Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3]))
 """
 

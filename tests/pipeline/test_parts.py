@@ -22,7 +22,7 @@ from optimizer.cache.keys import Keys
 from optimizer.errors import NoRecords, PartFailed, SourceError, SourceMalformed, SourceMissing, TooManyRejected
 from optimizer.models import Report
 from optimizer.pipeline.distributed import Assignment, PartOutcome, begin, merge_parts, scan_file, scan_one_part
-from optimizer.snapshots.directory import read_set
+from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, runs_of
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
@@ -69,7 +69,7 @@ def by_the_fleet(settings: Settings, *, order: random.Random | None = None, forc
 
 def content_of(settings: Settings) -> dict[str, Any]:
     """The snapshots without their times."""
-    found = read_set(local(settings.output_dir))
+    found = snapshot_store(settings.output_dir).read_set()
     assert found is not None
     contents = {kind: json.loads(gzip.decompress(data)) for kind, data in found.payloads.items()}
     for content in contents.values():

@@ -31,11 +31,12 @@ from optimizer.errors import (
     SourceUnreadable,
 )
 from optimizer.pipeline.run import Progress
-from optimizer.snapshots.directory import FILE_NAMES, read_manifest
+from optimizer.snapshots.format import FILE_NAMES
+from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import (
     NEW,
     OLD,
-    as_nobody,
+    as_unprivileged,
     assert_redis_holds_the_files,
     assert_tidy,
     files_of,
@@ -479,7 +480,7 @@ def test_a_read_only_directory_stops_the_run(
     for path in (versions, versions.parent):
         path.chmod(0o555)
 
-    with the_run_stops(settings, redis_server) as raised, as_nobody():
+    with the_run_stops(settings, redis_server) as raised, as_unprivileged():
         optimize(settings)
     assert str(raised.value).startswith(f"{settings.output_dir}/")
     assert "Permission denied" in str(raised.value)
@@ -515,7 +516,7 @@ def test_an_input_that_may_not_be_read_stops_the_run(settings_without_redis: Set
     write_json(settings.input, OLD).chmod(0)
     open_directory.chmod(0o777)
 
-    with as_nobody(), pytest.raises(SourceUnreadable, match="Permission denied"):
+    with as_unprivileged(), pytest.raises(SourceUnreadable, match="Permission denied"):
         optimize(settings, use_cache=False)
 
 
@@ -557,4 +558,4 @@ def test_an_output_directory_that_is_a_file_stops_the_run(settings_without_redis
         optimize(settings_without_redis, use_cache=False, progress=no_scan)
 
     assert local(settings_without_redis.output_dir).read_text() == "precious"
-    assert read_manifest(local(settings_without_redis.output_dir)) is None
+    assert snapshot_store(settings_without_redis.output_dir).read_manifest() is None

@@ -18,7 +18,7 @@ from optimizer import Report, Settings, optimize
 from optimizer.cache.clocks import seconds_of
 from optimizer.cache.keys import VERSION_KINDS, Keys
 from optimizer.errors import PublishRefused, SourceMissing
-from optimizer.snapshots.directory import output_lock
+from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import (
     NEW,
     OLD,
@@ -481,7 +481,7 @@ def test_a_worker_that_was_killed_blocks_nobody_for_long(settings: Settings, red
 def test_a_stopped_run_that_has_lost_its_lock_does_not_hold_up_the_others(settings: Settings) -> None:
     """It still holds the directory's lock, since its process lives; Redis knows better."""
     write_json(settings.input, {"AAPL": a_record()})
-    with output_lock(local(settings.output_dir)) as is_free:
+    with snapshot_store(settings.output_dir).lock() as is_free:
         assert is_free
         assert optimize(settings).status == "success"
         assert optimize(replace(settings, min_confidence=0.1), use_cache=False).reason == "already_running"

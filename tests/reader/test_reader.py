@@ -50,8 +50,9 @@ from optimizer.cli.dev.redis_server import free_port
 from optimizer.models import BotSummary, Holding, Origin, Report
 from optimizer.reader.follower import Follower
 from optimizer.selection.top_n import rank
-from optimizer.snapshots.directory import FILE_NAMES, encode_set, output_lock, write_set
-from tests.support.published_state import NEW, OLD, as_nobody, run_old, version_of
+from optimizer.snapshots.format import FILE_NAMES, encode_set
+from optimizer.snapshots.store import snapshot_store
+from tests.support.published_state import NEW, OLD, as_unprivileged, run_old, version_of
 from tests.support.readers import KINDS, Open
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
@@ -241,15 +242,16 @@ def publish_index(settings: Settings, index: list[Record]) -> None:
         fingerprint="",
         ranked=index,
         predictions=[],
-        bots=[],
+        bots={},
+        holdings=[],
         gzip_level=1,
     )
     with (
-        output_lock(local(settings.output_dir)),
+        snapshot_store(settings.output_dir).lock(),
         closing(Cache(settings.redis_url, settings.source, 30)) as cache,
         cache.lock() as lock,
     ):
-        write_set(local(settings.output_dir), snapshots)
+        snapshot_store(settings.output_dir).write(snapshots)
         cache.publish(snapshots, lock=lock, before=cache.pointer(), checked_at="2026-11-01T10:00:00.000Z")
 
 
@@ -1166,7 +1168,7 @@ def test_files_that_may_not_be_read_are_not_taken_for_none(
         run_old(settings, use_cache=False)
         path = (place / "out" / "current" / name).resolve()
         path.chmod(0o600)
-        with as_nobody():
+        with as_unprivileged():
             reader = open_reader(settings, "files")
             with pytest.raises(SnapshotMissing, match=rf"permission denied: {place}/out/\S+/{name}"):
                 reader.predictions()

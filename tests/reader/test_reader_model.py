@@ -28,7 +28,7 @@ import optimizer.reader.reader
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
 from optimizer.cache.keys import VERSION_KINDS, Keys, Pointer
 from optimizer.errors import PublishRefused
-from optimizer.snapshots.directory import read_manifest
+from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import once, version_of
 from tests.support.readers import KINDS, Open
 from tests.support.redis_servers import RedisServer, wait_until
@@ -120,7 +120,7 @@ class Law(RuleBasedStateMachine):
         if self._redis == "well":
             # A busy machine may take longer than the short timeout here; the next tick gives the set to Redis then.
             wait_until(lambda: report.cache != "down" or self._optimize(self._generation).cache != "down", what="Redis")
-            pointer, manifest = self._pointer(), read_manifest(self._directory / "out")
+            pointer, manifest = self._pointer(), snapshot_store(self._directory / "out").read_manifest()
             assert pointer is not None
             assert manifest is not None
             assert pointer.version == manifest.version
@@ -253,7 +253,7 @@ class Law(RuleBasedStateMachine):
         """Of what is held, in Redis and in the files; and none shows an older version or generation than before."""
         pointer = self._pointer()
         for _, reader, has_files, shown in self._readers:
-            manifest = read_manifest(self._view) if has_files else None
+            manifest = snapshot_store(self._view).read_manifest() if has_files else None
             visible = [found.version for found in (pointer, manifest) if found is not None]
             expected = max([*visible, *shown.values()], default=0)
 

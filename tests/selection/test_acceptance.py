@@ -25,7 +25,8 @@ from optimizer.reader.results import describe_rejected
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.result import Found
 from optimizer.selection.top_n import Selection
-from optimizer.snapshots.directory import FILE_NAMES, MANIFEST_NAME, decode_manifest, encode_manifest, read_manifest
+from optimizer.snapshots.format import FILE_NAMES, MANIFEST_NAME, decode_manifest, encode_manifest
+from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import files_of, keys_of, no_scan, runs_of
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json, write_raw
@@ -267,7 +268,7 @@ def test_what_is_rejected_below_the_limit_is_told_wherever_the_version_is_read(
     assert report.rejected == expected
     assert report.stats is not None
     assert (report.stats.bots_seen, report.stats.bots_rejected, report.stats.bots_processed) == (5, 1, 4)
-    manifest = read_manifest(local(source.settings.output_dir))
+    manifest = snapshot_store(source.settings.output_dir).read_manifest()
     assert manifest is not None
     assert manifest.rejected == expected
     with redis_server.client as client:

@@ -1,13 +1,10 @@
-"""Sets of snapshot files: what is in them, and what is left of them wherever their writer dies."""
+"""Snapshot sets in a directory: read back whole, and left consistent at whatever moment a writer dies."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import gzip
-import hashlib
 import itertools
-import json
 import os
 import shutil
 import stat
@@ -25,158 +22,42 @@ from unittest.mock import ANY
 import pytest
 
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused
-from optimizer.models import Bot, Position, Record
-from optimizer.snapshots.directory import (
-    FILE_NAMES,
-    KINDS,
-    SnapshotSet,
-    encode_set,
-    mark_checked,
-    output_lock,
-    read_current,
-    read_manifest,
-    read_set,
-    write_set,
-)
-from tests.support.published_state import as_nobody, files_of
+from optimizer.snapshots.directory import DirectoryStore
+from optimizer.snapshots.format import FILE_NAMES
+from tests.support.published_state import as_unprivileged, files_of
+from tests.support.snapshot_sets import RECORDS, a_set, write
 
 NAMES = (*FILE_NAMES.values(), "manifest.json")
-RECORDS = [Record("ÄÖ", 1.5, 0.9, 100.0), Record('A"/\\', -2.0, 0.25, 1e-7, "bearish", None, 5.0, 1795000000)]
-BOTS = [
-    Bot(
-        name="alpha",
-        enabled=True,
-        equity=10.5,
-        pnl_today=None,
-        position_count=1,
-        positions=(Position("AAPL", 2.0, 99.5),),
-        last_updated="2026-11-01T10:00:00Z",
-    )
-]
-
-
-def a_set(version: int) -> SnapshotSet:
-    """A set whose every file tells its version."""
-    return encode_set(
-        source="rolling_brain",
-        version=version,
-        generated_at=f"2026-11-01T10:00:00.{version:03d}Z",
-        fingerprint=f"print-{version}",
-        ranked=RECORDS,
-        predictions=RECORDS[:1],
-        bots=BOTS,
-        gzip_level=6,
-    )
-
-
-def write(output_dir: Path, *versions: int) -> None:
-    """Write sets one after another, as runs do."""
-    for version in versions:
-        with output_lock(output_dir) as is_free:
-            assert is_free
-            write_set(output_dir, a_set(version))
 
 
 def through_fixed_names(output_dir: Path) -> dict[str, bytes]:
-    """What a reader sees that knows nothing but the names."""
+    """The files as a reader sees them that knows only the fixed names."""
     return {name: (output_dir / name).read_bytes() for name in NAMES if (output_dir / name).exists()}
 
 
 def content_of(version: int, directory: Path) -> dict[str, bytes]:
-    """What the fixed names show of a version, by way of a directory where it was written undisturbed."""
+    """The files of a version under the fixed names, written to another directory without interruption."""
     write(directory, version)
     return through_fixed_names(directory)
-
-
-# ---- content
-
-
-def test_files_are_gzip_of_compact_json(tmp_path: Path) -> None:
-    """The standard library reads them; no white space, UTF-8 as it is, no time in the gzip header."""
-    write(tmp_path, 1)
-
-    for kind, name in FILE_NAMES.items():
-        data = (tmp_path / name).read_bytes()
-        text = gzip.decompress(data).decode()
-        value = json.loads(text)
-        assert data[4:8] == bytes(4), kind
-        assert text == json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("e-07", "e-7"), kind
-        assert value["timestamp"] == "2026-11-01T10:00:00.001Z"
-
-
-def test_each_file_has_the_shape_that_pages_know(tmp_path: Path) -> None:
-    """Names and order of the fields are a contract."""
-    write(tmp_path, 1)
-
-    shown = {kind: json.loads(gzip.decompress((tmp_path / name).read_bytes())) for kind, name in FILE_NAMES.items()}
-    assert list(shown["predictions"]) == ["predictions", "timestamp", "count"]
-    assert shown["predictions"]["count"] == 1
-    assert list(shown["predictions"]["predictions"][0].items()) == [
-        ("symbol", "ÄÖ"),
-        ("prediction", 1.5),
-        ("confidence", 0.9),
-        ("last_price", 100.0),
-        ("sentiment", "neutral"),
-        ("target_price", None),
-        ("stop_loss", None),
-        ("timestamp", None),
-    ]
-    assert shown["bots"]["bots"] == {
-        "alpha": {
-            "enabled": True,
-            "equity": 10.5,
-            "pnl_today": None,
-            "positions": 1,
-            "last_updated": "2026-11-01T10:00:00Z",
-        }
-    }
-    assert shown["portfolio"]["holdings"] == [{"symbol": "AAPL", "qty": 2.0, "avg": 99.5}]
-    assert [record["symbol"] for record in shown["index"]["symbols"]] == ["ÄÖ", 'A"/\\']
-
-
-def test_the_manifest_tells_the_truth(tmp_path: Path) -> None:
-    """Digest, length and number of entries are those of each file as it lies on the disk."""
-    write(tmp_path, 7)
-
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert (manifest["source"], manifest["version"], manifest["fingerprint"]) == ("rolling_brain", 7, "print-7")
-    assert manifest["generated_at"] == "2026-11-01T10:00:00.007Z"
-    for kind, count in zip(KINDS, (1, 1, 1, 2), strict=True):
-        data = (tmp_path / FILE_NAMES[kind]).read_bytes()
-        assert manifest["snapshots"][kind] == {
-            "file": FILE_NAMES[kind],
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "bytes": len(data),
-            "count": count,
-        }
-
-
-def test_equal_content_is_equal_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made at another time, a set of the same content has the same digests."""
-    first = a_set(1)
-    monkeypatch.setattr(time, "time", lambda: 4_000_000_000.0)
-
-    assert a_set(1) == first
-    assert a_set(2) != first
-
-
-def test_a_set_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    """All of it, some kinds of it, and its index as records."""
-    write(tmp_path, 1)
-
-    assert read_set(tmp_path) == a_set(1)
-    assert read_manifest(tmp_path) == a_set(1).manifest
-    some = read_set(tmp_path, kinds=("bots",))
-    assert some is not None
-    assert some.payloads == {"bots": a_set(1).payloads["bots"]}
-    assert a_set(1).index() == RECORDS
 
 
 # ---- names and sets
 
 
+def test_a_set_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    """The whole set, some kinds of it, and its index as records."""
+    write(tmp_path, 1)
+
+    assert DirectoryStore(tmp_path).read_set() == a_set(1)
+    assert DirectoryStore(tmp_path).read_manifest() == a_set(1).manifest
+    some = DirectoryStore(tmp_path).read_set(kinds=("bots",))
+    assert some is not None
+    assert some.payloads == {"bots": a_set(1).payloads["bots"]}
+    assert a_set(1).index() == RECORDS
+
+
 def test_fixed_names_lead_through_one_link(tmp_path: Path) -> None:
-    """Only `current` changes; so all names show the same version at any moment."""
+    """Only `current` changes, so all names show the same version at any moment."""
     write(tmp_path, 1)
     links = {name: (tmp_path / name).readlink() for name in NAMES}
     inodes = {name: (tmp_path / name).lstat().st_ino for name in NAMES}
@@ -193,19 +74,19 @@ def test_a_directory_can_be_moved_with_its_snapshots(tmp_path: Path) -> None:
     write(tmp_path / "here", 1)
     (tmp_path / "here").rename(tmp_path / "there")
 
-    assert read_set(tmp_path / "there") == a_set(1)
+    assert DirectoryStore(tmp_path / "there").read_set() == a_set(1)
     assert set(through_fixed_names(tmp_path / "there")) == set(NAMES)
 
 
 def test_old_sets_are_swept_to_two(tmp_path: Path) -> None:
-    """The one before stays for who resolved `current` just before the flip."""
+    """The previous set stays for readers that resolved `current` just before it changed."""
     write(tmp_path, *range(1, 8))
 
     assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["6", "7"]
 
 
 def test_a_file_under_a_fixed_name_is_replaced(tmp_path: Path) -> None:
-    """An older program wrote files there; they make room for the links."""
+    """Files that an older program wrote there are replaced by the links."""
     for name in NAMES:
         (tmp_path / name).write_text("old")
 
@@ -217,7 +98,7 @@ def test_a_file_under_a_fixed_name_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, "current"])
 def test_a_directory_under_a_name_of_ours_is_an_error(tmp_path: Path, name: str) -> None:
-    """It is nobody's to delete; the message names it, at every run until it is gone."""
+    """It is never deleted; the message names it, at every run until it is removed."""
     (tmp_path / name / "precious").mkdir(parents=True)
 
     for version in (1, 2):
@@ -226,30 +107,30 @@ def test_a_directory_under_a_name_of_ours_is_an_error(tmp_path: Path, name: str)
     assert (tmp_path / name / "precious").is_dir()
     if name != "current":
         with pytest.raises(OutputUnwritable, match=name):
-            mark_checked(tmp_path)
+            DirectoryStore(tmp_path).mark_checked()
 
     (tmp_path / name / "precious").rmdir()
     (tmp_path / name).rmdir()
     write(tmp_path, 3)
-    assert read_set(tmp_path) == a_set(3)
+    assert DirectoryStore(tmp_path).read_set() == a_set(3)
     assert set(through_fixed_names(tmp_path)) == set(NAMES)
 
 
 @pytest.mark.parametrize("target", ["/nowhere", "releases/newest", "current", "versions/9"])
 def test_a_link_that_is_not_ours_is_replaced(tmp_path: Path, target: str) -> None:
-    """Wherever `current` leads, the next set is current."""
+    """Wherever `current` points, the next set becomes current."""
     write(tmp_path, 1)
     (tmp_path / "current").unlink()
     (tmp_path / "current").symlink_to(target)
-    assert read_manifest(tmp_path) is None
+    assert DirectoryStore(tmp_path).read_manifest() is None
 
     write(tmp_path, 2)
 
-    assert read_set(tmp_path) == a_set(2)
+    assert DirectoryStore(tmp_path).read_set() == a_set(2)
 
 
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
-    """Other files in the directory, hidden and half-written ones too, belong to somebody."""
+    """Other files in the directory are not touched, not even hidden and half-written ones."""
     others = ["rolling_brain.json.gz", ".rolling_brain.json.gz.partial", "notes.txt"]
     for name in others:
         (tmp_path / name).write_text(name)
@@ -268,11 +149,11 @@ def damage(change: Callable[[Path], object], name: str) -> Callable[[Path], obje
 
 
 def test_no_set_is_no_set(tmp_path: Path) -> None:
-    """An empty directory, and one that is not there, hold nothing, and for ever so long."""
+    """An empty or missing directory holds no set."""
     for directory in (tmp_path, tmp_path / "missing"):
-        assert read_set(directory) is None
-        assert read_manifest(directory) is None
-        assert read_current(directory) is None
+        assert DirectoryStore(directory).read_set() is None
+        assert DirectoryStore(directory).read_manifest() is None
+        assert DirectoryStore(directory).read_current() is None
 
 
 @pytest.mark.parametrize(
@@ -290,18 +171,18 @@ def test_no_set_is_no_set(tmp_path: Path) -> None:
     ids=["gone", "empty", "of another version", "no manifest", "empty manifest", "no UTF-8", "nested", "unnamed"],
 )
 def test_a_set_that_does_not_match_its_manifest_is_none(tmp_path: Path, change: Callable[[Path], object]) -> None:
-    """Nothing is shown rather than something wrong, and the next set heals."""
+    """A damaged set is not returned at all, and the next set replaces it."""
     write(tmp_path, 1)
     change(tmp_path)
 
-    assert read_set(tmp_path) is None
+    assert DirectoryStore(tmp_path).read_set() is None
 
     write(tmp_path, 2)
-    assert read_set(tmp_path) == a_set(2)
+    assert DirectoryStore(tmp_path).read_set() == a_set(2)
 
 
 def test_reading_goes_on_when_a_set_is_swept_under_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who resolved `current` and then slept through two flips reads the newest."""
+    """A reader that resolved `current` before two later sets were written reads the newest."""
     write(tmp_path, 1)
     read_bytes = Path.read_bytes
     flips = iter([(2, 3)])
@@ -312,22 +193,22 @@ def test_reading_goes_on_when_a_set_is_swept_under_it(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Path, "read_bytes", read_late)
 
-    assert read_set(tmp_path) == a_set(3)
+    assert DirectoryStore(tmp_path).read_set() == a_set(3)
 
 
 def test_a_set_that_was_confirmed_is_young(tmp_path: Path) -> None:
-    """Its age counts from when a run last made or confirmed it."""
+    """Its age counts from when a run last wrote or confirmed it."""
     write(tmp_path, 1)
-    found = read_current(tmp_path)
+    found = DirectoryStore(tmp_path).read_current()
     assert found is not None
-    assert (found.manifest, read_current(tmp_path, found)) == (a_set(1).manifest, found)
+    assert (found.manifest, DirectoryStore(tmp_path).read_current(found)) == (a_set(1).manifest, found)
     assert abs(time.time() - found.checked_s) < 60
     os.utime(tmp_path / "manifest.json", (0, 0))
-    assert read_current(tmp_path, found) == replace(found, checked_s=0.0, mark=ANY)
+    assert DirectoryStore(tmp_path).read_current(found) == replace(found, checked_s=0.0, validator=ANY)
 
-    mark_checked(tmp_path)
+    DirectoryStore(tmp_path).mark_checked()
 
-    found = read_current(tmp_path)
+    found = DirectoryStore(tmp_path).read_current()
     assert found is not None
     assert abs(time.time() - found.checked_s) < 60
 
@@ -336,11 +217,11 @@ def test_a_set_that_was_confirmed_is_young(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
-    """The second is told so; the lock ends with its holder, and leaves a file that no other user may open."""
+    """The second does not acquire it; the lock ends with its holder, and leaves a file that no other user may open."""
     output_dir = tmp_path / "made" / "with its parents"
-    with output_lock(output_dir) as first, output_lock(output_dir) as second:
+    with DirectoryStore(output_dir).lock() as first, DirectoryStore(output_dir).lock() as second:
         assert (first, second) == (True, False)
-    with output_lock(output_dir) as third:
+    with DirectoryStore(output_dir).lock() as third:
         assert third
     [path] = output_dir.iterdir()
     assert (path.name, stat.filemode(path.stat().st_mode), path.read_bytes()) == (".lock", "-rw-------", b"")
@@ -348,7 +229,7 @@ def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
 
 @pytest.fixture
 def sticky_directory() -> Iterator[Path]:
-    """A directory where every user may make files, and remove none of the others'."""
+    """A directory in which every user may create files, and remove only their own."""
     path = Path(tempfile.mkdtemp(prefix="rolling-"))
     path.chmod(0o1777)
     yield path
@@ -360,10 +241,10 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two u
 
 @only_root
 def test_another_user_cannot_hold_up_runs(sticky_directory: Path) -> None:
-    """The directory can be locked by whoever may read it, so that is not the lock; the lock cannot be opened."""
+    """Every reader can lock the directory itself, so the lock is a file that others cannot open."""
     write(sticky_directory, 1)
     opened = []
-    with as_nobody():
+    with as_unprivileged():
         for path in (sticky_directory, *sticky_directory.rglob("*")):
             with suppress(PermissionError):
                 opened.append(os.open(path, os.O_RDONLY))
@@ -374,7 +255,7 @@ def test_another_user_cannot_hold_up_runs(sticky_directory: Path) -> None:
     assert len(opened) > 5
     for descriptor in opened:
         os.close(descriptor)
-    assert read_set(sticky_directory) == a_set(2)
+    assert DirectoryStore(sticky_directory).read_set() == a_set(2)
 
 
 PLANTED: dict[str, Callable[[Path], object]] = {
@@ -395,7 +276,7 @@ PLANTED: dict[str, Callable[[Path], object]] = {
 def test_what_another_user_has_put_in_our_place_is_refused_by_name(
     sticky_directory: Path, plant: Callable[[Path], object], confirming: bool
 ) -> None:
-    """Nothing is written into it, waited for or swept; a link to a file is not followed."""
+    """It is not written into, waited for or removed; a link to a file is not followed."""
     victim = sticky_directory / "elsewhere"
     victim.mkdir()
     if confirming:
@@ -403,15 +284,15 @@ def test_what_another_user_has_put_in_our_place_is_refused_by_name(
         shutil.rmtree(sticky_directory / "versions")
         (sticky_directory / ".lock").unlink()
         (sticky_directory / "current").unlink()
-    with as_nobody():
+    with as_unprivileged():
         plant(sticky_directory)
     before = sorted(map(str, sticky_directory.rglob("*")))
 
     def run() -> None:
         if not confirming:
             write(sticky_directory, 2)
-        with output_lock(sticky_directory):
-            mark_checked(sticky_directory)
+        with DirectoryStore(sticky_directory).lock():
+            DirectoryStore(sticky_directory).mark_checked()
 
     with pytest.raises(OutputUnwritable, match=rf"^{sticky_directory}/(\.lock|versions|current): "):
         run()
@@ -422,7 +303,7 @@ def test_what_another_user_has_put_in_our_place_is_refused_by_name(
 
 @only_root
 def test_sets_of_another_user_are_not_swept(tmp_path: Path) -> None:
-    """Whatever they are named."""
+    """Whatever their names."""
     write(tmp_path, 5)
     for name in ("1", "2", "3.00.partial"):
         (tmp_path / "versions" / name).mkdir()
@@ -436,17 +317,17 @@ def test_sets_of_another_user_are_not_swept(tmp_path: Path) -> None:
 @only_root
 @pytest.mark.parametrize("owner", ["us", "the directory's owner"])
 def test_what_the_owner_of_the_directory_made_is_trusted(sticky_directory: Path, owner: str) -> None:
-    """They can do anything there: so a volume whose files all show as theirs works."""
+    """The owner can do anything there anyway, so a volume on which all files belong to the owner works."""
     write(sticky_directory, 1)
     for path in (sticky_directory, *sticky_directory.rglob("*")):
         os.chown(path, 65534, 65534, follow_symlinks=False)
     sticky_directory.chmod(0o755)
     if owner == "us":
-        with as_nobody():
+        with as_unprivileged():
             write(sticky_directory, 2)
     else:
         write(sticky_directory, 2)
-    assert read_set(sticky_directory) == a_set(2)
+    assert DirectoryStore(sticky_directory).read_set() == a_set(2)
 
 
 @only_root
@@ -454,28 +335,28 @@ def test_what_the_owner_of_the_directory_made_is_trusted(sticky_directory: Path,
     "name", ["current", "versions", "versions/1", "current/manifest.json", "current/bots_snapshot.json.gz"]
 )
 def test_a_set_that_may_not_be_read_is_not_taken_for_none(sticky_directory: Path, name: str) -> None:
-    """As a umask of 077 leaves it: the path is named, and the reason."""
+    """With a umask of 077, for example: the error has the path and the reason."""
     write(sticky_directory, 1)
     path = sticky_directory / name
     (sticky_directory if name == "current" else path).chmod(0o700 if path.is_dir() else 0o600)
 
-    with as_nobody():
+    with as_unprivileged():
         if "bots" not in name:
             with pytest.raises(OutputUnreadable, match=f"^permission denied: {sticky_directory}/"):
-                read_manifest(sticky_directory)
+                DirectoryStore(sticky_directory).read_manifest()
         with pytest.raises(OutputUnreadable, match=f"^permission denied: {sticky_directory}/"):
-            read_set(sticky_directory)
+            DirectoryStore(sticky_directory).read_set()
 
 
 def test_a_file_system_without_locks_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS without its lock daemon says ENOLCK, which is neither free nor taken."""
+    """NFS without its lock daemon returns ENOLCK, which means neither free nor taken."""
 
     def no_locks(_descriptor: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
 
-    with pytest.raises(OutputUnwritable, match="No locks available"), output_lock(tmp_path):
+    with pytest.raises(OutputUnwritable, match="No locks available"), DirectoryStore(tmp_path).lock():
         pass
 
 
@@ -483,7 +364,7 @@ def test_a_file_system_without_locks_is_an_error_of_ours(tmp_path: Path, monkeyp
 
 
 class Death:
-    """Ends this process, as a power cut would, just before its nth call that changes the file system."""
+    """End this process, as a power cut would, just before its nth call that changes the file system."""
 
     CALLS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "open", "fsync")
 
@@ -508,9 +389,9 @@ class Death:
 
 
 def die_everywhere(root: Path) -> None:
-    """In directories 0, 1, 2...: make what the caller's template holds, then write set 3 and die at that call.
+    """In directories 0, 1, 2...: copy the caller's template, then write set 3 and die at that call.
 
-    It runs in a process of its own, since it forks.
+    It runs in a separate process, since it forks.
     """
     for nth in itertools.count():
         directory = root / str(nth)
@@ -519,7 +400,7 @@ def die_everywhere(root: Path) -> None:
         if child == 0:
             try:
                 Death(nth)
-                write_set(directory, a_set(3))
+                DirectoryStore(directory).write(a_set(3))
                 os._exit(0)
             finally:
                 os._exit(1)
@@ -530,7 +411,7 @@ def die_everywhere(root: Path) -> None:
 
 @pytest.mark.parametrize("template", ["empty", "one set", "two sets", "dead writers' leftovers", "files of old"])
 def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, template: str) -> None:
-    """The old set or the new one, never a part or a mixture; and the next writer leaves no trace of the dead one."""
+    """Readers see the old set or the new one, never a part or a mixture; the next writer removes all that is left."""
     before = {"empty": (), "one set": (1,), "two sets": (1, 2)}.get(template, (1, 2))
     (tmp_path / "template").mkdir()
     if template == "files of old":
@@ -544,7 +425,7 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
         (tmp_path / "template" / "versions" / "9.0a1b.partial").mkdir()
         (tmp_path / "template" / ".current.partial").symlink_to("versions/9")
     old = through_fixed_names(tmp_path / "template")
-    old_set = read_set(tmp_path / "template")
+    old_set = DirectoryStore(tmp_path / "template").read_set()
     new, next_one = content_of(3, tmp_path / "new"), content_of(4, tmp_path / "next")
 
     code = "import sys, pathlib, tests.snapshots.test_directory as t; t.die_everywhere(pathlib.Path(sys.argv[1]))"
@@ -553,7 +434,7 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
     seen = []
     deaths = sorted((path for path in tmp_path.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
     for directory in deaths:
-        current = read_set(directory)
+        current = DirectoryStore(directory).read_set()
         assert current in (old_set, a_set(3)), directory.name
         seen.append(3 if current == a_set(3) else 0)
         shown = through_fixed_names(directory)
@@ -566,12 +447,12 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
             assert shown == (new if current == a_set(3) else old)
 
         if current == a_set(3):
-            mark_checked(directory)  # what a run over the unchanged input does
+            DirectoryStore(directory).mark_checked()  # what a run over the unchanged input does
             assert through_fixed_names(directory) == new
             assert len(list((directory / "versions").iterdir())) <= 2
         write(directory, 4)
         assert through_fixed_names(directory) == next_one
-        assert read_set(directory) == a_set(4)
+        assert DirectoryStore(directory).read_set() == a_set(4)
         assert not [path for path in directory.rglob("*") if "partial" in path.name]
         kept = {str(version) for version in (*before, 3, 4)}
         assert {path.name for path in (directory / "versions").iterdir()} <= kept
@@ -582,7 +463,7 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
 
 
 def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the writer can still clean up, it does, whatever ended it."""
+    """The writer cleans up whatever exception ends it."""
     write(tmp_path, 1)
     before = files_of(tmp_path)
 
@@ -598,7 +479,7 @@ def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_nothing_that_is_not_ours_is_swept(tmp_path: Path) -> None:
-    """A directory of somebody else's among the versions stays, whatever its name."""
+    """A foreign directory among the versions stays, whatever its name."""
     for name in ("mine", "2024"):
         (tmp_path / "versions" / name).mkdir(parents=True)
         (tmp_path / "versions" / name / "kept.txt").touch()
@@ -612,7 +493,7 @@ def test_nothing_that_is_not_ours_is_swept(tmp_path: Path) -> None:
 
 
 def test_a_linked_versions_directory_is_refused(tmp_path: Path) -> None:
-    """What it leads to is somebody else's, and is not touched."""
+    """The directory that it points to is not touched."""
     victim = tmp_path / "victim"
     (victim / "123").mkdir(parents=True)
     (tmp_path / "out").mkdir()
@@ -626,7 +507,7 @@ def test_a_linked_versions_directory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["current", "manifest.json", "rolling_optimized.json.gz"])
 def test_a_directory_in_the_place_of_a_link_is_named_before_anything_is_written(tmp_path: Path, name: str) -> None:
-    """So that 'the old snapshots are as they were' is true."""
+    """So the message 'the old snapshots are as they were' is true."""
     (tmp_path / name).mkdir()
 
     with pytest.raises(OutputUnwritable, match=f"{name}: is a directory"):
@@ -635,8 +516,8 @@ def test_a_directory_in_the_place_of_a_link_is_named_before_anything_is_written(
     assert {path.name for path in tmp_path.iterdir()} == {name, ".lock"}
 
 
-def test_a_set_that_the_fence_refuses_leaves_no_trace(tmp_path: Path) -> None:
-    """Whoever has lost its right to publish finds out when the set is on the disk, and before anybody sees it."""
+def test_a_set_that_before_commit_refuses_leaves_no_trace(tmp_path: Path) -> None:
+    """A run that lost its lock is refused when the set is on the disk, before any reader sees it."""
     write(tmp_path, 1)
 
     def refuse() -> None:
@@ -644,30 +525,30 @@ def test_a_set_that_the_fence_refuses_leaves_no_trace(tmp_path: Path) -> None:
         raise PublishRefused("the lock was lost")
 
     with pytest.raises(PublishRefused, match="the lock was lost"):
-        write_set(tmp_path, a_set(2), fence=refuse)
+        DirectoryStore(tmp_path).write(a_set(2), before_commit=refuse)
 
     assert (tmp_path / "current").readlink().name == "1"
     assert [path.name for path in (tmp_path / "versions").iterdir()] == ["1"]
 
 
 def test_an_older_set_never_replaces_a_newer_one(tmp_path: Path) -> None:
-    """A run that was paused, without a Redis to ask for its lock, finds the newer set in the files."""
+    """A paused run sees the newer set in the files, even without Redis to check its lock."""
     write(tmp_path, 3)
 
     with pytest.raises(PublishRefused, match=r"version 2 was not published: .* holds version 3"):
-        write_set(tmp_path, a_set(2))
+        DirectoryStore(tmp_path).write(a_set(2))
 
     assert (tmp_path / "current").readlink().name == "3"
 
 
 def test_a_set_never_replaces_one_that_its_run_did_not_know(tmp_path: Path) -> None:
-    """Though its number is higher: it may have been made of an older input."""
+    """Even if its number is higher, since it may be made from an older input."""
     write(tmp_path, 1)
     write(tmp_path, 2)
 
     with pytest.raises(PublishRefused, match=r"version 3 was not published: .* holds version 2 by now"):
-        write_set(tmp_path, a_set(3), replaced=1)
+        DirectoryStore(tmp_path).write(a_set(3), replaced=1)
 
     assert (tmp_path / "current").readlink().name == "2"
-    write_set(tmp_path, a_set(3), replaced=2)
+    DirectoryStore(tmp_path).write(a_set(3), replaced=2)
     assert (tmp_path / "current").readlink().name == "3"

@@ -1,4 +1,4 @@
-"""Sets of snapshots in an object store: whole for whoever reads them, wherever their writer dies."""
+"""Snapshot sets in an object store: whole for every reader, at whatever moment their writer dies."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from optimizer.config.settings import Settings
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused, SnapshotMissing
 from optimizer.models import Report
 from optimizer.pipeline.run import optimize
-from optimizer.snapshots.directory import FILE_NAMES, KINDS, MANIFEST_NAME
-from optimizer.snapshots.store import mark_checked, output_lock, read_current, read_manifest, read_set, write_set
+from optimizer.snapshots.format import FILE_NAMES, KINDS, MANIFEST_NAME
+from optimizer.snapshots.object_store import ObjectStore
 from optimizer.storage.location import Url
-from tests.snapshots.test_directory import a_set
 from tests.support.published_state import NEW, OLD, no_scan, once, version_of
 from tests.support.readers import KINDS as READERS
 from tests.support.readers import Open
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import write_json
 from tests.support.s3_server import S3Server
+from tests.support.snapshot_sets import a_set, write
 
 NAMES = {MANIFEST_NAME, *FILE_NAMES.values()}
 PUTS = 2 * len(NAMES)
@@ -37,14 +37,14 @@ PUTS = 2 * len(NAMES)
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Url]:
-    """A place in a store of this process, for what needs no server."""
+    """A location in a store of this process, for tests that need no server."""
     yield Url(f"memory://{tmp_path.name}/out")
     fsspec.filesystem("memory").store.clear()
 
 
 @pytest.fixture(params=["memory", "s3"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
-    """A place in either store."""
+    """A location in either store."""
     if request.param == "memory":
         found: Url = request.getfixturevalue("memory")
         return found
@@ -53,7 +53,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
 
 
 def names_in(output: Url) -> set[str]:
-    """Every object below, by what follows the place."""
+    """The names of all objects below a location, relative to it."""
     root = output.text.partition("://")[2].strip("/")
     return {
         name.strip("/").removeprefix(root + "/")
@@ -62,35 +62,27 @@ def names_in(output: Url) -> set[str]:
 
 
 def names_of(*versions: int) -> set[str]:
-    """The objects that so many sets make, the last of them the current one."""
+    """The names of the objects of these sets, the last of which is current."""
     return NAMES | {f"versions/{version}/{name}" for version in versions for name in NAMES}
-
-
-def write(output: Url, *versions: int) -> None:
-    """Write sets one after another, as runs do."""
-    for version in versions:
-        with output_lock(output) as is_free:
-            assert is_free
-            write_set(output, a_set(version))
 
 
 # ---- writing and reading
 
 
 def test_a_set_is_read_back_as_it_was_written(output: Url) -> None:
-    """Whole or in part, through the manifest; and by the fixed names, for those who know nothing else."""
-    assert read_manifest(output) is None
-    assert read_set(output) is None
-    assert read_current(output) is None
+    """Whole or in part, through the manifest; and under the fixed names."""
+    assert ObjectStore(output).read_manifest() is None
+    assert ObjectStore(output).read_set() is None
+    assert ObjectStore(output).read_current() is None
 
     write(output, 1)
 
-    assert read_set(output) == a_set(1)
-    part = read_set(output, kinds=("index",))
+    assert ObjectStore(output).read_set() == a_set(1)
+    part = ObjectStore(output).read_set(kinds=("index",))
     assert part is not None
     assert part.payloads == {"index": a_set(1).payloads["index"]}
-    assert read_manifest(output) == a_set(1).manifest
-    current = read_current(output)
+    assert ObjectStore(output).read_manifest() == a_set(1).manifest
+    current = ObjectStore(output).read_current()
     assert current is not None
     assert current.manifest == a_set(1).manifest
     assert -2 < time.time() - current.checked_s < 30
@@ -101,22 +93,22 @@ def test_a_set_is_read_back_as_it_was_written(output: Url) -> None:
 
 
 def test_two_sets_are_kept(output: Url) -> None:
-    """The current one and the one before, for readers amid it; nothing of the others, nothing of anybody else's."""
+    """The current one and the previous one, for readers amid it; other objects are not touched."""
     fsspec.filesystem(output.scheme).pipe_file((output / "versions/1/precious.txt").text, b"")
     write(output, 1, 2, 3, 4)
     assert names_in(output) == names_of(3, 4) | {"versions/1/precious.txt"}
 
 
 def test_an_older_set_is_refused(output: Url) -> None:
-    """A run that was paused must not take the place of the one that overtook it; nothing of it is left."""
+    """A paused run must not replace the run that overtook it; its objects are removed."""
     write(output, 3)
     with pytest.raises(PublishRefused, match=r"version 2 was not published: .* holds version 3"):
-        write_set(output, a_set(2))
+        ObjectStore(output).write(a_set(2))
     assert names_in(output) == names_of(3)
 
 
-def test_what_the_fence_raises_stops_the_set(output: Url) -> None:
-    """It is asked when the set is in the store, before any name is its own."""
+def test_an_exception_of_before_commit_stops_the_set(output: Url) -> None:
+    """It is called when the set is in the store, before any fixed name changes."""
     write(output, 1)
 
     def fence() -> None:
@@ -124,15 +116,15 @@ def test_what_the_fence_raises_stops_the_set(output: Url) -> None:
         raise PublishRefused("the lock is lost")
 
     with pytest.raises(PublishRefused, match="the lock is lost"):
-        write_set(output, a_set(2), fence=fence)
+        ObjectStore(output).write(a_set(2), before_commit=fence)
     assert names_in(output) == names_of(1)
-    assert read_set(output) == a_set(1)
+    assert ObjectStore(output).read_set() == a_set(1)
 
 
 def test_a_run_that_was_overtaken_leaves_the_newer_set(
     settings_without_redis: Settings, s3: S3Server, tmp_path: Path
 ) -> None:
-    """Stores know no lock, so two runs may be on: the one with the older input is refused, whatever its version."""
+    """There is no lock, so two runs may overlap: the one with the older input is refused, whatever its version."""
     output = s3.bucket / tmp_path.name
     settings = replace(settings_without_redis, output_dir=output)
     write_json(settings.input, OLD)
@@ -151,7 +143,7 @@ def test_a_run_that_was_overtaken_leaves_the_newer_set(
 
 @pytest.mark.parametrize("puts", range(PUTS))
 def test_a_writer_that_dies_leaves_the_old_set_whole(memory: Url, monkeypatch: pytest.MonkeyPatch, puts: int) -> None:
-    """After any put of its; the next writer's set is whole, and once time has passed nothing of the dead is left."""
+    """After any of its puts; the next writer's set is whole, and later ones remove all that the dead one left."""
     write(memory, 1, 2)
     left = [puts]
     pipe_file = MemoryFileSystem.pipe_file
@@ -164,19 +156,19 @@ def test_a_writer_that_dies_leaves_the_old_set_whole(memory: Url, monkeypatch: p
 
     with monkeypatch.context() as dead:
         dead.setattr(MemoryFileSystem, "pipe_file", dying)
-        dead.setattr("optimizer.snapshots.object_store._remove", lambda *_: None)  # a killed process removes nothing
+        dead.setattr(ObjectStore, "_remove", lambda *_: None)  # a killed process removes nothing
         with pytest.raises(SystemExit):
-            write_set(memory, a_set(3))
-    assert read_set(memory) == a_set(2)
+            ObjectStore(memory).write(a_set(3))
+    assert ObjectStore(memory).read_set() == a_set(2)
 
     write(memory, 4)
-    assert read_set(memory) == a_set(4)
+    assert ObjectStore(memory).read_set() == a_set(4)
     write(memory, 5)
     assert names_in(memory) == names_of(4, 5)
 
 
 def test_a_set_that_is_being_written_is_not_swept(memory: Url) -> None:
-    """Two runs may write while Redis is away: what is newer than the current set stays for an hour."""
+    """Two runs may write while Redis is away, so a set newer than the current one stays for an hour."""
     young, old = time.time_ns() // 1_000_000 + 5, time.time_ns() // 1_000_000 - 3_700_000
     store = fsspec.filesystem("memory")
     for version in (young, old):
@@ -189,7 +181,7 @@ def test_a_set_that_is_being_written_is_not_swept(memory: Url) -> None:
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "manifest"])
 def test_a_damaged_set_is_none(output: Url, damage: str) -> None:
-    """Bytes that are not what the manifest says are never handed out; a writer makes a new set of it."""
+    """Bytes that do not match the manifest are never returned; the next write replaces the set."""
     write(output, 1)
     store = fsspec.filesystem(output.scheme)
     if damage == "changed":
@@ -198,13 +190,13 @@ def test_a_damaged_set_is_none(output: Url, damage: str) -> None:
         store.rm_file((output / "versions/1" / FILE_NAMES["bots"]).text)
     else:
         store.pipe_file((output / MANIFEST_NAME).text, b"{")
-    assert read_set(output) is None
+    assert ObjectStore(output).read_set() is None
     write(output, 2)
-    assert read_set(output) == a_set(2)
+    assert ObjectStore(output).read_set() == a_set(2)
 
 
 def test_marking_renews_the_age_and_mends_the_fixed_names(output: Url) -> None:
-    """The same manifest is put again; a name that somebody removed, or that a dead writer left, is the set's again."""
+    """The same manifest is put again; a fixed name that was removed, or overwritten by a dead writer, is restored."""
     write(output, 1)
     store = fsspec.filesystem(output.scheme)
     before = store.modified((output / MANIFEST_NAME).text)
@@ -212,16 +204,16 @@ def test_marking_renews_the_age_and_mends_the_fixed_names(output: Url) -> None:
     store.pipe_file((output / FILE_NAMES["index"]).text, b"of a dead writer")
 
     wait_until(lambda: time.time() > before.timestamp() + 1.01, what="the next second of the store's clock")
-    mark_checked(output)
+    ObjectStore(output).mark_checked()
 
     assert store.modified((output / MANIFEST_NAME).text) > before
     assert names_in(output) == names_of(1)
     assert store.cat_file((output / FILE_NAMES["index"]).text) == a_set(1).payloads["index"]
-    assert read_set(output) == a_set(1)
+    assert ObjectStore(output).read_set() == a_set(1)
 
 
 def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
-    """Over and over, while sets are published and swept: each that is read is one version, and none goes back."""
+    """While sets are published and removed, each set that is read is of one version."""
     output = s3.bucket / tmp_path.name
     write(output, 1)
     seen: list[int] = []
@@ -231,9 +223,9 @@ def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
     def poll() -> None:
         try:
             while not stop.is_set():
-                found = read_set(output)
+                found = ObjectStore(output).read_set()
                 if found is None:
-                    continue  # the set was swept three times over, as nothing outside of a test does it
+                    continue  # the set was removed at all three attempts, which happens in tests only
                 assert found == a_set(found.manifest.version)
                 seen.append(found.manifest.version)
         except BaseException as error:
@@ -256,32 +248,32 @@ def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
 # ---- what can go wrong
 
 
-@pytest.mark.parametrize("work", [lambda url: output_lock(url).__enter__(), lambda url: write_set(url, a_set(1))])
-def test_a_store_that_is_down_cannot_be_written_to(own_s3: S3Server, work: Callable[[Url], object]) -> None:
-    """Within seconds, and before an input is scanned for it."""
+@pytest.mark.parametrize("work", [lambda store: store.lock().__enter__(), lambda store: store.write(a_set(1))])
+def test_a_store_that_is_down_cannot_be_written_to(own_s3: S3Server, work: Callable[[ObjectStore], object]) -> None:
+    """The error comes within seconds, before an input is scanned."""
     with pytest.raises(OutputUnwritable, match=rf"{own_s3.bucket}/out: .*check the network.*the old snapshots"):
-        work(own_s3.bucket / "out")
+        work(ObjectStore(own_s3.bucket / "out"))
 
 
-@pytest.mark.parametrize("work", [read_manifest, read_set, read_current])
-def test_a_store_that_is_down_is_not_an_empty_one(own_s3: S3Server, work: Callable[[Url], object]) -> None:
-    """A writer that took it for one would forget which version was the newest."""
+@pytest.mark.parametrize("work", [ObjectStore.read_manifest, ObjectStore.read_set, ObjectStore.read_current])
+def test_a_store_that_is_down_is_not_an_empty_one(own_s3: S3Server, work: Callable[[ObjectStore], object]) -> None:
+    """Otherwise a writer would forget which version was the newest."""
     with pytest.raises(OutputUnreadable, match=rf"{own_s3.bucket}/out: .*check the network"):
-        work(own_s3.bucket / "out")
+        work(ObjectStore(own_s3.bucket / "out"))
 
 
 def test_a_bucket_that_is_not_there_is_named(s3: S3Server) -> None:
-    """It is not made: its name may be misspelt."""
+    """It is not created, since its name may be misspelt."""
     output = Url("s3://no-such-bucket-here/out")
     with pytest.raises(OutputUnwritable, match=r"no-such-bucket-here/out: .*Is there such a bucket"):
-        write_set(output, a_set(1))
+        ObjectStore(output).write(a_set(1))
     assert not s3.behind.exists("s3://no-such-bucket-here")
 
 
 def test_a_failed_write_leaves_files_and_redis_as_they_were(
     settings: Settings, redis_server: RedisServer, s3: S3Server, tmp_path: Path
 ) -> None:
-    """As a full disk does: nothing is published of which there are no files."""
+    """Like a full disk: without files, nothing is published in Redis."""
     write_json(settings.input, OLD)
     good = replace(settings, output_dir=s3.bucket / tmp_path.name)
     version = version_of(optimize(good))
@@ -292,13 +284,13 @@ def test_a_failed_write_leaves_files_and_redis_as_they_were(
         assert int(client.hget(Keys(settings.source).current, "version") or 0) == version
 
 
-# ---- the line and its readers
+# ---- runs and readers
 
 
 def test_redis_is_filled_again_from_the_objects(
     settings: Settings, redis_server: RedisServer, s3: S3Server, tmp_path: Path
 ) -> None:
-    """Without a scan, when it has lost what it held."""
+    """After Redis has lost its data, without a scan."""
     settings = replace(settings, output_dir=s3.bucket / tmp_path.name)
     write_json(settings.input, OLD)
     first = optimize(settings)
@@ -315,7 +307,7 @@ def test_redis_is_filled_again_from_the_objects(
 
 @pytest.mark.parametrize("kind", READERS)
 def test_objects_answer_while_redis_is_away(settings: Settings, s3: S3Server, tmp_path: Path, kind: str) -> None:
-    """Both readers follow them to the next version, look up symbols in the index there, and tell the age."""
+    """Both readers follow the objects to the next version, look up symbols in their index, and know the age."""
     settings = replace(settings, output_dir=s3.bucket / tmp_path.name)
     write_json(settings.input, OLD)
     first = optimize(settings)
@@ -335,7 +327,7 @@ def test_objects_answer_while_redis_is_away(settings: Settings, s3: S3Server, tm
 
 @pytest.mark.parametrize("kind", READERS)
 def test_a_reader_of_a_store_that_is_down_says_so(settings: Settings, own_s3: S3Server, kind: str) -> None:
-    """With both reasons, once there is nothing anywhere; what it holds it goes on to show."""
+    """The error has both reasons if there is no version at all; a version that it holds is still returned."""
     settings = replace(settings, output_dir=own_s3.bucket / "out")
     with ExitStack() as stack:
         reader = Open(stack, kind)(settings, "files")

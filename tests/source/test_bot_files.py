@@ -1,4 +1,4 @@
-"""The bots directory: what a bot file may be, and how one that cannot be used is named."""
+"""The bots directory: which files are bots, and how a file that cannot be used is reported."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,20 @@ import pytest
 from optimizer import Report, Settings, optimize
 from optimizer.errors import NoBots
 from optimizer.models import Bot, Position, Reject, RejectReason
-from optimizer.snapshots.directory import FILE_NAMES
+from optimizer.scan.scanner import scan_bot
+from optimizer.snapshots.format import FILE_NAMES
 from optimizer.source.bot_files import bots_fingerprint, read_bots
-from optimizer.source.file import Source
-from tests.support.published_state import as_nobody
+from optimizer.source.input_file import InputFile
+from tests.support.published_state import as_unprivileged
 from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
 
 LIMIT = 4_096
+PARSE = partial(scan_bot, max_record_bytes=LIMIT)
 
 
 def read(bots_dir: Path) -> tuple[dict[str, Bot], dict[str, Reject]]:
     """The bots of a directory by name, and the rejects by the name of their file."""
-    items = list(read_bots(bots_dir, max_record_bytes=LIMIT))
+    items = list(read_bots(bots_dir, PARSE))
     bots = {item.name: item for item in items if isinstance(item, Bot)}
     rejects = {Path(item.where).name: item for item in items if isinstance(item, Reject)}
     assert len(bots) + len(rejects) == len(items)
@@ -48,7 +51,7 @@ def rejects_of(report: Report) -> list[Reject]:
 
 @pytest.fixture
 def settings_with_bots(settings_without_redis: Settings, tmp_path: Path) -> Settings:
-    """Settings with a bots directory that is there and empty, and a good input."""
+    """Settings with an empty bots directory, and a good input."""
     bots_dir = tmp_path / "bots"
     bots_dir.mkdir()
     write_json(settings_without_redis.input, {"AAPL": a_record()})
@@ -56,7 +59,7 @@ def settings_with_bots(settings_without_redis: Settings, tmp_path: Path) -> Sett
 
 
 def test_a_bot_is_named_after_its_file(tmp_path: Path) -> None:
-    """Plain or gzipped, its stem is its name, dots, spaces and letters of any script included."""
+    """The file's stem is the bot's name, plain or gzipped, with dots, spaces and letters of any script."""
     for name in ("alpha.json", "beta.json.gz", "v1.2 test.json", "Ünï-🚀.json.gz"):
         write_json(tmp_path / name, {"enabled": True, "equity": 1.5})
 
@@ -67,7 +70,7 @@ def test_a_bot_is_named_after_its_file(tmp_path: Path) -> None:
 
 
 def test_every_field_of_a_bot_is_read(tmp_path: Path) -> None:
-    """And what is nested deeper than its positions' fields is not."""
+    """What is nested deeper than the fields of its positions is not read."""
     bot = {
         "enabled": True,
         "equity": 1_000,
@@ -85,7 +88,7 @@ def test_every_field_of_a_bot_is_read(tmp_path: Path) -> None:
 
 
 def test_other_files_are_no_bots(tmp_path: Path) -> None:
-    """Files that are being written, hidden, or of another kind are passed over."""
+    """Hidden files, files still being written and files of another kind are ignored."""
     for name in (".alpha.json", "alpha.json.partial", "notes.txt", "beta.jsonl", "json"):
         write_json(tmp_path / name, {})
 
@@ -93,7 +96,7 @@ def test_other_files_are_no_bots(tmp_path: Path) -> None:
 
 
 def test_not_a_number_is_null(tmp_path: Path) -> None:
-    """Python writes NaN and Infinity; they are no equity, and no reason to lose the bot."""
+    """Python writes NaN and Infinity; such a value is dropped, and the bot counts."""
     write_raw(tmp_path / "alpha.json", b'{"equity": NaN, "pnl_today": -Infinity, "positions": 3, "enabled": true}')
 
     assert read(tmp_path) == ({"alpha": Bot("alpha", True, None, None, 3, (), None)}, {})  # noqa: FBT003
@@ -121,7 +124,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 
 
 def test_a_broken_bot_file_is_named_and_the_others_count(settings_with_bots: Settings) -> None:
-    """Each says its file and why; a run with nothing but broken ones and one good one shows the good one."""
+    """Each reject has the file and the reason; the one good bot among broken ones is published."""
     assert settings_with_bots.bots_dir is not None
     bots_dir = settings_with_bots.bots_dir
     for name, (data, _) in BROKEN.items():
@@ -158,7 +161,7 @@ def test_a_broken_bot_file_is_named_and_the_others_count(settings_with_bots: Set
 
 
 def test_a_name_that_is_no_unicode_is_rejected(settings_with_bots: Settings) -> None:
-    """A file name is bytes; JSON has no way to write all of them. The run and the other bots go on."""
+    """A file name may be any bytes, not all of which JSON can represent. The run and the other bots are unaffected."""
     assert settings_with_bots.bots_dir is not None
     try:
         write_json(settings_with_bots.bots_dir / os.fsdecode(b"caf\xe9.json"), {"equity": 1})
@@ -179,7 +182,7 @@ def test_a_name_that_is_no_unicode_is_rejected(settings_with_bots: Settings) -> 
 def test_a_directory_that_cannot_be_listed_fails_the_run(
     settings_without_redis: Settings, tmp_path: Path, made: bool
 ) -> None:
-    """How many bots are in it is not known. The error says which setting to check; it heals without a new input."""
+    """How many bots it holds is unknown. The error names the setting to check; recovery needs no new input."""
     settings = replace(settings_without_redis, bots_dir=tmp_path / "bots")
     if made:
         (tmp_path / "bots").write_text("")
@@ -195,12 +198,12 @@ def test_a_directory_that_cannot_be_listed_fails_the_run(
 
 
 def test_a_directory_that_may_not_be_listed_is_a_reject() -> None:
-    """It says so, and what to check."""
-    with tempfile.TemporaryDirectory(prefix="rolling-") as path:  # pytest's own is closed to all others
+    """The reject gives the reason and what to check."""
+    with tempfile.TemporaryDirectory(prefix="rolling-") as path:  # other users may not enter pytest's own
         bots_dir = Path(path)
         write_json(bots_dir / "alpha.json", {})
         bots_dir.chmod(0)
-        with as_nobody():
+        with as_unprivileged():
             bots, rejects = read(bots_dir)
             before = bots_fingerprint(bots_dir)
         bots_dir.chmod(0o755)
@@ -212,16 +215,16 @@ def test_a_directory_that_may_not_be_listed_is_a_reject() -> None:
 def test_a_bot_file_that_is_written_to_while_it_is_read_is_torn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the input is; what came out of it may be half old and half new."""
+    """Its content may be half old and half new."""
     write_json(tmp_path / "alpha.json", {"equity": 1})
     os.utime(tmp_path / "alpha.json", (0, 0))
-    chunks = Source.chunks
+    chunks = InputFile.chunks
 
-    def chunks_and_a_writer(source: Source, chunk_bytes: int) -> Iterator[bytes]:
-        yield from chunks(source, chunk_bytes)
-        local(source.path).write_text('{"equity": 2}')
+    def chunks_and_a_writer(input_file: InputFile, chunk_bytes: int) -> Iterator[bytes]:
+        yield from chunks(input_file, chunk_bytes)
+        local(input_file.path).write_text('{"equity": 2}')
 
-    monkeypatch.setattr(Source, "chunks", chunks_and_a_writer)
+    monkeypatch.setattr(InputFile, "chunks", chunks_and_a_writer)
 
     bots, rejects = read(tmp_path)
 
@@ -230,7 +233,7 @@ def test_a_bot_file_that_is_written_to_while_it_is_read_is_torn(
 
 
 def test_a_bot_file_wins_over_the_section(settings_with_bots: Settings) -> None:
-    """The file is newer than the input's section; a file that is broken does not win."""
+    """The file is newer than the input's section; a broken file does not replace it."""
     assert settings_with_bots.bots_dir is not None
     section = {"alpha": {"equity": 1}, "beta": {"equity": 2}, "gamma": {"equity": 3}}
     write_json(settings_with_bots.input, {"AAPL": a_record(), "bots": section})
@@ -245,7 +248,7 @@ def test_a_bot_file_wins_over_the_section(settings_with_bots: Settings) -> None:
 
 
 def test_positions_of_files_count_in_the_portfolio(settings_with_bots: Settings) -> None:
-    """Holdings are those of all bots, wherever they come from."""
+    """Holdings are summed over all bots, of the input and of files."""
     assert settings_with_bots.bots_dir is not None
     section = {"alpha": {"positions": {"AAPL": {"qty": 2, "avg": 100}}}}
     write_json(settings_with_bots.input, {"AAPL": a_record(), "bots": section})
@@ -258,10 +261,10 @@ def test_positions_of_files_count_in_the_portfolio(settings_with_bots: Settings)
 
 
 def test_a_file_deleted_since_the_listing_is_no_reject(tmp_path: Path) -> None:
-    """A bot that is switched off while a run is on has just gone."""
+    """A bot that is switched off during a run is simply gone."""
     for name in ("alpha", "beta", "gamma"):
         write_json(tmp_path / f"{name}.json", {})
-    items = read_bots(tmp_path, max_record_bytes=LIMIT)
+    items = read_bots(tmp_path, PARSE)
 
     first = next(items)
     (tmp_path / "beta.json").unlink()
@@ -271,7 +274,7 @@ def test_a_file_deleted_since_the_listing_is_no_reject(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_changes_with_every_bot_file(tmp_path: Path) -> None:
-    """Also with those that stand behind a link that leads nowhere, and it stays while nothing changes."""
+    """Also with those after a dangling link in the listing, and it stays equal while nothing changes."""
     seen = [bots_fingerprint(tmp_path / "bots")]
 
     def changed() -> bool:

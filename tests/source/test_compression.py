@@ -1,4 +1,4 @@
-"""Formats by their first bytes: what is not read is named, and what may be JSON is left to the parser."""
+"""Formats are recognised by their first bytes: unsupported ones are named, what may be JSON is left to the parser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import SourceTorn, SourceUnreadable
-from tests.source.test_file import DAMAGED, JSON, inflate, outcome, zstd_bytes
+from tests.source.test_inflate import DAMAGED, JSON, inflate, outcome, zstd_bytes
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -49,7 +49,7 @@ def zip_of(data: bytes) -> bytes:
 
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</title></head><body>502</body></html>\n"
-# What a file may be instead, made by the format's own library where there is one here, and how it is named.
+# What a file may be instead of JSON, made by the format's own library if it is installed, and the name in the error.
 OTHERS: dict[str, tuple[bytes, str]] = {
     "bz2": (bz2.compress(JSON), "it is bzip2, which is not read; decompress it, or compress it with gzip or zstd"),
     "xz": (lzma.compress(JSON), "it is xz, "),
@@ -85,7 +85,7 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "html": (b"\n  " + PAGE, "it is HTML or XML, which is not read; it may be the error page of a server"),
     "xml": (b"\xef\xbb\xbf<?xml version='1.0'?><a/>", "it is HTML or XML, "),
 }
-# Text that may still become JSON, or UTF-16, where it is cut before so many bytes.
+# Text that may still become JSON, or UTF-16, if it is cut before so many bytes.
 TOLD_AFTER = {"tar": 263, "html": 4, "xml": 4, "lzma": 3, "7z": 2} | dict.fromkeys(
     ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"), 4
 )
@@ -93,11 +93,11 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": z
 
 
 class TestOtherFormats:
-    """A file in another format is named, with what to do; it is no malformed JSON."""
+    """The error for a file in another format names the format and what to do; it is not malformed JSON."""
 
     @pytest.mark.parametrize("kind", OTHERS)
     def test_it_is_named_wherever_it_is_cut(self, kind: str, tmp_path: Path) -> None:
-        """As soon as its magic bytes are there; within them it is torn."""
+        """It is named as soon as its magic bytes are complete; a file that ends within them is torn."""
         data, said = OTHERS[kind]
         for end in range(1, min(len(data), 400) + 1):
             if end < TOLD_AFTER.get(kind, 1):
@@ -109,7 +109,7 @@ class TestOtherFormats:
     @pytest.mark.parametrize("kind", OTHERS)
     @pytest.mark.parametrize("packer", PACKERS)
     def test_it_is_named_inside_a_compressed_file_too(self, kind: str, packer: str, tmp_path: Path) -> None:
-        """As `tar czf` makes it."""
+        """For example what `tar czf` makes."""
         found = outcome(PACKERS[packer](OTHERS[kind][0]), tmp_path / "a")
         assert isinstance(found, SourceUnreadable)
         assert f" inside {packer}, which is not read; " in str(found)
@@ -117,7 +117,7 @@ class TestOtherFormats:
     @pytest.mark.parametrize("outer", PACKERS)
     @pytest.mark.parametrize("inner", PACKERS)
     def test_compressed_twice_is_told(self, outer: str, inner: str) -> None:
-        """With what to do."""
+        """The error says so, and what to do."""
         said = f"it is {inner} inside {outer}: it was compressed twice, which is not read; compress it once"
         with pytest.raises(SourceUnreadable, match=said):
             inflate(PACKERS[outer](PACKERS[inner](JSON)))
@@ -126,23 +126,23 @@ class TestOtherFormats:
         "data", [b"[", b"]", b"7", b"[7z]", b'"PK"', b"-1", b" [1]", b"\xef\xbb\xbf{}", b"[\xff\xfe]", b"nul"]
     )
     def test_what_may_be_json_is_left_to_the_parser(self, data: bytes) -> None:
-        """No short text is taken for something else."""
+        """No short text is mistaken for another format."""
         assert inflate(data) == data
 
 
 def skippable(data: bytes, kind: int = 0) -> bytes:
-    """A zstd frame that decompressors pass over, as pzstd and seekable zstd write them."""
+    """A skippable zstd frame, as pzstd and seekable zstd write them."""
     return struct.pack("<II", 0x184D2A50 + kind, len(data)) + data
 
 
 class TestZstdFrames:
-    """Frames that hold no JSON, and frames that cannot be decompressed."""
+    """Skippable frames, and frames that cannot be decompressed."""
 
     @given(
         st.lists(st.one_of(st.binary(max_size=40), st.tuples(st.binary(max_size=40), st.integers(0, 15))), max_size=5)
     )
     def test_skippable_frames_are_skipped_anywhere(self, frames: list[bytes | tuple[bytes, int]]) -> None:
-        """At the beginning, between others and at the end."""
+        """Skippable frames may be at the beginning, between others and at the end."""
         frames = [*frames[:2], b'["', *frames[2:]]
         data = b"".join(frame for frame in frames if isinstance(frame, bytes))
         packed = [zstd_bytes(frame) if isinstance(frame, bytes) else skippable(*frame) for frame in frames]
@@ -151,7 +151,7 @@ class TestZstdFrames:
 
     @pytest.mark.parametrize("kind", range(16))
     def test_a_file_may_begin_with_one(self, kind: int, tmp_path: Path) -> None:
-        """Each of the sixteen magic numbers; and cut after its first byte, which may be a bracket, it is torn."""
+        """All sixteen magic numbers work; a file cut after the first byte, which may be a bracket, is torn."""
         packed = skippable(b"of pzstd", kind) + DAMAGED["zstd"]
         assert inflate(packed) == JSON
         for end in range(2, len(packed)):
@@ -160,7 +160,7 @@ class TestZstdFrames:
 
     @pytest.mark.parametrize("before", [b"", skippable(b"x"), zstd_bytes(b'["')], ids=["first", "skipped", "later"])
     def test_a_dictionary_that_is_needed_is_told(self, before: bytes) -> None:
-        """Trying again cannot help."""
+        """The error is not a torn file, since trying again cannot help."""
         dictionary = zstd.train_dict([b'{"symbol":"S%d","prediction":%d}' % (n, n * 7919) for n in range(500)], 1_000)
         packed = before + zstd.compress(JSON, zstd_dict=dictionary)
         named = "a dictionary" if before.startswith(DAMAGED["zstd"][:4]) else f"dictionary {dictionary.dict_id}"

@@ -1,4 +1,4 @@
-"""From the name of an input to the files: what a pattern names, and what is said where it names none."""
+"""Expanding the name of an input to files: what a pattern matches, and what the error says if it matches none."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from optimizer.config.settings import Settings
 from optimizer.errors import SourceMissing
 from optimizer.pipeline.run import optimize
-from optimizer.snapshots.directory import FILE_NAMES
+from optimizer.snapshots.format import FILE_NAMES
 from optimizer.source.opener import expand
-from tests.support.published_state import NEW, OLD, as_nobody, symbols_shown
+from tests.support.published_state import NEW, OLD, as_unprivileged, symbols_shown
 from tests.support.rolling_files import write_json
 
 
 def test_a_file_that_is_there_wins_over_the_pattern(settings_without_redis: Settings, tmp_path: Path) -> None:
-    """Its name is then no pattern, and it is one input; until it is there the pattern counts."""
+    """Its name is not a pattern then, but one input; until the file exists, the pattern counts."""
     odd = tmp_path / "in" / "brain[ab].json.gz"
     settings = replace(settings_without_redis, input=odd, source="")
     write_json(tmp_path / "in" / "braina.json.gz", OLD)
@@ -38,7 +38,7 @@ def test_a_file_that_is_there_wins_over_the_pattern(settings_without_redis: Sett
 
 @given(st.lists(st.text("ab[]*?!-", min_size=1, max_size=5), min_size=1, max_size=4))
 def test_whatever_is_there_is_found_under_its_name(pieces: list[str]) -> None:
-    """Alone, below directories of any name, and by a pattern below such directories."""
+    """By its name, below directories of any name, and by a pattern below such directories."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, *pieces, "x[1].json")
         path.parent.mkdir(parents=True)
@@ -77,7 +77,7 @@ def test_whatever_is_there_is_found_under_its_name(pieces: list[str]) -> None:
 def test_a_pattern_without_a_match_says_where_it_looked(
     settings_without_redis: Settings, tmp_path: Path, there: list[str], pattern: str, said: str
 ) -> None:
-    """The directory, by its whole path, whether it is there, and what is in it instead."""
+    """The error has the directory's absolute path, whether it exists, and what it holds instead."""
     for name in there:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_bytes(b"")
@@ -91,7 +91,7 @@ def test_a_pattern_without_a_match_says_where_it_looked(
 def test_a_relative_pattern_is_shown_with_the_workers_directory(
     settings_without_redis: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which is often another than thought."""
+    """It is often another than its operator thinks."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         SourceMissing, match=rf"data/\*.json matches no file: the directory {tmp_path}/data does not exist"
@@ -100,7 +100,7 @@ def test_a_relative_pattern_is_shown_with_the_workers_directory(
 
 
 def test_a_directory_that_may_not_be_listed_is_told(settings_without_redis: Settings) -> None:
-    """It is not empty."""
+    """Such a directory must not look empty."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         locked = Path(directory, "in")
@@ -109,5 +109,5 @@ def test_a_directory_that_may_not_be_listed_is_told(settings_without_redis: Sett
         settings = replace(settings_without_redis, input=locked / "*.json", output_dir=Path(directory, "out"))
         settings.output_dir.mkdir()  # type: ignore[union-attr]
         settings.output_dir.chmod(0o777)  # type: ignore[union-attr]
-        with as_nobody(), pytest.raises(SourceMissing, match=f"{locked} cannot be listed: Permission denied"):
+        with as_unprivileged(), pytest.raises(SourceMissing, match=f"{locked} cannot be listed: Permission denied"):
             optimize(settings, use_cache=False)

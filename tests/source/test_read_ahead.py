@@ -1,4 +1,4 @@
-"""Reading ahead on a thread: the same chunks, the same errors, and nothing left when nobody wants more."""
+"""Reading ahead on a thread gives the same chunks and errors, and leaves nothing when it is stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def threads() -> list[str]:
 
 
 class Chunks:
-    """Numbered chunks, so many; it knows how many were made, on which thread, and whether it was closed."""
+    """So many numbered chunks; records how many were produced, on which thread, and whether it was closed."""
 
     def __init__(self, count: int, error: Exception | None = None) -> None:
         self.count, self.error = count, error
@@ -38,7 +38,7 @@ class Chunks:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 1_000])
 def test_all_chunks_come_in_order(count: int) -> None:
-    """None is lost, whether there are fewer or more than it reads ahead; the thread is gone at the end."""
+    """No chunk is lost, whether there are fewer or more than it reads ahead; the thread has ended at the end."""
     chunks = Chunks(count)
 
     with read_ahead(chunks()) as ahead:
@@ -50,7 +50,7 @@ def test_all_chunks_come_in_order(count: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 2, 50])
 def test_an_error_comes_in_its_place(count: int) -> None:
-    """After the chunks before it, as it was raised."""
+    """It is raised after the chunks before it, unchanged."""
     error = EOFError("torn")
     found: list[bytes] = []
 
@@ -63,8 +63,8 @@ def test_an_error_comes_in_its_place(count: int) -> None:
 
 
 @pytest.mark.parametrize("taken", [0, 1, 7])
-def test_whoever_stops_early_leaves_no_thread(taken: int) -> None:
-    """By an error of its own, amid the chunks: the source is closed, on the thread that used it."""
+def test_stopping_early_leaves_no_thread(taken: int) -> None:
+    """If the caller fails amid the chunks, the generator is closed on the thread that used it."""
     chunks = Chunks(10**9)
 
     with pytest.raises(ZeroDivisionError), read_ahead(chunks()) as ahead:
@@ -75,7 +75,7 @@ def test_whoever_stops_early_leaves_no_thread(taken: int) -> None:
 
 
 def test_a_few_chunks_are_ahead_and_no_more() -> None:
-    """Memory is bounded, however slowly the chunks are taken."""
+    """Memory is bounded, however slowly the chunks are consumed."""
     chunks = Chunks(100)
 
     with read_ahead(chunks()) as ahead:
@@ -85,8 +85,8 @@ def test_a_few_chunks_are_ahead_and_no_more() -> None:
         assert chunks.made == 4
 
 
-def test_a_time_limit_gets_through_to_whoever_waits() -> None:
-    """Celery's soft limit is an exception out of a signal handler: it ends the wait for a source that hangs."""
+def test_a_time_limit_interrupts_the_wait() -> None:
+    """Celery's soft limit raises in a signal handler: it ends the wait for an input that blocks."""
     hangs = threading.Event()
 
     def chunks() -> Generator[bytes]:

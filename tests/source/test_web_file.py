@@ -1,4 +1,4 @@
-"""Inputs of web servers: what comes out is what the same local file gives, or an error that names its cause."""
+"""Inputs on web servers give what the same local file gives, or an error that names its cause."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from optimizer.cli.dev.sample import write_sample
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError, SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.pipeline.run import optimize
-from optimizer.snapshots.directory import read_set
+from optimizer.snapshots.store import snapshot_store
 from optimizer.source import web_file
-from optimizer.source.file import Source
-from optimizer.source.opener import open_source
+from optimizer.source.input_file import InputFile
+from optimizer.source.opener import open_input_file
 from optimizer.storage.location import Url
 from tests.support.published_state import NEW, OLD, no_scan, once, symbols_shown
 from tests.support.redis_servers import Authority, wait_until
@@ -38,7 +38,7 @@ QUERY: Final = f"?X-Amz-Credential=AKIA&X-Amz-Signature={SECRET}"
 
 @pytest.fixture
 def pages() -> Iterator[Pages]:
-    """A server with nothing on it yet."""
+    """A server with an empty file."""
     with serving() as found:
         yield found
 
@@ -50,10 +50,10 @@ def web_settings(settings_without_redis: Settings, pages: Pages) -> Settings:
 
 
 def read(url: str) -> bytes:
-    """All that comes out."""
-    with open_source(Url(url)) as source:
-        data = b"".join(source.chunks(1 << 16))
-        source.check_unchanged()
+    """The JSON of an input, which is checked at the end."""
+    with open_input_file(Url(url)) as input_file:
+        data = b"".join(input_file.chunks(1 << 16))
+        input_file.check_unchanged()
         return data
 
 
@@ -65,7 +65,7 @@ def read(url: str) -> bytes:
 def test_a_file_gives_the_snapshots_of_the_same_local_one(
     web_settings: Settings, pages: Pages, tmp_path: Path, left_out: tuple[str, ...], packed: bool
 ) -> None:
-    """Whatever the server leaves out, the file is read and known again; its size may not be known before."""
+    """Whichever header is missing, the file is read and recognised again; its size may be unknown before."""
     for name in filter(None, left_out):
         setattr(pages, name, "" if name == "last_modified" else False)
     write_sample(tmp_path / "a.json.gz", symbols=60, points=300)
@@ -79,14 +79,14 @@ def test_a_file_gives_the_snapshots_of_the_same_local_one(
     assert remote.stats is not None
     assert (remote.status, again.status, remote.source) == ("success", "unchanged", "rolling_brain")
     assert remote.stats.input_bytes == len(pages.data)
-    sets = [read_set(local(web_settings.output_dir)), read_set(tmp_path / "local")]
+    sets = [snapshot_store(output).read_set() for output in (web_settings.output_dir, tmp_path / "local")]
     assert sets[0] is not None
     assert sets[1] is not None
     assert sets[0].index() == sets[1].index()
 
 
 def test_a_new_signature_is_no_new_input(web_settings: Settings, pages: Pages, tmp_path: Path) -> None:
-    """The fingerprint is of the file alone, and holds nothing of the query."""
+    """The fingerprint depends on the file alone, and holds nothing of the query."""
     pages.data = write_json(tmp_path / "a.json.gz", OLD).read_bytes()
     first = optimize(web_settings, use_cache=False)
     renewed = replace(web_settings, input=Url(f"{pages.url}/rolling_brain.json.gz?X-Amz-Signature=another"))
@@ -102,7 +102,7 @@ def test_a_new_signature_is_no_new_input(web_settings: Settings, pages: Pages, t
 
 
 def test_a_replaced_file_is_scanned(web_settings: Settings, pages: Pages, tmp_path: Path) -> None:
-    """By its mark."""
+    """Its validator has changed."""
     pages.data = write_json(tmp_path / "a.json.gz", OLD).read_bytes()
     optimize(web_settings, use_cache=False)
     pages.data = write_json(tmp_path / "b.json.gz", NEW).read_bytes()
@@ -112,14 +112,14 @@ def test_a_replaced_file_is_scanned(web_settings: Settings, pages: Pages, tmp_pa
 
 @pytest.mark.parametrize("when", ["before", "amid"])
 def test_a_file_that_is_replaced_is_torn(web_settings: Settings, pages: Pages, tmp_path: Path, when: str) -> None:
-    """Between the look and the scan, and amid the scan; the next run reads the new one."""
+    """Between opening and reading it, and amid reading; the next run reads the new file."""
     pages.data = write_json(tmp_path / "a.json.gz", OLD).read_bytes()
     new = write_json(tmp_path / "b.json.gz", NEW).read_bytes()
     if when == "before":
-        with open_source(web_settings.input) as source:
+        with open_input_file(web_settings.input) as input_file:
             pages.data = new
             with pytest.raises(SourceTorn, match="was replaced"):
-                list(source.chunks(1 << 16))
+                list(input_file.chunks(1 << 16))
     else:
         replace_it = once(lambda: setattr(pages, "data", new))
         pages.amid = lambda: replace_it(0, 0)
@@ -129,12 +129,12 @@ def test_a_file_that_is_replaced_is_torn(web_settings: Settings, pages: Pages, t
 
 
 def test_an_empty_file_has_no_first_byte(pages: Pages) -> None:
-    """The server says so (416); the file is asked for whole."""
+    """The server answers 416 to the range; then the whole file is requested."""
     assert read(f"{pages.url}/a.json") == b""
 
 
 def test_what_a_server_compresses_is_inflated(pages: Pages) -> None:
-    """It is asked not to; where it does, or says so of a gzip file, that is gzip like any; twice is named."""
+    """It is asked not to; if it does, or labels a gzip file so, it is gzip like any; double compression is named."""
     pages.headers["Content-Encoding"] = "gzip"
     pages.data = gzip.compress(b"[1]")
     assert read(f"{pages.url}/a.json") == b"[1]"
@@ -146,7 +146,7 @@ def test_what_a_server_compresses_is_inflated(pages: Pages) -> None:
 
 
 def test_redirects_are_followed_and_learn_nothing(pages: Pages) -> None:
-    """The other host sees neither query nor password."""
+    """The other host is sent neither query nor password."""
     with serving() as other:
         other.data = b"[1]"
         pages.status, pages.headers = 302, {"Location": f"{other.url}/b.json"}
@@ -157,18 +157,18 @@ def test_redirects_are_followed_and_learn_nothing(pages: Pages) -> None:
 
 
 def test_an_iterator_may_be_begun_again(pages: Pages) -> None:
-    """As that of a local file."""
+    """As with a local file."""
     pages.data = gzip.compress(b"[" + b"1," * 400_000 + b"1]", 0)
-    with open_source(Url(f"{pages.url}/a.json.gz")) as source:
-        first = next(source.chunks(1 << 16))
-        assert 0 < source.position_bytes <= source.size_bytes == len(pages.data)
-        whole = b"".join(source.chunks(1 << 16))
+    with open_input_file(Url(f"{pages.url}/a.json.gz")) as input_file:
+        first = next(input_file.chunks(1 << 16))
+        assert 0 < input_file.position_bytes <= input_file.size_bytes == len(pages.data)
+        whole = b"".join(input_file.chunks(1 << 16))
     assert whole.startswith(first)
     assert whole == gzip.decompress(pages.data)
 
 
 def test_bytes_after_the_gzip_are_found(pages: Pages) -> None:
-    """Which takes reading it once more."""
+    """The file is requested once more to find them."""
     packed = gzip.compress(os.urandom(40_000).hex().encode())
     pages.data = packed + b"\n"
     with pytest.raises(SourceTorn, match=rf"gzip data ends at byte {len(packed):,} of the file"):
@@ -179,17 +179,17 @@ def test_bytes_after_the_gzip_are_found(pages: Pages) -> None:
 
 
 def refused(_: Pages) -> str:
-    """Nobody listens."""
+    """A port without a listener."""
     return f"http://127.0.0.1:{free_port()}"
 
 
 def unknown_name(_: Pages) -> str:
-    """No such host: the name is reserved for that."""
+    """A host name that is reserved for not existing."""
     return "http://nothing.invalid"
 
 
 def answering(status: int) -> Callable[[Pages], str]:
-    """The server answers with this status, and quotes the URL."""
+    """A status with a reason that quotes the URL."""
 
     def prepare(pages: Pages) -> str:
         pages.status, pages.data = status, f"no {QUERY}".encode()
@@ -199,25 +199,25 @@ def answering(status: int) -> Callable[[Pages], str]:
 
 
 def hanging(pages: Pages) -> str:
-    """It takes connections and answers none."""
+    """It accepts connections and never answers."""
     pages.hangs = True
     return pages.url
 
 
 def cut(pages: Pages) -> str:
-    """The connection ends amid the file."""
+    """The connection is closed amid the file."""
     pages.data, pages.cut_after = os.urandom(100_000).hex().encode(), 50_000
     return pages.url
 
 
 def unmarked(pages: Pages) -> str:
-    """Nothing tells one version from another."""
+    """No header distinguishes one version from another."""
     pages.data, pages.etag, pages.last_modified = b"[1]", False, ""
     return pages.url
 
 
 def redirecting(location: str) -> Callable[[Pages], str]:
-    """To itself, or to what is no web server."""
+    """A redirect to itself, or to another kind of server."""
 
     def prepare(pages: Pages) -> str:
         pages.status = 302
@@ -228,7 +228,7 @@ def redirecting(location: str) -> Callable[[Pages], str]:
 
 
 def holding(data: bytes) -> Callable[[Pages], str]:
-    """A file that cannot be used."""
+    """A file in another format."""
 
     def prepare(pages: Pages) -> str:
         pages.data = data
@@ -238,7 +238,7 @@ def holding(data: bytes) -> Callable[[Pages], str]:
 
 
 def not_http(pages: Pages) -> str:
-    """Something else listens there, with an answer of its own kind."""
+    """Another kind of server listens there."""
     pages.headers["Bad"] = "x\r\nno colon at all" + "y" * 70_000
     return pages.url
 
@@ -281,7 +281,7 @@ def test_each_failure_has_its_cause_and_no_secret(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In the message, in the traceback of all errors beneath it, and in the logs at DEBUG."""
+    """No secret is in the message, in the traceback of all chained errors, or in the logs at DEBUG."""
     monkeypatch.setattr(web_file, "ANSWER_TIMEOUT_S", 1)
     caplog.set_level(logging.DEBUG)
     prepare, error, said = FAILURES[kind]
@@ -306,7 +306,7 @@ def test_each_failure_has_its_cause_and_no_secret(
     ],
 )
 def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, said: str) -> None:
-    """By the authorities of the system, or those of SSL_CERT_FILE."""
+    """Certificates are checked with the system's authorities, or with SSL_CERT_FILE."""
     authority = Authority(tmp_path / "ca", "the authority")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.certify("server"))
@@ -325,7 +325,7 @@ def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: 
 
 
 def test_runs_leave_nothing_open(web_settings: Settings, pages: Pages, tmp_path: Path) -> None:
-    """No connection of a look, a scan or a failure."""
+    """No connection stays open after a check, a scan or a failure."""
     pages.data = write_json(tmp_path / "a.json.gz", OLD).read_bytes()
 
     def sockets() -> int:
@@ -346,8 +346,12 @@ def test_runs_leave_nothing_open(web_settings: Settings, pages: Pages, tmp_path:
     wait_until(lambda: sockets() <= before, what="the server to close its side")
 
 
-def test_it_is_a_source(pages: Pages) -> None:
-    """With the same methods as a file."""
+def test_it_is_an_input_file(pages: Pages) -> None:
+    """It has a location, a size and a position, like any other."""
     pages.data = b"[1]"
-    with open_source(Url(f"{pages.url}/a.json")) as source:
-        assert isinstance(source, Source)
+    url = Url(f"{pages.url}/a.json")
+    with open_input_file(url) as file:
+        assert isinstance(file, InputFile)
+        assert (file.path, file.size_bytes, file.position_bytes) == (url, 3, 0)
+        assert b"".join(file.chunks(1 << 16)) == b"[1]"
+        assert file.position_bytes == 3

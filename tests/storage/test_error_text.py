@@ -1,4 +1,4 @@
-"""What libraries raise, in our words: the cause, what to check, and none of their URLs' secrets."""
+"""Errors of libraries are explained: the cause, what to check, and no secrets of URLs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def beneath(outer: BaseException, inner: BaseException) -> BaseException:
 
 
 def s3_error(code: str, status: int) -> boto.ClientError:
-    """What S3 answers, with the URL in its text."""
+    """An error response of S3, with the URL in its text."""
     answer: Any = {"Error": {"Code": code, "Message": URL}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return boto.ClientError(answer, "GetObject")
 
@@ -71,7 +71,7 @@ ERRORS: list[tuple[BaseException, str]] = [
 
 @pytest.mark.parametrize(("error", "said"), ERRORS, ids=[type(error).__name__ for error, _ in ERRORS])
 def test_each_has_its_cause_and_no_secret(error: BaseException, said: str) -> None:
-    """Of urllib, aiohttp, botocore and s3fs, at whatever depth."""
+    """Errors of urllib, aiohttp, botocore and s3fs, at any depth of chaining."""
     found = cause_of(error)
     assert re.match(f".*{said}", found), found
     assert "SECRET" not in found
@@ -80,5 +80,5 @@ def test_each_has_its_cause_and_no_secret(error: BaseException, said: str) -> No
 
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_whatever_stands_round_a_url(before: str, after: str) -> None:
-    """Its query and its login are taken out of a text of which nothing is known."""
+    """Query and login are removed from the text of an unknown error."""
     assert "SECRET" not in cause_of(ValueError(f"{before} {URL} {after}"))

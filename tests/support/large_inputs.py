@@ -19,7 +19,7 @@ from optimizer.models import Bot, Record
 from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.scan.engine import Engine, choose_engine
 from optimizer.scan.scanner import scan_items
-from optimizer.source.file import Source
+from optimizer.source.opener import open_input_file
 from tests.support.engines import current
 
 __all__ = ["Measured", "scan_file", "scan_filled"]
@@ -74,7 +74,7 @@ def _run(order: dict[str, Any], engine: str) -> dict[str, Any]:
 
 def _chunks(order: dict[str, Any]) -> Iterator[bytes]:
     if "path" in order:
-        with Source(Path(order["path"])) as source:
+        with open_input_file(Path(order["path"])) as source:
             yield from source.chunks(CHUNK_BYTES)
         return
     filler = order["filler"].encode()

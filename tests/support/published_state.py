@@ -1,4 +1,4 @@
-"""What runs leave to be seen, byte for byte: files, keys, reports; and two runs' worth of input to leave them."""
+"""What runs publish, byte for byte: files, keys and reports; and two inputs to publish from."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from optimizer.cache.writer import Cache
 from optimizer.config.settings import Settings
 from optimizer.models import Index, Manifest, Record, Report
 from optimizer.pipeline.run import Progress, optimize
-from optimizer.snapshots.directory import FILE_NAMES, LOCK_NAME, MANIFEST_NAME
+from optimizer.snapshots.directory import LOCK_NAME
+from optimizer.snapshots.format import FILE_NAMES, MANIFEST_NAME
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, write_json
 
 __all__ = [
     "NEW",
     "OLD",
-    "as_nobody",
+    "as_unprivileged",
     "assert_redis_holds_the_files",
     "assert_tidy",
     "files_of",
@@ -46,7 +47,7 @@ NEW: dict[str, Any] = {"MSFT": a_record(confidence=0.8), "NVDA": a_record(confid
 
 
 def run_old(settings: Settings, *, use_cache: bool = True) -> Report:
-    """Make the good run that comes first."""
+    """Do the first run of a test, which succeeds."""
     write_json(settings.input, OLD)
     report = optimize(settings, use_cache=use_cache)
     assert report.status == "success"
@@ -54,21 +55,21 @@ def run_old(settings: Settings, *, use_cache: bool = True) -> Report:
 
 
 def version_of(report: Report) -> int:
-    """The version that a report names."""
+    """The version in a report."""
     assert report.version is not None
     return report.version
 
 
 def report_unchanged(settings: Settings, times: int) -> None:
-    """Report runs that found nothing new, as a quiet night leaves them."""
+    """Record so many runs that found nothing new."""
     with closing(Cache(settings.redis_url, settings.source, settings.interval_s)) as cache:
         for _ in range(times):
             cache.add_run(Report("unchanged", settings.source, "2099-11-01T10:00:00.000Z"))
 
 
 @contextmanager
-def as_nobody() -> Iterator[None]:
-    """Do without the rights of root, for whom no directory is read-only."""
+def as_unprivileged() -> Iterator[None]:
+    """Run as an unprivileged user: for root, no directory is read-only."""
     if os.geteuid() != 0:
         yield
         return
@@ -80,7 +81,7 @@ def as_nobody() -> Iterator[None]:
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
-    """Every file under a directory but the lock with its bytes, links with what they point to as well."""
+    """The bytes of every file below a directory except the lock, and the targets of links."""
     return {
         str(path.relative_to(directory)): (f"{path.readlink()}: ".encode() if path.is_symlink() else b"")
         + (path.read_bytes() if path.is_file() else b"")
@@ -90,7 +91,7 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 def keys_of(server: RedisServer, source: str) -> dict[bytes, tuple[bytes, bool]]:
-    """What a source has published: the dump of every key, and whether it never expires."""
+    """The keys of a source: the dump of each, and whether it never expires."""
     passing = (
         Keys(source).runs.encode(),
         Keys(source).scans.encode(),
@@ -114,7 +115,7 @@ def runs_of(server: RedisServer, source: str) -> list[Report]:
 
 
 def assert_tidy(settings: Settings, server: RedisServer | None = None) -> None:
-    """Nothing of an unfinished run is left: no partial file or link, no lock, no staged key."""
+    """Check that an unfinished run has left no partial file or link, no lock, no staged key."""
     assert [path for path in local(settings.output_dir).rglob("*") if "partial" in path.name] == []
     if server is not None:
         with server.client as client:
@@ -123,7 +124,7 @@ def assert_tidy(settings: Settings, server: RedisServer | None = None) -> None:
 
 
 def assert_redis_holds_the_files(server: RedisServer, settings: Settings) -> None:
-    """Redis shows the set that the files hold: pointer, payloads, and the lookups made of the index; none expires."""
+    """Check that Redis holds the set of the files: pointer, payloads, lookups of the index; none expires."""
     keys = Keys(settings.source)
     files = {kind: (local(settings.output_dir) / name).read_bytes() for kind, name in FILE_NAMES.items()}
     manifest = msgspec.json.decode((local(settings.output_dir) / MANIFEST_NAME).read_bytes(), type=Manifest)
@@ -161,7 +162,7 @@ def no_scan(_done: int, _total: int) -> None:
 
 
 def once(action: Callable[[], object]) -> Progress:
-    """A `progress` that does something amid the scan, after its first chunk."""
+    """A `progress` that calls `action` once, after the first chunk of the scan."""
     actions = [action]
 
     def progress(_done: int, _total: int) -> None:

@@ -1,4 +1,4 @@
-"""Rolling files for tests, small and by hand."""
+"""Small rolling files for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["a_record", "local", "touch_later", "write_json", "write_raw"]
 
 
 def a_record(**fields: Any) -> dict[str, Any]:
-    """A record that counts, with what pages never show in it."""
+    """A valid record, with fields that no page shows."""
     return {
         "prediction": 101.5,
         "confidence": 0.75,
@@ -30,18 +30,18 @@ def a_record(**fields: Any) -> dict[str, Any]:
 
 
 def local(location: Location) -> Path:
-    """A location of a test that works on local files."""
+    """A location as a path, for tests that work on local files."""
     assert isinstance(location, Path)
     return location
 
 
 def write_json(path: Location, value: Any) -> Path:
-    """Write a value as JSON, gzipped where the name ends in `.gz`; as Python's `json.dump` does it, NaN included."""
+    """Write a value as JSON like `json.dump`, NaN included; gzipped if the name ends in `.gz`."""
     return write_raw(path, json.dumps(value).encode())
 
 
 def write_raw(path: Location, data: bytes) -> Path:
-    """Write bytes, gzipped where the name ends in `.gz`, replacing the file by rename as a good engine does."""
+    """Write bytes, gzipped if the name ends in `.gz`; replace the file by rename, as a good engine does."""
     path = local(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.new")
@@ -51,6 +51,6 @@ def write_raw(path: Location, data: bytes) -> Path:
 
 
 def touch_later(path: Path) -> None:
-    """Give a file another time of modification."""
+    """Change a file's time of modification."""
     later = time.time_ns() + 1_000_000_000
     os.utime(path, ns=(later, later))

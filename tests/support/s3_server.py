@@ -19,11 +19,11 @@ __all__ = ["S3Server"]
 
 
 class S3Server:
-    """One server; its objects end with it."""
+    """One server, whose objects are gone when it ends."""
 
     def __init__(self) -> None:
         self.port = free_port()
-        # Of its own, since a process that has spoken to a bucket once goes on with that server.
+        # One bucket name per server, since a process keeps using the server where it first used a bucket.
         self.bucket = Url(f"s3://rolling-{self.port}")
         self.environ = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
@@ -53,14 +53,14 @@ class S3Server:
             self._process = None
 
     def refuse_strangers(self) -> None:
-        """Let the server know nobody, from now on, so that every access is denied."""
+        """Make the server deny every access from now on."""
         request = urllib.request.Request(f"{self.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth", method="POST")
         request.add_header("Content-Type", "text/plain")
         urllib.request.urlopen(request, b"0", timeout=20).close()
 
     @property
     def behind(self) -> Any:
-        """A file system of the test's own, for looking behind the scenes."""
+        """A file system separate from the program's, to prepare and inspect objects."""
         return fsspec.filesystem(
             "s3",
             endpoint_url=self.environ["AWS_ENDPOINT_URL"],
@@ -75,7 +75,7 @@ class S3Server:
         self.behind.pipe_file(url.text, content if isinstance(content, bytes) else content.read_bytes())
 
     def names(self, url: Url) -> set[str]:
-        """The objects below a URL, by what follows it."""
+        """The names of the objects below a URL, relative to it."""
         prefix = url.text.partition("://")[2] + "/"
         return {name.removeprefix(prefix) for name in self.behind.find(url.text)}
 

@@ -1,4 +1,4 @@
-"""A web server for tests: a thread with one file, that answers as it is told, well or badly."""
+"""A web server for tests: a thread that serves one file, correctly or with the faults that a test sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Answer = Callable[["BaseHTTPRequestHandler"], None]
 
 
 class Pages:
-    """What the server does; change it at any time."""
+    """The file and the behaviour of the server, which a test may change at any time."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -78,7 +78,7 @@ def serving(context: ssl.SSLContext | None = None) -> Iterator[Pages]:
         daemon_threads = True
 
         def handle_error(self, *_: Any) -> None:
-            """A client that has gone is none of ours."""
+            """Ignore a client that has disconnected."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         if context is not None:

@@ -27,7 +27,7 @@ from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import SettingsInvalid, SourceMissing
 from optimizer.reader.cached_version import Held
-from optimizer.snapshots.directory import FILE_NAMES
+from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
 from tests.support.published_state import NEW, OLD, run_old, version_of
 from tests.support.redis_servers import RedisServer, wait_until

@@ -28,12 +28,11 @@ from optimizer.cli.commands import describe, usage_errors
 from optimizer.cli.dev.redis_server import DEFAULT_PORT, free_port, redis_command
 from optimizer.cli.dev.sample import write_sample
 from optimizer.config.environment import with_secrets, without_service_links
-from optimizer.config.redis_url import redact_url
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError
 from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
-from optimizer.storage.location import is_pattern
+from optimizer.storage.location import is_pattern, redact_url
 
 __all__ = ["Stack", "StackFailed", "demo", "up"]
 

@@ -1,4 +1,4 @@
-"""Inputs in an object store: what comes out is what the same local file gives, or an error within seconds."""
+"""Inputs in an object store give what the same local file gives, or an error within seconds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from optimizer.cli.dev.sample import write_sample
 from optimizer.config.settings import Settings
 from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.pipeline.run import optimize
-from optimizer.snapshots.directory import read_set
-from optimizer.source.opener import expand, open_source
-from optimizer.source.remote import BLOCK_BYTES
+from optimizer.snapshots.store import snapshot_store
+from optimizer.source.opener import expand, open_input_file
+from optimizer.source.store_object import BLOCK_BYTES
 from optimizer.storage.location import Url, parse_location
 from tests.support.fleet import Fleet
 from tests.support.published_state import NEW, OLD, no_scan, once, symbols_shown
@@ -51,7 +51,7 @@ def as_gz(tmp_path: Path, value: object) -> bytes:
 def test_an_object_gives_the_snapshots_of_the_same_file(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path, name: str
 ) -> None:
-    """Over several blocks, and however it is compressed."""
+    """Over several blocks, compressed or not."""
     file = tmp_path / name
     write_sample(file, symbols=400, points=500)
     assert name.endswith(".gz") or file.stat().st_size > 2 * BLOCK_BYTES
@@ -64,7 +64,7 @@ def test_an_object_gives_the_snapshots_of_the_same_file(
     assert local.stats is not None
     assert (remote.source, remote.stats.input_bytes) == ("rolling_brain", file.stat().st_size)
     assert remote.stats.json_bytes == local.stats.json_bytes
-    sets = [read_set(tmp_path / "snapshots"), read_set(tmp_path / "local")]
+    sets = [snapshot_store(tmp_path / name).read_set() for name in ("snapshots", "local")]
     assert sets[0] is not None
     assert sets[1] is not None
     assert sets[0].index() == sets[1].index()
@@ -73,7 +73,7 @@ def test_an_object_gives_the_snapshots_of_the_same_file(
 def test_an_unchanged_object_is_not_scanned_and_a_replaced_one_is(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
-    """By its ETag; the same bytes once more are the same."""
+    """The ETag decides; the same bytes put again are unchanged."""
     old = as_gz(tmp_path, OLD)
     s3.put(place / "rolling_brain.json.gz", old)
     first = optimize(remote_settings, use_cache=False)
@@ -90,46 +90,46 @@ def test_an_unchanged_object_is_not_scanned_and_a_replaced_one_is(
 def test_an_object_that_is_replaced_amid_the_scan_is_torn(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
-    """What was read of it is not published, and the next run reads the new one."""
+    """What was read is not published, and the next run reads the new object."""
     s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, OLD))
     optimize(remote_settings, use_cache=False)
     write_sample(tmp_path / "big.json.gz", symbols=500, points=2_000)
     s3.put(place / "rolling_brain.json.gz", tmp_path / "big.json.gz")
-    before = read_set(tmp_path / "snapshots")
+    before = snapshot_store(tmp_path / "snapshots").read_set()
 
     replaced = once(lambda: s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, NEW)))
     with pytest.raises(SourceTorn, match="was replaced while it was read"):
         optimize(remote_settings, use_cache=False, progress=replaced)
 
-    assert read_set(tmp_path / "snapshots") == before
+    assert snapshot_store(tmp_path / "snapshots").read_set() == before
     assert optimize(remote_settings, use_cache=False).status == "success"
     assert symbols_shown(remote_settings) == ["NVDA", "MSFT"]
 
 
 def test_ranges_are_of_the_object_that_was_opened(s3: S3Server, place: Url) -> None:
-    """S3 refuses a range of another; bytes of two objects are never mixed, even where both are plain."""
+    """S3 refuses a range of another version; bytes of two are never mixed, even if both are uncompressed."""
     one, other = b"1" * (40 << 20), b"2" * (40 << 20)
     s3.put(place / "rolling_brain.json", one)
 
-    with open_source(place / "rolling_brain.json") as source:
-        chunks = source.chunks(1 << 20)
+    with open_input_file(place / "rolling_brain.json") as input_file:
+        chunks = input_file.chunks(1 << 20)
         read = [next(chunks)]
         s3.put(place / "rolling_brain.json", other)
         with pytest.raises(SourceTorn, match="replaced"):
             read.extend(chunks)
         with pytest.raises(SourceTorn, match="replaced"):
-            source.check_unchanged()
+            input_file.check_unchanged()
     assert set(b"".join(read)) == set(b"1")
 
 
 def test_an_object_cut_short_is_torn(remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path) -> None:
-    """As a file is: its gzip has no end."""
+    """Its gzip ends early, as in a local file."""
     s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, OLD)[:-9])
     with pytest.raises(SourceTorn, match="ends early"):
         optimize(remote_settings, use_cache=False)
 
 
-# ---- what is not there, and who may not
+# ---- missing objects and denied access
 
 
 @pytest.mark.parametrize("where", ["key", "bucket"])
@@ -137,43 +137,43 @@ def test_what_is_not_there_is_missing(place: Url, where: str) -> None:
     """The message has the URL, and says that the bucket may be what is missing."""
     url = place / "none.json.gz" if where == "key" else Url("s3://no-such-bucket-here/a.json.gz")
     with pytest.raises(SourceMissing, match=f"{url} not found, or there is no such bucket; set ROLLING_INPUT"):
-        open_source(url)
+        open_input_file(url)
 
 
 def test_what_only_has_others_below_it_is_no_input(s3: S3Server, place: Url) -> None:
-    """As a directory is none."""
+    """It is refused, as a directory is."""
     s3.put(place / "a/b.json", b"{}")
     with pytest.raises(SourceUnreadable, match="is no object"):
-        open_source(place / "a")
+        open_input_file(place / "a")
 
 
 def test_who_may_not_read_is_told_so(own_s3: S3Server) -> None:
-    """At once, with what to check."""
+    """The error comes at once, with what to check."""
     own_s3.start()
     own_s3.refuse_strangers()
     with pytest.raises(SourceUnreadable, match=f"{own_s3.bucket}/a.json: PermissionError: .*check .* the credentials"):
-        open_source(own_s3.bucket / "a.json")
+        open_input_file(own_s3.bucket / "a.json")
 
 
 def test_without_credentials_the_message_names_them(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boto's own error is no OSError; it becomes one of ours all the same."""
+    """Boto's own error is no `OSError`; it becomes one of ours all the same."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(SourceUnreadable, match=r"NoCredentialsError: .*check .* the credentials"):
-        open_source(Url(f"{s3.bucket}-of-nobody/a.json"))
+        open_input_file(Url(f"{s3.bucket}-of-another/a.json"))
 
 
 def test_a_server_that_is_down_is_an_error_within_seconds(own_s3: S3Server) -> None:
-    """Before the first object and amid one, though the libraries below would try for minutes."""
+    """On opening and amid an object, though the libraries would retry for minutes."""
     began = time.monotonic()
     with pytest.raises(
         SourceUnreadable, match=r"EndpointConnectionError: connection refused by 127.0.0.1:\d+: .*check the network"
     ):
-        open_source(own_s3.bucket / "a.json")
+        open_input_file(own_s3.bucket / "a.json")
     own_s3.start()
     own_s3.put(own_s3.bucket / "a.json", b"1" * (40 << 20))
-    with open_source(own_s3.bucket / "a.json") as source:
-        chunks = source.chunks(1 << 20)
+    with open_input_file(own_s3.bucket / "a.json") as input_file:
+        chunks = input_file.chunks(1 << 20)
         next(chunks)
         own_s3.kill()
         with pytest.raises(SourceUnreadable, match=r"after [\d,]+ bytes of JSON: .*check the network"):
@@ -183,14 +183,14 @@ def test_a_server_that_is_down_is_an_error_within_seconds(own_s3: S3Server) -> N
 
 @pytest.mark.slow
 def test_a_server_that_hangs_is_an_error_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes connections and answers none."""
+    """It accepts connections and never answers."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "made-up")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up")
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         began = time.monotonic()
         with pytest.raises(SourceUnreadable, match="check the network"):
-            open_source(Url("s3://hanging-bucket/a.json"))
+            open_input_file(Url("s3://hanging-bucket/a.json"))
     assert time.monotonic() - began < 60
 
 
@@ -198,7 +198,7 @@ def test_a_server_that_hangs_is_an_error_within_a_minute(monkeypatch: pytest.Mon
 
 
 def test_a_pattern_names_objects_by_name(s3: S3Server, place: Url) -> None:
-    """Full URLs in order; what begins with a dot is being written, and what ends in a slash is no object."""
+    """Full URLs in order; a leading dot means still being written, a trailing slash is a directory's placeholder."""
     for name in ("b.json", "a.json", ".c.json", "deep/d.json", ".deep/e.json", "dir.json/"):
         s3.put(Url(f"{place}/{name}"), b"{}")
 
@@ -213,7 +213,7 @@ def test_a_pattern_names_objects_by_name(s3: S3Server, place: Url) -> None:
 def test_a_key_that_is_there_wins_over_the_pattern(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
-    """Its brackets are then letters like any other."""
+    """Its brackets are ordinary characters then."""
     odd = place / "brain[ab].json.gz"
     s3.put(place / "braina.json.gz", as_gz(tmp_path, OLD))
     assert expand(odd) == [place / "braina.json.gz"]
@@ -225,26 +225,26 @@ def test_a_key_that_is_there_wins_over_the_pattern(
 
 
 def test_a_pattern_without_a_match_names_where_it_looked(remote_settings: Settings, s3: S3Server, place: Url) -> None:
-    """The part before the first wildcard."""
+    """The error has the part before the first wildcard."""
     s3.put(place / "deep/a.json", b"{}")
     with pytest.raises(SourceMissing, match=rf"matches no file: nothing of that name lies below {place}/deep/, or"):
         optimize(replace(remote_settings, input=place / "deep/b*.json"), use_cache=False)
 
 
 def test_other_stores_are_read_alike(tmp_path: Path) -> None:
-    """Where there is no ETag, whatever the store tells of an object is its mark."""
+    """Without an ETag, all that the store says of an object is its fingerprint."""
     import fsspec  # noqa: PLC0415
 
     url = parse_location(f"memory://{tmp_path.name}/a.json.gz")
     assert isinstance(url, Url)
     store = fsspec.filesystem("memory")
     store.pipe_file(url.text, gzip.compress(b"[1]"))
-    with open_source(url) as source:
-        assert b"".join(source.chunks(1 << 16)) == b"[1]"
-        source.check_unchanged()
+    with open_input_file(url) as input_file:
+        assert b"".join(input_file.chunks(1 << 16)) == b"[1]"
+        input_file.check_unchanged()
         store.pipe_file(url.text, gzip.compress(b"[1]"))
         with pytest.raises(SourceTorn, match="replaced"):
-            source.check_unchanged()
+            input_file.check_unchanged()
     store.rm_file(url.text)
 
 
@@ -252,12 +252,12 @@ def test_other_stores_are_read_alike(tmp_path: Path) -> None:
 
 
 def test_a_child_reads_though_its_parent_has_read_before(s3: S3Server, place: Url) -> None:
-    """The thread and the connections of the parent's file systems are not the child's, and stay the parent's."""
+    """A child uses neither thread nor connections of the parent's file systems, and the parent keeps them."""
     s3.put(place / "a.json", b"[1]")
 
     def read() -> bytes:
-        with open_source(place / "a.json") as source:
-            return b"".join(source.chunks(1 << 16))
+        with open_input_file(place / "a.json") as input_file:
+            return b"".join(input_file.chunks(1 << 16))
 
     assert read() == b"[1]"
     pid = os.fork()
@@ -283,7 +283,7 @@ def test_a_child_reads_though_its_parent_has_read_before(s3: S3Server, place: Ur
 def test_runs_leave_no_descriptor_and_no_thread(
     remote_settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
-    """Thousands of ticks of one process use the connections of the first."""
+    """All ticks of one process use the connections of the first."""
 
     def held() -> tuple[int, int]:
         return len([*Path("/proc/self/fd").iterdir()]), len([*Path("/proc/self/task").iterdir()])
@@ -304,7 +304,7 @@ def test_runs_leave_no_descriptor_and_no_thread(
 def test_a_worker_reads_and_writes_objects_tick_after_tick(
     settings: Settings, s3: S3Server, place: Url, tmp_path: Path
 ) -> None:
-    """Its children are forked; several of them take ticks, and a replaced object is published."""
+    """Several forked children take ticks, and a replaced object is published."""
     settings = replace(settings, input=place / "rolling_brain.json.gz", output_dir=place / "out")
     s3.put(place / "rolling_brain.json.gz", as_gz(tmp_path, {"AAPL": a_record()}))
 

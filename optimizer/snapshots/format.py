@@ -1,0 +1,163 @@
+"""The format of a snapshot set: the names of its files, its manifest, and its payloads as gzipped JSON. No I/O.
+
+In: the selected records, bots and holdings. Out: a `SnapshotSet`, the bytes that a store writes. What a store reads
+back is a `SnapshotSet` again, and `is_whole` tells whether its bytes are the ones that its manifest lists.
+
+Errors: `PublishRefused` where a version may not replace the current one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from optimizer.errors import PublishRefused
+from optimizer.models import (
+    UNDECODABLE,
+    BotsSnapshot,
+    BotSummary,
+    FileEntry,
+    Holding,
+    Index,
+    Manifest,
+    PortfolioSnapshot,
+    PredictionsSnapshot,
+    Record,
+    Rejected,
+)
+from optimizer.storage.location import Location
+
+__all__ = [
+    "FILE_NAMES",
+    "KEPT_SETS",
+    "KINDS",
+    "MANIFEST_NAME",
+    "READ_ATTEMPTS",
+    "SET_FILES",
+    "VERSIONS_NAME",
+    "CurrentManifest",
+    "SnapshotSet",
+    "check_newer",
+    "decode_manifest",
+    "encode_manifest",
+    "encode_set",
+]
+
+KINDS: Final = ("predictions", "bots", "portfolio", "index")
+FILE_NAMES: Final = {
+    "predictions": "rolling_optimized.json.gz",
+    "bots": "bots_snapshot.json.gz",
+    "portfolio": "portfolio_snapshot.json.gz",
+    "index": "symbols_index.json.gz",
+}
+MANIFEST_NAME: Final = "manifest.json"
+SET_FILES: Final = frozenset({MANIFEST_NAME, *FILE_NAMES.values()})
+VERSIONS_NAME: Final = "versions"
+# The set before the current one is kept for readers that looked up the current one just before it was replaced.
+KEPT_SETS: Final = 2
+# How often a reader starts again after a set was removed between two of its reads.
+READ_ATTEMPTS: Final = 3
+
+_MANIFEST = msgspec.json.Decoder(Manifest)
+_INDEX = msgspec.json.Decoder(Index)
+
+
+@dataclass(frozen=True)
+class SnapshotSet:
+    """One version: its manifest, and the gz bytes of each kind."""
+
+    manifest: Manifest
+    payloads: dict[str, bytes]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the payloads have the digests that the manifest lists."""
+        entries = self.manifest.snapshots
+        return all(hashlib.sha256(data).hexdigest() == entries[kind].sha256 for kind, data in self.payloads.items())
+
+    def index(self) -> list[Record]:
+        """The records of the index, best first."""
+        return _INDEX.decode(gzip.decompress(self.payloads["index"])).symbols
+
+
+@dataclass(frozen=True)
+class CurrentManifest:
+    """The manifest of the current set, and when a run last made or confirmed that set.
+
+    `checked_s` is in seconds since the epoch, by the clock of the file system or the object store. `validator` changes
+    with the file, where a change can be told without reading the file.
+    """
+
+    manifest: Manifest
+    checked_s: float
+    validator: tuple[int, int, int] | None = None
+
+
+def encode_set(
+    *,
+    source: str,
+    version: int,
+    generated_at: str,
+    fingerprint: str,
+    ranked: Sequence[Record],
+    predictions: list[Record],
+    bots: Mapping[str, BotSummary],
+    holdings: list[Holding],
+    gzip_level: int,
+    rejected: Rejected | None = None,
+) -> SnapshotSet:
+    """Encode the snapshots of a version. Equal content gives equal bytes: the time in the gzip header is 0."""
+    contents: dict[str, tuple[msgspec.Struct, int]] = {
+        "predictions": (PredictionsSnapshot(predictions, generated_at, len(predictions)), len(predictions)),
+        "bots": (BotsSnapshot(dict(bots), generated_at), len(bots)),
+        "portfolio": (PortfolioSnapshot(holdings, generated_at), len(holdings)),
+        "index": (Index(list(ranked), generated_at), len(ranked)),
+    }
+    payloads = {
+        kind: gzip.compress(msgspec.json.encode(content), gzip_level, mtime=0)
+        for kind, (content, _) in contents.items()
+    }
+    entries = {
+        kind: FileEntry(FILE_NAMES[kind], hashlib.sha256(data).hexdigest(), len(data), contents[kind][1])
+        for kind, data in payloads.items()
+    }
+    return SnapshotSet(Manifest(source, version, generated_at, fingerprint, entries, rejected), payloads)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Encode a manifest as the content of its file."""
+    return msgspec.json.format(msgspec.json.encode(manifest))
+
+
+def decode_manifest(data: bytes) -> Manifest | None:
+    """Decode the content of a manifest's file; `None` if it is damaged."""
+    try:
+        return _MANIFEST.decode(data)
+    except UNDECODABLE:
+        return None
+
+
+def check_newer(version: int, replaced: int | None, current: Manifest | None, where: Location) -> None:
+    """Check, before a version becomes current, that it is newer than the current one and that no other came between.
+
+    Args:
+        version: The version.
+        replaced: The newest version when the input was opened; `None` if that does not matter. A newer one may have
+            been made from a newer input, whatever the number of this one.
+        current: The current manifest.
+        where: The location, for the message.
+
+    Raises:
+        PublishRefused: Another run has written a version meanwhile.
+    """
+    newest = version - 1 if replaced is None else min(replaced, version - 1)
+    if current is not None and current.version > newest:
+        raise PublishRefused(
+            f"version {version} was not published: {where} holds version {current.version} by now, written while this "
+            "run was on; the next tick starts anew"
+        )

@@ -1,0 +1,176 @@
+"""Inflate a file, and explain why it cannot be inflated to its end.
+
+Read are gzip (any number of members, zero padding after the last), zstd (any number of frames, also skippable ones) and
+plain JSON, told apart by magic bytes (`compression.py`).
+
+In: the bytes of a file, from its beginning. Out: a reader of its JSON; and, when that reader fails, the reason in the
+user's terms. A reader returns nearly all bytes before it can notice a bad checksum.
+
+Errors: a reader raises one of `READ_ERRORS`; `explain` turns it into `SourceTorn` or `SourceUnreadable`.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from gzip import BadGzipFile
+from typing import IO, Final, Protocol, cast
+
+from isal import igzip, igzip_lib
+
+from optimizer.errors import SourceError, SourceTorn, SourceUnreadable
+from optimizer.source.compression import GZIP, HEAD_BYTES, JSON_BEGINNINGS, SKIPPABLE, ZSTD, Format
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = ["READ_ERRORS", "Readable", "Seekable", "compression_of", "explain", "inflating"]
+
+# A zstd frame may ask for a window of gigabytes. 8 MiB is what RFC 8878 section 3.1.1.1.2 recommends to support.
+ZSTD_WINDOW_LOG_MAX: Final = 23
+# What is read at a time to find where the last whole member or frame ends, and how much of what follows is shown.
+TRACE_BYTES: Final = 1 << 20
+SHOWN_BYTES: Final = 20
+
+_ZSTD_OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX}
+_INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)
+# igzip raises OverflowError for a gzip header that does not end within 512 KiB.
+_DAMAGED: Final = (EOFError, BadGzipFile, OverflowError, _INFLATE_ERROR, zstd.ZstdError)
+READ_ERRORS: Final = (OSError, *_DAMAGED)
+
+
+class Readable(Protocol):
+    """What gives bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most so many bytes; none at the end."""
+
+
+class Seekable(Readable, Protocol):
+    """An open file."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to an offset from the beginning."""
+
+    def tell(self) -> int:
+        """The offset of the next byte."""
+
+
+def compression_of(head: bytes) -> Format | None:
+    """The compression of a file with this beginning, even if the file ends within the magic bytes; `None` for none."""
+    possible = (known for known in (GZIP, ZSTD) if any(magic.startswith(head[: len(magic)]) for magic in known.magic))
+    return next(possible, None) if head not in JSON_BEGINNINGS else None
+
+
+def inflating(file: Seekable, compression: Format | None) -> AbstractContextManager[Readable]:
+    """A reader of the JSON in a file; leaving the context frees the decompressor and leaves the file open."""
+    if compression is GZIP:
+        # igzip's reader releases the GIL while it inflates; isal_zlib.decompressobj does not, and igzip_threaded
+        # (isal 1.9.1) can end a stream early without an error.
+        reader = igzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[no-untyped-call]
+        return cast("AbstractContextManager[Readable]", reader)
+    if compression is ZSTD:
+        return zstd.ZstdFile(cast("IO[bytes]", file), options=_ZSTD_OPTIONS)
+    return nullcontext(file)
+
+
+def explain(error: Exception, file: Seekable, compression: Format | None, json_bytes: int) -> SourceError:
+    """Explain why a file could not be read to its end.
+
+    Args:
+        error: What its reader raised, one of `READ_ERRORS`.
+        file: The file, which may be read once more.
+        compression: Its compression.
+        json_bytes: How much JSON came out before.
+    """
+    where = f"after {json_bytes:,} bytes of JSON"
+    text = str(error)
+    if isinstance(error, OSError) and not isinstance(error, BadGzipFile):
+        return SourceUnreadable(f"{where}: {error.strerror or error}")
+    if "too much memory" in text:
+        return SourceUnreadable(
+            f"{where}: its zstd window is over {1 << (ZSTD_WINDOW_LOG_MAX - 20)} MiB; compress without --long"
+        )
+    if "Dictionary mismatch" in text:
+        return SourceUnreadable(f"{where}: it is zstd that needs {_dictionary(file)}; compress without one")
+    # igzip finds a header of fewer than ten bytes too short before it looks at its first two.
+    if isinstance(error, EOFError) or "Not a gzipped file" in text or "Unknown frame descriptor" in text:
+        torn = SourceTorn(f"{where}: the compressed file ends early; is it still being written?")
+        return torn if compression is None else _trailing(file, compression, where) or torn
+    if isinstance(error, BadGzipFile):
+        return SourceTorn(f"{where}: gzip's check failed ({error}); the file is damaged or still being written")
+    return SourceTorn(f"{where}: the compressed data is damaged ({error}), or is still being written")
+
+
+def _trailing(file: Seekable, compression: Format, where: str) -> SourceError | None:
+    """What follows the last member or frame; `None` if it may be the beginning of another one."""
+    try:
+        end = _end_of_streams(file, compression)
+        file.seek(end)
+        rest = file.read(SHOWN_BYTES)
+    except READ_ERRORS:
+        return None
+    if not rest or any(magic.startswith(rest[: len(magic)]) for magic in compression.magic):
+        return None
+    return SourceTorn(
+        f"{where}: the {compression.name} data ends at byte {end:,} of the file, and what follows is no "
+        f"{compression.name}: {rest!r}; write the file anew, or cut it there"
+    )
+
+
+def _end_of_streams(file: Seekable, compression: Format) -> int:
+    """The offset at which the last whole gzip member (with the zeros after it) or zstd frame ends; 0 if none is whole.
+
+    It inflates the file once more, so it is for runs that have failed.
+    """
+    file.seek(0)
+    data = file.read(TRACE_BYTES)
+    offset, end = len(data), 0  # `offset` points behind `data`
+    while data:
+        stream = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP) if compression is GZIP else _zstd_stream()
+        while not stream.eof:
+            try:
+                stream.decompress(data, TRACE_BYTES)
+            except _DAMAGED:
+                return end
+            data = b""
+            if stream.needs_input and not stream.eof:
+                data = file.read(TRACE_BYTES)
+                offset += len(data)
+                if not data:
+                    return end
+        data = stream.unused_data
+        while compression is GZIP and not (data := data.lstrip(b"\0")) and (more := file.read(TRACE_BYTES)):
+            data, offset = more, offset + len(more)
+        end = offset - len(data)
+        if not data:
+            data = file.read(TRACE_BYTES)
+            offset += len(data)
+    return end
+
+
+def _zstd_stream() -> zstd.ZstdDecompressor:
+    return zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
+
+
+def _dictionary(file: Seekable) -> str:
+    """The dictionary that the first frame names; a later frame may be the one that needs it."""
+    try:
+        file.seek(_first_data_frame(file))
+        number = zstd.get_frame_info(file.read(HEAD_BYTES)).dictionary_id
+    except READ_ERRORS:
+        number = 0
+    return f"dictionary {number}" if number else "a dictionary"
+
+
+def _first_data_frame(file: Seekable) -> int:
+    """The offset of the first zstd frame that is not skippable."""
+    offset = 0
+    while True:
+        file.seek(offset)
+        header = file.read(8)
+        if header[:4] not in SKIPPABLE:
+            return offset
+        offset += len(header) + int.from_bytes(header[4:], "little")

@@ -1,0 +1,116 @@
+"""The open input: inflated chunk by chunk, and at the end proved to be whole.
+
+In: the bytes of a local file, an object in a store, or a file on the web. Out: JSON in chunks of bounded size, so that
+a decompression bomb costs time and no memory.
+
+A decompressor returns nearly all bytes before it can notice a bad checksum. So nothing that comes out of `chunks` may
+be published before the iterator has ended by itself and `check_unchanged` has returned.
+
+Errors: `SourceMissing`, `SourceUnreadable`, `SourceTorn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from types import TracebackType
+from typing import Protocol
+
+from optimizer.source.compression import HEAD_BYTES, refusal_of
+from optimizer.source.inflate import READ_ERRORS, Seekable, compression_of, explain, inflating
+from optimizer.storage.location import Location
+
+__all__ = ["ByteReader", "InputFile"]
+
+
+class ByteReader(Seekable, Protocol):
+    """The bytes of an input as they are stored, all of one version; a read that fails raises `OSError`.
+
+    `LocalFile`, `StoreObject` and `WebFile`: creating one opens the input, and raises what is wrong with it.
+    """
+
+    @property
+    def path(self) -> Location:
+        """Where it is."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for the same version of the same input, different for any other."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The number of bytes as stored."""
+
+    def check_unchanged(self) -> None:
+        """Check that the input is still the version that was opened.
+
+        Raises:
+            SourceTorn: It is not.
+            SourceUnreadable: Its place does not say.
+        """
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class InputFile:
+    """An input held open, as it was at one moment."""
+
+    def __init__(self, stored: ByteReader) -> None:
+        self._stored = stored
+        self.path = stored.path
+        self.fingerprint = stored.fingerprint
+
+    def __enter__(self) -> InputFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it."""
+        self._stored.close()
+
+    @property
+    def size_bytes(self) -> int:
+        """The number of bytes as stored; while that is unknown, how many were read so far."""
+        return self._stored.size_bytes
+
+    @property
+    def position_bytes(self) -> int:
+        """How many of them were read so far."""
+        return self._stored.tell()
+
+    def chunks(self, chunk_bytes: int) -> Generator[bytes]:
+        """Yield the JSON from its beginning, at most so much at a time; end only if the last checksum was right.
+
+        Raises (without the path, which the caller adds to the errors of all stages):
+            SourceTorn: The compressed stream ended early, failed a checksum, is damaged, or has bytes after its end.
+            SourceUnreadable: The disk failed; the format is another; a zstd frame needs a large window or a dictionary.
+        """
+        json_bytes = 0
+        compression = None
+        try:
+            self._stored.seek(0)
+            head = self._stored.read(HEAD_BYTES)
+            self._stored.seek(0)
+            compression = compression_of(head)
+            inside = compression.name if compression else ""
+            with inflating(self._stored, compression) as reader:
+                while chunk := reader.read(chunk_bytes):
+                    if not json_bytes and (refusal := refusal_of(chunk[:HEAD_BYTES], inside=inside)):
+                        raise refusal
+                    json_bytes += len(chunk)
+                    yield chunk
+        except READ_ERRORS as error:
+            raise explain(error, self._stored, compression, json_bytes) from error
+
+    def check_unchanged(self) -> None:
+        """Check that the input is still the version that was opened.
+
+        Raises:
+            SourceTorn: It was written to or replaced, or is gone.
+            SourceUnreadable: Its place does not say.
+        """
+        self._stored.check_unchanged()

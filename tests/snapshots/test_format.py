@@ -1,0 +1,83 @@
+"""The content of a set's files, and its manifest."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from optimizer.snapshots.format import FILE_NAMES, KINDS
+from tests.support.snapshot_sets import a_set, write
+
+
+def test_files_are_gzip_of_compact_json(tmp_path: Path) -> None:
+    """The standard library reads them; no white space, UTF-8 as it is, no time in the gzip header."""
+    write(tmp_path, 1)
+
+    for kind, name in FILE_NAMES.items():
+        data = (tmp_path / name).read_bytes()
+        text = gzip.decompress(data).decode()
+        value = json.loads(text)
+        assert data[4:8] == bytes(4), kind
+        assert text == json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("e-07", "e-7"), kind
+        assert value["timestamp"] == "2026-11-01T10:00:00.001Z"
+
+
+def test_each_file_has_the_shape_that_pages_know(tmp_path: Path) -> None:
+    """Names and order of the fields are a contract."""
+    write(tmp_path, 1)
+
+    shown = {kind: json.loads(gzip.decompress((tmp_path / name).read_bytes())) for kind, name in FILE_NAMES.items()}
+    assert list(shown["predictions"]) == ["predictions", "timestamp", "count"]
+    assert shown["predictions"]["count"] == 1
+    assert list(shown["predictions"]["predictions"][0].items()) == [
+        ("symbol", "ÄÖ"),
+        ("prediction", 1.5),
+        ("confidence", 0.9),
+        ("last_price", 100.0),
+        ("sentiment", "neutral"),
+        ("target_price", None),
+        ("stop_loss", None),
+        ("timestamp", None),
+    ]
+    assert shown["bots"]["bots"] == {
+        "alpha": {
+            "enabled": True,
+            "equity": 10.5,
+            "pnl_today": None,
+            "positions": 1,
+            "last_updated": "2026-11-01T10:00:00Z",
+        }
+    }
+    assert shown["portfolio"]["holdings"] == [{"symbol": "AAPL", "qty": 2.0, "avg": 99.5}]
+    assert [record["symbol"] for record in shown["index"]["symbols"]] == ["ÄÖ", 'A"/\\']
+
+
+def test_the_manifest_tells_the_truth(tmp_path: Path) -> None:
+    """Digest, length and count match each file on disk."""
+    write(tmp_path, 7)
+
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["source"], manifest["version"], manifest["fingerprint"]) == ("rolling_brain", 7, "print-7")
+    assert manifest["generated_at"] == "2026-11-01T10:00:00.007Z"
+    for kind, count in zip(KINDS, (1, 1, 1, 2), strict=True):
+        data = (tmp_path / FILE_NAMES[kind]).read_bytes()
+        assert manifest["snapshots"][kind] == {
+            "file": FILE_NAMES[kind],
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "bytes": len(data),
+            "count": count,
+        }
+
+
+def test_equal_content_is_equal_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of encoding does not change the digests."""
+    first = a_set(1)
+    monkeypatch.setattr(time, "time", lambda: 4_000_000_000.0)
+
+    assert a_set(1) == first
+    assert a_set(2) != first
