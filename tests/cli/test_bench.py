@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings, optimize
-from optimizer.cli.bench import Measured, compare, measure, rows_of, table
+from optimizer.cli.bench import compare, rows_of, table
 from optimizer.cli.dev.sample import write_sample
+from optimizer.cli.measure import Measured, measure
 from optimizer.errors import BenchFailed
 from tests.cli.test_commands import rolling_optimizer
 from tests.support.redis_servers import RedisServer
