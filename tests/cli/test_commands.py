@@ -19,7 +19,7 @@ from optimizer.errors import NoBots
 from optimizer.pipeline.run import failed_report, skipped
 from tests.support.fleet import Fleet
 from tests.support.published_state import report_unchanged
-from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, write_json, write_raw
 from tests.support.s3_server import S3Server
 
@@ -339,30 +339,6 @@ def test_trigger_says_when_nobody_is_there(tmp_path: Path, redis_server: RedisSe
     assert "is a worker running on this broker?" in no_worker.stderr
     assert "CacheUnavailable: " in no_broker.stderr
     assert "Traceback" not in no_worker.stderr + no_broker.stderr
-
-
-def test_celery_refuses_a_bad_variable_in_one_line(tmp_path: Path) -> None:
-    """`celery -A tasks worker` says which variable, without a traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "tasks", "worker"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "ROLLING_GZIP_LEVEL": "11"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "ROLLING_GZIP_LEVEL=11 is not between 1 and 9" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_the_worker_warns_of_a_broker_that_may_evict(tmp_path: Path, own_redis: RedisServer) -> None:
-    """The same warning as `config`, in the log at the start."""
-    own_redis.start("--maxmemory-policy", "allkeys-lru")
-    settings = Settings(input=tmp_path / "in.json", output_dir=tmp_path / "out", redis_url=own_redis.url)
-    with Fleet(tmp_path, settings) as fleet:
-        fleet.start_worker()
-        wait_until(lambda: any("may evict messages" in line for line in fleet.lines), what="the warning")
 
 
 def test_urls_work_as_paths_do(data: Path, s3: S3Server) -> None:

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.celery.flower import close_flower
-from optimizer.cli.dev.redis_server import free_port
 from tests.support.fleet import processes_with
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
@@ -98,74 +96,6 @@ def test_the_demo_takes_away_nothing_of_somebody_elses(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "is not the demo's" in done.stderr
     assert (tmp_path / ".demo" / "theirs").exists()
-
-
-def test_flower_is_closed_wherever_it_is_started(tmp_path: Path) -> None:
-    """`celery -A tasks flower` alone listens on loopback and makes up a password; what is set is left alone."""
-    environ: dict[str, str] = {}
-    close_flower(environ, ["celery", "-A", "tasks", "flower"])
-    assert environ["FLOWER_ADDRESS"] == "127.0.0.1"
-    assert re.fullmatch(r"admin:\S{16,}", environ["FLOWER_BASIC_AUTH"])
-
-    environ = {"FLOWER_ADDRESS": "0.0.0.0", "FLOWER_BASIC_AUTH": "a:b"}
-    close_flower(environ, [])
-    assert (environ["FLOWER_ADDRESS"], environ["FLOWER_BASIC_AUTH"]) == ("0.0.0.0", "a:b")
-
-    environ = {}
-    close_flower(environ, ["flower", "--basic-auth=a:b"])
-    assert "FLOWER_BASIC_AUTH" not in environ
-
-    links = {"FLOWER_SERVICE_HOST": "10.0.0.1", "FLOWER_SERVICE_PORT": "5555", "FLOWER_PORT": "tcp://10.0.0.1:5555"}
-    environ = {**links, "OTHER_PORT": "tcp://10.0.0.1:80"}
-    close_flower(environ, [])
-    assert environ.keys() == {"FLOWER_ADDRESS", "FLOWER_MAX_TASKS", "FLOWER_BASIC_AUTH", "OTHER_PORT"}
-
-    log = tmp_path / "log"
-    with log.open("wb") as lines:
-        command = [sys.executable, "-m", "celery", "-A", "tasks", "flower", f"--port={free_port()}"]
-        flower = subprocess.Popen(command, cwd=tmp_path, env=_environment() | links, stdout=lines, stderr=lines)
-    try:
-        wait_until(lambda: "Visit me at" in log.read_text(), what="Flower")
-        assert re.search(r"Visit me at http://127\.0\.0\.1:\d+", log.read_text())
-        assert "log in as admin:" in log.read_text()
-    finally:
-        flower.kill()
-        flower.wait()
-
-
-def _celery(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "celery", "-A", "tasks", *arguments]
-    environ = _environment() | {"ROLLING_REDIS_URL": "redis://127.0.0.1:1/0"} | variables
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
-
-
-@pytest.mark.parametrize("program", ["worker", "beat"])
-def test_a_misspelt_setting_ends_a_process_of_our_own_at_its_start(program: str) -> None:
-    """In one line."""
-    done = _celery(program, ROLLING_INPT="x")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("SettingsInvalid: ROLLING_INPT is not a setting, is ROLLING_INPUT")
-    assert "Traceback" not in done.stderr
-
-
-def test_a_program_that_we_are_part_of_is_not_ended_by_names_that_begin_like_ours() -> None:
-    """Not by its own, even one that looks misspelt, nor by those of Kubernetes: a reader, a router, a sender."""
-    code = "import optimizer, optimizer.web, tasks.sender, tasks.rolling; optimizer.SnapshotReader.from_env().close()"
-    others = {"ROLLING_WINDOW": "20", "ROLLING_INPT": "x", "ROLLING_REDIS_PORT": "tcp://10.0.0.1:6379"}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=_environment() | others, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("ROLLING_WINDOW is not a setting") == 1
-    assert "REDIS_PORT" not in done.stderr
-
-
-def test_the_broker_is_ours_whatever_another_program_has_set_for_its_celery() -> None:
-    """A backend's `CELERY_BROKER_URL` may be in the same environment."""
-    code = "from tasks import app; print(app.connection_for_read().host, app.connection().host, app.backend.url)"
-    theirs = dict.fromkeys(("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"), "redis://theirs:1/7")
-    environ = _environment() | theirs | {"ROLLING_BROKER_URL": "redis://ours:2/3"}
-    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["ours:2", "ours:2", "redis://ours:2/3"]
 
 
 def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Path, redis_server: RedisServer) -> None:
