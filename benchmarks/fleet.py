@@ -67,7 +67,7 @@ def _runs(name: str, settings: Settings, *, cores: set[int], children: int) -> f
 
 
 def _run(settings: Settings, environ: dict[str, str], *options: str) -> Stats:
-    """One run by hand, and what it says of itself."""
+    """Trigger a run, and return its figures."""
     command = [sys.executable, "-m", "optimizer.cli", "trigger", "--wait", "--timeout", f"{RUN_LIMIT_S:g}", *options]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     with closing(SnapshotReader.from_settings(settings)) as reader:

@@ -44,7 +44,7 @@ def connect_signals() -> None:
 
 
 def _show_info_lines(**_: Any) -> None:
-    """Show the line of each run even if the worker's own level is WARNING, its default."""
+    """Show a log line of each run even if the worker's own level is WARNING, its default."""
     logging.getLogger("optimizer").setLevel(logging.INFO)
 
 

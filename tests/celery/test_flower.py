@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from optimizer.celery.flower import close_flower
 from optimizer.cli.dev.redis_server import free_port
 from tests.support.redis_servers import wait_until
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,4 +1,4 @@
-"""What a worker and a beat check at their start, and what they say."""
+"""What a worker and a beat check at their start, and what they log."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -25,7 +27,7 @@ def _celery(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize("program", ["worker", "beat"])
-def test_a_misspelt_setting_ends_a_process_of_our_own_at_its_start(program: str) -> None:
+def test_a_misspelt_setting_ends_a_worker_and_a_beat_at_their_start(program: str) -> None:
     """In one line."""
     done = _celery(program, ROLLING_INPT="x")
     assert done.returncode == 1
@@ -58,7 +60,7 @@ def test_the_worker_warns_of_a_broker_that_may_evict(tmp_path: Path, own_redis: 
 
 
 def test_a_worker_shows_each_run_at_its_default_log_level(tmp_path: Path, settings: Settings) -> None:
-    """Celery's is WARNING, and hides its own lines; the line of a run and the engine are INFO, and are shown."""
+    """It is WARNING, which hides Celery's own lines; lines about runs and engines have INFO, and are shown."""
     write_json(settings.input, {"AAPL": a_record()})
     with Fleet(tmp_path, settings) as fleet, Celery(broker=settings.redis_url, set_as_current=False) as client:
         fleet._stack.start_celery("worker", "worker")

@@ -48,7 +48,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_run_needs_neither_redis_nor_settings(data: Path) -> None:
-    """`run --no-cache` in a directory with the input writes the files and says what it did."""
+    """`run --no-cache` in a directory with the input writes the files and prints figures."""
     done = rolling_optimizer(data, "run", "--no-cache")
 
     assert done.returncode == 0
@@ -168,7 +168,7 @@ def test_run_draws_a_progress_bar_on_a_terminal(data: Path) -> None:
     try:
         while part := os.read(ours, 4096):
             drawn += part
-    except OSError:  # Linux's way to say that the other side is closed
+    except OSError:  # what Linux raises when the other end is closed
         pass
     os.close(ours)
     assert b"scanning" in drawn
@@ -176,7 +176,7 @@ def test_run_draws_a_progress_bar_on_a_terminal(data: Path) -> None:
 
 
 def test_sample_writes_what_run_reads(tmp_path: Path) -> None:
-    """Both commands agree on the format, also without gzip and indented."""
+    """Both commands agree on the format, also without gzip and with indentation."""
     made = rolling_optimizer(
         tmp_path, "sample", "in/big.json", "--symbols", 50, "--points", 5, "--shape", "lines", "--indent"
     )
@@ -216,7 +216,7 @@ def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> No
 
 
 def test_a_run_that_finds_too_much_unusable_says_so_and_accept_publishes_it(settings: Settings, data: Path) -> None:
-    """The old version grows old meanwhile, though runs go on, and `status` says why and what a version leaves out."""
+    """The published version is not confirmed meanwhile, and `status` says why, and how many records a version lacks."""
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
     rolling_file = data / "data" / "rolling_brain.json.gz"
     write_json(rolling_file, {f"S{number}": a_record(confidence=number / 100) for number in range(101)})
@@ -243,7 +243,7 @@ def test_a_run_that_finds_too_much_unusable_says_so_and_accept_publishes_it(sett
 
 
 def test_status_shows_a_failure_that_many_skipped_runs_hide(settings: Settings, data: Path) -> None:
-    """What was skipped says nothing; a run that went well since makes the failure an old story."""
+    """Skipped runs say nothing about the input; a later success replaces the failure."""
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
     write_json(settings.input, {"AAPL": a_record()})
     optimize(settings)
@@ -292,7 +292,7 @@ def test_config_shows_settings_redacted_and_asks_both_redis(data: Path, redis_se
 
 
 def test_config_warns_of_a_broker_that_may_evict(data: Path, redis_server: RedisServer) -> None:
-    """Messages must not be thrown away to make room."""
+    """An eviction would lose messages."""
     with redis_server.client as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
@@ -303,7 +303,7 @@ def test_config_warns_of_a_broker_that_may_evict(data: Path, redis_server: Redis
 
 
 def test_trigger_runs_on_the_fleet_and_waits_for_the_report(tmp_path: Path, settings: Settings) -> None:
-    """`--wait` prints the report, or the failure in one line; without it the id is all."""
+    """`--wait` prints the report, or the failure in one line; without it only the id is printed."""
     variables = {"ROLLING_REDIS_URL": settings.redis_url}
     write_json(settings.input, {"AAPL": a_record()})
     with Fleet(tmp_path, settings) as fleet:
@@ -328,10 +328,10 @@ def test_trigger_runs_on_the_fleet_and_waits_for_the_report(tmp_path: Path, sett
     assert "Traceback" not in failed.stderr
 
 
-def test_trigger_says_when_nobody_is_there(tmp_path: Path, redis_server: RedisServer) -> None:
+def test_trigger_says_that_no_worker_and_no_broker_answers(tmp_path: Path, redis_server: RedisServer) -> None:
     """No worker, and no broker, are one line each."""
     no_worker = rolling_optimizer(
-        tmp_path, "trigger", "--wait", "--timeout", 1, ROLLING_REDIS_URL=redis_server.url, ROLLING_SOURCE="nobody"
+        tmp_path, "trigger", "--wait", "--timeout", 1, ROLLING_REDIS_URL=redis_server.url, ROLLING_SOURCE="unattended"
     )
     no_broker = rolling_optimizer(tmp_path, "trigger", ROLLING_REDIS_URL="redis://127.0.0.1:1/0")
 

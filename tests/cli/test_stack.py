@@ -1,4 +1,4 @@
-"""`rolling-optimizer demo` and `rolling-optimizer up` as their users run them, and what they leave behind: nothing."""
+"""`rolling-optimizer demo` and `up` as their users run them; they leave no process and no key behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Up:
-    """A running `up`, with a mark in its environment by which its processes are found."""
+    """A running `up`, with a variable in its environment that identifies its processes."""
 
     def __init__(self, directory: Path) -> None:
         self.mark = f"ROLLING_SOURCE=up-{directory.name}-{os.getpid()}"
@@ -39,11 +39,11 @@ class Up:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """All that it has printed so far."""
         return self.log.read_text()
 
     def others(self) -> list[int]:
-        """Its processes, without itself."""
+        """The ids of the processes that it has started."""
         return [pid for pid in processes_with(self.mark) if pid != self.process.pid]
 
     def wait_for(self, pattern: str) -> re.Match[str]:
@@ -68,8 +68,8 @@ def up(tmp_path: Path) -> Iterator[Up]:
     running.process.wait()
 
 
-def test_the_demo_shows_the_line_and_leaves_nothing(tmp_path: Path) -> None:
-    """One command: sample, first scheduled run, the top five from Redis; then nothing runs and `.demo` is all."""
+def test_the_demo_shows_a_run_and_leaves_nothing(tmp_path: Path) -> None:
+    """One command: sample, first scheduled run, the top five from Redis; then no process runs, and `.demo` is left."""
     mark = f"MARK={tmp_path}"
     environment = _environment() | dict([mark.split("=")])
     done = subprocess.run([*COMMAND, "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
@@ -84,8 +84,8 @@ def test_the_demo_shows_the_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert processes_with(mark) == []
 
 
-def test_the_demo_takes_away_nothing_of_somebody_elses(tmp_path: Path) -> None:
-    """A directory under its name that it has not made stays."""
+def test_the_demo_deletes_no_directory_that_it_has_not_made(tmp_path: Path) -> None:
+    """A directory of the same name without its marker stays."""
     (tmp_path / ".demo").mkdir()
     (tmp_path / ".demo" / "theirs").touch()
 
@@ -99,7 +99,7 @@ def test_the_demo_takes_away_nothing_of_somebody_elses(tmp_path: Path) -> None:
 
 
 def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Path, redis_server: RedisServer) -> None:
-    """It works under a source and a queue of its own, and takes its keys away."""
+    """It uses a source and a queue of its own, and deletes its keys."""
     with redis_server.client as client:
         client.set("rolling:{rolling_brain}:current", "theirs")
 
@@ -113,7 +113,7 @@ def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_stopping_up_leaves_nothing_behind(up: Up, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM stop all five in order; when it is killed the kernel ends them."""
+    """Ctrl-C and SIGTERM stop all five in order; after a SIGKILL the kernel ends them."""
     up.wait_for(r"✅ Optimized")
     up.wait_for(r"flower \| ")
     up.wait_for(r"web    \| http")
@@ -127,8 +127,8 @@ def test_stopping_up_leaves_nothing_behind(up: Up, number: signal.Signals) -> No
     assert "Traceback" not in up.output
 
 
-def test_a_process_that_dies_takes_the_rest_down_with_a_clear_message(up: Up) -> None:
-    """Half a stack is worse than none: it says which process died, and stops the others."""
+def test_a_process_that_ends_stops_the_others_with_a_clear_message(up: Up) -> None:
+    """The message names the process and how it ended."""
     up.wait_for(r"beat   \| .*Starting")
     beat = next(pid for pid in up.others() if b"\0beat\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(beat, signal.SIGKILL)
@@ -139,7 +139,7 @@ def test_a_process_that_dies_takes_the_rest_down_with_a_clear_message(up: Up) ->
 
 
 def test_up_serves_flower_on_loopback_behind_a_password_that_it_prints(up: Up) -> None:
-    """The printed login works, and nothing else does."""
+    """The printed login works; a request without it is refused."""
     found = up.wait_for(r"Flower  (http://127\.0\.0\.1:\d+)   login (admin):(\S+)")
     url, user, password = found.groups()
     up.wait_for(r"Visit me at")
@@ -159,7 +159,7 @@ def test_up_serves_flower_on_loopback_behind_a_password_that_it_prints(up: Up) -
 
 
 def test_up_serves_the_dashboard_at_the_address_that_it_prints(up: Up) -> None:
-    """The page, and what the first run has published."""
+    """It serves the page, and what the first run has published."""
     url = up.wait_for(r"web     (http://127\.0\.0\.1:\d+/)")[1]
     up.wait_for(r"✅ Optimized")
     up.wait_for(rf"web    \| {url}")
@@ -177,5 +177,5 @@ def test_up_serves_the_dashboard_at_the_address_that_it_prints(up: Up) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The developer's environment without settings of ours, and the package importable from anywhere."""
+    """The developer's environment, in which the package is importable from any directory."""
     return os.environ | {"PYTHONPATH": str(ROOT)}

@@ -246,7 +246,7 @@ def test_the_image_runs_the_worker_of_the_compose_file() -> None:
     assert json.loads(command) == yaml.safe_load(COMPOSE_FILE.read_text())["services"]["worker"]["command"]
 
 
-def test_the_image_copies_what_is_there_and_runs_as_nobody() -> None:
+def test_the_image_copies_what_is_there_and_does_not_run_as_root() -> None:
     """Every path that is copied exists and is let through, and the last stage drops root."""
     steps = _dockerfile()
     sources = [path for name, words in steps if name == "COPY" and "--from" not in words for path in words.split()[:-1]]
