@@ -167,7 +167,8 @@ def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) 
         assert pointer.counts["predictions"] == 2
         stored = client.get(Keys("rolling_brain").payload(pointer.version, "predictions"))
         assert stored == written.payloads["predictions"]
-    assert "✅ Optimized" in composed.lines("worker")
+    # It is logged a moment after the publish.
+    wait_until(lambda: "✅ Optimized" in composed.lines("worker"), what="the log line of the run")
 
 
 @pytest.mark.slow
