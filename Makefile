@@ -15,10 +15,11 @@ up: install ## Redis, worker, beat, Flower and web in the foreground, until Ctrl
 test: install ## the whole suite, against real servers
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
-check: install ## lint, format and types
+check: install ## lint, format, types and the order of the packages' imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: install ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
@@ -52,4 +53,4 @@ lock: install ## constraints.txt anew, from pyproject.toml
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 
 clean: ## everything that the targets made
-	rm -rf .venv .demo .up .site .cache .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .demo .up .site .cache .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

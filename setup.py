@@ -1,7 +1,7 @@
-"""The compiled pruner; all else is in pyproject.toml.
+"""The build of the compiled pruner; everything else is in pyproject.toml.
 
-Without a compiler the install works all the same, and scans run on the slower engine, which workers say at their start.
-With BUILD_EXTENSION=yes a build that fails makes the install fail; BUILD_EXTENSION=no does without the extension.
+Without a compiler the install works, and scans run on the slower engine, which workers log at their start. With
+BUILD_EXTENSION=yes a failed build makes the install fail; BUILD_EXTENSION=no leaves the extension out.
 """
 
 import os

@@ -38,7 +38,7 @@ WEB = """## The web
 
 
 class _Tee(io.StringIO):
-    """Keeps what it passes on."""
+    """Prints a text and keeps it."""
 
     def write(self, text: str, /) -> int:
         sys.__stdout__.write(text)  # type: ignore[union-attr]  # a program has one

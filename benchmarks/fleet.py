@@ -54,21 +54,9 @@ def _runs(name: str, settings: Settings, *, cores: set[int], children: int) -> f
         "ROLLING_OUTPUT_DIR": str(settings.output_dir),
         "ROLLING_REDIS_URL": settings.redis_url,
     }
-    worker = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "tasks",
-        "worker",
-        "-c",
-        str(children),
-        "--without-mingle",
-        "-f",
-        os.devnull,
-    ]
-    pinned = ["taskset", "-c", ",".join(map(str, cores)), *worker]
-    with running(pinned, environ):
+    pinned = ["taskset", "-c", ",".join(map(str, cores)), sys.executable]
+    options = ["-c", str(children), "--without-mingle", "-f", os.devnull]
+    with running([*pinned, "-m", "celery", "-A", "tasks", "worker", *options], environ):
         forced = [_run(settings, environ, "--force") for _ in range(ROUNDS)]
         (DIRECTORY / "parts" / "0.json.gz").touch()
         changed = _run(settings, environ)
@@ -79,17 +67,8 @@ def _runs(name: str, settings: Settings, *, cores: set[int], children: int) -> f
 
 
 def _run(settings: Settings, environ: dict[str, str], *options: str) -> Stats:
-    """One run by hand, and what it says of itself."""
-    command = [
-        sys.executable,
-        "-m",
-        "optimizer.cli.main",
-        "trigger",
-        "--wait",
-        "--timeout",
-        f"{RUN_LIMIT_S:g}",
-        *options,
-    ]
+    """Trigger a run, and return its figures."""
+    command = [sys.executable, "-m", "optimizer.cli", "trigger", "--wait", "--timeout", f"{RUN_LIMIT_S:g}", *options]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     with closing(SnapshotReader.from_settings(settings)) as reader:
         stats = reader.runs(1)[0].stats if done.returncode == 0 else None

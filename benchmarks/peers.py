@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from optimizer.cli.bench import measured_here
+from optimizer.cli.measure import measured_here
 
 __all__ = ["PEERS", "Peer", "available"]
 

@@ -1,4 +1,4 @@
-"""Processes that a benchmark starts and ends: a Redis of its own above all."""
+"""Processes that a benchmark starts and ends, such as a Redis of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["running", "throwaway_redis", "wait_until"]
 
 @contextmanager
 def running(command: list[str], environ: Mapping[str, str] | None = None) -> Iterator[None]:
-    """A process for as long as the context lasts."""
+    """Run a process until the `with` block ends."""
     process = subprocess.Popen(command, env=dict(environ or os.environ), stdout=subprocess.DEVNULL)
     try:
         yield
@@ -30,7 +30,7 @@ def running(command: list[str], environ: Mapping[str, str] | None = None) -> Ite
 
 @contextmanager
 def throwaway_redis(directory: Path) -> Iterator[str]:
-    """The URL of a Redis of its own."""
+    """Run a Redis until the `with` block ends; yield its URL."""
     port = free_port()
     url = f"redis://127.0.0.1:{port}/0"
     with running(redis_command(port, directory / "redis")):

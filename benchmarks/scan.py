@@ -16,8 +16,9 @@ from typing import Any, Final
 from benchmarks.peers import PEERS, available
 from benchmarks.processes import throwaway_redis
 from optimizer import Settings
-from optimizer.cli.bench import Comparison, Row, compare, measure, rows_of
+from optimizer.cli.bench import Comparison, Row, compare, rows_of
 from optimizer.cli.dev.sample import write_sample
+from optimizer.cli.measure import measure
 from optimizer.errors import BenchFailed
 
 __all__ = ["main"]

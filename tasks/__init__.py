@@ -1,4 +1,4 @@
-"""The fleet: `celery -A tasks worker`, `celery -A tasks beat`, `celery -A tasks flower`, and the command line."""
+"""The stand-alone deployment: `celery -A tasks worker`, `celery -A tasks beat`, `celery -A tasks flower`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["app"]
 
 
 def __getattr__(name: str) -> object:
-    """The Celery app, made when it is first asked for: most commands do without Celery, which takes 8 MB and 0.3 s."""
+    """Import the app on first use: a router that imports `tasks.sender` and sends nothing needs no Celery."""
     if name == "app":
         from optimizer.celery.app import app  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Fixtures: a real Redis for whoever asks for one, and settings that point into the test's own directory."""
+"""Fixtures: real Redis and S3 servers, and settings that point into the test's own directory."""
 
 from __future__ import annotations
 

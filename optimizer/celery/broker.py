@@ -1,10 +1,10 @@
-"""The connection to the broker of worker, beat, Flower and senders: retries for ever, and drops unusable messages.
+"""The connection of worker, beat, Flower and senders to the broker: retries for ever, and drops unusable messages.
 
-Invariant: no message ends a process. What cannot be decoded or dispatched is taken off the queue (and out of what kombu
-would restore to it), logged in one line without its content, and counted; the next message is taken as usual. All
-messages come through `Transport._deliver`, and whatever their handlers raise ends there.
+Invariant: no message ends a process. A message that cannot be decoded or dispatched is removed from its queue (and from
+kombu's unacknowledged messages, which would be restored), logged in one line without its content, and counted; the next
+message is handled as usual. All messages pass through `Transport._deliver`, and no error of their handlers leaves it.
 
-What Redis itself answers or fails to answer is not a message's fault: those errors pass, and Celery reconnects.
+Errors of Redis itself are raised: they are not caused by a message, and Celery reconnects.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kombu.exceptions import InconsistencyError, OperationalError
 from kombu.transport import redis
 from redis.exceptions import DataError, RedisError
 
-from optimizer.celery.envelope import MessageInvalid, check_envelope, check_order
+from optimizer.celery.envelope import MessageInvalid, check_command, check_envelope
 from optimizer.models import UNDECODABLE
 
 __all__ = ["Connection", "dropped"]
@@ -28,24 +28,28 @@ __all__ = ["Connection", "dropped"]
 _log = logging.getLogger(__name__)
 
 # Celery itself waits two seconds longer each time, up to 30, and has no setting for that: after a minute without the
-# broker a worker would miss the next quarter of one.
+# broker a worker would miss the next 15 s or more.
 RECONNECT_AFTER_S: Final = 0.5
 RECONNECT_AFTER_AT_MOST_S: Final = 2.0
 
-# kombu's own list has KeyError in it, and so would take a message that lacks a field for a connection that is lost.
-OF_THE_BROKER: Final = (RedisError, OSError, OperationalError, InconsistencyError)
+# kombu's own list has KeyError in it, and so would treat a message that lacks a field as a lost connection.
+BROKER_ERRORS: Final = (RedisError, OSError, OperationalError, InconsistencyError)
 
-# Messages that this process has dropped, by queue; `celery -A tasks inspect stats` shows it.
+# Messages that this process has dropped, by queue, as `celery -A tasks inspect stats` shows them.
 dropped: Final = Counter[str]()
 
 
 class Channel(redis.Channel):
-    """Reads what lies in queues and comes through channels, JSON or not."""
+    """Reads messages of queues and of pub/sub channels, whether they are JSON or not."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except (ValueError, TypeError, RecursionError):  # no JSON; it has left the queue, and was noted nowhere
+        except (
+            ValueError,
+            TypeError,
+            RecursionError,
+        ):  # no JSON: it has left the queue, and is not among the unacknowledged
             _drop("a queue", "it is no JSON")
             return True
 
@@ -56,12 +60,12 @@ class Channel(redis.Channel):
                 msgspec.json.decode(payload["data"])
             except UNDECODABLE:
                 _drop("a channel", "it is no JSON")
-                payload["data"] = None  # which kombu passes over
+                payload["data"] = None  # which kombu ignores
         return payload
 
 
 class Transport(redis.Transport):
-    """Delivers messages that have the shape of one."""
+    """Delivers messages that follow the schema."""
 
     Channel = Channel
 
@@ -69,34 +73,34 @@ class Transport(redis.Transport):
         try:
             check_envelope(message)
             if queue.endswith(".pidbox") and not queue.endswith(".reply.celery.pidbox"):
-                check_order(message)
+                check_command(message)
             super()._deliver(message, queue)  # type: ignore[no-untyped-call]
         except Exception as error:
-            if isinstance(error, OF_THE_BROKER) and not isinstance(error, DataError):
+            if isinstance(error, BROKER_ERRORS) and not isinstance(error, DataError):
                 raise
-            self._take_back(message)
+            self._reject(message)
             _drop(queue, _reason(error))
 
-    def _take_back(self, message: Any) -> None:
-        """Forget a message that was noted as delivered: else it would be restored to its queue, and come again."""
+    def _reject(self, message: Any) -> None:
+        """Remove a message from the unacknowledged ones: else it would be restored to its queue, and come again."""
         if isinstance(message, dict) and isinstance(properties := message.get("properties"), dict):
             tag = properties.get("delivery_tag")
             if isinstance(tag, str):
                 for channel in self.channels:
-                    with suppress(KeyError):  # another channel's
+                    with suppress(KeyError):  # it came through another channel
                         channel.qos.get(tag)
                         channel.basic_reject(tag, requeue=False)
 
 
 class Connection(kombu.connection.Connection):
-    """A connection that looks for its broker every two seconds, however long that is away."""
+    """A connection that tries its broker every two seconds, for as long as that is away."""
 
     def get_transport_cls(self) -> type[Transport]:
-        """The transport: of settings we take no other than Redis."""
+        """The transport: settings allow only Redis."""
         return Transport
 
     def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
-        """Connect; wait for the broker where it is away."""
+        """Connect; wait for the broker if it is away."""
         pace = {
             "interval_start": RECONNECT_AFTER_S,
             "interval_step": RECONNECT_AFTER_S,
@@ -111,7 +115,7 @@ def _drop(queue: str, reason: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why, without what the message holds: the messages of other people's exceptions quote it."""
+    """Why a message was dropped, without its content, which messages of foreign exceptions quote."""
     if isinstance(error, MessageInvalid):
         return str(error)
     trace = error.__traceback__

@@ -1,6 +1,6 @@
-"""Celery's settings, under Celery's own lowercase keys. `ROLLING_*` variables give the rest.
+"""Celery's settings under Celery's own lowercase keys, made from the `ROLLING_*` variables.
 
-Each value that is not Celery's default has its reason. Read once a process, by `celeryconfig.py`.
+Each value that differs from Celery's default has its reason. The app reads `celeryconfig.py`, which imports them all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _shortest_interval_s = min(settings.interval_s for settings in _sources)
 _time_limit_s = max(60, round(10 * _longest_interval_s))
 
 # ---- broker and results: one Redis; it must not evict, so it may be another than the cache
-# Named three times: `CELERY_BROKER_URL`, which may be another program's, wins over the first.
+# Three names: `CELERY_BROKER_URL`, which may be another program's, wins over the first.
 broker_url = broker_read_url = broker_write_url = result_backend = _broker.for_kombu()
 broker_use_ssl = redis_backend_use_ssl = _broker.tls_for_kombu()
 broker_connection_retry_on_startup = True
@@ -40,7 +40,7 @@ broker_transport_options = {
     "socket_keepalive": True,
     "health_check_interval": 25,
 }
-# Reporting progress must not hold up a scan for long when Redis is away.
+# Reporting progress must not delay a scan for long when Redis is away.
 redis_socket_timeout = 5
 redis_socket_connect_timeout = 2
 result_backend_transport_options = {
@@ -57,9 +57,8 @@ result_accept_content = ["json"]
 # Celery's own logs the content of messages that it cannot use, and ends at some.
 worker_consumer = "optimizer.celery.consumer:Consumer"
 
-# ---- results: kept long enough to be read, not long enough to pile up
+# ---- results: kept until they have been read, but not so long that many accumulate
 result_expires = max(900, 2 * _time_limit_s)
-
 result_chord_expires = result_expires  # a chord waits for its longest scan
 
 # ---- one queue for each source, and one for scans; a worker without -Q takes all of them. Each has an exchange and a
@@ -72,20 +71,21 @@ task_default_queue = source_queue(_sources[0].source)
 
 
 def _route(_name: str, _args: Sequence[Any], kwargs: Mapping[str, Any] | None, *_: Any, **__: Any) -> Any:
-    """A run goes to the queue of its source, whoever sends it."""
-    source = (kwargs or {}).get("source")  # whatever the sender has put there
+    """Send a run to the queue of its source, also when Flower or another program sends it."""
+    source = (kwargs or {}).get("source")  # not checked yet
     return {"queue": source_queue(source)} if source in [settings.source for settings in _sources] else None
 
 
 task_routes = (_route,)
 
-# ---- delivery: early acks and no prefetching. kombu 5.7 ends a worker that holds an unacked message when Redis drops,
-# and a prefetched message is stranded until the visibility timeout. A run that is lost is made again by the next tick.
+# ---- delivery: early acks and no prefetching. kombu 5.7 ends a worker that holds an unacknowledged message when the
+# connection to Redis drops, and a prefetched message is stranded until the visibility timeout. The next tick repeats a
+# run that is lost.
 task_acks_late = False
 worker_prefetch_multiplier = 1
 worker_disable_prefetch = True
 
-# ---- runs: one at a time by the lock; the second child answers triggers meanwhile
+# ---- runs: one at a time by the lock; the second child answers triggers in the meantime
 worker_concurrency = 2
 task_track_started = True
 task_soft_time_limit = _time_limit_s
@@ -98,8 +98,8 @@ worker_soft_shutdown_timeout = 20
 worker_send_task_events = True
 task_send_sent_event = True
 
-# ---- the clock: the schedule is kept in memory. Its only state would be the time of the last run, and that says
-# nothing that a new beat should act upon: its first tick comes startup_delay_s after its start.
+# ---- the schedule is kept in memory. Its only state would be the time of the last run, on which a new beat must not
+# act: its first tick comes startup_delay_s after its start.
 beat_scheduler = "celery.beat:Scheduler"
 beat_max_loop_interval = min(5.0, _shortest_interval_s)
 beat_enable_remote_control = True
@@ -109,15 +109,15 @@ beat_schedule = {
         "task": "tasks.optimize_rolling_data",
         "schedule": settings.interval_s,
         "kwargs": {"scheduled": True, "source": settings.source},
-        # Inside `options`, where it counts: a tick that no worker took in time is dropped, so ticks never pile up.
+        # Has an effect only inside `options`: a tick that no worker took in time is dropped, so ticks never accumulate.
         "options": {"expires": settings.interval_s},
-        # No countdown message: see delivery. To beat it looks as if the last run was this long ago.
+        # No message with a countdown, see delivery: beat takes this for the time of the last run.
         "last_run_at": datetime.now(UTC) + timedelta(seconds=settings.startup_delay_s - settings.interval_s),
     }
     for settings in _sources
 }
 
-# ---- logs: stdout stays as it is, so that what a library prints is not taken for a log line
+# ---- logs: stdout is not redirected, so that what a library prints does not look like a log line
 worker_redirect_stdouts = False
 timezone = "UTC"
 enable_utc = True

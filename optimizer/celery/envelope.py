@@ -1,9 +1,9 @@
-"""The shape of a message, checked before Celery acts on it: Celery itself takes the fields of a message on trust.
+"""The schema of messages, checked before Celery acts on them: Celery itself trusts the fields of a message.
 
-`check_envelope` is for every message that comes out of the broker (tasks, remote control, events, replies), as JSON
-already decoded. `check_order` is for remote control besides, and `check_task` for tasks: the headers and the body of
-Celery's protocol 2, which Celery 4 and later send. All raise `MessageInvalid`, which says where and what was expected,
-and nothing of what the message holds.
+`check_envelope` is for every message of the broker (tasks, remote control, events, replies), already decoded from JSON.
+After it, `check_command` is for remote control and `check_task` for tasks: the headers and the body of Celery's
+protocol 2, which Celery 4 and later send. All raise `MessageInvalid`, which names the field and what was expected, and
+quotes nothing of the message.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import msgspec
 
 from optimizer.errors import RollingError
 
-__all__ = ["MessageInvalid", "check_envelope", "check_order", "check_task"]
+__all__ = ["MessageInvalid", "check_command", "check_envelope", "check_task"]
 
-# A signature in a chord in a chain stays under 20; pickling for a child of the pool fails at some hundreds.
+# A signature in a chord in a chain stays under 20; pickling for a child of the pool fails at a few hundred.
 MAX_DEPTH: Final = 64
 MAX_SECONDS: Final = 10_000_000
 
-# Names and ids go into log lines and Redis keys, so no control characters, and no surrogates, which UTF-8 cannot hold.
+# Names and ids go into log lines and Redis keys: no control characters, and no surrogates, which UTF-8 cannot encode.
 _Text = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]+\Z", max_length=255)]
-# Patterns, and no literals: the error of a literal quotes what was there instead.
+# Patterns, not literals: the error of a literal quotes the value of the message.
 _Json = Annotated[str, msgspec.Meta(pattern=r"\Aapplication/json\Z")]
 _Utf8 = Annotated[str, msgspec.Meta(pattern=r"\A(?i:utf-8)\Z")]
 _Base64 = Annotated[str, msgspec.Meta(pattern=r"\Abase64\Z")]
@@ -50,8 +50,8 @@ class _Properties(msgspec.Struct):
     priority: _Count | None = None
 
 
-class _EveryHeaders(msgspec.Struct):
-    """No `compression`: a few KB would become any amount of memory, and nothing of ours sends it."""
+class _CommonHeaders(msgspec.Struct):
+    """No `compression`: a few KB would inflate to any amount of memory, and nothing here sends it."""
 
     compression: None = None
     clock: int | None = None
@@ -60,13 +60,13 @@ class _EveryHeaders(msgspec.Struct):
 class _Envelope(msgspec.Struct, rename={"content_type": "content-type", "content_encoding": "content-encoding"}):
     body: str
     properties: _Properties
-    headers: _EveryHeaders
+    headers: _CommonHeaders
     content_type: _Json
     content_encoding: _Utf8
 
 
 class _TaskHeaders(msgspec.Struct):
-    """No `eta`: a message that is held back for later is lost, or ends the worker, when Redis drops."""
+    """No `eta`: a message that waits in the worker is lost, or ends the worker, when the connection to Redis drops."""
 
     id: _Text
     task: _Text
@@ -104,7 +104,7 @@ class _Reply(msgspec.Struct):
     routing_key: _Text
 
 
-class _Order(msgspec.Struct):
+class _Command(msgspec.Struct):
     method: _Text
     arguments: dict[str, Any] | None = None
     destination: list[str] | None = None
@@ -114,14 +114,14 @@ class _Order(msgspec.Struct):
     ticket: _Text | None = None
 
 
-_ORDER: Final = msgspec.json.Decoder(_Order)
+_COMMAND: Final = msgspec.json.Decoder(_Command)
 
 
 def check_envelope(message: object) -> None:
-    """Check what every message has.
+    """Check the fields that every message has.
 
     Raises:
-        MessageInvalid: Something of it is missing or of another type.
+        MessageInvalid: A field is missing or of another type.
     """
     try:
         msgspec.convert(message, _Envelope)
@@ -129,15 +129,15 @@ def check_envelope(message: object) -> None:
         raise MessageInvalid(str(error)) from error
 
 
-def check_order(message: Mapping[str, Any]) -> None:
-    """Check the body of an order of remote control, in an envelope that is checked.
+def check_command(message: Mapping[str, Any]) -> None:
+    """Check the body of a remote control command, in an envelope that is checked.
 
     Raises:
-        MessageInvalid: It is none.
+        MessageInvalid: It is not a command.
     """
     try:
         body = base64.b64decode(message["body"]) if message["properties"].get("body_encoding") else message["body"]
-        _ORDER.decode(body)
+        _COMMAND.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise MessageInvalid(f"body: {_without_content(error)}") from error
 
@@ -146,7 +146,7 @@ def check_task(headers: Mapping[str, Any], body: bytes) -> None:
     """Check the headers and the body of a task.
 
     Raises:
-        MessageInvalid: They are not those of protocol 2.
+        MessageInvalid: They do not follow protocol 2.
     """
     try:
         msgspec.convert(headers, _TaskHeaders)
@@ -161,15 +161,15 @@ def check_task(headers: Mapping[str, Any], body: bytes) -> None:
 
 
 def _without_content(error: Exception) -> str:
-    """What msgspec says, which names places and types; of other errors no more than their kind."""
+    """The message of msgspec, which names fields and types; for other errors, which may quote data, the class alone."""
     return str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
 
 
 def _is_deeper(value: object, levels: int) -> bool:
-    there = [value]
+    level = [value]
     for _ in range(levels):
-        nested = (one.values() if isinstance(one, dict) else one for one in there if isinstance(one, (dict, list)))
-        there = [child for children in nested for child in children]
-        if not there:
+        nested = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list)))
+        level = [child for children in nested for child in children]
+        if not level:
             return False
     return True

@@ -1,7 +1,7 @@
-"""Results of runs as the fleet has stored them, read as data.
+"""Results of runs as workers have stored them, decoded as data.
 
-Celery's own decoder makes of a stored failure whatever exception it names, imports the module of that, and takes all
-fields on trust: anyone who can write to the broker could end the process that reads.
+Celery's own decoder trusts all fields: it imports the module that a stored failure names, and raises the exception that
+it names there, so anyone who can write to the broker could end a process that reads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from optimizer.models import Report
 
 __all__ = ["ResultInvalid", "RunResult", "decode_result", "read_result", "report_of"]
 
-# A report is of a few KB; the error of a run of thousands of parts names each.
+# A report has a few KB; the error of a run of thousands of parts names each of them.
 MAX_RESULT_BYTES: Final = 4 << 20
 
 # What decoding any bytes may raise: bad UTF-8 and numbers of thousands of digits are ValueErrors.
@@ -25,11 +25,11 @@ _PENDING: Final = ("PENDING", "RECEIVED")
 
 
 class ResultInvalid(CacheUnavailable):
-    """A result that no worker of ours can have written."""
+    """A stored result that no worker of this service can have written."""
 
 
 class RunResult(NamedTuple):
-    """What has become of a run: its report where it is `done`, an error's name and details where it has `failed`."""
+    """The state of a run: with its report if it is `done`, with an error's name and details if it has `failed`."""
 
     state: Literal["pending", "running", "done", "failed"]
     percent: float | None = None
@@ -53,19 +53,23 @@ class _Failure(msgspec.Struct, frozen=True):
 
 
 def read_result(run_id: str) -> RunResult:
-    """What the broker holds of a run.
+    """Read the result of a run from the broker.
 
     Raises:
-        ResultInvalid: It is none of ours.
+        ResultInvalid: The stored result is not of this service's format.
         redis.RedisError: The broker is away, or refuses.
     """
-    from optimizer.celery.app import app  # noqa: PLC0415 - Celery's settings are read on import, so only where results are
+    from optimizer.celery.app import app  # noqa: PLC0415 - its import reads Celery's settings, so not before it is needed
 
     return decode_result(run_id, app.backend.client.getrange(app.backend.get_key_for_task(run_id), 0, MAX_RESULT_BYTES))
 
 
 def decode_result(run_id: str, data: bytes) -> RunResult:
-    """The same, of the bytes that are stored; empty where nothing is."""
+    """Decode a stored result; no bytes are a run that is pending.
+
+    Raises:
+        ResultInvalid: The bytes are not of this service's format.
+    """
     if not data:
         return RunResult("pending")
     try:
@@ -83,8 +87,8 @@ def _decode(stored: _Stored) -> RunResult:
         return RunResult("running", min(100.0, msgspec.json.decode(stored.result, type=_Progress).percent))
     if stored.status in ("FAILURE", "REVOKED"):
         failure = msgspec.json.decode(stored.result, type=_Failure)
-        said = failure.exc_message
-        details = said if isinstance(said, str) else ", ".join(map(str, said))
+        message = failure.exc_message
+        details = message if isinstance(message, str) else ", ".join(map(str, message))
         return RunResult("failed", error=failure.exc_type, details=details)
     if stored.status in _RUNNING:
         return RunResult("running")
@@ -94,10 +98,11 @@ def _decode(stored: _Stored) -> RunResult:
 
 
 def report_of(result: RunResult) -> Report | None:
-    """The report of a run; `None` where it has not ended.
+    """Return the report of a run; `None` if it has not ended.
 
     Raises:
-        RollingError: It failed, by the error that it failed with; of those that are Celery's, `RunLost`.
+        RollingError: The run failed. An error of this package is raised again as its own class; `RunLost` stands for
+            Celery's errors.
     """
     if result.state != "failed":
         return result.report

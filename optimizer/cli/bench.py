@@ -1,13 +1,7 @@
-"""How fast a file is read here, held against the limit: inflating it and doing nothing else.
+"""`rolling-optimizer bench`: how fast a file is read here, as a ratio to the limit, which is inflating it.
 
-Three ways, each in a process of its own, in turn, some rounds over, so that a machine that slows down slows all alike:
-
-- `inflate`: the compressed stream to its checked end;
-- `scan`: the same, pruned, decoded and selected;
-- `run`: all of it, with files and Redis, and then a second run that finds nothing changed.
-
-`python -m optimizer.cli.bench WAY` is such a process: settings come from `ROLLING_*`, one line of JSON goes
-out. Imports are not timed; peak memory is the process's, imports and all.
+Each way of `optimizer.cli.measure` runs in a process of its own, in turn, several rounds over, so that a machine that
+slows down slows all of them alike.
 """
 
 from __future__ import annotations
@@ -15,48 +9,34 @@ from __future__ import annotations
 import os
 import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import click
 import msgspec
 
 from optimizer.cache.client import connect, redis_answers
 from optimizer.cache.keys import Keys
+from optimizer.cli.measure import WAYS, Measured, measure
+from optimizer.cli.options import settings_or_usage_error, source_option
 from optimizer.config.environment import PREFIX, with_secrets, without_sources
 from optimizer.config.settings import Settings
-from optimizer.errors import BenchFailed, CacheUnavailable
-from optimizer.pipeline.memory import peak_rss_mb
-from optimizer.pipeline.parts import collect
-from optimizer.pipeline.run import optimize
+from optimizer.errors import CacheUnavailable
 from optimizer.scan.engine import choose_engine
-from optimizer.selection.result import Found
-from optimizer.selection.top_n import Selection
-from optimizer.source.opener import open_input_file
+from optimizer.source.opener import expand, open_input_file
 from optimizer.storage.location import spelled
 
-__all__ = ["Comparison", "Measured", "Row", "compare", "measure", "measured_here", "rows_of", "table"]
+__all__ = ["Comparison", "Row", "bench", "compare", "rows_of", "table"]
 
 ROUNDS: Final = 3
-WAYS: Final = ("inflate", "scan", "run")
-
-
-class Measured(msgspec.Struct, frozen=True):
-    """What one way took once. MB are 10^6 bytes; `unchanged_ms` is the second run of `run`."""
-
-    json_bytes: int
-    wall_s: float
-    cpu_s: float
-    peak_mb: float
-    unchanged_ms: float | None = None
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One way over all rounds: medians, and how they compare to the way `inflate`."""
+    """One way over all rounds: medians, and their ratios to `inflate`."""
 
     way: str
     json_mb_per_s: float
@@ -81,16 +61,36 @@ class Comparison(msgspec.Struct, frozen=True):
     interval_holds: bool
 
 
-def compare(settings: Settings, *, rounds: int = ROUNDS, tell: Callable[[str], None] = lambda _: None) -> Comparison:
-    """Measure all ways over `settings.input`.
+@click.command()
+@source_option
+@click.argument("path", required=False, metavar="[PATH|URL]")
+@click.option(
+    "--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="How often each way is measured."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, alone.")
+def bench(source: str | None, path: str | None, rounds: int, as_json: bool) -> None:
+    """Does a file fit into the interval here? Measures inflate alone, the scan and a whole run.
 
-    The snapshots go into a directory of their own and, where Redis answers, under a source's name of their own, whose
-    keys are deleted at the end.
+    PATH or URL is the file, by default ROLLING_INPUT. Files and keys of real runs are not touched.
+    """
+    settings = settings_or_usage_error(source, input=path)
+    if expand(settings.input) != [settings.input]:
+        raise click.UsageError(f"{settings.input} names many files, and one is measured; give its PATH")
+    with _one_line(shown=sys.stderr.isatty() and not as_json) as tell:
+        comparison = compare(settings, rounds=rounds, tell=tell)
+    click.echo(msgspec.json.encode(comparison) if as_json else table(comparison))
+
+
+def compare(settings: Settings, *, rounds: int = ROUNDS, tell: Callable[[str], None] = lambda _: None) -> Comparison:
+    """Measure every way over `settings.input`.
+
+    The snapshots go to a temporary directory and, if Redis answers, under a made-up source's name, whose keys are
+    deleted at the end.
 
     Args:
         settings: The file, the engine, the limits and Redis.
         rounds: How often.
-        tell: Gets a line for each measurement.
+        tell: Called with a line for each measurement.
 
     Raises:
         RollingError: The file cannot be read, or a way failed.
@@ -107,7 +107,7 @@ def compare(settings: Settings, *, rounds: int = ROUNDS, tell: Callable[[str], N
             for number in range(rounds):
                 for way in WAYS:
                     options = [] if cache else ["--no-cache"]
-                    measured = measure(way, [sys.executable, "-m", "optimizer.cli.bench", way, *options], environ)
+                    measured = measure(way, [sys.executable, "-m", "optimizer.cli.measure", way, *options], environ)
                     taken[way].append(measured)
                     tell(f"round {number + 1} of {rounds}: {way}: {measured.wall_s:.2f} s")
         finally:
@@ -128,30 +128,8 @@ def compare(settings: Settings, *, rounds: int = ROUNDS, tell: Callable[[str], N
     )
 
 
-def measure(way: str, command: Sequence[str], environ: Mapping[str, str] | None = None) -> Measured:
-    """Run a process that prints a `Measured` as JSON.
-
-    Raises:
-        BenchFailed: It ended otherwise; the message has the last line that it printed.
-    """
-    done = subprocess.run(command, env=environ, capture_output=True, check=False)
-    try:
-        return msgspec.json.decode(done.stdout, type=Measured)
-    except msgspec.DecodeError:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise BenchFailed(f"{way} ended with status {done.returncode}: {lines[-1]}") from None
-
-
-def measured_here(way: Callable[[], int]) -> Measured:
-    """Measure a call in a process that has done nothing else; it returns the bytes of JSON that it has read."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    json_bytes = way()
-    wall_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
-    return Measured(json_bytes, wall_s, cpu_s, peak_rss_mb())
-
-
 def rows_of(taken: Mapping[str, Sequence[Measured]], *, limit: str = "inflate") -> list[Row]:
-    """Medians of each way, and their ratios to the way that is the limit."""
+    """Medians of each way, and their ratios to the way `limit`."""
 
     def median(way: str, name: str) -> float:
         return float(statistics.median(getattr(one, name) for one in taken[way]))
@@ -172,7 +150,7 @@ def rows_of(taken: Mapping[str, Sequence[Measured]], *, limit: str = "inflate") 
 
 
 def table(comparison: Comparison) -> str:
-    """The comparison for a person."""
+    """Show a comparison as a table for a person."""
     sizes = f"{comparison.json_bytes / 1e6:,.1f} MB of JSON, {comparison.input_bytes / 1e6:,.1f} MB on disk"
     outputs = "files and Redis" if comparison.cache else "files only: no Redis answers"
     lines = [
@@ -191,11 +169,8 @@ def table(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-# ---- around the measurements
-
-
 def _variables(settings: Settings, directory: Path, source: str) -> dict[str, str]:
-    """The settings of a run that touches nothing of the real one's."""
+    """The variables of a run that writes to this directory, and to Redis under this source's name."""
     return {
         f"{PREFIX}INPUT": spelled(settings.input),
         f"{PREFIX}OUTPUT_DIR": str(directory),
@@ -208,7 +183,7 @@ def _variables(settings: Settings, directory: Path, source: str) -> dict[str, st
 def _redis_is_there(settings: Settings) -> bool:
     try:
         with redis_answers(settings.redis_url), connect(settings.redis_url, timeout_s=1.0) as client:
-            client.scan(count=1)  # an ACL may forbid it: then what a run leaves could not be taken away again
+            client.scan(count=1)  # an ACL may forbid it, and then the keys could not be found and deleted
             return True
     except CacheUnavailable:
         return False
@@ -220,38 +195,14 @@ def _delete_keys(settings: Settings, keys: Keys) -> None:
             client.unlink(key)
 
 
-# ---- one way, in a process of its own
+@contextmanager
+def _one_line(*, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows a text on stderr in place of the text before; at the end nothing is left of it."""
 
+    def tell(text: str) -> None:
+        click.echo(f"\r{text:<60}", nl=False, err=True)
 
-def _inflate(settings: Settings) -> int:
-    with open_input_file(settings.input) as source:
-        return sum(map(len, source.chunks(choose_engine(settings.engine).chunk_bytes)))
-
-
-def _scan(settings: Settings) -> int:
-    found = Found(Selection(settings.index_symbols_limit))
-    with open_input_file(settings.input) as source:
-        collect(settings, choose_engine(settings.engine), source, found, None)
-    return found.json_bytes
-
-
-def _run(settings: Settings, *, use_cache: bool) -> int:
-    report = optimize(settings, force=True, accept=True, use_cache=use_cache)
-    return report.stats.json_bytes if report.stats is not None else 0
-
-
-def _main(way: str, *, use_cache: bool) -> Measured:
-    settings = Settings.from_env(os.environ)
-    choose_engine(settings.engine)
-    if way == "inflate":
-        return measured_here(lambda: _inflate(settings))
-    if way == "scan":
-        return measured_here(lambda: _scan(settings))
-    measured = measured_here(lambda: _run(settings, use_cache=use_cache))
-    began = time.perf_counter()
-    optimize(settings, use_cache=use_cache)
-    return msgspec.structs.replace(measured, unchanged_ms=round(1000 * (time.perf_counter() - began), 2))
-
-
-if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.json.encode(_main(sys.argv[1], use_cache="--no-cache" not in sys.argv)))
+    yield tell if shown else lambda _: None
+    if shown:
+        tell("")
+        click.echo("\r", nl=False, err=True)

@@ -208,7 +208,7 @@ HOSTILE: dict[str, bytes] = {
         for kind, value in (("a text", SECRET), ("a number", 5), ("of texts", [SECRET]))
     },
 }
-# These have the shape of a task. What they do to themselves is their affair: they fail, or not.
+# These follow the schema of a task. Whether they fail does not matter here.
 STRANGE: dict[str, bytes] = {
     "a task of Celery's": json.dumps(envelope("strange-1", "celery.chord_unlock", [["group", {}], {}, None])).encode(),
     "a map of Celery's": json.dumps(envelope("strange-2", "celery.map", [[{"task": "x"}, [1]], {}, None])).encode(),
@@ -239,7 +239,7 @@ STRANGE: dict[str, bytes] = {
 
 
 class Victim:
-    """One worker that takes whatever is put into its queue."""
+    """One worker, and its queue for messages of any kind."""
 
     def __init__(self, fleet: Fleet, client: redis.Redis) -> None:
         self.fleet = fleet
@@ -247,7 +247,7 @@ class Victim:
         self.queue = f"rolling.{fleet.settings.source}"
 
     def take(self, *messages: bytes) -> None:
-        """Put messages and a good one after them into the queue, and check that the good one is executed."""
+        """Put messages, and a good one after them, into the queue; check that the good one is executed."""
         run_id = f"good-{next(numbers)}"
         self.client.lpush(self.queue, *messages, json.dumps(envelope(run_id)).encode())
         key = f"celery-task-meta-{run_id}"
@@ -262,7 +262,7 @@ class Victim:
 
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer) -> Iterator[Victim]:
-    """The worker, for all tests of this module: that it outlives them is what they are about."""
+    """The worker for all tests of this module, which check that no message ends it."""
     directory = tmp_path_factory.mktemp("victim")
     settings = Settings(
         input=directory / "rolling_brain.json.gz", output_dir=directory / "snapshots", redis_url=shared_redis.url
@@ -287,39 +287,39 @@ def test_no_message_ends_a_worker(victim: Victim, messages: dict[str, bytes]) ->
             raise AssertionError(f"{name}: {error}; {victim.fleet.lines[-20:]}") from error
 
 
-def test_what_is_dropped_is_told_in_one_line_without_its_content_and_counted(victim: Victim) -> None:
-    """An operator sees how many, from where and why; the log of a worker is no place for what strangers send."""
+def test_a_dropped_message_is_logged_in_one_line_without_its_content_and_counted(victim: Victim) -> None:
+    """An operator sees how many were dropped, from where and why; their content may be hostile, and is not logged."""
     before = len(victim.fleet.lines)
     victim.take(*HOSTILE.values())
-    said = victim.fleet.lines[before:]
-    told = [line for line in said if "was dropped" in line]
-    assert len(told) == len(HOSTILE)
-    assert not [line for line in said if SECRET in line or "Traceback" in line]
-    assert any("a message of rolling.rolling_brain was dropped: Expected `str`, got `object`" in line for line in told)
+    lines = victim.fleet.lines[before:]
+    drops = [line for line in lines if "was dropped" in line]
+    assert len(drops) == len(HOSTILE)
+    assert not [line for line in lines if SECRET in line or "Traceback" in line]
+    assert any("a message of rolling.rolling_brain was dropped: Expected `str`, got `object`" in line for line in drops)
 
     stats = victim.fleet.celery("inspect", "stats", "--json")
     counted = next(iter(json.loads(stats).values()))["dropped_messages"]
     assert sum(counted.values()) == len([line for line in victim.fleet.lines if "was dropped" in line])
 
 
-def test_whoever_sends_a_task_that_does_not_exist_is_told(victim: Victim) -> None:
-    """Its name may be misspelt; its result says so."""
+def test_the_sender_of_a_task_that_does_not_exist_gets_a_failure(victim: Victim) -> None:
+    """Its name may be misspelt, and its result says that it is not registered."""
     victim.take(json.dumps(envelope("misspelt", "tasks.optimise")).encode())
     meta = json.loads(victim.client.get("celery-task-meta-misspelt") or b"{}")
     assert (meta["status"], meta["result"]["exc_type"]) == ("FAILURE", "NotRegistered")
 
 
 @pytest.mark.parametrize("channel", ["/0.celery.pidbox", "/0.celeryev/worker.heartbeat", "/0.celeryev/worker.elect"])
-def test_no_order_and_no_event_ends_a_worker(victim: Victim, channel: str) -> None:
-    """They come through channels, and take the same way."""
-    orders = [
+def test_no_command_and_no_event_ends_a_worker(victim: Victim, channel: str) -> None:
+    """They come through pub/sub channels, and pass the same checks."""
+    commands = [
         *(b"5", b'"text"', b"[]", b"{}", b"null", b'{"method": {}}', b'{"method": "nothing", "reply_to": 5}'),
         *(b'{"method": "revoke", "arguments": {"task_id": {"a": {}}}}', b'{"method": "ping", "destination": 5}'),
         *(b'{"method": "revoke", "arguments": 5}', b'{"method": "ping", "reply_to": {"exchange": {}}}'),
         *(b'{"hostname": {}, "type": []}', b'{"id": {}, "clock": {}, "hostname": 5, "pid": 5, "topic": 5}'),
     ]
     bodies = [
-        {**json.loads(with_body(order)), "headers": headers} for order in orders for headers in ({}, {"clock": 1})
+        {**json.loads(with_body(command)), "headers": headers} for command in commands for headers in ({}, {"clock": 1})
     ]
     hostile = [b"\xff", b"{", DEEP.encode(), *HOSTILE.values(), *(json.dumps(body).encode() for body in bodies)]
     for message in hostile:
@@ -348,7 +348,7 @@ def paths(message: object, outer: str = "") -> list[str]:
 
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
-    """A message with a few fields of any other value, or cut, or none at all; never one that is for later."""
+    """A message with a few fields of any other value, or cut, or any bytes; none has a countdown."""
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=50))
     arguments = st.tuples(st.lists(values), st.dictionaries(st.text(), values), values)
@@ -370,6 +370,6 @@ def messages(draw: st.DrawFn) -> bytes:
 @given(st.lists(messages(), min_size=20, max_size=40))
 @hypothesis_settings(max_examples=15, suppress_health_check=list(HealthCheck))
 def test_messages_of_any_shape(victim: Victim, batch: list[bytes]) -> None:
-    """Whatever comes in whatever order: the worker lives, takes the next message, and has nothing left to restore."""
+    """After any messages in any order the worker takes the next one, and has none left to restore."""
     victim.take(*batch)
     victim.assert_nothing_is_left()

@@ -1,4 +1,4 @@
-"""Stored results of runs are data: whatever they hold, whoever waits gets a report or an error of ours."""
+"""Stored results of runs are data: for any content a caller gets a report or an error of this package."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ FORGED = {
 
 
 @pytest.mark.parametrize("data", FORGED.values(), ids=FORGED)
-def test_what_is_no_result_of_ours_is_said_to_be_none(data: bytes) -> None:
+def test_a_stored_value_of_another_format_is_refused(data: bytes) -> None:
     """In one line, with the run's id."""
     with pytest.raises(CacheUnavailable, match="the broker holds a result of some-id that is none of ours"):
         decode_result("some-id", data)
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "system", "X"])
-def test_a_failure_makes_no_other_exception_than_ours(name: str) -> None:
-    """Celery would import what it names, and raise it."""
+def test_a_failure_raises_no_exception_of_other_modules(name: str) -> None:
+    """Celery would import the exception that it names, and raise it."""
     with pytest.raises(RollingError, match=f"{name}: why") as caught:
         report_of(decode_result("id", failed(name, exc_module="os")))
     assert type(caught.value) is RollingError
 
 
-def test_failures_are_those_of_the_run() -> None:
-    """By their names and words; those of Celery say what has happened."""
+def test_a_failure_is_raised_as_the_error_of_the_run() -> None:
+    """With its class and its text; Celery's errors become sentences that say what happened."""
     with pytest.raises(SourceTorn, match=r"^why$"):
         report_of(decode_result("id", failed("SourceTorn", exc_module="anything")))
     with pytest.raises(RunLost, match="its worker was killed"):
@@ -75,8 +75,8 @@ def test_failures_are_those_of_the_run() -> None:
 
 
 @pytest.mark.parametrize("status", ["PENDING", "RECEIVED", "STARTED", "PROGRESS", "RETRY"])
-def test_what_has_not_ended_is_waited_for(status: str) -> None:
-    """Whatever state it is in."""
+def test_a_run_that_has_not_ended_has_no_report(status: str) -> None:
+    """In any of these states."""
     assert report_of(decode_result("id", stored(status=status, result={"percent": 5}))) is None
 
 
@@ -99,6 +99,6 @@ names = st.sampled_from([*REPORT, "exc_type", "exc_message"])
     )
 )
 def test_results_of_any_shape(fields: dict[str, Any]) -> None:
-    """A report, an error of ours, or nothing yet."""
+    """A report, an error of this package, or nothing yet."""
     with suppress(RollingError):
         report_of(decode_result("id", json.dumps(fields).encode()))

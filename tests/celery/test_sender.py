@@ -1,4 +1,4 @@
-"""Runs that are sent for the web: one a source at a time, over all processes; and results that are none of ours."""
+"""Runs that are sent for the web: one a source at a time, over all processes; and forged results."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def store(broker: redis.Redis, run: str, status: str, result: Any = None) -> Non
 
 
 def test_of_all_requests_of_a_source_one_is_sent(webs: list[WebServer], broker: redis.Redis) -> None:
-    """Whichever process they reach, all get its id, and one message is in the queue; until it has ended."""
+    """In any process all get its id, and one message is in the queue, until the run has ended."""
     with ThreadPoolExecutor(16) as threads:
         sent = list(threads.map(lambda number: ask(webs[number % 2], "POST", "/runs"), range(200)))
     assert {status for status, _ in sent} == {202}
@@ -127,7 +127,7 @@ def test_a_run_that_should_do_more_is_not_mixed_up_with_one_that_does_less(
 
 
 def test_a_run_that_no_worker_has_begun_in_time_holds_up_no_other(webs: list[WebServer], broker: redis.Redis) -> None:
-    """Its message has expired by then; and nothing of it stays for ever."""
+    """Its message has expired by then, and its key expires too."""
     first = ask(webs[0], "POST", "/runs")[1]["id"]
     assert ask(webs[0], "POST", "/runs")[1]["id"] == first
     kept_ms = broker.pttl(REQUESTED)
@@ -154,7 +154,7 @@ def test_a_run_that_could_not_be_sent_holds_up_no_other(webs: list[WebServer], b
     "damage", ["junk", "list", "[]", '{"id": 5}', '{"id": "x", "force": true}', "[" * 100_000, "\udcff", "null"]
 )
 def test_a_damaged_note_is_replaced(webs: list[WebServer], broker: redis.Redis, damage: str) -> None:
-    """Whatever stands where the last run is noted."""
+    """For any content of the key."""
     if damage == "list":
         broker.lpush(REQUESTED, "x")
     else:
@@ -196,7 +196,7 @@ forged = st.binary(max_size=200) | values.map(json.dumps).map(str.encode) | enve
 
 
 def said(web: WebServer) -> dict[str, Any]:
-    """What the server says of the run: a state of ours or a problem, and never a traceback."""
+    """The answer of the server: one of the states or a problem, never a traceback."""
     status, answer = ask(web, "GET", f"/runs/{ID}")
     if status == 200:
         assert answer["id"] == ID
@@ -209,7 +209,7 @@ def said(web: WebServer) -> dict[str, Any]:
 
 
 class Raises:
-    """What runs code where it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Run it."""
@@ -249,7 +249,7 @@ def _envelope(status: Any, result: Any) -> bytes:
 @hypothesis_settings(max_examples=300)
 @given(data=forged)
 def test_no_result_makes_a_traceback(webs: list[WebServer], shared_redis: RedisServer, data: bytes) -> None:
-    """Any bytes at all under the key of a result are a state, or 503 that says that they are none of ours."""
+    """Any bytes under the key of a result give a state, or 503 with a sentence."""
     with shared_redis.client as client:
         client.set(RESULT, data)
     said(webs[0])
@@ -266,14 +266,14 @@ OTHER_TYPES: Final = {
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)
 def test_a_key_of_another_type_is_no_result(webs: list[WebServer], broker: redis.Redis, kind: str) -> None:
-    """Whatever it holds."""
+    """A key of any other type gives 503."""
     command, *arguments = OTHER_TYPES[kind]
     broker.execute_command(command, RESULT, *arguments)  # type: ignore[no-untyped-call]
     assert said(webs[0])["status"] == 503
 
 
 def test_a_huge_result_is_not_read(webs: list[WebServer], broker: redis.Redis) -> None:
-    """It takes the server neither memory nor time."""
+    """The server needs no memory for it."""
     broker.setrange(RESULT, 200_000_000, "x")
     before_mb = peak_memory_mb(webs[0])
     assert said(webs[0])["status"] == 503
@@ -287,8 +287,8 @@ def peak_memory_mb(web: WebServer) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1e3
 
 
-def test_results_of_ours_are_told(webs: list[WebServer], broker: redis.Redis) -> None:
-    """As a worker stores them; of a run that failed the error's name and what it says."""
+def test_results_of_workers_are_shown(webs: list[WebServer], broker: redis.Redis) -> None:
+    """As a worker stores them; a failed run has the name and the text of its error."""
     assert said(webs[0])["state"] == "pending"
     for status, result, expected in (
         ("PENDING", None, {"state": "pending"}),
@@ -311,7 +311,7 @@ def test_results_of_ours_are_told(webs: list[WebServer], broker: redis.Redis) ->
 
 
 def test_wrong_tokens_are_slowed_down(webs: list[WebServer], broker: redis.Redis) -> None:
-    """The more of them there are, and then told when to come back; the right one is answered at once meanwhile."""
+    """By more with each of them, up to 429 with Retry-After; the right token is answered at once meanwhile."""
     ended = time.monotonic() + 3
 
     def guess(number: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""`rolling-optimizer bench`: figures of real processes, and nothing left behind."""
+"""`rolling-optimizer bench`: figures of real processes, without a trace in files or Redis."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings, optimize
-from optimizer.cli.bench import Measured, compare, measure, rows_of, table
+from optimizer.cli.bench import compare, rows_of, table
 from optimizer.cli.dev.sample import write_sample
+from optimizer.cli.measure import Measured, measure
 from optimizer.errors import BenchFailed
 from tests.cli.test_commands import rolling_optimizer
 from tests.support.redis_servers import RedisServer
@@ -37,7 +38,7 @@ def test_it_prints_a_table(data: Path) -> None:
 
 
 def test_its_figures_as_json(data: Path) -> None:
-    """Alone on standard output, for whoever compares them."""
+    """Standard output is one JSON text, for programs that compare figures."""
     path = data / "other.json"
     json_bytes = write_sample(path, symbols=20, points=1)
 
@@ -53,7 +54,7 @@ def test_its_figures_as_json(data: Path) -> None:
 
 
 def test_real_runs_are_left_alone(settings: Settings, redis_server: RedisServer) -> None:
-    """Where Redis answers, a run of the bench publishes there, under a name of its own that is gone at the end."""
+    """If Redis answers, the runs of the bench publish there, under a source of their own whose keys are deleted."""
     write_sample(local(settings.input), symbols=20)
     optimize(settings)
     with redis_server.client as client:
@@ -70,7 +71,7 @@ def test_real_runs_are_left_alone(settings: Settings, redis_server: RedisServer)
 
 @pytest.mark.parametrize(("name", "error"), [("missing.json.gz", "SourceMissing"), ("bad.json", "BenchFailed")])
 def test_a_file_that_cannot_be_scanned_is_one_line(data: Path, name: str, error: str) -> None:
-    """With what was wrong with it."""
+    """With the error of the file."""
     (data / "bad.json").write_text("{1}")
 
     done = rolling_optimizer(data, "bench", data / name, ROLLING_REDIS_URL="redis://127.0.0.1:1")
@@ -81,7 +82,7 @@ def test_a_file_that_cannot_be_scanned_is_one_line(data: Path, name: str, error:
 
 
 def test_a_process_without_a_result_is_an_error() -> None:
-    """Its last word is told."""
+    """The message has the last line of its stderr."""
     with pytest.raises(BenchFailed, match="broken ended with status 3: the last word"):
         measure("broken", [sys.executable, "-c", "import sys; print('the last word', file=sys.stderr); sys.exit(3)"])
     with pytest.raises(BenchFailed, match="it said nothing"):
@@ -89,7 +90,7 @@ def test_a_process_without_a_result_is_an_error() -> None:
 
 
 def test_medians_and_ratios() -> None:
-    """Of each figure by itself, to the limit's."""
+    """Each figure has its own median, and its ratio to the median of the limit."""
     taken = {
         "inflate": [Measured(1_000_000, wall, 2.0, 30.0) for wall in (1.0, 2.0, 9.0)],
         "scan": [Measured(1_000_000, wall, 3.0, peak) for wall, peak in ((3.0, 50.0), (4.0, 40.0), (2.5, 60.0))],

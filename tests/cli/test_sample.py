@@ -73,7 +73,7 @@ def test_lines_are_one_record_each(tmp_path: Path) -> None:
     assert [len(json.loads(line)["history"]) for line in lines] == [2] * 7
 
 
-def test_it_holds_what_pruners_trip_over(sample: tuple[Shape, Path]) -> None:
+def test_it_holds_text_that_could_mislead_a_pruner(sample: tuple[Shape, Path]) -> None:
     """Debug text with quotes, brackets and backslashes, beside nested containers, some of them empty."""
     shape, path = sample
 
@@ -130,7 +130,7 @@ def test_a_seed_gives_the_same_bytes(tmp_path: Path, shape: Shape) -> None:
 
 
 def test_the_name_decides_on_compression(tmp_path: Path) -> None:
-    """`.gz` is gzipped, anything else plain, with the same JSON; the returned size is that of the JSON."""
+    """`.gz` is gzipped, anything else plain, with the same JSON; the returned size counts the JSON."""
     plain, packed = tmp_path / "deep" / "s.json", tmp_path / "deep" / "s.json.gz"
 
     sizes = [write_sample(path, symbols=3, points=3) for path in (plain, packed)]

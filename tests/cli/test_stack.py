@@ -1,4 +1,4 @@
-"""`rolling-optimizer demo` and `rolling-optimizer up` as their users run them, and what they leave behind: nothing."""
+"""`rolling-optimizer demo` and `up` as their users run them; they leave no process and no key behind."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.celery.flower import close_flower
-from optimizer.cli.dev.redis_server import free_port
 from tests.support.fleet import processes_with
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
@@ -25,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Up:
-    """A running `up`, with a mark in its environment by which its processes are found."""
+    """A running `up`, with a variable in its environment that identifies its processes."""
 
     def __init__(self, directory: Path) -> None:
         self.mark = f"ROLLING_SOURCE=up-{directory.name}-{os.getpid()}"
@@ -41,11 +39,11 @@ class Up:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """All that it has printed so far."""
         return self.log.read_text()
 
     def others(self) -> list[int]:
-        """Its processes, without itself."""
+        """The ids of the processes that it has started."""
         return [pid for pid in processes_with(self.mark) if pid != self.process.pid]
 
     def wait_for(self, pattern: str) -> re.Match[str]:
@@ -70,8 +68,8 @@ def up(tmp_path: Path) -> Iterator[Up]:
     running.process.wait()
 
 
-def test_the_demo_shows_the_line_and_leaves_nothing(tmp_path: Path) -> None:
-    """One command: sample, first scheduled run, the top five from Redis; then nothing runs and `.demo` is all."""
+def test_the_demo_shows_a_run_and_leaves_nothing(tmp_path: Path) -> None:
+    """One command: sample, first scheduled run, the top five from Redis; then no process runs, and `.demo` is left."""
     mark = f"MARK={tmp_path}"
     environment = _environment() | dict([mark.split("=")])
     done = subprocess.run([*COMMAND, "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
@@ -86,8 +84,8 @@ def test_the_demo_shows_the_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert processes_with(mark) == []
 
 
-def test_the_demo_takes_away_nothing_of_somebody_elses(tmp_path: Path) -> None:
-    """A directory under its name that it has not made stays."""
+def test_the_demo_deletes_no_directory_that_it_has_not_made(tmp_path: Path) -> None:
+    """A directory of the same name without its marker stays."""
     (tmp_path / ".demo").mkdir()
     (tmp_path / ".demo" / "theirs").touch()
 
@@ -100,76 +98,8 @@ def test_the_demo_takes_away_nothing_of_somebody_elses(tmp_path: Path) -> None:
     assert (tmp_path / ".demo" / "theirs").exists()
 
 
-def test_flower_is_closed_wherever_it_is_started(tmp_path: Path) -> None:
-    """`celery -A tasks flower` alone listens on loopback and makes up a password; what is set is left alone."""
-    environ: dict[str, str] = {}
-    close_flower(environ, ["celery", "-A", "tasks", "flower"])
-    assert environ["FLOWER_ADDRESS"] == "127.0.0.1"
-    assert re.fullmatch(r"admin:\S{16,}", environ["FLOWER_BASIC_AUTH"])
-
-    environ = {"FLOWER_ADDRESS": "0.0.0.0", "FLOWER_BASIC_AUTH": "a:b"}
-    close_flower(environ, [])
-    assert (environ["FLOWER_ADDRESS"], environ["FLOWER_BASIC_AUTH"]) == ("0.0.0.0", "a:b")
-
-    environ = {}
-    close_flower(environ, ["flower", "--basic-auth=a:b"])
-    assert "FLOWER_BASIC_AUTH" not in environ
-
-    links = {"FLOWER_SERVICE_HOST": "10.0.0.1", "FLOWER_SERVICE_PORT": "5555", "FLOWER_PORT": "tcp://10.0.0.1:5555"}
-    environ = {**links, "OTHER_PORT": "tcp://10.0.0.1:80"}
-    close_flower(environ, [])
-    assert environ.keys() == {"FLOWER_ADDRESS", "FLOWER_MAX_TASKS", "FLOWER_BASIC_AUTH", "OTHER_PORT"}
-
-    log = tmp_path / "log"
-    with log.open("wb") as lines:
-        command = [sys.executable, "-m", "celery", "-A", "tasks", "flower", f"--port={free_port()}"]
-        flower = subprocess.Popen(command, cwd=tmp_path, env=_environment() | links, stdout=lines, stderr=lines)
-    try:
-        wait_until(lambda: "Visit me at" in log.read_text(), what="Flower")
-        assert re.search(r"Visit me at http://127\.0\.0\.1:\d+", log.read_text())
-        assert "log in as admin:" in log.read_text()
-    finally:
-        flower.kill()
-        flower.wait()
-
-
-def _celery(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "celery", "-A", "tasks", *arguments]
-    environ = _environment() | {"ROLLING_REDIS_URL": "redis://127.0.0.1:1/0"} | variables
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
-
-
-@pytest.mark.parametrize("program", ["worker", "beat"])
-def test_a_misspelt_setting_ends_a_process_of_our_own_at_its_start(program: str) -> None:
-    """In one line."""
-    done = _celery(program, ROLLING_INPT="x")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("SettingsInvalid: ROLLING_INPT is not a setting, is ROLLING_INPUT")
-    assert "Traceback" not in done.stderr
-
-
-def test_a_program_that_we_are_part_of_is_not_ended_by_names_that_begin_like_ours() -> None:
-    """Not by its own, even one that looks misspelt, nor by those of Kubernetes: a reader, a router, a sender."""
-    code = "import optimizer, optimizer.web, tasks.sender, tasks.rolling; optimizer.SnapshotReader.from_env().close()"
-    others = {"ROLLING_WINDOW": "20", "ROLLING_INPT": "x", "ROLLING_REDIS_PORT": "tcp://10.0.0.1:6379"}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=_environment() | others, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("ROLLING_WINDOW is not a setting") == 1
-    assert "REDIS_PORT" not in done.stderr
-
-
-def test_the_broker_is_ours_whatever_another_program_has_set_for_its_celery() -> None:
-    """A backend's `CELERY_BROKER_URL` may be in the same environment."""
-    code = "from tasks import app; print(app.connection_for_read().host, app.connection().host, app.backend.url)"
-    theirs = dict.fromkeys(("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"), "redis://theirs:1/7")
-    environ = _environment() | theirs | {"ROLLING_BROKER_URL": "redis://ours:2/3"}
-    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["ours:2", "ours:2", "redis://ours:2/3"]
-
-
 def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Path, redis_server: RedisServer) -> None:
-    """It works under a source and a queue of its own, and takes its keys away."""
+    """It uses a source and a queue of its own, and deletes its keys."""
     with redis_server.client as client:
         client.set("rolling:{rolling_brain}:current", "theirs")
 
@@ -183,7 +113,7 @@ def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_stopping_up_leaves_nothing_behind(up: Up, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM stop all five in order; when it is killed the kernel ends them."""
+    """Ctrl-C and SIGTERM stop all five in order; after a SIGKILL the kernel ends them."""
     up.wait_for(r"✅ Optimized")
     up.wait_for(r"flower \| ")
     up.wait_for(r"web    \| http")
@@ -197,8 +127,8 @@ def test_stopping_up_leaves_nothing_behind(up: Up, number: signal.Signals) -> No
     assert "Traceback" not in up.output
 
 
-def test_a_process_that_dies_takes_the_rest_down_with_a_clear_message(up: Up) -> None:
-    """Half a stack is worse than none: it says which process died, and stops the others."""
+def test_a_process_that_ends_stops_the_others_with_a_clear_message(up: Up) -> None:
+    """The message names the process and how it ended."""
     up.wait_for(r"beat   \| .*Starting")
     beat = next(pid for pid in up.others() if b"\0beat\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(beat, signal.SIGKILL)
@@ -209,7 +139,7 @@ def test_a_process_that_dies_takes_the_rest_down_with_a_clear_message(up: Up) ->
 
 
 def test_up_serves_flower_on_loopback_behind_a_password_that_it_prints(up: Up) -> None:
-    """The printed login works, and nothing else does."""
+    """The printed login works; a request without it is refused."""
     found = up.wait_for(r"Flower  (http://127\.0\.0\.1:\d+)   login (admin):(\S+)")
     url, user, password = found.groups()
     up.wait_for(r"Visit me at")
@@ -229,7 +159,7 @@ def test_up_serves_flower_on_loopback_behind_a_password_that_it_prints(up: Up) -
 
 
 def test_up_serves_the_dashboard_at_the_address_that_it_prints(up: Up) -> None:
-    """The page, and what the first run has published."""
+    """It serves the page, and what the first run has published."""
     url = up.wait_for(r"web     (http://127\.0\.0\.1:\d+/)")[1]
     up.wait_for(r"✅ Optimized")
     up.wait_for(rf"web    \| {url}")
@@ -247,5 +177,5 @@ def test_up_serves_the_dashboard_at_the_address_that_it_prints(up: Up) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The developer's environment without settings of ours, and the package importable from anywhere."""
+    """The developer's environment, in which the package is importable from any directory."""
     return os.environ | {"PYTHONPATH": str(ROOT)}

@@ -167,7 +167,8 @@ def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) 
         assert pointer.counts["predictions"] == 2
         stored = client.get(Keys("rolling_brain").payload(pointer.version, "predictions"))
         assert stored == written.payloads["predictions"]
-    assert "✅ Optimized" in composed.lines("worker")
+    # It is logged a moment after the publish.
+    wait_until(lambda: "✅ Optimized" in composed.lines("worker"), what="the log line of the run")
 
 
 @pytest.mark.slow
@@ -246,7 +247,7 @@ def test_the_image_runs_the_worker_of_the_compose_file() -> None:
     assert json.loads(command) == yaml.safe_load(COMPOSE_FILE.read_text())["services"]["worker"]["command"]
 
 
-def test_the_image_copies_what_is_there_and_runs_as_unprivileged() -> None:
+def test_the_image_copies_what_is_there_and_does_not_run_as_root() -> None:
     """Every path that is copied exists and is let through, and the last stage drops root."""
     steps = _dockerfile()
     sources = [path for name, words in steps if name == "COPY" and "--from" not in words for path in words.split()[:-1]]

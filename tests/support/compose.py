@@ -1,7 +1,7 @@
 """The services of docker-compose.yml as processes: the file is read by a real Compose, its commands run as they stand.
 
-There is no engine here. What an image or a network would supply is put in its place by `_places` and `_programs`, and
-nothing else is changed: a command, a variable or a health check that is wrong in the file fails.
+No container engine is needed. `_places` and `_programs` replace what an image or a network would supply; the rest is
+used unchanged, so that a wrong command, variable or health check in the file fails.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ Spec = dict[str, Any]
 
 def composers() -> list[list[str]]:
     """Every Compose on this machine, as the beginning of a command line."""
-    found = [[name] for name in ("docker-compose", "podman-compose") if shutil.which(name)]
+    commands = [[name] for name in ("docker-compose", "podman-compose") if shutil.which(name)]
     if shutil.which("docker"):
         plugin = ["docker", "compose"]
         if subprocess.run([*plugin, "version"], capture_output=True, check=False).returncode == 0:
-            found.insert(0, plugin)
-    return found
+            commands.insert(0, plugin)
+    return commands
 
 
 def config(composer: list[str], directory: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Let a Compose read the file, beside a `.env` of ours and away from the developer's."""
+    """Let a Compose read the file beside a `.env` of the test, not the developer's."""
     shutil.copy(COMPOSE_FILE, directory)
     (directory / ".env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -60,17 +60,17 @@ def services(composer: list[str], directory: Path, variables: Mapping[str, str])
     done = config(composer, directory, variables)
     assert done.returncode == 0, done.stderr
     # `config` prints a file that can be read again, and so doubles every `$`.
-    found: dict[str, Spec] = yaml.safe_load(done.stdout.replace("$$", "$"))["services"]
-    return found
+    specs: dict[str, Spec] = yaml.safe_load(done.stdout.replace("$$", "$"))["services"]
+    return specs
 
 
 def redis_cli() -> str | None:
-    """A client of Redis's on this machine."""
+    """The path of a Redis command-line client on this machine."""
     return shutil.which("valkey-cli") or shutil.which("redis-cli")
 
 
 class Composed:
-    """The services of the file as processes, in directories and on ports of their own; none outlives the block."""
+    """The services of the file as processes, in directories and on ports of their own, until the `with` block ends."""
 
     def __init__(self, services: Mapping[str, Spec], directory: Path) -> None:
         self._services = services
@@ -141,7 +141,7 @@ class Composed:
         return True
 
     def _places(self, name: str) -> dict[str, str]:
-        """What the network and the mounts would supply, as text of the file and text that holds here."""
+        """What the network and the mounts would supply: text of the file, and what replaces it here."""
         return {
             "@broker:6379": f"@127.0.0.1:{self.ports['broker']}",
             "@cache:6379": f"@127.0.0.1:{self.ports['cache']}",
@@ -157,7 +157,7 @@ class Composed:
         }
 
     def _programs(self, name: str) -> Path:
-        """What the image of a service would have on its PATH, besides a shell."""
+        """The directory of the programs that a service's image would have on its PATH, besides a shell."""
         if name not in VALKEYS:
             return Path(sys.executable).parent
         programs = self._directory / f"programs-{name}"

@@ -28,7 +28,7 @@ FLOWER_LOGIN = "ops:flowers-own-word"
 
 
 class Fleet:
-    """A stack without its Redis, whose lines are kept; leave its `with` block and nothing is left."""
+    """A stack without its Redis that keeps all printed lines; its processes end with the `with` block."""
 
     def __init__(self, directory: Path, settings: Settings, **variables: str) -> None:
         self.settings = settings
@@ -52,14 +52,14 @@ class Fleet:
         self.reader.close()
 
     def start_worker(self, *options: str, name: str = "worker", **variables: str) -> None:
-        """Start a worker, once more if need be, and wait until it takes tasks."""
-        said = len(self.lines)
+        """Start a worker, also for the second time, and wait until it takes tasks."""
+        before = len(self.lines)
         command = ("worker", "--loglevel", "INFO", "--without-mingle", *options)
         self._stack.start_celery(name, *command, environ={**self.worker_variables, **variables})
 
         def is_ready() -> bool:
             self.check()
-            return any(re.search(rf"{name}\| .* ready\.", line) for line in self.lines[said:])
+            return any(re.search(rf"{name}\| .* ready\.", line) for line in self.lines[before:])
 
         wait_until(is_ready, what=f"{name} to be ready")
 
@@ -85,7 +85,7 @@ class Fleet:
         self._stack.check()
 
     def celery(self, *arguments: str) -> str:
-        """Ask the fleet by a command of Celery's; return what it prints."""
+        """Run `celery -A tasks` with these arguments; return what it prints."""
         command = [sys.executable, "-m", "celery", "-A", "tasks", *arguments]
         done = subprocess.run(command, env=self._stack.environ, capture_output=True, text=True, check=True, timeout=60)
         return done.stdout
@@ -95,7 +95,7 @@ class Fleet:
         return self._stack.pid(name)
 
     def children(self, name: str = "worker") -> list[int]:
-        """The process ids of its children: of a worker, those that do the work."""
+        """The process ids of its children, which execute a worker's tasks."""
         pid = self.pid(name)
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -111,14 +111,14 @@ class Fleet:
     def flower(
         self, method: str, path: str, body: Any = None, *, login: str | None = FLOWER_LOGIN
     ) -> tuple[int, dict[str, Any]]:
-        """Ask Flower's API; return the status and what it says, 0 where it does not listen yet."""
+        """Ask Flower's API; return the status and the decoded answer; status 0 while it does not listen."""
         status, page = self.flower_page(method, path, body, login=login)
         return status, json.loads(page) if status == 200 else {}
 
     def flower_page(
         self, method: str, path: str, body: Any = None, *, login: str | None = FLOWER_LOGIN
     ) -> tuple[int, bytes]:
-        """Ask Flower; return the status and the bytes."""
+        """Ask Flower; return the status and the body."""
         request = urllib.request.Request(f"http://127.0.0.1:{self._flower_port}{path}", method=method)
         if login:
             request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
@@ -154,7 +154,7 @@ class Fleet:
 
 
 def processes_with(variable: str) -> list[int]:
-    """The processes whose environment holds this text, other than ours."""
+    """The processes whose environment contains this text, without this process."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:

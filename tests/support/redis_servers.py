@@ -1,6 +1,6 @@
-"""Real servers for tests: a throwaway Redis on a free port of the loopback, that can be killed, stopped and paused.
+"""Real Redis servers for tests, on free ports of the loopback, that can be killed, paused and started again.
 
-And what one with TLS needs: a certificate authority, and certificates of it, by the `openssl` command.
+For servers with TLS there is a certificate authority, which uses the `openssl` command.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RedisServer:
 
     @property
     def client(self) -> redis.Redis:
-        """A client for looking behind the scenes; close it, or use it as a context manager."""
+        """A client of the server itself; close it, or use it as a context manager."""
         return connect(self.url, timeout_s=5.0)
 
     def start(self, *options: str) -> None:
@@ -63,12 +63,12 @@ class RedisServer:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def pause(self) -> None:
-        """Let the server hang: connections are taken, nothing is answered."""
+        """Suspend the server: connections are accepted, and get no answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a hanging server go on."""
+        """Resume a suspended server."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
@@ -83,7 +83,7 @@ class RedisServer:
 
 
 def serves_tls() -> bool:
-    """Whether the server of this machine was built with TLS: only then it misses its certificate."""
+    """Whether the server of this machine was built with TLS: only then it complains of a missing certificate."""
     tried = subprocess.run(
         [redis_executable(), "--port", "0", "--tls-port", str(free_port())], capture_output=True, text=True, check=False
     )
@@ -91,7 +91,7 @@ def serves_tls() -> bool:
 
 
 class Authority:
-    """A certificate authority in a directory, and the certificates that it gives."""
+    """A certificate authority in a directory, and the certificates that it issues."""
 
     def __init__(self, directory: Path, name: str) -> None:
         directory.mkdir()
@@ -102,7 +102,7 @@ class Authority:
         self._openssl("req", "-x509", "-subj", f"/CN={name}", *usage, "-keyout", self._key, "-out", self.file)
 
     def certify(self, name: str, subject: str = "IP:127.0.0.1") -> tuple[Path, Path]:
-        """A certificate and its key; the subject is what a client must have asked for."""
+        """Issue a certificate and its key; the subject is the host that a client must have asked for."""
         certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
         self._openssl(
             *("req", "-x509", "-CA", self.file, "-CAkey", self._key, "-subj", f"/CN={name}"),
@@ -112,7 +112,7 @@ class Authority:
         return certificate, key
 
     def server_options(self, *, subject: str = "IP:127.0.0.1", clients: str = "no") -> list[str]:
-        """Options of a server that certifies itself, and asks its clients to do so or not."""
+        """The options of a server with a certificate, which demands certificates of its clients or not."""
         certificate, key = self.certify("server", subject)
         options = {"cert-file": certificate, "key-file": key, "ca-cert-file": self.file, "auth-clients": clients}
         return [str(word) for name, value in options.items() for word in (f"--tls-{name}", value)]

@@ -54,7 +54,7 @@ def test_an_address_in_use_is_one_line() -> None:
 def test_without_the_extra_it_says_what_to_install() -> None:
     """The other commands need no FastAPI."""
     program = (
-        "import sys; sys.modules['fastapi'] = None; from optimizer.cli.commands import commands; commands(['web'])"
+        "import sys; sys.modules['fastapi'] = None; sys.argv[1:] = ['web']; from optimizer.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ, timeout=30

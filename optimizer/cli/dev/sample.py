@@ -1,9 +1,9 @@
 """Write a rolling file as a prediction engine writes it, for demos, tests and benchmarks.
 
-Every record carries what real ones carry and pages never show: a history of objects, 64 features, debug text with
-quotes, brackets and backslashes inside strings, curves, nested scenarios. Memory is constant whatever the size:
-records are put together from pools of text made once from the seed. A pool is many times longer than deflate's
-32 KiB window and each record starts at another place in it, so the file compresses about 3:1, as real ones do.
+Each record has what real records have and pages never show: a history of objects, 64 features, debug text with quotes,
+brackets and backslashes inside strings, curves, nested scenarios. Memory does not depend on the size: records are put
+together from pools of text, which are made once from the seed. A pool is many times longer than deflate's 32 KiB window
+and each record starts at another position in it, so the file compresses about 3:1, as real files do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["SHAPES", "Shape", "write_sample"]
 Shape = Literal["map", "sections", "array", "lines"]
 SHAPES: Final[tuple[Shape, ...]] = get_args(Shape)
 
-# igzip level 1 writes about 300 MB of JSON a second: generating, not deflate, is then what takes the time.
+# igzip level 1 writes about 300 MB of JSON a second: most of the time then goes to generating, not to deflate.
 DEFLATE_LEVEL: Final = 1
 POOL_ROWS: Final = 4096
 START_EPOCH_S: Final = 1_760_000_000
@@ -49,10 +49,10 @@ def write_sample(
     """Write a rolling file to `path`, gzipped where the name ends in `.gz`, else plain.
 
     Args:
-        path: The file to write; its directory is made. It appears under its name only when it is whole.
+        path: The file to write; its directory is made. It is renamed to `path` when it is complete.
         symbols: Number of records.
         points: History objects in each record, about 105 bytes each; the rest of a record is about 3.5 KB.
-        bots: Number of bots in the `bots` section; the shapes `array` and `lines` have no place for them.
+        bots: Number of bots in the `bots` section, which the shapes `array` and `lines` do not have.
         shape: How the records are laid out.
         seed: The same arguments and seed give the same bytes of JSON.
         indent: Pretty-print with two spaces a level, one member a line.
@@ -110,7 +110,7 @@ def _texts(
 
 
 class _RecordMaker:
-    """Puts records together from pools made once."""
+    """Puts records together from pools that are made once."""
 
     def __init__(self, points: int, rng: random.Random, *, indent: bool, lean: bool, nan: bool) -> None:
         self._rng = rng
@@ -175,7 +175,7 @@ class _RecordMaker:
         return f'"{symbol}": {body}' if keyed else body
 
     def _slice(self, pool: list[str], count: int) -> list[str]:
-        """`count` neighbours from the pool, wrapping round, from a random start."""
+        """Take `count` consecutive texts of the pool from a random start, wrapping round at its end."""
         start = self._rng.randrange(len(pool))
         taken = pool[start : start + count]
         while len(taken) < count:
@@ -220,6 +220,6 @@ def _bots(count: int, rng: random.Random) -> str:
 
 
 def _iso(offset_s: int) -> str:
-    """A timestamp `offset_s` seconds after a fixed start; the date is whatever that falls on."""
+    """A timestamp of November 2026, `offset_s` seconds after a fixed start."""
     days, second = divmod(START_EPOCH_S % 86_400 + offset_s, 86_400)
     return f"2026-11-{1 + days % 28:02d}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}Z"

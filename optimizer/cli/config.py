@@ -1,0 +1,61 @@
+"""`rolling-optimizer config`: the settings in force, and whether both Redis servers allow what the service needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import click
+
+from optimizer.cache.client import check_broker, check_cache
+from optimizer.cli.options import usage_errors
+from optimizer.config.environment import FILE_SUFFIX, variables_of
+from optimizer.config.settings import Settings
+from optimizer.errors import CacheUnavailable
+from optimizer.storage.location import redact_url
+
+__all__ = ["config"]
+
+
+@click.command()
+def config() -> None:
+    """Show the settings in force, secrets as ***, and try on both Redis what is needed there."""
+    with usage_errors():
+        every = Settings.every_from_env(os.environ, strict=True)
+    for settings in every:
+        if len(every) > 1:
+            click.echo(f"source {settings.source}:")
+        _show(settings)
+    _check_servers(every)
+
+
+def _show(settings: Settings) -> None:
+    shown = settings.redacted()
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        variables = variables_of(name, settings.source)
+        in_file = os.environ.get(name + FILE_SUFFIX)
+        origin = "environment" if any(map(os.environ.get, variables)) else "file" if in_file else "default"
+        click.echo(f"{name:<{width}}  {value or '-':<40}  {origin}")
+
+
+def _check_servers(every: Sequence[Settings]) -> None:
+    """Check each cache and the broker.
+
+    Raises:
+        CacheUnavailable: At least one cannot be used; the others are checked and shown all the same.
+    """
+    checks: list[tuple[str, str, Callable[[str, str], list[str]], str]] = [
+        *(("cache", settings.redis_url, check_cache, settings.source) for settings in every),
+        ("broker", every[0].broker_url, check_broker, every[0].source),
+    ]
+    lines, problems = [], []
+    for role, url, check, source in checks:
+        try:
+            lines.append("; ".join([f"{role}: {redact_url(url)} answers", *check(url, source)]))
+        except CacheUnavailable as error:
+            problems.append(f"{role}: {error}")
+    for line in dict.fromkeys(lines):  # several sources in one Redis give the same line
+        click.echo(line)
+    if problems:
+        raise CacheUnavailable("; ".join(dict.fromkeys(problems)))

@@ -1,0 +1,50 @@
+"""Options that several commands share, and the settings that come from options and the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from optimizer.config.environment import without_sources
+from optimizer.config.settings import Settings, variable_name
+from optimizer.errors import SettingsInvalid
+
+__all__ = ["accept_option", "settings_or_usage_error", "source_option", "usage_errors"]
+
+
+def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--source`, for commands about one source."""
+    return click.option("--source", metavar="NAME", help="Which of several sources. [ROLLING_SOURCES]")(command)
+
+
+def accept_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--accept`, for commands that start a run."""
+    text = "Publish though too many records or bots are rejected, this once."
+    return click.option("--accept", is_flag=True, help=text)(command)
+
+
+def settings_or_usage_error(source: str | None = None, **options: Any) -> Settings:
+    """Read the settings from the environment, with options in place of variables; `None` leaves a variable as it is.
+
+    An `input` among the options stands alone: the sources of the environment are then ignored.
+
+    Raises:
+        click.UsageError: A value cannot be used, or there is no such source.
+    """
+    given = {variable_name(name): str(value) for name, value in options.items() if value is not None}
+    environ = without_sources(os.environ) if variable_name("input") in given else os.environ
+    with usage_errors():
+        return Settings.from_env({**environ, **given}, source, strict=True)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn settings that cannot be used into wrong usage, which exits with status 2."""
+    try:
+        yield
+    except SettingsInvalid as error:
+        raise click.UsageError(str(error)) from None

@@ -1,0 +1,35 @@
+"""The report of a run as text for a person."""
+
+from __future__ import annotations
+
+from optimizer.models import Report
+from optimizer.reader.results import describe_rejected
+from optimizer.selection.acceptance import describe_tally
+
+__all__ = ["describe"]
+
+
+def describe(report: Report) -> str:
+    """Describe a report in a few lines."""
+    lines = [f"{report.status}: " + (report.reason or f"version {report.version}, cache {report.cache}")]
+    if report.status == "failed":
+        lines = [f"failed: {report.error}: {report.details}"]
+    stats = report.stats
+    if stats:
+        lines.append(
+            f"  {stats.predictions_extracted:,} predictions of {stats.records_seen:,} records "
+            f"({stats.records_rejected:,} rejected, {stats.duplicates:,} duplicates), {stats.bots_processed:,} bots"
+            f"{f' ({stats.bots_rejected:,} rejected)' if stats.bots_rejected else ''}, "
+            f"{stats.portfolio_holdings:,} holdings"
+        )
+        lines.append(
+            f"  {stats.json_bytes / 1e6:,.1f} MB of JSON ({stats.input_bytes / 1e6:,.1f} MB compressed) in "
+            f"{stats.seconds:.2f} s: {stats.json_mb_per_s:,.0f} MB/s, peak memory {stats.peak_rss_mb:.0f} MB, "
+            f"engine {stats.engine}"
+        )
+        if stats.symbols_ignored:
+            lines.append(f"  {stats.symbols_ignored:,} records name another symbol than the key under which they stand")
+    else:
+        lines += [f"  {line}" for line in describe_rejected(report.rejected)]
+    lines += [f"  rejected {describe_tally(tally)}" for tally in report.rejects]
+    return "\n".join(lines)

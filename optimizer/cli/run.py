@@ -1,0 +1,63 @@
+"""`rolling-optimizer run`: one run in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from optimizer.cli.options import accept_option, settings_or_usage_error, source_option, usage_errors
+from optimizer.cli.report import describe
+from optimizer.config.settings import ENGINES
+from optimizer.errors import RollingError
+from optimizer.pipeline.run import Progress, failed_report, optimize
+from optimizer.scan.engine import choose_engine
+
+__all__ = ["run"]
+
+
+@click.command()
+@source_option
+@click.option("--input", metavar="PATH|URL", help="The rolling file, or a pattern. [ROLLING_INPUT]")
+@click.option("--output-dir", metavar="PATH|URL", help="Where snapshots are written. [ROLLING_OUTPUT_DIR]")
+@click.option("--bots-dir", type=click.Path(path_type=Path), help="One JSON file a bot. [ROLLING_BOTS_DIR]")
+@click.option("--top", type=int, help="Predictions to keep. [ROLLING_TOP_SYMBOLS_LIMIT]")
+@click.option("--min-confidence", type=float, help="Lowest confidence to keep, 0 to 1. [ROLLING_MIN_CONFIDENCE]")
+@click.option("--engine", type=click.Choice(ENGINES), help="How the file is scanned. [ROLLING_ENGINE]")
+@click.option("--no-cache", is_flag=True, help="Write files only; Redis is not needed.")
+@click.option("--force", is_flag=True, help="Scan though nothing changed.")
+@accept_option
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, alone.")
+def run(no_cache: bool, force: bool, accept: bool, as_json: bool, top: int | None, **options: Any) -> None:
+    """Do one run in this process."""
+    settings = settings_or_usage_error(top_symbols_limit=top, **options)
+    with usage_errors():
+        choose_engine(settings.engine)
+    try:
+        with _progress_bar(shown=sys.stderr.isatty() and not as_json) as progress:
+            report = optimize(settings, force=force, accept=accept, use_cache=not no_cache, progress=progress)
+    except RollingError as error:
+        if as_json:
+            click.echo(msgspec.json.encode(failed_report(settings, error)))
+        raise
+    click.echo(msgspec.json.encode(report) if as_json else describe(report))
+
+
+@contextmanager
+def _progress_bar(*, shown: bool) -> Iterator[Progress | None]:
+    """Draw a bar over the compressed bytes on stderr."""
+    if not shown:
+        yield None
+        return
+    with click.progressbar(length=1, label="scanning", file=sys.stderr) as bar:
+
+        def report(done_bytes: int, total_bytes: int) -> None:
+            bar.length = max(1, total_bytes)
+            bar.update(done_bytes - bar.pos)
+
+        yield report
