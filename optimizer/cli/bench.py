@@ -34,7 +34,7 @@ from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.pipeline.parts import collect
 from optimizer.pipeline.run import optimize
 from optimizer.scan.engine import choose_engine
-from optimizer.selection.result import Found
+from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from optimizer.source.opener import open_source
 from optimizer.storage.location import spelled
@@ -229,7 +229,7 @@ def _inflate(settings: Settings) -> int:
 
 
 def _scan(settings: Settings) -> int:
-    found = Found(Selection(settings.index_symbols_limit))
+    found = ScanResult(Selection(settings.index_symbols_limit))
     with open_source(settings.input) as source:
         collect(settings, choose_engine(settings.engine), source, found, None)
     return found.json_bytes

@@ -18,8 +18,8 @@ from optimizer.scan.decoder import Item
 from optimizer.scan.fragment import SHOWN_CHARACTERS
 from optimizer.scan.scanner import scan as scan_all
 from optimizer.scan.scanner import scan_bot
-from optimizer.scan.schema import FIELD_NAMES
-from optimizer.selection.result import Found
+from optimizer.scan.schema import RECORD_NAMES
+from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from tests.support.engines import current, scan
 from tests.support.rolling_files import a_record
@@ -46,9 +46,9 @@ def record(text: str | bytes) -> Record:
     return found
 
 
-def found_in(chunks: list[bytes]) -> Found:
-    """What a run finds."""
-    found = Found(Selection(10))
+def found_in(chunks: list[bytes]) -> ScanResult:
+    """Return the result of a scan."""
+    found = ScanResult(Selection(10))
     for item in scan_all(chunks, current(), max_record_bytes=LIMIT):
         found.take(item)
     return found
@@ -300,9 +300,9 @@ class TestRoots:
 
     def test_parts_say_which(self) -> None:
         """Of many files the first that holds nothing is described."""
-        found = Found(Selection(10))
+        found = ScanResult(Selection(10))
         for name, text in (("a.json", '{"x":1}'), ("b.json", "[]")):
-            found.take_findings(found_in([text.encode()]).findings(), name)
+            found.take_part(found_in([text.encode()]).part_result(), name)
 
         assert "the input is a.json: an object with the members 'x' (a number);" in found.summary()
 
@@ -376,14 +376,14 @@ class TestFields:
         ],
     )
     def test_discarded_fields_are_harmless(self, shape: str, field: str) -> None:
-        """Numbers of any size and halves of surrogate pairs stop nothing where nobody reads them."""
+        """Numbers of any size and halves of surrogate pairs stop nothing where they are not read."""
         assert record(SHAPES[shape] % f"{field},{GOOD}").symbol == "A"
         assert record(SHAPES[shape] % f"{GOOD},{field}").symbol == "A"
         if ":{" not in field:
             assert record(f'{{"x1":1,{field},"A":{{{GOOD}}}}}').symbol == "A"
 
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_invalid_utf8_is_harmless_where_nobody_reads(self, shape: str) -> None:
+    def test_invalid_utf8_is_harmless_where_it_is_not_read(self, shape: str) -> None:
         """In a discarded container, and in a discarded field."""
         text = (SHAPES[shape] % f'"x":["@"],"y":"@",{GOOD},"z":{{"a":"@"}}').encode()
 
@@ -443,7 +443,7 @@ class TestSymbols:
             for chunks in ([text.encode()], [bytes((byte,)) for byte in text.encode()]):
                 found = found_in(chunks)
                 assert (found.records_used, found.symbols_ignored) == (len(own), ignored)
-                assert found.findings().symbols_ignored == ignored
+                assert found.part_result().symbols_ignored == ignored
 
     def test_symbols_inside_a_record_are_not_counted(self) -> None:
         """A line's own objects are discarded, also where its symbol comes last."""
@@ -453,7 +453,7 @@ class TestSymbols:
 
     @pytest.mark.parametrize("bad", ["\\x", "\\u12", "\\ud800\\x", "tab\t", "\x00", "\udcff\x01"])
     def test_bad_names_are_malformed(self, bad: str) -> None:
-        """A bad escape or a control character in a symbol stops the run, with its byte."""
+        """A bad escape or a control character in a symbol stops the scan, with its byte."""
 
         def place(text: str) -> int:
             return malformed_at(text.encode("utf-8", "surrogateescape"))[0]
@@ -505,7 +505,7 @@ class TestBadText:
             msgspec.json.encode(found)
 
     @pytest.mark.parametrize("shape", SHAPES)
-    @pytest.mark.parametrize("name", [name for name in FIELD_NAMES if name != "symbol"])
+    @pytest.mark.parametrize("name", [name for name in RECORD_NAMES if name != "symbol"])
     def test_in_a_kept_field(self, shape: str, name: str) -> None:
         """Also where a number belongs, and under a name of the price that would not be used."""
         for bad, written in itertools.product(BAD_TEXTS, (name, f"\\u{ord(name[0]):04x}{name[1:]}")):
@@ -520,7 +520,7 @@ class TestBadText:
         "field",
         ['"note":"@"', '"@":"x"', '"n@":[1]', '"last_updated":"@"', '"name":["@"]', '"equity":"@"', '"o":{"@":1}'],
     )
-    def test_where_nobody_reads(self, shape: str, field: str) -> None:
+    def test_what_is_not_read(self, shape: str, field: str) -> None:
         """Under other names, those of bots included, and in names: the record counts, or is rejected for its flaw."""
         for bad in BAD_TEXTS:
             for fields in (f"{field},{GOOD}", f"{GOOD},{field}"):
@@ -574,7 +574,7 @@ class TestBadText:
     @pytest.mark.parametrize(
         "field", ['"symbol":"@"', '"sentiment":"@"', '"@":1', '"timestamp":"@"', '"positions":[],"x":["@"]']
     )
-    def test_where_nobody_reads_in_a_bot(self, bad: bytes, field: str) -> None:
+    def test_what_is_not_read_in_a_bot(self, bad: bytes, field: str) -> None:
         """A record's names are nothing to a bot."""
         (found,) = items(f'{{"bots":{{"b":{{{field}}}}}}}'.encode().replace(b"@", bad))
 
@@ -695,7 +695,7 @@ class TestRejects:
             del flaws[found.reason]
 
     def test_too_large_says_how_large_and_what_to_do(self) -> None:
-        """The size is that of the record's own level, and the message names the setting."""
+        """The size is of the record's own level, and the message names the setting."""
         found = items(f'{{"A":{{{GOOD},"x":"{"y" * 2_000}","z":[{"1," * 5_000}1]}},"B":{{{GOOD}}}}}', limit=1_024)
 
         assert shown(found) == ["RecordTooLarge", "B"]
@@ -720,7 +720,7 @@ class TestRejects:
 
     def test_the_first_three_of_each_reason_are_named(self) -> None:
         """A tally has the number and the first few; bots do not count as records."""
-        found = Found(Selection(10))
+        found = ScanResult(Selection(10))
         bad = '"A":{},"B":{},"C":{},"D":{},"E":{"confidence":1},"bots":{"x":1}'
         text = f'{{{bad},"F":{{{GOOD}}}}}'
         for item in items(text):
@@ -735,7 +735,7 @@ class TestRejects:
 
 
 class TestMalformed:
-    """A syntax error in what is kept stops the run, with its byte in the source."""
+    """A syntax error in what is kept stops the scan, with its byte in the input."""
 
     @pytest.mark.parametrize("lead", ["", "\ufeff", " \n\t", "\ufeff\r\n"])
     @pytest.mark.parametrize(
@@ -949,7 +949,7 @@ class TestBots:
 
     def test_a_later_bot_replaces_an_earlier_one(self) -> None:
         """A name that comes again, in whichever section, counts once and last."""
-        found = Found(Selection(1))
+        found = ScanResult(Selection(1))
         for item in items('{"bots":{"b":{"equity":1},"c":{}},"_bots":{"b":{"equity":2}}}'):
             found.take(item)
 
@@ -1023,7 +1023,7 @@ class TestBounds:
         chunks = itertools.chain(
             [b'{"bots":{'], (b'"%s%d":{},' % (b"x" * 900_000, number) for number in range(100)), [b'"b":{}}}']
         )
-        found = Found(Selection(10))
+        found = ScanResult(Selection(10))
         tracemalloc.start()
         try:
             for item in scan_all(chunks, current(), max_record_bytes=LIMIT):
