@@ -90,19 +90,11 @@ class Selection:
         return ranked[: self._limit]
 
     def _trim(self) -> None:
-        """Drop all but the best `limit` records if there are twice as many.
-
-        Only floats and the symbols at the cutoff are sorted: sorting all symbols takes five times as long.
-        """
-        if len(self._best) < 2 * self._limit:
-            return
-        self._cutoff = sorted(map(_confidence, self._best.values()))[-self._limit]
-        kept = {symbol: record for symbol, record in self._best.items() if record.confidence >= self._cutoff}
-        at_cutoff = sorted(symbol for symbol, record in kept.items() if record.confidence == self._cutoff)
-        excess = len(kept) - self._limit
-        for symbol in at_cutoff[len(at_cutoff) - excess :]:
-            del kept[symbol]
-        self._best = kept
+        """Drop all but the best `limit` records if there are twice as many."""
+        if len(self._best) >= 2 * self._limit:
+            ranked = self.ranked()
+            self._best = {record.symbol: record for record in ranked}
+            self._cutoff = ranked[-1].confidence
 
 
 class _SymbolCount:

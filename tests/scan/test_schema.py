@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import event, given
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 
 import optimizer.web
@@ -72,6 +72,8 @@ def accepted(fields: dict[str, Any], symbol: str | None) -> Fields | None:
 class TestRecords:
     """The strict structs and the rows of the table are the same rule."""
 
+    @example({"last_price": "bad", "last": 5}, None)
+    @example({"last_price": None, "last": -1, "price": 5}, "KEY")
     @given(st.dictionaries(st.sampled_from(RECORD_NAMES), values, max_size=5), st.sampled_from([None, "KEY"]))
     def test_the_structs_accept_nothing_that_the_rows_refuse(self, changed: dict[str, Any], symbol: str | None) -> None:
         """What a struct accepts is the record that the rows make of it, one by one."""
