@@ -1,7 +1,8 @@
-"""Other ways to the same answer, the best 300 symbols by confidence, each in a process of its own.
+"""Other ways to the same result, the best 300 symbols by confidence, each in a process of its own.
 
-`python -m benchmarks.peers WAY FILE` reads the file and prints a `Measured` as JSON. Each way is what somebody who
-knows the library would write, told which columns matter where it can be told. What is not installed is left out.
+`python -m benchmarks.peers WAY FILE` reads the file and prints a `Measured` as JSON. Each way is written as an
+experienced user of the library would, with the columns that are needed where the library can be given them. Libraries
+that are not installed are left out.
 """
 
 from __future__ import annotations

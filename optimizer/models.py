@@ -1,28 +1,33 @@
-"""The typed values that pass between the rooms: input records, snapshots, manifest and report.
+"""The typed values that packages exchange: records and bots of the input, snapshots, manifest and report.
 
-Structs are frozen and list only the fields that somebody uses. The order of the fields of an output struct is their
-order in the JSON.
+Structs are frozen and have only fields that are used. The order of the fields of an output struct is their order in the
+JSON.
+
+`Record`, `Bot` and `Position` are also the tables of what the input may have: each field has its type, its default
+(none: the field is required), and a `Rule` with the limits, other names and the reason of a reject. The decoders, their
+messages, the snapshots and the OpenAPI description are made of them, so a new field of a record is one line here.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 __all__ = [
-    "DEFAULT_SENTIMENT",
+    "MAX_SYMBOL_CHARACTERS",
+    "MAX_TEXT_CHARACTERS",
     "UNDECODABLE",
     "Bot",
     "BotSummary",
     "BotsSnapshot",
     "FileEntry",
-    "Findings",
     "Holding",
     "Index",
     "Manifest",
     "Origin",
+    "PartResult",
     "PortfolioSnapshot",
     "Position",
     "PredictionsSnapshot",
@@ -32,6 +37,7 @@ __all__ = [
     "RejectTally",
     "Rejected",
     "Report",
+    "Rule",
     "Stats",
     "Timestamp",
     "Units",
@@ -45,45 +51,35 @@ UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # As the prediction engine wrote it: ISO 8601 text, or seconds since the epoch. It is passed on, never interpreted.
 Timestamp = str | int | float
 
-# Where a record has no sentiment, or null.
-DEFAULT_SENTIMENT: Final = "neutral"
+# Kept text is held for every record of the index, so it has to be short; the longest tickers have 30 characters.
+MAX_SYMBOL_CHARACTERS: Final = 256
+MAX_TEXT_CHARACTERS: Final = 1_024
+# Of quantities and costs: no sum or product of any number of positions comes near the largest float.
+MAX_MAGNITUDE: Final = 1e100
 
-
-class Record(msgspec.Struct, frozen=True, gc=False):
-    """One symbol's prediction, as pages show it. Prices and prediction in the quote currency, confidence in 0..1."""
-
-    symbol: str
-    prediction: float
-    confidence: float
-    last_price: float
-    sentiment: str = DEFAULT_SENTIMENT
-    target_price: float | None = None
-    stop_loss: float | None = None
-    timestamp: Timestamp | None = None
-
-
-class Position(msgspec.Struct, frozen=True, gc=False):
-    """What one bot holds of one symbol; a negative quantity is a short position."""
-
-    symbol: str
-    quantity: float
-    avg_price: float | None = None
-
-
-class Bot(msgspec.Struct, frozen=True):
-    """One bot of the input. `position_count` is what the input says, also where it gives a bare number."""
-
-    name: str
-    enabled: bool
-    equity: float | None
-    pnl_today: float | None
-    position_count: int
-    positions: tuple[Position, ...]
-    last_updated: Timestamp | None
+# What the input may have; descriptions are what messages say was expected. msgspec accepts no infinite number.
+InputSymbol = Annotated[
+    str,
+    msgspec.Meta(max_length=MAX_SYMBOL_CHARACTERS, description=f"text of at most {MAX_SYMBOL_CHARACTERS} characters"),
+]
+InputText = Annotated[
+    str, msgspec.Meta(max_length=MAX_TEXT_CHARACTERS, description=f"text of at most {MAX_TEXT_CHARACTERS:,} characters")
+]
+InputTime = Annotated[InputText | int | float, msgspec.Meta(description="text or seconds")]
+InputNumber = Annotated[float, msgspec.Meta(description="a finite number")]
+InputConfidence = Annotated[float, msgspec.Meta(ge=0, le=1, description="a number from 0 to 1")]
+InputPrice = Annotated[float, msgspec.Meta(gt=0, description="a number above 0")]
+InputAmount = Annotated[
+    float,
+    msgspec.Meta(
+        ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, description=f"a finite number from -{MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}"
+    ),
+]
+InputFlag = Annotated[bool, msgspec.Meta(description="true or false")]
 
 
 class RejectReason(StrEnum):
-    """Why a record, or a bot, does not count."""
+    """Why a record or a bot was rejected."""
 
     TEXT = "TextInvalid"
     CONFIDENCE = "ConfidenceInvalid"
@@ -96,8 +92,53 @@ class RejectReason(StrEnum):
     BOT = "BotInvalid"
 
 
+class Rule(msgspec.Struct, frozen=True):
+    """What the input may have in a field.
+
+    `type` has the limits; `reason` is for a reject; `other_names` are tried in turn where the field's own name
+    is missing or null.
+    """
+
+    type: Any
+    reason: RejectReason = RejectReason.FIELD_TYPE
+    other_names: tuple[str, ...] = ()
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One symbol's prediction, as pages show it. Prices and prediction in the quote currency, confidence in 0..1."""
+
+    symbol: Annotated[str, Rule(InputSymbol, RejectReason.SYMBOL)]
+    prediction: Annotated[float, Rule(InputNumber, RejectReason.PREDICTION)]
+    confidence: Annotated[float, Rule(InputConfidence, RejectReason.CONFIDENCE)]
+    last_price: Annotated[float, Rule(InputPrice, RejectReason.LAST_PRICE, other_names=("last", "price"))]
+    sentiment: Annotated[str, Rule(InputText)] = "neutral"
+    target_price: Annotated[float | None, Rule(InputNumber)] = None
+    stop_loss: Annotated[float | None, Rule(InputNumber)] = None
+    timestamp: Annotated[Timestamp | None, Rule(InputTime)] = None
+
+
+class Position(msgspec.Struct, frozen=True, gc=False):
+    """What one bot holds of one symbol; a negative quantity is a short position."""
+
+    symbol: Annotated[str, Rule(InputSymbol)]
+    quantity: Annotated[float, Rule(InputAmount, other_names=("qty",))]
+    avg_price: Annotated[float | None, Rule(InputAmount, other_names=("avg", "entry_price"))] = None
+
+
+class Bot(msgspec.Struct, frozen=True):
+    """One bot of the input. `position_count` is the input's number of positions, also if it lists none of them."""
+
+    name: Annotated[str, Rule(InputSymbol)]
+    enabled: Annotated[bool, Rule(InputFlag)] = False
+    equity: Annotated[float | None, Rule(InputNumber)] = None
+    pnl_today: Annotated[float | None, Rule(InputNumber)] = None
+    position_count: int = 0
+    positions: tuple[Position, ...] = ()
+    last_updated: Annotated[Timestamp | None, Rule(InputTime)] = None
+
+
 class Reject(msgspec.Struct, frozen=True):
-    """One record or bot that does not count: which, where (byte offset in the JSON, or a file), why, which value."""
+    """One rejected record or bot: why, its name, where it is (byte offset in the JSON, or a file), and the value."""
 
     reason: RejectReason
     name: str | None
@@ -162,14 +203,14 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Units(msgspec.Struct, frozen=True):
-    """How many units of a kind an input had, and how many of them were rejected."""
+    """The number of units of one kind in an input, and the number of those that were rejected."""
 
     seen: int = 0
     rejected: int = 0
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """What a version leaves out: of its input's records and bots, those that could not be used."""
+    """What a version leaves out: the records and bots of its input that were rejected."""
 
     records: Units
     bots: Units
@@ -216,18 +257,18 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class RejectTally(msgspec.Struct, frozen=True):
-    """How many were rejected for one reason, and the first few of them."""
+    """The number of rejects with one reason, and the first few of them."""
 
     reason: RejectReason
     count: int
     first: list[Reject]
 
 
-class Findings(msgspec.Struct, frozen=True):
-    """What a scan of one part of a source has found: as good as the part itself for making snapshots of the whole.
+class PartResult(msgspec.Struct, frozen=True):
+    """The result of scanning one part of a source: all that is needed of it to make snapshots of the whole source.
 
-    `records` are its best `index_symbols_limit`, best first: a record among the best of all parts is among the best of
-    its own.
+    `records` are its best `index_symbols_limit`, best first: a record among the best of all parts is also among the
+    best of its own part.
     """
 
     records: list[Record]

@@ -27,7 +27,7 @@ from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.pipeline.parts import collect
 from optimizer.pipeline.run import optimize
 from optimizer.scan.engine import choose_engine
-from optimizer.selection.result import Found
+from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from optimizer.source.opener import open_input_file
 
@@ -74,7 +74,7 @@ def _inflate(settings: Settings) -> int:
 
 
 def _scan(settings: Settings) -> int:
-    result = Found(Selection(settings.index_symbols_limit))
+    result = ScanResult(Selection(settings.index_symbols_limit))
     with open_input_file(settings.input) as source:
         collect(settings, choose_engine(settings.engine), source, result, None)
     return result.json_bytes

@@ -25,7 +25,7 @@ from optimizer.cache.client import UNREADABLE
 from optimizer.cache.writer import LOCK_TTL_S, Cache
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunLost, RunTimedOut, SourceMissing
-from optimizer.models import Findings, Report
+from optimizer.models import PartResult, Report
 from optimizer.pipeline.parts import (
     Part,
     Progress,
@@ -40,7 +40,7 @@ from optimizer.pipeline.parts import (
 from optimizer.pipeline.run import alone, confirm, confirm_or_scan, failed_report, publish, recorded, scan_here, skipped
 from optimizer.pipeline.session import Publisher
 from optimizer.scan.engine import choose_engine
-from optimizer.selection.result import Found
+from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 
 __all__ = ["Assignment", "PartOutcome", "begin", "handover_s", "merge_parts", "revoke", "scan_file", "scan_one_part"]
@@ -359,7 +359,7 @@ def _check_parts(settings: Settings, assignment: Assignment, outcomes: Sequence[
 def _merged(
     settings: Settings, assignment: Assignment, publisher: Publisher, outcomes: Sequence[PartOutcome]
 ) -> Scanned:
-    found = Found(Selection(settings.index_symbols_limit))
+    found = ScanResult(Selection(settings.index_symbols_limit))
     scanned = Scanned(found, "", choose_engine(settings.engine).name, assignment.began_s)
     parts = list(assignment.parts)
     for number, outcome in zip(assignment.to_scan, outcomes, strict=True):
@@ -367,7 +367,7 @@ def _merged(
         parts[number] = outcome.scanned.part
         scanned.add_read(outcome.scanned)
 
-    def find(part: Part) -> Findings:
+    def find(part: Part) -> PartResult:
         findings = read_kept(publisher, part)
         if findings is None and publisher.state != "up":
             raise CacheUnavailable(f"{part.location}: Redis went away before what was found in it could be read")

@@ -1,6 +1,6 @@
 """The input as a run sees it: one file, or the parts that a pattern names.
 
-Both say by a fingerprint whether anything has changed, and give what they hold as a `Found`. A part that has not
+Both say by a fingerprint whether anything has changed, and give what they hold as a `ScanResult`. A part that has not
 changed is not read again: what its last scan found is kept in Redis, under a digest of the part as it was then.
 
 Errors: those of `Source`, and of the scan, with the path.
@@ -23,12 +23,12 @@ import msgspec
 from optimizer.cache.client import UNREADABLE
 from optimizer.config.settings import Settings
 from optimizer.errors import NoRecords, SourceError, SourceMissing
-from optimizer.models import Findings
+from optimizer.models import PartResult
 from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.pipeline.session import Publisher
 from optimizer.scan.engine import Engine
 from optimizer.scan.scanner import scan, scan_bot
-from optimizer.selection.result import Found
+from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from optimizer.snapshots.format import SET_FILES
 from optimizer.source.bot_files import bots_fingerprint, read_bots
@@ -60,7 +60,7 @@ FORMAT: Final = 2
 # What is kept is read once or twice, and soon: time counts more than bytes.
 KEPT_GZIP_LEVEL: Final = 1
 
-_FINDINGS: Final = msgspec.json.Decoder(Findings)
+_FINDINGS: Final = msgspec.json.Decoder(PartResult)
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -88,7 +88,7 @@ class Scanned:
     what was there when the run began.
     """
 
-    found: Found
+    found: ScanResult
     fingerprint: str
     engine: str
     began_s: float
@@ -139,7 +139,7 @@ class _File:
 
     def scan(self, engine: Engine, _publisher: Publisher, progress: Progress | None, *, force: bool) -> Scanned:  # noqa: ARG002 - of a file nothing is kept
         began_s = time.time()
-        found = Found(Selection(self._settings.index_symbols_limit))
+        found = ScanResult(Selection(self._settings.index_symbols_limit))
         collect(self._settings, engine, self._source, found, progress)
         size_bytes = self._source.size_bytes
         if not found.json_bytes:
@@ -161,11 +161,11 @@ class _Parts:
         self.fingerprint = parts_fingerprint(settings, self.parts)
 
     def scan(self, engine: Engine, publisher: Publisher, progress: Progress | None, *, force: bool) -> Scanned:
-        scanned = Scanned(Found(Selection(self._settings.index_symbols_limit)), "", engine.name, time.time())
+        scanned = Scanned(ScanResult(Selection(self._settings.index_symbols_limit)), "", engine.name, time.time())
         read: list[Part] = []
         publisher.keep_parts([part.digest for part in self.parts])
 
-        def find(part: Part) -> Findings:
+        def find(part: Part) -> PartResult:
             findings = None if force else read_kept(publisher, part)
             if findings is None:
                 one, findings = scan_part(self._settings, engine, part.location, publisher, progress)
@@ -182,31 +182,31 @@ class _Parts:
         """Each part was closed where it was read."""
 
 
-def gather(settings: Settings, parts: Sequence[Part], find: Callable[[Part], Findings], found: Found) -> None:
+def gather(settings: Settings, parts: Sequence[Part], find: Callable[[Part], PartResult], found: ScanResult) -> None:
     """Put together what the parts hold, in the order of their names: it never depends on who scanned what when."""
     for part in parts:
-        found.take_findings(find(part), part.location)
+        found.take_part(find(part), part.location)
     _take_bot_files(settings, found)
 
 
 def scan_part(
     settings: Settings, engine: Engine, location: str, publisher: Publisher, progress: Progress | None
-) -> tuple[ScannedPart, Findings]:
+) -> tuple[ScannedPart, PartResult]:
     """Scan one part to its checked end, and keep what it holds.
 
     Raises:
         SourceError: It cannot be used.
     """
-    found = Found(Selection(settings.index_symbols_limit))
+    found = ScanResult(Selection(settings.index_symbols_limit))
     with open_input_file(parse_location(location)) as source:
         collect(settings, engine, source, found, progress)
         part = _part(settings, source)
-    findings = found.findings()
+    findings = found.part_result()
     publisher.keep_part(part.digest, gzip.compress(msgspec.json.encode(findings), KEPT_GZIP_LEVEL))
     return ScannedPart(part, source.size_bytes, found.json_bytes, peak_rss_mb()), findings
 
 
-def read_kept(publisher: Publisher, part: Part) -> Findings | None:
+def read_kept(publisher: Publisher, part: Part) -> PartResult | None:
     """What was found in a part; `None` where it was never scanned, or is gone."""
     data = publisher.part(part.digest)
     try:
@@ -222,7 +222,9 @@ def parts_fingerprint(settings: Settings, parts: Sequence[Part]) -> str:
     return _with_options(f"{len(parts)}-parts-{_digest(names)}", settings)
 
 
-def collect(settings: Settings, engine: Engine, source: InputFile, found: Found, progress: Progress | None) -> None:
+def collect(
+    settings: Settings, engine: Engine, source: InputFile, found: ScanResult, progress: Progress | None
+) -> None:
     """Read one file to its checked end."""
 
     def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -243,7 +245,7 @@ def collect(settings: Settings, engine: Engine, source: InputFile, found: Found,
     source.check_unchanged()
 
 
-def _take_bot_files(settings: Settings, found: Found) -> None:
+def _take_bot_files(settings: Settings, found: ScanResult) -> None:
     """After the input: a bot file is newer than the section that names the same bot."""
     if settings.bots_dir is not None:
         for bot in read_bots(settings.bots_dir, partial(scan_bot, max_record_bytes=settings.max_record_bytes)):

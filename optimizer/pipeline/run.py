@@ -184,7 +184,13 @@ def scan_here(
 def publish(settings: Settings, publisher: Publisher, scanned: Scanned, *, accept: bool) -> Report:
     """Select, write the files, then Redis; the lock is checked before either shows anything."""
     found = scanned.found
-    check_plausible(settings, found, accept=accept)
+    check_plausible(
+        found,
+        input_name=str(settings.input),
+        bots_dir=None if settings.bots_dir is None else str(settings.bots_dir),
+        max_rejected_percent=settings.max_rejected_percent,
+        accept=accept,
+    )
     ranked = found.selection.finish()
     newest = max(publisher.newest_version(), publisher.newest_before)
     snapshots = encode_set(

@@ -1,13 +1,13 @@
-/* CPython's door to the pruner in kernel/. All policy comes from Python; here bytes go in and batches come out.
+/* The extension module that wraps the kernel. All policy comes from Python: bytes in, pruned output out.
  *
  *     pruner = _prune.Pruner(fallback, members, record_key, max_key_bytes, max_depth)
- *     data, runs, seams, pending, taken = pruner.feed(chunk)
- *     data, runs, seams, pending, _ = pruner.finish()
+ *     data, spans, offsets, pending, taken = pruner.feed(chunk)
+ *     data, spans, offsets, pending, _ = pruner.finish()
  *
- * A batch is `data`, the next bytes of the pruned stream; `runs`, a list of (start, end, count, longest, kind); `seams`,
- * pairs of native 64-bit integers (offset in the pruned stream, offset in the source); `pending`; and `taken`, the bytes
- * of the chunk that were read. What is left of it comes with the next call, so that memory is bounded. The GIL is
- * released while the kernel runs. Stable ABI, 3.11 and newer.
+ * `data` is the next bytes of the pruned stream; `spans` a list of (start, end, count, longest, kind); `offsets` pairs
+ * of native 64-bit integers (offset in the pruned stream, offset in the input); `pending` as in rp_pending; `taken` the
+ * number of bytes of the chunk that were read. The caller passes the rest to the next call, so that memory is bounded.
+ * The GIL is released while the kernel works. Stable ABI, 3.11 and newer.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
@@ -16,7 +16,7 @@
 
 #include "kernel/prune.h"
 
-enum { OUTPUT_SIZE = 256 * 1024, SEAM_SIZE = 16 * 1024, RUN_SIZE = 1024, MAX_MEMBERS = 16 };
+enum { OUTPUT_SIZE = 256 * 1024, OFFSET_SIZE = 16 * 1024, SPAN_SIZE = 1024, MAX_MEMBERS = 16 };
 
 typedef struct {
     PyObject_HEAD
@@ -27,8 +27,8 @@ typedef struct {
     rp_status status;
     int busy; /* a thread is inside the kernel */
     uint8_t *bytes;
-    rp_seam *seams;
-    rp_run *runs;
+    rp_offset *offsets;
+    rp_span *spans;
 } Pruner;
 
 static PyObject *as_object(Pruner *self) { return (PyObject *)self; }
@@ -45,19 +45,19 @@ static int take_name(PyObject *value, PyObject **owner, const uint8_t **name, si
 
 static int take_layout(PyObject *value, rp_layout *layout) {
     unsigned int unit_level, kept_levels;
-    int runs;
+    int spans;
     if (!PyTuple_Check(value)) {
-        PyErr_SetString(PyExc_TypeError, "a layout is a tuple: unit_level, kept_levels, runs");
+        PyErr_SetString(PyExc_TypeError, "a layout is a tuple: unit_level, kept_levels, spans");
         return -1;
     }
-    if (!PyArg_ParseTuple(value, "IIp;a layout is unit_level, kept_levels, runs", &unit_level, &kept_levels, &runs))
+    if (!PyArg_ParseTuple(value, "IIp;a layout is unit_level, kept_levels, spans", &unit_level, &kept_levels, &spans))
         return -1;
     if (unit_level < 1 || unit_level > RP_MAX_UNIT_LEVEL || kept_levels < 1 || kept_levels > 1000) {
         PyErr_Format(PyExc_ValueError, "unit_level=%u is not 1 to %d, or kept_levels=%u not 1 to 1000", unit_level,
                      RP_MAX_UNIT_LEVEL, kept_levels);
         return -1;
     }
-    *layout = (rp_layout){unit_level, kept_levels, (uint32_t)runs};
+    *layout = (rp_layout){unit_level, kept_levels, (uint32_t)spans};
     return 0;
 }
 
@@ -99,9 +99,9 @@ static PyObject *pruner_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
                                            &self->policy.record_key_length) < 0)
         goto failed;
     self->bytes = PyMem_Malloc(OUTPUT_SIZE);
-    self->seams = PyMem_Malloc(SEAM_SIZE * sizeof *self->seams);
-    self->runs = PyMem_Malloc(RUN_SIZE * sizeof *self->runs);
-    if (self->bytes == NULL || self->seams == NULL || self->runs == NULL) {
+    self->offsets = PyMem_Malloc(OFFSET_SIZE * sizeof *self->offsets);
+    self->spans = PyMem_Malloc(SPAN_SIZE * sizeof *self->spans);
+    if (self->bytes == NULL || self->offsets == NULL || self->spans == NULL) {
         PyErr_NoMemory();
         goto failed;
     }
@@ -117,46 +117,46 @@ static void pruner_dealloc(PyObject *object) {
     const freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     for (int i = 0; i <= MAX_MEMBERS; i++) Py_XDECREF(self->names[i]);
     PyMem_Free(self->bytes);
-    PyMem_Free(self->seams);
-    PyMem_Free(self->runs);
+    PyMem_Free(self->offsets);
+    PyMem_Free(self->spans);
     release(object);
     Py_DECREF(type);
 }
 
 static rp_output new_output(const Pruner *self) {
-    return (rp_output){.bytes = self->bytes, .size = OUTPUT_SIZE, .seams = self->seams, .seam_size = SEAM_SIZE,
-                       .runs = self->runs, .run_size = RUN_SIZE};
+    return (rp_output){.bytes = self->bytes, .size = OUTPUT_SIZE, .offsets = self->offsets, .offset_size = OFFSET_SIZE,
+                       .spans = self->spans, .span_size = SPAN_SIZE};
 }
 
-static PyObject *runs_of(const rp_output *output) {
-    PyObject *runs = PyList_New((Py_ssize_t)output->run_count);
-    if (runs == NULL) return NULL;
-    for (size_t i = 0; i < output->run_count; i++) {
-        const rp_run *run = &output->runs[i];
-        PyObject *entry = Py_BuildValue("(KKKKK)", (unsigned long long)run->start, (unsigned long long)run->end,
-                                        (unsigned long long)run->count, (unsigned long long)run->longest,
-                                        (unsigned long long)run->kind);
-        if (entry == NULL || PyList_SetItem(runs, (Py_ssize_t)i, entry) < 0) {
-            Py_DECREF(runs);
+static PyObject *spans_of(const rp_output *output) {
+    PyObject *spans = PyList_New((Py_ssize_t)output->span_count);
+    if (spans == NULL) return NULL;
+    for (size_t i = 0; i < output->span_count; i++) {
+        const rp_span *span = &output->spans[i];
+        PyObject *entry = Py_BuildValue("(KKKKK)", (unsigned long long)span->start, (unsigned long long)span->end,
+                                        (unsigned long long)span->count, (unsigned long long)span->longest,
+                                        (unsigned long long)span->kind);
+        if (entry == NULL || PyList_SetItem(spans, (Py_ssize_t)i, entry) < 0) {
+            Py_DECREF(spans);
             return NULL;
         }
     }
-    return runs;
+    return spans;
 }
 
-/* The batch of what the kernel wrote. */
-static PyObject *as_batch(Pruner *self, const rp_output *output, size_t taken) {
-    PyObject *batch = NULL, *runs = runs_of(output);
+/* What the kernel wrote, as a tuple. */
+static PyObject *as_tuple(Pruner *self, const rp_output *output, size_t taken) {
+    PyObject *result = NULL, *spans = spans_of(output);
     PyObject *data = PyBytes_FromStringAndSize((const char *)output->bytes, (Py_ssize_t)output->count);
-    PyObject *seams = PyBytes_FromStringAndSize((const char *)output->seams,
-                                                (Py_ssize_t)(output->seam_count * sizeof *output->seams));
-    if (runs != NULL && data != NULL && seams != NULL)
-        batch = Py_BuildValue("(OOOKn)", data, runs, seams, (unsigned long long)rp_pending(&self->state),
+    PyObject *offsets = PyBytes_FromStringAndSize((const char *)output->offsets,
+                                                (Py_ssize_t)(output->offset_count * sizeof *output->offsets));
+    if (spans != NULL && data != NULL && offsets != NULL)
+        result = Py_BuildValue("(OOOKn)", data, spans, offsets, (unsigned long long)rp_pending(&self->state),
                               (Py_ssize_t)taken);
-    Py_XDECREF(runs);
+    Py_XDECREF(spans);
     Py_XDECREF(data);
-    Py_XDECREF(seams);
-    return batch;
+    Py_XDECREF(offsets);
+    return result;
 }
 
 static PyObject *pruner_feed(PyObject *object, PyObject *chunk) {
@@ -177,7 +177,7 @@ static PyObject *pruner_feed(PyObject *object, PyObject *chunk) {
         self->busy = 0;
     }
     PyBuffer_Release(&view);
-    return as_batch(self, &output, taken);
+    return as_tuple(self, &output, taken);
 }
 
 static PyObject *pruner_finish(PyObject *object, PyObject *unused) {
@@ -189,7 +189,7 @@ static PyObject *pruner_finish(PyObject *object, PyObject *unused) {
     }
     rp_output output = new_output(self);
     rp_finish(&self->state, &output);
-    return as_batch(self, &output, 0);
+    return as_tuple(self, &output, 0);
 }
 
 static PyObject *get_error(PyObject *object, void *closure) {
@@ -219,13 +219,13 @@ static PyObject *get_in_string(PyObject *object, void *closure) {
 }
 
 static PyMethodDef pruner_methods[] = {
-    {"feed", pruner_feed, METH_O, "Take bytes of any buffer, and return the batch that they give; the rest comes next."},
-    {"finish", pruner_finish, METH_NOARGS, "End the input; return the last batch."},
+    {"feed", pruner_feed, METH_O, "Process bytes of any buffer; return the output, and how many bytes were read."},
+    {"finish", pruner_finish, METH_NOARGS, "End the input; return the last output."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef pruner_attributes[] = {
-    {"error", get_error, NULL, "None, or what ended the scan and at which byte of the source.", NULL},
+    {"error", get_error, NULL, "None, or what ended the scan and at which byte of the input.", NULL},
     {"consumed", get_consumed, NULL, "Bytes taken so far.", NULL},
     {"depth", get_depth, NULL, "Containers that are open.", NULL},
     {"in_string", get_in_string, NULL, "Whether a string is open.", NULL},

@@ -3,7 +3,7 @@ from typing_extensions import Buffer
 VARIANT: str
 
 _Layout = tuple[int, int, bool]
-_Batch = tuple[bytes, list[tuple[int, int, int, int, int]], bytes, int, int]
+_Output = tuple[bytes, list[tuple[int, int, int, int, int]], bytes, int, int]
 
 class Pruner:
     def __new__(
@@ -15,8 +15,8 @@ class Pruner:
         max_depth: int,
         /,
     ) -> Pruner: ...
-    def feed(self, chunk: Buffer, /) -> _Batch: ...
-    def finish(self) -> _Batch: ...
+    def feed(self, chunk: Buffer, /) -> _Output: ...
+    def finish(self) -> _Output: ...
     @property
     def error(self) -> tuple[str, int] | None: ...
     @property

@@ -1,170 +1,176 @@
-"""Runs: stretches of pruned JSON in which records follow each other, decoded as a whole. Pure.
+"""Batches: spans of pruned JSON in which records follow each other, decoded as a whole. Pure.
 
-In: a `Run` as the native pruner cuts it. Out: a `RecordRun` where every record counts, items where some do not, `None`
-where the text of the run cannot be decoded: then nothing is decided, and the caller decodes record by record.
+In: an `EncodedBatch` as the native pruner cuts it. Out: a `RecordBatch` if every record counts, single items if some do
+not, `None` if the text of the batch cannot be decoded: then nothing is decided, and the caller decodes record by
+record.
 
-Most records of most files are good, so msgspec gets hundreds at once and checks all that makes a record count, by the
-same struct as one record alone (`schema.Fields`), of which there is a variant for each name of the price.
+Most records of most files are good, so msgspec gets hundreds at once, with the structs that also decode a single
+record.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from operator import attrgetter
+from operator import attrgetter, ne
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from optimizer.errors import SourceMalformed
 from optimizer.models import Record, Reject
-from optimizer.scan.fragment import SPACE, STRING, Piece
-from optimizer.scan.pruner import UNIT
-from optimizer.scan.schema import Fields, Symbol, variants_by_price
+from optimizer.scan.fragment import Fragment
+from optimizer.scan.patterns import GAP, STRING, UNIT, compiled
+from optimizer.scan.schema import RECORD_FIELDS, Fields, record_structs
 from optimizer.scan.validation import SymbolsIgnored, decode_key, decode_record
 
-__all__ = ["RecordRun", "Run", "RunKind", "decode_run"]
+__all__ = ["BatchKind", "EncodedBatch", "RecordBatch", "decode_batch"]
 
 
-class RunKind(IntEnum):
-    """What the records of a run are: members of an object, elements of an array, or roots, one after another."""
+class BatchKind(IntEnum):
+    """What the records of a batch are: members of an object, elements of an array, or consecutive roots."""
 
     MEMBERS = 1
     ELEMENTS = 2
     LINES = 3
 
 
-@dataclass(slots=True)
-class Run:
-    """`count` records, the longest of `longest` bytes with its key, and what stands between them.
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """`count` records, the longest of `longest` bytes with its key, and the text between them.
 
-    That should be commas and white space; anything else makes its decoding fail.
+    That should be commas and white space; with anything else decoding fails.
 
-    `place(position)` is where in the source a byte of `data` stood, and `piece(start, end)` cuts a unit out of it.
-    Whoever decodes the run sets `taken`.
+    `locate(position)` returns the offset in the input of a byte of `data`; `unit(start, end)` cuts a unit out of
+    `data`.
     """
 
-    kind: RunKind
+    kind: BatchKind
     data: memoryview
     count: int
     longest: int
-    place: Callable[[int], int]
-    piece: Callable[[int, int], Piece]
-    taken: bool = False
+    locate: Callable[[int], int]
+    unit: Callable[[int, int], Fragment]
 
     def own_text(self) -> Iterator[tuple[bytes | memoryview, int]]:
-        """The run as a root that is one record sees it, each unit `{}`: stretches of text with their places."""
+        """Yield the text with each unit as `{}`, in contiguous parts with their offsets in the input.
+
+        That is what counts for the size of the root if the root turns out to be one record.
+        """
         done = 0
-        for found in _UNIT_OR_STRING.finditer(self.data):
-            if found.lastgroup == "unit":
-                start, end = found.span()
-                yield self.data[done:start], self.place(done)
-                yield b"{}", self.place(start)
+        for match in _UNIT_OR_STRING.finditer(self.data):
+            if match.lastgroup == "unit":
+                start, end = match.span()
+                yield self.data[done:start], self.locate(done)
+                yield b"{}", self.locate(start)
                 done = end
 
 
-class RecordRun(NamedTuple):
+class RecordBatch(NamedTuple):
     """Records that all count: the symbol and the fields of each."""
 
     symbols: Collection[str]
-    fields: Collection[Fields]
+    fields: Collection[Any]
 
     def records(self) -> Iterator[Record]:
-        """The records one by one."""
+        """Yield the records one by one."""
         return (fields.record(symbol) for symbol, fields in zip(self.symbols, self.fields, strict=True))
 
 
-def decode_run(run: Run, *, max_bytes: int) -> list[RecordRun | Record | Reject | SymbolsIgnored] | None:
-    """Decode all records of a run.
+_Items = list[RecordBatch | Record | Reject | SymbolsIgnored]
+
+
+def decode_batch(batch: EncodedBatch, *, max_bytes: int) -> _Items | None:
+    """Decode all records of a batch.
 
     Args:
-        run: The run.
+        batch: The batch.
         max_bytes: The longest record that counts.
 
     Returns:
-        What became of the records, in their order; `None` where something is wrong with the text of the run.
+        The records and rejects in their order; `None` if the text of the batch is not valid.
     """
-    if run.longest > max_bytes:
+    if batch.longest > max_bytes:
         return None
-    opening, closing = _BRACKETS[run.kind]
-    data = b"".join((opening, run.data, closing))  # copied once
-    for decoder in _DECODERS[run.kind]:
+    opening, closing = _BRACKETS[batch.kind]
+    data = b"".join((opening, batch.data, closing))  # the only copy
+    for decoder in _DECODERS[batch.kind]:
         try:
-            found = _decode(decoder, run.kind, data)
+            records = _decode(decoder, batch.kind, data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
-        if len(found.fields) != run.count:
+        if len(records.fields) != batch.count:
             break  # a name came twice in the object
-        ignored = _symbols_ignored(found) if run.kind is RunKind.MEMBERS else 0
-        return [found, SymbolsIgnored(ignored)] if ignored else [found]
-    return _decode_one_by_one(run, max_bytes)
+        ignored = _symbols_ignored(records) if batch.kind is BatchKind.MEMBERS else 0
+        return [records, SymbolsIgnored(ignored)] if ignored else [records]
+    return _decode_one_by_one(batch, max_bytes)
 
 
 # ---- all at once
 
-# A file's records mostly name their price alike; the decoders for other names fail at the first record then.
-_KEYED: Final = variants_by_price()
-_NAMED: Final = variants_by_price(symbol=Symbol)
-_DECODERS: Final[dict[RunKind, list[msgspec.json.Decoder[Any]]]] = {
-    RunKind.MEMBERS: [msgspec.json.Decoder(dict[Symbol, fields]) for fields in _KEYED],  # type: ignore[valid-type]
-    RunKind.ELEMENTS: [msgspec.json.Decoder(list[fields]) for fields in _NAMED],  # type: ignore[valid-type]
-    RunKind.LINES: [msgspec.json.Decoder(fields) for fields in _NAMED],
+_SYMBOL_TYPE: Any = RECORD_FIELDS["symbol"].type
+_NAMED: Final = record_structs(named=True)
+_DECODERS: Final[dict[BatchKind, list[msgspec.json.Decoder[Any]]]] = {
+    BatchKind.MEMBERS: [
+        msgspec.json.Decoder(dict[_SYMBOL_TYPE, fields])  # type: ignore[valid-type]
+        for fields in record_structs(named=False)
+    ],
+    BatchKind.ELEMENTS: [msgspec.json.Decoder(list[fields]) for fields in _NAMED],  # type: ignore[valid-type]
+    BatchKind.LINES: [msgspec.json.Decoder(fields) for fields in _NAMED],
 }
-_BRACKETS: Final = {RunKind.MEMBERS: (b"{", b"}"), RunKind.ELEMENTS: (b"[", b"]"), RunKind.LINES: (b"", b"")}
+_BRACKETS: Final = {BatchKind.MEMBERS: (b"{", b"}"), BatchKind.ELEMENTS: (b"[", b"]"), BatchKind.LINES: (b"", b"")}
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], kind: RunKind, data: bytes) -> RecordRun:
-    if kind is RunKind.MEMBERS:
+def _decode(decoder: msgspec.json.Decoder[Any], kind: BatchKind, data: bytes) -> RecordBatch:
+    if kind is BatchKind.MEMBERS:
         members: dict[str, Fields] = decoder.decode(data)
-        return RecordRun(members.keys(), members.values())
-    found: list[Fields] = decoder.decode(data) if kind is RunKind.ELEMENTS else decoder.decode_lines(data)
-    return RecordRun([fields.symbol for fields in found], found)
+        return RecordBatch(members.keys(), members.values())
+    records: list[Fields] = decoder.decode(data) if kind is BatchKind.ELEMENTS else decoder.decode_lines(data)
+    return RecordBatch([fields.symbol for fields in records], records)
 
 
 _OWN_SYMBOL: Final = attrgetter("symbol")
 
 
-def _symbols_ignored(found: RecordRun) -> int:
-    own = list(map(_OWN_SYMBOL, found.fields))
-    if own == list(found.symbols) or own.count(None) == len(own):  # mostly, and fast
+def _symbols_ignored(batch: RecordBatch) -> int:
+    own = list(map(_OWN_SYMBOL, batch.fields))
+    if own == list(batch.symbols):  # the usual case, in half the time
         return 0
-    return sum(one is not None and one != name for one, name in zip(own, found.symbols, strict=True))
+    return sum(map(bool, map(ne, own, batch.symbols))) - own.count(None)
 
 
 # ---- one by one
 
-_UNIT_OR_STRING = re.compile(rb"(?P<unit>" + UNIT + rb")|" + STRING, re.DOTALL)
-_GAP = rb"[" + SPACE + rb"]*+"
-_COMMA = _GAP + rb"," + _GAP
-_MEMBER = rb"(" + STRING + rb")" + _GAP + rb":" + _GAP + rb"(" + UNIT + rb")"
+_UNIT_OR_STRING: Final = compiled(rb"(?P<unit>" + UNIT + rb")|" + STRING)
+_COMMA = GAP + rb"," + GAP
+_MEMBER = rb"(" + STRING + rb")" + GAP + rb":" + GAP + rb"(" + UNIT + rb")"
 _ELEMENT = rb"()(" + UNIT + rb")"
 _FIRST: Final = {
-    RunKind.MEMBERS: re.compile(_MEMBER, re.DOTALL),
-    RunKind.ELEMENTS: re.compile(_ELEMENT, re.DOTALL),
-    RunKind.LINES: re.compile(_ELEMENT, re.DOTALL),
+    BatchKind.MEMBERS: compiled(_MEMBER),
+    BatchKind.ELEMENTS: compiled(_ELEMENT),
+    BatchKind.LINES: compiled(_ELEMENT),
 }
 _NEXT: Final = {
-    RunKind.MEMBERS: re.compile(_COMMA + _MEMBER, re.DOTALL),
-    RunKind.ELEMENTS: re.compile(_COMMA + _ELEMENT, re.DOTALL),
-    RunKind.LINES: re.compile(_GAP + _ELEMENT, re.DOTALL),
+    BatchKind.MEMBERS: compiled(_COMMA + _MEMBER),
+    BatchKind.ELEMENTS: compiled(_COMMA + _ELEMENT),
+    BatchKind.LINES: compiled(GAP + _ELEMENT),
 }
 
 
-def _decode_one_by_one(run: Run, max_bytes: int) -> list[RecordRun | Record | Reject | SymbolsIgnored] | None:
-    items: list[RecordRun | Record | Reject | SymbolsIgnored] = []
+def _decode_one_by_one(batch: EncodedBatch, max_bytes: int) -> _Items | None:
+    items: _Items = []
     position = 0
-    expected = _FIRST[run.kind]
+    expected = _FIRST[batch.kind]
     try:
-        for _ in range(run.count):
-            found = expected.match(run.data, position)
-            if found is None:
+        for _ in range(batch.count):
+            match = expected.match(batch.data, position)
+            if match is None:
                 return None
-            symbol = decode_key(found.group(1)) if run.kind is RunKind.MEMBERS else None
-            items += decode_record(run.piece(*found.span(2)), symbol, max_bytes=max_bytes)
-            position = found.end()
-            expected = _NEXT[run.kind]
+            symbol = decode_key(match.group(1)) if batch.kind is BatchKind.MEMBERS else None
+            items += decode_record(batch.unit(*match.span(2)), symbol, max_bytes=max_bytes)
+            position = match.end()
+            expected = _NEXT[batch.kind]
     except (SourceMalformed, ValueError):
-        return None  # the records before it come out first, and the error is told in its place
-    return items if position == len(run.data) else None
+        return None  # decoded again as fragments: the records before the error come first, and it gets its own offset
+    return items if position == len(batch.data) else None

@@ -1,54 +1,59 @@
-"""The engines: two ways to prune, one meaning.
+"""The engines: two pruners with the same results.
 
-- `native`: the compiled kernel, at the speed of inflate. The default where it is there.
-- `ijson`: pure Python, 5 to 15 times slower, and the readable specification. It runs where no compiler was.
+- `native`: the compiled kernel, at the speed of inflate. The default where it was compiled.
+- `ijson`: pure Python, 5 to 15 times slower, and the readable specification. Used where there was no compiler.
 
-`auto` takes the faster of what is there. That must not go unnoticed in a service with a time budget, so a worker says
-at its start which one it runs (`Engine.warning`).
+`auto` takes the faster one that is available. That must not go unnoticed in a service with a time budget, so a worker
+logs `Engine.warning` at its start.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Protocol
 
 from optimizer.errors import SettingsInvalid
-from optimizer.scan.batch import Run
-from optimizer.scan.fragment import Layout, Piece
+from optimizer.scan.batch import EncodedBatch
+from optimizer.scan.fragment import Fragment, Layout
 from optimizer.scan.pruner import Pruner
 
-__all__ = ["AnyPruner", "Engine", "choose_engine"]
+__all__ = ["AnyPruner", "Engine", "OnBatch", "choose_engine"]
 
 _BUILD = (
     "reinstall with a C compiler there: BUILD_EXTENSION=yes pip install --force-reinstall --no-deps rolling-optimizer"
 )
 
+# Decodes a batch, or returns False: then its records follow as fragments.
+OnBatch = Callable[[EncodedBatch], bool]
+
 
 class AnyPruner(Protocol):
-    """What both pruners do."""
+    """The methods of both pruners."""
 
-    def feed(self, chunk: bytes, /) -> Iterable[Piece | Run]:
-        """Take the next bytes; give the pieces that they complete."""
+    def feed(self, chunk: bytes, /) -> Iterable[Fragment]:
+        """Process the next bytes; return the fragments that they complete."""
 
-    def close(self) -> Iterable[Piece | Run]:
-        """End the input; give the last pieces."""
+    def close(self) -> Iterable[Fragment]:
+        """End the input; return the last fragments."""
 
 
 class PrunerFactory(Protocol):
-    """What makes a pruner."""
+    """Makes a pruner."""
 
-    def __call__(self, *, default: Layout, members: Mapping[bytes, Layout], max_unit_bytes: int) -> AnyPruner: ...
+    def __call__(
+        self, *, default: Layout, members: Mapping[bytes, Layout], max_unit_bytes: int, on_batch: OnBatch
+    ) -> AnyPruner: ...
 
 
 @dataclass(frozen=True)
 class Engine:
     """One way to scan.
 
-    `chunk_bytes` is how much it likes to get at a time; `ahead` says whether inflating on another thread pays, which it
-    does where the scan leaves the interpreter to others. `warning` is what operators should know of it.
+    `chunk_bytes` is the chunk size that suits it best; `ahead` says whether inflating on another thread is faster,
+    which it is if the scan releases the GIL. `warning` is for operators.
     """
 
     name: str
@@ -60,14 +65,14 @@ class Engine:
 
 @cache
 def choose_engine(name: str) -> Engine:
-    """The engine for `ROLLING_ENGINE`: `auto`, `native` or `ijson`.
+    """Return the engine for `ROLLING_ENGINE`: `auto`, `native` or `ijson`.
 
     Raises:
-        SettingsInvalid: `native` was asked for and is not there.
+        SettingsInvalid: `native` is required and was not compiled.
     """
     if name != "ijson":
         try:
-            from optimizer.scan.native_pruner import NativePruner  # noqa: PLC0415 - is there only where it was compiled
+            from optimizer.scan.native_pruner import NativePruner  # noqa: PLC0415 - exists only where it was compiled
         except ImportError as error:
             reason = f"the native engine is not there ({error})"
         else:
@@ -75,16 +80,23 @@ def choose_engine(name: str) -> Engine:
         if name == "native":
             raise SettingsInvalid(f"ROLLING_ENGINE=native, but {reason}; {_BUILD}")
         warning = f"scans run on the slow engine and take 5 to 15 times as long: {reason}; {_BUILD}"
-        return Engine("ijson", Pruner, _CHUNK_BYTES, ahead=False, warning=warning)
-    return Engine("ijson", Pruner, _CHUNK_BYTES, ahead=False)
+        return Engine("ijson", _python_pruner, _CHUNK_BYTES, ahead=False, warning=warning)
+    return Engine("ijson", _python_pruner, _CHUNK_BYTES, ahead=False)
+
+
+def _python_pruner(
+    *, default: Layout, members: Mapping[bytes, Layout], max_unit_bytes: int, on_batch: OnBatch
+) -> AnyPruner:
+    del on_batch  # it has no batches: all records come as fragments
+    return Pruner(default=default, members=members, max_unit_bytes=max_unit_bytes)
 
 
 def _usable_cores() -> int:
-    """Cores that this process may run on, where the system tells, else those that there are."""
+    """Return the number of cores that this process may use; without `sched_getaffinity`, of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# A chunk of nothing but brackets becomes as many pieces as it has bytes, so small ones keep memory small.
+# A chunk of nothing but brackets becomes as many fragments as it has bytes, so small chunks keep memory small.
 _CHUNK_BYTES: Final = 64 * 1024
-# Larger chunks share the cost of the hand-over from thread to thread; still larger ones fall out of the core's cache.
+# Larger chunks share the cost of passing them between threads; still larger ones do not fit the core's cache.
 _NATIVE_CHUNK_BYTES: Final = 768 * 1024

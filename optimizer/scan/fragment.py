@@ -1,6 +1,6 @@
-"""What passes from a pruner to the decoder: pieces of pruned JSON that know where in the source they came from.
+"""What a pruner passes to the decoder: fragments of pruned JSON that know their offsets in the input.
 
-Here too is what both pruners refuse, in the same words.
+Also the errors that both pruners raise, so that their messages are the same.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from optimizer.errors import SourceMalformed, SourceTorn
 
 __all__ = [
     "MAX_DEPTH",
-    "NO_SEAMS",
+    "NO_OFFSETS",
     "RECORD_KEY",
     "SHOWN_CHARACTERS",
-    "SPACE",
-    "STRING",
+    "Fragment",
+    "FragmentKind",
     "Layout",
-    "Piece",
-    "PieceKind",
     "malformed",
     "never_opened",
     "null_for",
@@ -36,17 +34,16 @@ __all__ = [
 # A root object with text under this name, before any object of its own, is one record: its objects are discarded.
 RECORD_KEY: Final = "symbol"
 
-SPACE: Final = b" \t\n\r"
 SHOWN_CHARACTERS: Final = 60
 
-# Where json.loads and msgspec give up too.
+# json.loads and msgspec stop at about this depth too.
 MAX_DEPTH: Final = 1000
 
 
 class Layout(NamedTuple):
-    """Where the units of a root member stand, and how much of each is kept.
+    """The level of the units of a root member, and how many levels of each are kept.
 
-    `unit_level` counts containers from the root, which is level 1: records of a map or an array stand at 2, those of a
+    `unit_level` counts containers from the root, which is level 1: records of a map or an array are at 2, those of a
     section (`{"predictions": {...}}`) at 3. `kept_levels` is 1 for a record's own fields, 3 for a bot with positions.
     """
 
@@ -54,10 +51,10 @@ class Layout(NamedTuple):
     kept_levels: int
 
 
-class PieceKind(Enum):
-    """What a piece is.
+class FragmentKind(Enum):
+    """The kind of a fragment.
 
-    `BEGUN` stands for a unit or a string that never becomes whole, since an error follows: `{` or `""`.
+    `BEGUN` stands for a unit or a string that never becomes complete, since an error follows: `{` or `""`.
     """
 
     TEXT = auto()
@@ -65,71 +62,67 @@ class PieceKind(Enum):
     BEGUN = auto()
 
 
-class Piece(NamedTuple):
-    """A stretch of the pruned stream.
+class Fragment(NamedTuple):
+    """A part of the pruned stream: one unit, or text around the units.
 
-    `size` is the bytes before any of them was left out for being too long: where it is over `max_unit_bytes`, a unit's
-    `data` is empty, and in a text an overlong string is `""`. `offset` is where the piece begins in the JSON, in bytes.
+    `size` is the number of bytes before any were left out for being too long: above `max_unit_bytes`, a unit's `data`
+    is empty, and an overlong string in a text is `""`. `offset` is the byte of the input at which the fragment begins.
+    `offsets` are flat pairs (position in `data`, offset in the input from there on), one for each gap.
     """
 
-    kind: PieceKind
+    kind: FragmentKind
     offset: int
     size: int
     data: bytes
-    seams: array[int]
+    offsets: array[int]
 
-    def source_offset(self, position: int) -> int:
-        """Where in the JSON the byte at `position` of `data` stood."""
-        # Seams are pairs: from this position in `data` on, bytes come from that offset in the source.
-        seams = self.seams
-        seam = bisect_right(range(0, len(seams), 2), position, key=seams.__getitem__) - 1
-        return position + self.offset if seam < 0 else position - seams[2 * seam] + seams[2 * seam + 1]
+    def input_offset(self, position: int) -> int:
+        """Return the offset in the input of the byte at `position` of `data`."""
+        offsets = self.offsets
+        entry = bisect_right(range(0, len(offsets), 2), position, key=offsets.__getitem__) - 1
+        return position + self.offset if entry < 0 else position - offsets[2 * entry] + offsets[2 * entry + 1]
 
-    def stretches(self, start: int, stop: int) -> Iterator[tuple[bytes, int]]:
-        """What lies between two positions of `data`, in one part for each stretch of the source, and where it stood."""
-        starts = self.seams[0::2] if self.seams else NO_SEAMS
+    def contiguous_parts(self, start: int, stop: int) -> Iterator[tuple[bytes, int]]:
+        """Yield the bytes between two positions of `data` in parts without gaps, each with its offset in the input."""
+        starts = self.offsets[0::2] if self.offsets else NO_OFFSETS
         cuts = [start, *starts[bisect_right(starts, start) : bisect_left(starts, stop)], stop]
         for begin, end in pairwise(cuts):
-            yield self.data[begin:end], self.source_offset(begin)
+            yield self.data[begin:end], self.input_offset(begin)
 
 
-# Bytes that are contiguous in the source need no seams.
-NO_SEAMS: Final = array("Q")
-
-# A string, as bytes of a regular expression. All quantifiers are possessive, so that no input makes the engine go back:
-# time is linear.
-STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+# Of a fragment without gaps.
+NO_OFFSETS: Final = array("Q")
 
 
 def null_for(constant_bytes: int) -> bytes:
-    """What stands for a NaN or Infinity of so many bytes: as long as that, so that only NaN moves what follows."""
+    """Return the replacement of NaN or Infinity: padded to the same length, so that only NaN shifts what follows."""
     return b"null".ljust(constant_bytes)
 
 
 def malformed(offset: int, reason: str, excerpt: bytes = b"") -> SourceMalformed:
-    """The error for bad syntax at a byte of the JSON, with what stands there."""
+    """Return the error for bad syntax at a byte of the JSON, with an excerpt from there."""
     near = f", at {shown(excerpt.decode('utf-8', 'replace'))}" if excerpt else ""
     return SourceMalformed(f"malformed JSON at byte {offset:,}: {reason}{near}")
 
 
 def shown(value: object) -> str:
-    """A value as an error message shows it: as JSON would, cut where it is long."""
+    """Return a value as error messages show it: cut where it is long, `missing` for null."""
     text = "missing" if value is None else repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
 
 
 def never_opened(offset: int, bracket: int) -> SourceMalformed:
-    """The error for a bracket that closes nothing."""
+    """Return the error for a bracket that closes nothing."""
     return malformed(offset, f"{chr(bracket)!r} closes a container that was never opened")
 
 
 def too_deep(offset: int) -> SourceMalformed:
-    """The error for the bracket that opens one container too many inside the others."""
+    """Return the error for a bracket that opens a container beyond the depth limit."""
     return malformed(offset, f"nested deeper than {MAX_DEPTH:,} containers")
 
 
 def unbalanced(offset: int) -> SourceMalformed:
-    """The error for a discarded container whose brackets close each other, but not each its own kind."""
+    """Return the error for a discarded container whose curly and square brackets do not match."""
     return SourceMalformed(
         "malformed JSON: curly and square brackets do not balance in the discarded container that ends at "
         f"byte {offset:,}"
@@ -137,7 +130,7 @@ def unbalanced(offset: int) -> SourceMalformed:
 
 
 def torn(size: int, *, in_string: bool, depth: int) -> SourceTorn:
-    """The error for an input of so many bytes that ends in a string, or inside so many containers."""
+    """Return the error for an input of `size` bytes that ends inside a string, or inside `depth` containers."""
     if in_string:
         return SourceTorn(f"the JSON ends inside a string, after {size:,} bytes")
     return SourceTorn(f"the JSON ends early, after {size:,} bytes, with {depth:,} of its containers open")

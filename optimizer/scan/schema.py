@@ -1,186 +1,186 @@
-"""What a record must have to count: its fields, their types, limits and defaults, stated once. Pure.
+"""The tables of `models` as the decoders use them: a row for each field of the input, and how a value is checked.
 
-`Fields` is the statement. msgspec decodes records straight into it, alone or by the hundred, and what it takes counts.
-For what it refuses, `explain` asks the same types one by one, which of them does not fit.
+In: a struct of `models` whose fields have rules. Out: structs into which msgspec decodes records, alone or in batches;
+what they accept counts. Where they refuse a record, `read_fields` checks the same rows one by one and says which one
+fails.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, cast, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, cast, get_args
 
 import msgspec
+from msgspec.structs import astuple
 
-from optimizer.models import DEFAULT_SENTIMENT, Record, RejectReason
+from optimizer.models import Bot, Position, Record, RejectReason, Rule
 from optimizer.scan.fragment import shown
 
 __all__ = [
-    "FIELD_NAMES",
-    "MAX_SYMBOL_CHARACTERS",
-    "MAX_TEXT_CHARACTERS",
-    "PRICE_NAMES",
+    "BOT_FIELDS",
+    "POSITION_FIELDS",
+    "RECORD_FIELDS",
+    "RECORD_NAMES",
+    "Field",
     "Fields",
-    "Symbol",
     "Unusable",
-    "as_finite",
-    "explain",
+    "check_text",
+    "checked",
     "is_text",
-    "variant",
-    "variants_by_price",
-]
-
-# Kept text is held for every record of the index, so it has to be short; the longest tickers have 30 characters.
-MAX_SYMBOL_CHARACTERS: Final = 256
-MAX_TEXT_CHARACTERS: Final = 1_024
-
-# The descriptions are what messages say was expected. msgspec takes no number for infinite.
-_Number = Annotated[float, msgspec.Meta(description="a finite number")]
-_Confidence = Annotated[float, msgspec.Meta(ge=0, le=1, description="a number from 0 to 1")]
-_Price = Annotated[float, msgspec.Meta(gt=0, description="a number above 0")]
-_Text = Annotated[
-    str, msgspec.Meta(max_length=MAX_TEXT_CHARACTERS, description=f"text of at most {MAX_TEXT_CHARACTERS:,} characters")
-]
-_Time = Annotated[
-    _Text | int | float, msgspec.Meta(description=f"seconds, or text of at most {MAX_TEXT_CHARACTERS:,} characters")
-]
-Symbol = Annotated[
-    str,
-    msgspec.Meta(max_length=MAX_SYMBOL_CHARACTERS, description=f"text of at most {MAX_SYMBOL_CHARACTERS} characters"),
+    "read_fields",
+    "record_structs",
 ]
 
 
-class Fields(msgspec.Struct, gc=False, kw_only=True):
-    """A record's fields, in the order in which files mostly have them: msgspec finds them faster so.
+class Field(NamedTuple):
+    """A row of a table. `names` are those of the input: the first one whose value is not null is used."""
 
-    The price is the first of its three names that is there and not null. A record that stands under its symbol may have
-    anything as `symbol` of its own.
-    """
-
-    symbol: Any = None
-    prediction: _Number
-    confidence: _Confidence
-    last_price: _Price | None = None
-    sentiment: _Text | None = None
-    target_price: _Number | None = None
-    stop_loss: _Number | None = None
-    timestamp: _Time | None = None
-    last: _Price | None = None
-    price: _Price | None = None
-
-    def record(self, symbol: str) -> Record:
-        """The record as it is selected and published, of fields that have a price."""
-        return Record(
-            symbol,
-            self.prediction,
-            self.confidence,
-            self.last_price or self.last or self.price,  # type: ignore[arg-type]
-            self.sentiment if self.sentiment is not None else DEFAULT_SENTIMENT,
-            self.target_price,
-            self.stop_loss,
-            self.timestamp,
-        )
-
-
-FIELD_NAMES: Final = Fields.__struct_fields__
-PRICE_NAMES: Final = ("last_price", "last", "price")
-_TYPES: Final = {field.name: field.type for field in msgspec.structs.fields(Fields)} | {
-    "symbol": Symbol,
-    "last_price": _Price,
-}
-
-
-def _expected(type_: Any) -> str:
-    """The description of a type, or of the one beside `None`."""
-    for part in (type_, *get_args(type_)):
-        for meta in getattr(part, "__metadata__", ()):
-            if meta.description:
-                return str(meta.description)
-    raise AssertionError(f"{type_} has no description")
-
-
-_EXPECTED: Final = {name: _expected(type_) for name, type_ in _TYPES.items()}
-# What is needed, in the order in which it is checked, and why a record without it is refused.
-_NEEDED: Final = {
-    "symbol": RejectReason.SYMBOL,
-    "confidence": RejectReason.CONFIDENCE,
-    "prediction": RejectReason.PREDICTION,
-    "last_price": RejectReason.LAST_PRICE,
-}
-_REASONS: Final = _NEEDED | dict.fromkeys(PRICE_NAMES, RejectReason.LAST_PRICE)
-_CHECKED: Final = (*_NEEDED, *(name for name in FIELD_NAMES if name not in (*_NEEDED, *PRICE_NAMES)))
+    name: str
+    names: tuple[str, ...]
+    type: Any
+    expected: str
+    max_characters: int | None
+    reason: RejectReason
+    required: bool
+    default: Any
 
 
 class Unusable(Exception):
-    """A field has a value that cannot be used; `reason` is a record's."""
+    """A field has a value that cannot be used; `reason` is for a record's reject."""
 
     def __init__(self, details: str, reason: RejectReason = RejectReason.FIELD_TYPE) -> None:
         super().__init__(details)
         self.reason = reason
 
 
-def variant(**required: Any) -> type[Fields]:
-    """`Fields` with other types for some fields, which have to be there."""
-    return cast("type[Fields]", msgspec.defstruct("Fields", required.items(), bases=(Fields,), gc=False, kw_only=True))
+def _table(struct: type[msgspec.Struct]) -> dict[str, Field]:
+    return {
+        info.name: Field(
+            name=info.name,
+            names=(info.name, *rule.other_names),
+            type=rule.type,
+            expected=next(meta.description for meta in _limits(rule.type) if meta.description),
+            max_characters=next((meta.max_length for meta in _limits(rule.type) if meta.max_length is not None), None),
+            reason=rule.reason,
+            required=info.required,
+            default=None if info.required else info.default,
+        )
+        for info in msgspec.structs.fields(struct)
+        for rule in getattr(info.type, "__metadata__", ())
+        if isinstance(rule, Rule)
+    }
 
 
-def variants_by_price(**required: Any) -> list[type[Fields]]:
-    """`Fields` with a price, a struct for each of its names: what one of them takes counts without a look at it."""
-    return [variant(**required, **{name: _Price}) for name in PRICE_NAMES]
+def _limits(type_: Any) -> Iterator[msgspec.Meta]:
+    """Yield the limits of a type, then those of its parts."""
+    yield from (meta for meta in getattr(type_, "__metadata__", ()) if isinstance(meta, msgspec.Meta))
+    for part in get_args(type_):
+        yield from _limits(part)
 
 
-def explain(given: Mapping[str, Any], symbol: str | None) -> Record:
-    """Make a record of what `json.loads` reads, or say which field does not fit.
+RECORD_FIELDS: Final = _table(Record)
+BOT_FIELDS: Final = _table(Bot)
+POSITION_FIELDS: Final = _table(Position)
 
-    Args:
-        given: All fields.
-        symbol: The key under which the record stands; `None` where it has to name its symbol itself.
+# All names that have a meaning inside a record.
+RECORD_NAMES: Final = tuple(name for field in RECORD_FIELDS.values() for name in field.names)
+
+_DEFAULTS: Final = [(field.name, field.default) for field in RECORD_FIELDS.values() if field.default is not None]
+
+
+class Fields(msgspec.Struct, gc=False, kw_only=True):
+    """Base of the structs into which records are decoded; they have the attributes of `Record`.
+
+    A record that stands under its symbol may have anything as its own `symbol`, which is decoded for comparison.
+    """
+
+    symbol: Any = None
+
+    def record(self, symbol: str) -> Record:
+        """Return the record as it is selected and published."""
+        for name, default in _DEFAULTS:
+            if getattr(self, name) is None:
+                setattr(self, name, default)
+        # The fields come in the order of the table; this is twice as fast as `attrgetter`.
+        return Record(symbol, *astuple(self)[1 : len(RECORD_FIELDS)])
+
+
+def record_structs(*, named: bool) -> list[type[Fields]]:
+    """Return the structs for records that stand under their symbol, or that are `named` by their own.
+
+    A field with several names needs a struct for each of them: mostly, all records of a file use the same one. In the
+    struct for a name, those before it have to be null; those after it are only checked for being valid text.
+
+    msgspec finds fields fastest in the order of the struct, so the names that are used come first, in the table's
+    order.
+    """
+    fields = [field for field in RECORD_FIELDS.values() if field.name != "symbol"]
+    structs = []
+    for used in max((field.names for field in fields), key=len):
+        members: list[Any] = [("symbol", RECORD_FIELDS["symbol"].type)] if named else []
+        others: list[Any] = []
+        renamed = {}
+        for field in fields:
+            renamed[field.name] = used if used in field.names else field.name
+            optional = (field.type | None, field.default)
+            members.append((field.name, field.type) if field.required else (field.name, *optional))
+            before = field.names.index(renamed[field.name])
+            for place, name in enumerate(field.names):
+                if place != before:
+                    others.append((f"other_{name}", None if place < before else Any, None))
+                    renamed[f"other_{name}"] = name
+        struct = msgspec.defstruct("Fields", members + others, bases=(Fields,), gc=False, kw_only=True, rename=renamed)
+        structs.append(cast("type[Fields]", struct))
+    return structs
+
+
+def read_fields(table: Iterable[Field], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check fields in the order of the table, and return the values of those that are not null.
 
     Raises:
-        Unusable: Why it does not count.
+        Unusable: The first field that does not fit.
     """
-    values = {name: given.get(name) for name in FIELD_NAMES}
-    for name, value in (("symbol", symbol), *values.items()):
-        if type(value) is str and not is_text(value):
-            raise Unusable(f"{name} is not valid text: {shown(value)}", RejectReason.TEXT)
-    if symbol is not None:
-        values["symbol"] = symbol
-    price = next((name for name in PRICE_NAMES if values[name] is not None), PRICE_NAMES[0])
-    used = {}
-    for name in _CHECKED:
-        source = price if name == PRICE_NAMES[0] else name
-        value = values[source]
-        if value is not None or name in _NEEDED:
-            used[source] = _checked(source, value)
-    return Fields(**used).record(used["symbol"])
+    values = {}
+    for field in table:
+        name = next((name for name in field.names if given.get(name) is not None), field.name)
+        value = given.get(name)
+        if value is not None or field.required:
+            values[field.name] = checked(field, value, name)
+    return values
 
 
-def _checked(name: str, value: Any) -> Any:
+def checked(field: Field, value: Any, label: str) -> Any:
+    """Return a value as the field's type.
+
+    Raises:
+        Unusable: It does not fit; the message begins with the label.
+    """
+    check_text(label, value)
+    if type(value) is str and field.max_characters is not None and len(value) > field.max_characters:
+        raise Unusable(f"{label} has {len(value):,} characters, expected {field.max_characters:,} at most")
     try:
-        if value is None or (type(value) in (int, float) and as_finite(value) is None):
-            raise msgspec.ValidationError
-        return msgspec.convert(value, _TYPES[name])
+        if value is None or (type(value) is float and not math.isfinite(value)):
+            raise msgspec.ValidationError  # `convert` accepts infinite numbers, which JSON has not
+        return msgspec.convert(value, field.type)
     except msgspec.ValidationError:
-        too_long = name == "symbol" and type(value) is str
-        reason = RejectReason.FIELD_TYPE if too_long else _REASONS.get(name, RejectReason.FIELD_TYPE)
-        raise Unusable(f"{name} is {shown(value)}, expected {_EXPECTED[name]}", reason) from None
+        raise Unusable(f"{label} is {shown(value)}, expected {field.expected}", field.reason) from None
+
+
+def check_text(label: str, value: Any) -> None:
+    """Check that a value is not text that is invalid.
+
+    Raises:
+        Unusable: It is; the message begins with the label.
+    """
+    if type(value) is str and not is_text(value):
+        raise Unusable(f"{label} is not valid text: {shown(value)}", RejectReason.TEXT)
 
 
 def is_text(text: str) -> bool:
-    """Whether text is valid Unicode: no half of a surrogate pair, which is what invalid UTF-8 is read as, too."""
+    """Whether text is valid Unicode, without lone surrogates; invalid UTF-8 is decoded to these too."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-def as_finite(value: Any) -> float | None:
-    """The value as a float; `None` where it is no number, infinite, or an integer that no float can hold."""
-    if type(value) not in (int, float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None

@@ -1,7 +1,7 @@
-"""Bots in, holdings out: what all bots together hold of each symbol, and at what cost. Pure.
+"""Bots in, holdings out: the net quantity of each symbol over all bots, and its average cost. Pure.
 
-Sums are made in decimal, from the shortest text of each number, so that 0.1 + 0.2 - 0.3 is 0 and the order of the bots
-does not matter: 60 digits hold every sum of ordinary quantities exactly.
+Sums are decimal, of the shortest text of each number, so that 0.1 + 0.2 - 0.3 is 0 and the order of the bots does not
+matter: with 60 digits every sum of ordinary quantities is exact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ZERO: Final = Decimal(0)
 
 
 def summaries(bots: Iterable[Bot]) -> dict[str, BotSummary]:
-    """Every bot as pages show it, by name."""
+    """Return every bot as pages show it, by name."""
     return {
         bot.name: BotSummary(bot.enabled, bot.equity, bot.pnl_today, bot.position_count, bot.last_updated)
         for bot in sorted(bots, key=lambda bot: bot.name)
@@ -29,23 +29,24 @@ def summaries(bots: Iterable[Bot]) -> dict[str, BotSummary]:
 
 
 def holdings(bots: Iterable[Bot]) -> list[Holding]:
-    """Net quantity and average cost of every symbol, by symbol.
+    """Return net quantity and average cost of every symbol, by symbol.
 
     Quantities are summed over all bots, shorts as negative; a symbol whose sum is 0 is left out. The average is
-    weighted by quantity over the side that remains, long or short; positions without a cost do not weigh in it, and
-    where none has one it is `None`.
+    weighted by quantity over the side that remains, long or short, without the positions that have no cost; it is
+    `None`
+    if none has one.
     """
     positions = sorted((position for bot in bots for position in bot.positions), key=_symbol)
-    found = []
-    # Symbol by symbol: the decimals of one are gone before those of the next are made.
+    result = []
+    # Symbol by symbol, so that the decimals of one are freed before those of the next are made.
     for symbol, group in groupby(positions, key=_symbol):
         long, short = _Side(), _Side()
         for position in group:
             (long if position.quantity > 0 else short).add(position)
         net = _EXACT.add(long.quantity, short.quantity)
         if net:
-            found.append(Holding(symbol, float(net), (long if net > 0 else short).average()))
-    return found
+            result.append(Holding(symbol, float(net), (long if net > 0 else short).average()))
+    return result
 
 
 @dataclass

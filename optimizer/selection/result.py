@@ -1,22 +1,21 @@
-"""What a run has found so far: the best records, the bots, and what did not count and why. Pure."""
+"""The result of a scan: the best records, the bots, and the rejects with their reasons. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final
 
-from optimizer.models import Bot, Findings, Record, Reject, Rejected, RejectReason, RejectTally, Units
-from optimizer.scan.batch import RecordRun
-from optimizer.scan.decoder import RootShape
+from optimizer.models import Bot, PartResult, Record, Reject, Rejected, RejectReason, RejectTally, Units
+from optimizer.scan.batch import RecordBatch
+from optimizer.scan.decoder import RootShape, ScanEvent
 from optimizer.scan.fragment import SHOWN_CHARACTERS
 from optimizer.scan.validation import SymbolsIgnored
 from optimizer.selection.top_n import Selection
 
-__all__ = ["MAX_BOTS", "MAX_POSITIONS", "Found"]
+__all__ = ["MAX_BOTS", "MAX_POSITIONS", "ScanResult"]
 
 REJECTS_NAMED: Final = 3
-# Bots are all shown, and positions all summed, so all are held: bounds keep a file of nothing else from taking the
-# memory.
+# All bots are shown and all positions summed, so all are held: limits bound the memory of a file of nothing else.
 MAX_BOTS: Final = 10_000
 MAX_POSITIONS: Final = 100_000
 MAX_BOT_TEXT_BYTES: Final = 8 << 20  # of names, symbols and times; 100,000 symbols of 30 characters are 3 MB
@@ -27,80 +26,80 @@ SHAPES: Final = (
 
 
 @dataclass
-class Found:
-    """Items of a scan, taken one by one, in memory that does not grow with the number of records."""
+class ScanResult:
+    """The events of a scan, taken one by one, in memory that does not grow with the number of records."""
 
     selection: Selection
     json_bytes: int = 0
     records_seen: int = 0
     records_rejected: int = 0
-    bots_seen: int = 0  # as often as they came, those of bot files too
+    bots_seen: int = 0  # every occurrence, those of bot files too
     bots_rejected: int = 0
     bot_files_seen: int = 0
     bot_files_rejected: int = 0
     symbols_ignored: int = 0
-    root: str | None = None  # what the input is, where no record was found in it
-    _duplicates: int = 0  # those of the findings that were taken
+    root: str | None = None  # what the input is, if no record was found in it
+    _duplicates: int = 0  # of the parts that were taken
     _bots: dict[str, Bot] = field(default_factory=dict)
     _positions: int = 0
     _bot_text_bytes: int = 0
     _rejects: dict[RejectReason, tuple[int, list[Reject]]] = field(default_factory=dict)
 
-    def take(self, item: RecordRun | Record | Bot | Reject | SymbolsIgnored | RootShape) -> None:
-        """Take the next item, or many records; a bot that comes again replaces the one before."""
-        if isinstance(item, RecordRun):
-            self.records_seen += len(item.symbols)
-            self.selection.add_run(item)
-        elif isinstance(item, Record):
+    def take(self, event: ScanEvent) -> None:
+        """Take the next event of the scan; a bot that occurs again replaces the one before."""
+        if isinstance(event, RecordBatch):
+            self.records_seen += len(event.symbols)
+            self.selection.add_batch(event)
+        elif isinstance(event, Record):
             self.records_seen += 1
-            self.selection.add(item)
-        elif isinstance(item, Reject):
-            of_record = item.reason is not RejectReason.BOT
+            self.selection.add(event)
+        elif isinstance(event, Reject):
+            of_record = event.reason is not RejectReason.BOT
             self.records_seen += of_record
             self.bots_seen += not of_record
-            self._reject(item)
-        elif isinstance(item, SymbolsIgnored):
-            self.symbols_ignored += item.number
-        elif isinstance(item, RootShape):
-            self.root = item.text
+            self._reject(event)
+        elif isinstance(event, SymbolsIgnored):
+            self.symbols_ignored += event.number
+        elif isinstance(event, RootShape):
+            self.root = event.text
         else:
             self.bots_seen += 1
-            self._take_bot(item)
+            self._take_bot(event)
 
     def take_bot_file(self, item: Bot | Reject) -> None:
-        """Take the next bot of the bots directory; these are counted apart too."""
+        """Take the next bot of the bots directory; these are also counted separately."""
         rejected = self.bots_rejected
         self.take(item)
         self.bot_files_seen += 1
         self.bot_files_rejected += self.bots_rejected - rejected
 
-    def take_findings(self, findings: Findings, name: str) -> None:
-        """Take what another scan has found.
+    def take_part(self, part: PartResult, name: str) -> None:
+        """Take the result of scanning a part.
 
         Args:
-            findings: They stand for everything that was scanned.
-            name: Of what was scanned; it goes before the places of its rejects.
+            part: It stands for everything that was scanned.
+            name: The name of the part, which is put before the places of its rejects.
         """
-        self.records_seen += findings.records_seen
-        self.records_rejected += findings.records_rejected
-        self.bots_seen += findings.bots_seen
-        self.bots_rejected += findings.bots_rejected
-        self._duplicates += findings.duplicates
-        self.symbols_ignored += findings.symbols_ignored
-        if self.root is None and findings.root is not None:
-            self.root = f"{name}: {findings.root}"
-        for record in findings.records:
+        self.records_seen += part.records_seen
+        self.records_rejected += part.records_rejected
+        self.bots_seen += part.bots_seen
+        self.bots_rejected += part.bots_rejected
+        self._duplicates += part.duplicates
+        self.symbols_ignored += part.symbols_ignored
+        if self.root is None and part.root is not None:
+            self.root = f"{name}: {part.root}"
+        for record in part.records:
             self.selection.add(record)
-        for tally in findings.rejects:
+        for tally in part.rejects:
             count, first = self._rejects.get(tally.reason, (0, []))
             named = [Reject(one.reason, one.name, f"{name}: {one.where}", one.details) for one in tally.first]
             self._rejects[tally.reason] = (count + tally.count, [*first, *named][:REJECTS_NAMED])
-        for bot in findings.bots:
+        for bot in part.bots:
             self._take_bot(bot)
 
-    def findings(self) -> Findings:
-        """End the scan: all that is needed to go on from here elsewhere."""
-        return Findings(
+    def part_result(self) -> PartResult:
+        """End the scan of a part; return all that is needed to continue elsewhere."""
+        return PartResult(
             records=self.selection.finish(),
             bots=self.bots,
             rejects=self.tallies(),
@@ -115,10 +114,10 @@ class Found:
 
     @property
     def duplicates(self) -> int:
-        """Records whose symbol came before.
+        """The number of records whose symbol occurred before.
 
-        Between findings a symbol is known to come again where both hold its record: exact, as long as none had more
-        symbols than a selection keeps.
+        Between parts a symbol is only known to occur again if both results have its record: exact, as long as no part
+        had more symbols than a selection keeps.
         """
         return self._duplicates + self.selection.duplicates
 
@@ -147,12 +146,12 @@ class Found:
 
     @property
     def bots(self) -> list[Bot]:
-        """The bots that count."""
+        """The bots that were not rejected."""
         return list(self._bots.values())
 
     @property
     def records_used(self) -> int:
-        """Records that were not rejected, duplicates included."""
+        """The number of records that were not rejected, duplicates included."""
         return self.records_seen - self.records_rejected
 
     @property
@@ -163,12 +162,12 @@ class Found:
         )
 
     def tallies(self) -> list[RejectTally]:
-        """Rejects by reason, the most frequent first."""
+        """Return the rejects by reason, the most frequent first."""
         ordered = sorted(self._rejects.items(), key=lambda entry: (-entry[1][0], entry[0]))
         return [RejectTally(reason, count, first) for reason, (count, first) in ordered]
 
     def summary(self) -> str:
-        """What was seen and rejected, in one line; where no record can be used, also what the input is."""
+        """Return what was seen and rejected, as one line of text; if no record can be used, also what the input is."""
         parts = [f"{self.records_seen:,} records seen"]
         parts += (f"{tally.count:,} x {tally.reason} ({tally.first[0].details})" for tally in self.tallies())
         if self.root is not None and not self.records_used:
@@ -179,6 +178,6 @@ class Found:
 
 
 def _text_bytes(bot: Bot) -> int:
-    """What is held of a bot's text, which has no other bound in all."""
+    """Return the size of a bot's text, of which the total has no other limit."""
     time = bot.last_updated if isinstance(bot.last_updated, str) else ""
     return sum(len(text.encode()) for text in (bot.name, time, *(position.symbol for position in bot.positions)))

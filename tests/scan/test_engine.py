@@ -36,7 +36,7 @@ def without_kernel(tmp_path: Path) -> Path:
 
 
 def command(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line of the project in a directory."""
+    """EncodedBatch the command line of the project in a directory."""
     return subprocess.run(
         [sys.executable, "-m", "optimizer.cli", *arguments],
         cwd=directory,

@@ -25,8 +25,8 @@ SIZE_MB: Final = 2.0
 DENSE_MB: Final = 0.05
 # Twice is two times as long; what is copied again with each chunk takes four times.
 MOST_RATIO: Final = 3.0
-# A limit of 64 KB, several times over, and the kernel's buffers; in Python a chunk may become as many pieces as it has
-# bytes.
+# A limit of 64 KB, several times over, and the kernel's buffers; in Python a chunk may become as many fragments as it
+# has bytes.
 LIMIT_BYTES: Final = 64 << 10
 MOST_PEAK_MB: Final = {"native": 2.5, "ijson": 6.0}
 

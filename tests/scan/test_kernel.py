@@ -1,7 +1,7 @@
-"""The compiled kernel alone: against ten lines of Python over `json.loads`, and each variant against the others.
+"""The compiled kernel alone, compared with ten lines of Python over `json.loads`, and each variant with the others.
 
-Variants are compiled here, under the flags that CI wants clean: what runs where there is no AVX2, the plain C that runs
-where there is no SSE2 or NEON either, and NEON itself under an emulator.
+Variants are compiled here, with warnings as errors: the one for machines without AVX2, the plain C for machines without
+SSE2 or NEON, and NEON itself under an emulator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer.scan.fragment import MAX_DEPTH
-from tests.support.broken_documents import Mess
+from tests.support.broken_documents import BrokenDocuments
 from tests.support.engines import require_engine
 from tests.support.strategies import cuts, rolling_bytes
 
@@ -236,14 +236,14 @@ class TestReference:
 # ---- variants
 
 
-def messes() -> list[bytes]:
+def broken_files() -> list[bytes]:
     """Files of all kinds, sound and broken, and one of many blocks."""
-    files = [mess.file() for mess in map(Mess, range(5)) for _ in range(20)]
+    files = [documents.file() for documents in map(BrokenDocuments, range(5)) for _ in range(20)]
     return [*files, b"[" + b",".join(file for file in files if file.startswith(b"{")) * 5 + b"]"]
 
 
 def test_variants_give_the_same_bytes(kernel: Any) -> None:
-    """Output, runs, seams and errors are those of the installed kernel, to the byte."""
+    """Output, spans, offsets and errors are the same as from the installed kernel, to the byte."""
     installed = importlib.import_module("optimizer.scan._prune")
 
     def everything(module: Any, data: bytes, step: int) -> object:
@@ -251,7 +251,7 @@ def test_variants_give_the_same_bytes(kernel: Any) -> None:
         batches = [*fed(pruner, *(data[start : start + step] for start in range(0, len(data), step)))]
         return batches, pruner.error, pruner.depth, pruner.in_string
 
-    for data in messes():
+    for data in broken_files():
         for step in (1 << 20, 64, 13):
             assert everything(kernel, data, step) == everything(installed, data, step)
 
@@ -269,9 +269,9 @@ def test_arm64_gives_the_same_bytes(tmp_path: Path) -> None:
     sources = [str(ROOT / "tests" / "scan" / "kernel" / "replay.c"), str(SOURCES[1])]
     compile_kernel(tmp_path / "arm64", *sources, "-static", compiler=cross, with_python=False)
     compile_kernel(tmp_path / "here", *sources, with_python=False)
-    mess = Mess(99)
+    documents = BrokenDocuments(99)
 
-    for data in [messes()[-1], *(mess.file() for _ in range(10))]:
+    for data in [broken_files()[-1], *(documents.file() for _ in range(10))]:
         for step in (1 << 24, 77):
             found = replay([emulator, str(tmp_path / "arm64")], data, step)
             assert found == replay([str(tmp_path / "here")], data, step)
@@ -295,16 +295,16 @@ def test_the_kernel_knows_nothing_of_python() -> None:
 
 @hypothesis_settings(max_examples=100)
 @given(st.data(), rolling_bytes())
-def test_runs_hold_whole_records(kernel: Any, data: st.DataObject, whole: bytes) -> None:
-    """As many objects as a run says stand in it, as `json.loads` reads it; besides plain values at the most."""
+def test_spans_hold_whole_records(kernel: Any, data: st.DataObject, whole: bytes) -> None:
+    """A span has as many objects as its count, as `json.loads` reads it, and besides them only plain values."""
     pruner = kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH)
-    stream, runs = b"", []
-    for batch, found, _, pending, _ in fed(pruner, *data.draw(cuts(whole))):
-        stream += batch
-        runs += found
+    stream, spans = b"", []
+    for output, added, _, pending, _ in fed(pruner, *data.draw(cuts(whole))):
+        stream += output
+        spans += added
         assert pending <= len(stream)
 
-    for start, end, count, longest, kind in runs:
+    for start, end, count, longest, kind in spans:
         text = stream[start:end].decode("utf-8", "surrogateescape")
         assert longest <= len(stream[start:end])
         if kind == 3:

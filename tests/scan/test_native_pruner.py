@@ -1,4 +1,4 @@
-"""The native engine against the other one: the same items, or the same error, on everything."""
+"""The native engine compared with the other one: the same items, or the same error, on everything."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from hypothesis import strategies as st
 
 from optimizer.errors import RollingError
 from optimizer.models import Record, Reject
-from optimizer.scan.batch import RecordRun, Run
-from optimizer.scan.decoder import LAYOUTS, RECORD_LAYOUT, Found, Item, RootShape
+from optimizer.scan.batch import EncodedBatch, RecordBatch
+from optimizer.scan.decoder import LAYOUTS, RECORD_LAYOUT, Item, RootShape, ScanEvent
 from optimizer.scan.engine import Engine, choose_engine
-from optimizer.scan.fragment import Piece
 from optimizer.scan.pruner import Pruner
 from optimizer.scan.scanner import scan, scan_items
 from optimizer.scan.validation import SymbolsIgnored
-from tests.support.broken_documents import Mess
-from tests.support.engines import require_engine
+from tests.support.broken_documents import BrokenDocuments
+from tests.support.engines import decline, require_engine
 from tests.support.rolling_files import a_record
 from tests.support.strategies import cuts, rolling_bytes
 
@@ -40,12 +39,12 @@ def native_engine() -> Engine:
 
 
 def outcome(chunks: Iterable[bytes], engine: Engine, limit: int = LIMIT) -> list[Item | tuple[str, str]]:
-    """What a scan yields, and the class and the message of the error that it ends with."""
+    """Return what a scan yields, and the class and the message of the error that it ends with."""
     found: list[Item | tuple[str, str]] = []
     ignored = 0
     try:
         for item in scan(chunks, engine, max_record_bytes=limit):  # what comes before an error counts
-            if isinstance(item, RecordRun):
+            if isinstance(item, RecordBatch):
                 found.extend(item.records())
             elif isinstance(item, SymbolsIgnored):
                 ignored += item.number
@@ -75,20 +74,20 @@ class TestBothEngines:
             assert outcome(chunks, native, limit) == expected
 
     @pytest.mark.parametrize("seed", range(10))
-    def test_on_a_mess(self, native: Engine, seed: int) -> None:
+    def test_on_broken_documents(self, native: Engine, seed: int) -> None:
         """Damaged files too: what came before the damage, and then the same error."""
-        mess = Mess(seed)
+        documents = BrokenDocuments(seed)
         for _ in range(150):
-            whole = mess.file()
+            whole = documents.file()
             limit = (16, 64, 100, 300, LIMIT)[len(whole) % 5]
             expected = outcome([whole], IJSON, limit)
-            for chunks in ([whole], one_by_one(whole), mess.cuts(whole)):
+            for chunks in ([whole], one_by_one(whole), documents.cuts(whole)):
                 assert outcome(chunks, native, limit) == expected, whole
 
     @pytest.mark.parametrize("opening", ["{%s}", '{"predictions":{%s}}'])
     @pytest.mark.parametrize("defect", ["", "tru", '"a" 1', "1,", ',"x":1', "\\", '"\\q":1', '"\x01":1', '"\\ud800":1'])
     def test_one_bad_record_among_hundreds(self, native: Engine, opening: str, defect: str) -> None:
-        """The records before it come out, and the error is that of the record alone."""
+        """The records before it come out, and the error is the same as for the record alone."""
         records = [f'"S{number}":{json.dumps(a_record())}' for number in range(400)]
         records[300] = f'"S300":{{"prediction":1,"confidence":0.5,"last_price":2,"h":[1,2],{defect}}}'
         data = (opening % ",".join(records)).encode()
@@ -120,7 +119,7 @@ class TestBothEngines:
         ],
         ids=str,
     )
-    def test_every_kind_of_record_in_a_run(self, native: Engine, shape: str, fields: dict[str, Any]) -> None:
+    def test_every_kind_of_record_in_a_batch(self, native: Engine, shape: str, fields: dict[str, Any]) -> None:
         """Some records of a kind among others, or all of them."""
         for every in (1, 7):
             records = [
@@ -165,7 +164,7 @@ class TestBothEngines:
         for cut in range(1, len(data)):
             assert outcome([data[:cut], data[cut:]], native) == expected
 
-    def test_names_that_come_twice_in_a_run(self, native: Engine) -> None:
+    def test_names_that_come_twice_in_a_batch(self, native: Engine) -> None:
         """Both are records: it is for the selection to count them."""
         data = ("{" + ",".join(f'"S{number % 10}":{json.dumps(a_record())}' for number in range(100)) + "}").encode()
 
@@ -178,44 +177,43 @@ class TestBothEngines:
 
 
 class TestPieces:
-    """What the kernel leaves gives the same pieces as the source: pruning is idempotent."""
+    """What the kernel leaves gives the same fragments as the source: pruning is idempotent."""
 
     @hypothesis_settings(max_examples=200)
     @given(st.data(), rolling_bytes(), st.sampled_from([16, 300, LIMIT]))
     def test_pruning_twice_is_pruning_once(self, native: Engine, data: st.DataObject, whole: bytes, limit: int) -> None:
-        """Text and units, their sizes and their places are the same where no run is taken."""
+        """Text and units, their sizes and their places are the same if no batch is taken."""
         chunks = data.draw(cuts(whole))
 
         assert self._bytes(native, chunks, limit) == self._bytes(IJSON, [whole], limit)
 
     @staticmethod
     def _bytes(engine: Engine, chunks: list[bytes], limit: int) -> object:
-        """Each byte of the pieces with its place, and the size of each unit."""
-        pruner = engine.pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=limit)
+        """Each byte of the fragments with its place, and the size of each unit."""
+        pruner = engine.pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=limit, on_batch=decline)
         stream: list[object] = []
         try:
-            for pieces in (*map(pruner.feed, chunks), pruner.close()):
-                for piece in pieces:
-                    if isinstance(piece, Piece):
-                        stream += [(piece.source_offset(place), byte) for place, byte in enumerate(piece.data)]
-                        stream += [piece.size] if piece.kind.name == "UNIT" else []
+            for fragments in (*map(pruner.feed, chunks), pruner.close()):
+                for fragment in fragments:
+                    stream += [(fragment.input_offset(place), byte) for place, byte in enumerate(fragment.data)]
+                    stream += [fragment.size] if fragment.kind.name == "UNIT" else []
         except RollingError as error:
             return type(error).__name__, str(error)
         return stream
 
 
-def runs_of(found: Iterable[Found]) -> list[int]:
-    """How many records came in each run."""
-    return [len(item.symbols) for item in found if isinstance(item, RecordRun)]
+def batch_sizes(events: Iterable[ScanEvent]) -> list[int]:
+    """Return the number of records in each batch."""
+    return [len(event.symbols) for event in events if isinstance(event, RecordBatch)]
 
 
-class TestRuns:
-    """Records are decoded by the hundred, not one by one: what speed rests on."""
+class TestBatches:
+    """Records are decoded in batches, not one by one: the speed depends on it."""
 
     @pytest.mark.parametrize("shape", ["map", "sections", "array", "lines"])
     @pytest.mark.parametrize("indent", [None, 2])
     @pytest.mark.parametrize("field", ["last_price", "last", "price"])
-    def test_a_chunk_is_one_run(self, native: Engine, shape: str, indent: int | None, field: str) -> None:
+    def test_a_chunk_is_one_batch(self, native: Engine, shape: str, indent: int | None, field: str) -> None:
         """In every shape, pretty-printed or not, whatever the price is called, with NaN in every record."""
         good = a_record(target_price=float("nan"), stop_loss=float("-inf"))
         good[field] = good.pop("last_price")
@@ -232,13 +230,13 @@ class TestRuns:
 
         found = list(scan(chunks, native, max_record_bytes=LIMIT))
 
-        runs = runs_of(found)
-        assert sum(runs) == 5_000
-        assert len(runs) <= len(chunks)
+        sizes = batch_sizes(found)
+        assert sum(sizes) == 5_000
+        assert len(sizes) <= len(chunks)
         assert not any(isinstance(item, Record | Reject) for item in found)
 
-    def test_a_reject_takes_its_run_apart_and_no_other(self, native: Engine) -> None:
-        """The other chunks' records still come as runs."""
+    def test_a_reject_takes_its_batch_apart_and_no_other(self, native: Engine) -> None:
+        """The other chunks' records still come as batches."""
         records = [
             json.dumps({"symbol": f"S{number}"} | a_record(confidence=2 * (number == 50))) for number in range(300)
         ]
@@ -246,24 +244,25 @@ class TestRuns:
 
         found = list(scan(chunks, native, max_record_bytes=LIMIT))
 
-        assert runs_of(found) == [100, 100]
+        assert batch_sizes(found) == [100, 100]
         assert sum(isinstance(item, Record) for item in found) == 99
 
-    def test_a_run_that_is_not_taken_comes_as_pieces(self, native: Engine) -> None:
-        """A decoder that wants no runs gets everything."""
+    def test_a_batch_that_is_not_taken_comes_as_fragments(self, native: Engine) -> None:
+        """A decoder that takes no batch gets everything."""
         data = b"".join(b'{"symbol":"S%d","x":[%d]}\n' % (number, number) for number in range(100))
-        pruner = native.pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=LIMIT)
+        offered: list[EncodedBatch] = []
+
+        def note(batch: EncodedBatch) -> bool:
+            offered.append(batch)
+            return False
+
+        pruner = native.pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=LIMIT, on_batch=note)
         reference = Pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=LIMIT)
 
-        runs, text = 0, b""
-        for piece in (*pruner.feed(data), *pruner.close()):
-            if isinstance(piece, Run):
-                runs += 1
-            else:
-                text += piece.data
+        text = b"".join(fragment.data for fragment in (*pruner.feed(data), *pruner.close()))
 
-        assert runs == 1
-        assert text == b"".join(piece.data for piece in (*reference.feed(data), *reference.close()))
+        assert len(offered) == 1
+        assert text == b"".join(fragment.data for fragment in (*reference.feed(data), *reference.close()))
 
 
 def test_a_huge_record_takes_linear_time(native: Engine) -> None:
@@ -279,7 +278,7 @@ def test_a_huge_record_takes_linear_time(native: Engine) -> None:
 
 
 def abandoned(native: Engine, number: int) -> None:
-    """A scan that nobody finishes: amid a run, a record, a string, after an error, or closed early."""
+    """Begin a scan and abandon it: inside a batch, a record, a string, after an error, or closed early."""
     record = json.dumps(a_record(symbol=f"S{number}"))
     texts = (
         f"{record}\n{record}\n{record[:-9]}",
@@ -326,7 +325,10 @@ class TestLeaks:
         tracemalloc.start()
         try:
             before, _ = tracemalloc.get_traced_memory()
-            kept = [native.pruner(default=RECORD_LAYOUT, members={}, max_unit_bytes=LIMIT) for _ in range(4)]
+            kept = [
+                native.pruner(default=RECORD_LAYOUT, members={}, max_unit_bytes=LIMIT, on_batch=decline)
+                for _ in range(4)
+            ]
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -340,7 +342,7 @@ class TestBinding:
 
     def kernel(self, **changed: Any) -> Any:
         """A pruner, some of its arguments changed."""
-        from optimizer.scan import _prune  # noqa: PLC0415 - is there only where it was compiled
+        from optimizer.scan import _prune  # noqa: PLC0415 - exists only where it was compiled
 
         arguments: dict[str, Any] = {
             "fallback": (2, 1, True),
@@ -385,7 +387,7 @@ class TestBinding:
                 self.kernel().feed(wrong)
 
     def test_two_threads_cannot_feed_one_pruner(self, native: Engine) -> None:
-        """The GIL is released while the kernel runs, so a second call is refused instead of mixing the two."""
+        """The GIL is released while the kernel works, so a second call is refused instead of mixing the two."""
         assert native.name == "native"
         kernel, data = self.kernel(), b'{"A":{"x":[' + b"[1,2,3]," * 2_000_000
         refused = []

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from optimizer.errors import RollingError, SourceMalformed, SourceTorn
 from optimizer.models import Bot, Record, Reject, RejectReason
 from optimizer.scan.decoder import Item
-from optimizer.scan.fragment import MAX_DEPTH, Layout, Piece, PieceKind
+from optimizer.scan.fragment import MAX_DEPTH, Fragment, FragmentKind, Layout
 from optimizer.scan.scanner import scan_bot
 from tests.support import engines
-from tests.support.engines import current, pruner, scan
+from tests.support.engines import pruner, scan
 from tests.support.large_inputs import scan_filled
 from tests.support.strategies import Members, containers, cuts, discarded, render, rolling_bytes, styles
 
@@ -30,12 +30,12 @@ RECORD = b'{"prediction":1,"confidence":0.9,"last_price":3}'
 FIELDS = RECORD[1:-1]
 
 
-def prune(*chunks: bytes, limit: int = LIMIT) -> list[Piece]:
+def prune(*chunks: bytes, limit: int = LIMIT) -> list[Fragment]:
     return list(engines.prune(*chunks, limit=limit))
 
 
 def units(*chunks: bytes, limit: int = LIMIT) -> list[bytes]:
-    return [piece.data for piece in prune(*chunks, limit=limit) if piece.kind is PieceKind.UNIT]
+    return [fragment.data for fragment in prune(*chunks, limit=limit) if fragment.kind is FragmentKind.UNIT]
 
 
 def outcome(chunks: Iterable[bytes], *, limit: int = LIMIT) -> list[Item] | tuple[str, str]:
@@ -84,12 +84,12 @@ class TestCuts:
         stream: list[tuple[int, int, bytes]] = []
         text, size = b"", 0
         try:
-            for piece in prune(*chunks, limit=limit):
-                if piece.kind is PieceKind.UNIT:
-                    stream += [(-1, size, text), (piece.offset, piece.size, piece.data)]
+            for fragment in prune(*chunks, limit=limit):
+                if fragment.kind is FragmentKind.UNIT:
+                    stream += [(-1, size, text), (fragment.offset, fragment.size, fragment.data)]
                     text, size = b"", 0
                 else:
-                    text, size = text + piece.data, size + piece.size
+                    text, size = text + fragment.data, size + fragment.size
         except RollingError as error:
             return type(error).__name__, str(error)
         return [*stream, (-1, size, text)]
@@ -157,14 +157,14 @@ class TestUnits:
     @hypothesis_settings(max_examples=50)
     @given(st.data(), rolling_bytes().filter(lambda data: b"N" not in data and b"I" not in data))
     def test_every_kept_byte_knows_its_place(self, data: st.DataObject, whole: bytes) -> None:
-        """`source_offset` leads from each byte of a piece back to that byte in the source."""
+        """`input_offset` leads from each byte of a fragment back to that byte in the source."""
         try:
-            pieces = prune(*data.draw(cuts(whole)))
+            fragments = prune(*data.draw(cuts(whole)))
         except RollingError:
             return
-        for piece in pieces:
-            places = [piece.source_offset(position) for position in range(len(piece.data))]
-            assert bytes(whole[place] for place in places) == piece.data
+        for fragment in fragments:
+            places = [fragment.input_offset(position) for position in range(len(fragment.data))]
+            assert bytes(whole[place] for place in places) == fragment.data
 
     def test_numbers_that_are_none_become_null(self) -> None:
         """`NaN`, `Infinity` and `-Infinity` are `null` where they are whole tokens, and text inside strings."""
@@ -182,13 +182,13 @@ class TestUnits:
             assert outcome([file])[0] == "SourceMalformed", file
 
     @pytest.mark.parametrize("token", [b"NaN", b"-Infinity", b"Infinity"])
-    def test_seams_lead_past_a_replaced_number(self, token: bytes) -> None:
+    def test_offsets_lead_past_a_replaced_number(self, token: bytes) -> None:
         """Bytes after a `NaN` know their place, though `null` is longer or shorter."""
         whole = b'{"A":{"a":' + token + b',"b":"here"}}'
-        (unit,) = [piece for piece in prune(whole) if piece.kind is PieceKind.UNIT]
+        (unit,) = [fragment for fragment in prune(whole) if fragment.kind is FragmentKind.UNIT]
 
-        assert unit.source_offset(unit.data.index(b"here")) == whole.index(b"here")
-        assert unit.source_offset(unit.data.index(b"null")) == whole.index(token)
+        assert unit.input_offset(unit.data.index(b"here")) == whole.index(b"here")
+        assert unit.input_offset(unit.data.index(b"null")) == whole.index(token)
 
 
 class TestDiscarded:
@@ -335,7 +335,9 @@ class TestLimits:
     def test_the_size_counts_the_source(self) -> None:
         """Emptied containers count two bytes, a `NaN` four: `null` stands for it, in both engines."""
         record = b'{"a":NaN,"b":[' + b"1," * 5_000 + b"1]}"
-        (unit,) = [piece for piece in prune(b'{"A":' + record + b"}", limit=1_024) if piece.kind is PieceKind.UNIT]
+        (unit,) = [
+            fragment for fragment in prune(b'{"A":' + record + b"}", limit=1_024) if fragment.kind is FragmentKind.UNIT
+        ]
 
         assert unit.data == b'{"a":null,"b":[]}'
         assert unit.size == len(unit.data)
@@ -396,7 +398,7 @@ class TestMemory:
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("filler", FILLERS)
     def test_what_is_long_in_a_record_is_not_held(self, shape: str, filler: str) -> None:
-        """The record is rejected for its size, and the next one counts; a line's number stops the run."""
+        """The record is rejected for its size, and the next one counts; a line's number stops the scan."""
         (before, after), (opening, fill, closing) = SHAPES[shape], FILLERS[filler]
 
         measured = scan_filled(before + opening, fill, MEGABYTES, closing + after)
@@ -469,19 +471,21 @@ class TestPruner:
 
     def test_other_layouts(self) -> None:
         """A root can be the unit, as in bot files."""
-        made = current().pruner(default=Layout(unit_level=1, kept_levels=1), members={}, max_unit_bytes=100)
+        made = pruner(limit=100, default=Layout(unit_level=1, kept_levels=1), members={})
 
-        pieces = [piece for piece in (*made.feed(b'{"a":[1]} '), *made.close()) if isinstance(piece, Piece)]
+        fragments = (*made.feed(b'{"a":[1]} '), *made.close())
 
-        assert [(piece.kind, piece.data) for piece in pieces if piece.data.strip()] == [(PieceKind.UNIT, b'{"a":[]}')]
+        assert [(fragment.kind, fragment.data) for fragment in fragments if fragment.data.strip()] == [
+            (FragmentKind.UNIT, b'{"a":[]}')
+        ]
 
     def test_an_error_stays(self) -> None:
         """After an error every further call tells it again."""
         made = pruner(limit=100)
         found = []
         with pytest.raises(SourceMalformed, match="byte 2"):  # noqa: PT012 - at this call, or at the next
-            for piece in itertools.chain.from_iterable(made.feed(chunk) for chunk in (b"[]]", b"[]")):
-                found.append(piece.data)  # noqa: PERF401
+            for fragment in itertools.chain.from_iterable(made.feed(chunk) for chunk in (b"[]]", b"[]")):
+                found.append(fragment.data)  # noqa: PERF401
         assert b"".join(found) == b"[]"
 
         with pytest.raises(SourceMalformed, match="byte 2"):
@@ -493,7 +497,7 @@ class TestPruner:
         """It is skipped at the beginning, whole or cut, and offsets count it; anywhere else it is malformed."""
         whole = b'\xef\xbb\xbf{"A":' + RECORD + b"}"
         for chunks in ([whole], one_by_one(whole), [whole[:2], whole[2:]], [b"", whole[:1], whole[1:]]):
-            (record,) = [piece for piece in prune(*chunks) if piece.kind is PieceKind.UNIT]
+            (record,) = [fragment for fragment in prune(*chunks) if fragment.kind is FragmentKind.UNIT]
             assert record.offset == 8
 
         assert outcome([b'[]\xef\xbb\xbf{"A":1}'])[0] == "SourceMalformed"

@@ -23,7 +23,7 @@ from optimizer.models import Bot, Record, Reject, Rejected, RejectReason, Report
 from optimizer.pipeline.distributed import Assignment, begin, merge_parts, scan_file, scan_one_part
 from optimizer.reader.results import describe_rejected
 from optimizer.selection.acceptance import check_plausible
-from optimizer.selection.result import Found
+from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from optimizer.snapshots.format import FILE_NAMES, MANIFEST_NAME, decode_manifest, encode_manifest
 from optimizer.snapshots.store import snapshot_store
@@ -38,9 +38,9 @@ from tests.support.web_apps import asking
 A_BOT = Bot(name="", enabled=True, equity=1.0, pnl_today=None, position_count=0, positions=(), last_updated=None)
 
 
-def found_of(records: Units, of_input: Units, of_files: Units) -> Found:
-    """What a scan has found that saw so many units."""
-    found = Found(Selection(10))
+def found_of(records: Units, of_input: Units, of_files: Units) -> ScanResult:
+    """Return the result of a scan that saw so many units."""
+    found = ScanResult(Selection(10))
     for number in range(records.seen):
         is_bad = number < records.rejected
         bad = Reject(RejectReason.CONFIDENCE, f"S{number}", f"byte {number}", "confidence is 99, expected ...")
@@ -72,7 +72,6 @@ def test_what_is_refused_follows_from_the_counts(
 
     `accept` lets everything through in which there is a record.
     """
-    settings = Settings(bots_dir=Path("bots"), max_rejected_percent=limit)
     bots = Units(of_input.seen + of_files.seen, of_input.rejected + of_files.rejected)
     expected: type[RollingError] | None = None
     if records.rejected == records.seen:
@@ -87,10 +86,10 @@ def test_what_is_refused_follows_from_the_counts(
 
     found = found_of(records, of_input, of_files)
     if expected is None:
-        check_plausible(settings, found, accept=accept)
+        check_plausible(found, input_name="a.json", bots_dir="bots", max_rejected_percent=limit, accept=accept)
         return
     with pytest.raises(expected, match="the old snapshots stay"):
-        check_plausible(settings, found, accept=accept)
+        check_plausible(found, input_name="a.json", bots_dir="bots", max_rejected_percent=limit, accept=accept)
 
 
 @given(some_units(12), some_units(6))

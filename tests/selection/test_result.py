@@ -1,9 +1,9 @@
-"""What a run finds, taken one by one, is counted, and named up to a bound."""
+"""The events of a scan, taken one by one, are counted, and named up to a limit."""
 
 from __future__ import annotations
 
 from optimizer.models import Bot, Position, Record, Reject, RejectReason
-from optimizer.selection.result import MAX_BOT_TEXT_BYTES, MAX_BOTS, MAX_POSITIONS, Found
+from optimizer.selection.result import MAX_BOT_TEXT_BYTES, MAX_BOTS, MAX_POSITIONS, ScanResult
 from optimizer.selection.top_n import Selection
 
 
@@ -16,7 +16,7 @@ def a_bot(name: str, equity: float) -> Bot:
 
 def test_rejects_are_counted_and_the_first_few_named() -> None:
     """The most frequent reason comes first; bots are no records."""
-    found = Found(Selection(10))
+    found = ScanResult(Selection(10))
     found.take(Record("AAPL", 1.0, 0.5, 1.0))
     for number in range(5):
         found.take(Reject(RejectReason.CONFIDENCE, f"S{number}", f"byte {number}", "confidence is missing"))
@@ -36,7 +36,7 @@ def test_rejects_are_counted_and_the_first_few_named() -> None:
 
 def test_bots_are_bounded() -> None:
     """A file of nothing but bots takes no more memory than these; the ones that count may still be replaced."""
-    found = Found(Selection(10))
+    found = ScanResult(Selection(10))
     for number in range(MAX_BOTS + 2):
         found.take(a_bot(f"bot {number}", 1.0))
     found.take(a_bot("bot 0", 2.0))
@@ -50,7 +50,7 @@ def test_bots_are_bounded() -> None:
 
 def test_the_text_of_all_bots_is_bounded() -> None:
     """Names, symbols and times are held, so a section of long ones ends too; a bot that comes again makes way first."""
-    found = Found(Selection(1))
+    found = ScanResult(Selection(1))
     positions = tuple(Position("é" * 256, 1.0) for _ in range(8_000))  # of 4 MB
 
     for name in ("a", "b", "c", "a", "d"):
@@ -73,8 +73,8 @@ def test_the_text_of_all_bots_is_bounded() -> None:
 
 
 def test_positions_of_all_bots_are_bounded() -> None:
-    """Bots whose positions would not fit are rejected by name; a bot that comes again makes room first."""
-    found = Found(Selection(1))
+    """Bots whose positions exceed the limit are rejected by name; a bot that occurs again replaces its positions."""
+    found = ScanResult(Selection(1))
     held = tuple(Position(f"S{number}", 1.0) for number in range(MAX_POSITIONS // 2))
 
     for name in ("a", "b", "a", "c"):

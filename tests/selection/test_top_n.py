@@ -52,7 +52,7 @@ class TestSelection:
 
     @given(st.lists(records, max_size=60), st.integers(1, 5))
     def test_duplicates_are_counted(self, stream: list[Record], limit: int) -> None:
-        """Every record whose symbol came before counts, also those below the bar."""
+        """Every record whose symbol came before counts, also those below the cutoff."""
         assert selected(stream, limit).duplicates == len(stream) - len({record.symbol for record in stream})
 
     @given(st.lists(records, max_size=60), st.integers(1, 12), st.integers(0, 12), confidences)

@@ -1,10 +1,10 @@
-"""Rolling files at random, some of them broken: what no strategy that builds well-formed JSON comes up with."""
+"""Random rolling files, some of them broken: inputs that no strategy for well-formed JSON generates."""
 
 from __future__ import annotations
 
 import random
 
-__all__ = ["Mess"]
+__all__ = ["BrokenDocuments"]
 
 _KEYS = [
     *(b'"symbol"', b'"prediction"', b'"confidence"', b'"last_price"', b'"last"', b'"price"', b'"sentiment"'),
@@ -23,14 +23,14 @@ _JUNK = [
 ]
 
 
-class Mess:
-    """Files from one seed."""
+class BrokenDocuments:
+    """Generates files from one seed."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
 
     def file(self) -> bytes:
-        """The next file, of any shape, sound or with up to four places damaged."""
+        """Return the next file, of any shape, intact or damaged at up to four places."""
         data = bytearray(self._sound_file())
         for _ in range(self._rng.choice([0, 0, 0, 1, 1, 2, 4])):
             place = self._rng.randrange(len(data) + 1)
@@ -44,7 +44,7 @@ class Mess:
         return bytes(data)
 
     def cuts(self, data: bytes) -> list[bytes]:
-        """The same bytes in some pieces."""
+        """Return the same bytes, cut at some places."""
         places = sorted(self._rng.randrange(len(data) + 1) for _ in range(self._rng.randrange(5)))
         return [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
 

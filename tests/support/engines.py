@@ -1,25 +1,25 @@
 """Both engines for every test of the scan: `usefixtures("engine")` runs a module's tests once for each.
 
-The test ids say which. `scan` and `pruner` are those of the engine at hand.
+The test ids say which. `scan` and `pruner` use the current engine.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import pytest
 
 from optimizer.config.settings import EngineName
 from optimizer.errors import SettingsInvalid
-from optimizer.scan.batch import Run
+from optimizer.scan.batch import EncodedBatch
 from optimizer.scan.decoder import LAYOUTS, RECORD_LAYOUT, Item
 from optimizer.scan.engine import AnyPruner, Engine, choose_engine
-from optimizer.scan.fragment import Piece
+from optimizer.scan.fragment import Fragment, Layout
 from optimizer.scan.scanner import scan_items
 
-__all__ = ["NAMES", "current", "engine", "prune", "pruner", "require_engine", "scan"]
+__all__ = ["NAMES", "current", "decline", "engine", "prune", "pruner", "require_engine", "scan"]
 
 NAMES: Final[tuple[EngineName, ...]] = ("native", "ijson")
 
@@ -28,7 +28,7 @@ _current: list[Engine] = []
 
 @pytest.fixture(params=NAMES, scope="module")
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """The engine that the module's tests run on. Without a compiler the native one is skipped, but not in CI."""
+    """The engine that the module's tests use. Without a compiler the native one is skipped, except in CI."""
     chosen = require_engine(request.param)
     _current.append(chosen)
     yield chosen
@@ -36,7 +36,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def require_engine(name: str) -> Engine:
-    """The engine of this name; skips the test where it is not there, unless it has to be."""
+    """Return the engine of this name; skip the test where it was not compiled, except in CI."""
     try:
         return choose_engine(name)
     except SettingsInvalid as error:
@@ -46,23 +46,28 @@ def require_engine(name: str) -> Engine:
 
 
 def current() -> Engine:
-    """The engine at hand; `ijson` in a module that does not ask for both."""
+    """Return the current engine; `ijson` in a module that does not use the fixture."""
     return _current[-1] if _current else choose_engine("ijson")
 
 
 def scan(chunks: Iterable[bytes], *, max_record_bytes: int) -> Iterator[Item]:
-    """What a scan finds, one by one."""
+    """Yield the items of a scan one by one."""
     return scan_items(chunks, current(), max_record_bytes=max_record_bytes)
 
 
-def pruner(*, limit: int) -> AnyPruner:
-    """A pruner for rolling files."""
-    return current().pruner(default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=limit)
+def decline(_batch: EncodedBatch) -> bool:
+    """Take no batch, so that all records come as fragments."""
+    return False
 
 
-def prune(*chunks: bytes, limit: int) -> Iterator[Piece]:
-    """The pieces of a rolling file. Runs are left, so that all of it comes as pieces."""
+def pruner(*, limit: int, default: Layout = RECORD_LAYOUT, members: Mapping[bytes, Layout] = LAYOUTS) -> AnyPruner:
+    """Return a pruner of the current engine, for rolling files by default, without batches."""
+    return current().pruner(default=default, members=members, max_unit_bytes=limit, on_batch=decline)
+
+
+def prune(*chunks: bytes, limit: int) -> Iterator[Fragment]:
+    """Yield the fragments of a rolling file."""
     made = pruner(limit=limit)
     for chunk in chunks:
-        yield from (piece for piece in made.feed(chunk) if not isinstance(piece, Run))
-    yield from (piece for piece in made.close() if not isinstance(piece, Run))
+        yield from made.feed(chunk)
+    yield from made.close()

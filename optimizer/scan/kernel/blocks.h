@@ -1,5 +1,5 @@
-/* Bit masks over blocks of 64 bytes, one bit a byte, the first byte lowest. Each kind of machine has its own vectors;
- * what is built of them is the same for all. */
+/* Bit masks over blocks of 64 bytes, one bit per byte, the first byte lowest. Each architecture has its own vectors;
+ * the code above them is the same for all. */
 #ifndef RP_BLOCKS_H
 #define RP_BLOCKS_H
 
@@ -59,7 +59,7 @@ static inline rp_vectors rp_load(const uint8_t *block) {
     return (rp_vectors){{vld1q_u8(block), vld1q_u8(block + 16), vld1q_u8(block + 32), vld1q_u8(block + 48)}};
 }
 
-/* One bit of each byte, which is all ones or all zeros: neighbours are added until 64 bytes are 8. */
+/* One bit per byte, each of which is all ones or all zeros: neighbours are added until 64 bytes are 8. */
 static inline uint64_t rp_bits(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d) {
     static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     const uint8x16_t place = vld1q_u8(places);
@@ -140,12 +140,12 @@ typedef struct {
 } rp_masks;
 
 static inline rp_masks rp_classify(const uint8_t *block) {
-    /* `[` and `{`, `]` and `}` differ in bit 5 alone, and no other bytes become these by it. */
+    /* `[` and `{`, `]` and `}` differ only in bit 5, and setting it makes no other byte one of these. */
     const rp_vectors v = rp_load(block), folded = rp_with_bit5(v);
     return (rp_masks){rp_equal(v, '"'), rp_equal(v, '\\'), rp_equal(folded, '{'), rp_equal(folded, '}'), rp_bit5(v)};
 }
 
-/* The same in half the instructions, on machines that have them; asked for at run time. */
+/* The same in half the instructions on machines with AVX2, which is checked at run time. */
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__SSE2__) && !defined(RP_PLAIN) && !defined(RP_BASELINE)
 #define RP_HAS_AVX2
 #include <immintrin.h>
@@ -176,7 +176,7 @@ RP_AVX2 static inline rp_masks rp_classify_avx2(const uint8_t *block) {
 }
 #endif
 
-/* Place of the lowest bit of a mask that has one. */
+/* Index of the lowest bit set; the mask must not be 0. */
 static inline unsigned rp_lowest(uint64_t bits) {
 #if defined(__GNUC__)
     return (unsigned)__builtin_ctzll(bits);
@@ -196,8 +196,8 @@ static inline uint64_t rp_count(uint64_t bits) {
     return bits * 0x0101010101010101u >> 56;
 }
 
-/* Each bit becomes the parity of itself and all below, so that quotes become what they enclose (G. Langdale and
- * D. Lemire, Parsing gigabytes of JSON per second, VLDB Journal 28, 2019, section 3.1.1). */
+/* Each bit becomes the parity of itself and all below, so that a mask of quotes becomes a mask of what they enclose
+ * (G. Langdale and D. Lemire, Parsing gigabytes of JSON per second, VLDB Journal 28, 2019, section 3.1.1). */
 static inline uint64_t rp_prefix_xor(uint64_t bits) {
     bits ^= bits << 1;
     bits ^= bits << 2;

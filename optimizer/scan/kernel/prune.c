@@ -1,8 +1,8 @@
 /* See prune.h. A block of 64 bytes is classified into bit masks; then one of three modes takes as much of it as it can:
  *
- *   TEXT  around the units: byte by byte, since keys matter here; it is a few bytes a record;
+ *   TEXT  around the units: byte by byte, since keys matter here; a few bytes per record;
  *   UNIT  inside a record or bot, at its kept levels: copied up to the next bracket;
- *   SKIP  inside a discarded container: counted, whole blocks at a time where they cannot close it.
+ *   SKIP  inside a discarded container: brackets are counted, whole blocks at a time if they cannot close it.
  */
 #include "prune.h"
 
@@ -12,17 +12,17 @@
 
 enum { TEXT = 0, UNIT = 1, SKIP = 2 };
 
-/* The block at hand. Copies read ahead, so there are always AHEAD more bytes that may be read. */
+/* The current block. Copies read ahead, so AHEAD more bytes are always readable. */
 enum { BLOCK = 64, AHEAD = 16, PREFETCH = 2048 };
 
 typedef struct {
     const uint8_t *bytes;
     unsigned length;
-    uint64_t source;   /* offset of its first byte */
+    uint64_t offset;   /* of its first byte in the input */
     uint64_t brackets; /* outside strings */
     uint64_t openings; /* those of them that open */
-    uint64_t curly;    /* those of them that are curly; what is set elsewhere means nothing */
-    uint64_t quotes;   /* that begin or end strings */
+    uint64_t curly;    /* those of them that are curly; other bits are undefined */
+    uint64_t quotes;   /* those that begin or end strings */
     uint64_t strings;  /* inside strings, with the opening quotes and without the closing ones */
 } block_t;
 
@@ -32,7 +32,7 @@ static inline uint64_t below(unsigned place) { return place < 64 ? ~from(place) 
 
 static inline int is_space(uint8_t byte) { return byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r'; }
 
-/* What may stand beside NaN and Infinity for them to be values of their own. */
+/* Whether NaN or Infinity beside this byte is a value of its own. */
 static inline int is_delimiter(uint8_t byte) {
     return is_space(byte) || byte == ',' || byte == ':' || byte == '"' || (byte | 0x20) == '{' || (byte | 0x20) == '}';
 }
@@ -46,33 +46,33 @@ static inline void put(rp_state *state, rp_output *output, uint8_t byte) {
 
 static inline void copy(rp_state *state, rp_output *output, const block_t *block, unsigned start, unsigned stop) {
     uint8_t *to = output->bytes + output->count;
-    /* Steps of a fixed size become single instructions; what is written too much is overwritten by what comes next. */
+    /* Steps of a fixed size compile to single instructions; excess bytes are overwritten by the next write. */
     for (unsigned at = start; at < stop; at += AHEAD) memcpy(to + (at - start), block->bytes + at, AHEAD);
     output->count += stop - start;
     state->emitted += stop - start;
 }
 
-/* Tell that what is written next comes from `source`, where that does not follow from what was written last. */
-static inline void seam(rp_state *state, rp_output *output, uint64_t source) {
-    if (source - state->emitted != state->shift) {
-        state->shift = source - state->emitted;
-        output->seams[output->seam_count++] = (rp_seam){state->emitted, source};
+/* Add to the offset map that the next byte written comes from `input`, unless that follows from its last entry. */
+static inline void map_offset(rp_state *state, rp_output *output, uint64_t input) {
+    if (input - state->emitted != state->shift) {
+        state->shift = input - state->emitted;
+        output->offsets[output->offset_count++] = (rp_offset){state->emitted, input};
     }
 }
 
-static void end_run(rp_state *state, rp_output *output) {
-    if (state->run.count) output->runs[output->run_count++] = state->run;
-    state->run.count = 0;
+static void end_span(rp_state *state, rp_output *output) {
+    if (state->span.count) output->spans[output->span_count++] = state->span;
+    state->span.count = 0;
 }
 
-static void add_to_run(rp_state *state, rp_output *output) {
+static void add_to_span(rp_state *state, rp_output *output) {
     const uint64_t length = state->emitted - state->unit_start;
-    rp_run *run = &state->run;
-    if (run->kind != state->unit_kind || run->count == RP_MOST_UNITS) end_run(state, output);
-    if (!run->count) *run = (rp_run){.start = state->unit_start, .kind = state->unit_kind};
-    run->count++;
-    run->end = state->emitted;
-    if (length > run->longest) run->longest = length;
+    rp_span *span = &state->span;
+    if (span->kind != state->unit_kind || span->count == RP_MOST_UNITS) end_span(state, output);
+    if (!span->count) *span = (rp_span){.start = state->unit_start, .kind = state->unit_kind};
+    span->count++;
+    span->end = state->emitted;
+    if (length > span->longest) span->longest = length;
 }
 
 /* ---- keys */
@@ -83,7 +83,7 @@ static uint8_t hex_digit(uint8_t byte) {
     return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : 0xff;
 }
 
-/* Whether the last string outside units means this name, escapes resolved. */
+/* Whether the last string outside units is this name, escapes resolved. */
 static int key_is(const rp_state *state, const uint8_t *name, size_t length) {
     size_t at = 0;
     if (state->key_overlong) return 0;
@@ -135,12 +135,12 @@ static void add_to_key(rp_state *state, const rp_policy *policy, uint8_t byte) {
 
 /* ---- NaN and Infinity */
 
-/* Padded with zeros to the size of what is held back, so that any of its lengths can be compared. */
+/* Padded with zeros to the size of the buffered bytes, so that a prefix of any length can be compared. */
 static const char CONSTANTS[3][16] = {"NaN", "Infinity", "-Infinity"};
 
-/* Write what was held back: `null` where it is a whole constant and stands alone, padded to its length, so that only NaN
- * moves what follows; else as it came. */
-static void end_constant(rp_state *state, rp_output *output, uint64_t source, int alone) {
+/* Write the buffered bytes: `null`, padded to the same length, if they are a whole constant that stands alone (so only
+ * NaN shifts the offsets of what follows); otherwise unchanged. */
+static void end_constant(rp_state *state, rp_output *output, uint64_t input, int alone) {
     const unsigned length = state->constant_length;
     int whole = 0;
     for (unsigned i = 0; i < 3; i++)
@@ -148,23 +148,23 @@ static void end_constant(rp_state *state, rp_output *output, uint64_t source, in
     if (whole && alone) {
         for (unsigned i = 0; i < 4; i++) put(state, output, (uint8_t)"null"[i]);
         for (unsigned i = 4; i < length; i++) put(state, output, ' ');
-        seam(state, output, source);
+        map_offset(state, output, input);
     } else {
         for (unsigned i = 0; i < length; i++) put(state, output, state->constant[i]);
     }
     state->constant_length = 0;
 }
 
-/* Hold back bytes as long as they may become a constant. Return the place of the first byte that was not taken. */
+/* Buffer bytes as long as they may become a constant. Returns the index of the first byte that was not taken. */
 static unsigned take_constant(rp_state *state, rp_output *output, const block_t *block, unsigned place) {
     for (; place < block->length; place++) {
         const uint8_t byte = block->bytes[place];
         const unsigned length = state->constant_length;
         int grows = 0;
-        for (unsigned i = 0; byte && i < 3; i++) /* a zero byte of the input is none of the padding */
+        for (unsigned i = 0; byte && i < 3; i++) /* a zero byte of the input must not match the padding */
             grows |= memcmp(CONSTANTS[i], state->constant, length) == 0 && (uint8_t)CONSTANTS[i][length] == byte;
         if (!grows) {
-            end_constant(state, output, block->source + place, is_delimiter(byte));
+            end_constant(state, output, block->offset + place, is_delimiter(byte));
             break;
         }
         state->constant[state->constant_length++] = byte;
@@ -172,7 +172,7 @@ static unsigned take_constant(rp_state *state, rp_output *output, const block_t 
     return place;
 }
 
-/* Where a constant may begin in a stretch of a unit, or its end; a minus before Infinity belongs to it. */
+/* Index at which a constant may begin between two indices of a unit, or `stop`; a minus before Infinity is part of it. */
 static unsigned find_constant(const rp_state *state, const block_t *block, unsigned start, unsigned stop) {
     const rp_vectors vectors = rp_load(block->bytes);
     uint64_t found = (rp_equal(vectors, 'N') | rp_equal(vectors, 'I')) & ~block->strings & from(start) & below(stop);
@@ -181,7 +181,7 @@ static unsigned find_constant(const rp_state *state, const block_t *block, unsig
         if (block->bytes[place] == 'I' && place > start && block->bytes[place - 1] == '-') place--;
         if (is_delimiter(place ? block->bytes[place - 1] : state->previous)) return place;
     }
-    /* A minus that ends the block: what it belongs to comes with the next one. */
+    /* A minus that ends the block: its number or constant comes with the next one. */
     if (stop == block->length && stop > start && block->bytes[stop - 1] == '-' && !(block->strings >> (stop - 1) & 1) &&
         is_delimiter(stop > 1 ? block->bytes[stop - 2] : state->previous))
         return stop - 1;
@@ -204,7 +204,7 @@ static void start_unit(rp_state *state, uint64_t start, unsigned kind) {
     state->unit_kind = (uint8_t)kind;
 }
 
-/* An opening bracket around the units. */
+/* Process an opening bracket outside units. */
 static void open_in_text(rp_state *state, const rp_policy *policy, rp_output *output, uint8_t bracket) {
     const uint64_t level = state->depth + 1;
     const uint8_t inside = level > 1 ? state->containers[level - 2] : 0;
@@ -220,7 +220,7 @@ static void open_in_text(rp_state *state, const rp_policy *policy, rp_output *ou
         state->containers[level - 1] = bracket;
         if (level > 1) {
             state->root_plain = 0;
-            end_run(state, output);
+            end_span(state, output);
         }
         state->depth = level;
     } else if (bracket == '{') {
@@ -231,10 +231,10 @@ static void open_in_text(rp_state *state, const rp_policy *policy, rp_output *ou
         const unsigned kind = named ? RP_MEMBERS : RP_ELEMENTS;
         state->root_plain = 0;
         start_unit(state, named ? state->item_start : state->emitted,
-                   state->layout.runs && !passed_over ? kind : 0);
+                   state->layout.spans && !passed_over ? kind : 0);
         state->depth = level;
     } else {
-        end_run(state, output);
+        end_span(state, output);
         skip_container(state, bracket);
     }
     put(state, output, bracket);
@@ -248,7 +248,7 @@ static rp_status bracket_in_text(rp_state *state, const rp_policy *policy, rp_ou
     } else {
         if (!state->depth) return RP_NEVER_OPENED;
         state->depth--;
-        end_run(state, output);
+        end_span(state, output);
         put(state, output, bracket);
     }
     state->significant = bracket;
@@ -266,9 +266,9 @@ static rp_status bracket_in_unit(rp_state *state, const rp_policy *policy, rp_ou
             state->depth++;
     } else if (--state->depth < state->layout.unit_level) {
         if (state->unit_kind)
-            add_to_run(state, output);
+            add_to_span(state, output);
         else
-            end_run(state, output);
+            end_span(state, output);
         state->mode = TEXT;
         state->significant = bracket;
     }
@@ -290,9 +290,9 @@ static rp_status take_text(rp_state *state, const rp_policy *policy, const block
             if (block->strings >> at & 1) {
                 if (state->depth == 1 && state->root_plain && state->significant == ':' && policy->record_key &&
                     key_is(state, policy->record_key, policy->record_key_length)) {
-                    /* The root is one record. What it has shown so far is kept at the same levels. */
-                    state->layout = (rp_layout){1, 1, policy->fallback.runs};
-                    start_unit(state, state->root_start, state->layout.runs && !state->root_odd ? RP_LINES : 0);
+                    /* The root is one record. Its bytes so far were kept at the same levels. */
+                    state->layout = (rp_layout){1, 1, policy->fallback.spans};
+                    start_unit(state, state->root_start, state->layout.spans && !state->root_odd ? RP_LINES : 0);
                     return RP_MORE;
                 }
                 start_key(state);
@@ -307,7 +307,7 @@ static rp_status take_text(rp_state *state, const rp_policy *policy, const block
             const rp_status status = bracket_in_text(state, policy, output, byte, (int)(block->openings >> at & 1));
             if (status != RP_MORE) return status;
         } else {
-            /* A colon counts where it follows a key, so that the last string is the key of what comes. */
+            /* A colon counts only after a key, so that the last string is the key of the next value. */
             if (!is_space(byte)) state->significant = byte == ':' && state->significant != '"' ? 0 : byte;
             if ((byte == 'N' || byte == 'I' || byte == '-') &&
                 is_delimiter(at ? block->bytes[at - 1] : state->previous)) {
@@ -348,7 +348,7 @@ static rp_status take_unit(rp_state *state, const rp_policy *policy, const block
 static rp_status stop_skipping(rp_state *state, const block_t *block, unsigned place, rp_output *output) {
     const uint8_t closing = block->bytes[place];
     if (state->skip_curly || (closing == '}') != (state->skip_bracket == '{')) return RP_UNBALANCED;
-    seam(state, output, block->source + place);
+    map_offset(state, output, block->offset + place);
     put(state, output, closing);
     state->mode = state->skip_mode;
     state->significant = closing;
@@ -380,8 +380,8 @@ static rp_status take_skipped(rp_state *state, const rp_policy *policy, const bl
 
 /* ---- strings */
 
-/* Quotes, strings and the escape that is left open, byte by byte. A backslash escapes in strings alone; the masks below
- * take it to escape everywhere, which is the same unless one stands outside, where it is junk. */
+/* Find quotes, strings and a pending escape byte by byte. A backslash escapes only inside strings; the masks below
+ * assume that it escapes everywhere, which is the same unless one stands outside a string, where it is invalid. */
 static void find_strings_exactly(rp_state *state, block_t *block) {
     uint64_t inside = state->in_string & 1, escaped = state->escaped;
     block->quotes = block->strings = 0;
@@ -399,7 +399,7 @@ static void find_strings_exactly(rp_state *state, block_t *block) {
     state->escaped = escaped;
 }
 
-/* Bytes of a block that follow a backslash which is no such byte itself; whether the next block begins with one. */
+/* Escaped bytes: those after a backslash that is not itself escaped. `*carry`: the next block begins with one. */
 static inline uint64_t find_escaped(uint64_t backslashes, uint64_t *carry, unsigned length) {
     uint64_t escaped = *carry;
     uint64_t left = backslashes & ~escaped;
@@ -425,12 +425,12 @@ static void find_strings(rp_state *state, block_t *block, const rp_masks *masks)
     state->escaped = carry;
 }
 
-/* ---- whole blocks of a discarded container, where most of a file is spent */
+/* ---- whole blocks of a discarded container: most bytes of a file */
 
 typedef rp_masks classify_t(const uint8_t *block);
 typedef uint64_t count_t(uint64_t bits);
 
-/* Lowest depth within a block, seen from its beginning. */
+/* Lowest depth within a block, relative to its beginning. */
 static inline int64_t lowest_depth(uint64_t openings, uint64_t closings) {
     int64_t depth = 0, lowest = 0;
     for (uint64_t left = openings | closings; left; left &= left - 1) {
@@ -440,14 +440,14 @@ static inline int64_t lowest_depth(uint64_t openings, uint64_t closings) {
     return lowest;
 }
 
-/* Skip blocks as long as the container does not end in them; return how many bytes. The state is in registers here, and
- * memory is asked for in good time: what another core has just inflated comes from afar. */
+/* Skip blocks as long as the container does not end in them; returns the number of bytes. The state is in registers,
+ * and memory is prefetched: chunks that another core has just inflated are not in this core's cache. */
 static inline __attribute__((always_inline)) size_t skip_blocks(rp_state *state, const rp_policy *policy,
                                                                 const uint8_t *input, size_t length,
                                                                 classify_t *classify, count_t *count) {
     uint64_t in_string = state->in_string, escaped = state->escaped;
     int64_t inside = (int64_t)(state->depth - state->skip_depth), curly = state->skip_curly;
-    const int64_t room = (int64_t)(policy->max_depth - state->skip_depth);
+    const int64_t most_inside = (int64_t)(policy->max_depth - state->skip_depth);
     size_t at = 0;
     for (; at + BLOCK <= length; at += BLOCK) {
         __builtin_prefetch(input + at + PREFETCH);
@@ -457,7 +457,7 @@ static inline __attribute__((always_inline)) size_t skip_blocks(rp_state *state,
         const uint64_t strings = rp_prefix_xor(quotes) ^ in_string;
         const uint64_t openings = masks.openings & ~strings, closings = masks.closings & ~strings;
         const int64_t opened = (int64_t)count(openings), closed = (int64_t)count(closings);
-        if (masks.backslashes & ~strings || inside + opened > room) break;
+        if (masks.backslashes & ~strings || inside + opened > most_inside) break;
         if (inside <= closed && inside + lowest_depth(openings, closings) <= 0) break;
         inside += opened - closed;
         curly += (int64_t)count(openings & masks.bit5) - (int64_t)count(closings & masks.bit5);
@@ -494,13 +494,13 @@ static size_t skip_ahead(rp_state *state, const rp_policy *policy, const uint8_t
     return skip_blocks_baseline(state, policy, input, length);
 }
 
-/* ---- the seam to the outside */
+/* ---- public functions */
 
 static rp_status take_block(rp_state *state, const rp_policy *policy, block_t *block, rp_output *output) {
     unsigned place = 0;
     rp_status status = RP_MORE;
     const rp_masks masks = rp_classify(block->bytes);
-    block->source = state->consumed;
+    block->offset = state->consumed;
     find_strings(state, block, &masks);
     block->openings = masks.openings & ~block->strings;
     block->brackets = (masks.openings | masks.closings) & ~block->strings;
@@ -513,7 +513,7 @@ static rp_status take_block(rp_state *state, const rp_policy *policy, block_t *b
         else
             status = take_text(state, policy, block, &place, output);
     }
-    state->error_offset = block->source + place;
+    state->error_offset = block->offset + place;
     return status;
 }
 
@@ -534,8 +534,9 @@ rp_status rp_feed(rp_state *state, const rp_policy *policy, const uint8_t *input
             }
         }
         const size_t left = length - at;
-        if (output->size - output->count < RP_OUTPUT_ROOM || output->seam_size - output->seam_count < RP_SEAM_ROOM ||
-            output->run_size - output->run_count < RP_RUN_ROOM) {
+        if (output->size - output->count < RP_OUTPUT_MARGIN ||
+            output->offset_size - output->offset_count < RP_OFFSET_MARGIN ||
+            output->span_size - output->span_count < RP_SPAN_MARGIN) {
             status = RP_FULL;
             break;
         }
@@ -550,7 +551,7 @@ rp_status rp_feed(rp_state *state, const rp_policy *policy, const uint8_t *input
         state->consumed += block.length;
         state->previous = block.bytes[block.length - 1];
     }
-    end_run(state, output);
+    end_span(state, output);
     *taken = at;
     return status;
 }

@@ -1,5 +1,5 @@
-/* libFuzzer target: whatever comes in and however it is cut, the kernel stays inside its buffers, gives the same output,
- * and gives what its plain C variant gives. Build and run: make fuzz.
+/* libFuzzer target: for any input, cut anywhere, the kernel stays inside its buffers and gives the same output,
+ * which is also the output of its plain C variant. Start it with `make fuzz`.
  *
  * The first bytes of an input choose a policy and where to cut. Buffers are exactly as large as promised, on the heap,
  * so that AddressSanitizer sees a step beyond. The plain variant is the same source, compiled a second time under other
@@ -18,12 +18,12 @@ uint64_t plain_pending(const rp_state *);
 typedef rp_status feed_t(rp_state *, const rp_policy *, const uint8_t *, size_t, size_t *, rp_output *);
 typedef void finish_t(rp_state *, rp_output *);
 
-enum { ROOM = RP_OUTPUT_ROOM, MOST_INPUT = 1 << 16 };
+enum { MARGIN = RP_OUTPUT_MARGIN, MOST_INPUT = 1 << 16 };
 
 typedef struct {
     uint8_t *bytes;
     size_t count;
-    uint64_t seams, last_seam, runs_end, in_runs;
+    uint64_t offsets, last_output, spans_end, in_spans;
     rp_status status;
     rp_state state;
 } result_t;
@@ -37,32 +37,32 @@ static void check(int holds, const char *law) {
 
 static void keep(result_t *result, const rp_output *output) {
     memcpy(result->bytes + result->count, output->bytes, output->count);
-    for (size_t i = 0; i < output->seam_count; i++) {
-        const rp_seam *seam = &output->seams[i];
-        check(seam->output >= result->last_seam, "seams are in order");
-        check(seam->output >= result->count && seam->output <= result->count + output->count + 16,
-              "seams lie in the output that they came with");
-        result->last_seam = seam->output;
-        result->seams += seam->output * 31 + seam->source;
+    for (size_t i = 0; i < output->offset_count; i++) {
+        const rp_offset *entry = &output->offsets[i];
+        check(entry->output >= result->last_output, "offsets are in order");
+        check(entry->output >= result->count && entry->output <= result->count + output->count + 16,
+              "offsets lie in the output that they came with");
+        result->last_output = entry->output;
+        result->offsets += entry->output * 31 + entry->input;
     }
     result->count += output->count;
-    for (size_t i = 0; i < output->run_count; i++) {
-        const rp_run *run = &output->runs[i];
-        check(run->start >= result->runs_end && run->start < run->end, "runs are in order");
-        check(run->end <= result->count, "runs are complete");
-        check(run->count > 0 && run->longest > 0 && run->longest <= run->end - run->start, "runs hold something");
-        check(result->bytes[run->end - 1] == '}' || result->bytes[run->end - 1] == ']', "runs end with a bracket");
-        result->runs_end = run->end;
-        result->in_runs += run->count;
+    for (size_t i = 0; i < output->span_count; i++) {
+        const rp_span *span = &output->spans[i];
+        check(span->start >= result->spans_end && span->start < span->end, "spans are in order");
+        check(span->end <= result->count, "spans are complete");
+        check(span->count > 0 && span->longest > 0 && span->longest <= span->end - span->start, "spans hold something");
+        check(result->bytes[span->end - 1] == '}' || result->bytes[span->end - 1] == ']', "spans end with a bracket");
+        result->spans_end = span->end;
+        result->in_spans += span->count;
     }
 }
 
-/* Feed all of the input, `step` bytes at a time; with little room, so that RP_FULL comes up. */
+/* Feed all of the input, `step` bytes at a time; with small buffers, so that RP_FULL occurs. */
 static result_t scan(feed_t *feed, finish_t *finish, const rp_policy *policy, const uint8_t *data, size_t length,
                      size_t step) {
     result_t result = {.bytes = malloc(2 * length + 64)};
-    rp_output output = {.bytes = malloc(2 * ROOM), .size = 2 * ROOM, .seams = malloc(96 * sizeof(rp_seam)),
-                        .seam_size = 96, .runs = malloc(96 * sizeof(rp_run)), .run_size = 96};
+    rp_output output = {.bytes = malloc(2 * MARGIN), .size = 2 * MARGIN, .offsets = malloc(96 * sizeof(rp_offset)),
+                        .offset_size = 96, .spans = malloc(96 * sizeof(rp_span)), .span_size = 96};
     for (size_t at = 0; at < length && result.status <= RP_FULL;) {
         const size_t size = length - at < step ? length - at : step;
         uint8_t *chunk = malloc(size); /* of its own, so that reading beyond it is seen */
@@ -70,10 +70,10 @@ static result_t scan(feed_t *feed, finish_t *finish, const rp_policy *policy, co
         size_t done = 0;
         do {
             size_t taken = 0;
-            output.count = output.seam_count = output.run_count = 0;
+            output.count = output.offset_count = output.span_count = 0;
             result.status = feed(&result.state, policy, chunk + done, size - done, &taken, &output);
             check(taken <= size - done, "no more is taken than was given");
-            check(result.status != RP_FULL || taken > 0, "empty buffers have room for a block");
+            check(result.status != RP_FULL || taken > 0, "the output of a block fits into empty buffers");
             check(result.status != RP_MORE || taken == size - done, "all is taken unless it says otherwise");
             keep(&result, &output);
             check(result.state.emitted == result.count, "what was written is counted");
@@ -84,23 +84,23 @@ static result_t scan(feed_t *feed, finish_t *finish, const rp_policy *policy, co
         at += size;
     }
     if (result.status <= RP_FULL) {
-        output.count = output.seam_count = output.run_count = 0;
+        output.count = output.offset_count = output.span_count = 0;
         finish(&result.state, &output);
         keep(&result, &output);
         check(result.state.consumed == length, "all was read");
     }
     check(result.count <= length + length / 3 + 1, "the output is no longer than the input but for NaN");
     free(output.bytes);
-    free(output.seams);
-    free(output.runs);
+    free(output.offsets);
+    free(output.spans);
     return result;
 }
 
-static void check_same(const result_t *one, const result_t *other, int same_runs) {
+static void check_same(const result_t *one, const result_t *other, int same_spans) {
     check(one->status == other->status || (one->status <= RP_FULL && other->status <= RP_FULL), "the outcome is the same");
     check(one->count == other->count && memcmp(one->bytes, other->bytes, one->count) == 0, "the output is the same");
-    check(one->seams == other->seams, "the seams are the same");
-    check(one->in_runs == other->in_runs || !same_runs, "as many records are in runs");
+    check(one->offsets == other->offsets, "the offsets are the same");
+    check(one->in_spans == other->in_spans || !same_spans, "as many records are in spans");
     if (one->status > RP_FULL)
         check(one->state.error_offset == other->state.error_offset, "the error is at the same byte");
     else

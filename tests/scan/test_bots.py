@@ -1,0 +1,230 @@
+"""From a unit to a bot or a reject, bot files, and the limits of what is held of bots."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from optimizer.models import Bot, Position, Reject, RejectReason
+from optimizer.scan.fragment import SHOWN_CHARACTERS
+from optimizer.scan.scanner import scan as scan_all
+from optimizer.scan.scanner import scan_bot
+from optimizer.selection.result import ScanResult
+from optimizer.selection.top_n import Selection
+from tests.support.engines import current, scan
+from tests.support.scanned import GOOD, LIMIT, bot, items, reject, shown
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+
+class TestBots:
+    """Bots, their positions, and what is wrong with them."""
+
+    def test_all_fields(self) -> None:
+        """Positions are kept with symbol, quantity and cost."""
+        found = bot(
+            '{"enabled":true,"equity":10.5,"pnl_today":-2,"last_updated":"t","strategy":{"deep":[[[1]]]},'
+            '"positions":[{"symbol":"A","quantity":-2,"avg_price":1.5,"orders":[{"id":1}]}]}'
+        )
+
+        assert found == Bot(
+            name="b",
+            enabled=True,
+            equity=10.5,
+            pnl_today=-2.0,
+            position_count=1,
+            positions=(Position("A", -2.0, 1.5),),
+            last_updated="t",
+        )
+
+    def test_no_fields(self) -> None:
+        """A bot that says nothing is not enabled and holds nothing; `NaN` says nothing either."""
+        nothing = Bot(
+            name="b",
+            enabled=False,
+            equity=None,
+            pnl_today=None,
+            position_count=0,
+            positions=(),
+            last_updated=None,
+        )
+
+        assert bot("{}") == nothing
+        assert bot('{"enabled":null,"equity":NaN,"pnl_today":Infinity,"positions":NaN,"last_updated":null}') == nothing
+
+    @pytest.mark.parametrize(
+        ("positions", "count", "held"),
+        [
+            ("null", 0, []),
+            ("7", 7, []),
+            ("0", 0, []),
+            ("[]", 0, []),
+            ("{}", 0, []),
+            ('[{"symbol":"A","quantity":1,"avg_price":2}]', 1, [("A", 1.0, 2.0)]),
+            ('[{"symbol":"A","qty":1,"avg":2},{"symbol":"A","qty":3}]', 2, [("A", 1.0, 2.0), ("A", 3.0, None)]),
+            ('{"A":{"qty":1,"entry_price":2},"B":{"quantity":-1}}', 2, [("A", 1.0, 2.0), ("B", -1.0, None)]),
+            ('{"A":{"symbol":"Z","qty":1}}', 1, [("A", 1.0, None)]),
+            ('{"A":{"quantity":null,"qty":5,"avg_price":NaN,"avg":null,"entry_price":6}}', 1, [("A", 5.0, 6.0)]),
+            ('{"A":{"quantity":1,"qty":5,"avg_price":2,"avg":3,"entry_price":6}}', 1, [("A", 1.0, 2.0)]),
+            ('{"A":{"qty":1},"A":{"qty":2}}', 1, [("A", 2.0, None)]),
+        ],
+    )
+    def test_positions_in_every_form(self, positions: str, count: int, held: list[tuple[Any, ...]]) -> None:
+        """A list, a map of symbol to position, or a number; each field has several names."""
+        found = bot(f'{{"positions":{positions}}}')
+
+        assert isinstance(found, Bot)
+        assert (found.position_count, found.positions) == (count, tuple(Position(*one) for one in held))
+
+    @pytest.mark.parametrize(
+        ("body", "details"),
+        [
+            ('{"enabled":1}', "enabled is 1, expected true or false"),
+            ('{"enabled":"yes"}', "enabled is 'yes'"),
+            ('{"equity":"5"}', "equity is '5'"),
+            ('{"equity":true}', "equity is True"),
+            ('{"equity":1e999}', "equity is inf"),
+            (f'{{"pnl_today":{"1" * 5000}}}', "pnl_today is inf"),
+            ('{"pnl_today":[]}', "pnl_today is []"),
+            ('{"last_updated":false}', "last_updated is False"),
+            ('{"positions":-1}', "positions is -1"),
+            ('{"positions":2.5}', "positions is 2.5"),
+            ('{"positions":true}', "positions is True"),
+            ('{"positions":"3"}', "positions is '3'"),
+            (f'{{"positions":{10**30}}}', "positions is 1000"),
+            ('{"positions":[1]}', "a position is 1"),
+            ('{"positions":{"A":5}}', "a position is 5"),
+            ('{"positions":[{"qty":1}]}', "a position's symbol is missing"),
+            ('{"positions":[{"symbol":7,"qty":1}]}', "a position's symbol is 7"),
+            ('{"positions":{"\\ud800":{"qty":1}}}', "a position's symbol is not valid text: '\\ud800'"),
+            ('{"positions":{"A":{}}}', "position 'A': quantity is missing"),
+            ('{"positions":{"A":{"qty":"5"}}}', "position 'A': qty is '5'"),
+            ('{"positions":{"A":{"qty":1,"avg":[]}}}', "position 'A': avg is []"),
+            ('{"positions":{"A":{"qty":1e400}}}', "position 'A': qty is inf"),
+            ("5", "expected an object, got a number"),
+            ("[]", "expected an object, got an array"),
+        ],
+    )
+    def test_bad_bots_are_rejected(self, body: str, details: str) -> None:
+        """One position that cannot be used rejects the bot: its sums would be wrong."""
+        found = bot(body)
+
+        assert isinstance(found, Reject)
+        assert (found.reason, found.name) == (RejectReason.BOT, "b")
+        assert details in found.details
+
+    @pytest.mark.parametrize(
+        "element", ["{}", '{"equity":1}', "[]", "[[1]]", "5", '"x"', "null", "1,2", "{},5", "[],{}"]
+    )
+    def test_a_list_of_bots_is_one_reject(self, element: str) -> None:
+        """How many are in it is not known; of an empty list it is: none."""
+        (found,) = items(f'{{"A":{{{GOOD}}},"bots": [{element}]}}')[1:]
+        assert isinstance(found, Reject)
+        assert found == Reject(RejectReason.BOT, "bots", f"byte {len(GOOD) + 16}", "expected an object, got an array")
+        assert shown(items(f'{{"A":{{{GOOD}}},"bots":[ ],"_bots":[]}}')) == ["A"]
+
+    def test_a_bot_that_is_too_large_is_rejected(self) -> None:
+        """Its positions count for its size; what is nested deeper does not."""
+        deep = '{"bots":{"b":{"positions":{"A":{"qty":1,"x":[%s]}}}}}' % ("1," * 5_000 + "1")
+        wide = json.dumps({"bots": {"b": {"positions": [{"symbol": "A", "qty": 1}] * 200}}})
+
+        assert shown(items(deep, limit=1_024)) == ["b"]
+        (found,) = items(wide, limit=1_024)
+        assert isinstance(found, Reject)
+        assert (found.reason, found.name) == (RejectReason.BOT, "b")
+        assert "bytes without its nested containers" in found.details
+
+    def test_a_later_bot_replaces_an_earlier_one(self) -> None:
+        """A name that comes again, in whichever section, counts once and last."""
+        found = ScanResult(Selection(1))
+        for item in items('{"bots":{"b":{"equity":1},"c":{}},"_bots":{"b":{"equity":2}}}'):
+            found.take(item)
+
+        assert [(one.name, one.equity) for one in found.bots] == [("b", 2.0), ("c", None)]
+
+
+class TestBotFiles:
+    """A bot file is one object, the bot."""
+
+    @pytest.mark.parametrize("text", ["{}", ' {"equity":1} \n', "\ufeff{}"])
+    def test_one_object(self, text: str) -> None:
+        """White space and a byte order mark around it are fine."""
+        assert isinstance(scan_bot([text.encode()], "b", max_record_bytes=LIMIT), Bot)
+
+    @pytest.mark.parametrize("text", ["", "[]", "[{}]", "{}{}", "{} 1", "1 {}", '"x"', "null", "{},"])
+    def test_anything_else_is_rejected(self, text: str) -> None:
+        """Not one object: rejected, with what was expected."""
+        found = scan_bot([text.encode()], "b", max_record_bytes=LIMIT)
+
+        assert isinstance(found, Reject)
+        assert "expected one JSON object" in found.details
+
+    def test_positions_are_kept(self) -> None:
+        """Whole and byte by byte."""
+        text = b'{"positions":{"A":{"qty":1,"x":[[[1]]]}}}'
+
+        whole = scan_bot([text], "b", max_record_bytes=LIMIT)
+
+        assert isinstance(whole, Bot)
+        assert whole.positions == (Position("A", 1.0, None),)
+        assert scan_bot([bytes((byte,)) for byte in text], "b", max_record_bytes=LIMIT) == whole
+
+
+class TestBounds:
+    """What is held for every record is short, and sums stay finite."""
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            '"@":{}',
+            '"b":{"last_updated":"@"}',
+            '"b":{"positions":{"@":{"qty":1}}}',
+            '"b":{"positions":[{"symbol":"@","qty":1}]}',
+        ],
+    )
+    def test_kept_text_of_bots_is_short(self, body: str) -> None:
+        """At the limit it counts, beyond it the bot is rejected, and its name is cut."""
+        limit = 1_024 if "last_updated" in body else 256
+        (good,) = items(f'{{"bots":{{{body.replace("@", "x" * limit)}}}}}')
+        bad = reject(f'{{"bots":{{{body.replace("@", "x" * (limit + 1))}}}}}')
+
+        assert isinstance(good, Bot)
+        assert bad.reason == RejectReason.BOT
+        assert len(bad.name or "") <= SHOWN_CHARACTERS
+        assert f"has {limit + 1:,} characters, expected {limit:,} at most" in bad.details
+
+    def test_nine_hundred_bots_with_names_of_900_kb_take_no_memory(self) -> None:
+        """They are rejected one by one, and nothing of their names is held."""
+        chunks = itertools.chain(
+            [b'{"bots":{'], (b'"%s%d":{},' % (b"x" * 900_000, number) for number in range(100)), [b'"b":{}}}']
+        )
+        found = ScanResult(Selection(10))
+        tracemalloc.start()
+        try:
+            for item in scan_all(chunks, current(), max_record_bytes=LIMIT):
+                found.take(item)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert [bot.name for bot in found.bots] == ["b"]
+        assert found.tallies()[0].count == 100
+        assert peak < 30_000_000
+
+    def test_a_position_of_any_size_leaves_the_sums_finite(self) -> None:
+        """Quantities and costs that no market has are no positions."""
+        position = '{"symbol": "X", "qty": %s, "avg": %s}'
+        for quantity, cost in (("1.7e308", "1"), ("-1e101", "1"), ("1", "1e101")):
+            bots = '{"bots": {"b": {"positions": [' + position % (quantity, cost) + "]}}}"
+            assert [item.reason for item in scan([bots.encode()], max_record_bytes=10_000) if isinstance(item, Reject)]
+
+    def test_bots_are_not_held_back_without_bound(self) -> None:
+        """Their positions count among the thousand objects after which a root is a map, whatever comes later."""
+        bot = '"%s": {"positions": [' + ", ".join(['{"symbol": "X", "qty": 1}'] * 600) + "]}"
+        text = '{"bots": {' + ", ".join(bot % name for name in "abcd") + '}, "symbol": "LATE"}'
+        items = scan([text.encode()], max_record_bytes=100_000)
+        assert [item.name for item in items if isinstance(item, Bot)] == ["a", "b", "c", "d"]

@@ -1,0 +1,145 @@
+"""The table of a record's fields: structs, rejects, output, the OpenAPI description and the page all follow from it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import event, example, given
+from hypothesis import strategies as st
+
+import optimizer.web
+from optimizer.models import Record
+from optimizer.scan.fragment import NO_OFFSETS, Fragment, FragmentKind
+from optimizer.scan.schema import (
+    BOT_FIELDS,
+    POSITION_FIELDS,
+    RECORD_FIELDS,
+    RECORD_NAMES,
+    Field,
+    Fields,
+    Unusable,
+    checked,
+    read_fields,
+    record_structs,
+)
+from optimizer.scan.validation import decode_record
+from optimizer.web import describe
+
+GOOD: dict[str, Any] = {
+    "symbol": "A",
+    "prediction": 1.5,
+    "confidence": 0.5,
+    "last_price": 2.0,
+    "sentiment": "bullish",
+    "target_price": 3.0,
+    "stop_loss": 1.0,
+    "timestamp": 1_700_000_000,
+}
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 2),
+    st.sampled_from([10**30, 10**400]),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["", "bullish", "x" * 256, "x" * 257, "x" * 1_024, "x" * 1_025, "0.5"]),
+    st.just([]),
+    st.just({}),
+)
+
+
+def decoded(fields: dict[str, Any], symbol: str | None) -> Any:
+    """Return the record or reject of one unit."""
+    data = json.dumps(fields).encode()
+    unit = Fragment(FragmentKind.UNIT, 0, len(data), data, NO_OFFSETS)
+    return decode_record(unit, symbol, max_bytes=1 << 20)[0]
+
+
+def accepted(fields: dict[str, Any], symbol: str | None) -> Fields | None:
+    """Return what the strict structs make of a record; `None` where all refuse it."""
+    for struct in record_structs(named=symbol is None):
+        try:
+            return msgspec.json.decode(json.dumps(fields), type=struct)
+        except msgspec.DecodeError:
+            continue
+    return None
+
+
+class TestRecords:
+    """The strict structs and the rows of the table are the same rule."""
+
+    @example({"last_price": "bad", "last": 5}, None)
+    @example({"last_price": None, "last": -1, "price": 5}, "KEY")
+    @given(st.dictionaries(st.sampled_from(RECORD_NAMES), values, max_size=5), st.sampled_from([None, "KEY"]))
+    def test_the_structs_accept_nothing_that_the_rows_refuse(self, changed: dict[str, Any], symbol: str | None) -> None:
+        """What a struct accepts is the record that the rows make of it, one by one."""
+        fields = GOOD | changed
+        fast = accepted(fields, symbol)
+        event("accepted" if fast is not None else "refused")
+        if fast is not None:
+            given_fields = fields if symbol is None else fields | {"symbol": symbol}
+            slow = Record(**read_fields(RECORD_FIELDS.values(), given_fields))
+            assert fast.record(fast.symbol if symbol is None else symbol) == slow
+
+    @pytest.mark.parametrize("field", RECORD_FIELDS.values(), ids=lambda field: field.name)
+    @pytest.mark.parametrize("value", [None, True, [], {}, "x" * 2_000, 10**400], ids=lambda value: str(value)[:9])
+    def test_each_row_has_a_reason(self, field: Field, value: Any) -> None:
+        """A value that does not fit is rejected by the row's reason, under each name, with what was expected."""
+        for name in field.names:
+            fields = {key: value for key, value in GOOD.items() if key not in field.names} | {name: value}
+            result = decoded(fields, None)
+
+            if value is None and not field.required:
+                assert getattr(result, field.name) == field.default
+            elif field.name == "timestamp" and value == 10**400:
+                assert result.timestamp == value  # an integer of any size, as it was written
+            elif field.max_characters is not None and type(value) is str:
+                assert f"{name} has 2,000 characters, expected {field.max_characters:,} at most" in result.details
+            else:
+                shown_name = field.name if value is None else name
+                assert result.reason == field.reason
+                assert result.details.startswith(f"{shown_name} is ")
+                assert result.details.endswith(f"expected {field.expected}")
+
+    def test_the_first_name_that_is_not_null_is_used(self) -> None:
+        """Of each field, and by every struct."""
+        for field in RECORD_FIELDS.values():
+            for place, name in enumerate(field.names):
+                before = dict.fromkeys(field.names[:place])
+                after = dict.fromkeys(field.names[place + 1 :], "unread")
+                fields = {key: value for key, value in GOOD.items() if key not in field.names}
+                result = decoded(fields | before | {name: GOOD[field.name]} | after, None)
+
+                assert result == Record(**GOOD)
+
+    def test_the_table_covers_the_output(self) -> None:
+        """Every field of a record that is published is a row, in the same order."""
+        assert tuple(RECORD_FIELDS) == Record.__struct_fields__
+        assert tuple(BOT_FIELDS) == ("name", "enabled", "equity", "pnl_today", "last_updated")
+        assert tuple(POSITION_FIELDS) == ("symbol", "quantity", "avg_price")
+
+    def test_an_amount_has_a_limit(self) -> None:
+        """So that sums stay finite."""
+        assert checked(POSITION_FIELDS["quantity"], -1e100, "qty") == -1e100
+        with pytest.raises(Unusable, match=r"qty is 1e.101, expected a finite number from -1e.100 to 1e.100"):
+            checked(POSITION_FIELDS["quantity"], 1e101, "qty")
+
+
+class TestOutside:
+    """What is written by hand elsewhere has the fields of the table."""
+
+    def test_the_openapi_example(self) -> None:
+        """It is a record, with every field."""
+        assert tuple(describe.RECORD_EXAMPLE) == Record.__struct_fields__
+        assert msgspec.convert(describe.RECORD_EXAMPLE, Record)
+
+    def test_the_columns_of_the_page(self) -> None:
+        """Each field has a column; `change` is computed."""
+        (script,) = Path(optimizer.web.__file__).parent.rglob("columns.js")
+        table = script.read_text().split("export const botColumns")[0]
+
+        assert set(re.findall(r'id: "(\w+)"', table)) == {*RECORD_FIELDS, "change"}

@@ -1,0 +1,84 @@
+"""The items of rolling files written by hand in tests; each file is scanned whole and in small chunks."""
+
+from __future__ import annotations
+
+import pytest
+
+from optimizer.errors import SourceMalformed
+from optimizer.models import Bot, Record, Reject
+from optimizer.scan.decoder import Item
+from optimizer.scan.scanner import scan as scan_all
+from optimizer.selection.result import ScanResult
+from optimizer.selection.top_n import Selection
+from tests.support.engines import current, scan
+
+__all__ = ["GOOD", "LIMIT", "SHAPES", "bot", "found_in", "items", "malformed_at", "record", "reject", "shown"]
+
+LIMIT = 1 << 20
+GOOD = '"prediction":1.5,"confidence":0.9,"last_price":3'
+
+
+def items(text: str | bytes, *, limit: int = LIMIT) -> list[Item]:
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    whole = list(scan([data], max_record_bytes=limit))
+    assert list(scan((data[i : i + 7] for i in range(0, len(data), 7)), max_record_bytes=limit)) == whole
+    return whole
+
+
+def record(text: str | bytes) -> Record:
+    """The one record of a file."""
+    (found,) = items(text)
+    assert isinstance(found, Record), found
+    return found
+
+
+def found_in(chunks: list[bytes]) -> ScanResult:
+    """Return the result of a scan."""
+    found = ScanResult(Selection(10))
+    for item in scan_all(chunks, current(), max_record_bytes=LIMIT):
+        found.take(item)
+    return found
+
+
+def reject(text: str | bytes) -> Reject:
+    """The one reject of a file."""
+    (found,) = items(text)
+    assert isinstance(found, Reject), found
+    return found
+
+
+def bot(body: str) -> Bot | Reject:
+    """What becomes of a bot."""
+    (found,) = items(f'{{"bots":{{"b":{body}}}}}')
+    assert isinstance(found, Bot | Reject), found
+    return found
+
+
+def malformed_at(text: str | bytes) -> tuple[int, str]:
+    """Byte offset and message of the error; the same from small chunks."""
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    with pytest.raises(SourceMalformed) as caught:
+        list(scan([data], max_record_bytes=LIMIT))
+    with pytest.raises(SourceMalformed) as again:
+        list(scan((data[i : i + 1] for i in range(len(data))), max_record_bytes=LIMIT))
+    message = str(caught.value)
+    assert str(again.value) == message
+    assert message.startswith("malformed JSON at byte ")
+    return int(message.split()[4].rstrip(":").replace(",", "")), message
+
+
+def shown(found: list[Item]) -> list[str]:
+    return [
+        item.symbol if isinstance(item, Record) else item.name if isinstance(item, Bot) else item.reason.value
+        for item in found
+    ]
+
+
+# A record's fields in each of the four shapes; `%s` stands among its own members.
+SHAPES = {
+    "map": '{"A":{%s}}',
+    "section map": '{"predictions":{"A":{%s}}}',
+    "section array": '{"symbols":[{"symbol":"A",%s}]}',
+    "array": '[{"symbol":"A",%s}]',
+    "lines": '{"symbol":"A",%s}',
+}
