@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
@@ -11,7 +10,7 @@ from typing import Any, Final
 from celery import Celery
 from celery.app.amqp import AMQP
 from celery.concurrency import get_implementation
-from celery.signals import after_setup_logger, beat_init, worker_init, worker_process_init, worker_ready
+from celery.signals import after_setup_logger, beat_init, worker_init, worker_ready
 
 from optimizer.cache.client import check_broker, check_cache, check_no_cluster, is_away
 from optimizer.celery.broker import Connection
@@ -20,6 +19,7 @@ from optimizer.celery.queues import SCAN_QUEUE, source_queue
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
 from optimizer.scan.engine import choose_engine
+from optimizer.storage.location import is_pattern
 
 __all__ = ["app"]
 
@@ -117,16 +117,6 @@ def _refuse_pools_of_greenlets(sender: Any, **_: Any) -> None:
         )
 
 
-@worker_process_init.connect
-def _forget_the_start_in_collections(**_: Any) -> None:
-    """Let the garbage collector of a child leave alone what Celery has made before its first task.
-
-    A collection takes 9 ms with it and next to nothing without; each run that goes on elsewhere makes one, see
-    `rolling.py`.
-    """
-    gc.freeze()
-
-
 @worker_ready.connect
 def _tell_the_engine(**_: Any) -> None:
     """Say at the start which engine scans, and loudly if it is the slow one though nobody chose it."""
@@ -167,13 +157,21 @@ def _warn_of_pools_without_time_limits(sender: Any, **_: Any) -> None:
 
 @worker_ready.connect
 def _warn_of_other_queues(sender: Any, **_: Any) -> None:
-    """Say at the start when the worker has nothing to do here: its `-Q` names none of our queues."""
+    """Say at the start when the worker has nothing to do here: its `-Q` names no queue to which anything is sent."""
+    every = Settings.every_from_env(os.environ)
     taken = [queue.name for queue in sender.task_consumer.queues]
-    ours = [*(source_queue(settings.source) for settings in Settings.every_from_env(os.environ)), SCAN_QUEUE]
-    if not set(ours).intersection(taken):
+    of_sources = [source_queue(settings.source) for settings in every]
+    if not {*of_sources, SCAN_QUEUE}.intersection(taken):
         _log.warning(
             "[RollingOptimizer] ⚠️ this worker takes %s, and so no run and no scan, which are sent to %s; start it "
             "without -Q, or with some of these",
             ", ".join(taken),
-            ", ".join(ours),
+            ", ".join([*of_sources, SCAN_QUEUE]),
+        )
+    elif not set(of_sources).intersection(taken) and not any(is_pattern(settings.input) for settings in every):
+        _log.warning(
+            "[RollingOptimizer] ⚠️ this worker takes %s, to which only the parts of a pattern are sent, and no source "
+            "has a pattern as its input; single files are scanned in %s",
+            SCAN_QUEUE,
+            ", ".join(of_sources),
         )

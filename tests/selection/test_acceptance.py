@@ -20,7 +20,8 @@ from optimizer import Settings, SnapshotReader, optimize
 from optimizer.cache.keys import Keys, Pointer
 from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
 from optimizer.models import Bot, Record, Reject, Rejected, RejectReason, Report, Units
-from optimizer.pipeline.distributed import Assignment, begin, merge_parts, scan_file, scan_one_part
+from optimizer.pipeline.distributed import merge_parts, scan_one_part
+from optimizer.pipeline.run import Dispatcher, RunNote, run_source
 from optimizer.reader.results import describe_rejected
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.result import Found
@@ -126,17 +127,14 @@ PERCENT = {f"S{number:03}": a_record(confidence=number) for number in range(101)
 
 def by_the_fleet(settings: Settings, *, accept: bool = False) -> Report:
     """One run as the fleet makes it, in this process, everything by way of JSON."""
-    handed: list[bytes] = []
-    report = begin(settings, lambda assignment: handed.append(msgspec.json.encode(assignment)), accept=accept)
+    notes: list[bytes] = []
+    dispatcher = Dispatcher("first", lambda note: notes.append(msgspec.json.encode(note)), lambda *_: None)
+    report = run_source(settings, dispatcher, accept=accept)
     if report is not None:
         return report
-    assignment = msgspec.json.decode(handed[0], type=Assignment)
-    if not assignment.parts:
-        return scan_file(settings, assignment.token)
-    locations = [assignment.parts[number].location for number in assignment.to_scan]
-    return merge_parts(
-        settings, assignment.token, [scan_one_part(settings, assignment.token, location) for location in locations]
-    )
+    note = msgspec.json.decode(notes[0], type=RunNote)
+    locations = [note.parts[index].location for index in note.to_scan]
+    return merge_parts(settings, note.token, [scan_one_part(settings, note.token, location) for location in locations])
 
 
 class Source:
