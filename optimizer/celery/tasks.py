@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from celery import chord
 from celery.exceptions import BackendError, Ignore, SoftTimeLimitExceeded
+from celery.signals import task_postrun
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -80,6 +81,17 @@ def optimize_rolling_data(
     if report is None:
         raise Ignore("its parts were sent, and the merge has the same id")
     return _result(report)
+
+
+@task_postrun.connect(sender=optimize_rolling_data)
+def _drop_traceback(retval: object, **_: Any) -> None:
+    """Break the cycle of an `Ignore`, its traceback, and Celery's frame, which holds it.
+
+    The cycle keeps billiard's copies of the frames' code, 80 KB in too few objects for the collector to come soon: a
+    child grew by 20 MB in 300 dispatched runs.
+    """
+    if isinstance(retval, Ignore):
+        retval.__traceback__ = None
 
 
 @app.task(name="tasks.scan_rolling_part", **_OPTIONS)

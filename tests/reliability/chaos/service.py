@@ -29,7 +29,7 @@ from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import local
 
-__all__ = ["Service"]
+__all__ = ["LOCK_TTL_S", "TASK", "Service"]
 
 TASK: Final = "tasks.optimize_rolling_data"
 PROJECT: Final = Path(__file__).parents[3]
