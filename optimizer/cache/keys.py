@@ -1,15 +1,13 @@
-"""The key card: every key of a source in Redis, and the pointer that says which version is current.
+"""The key schema: the name, type, writer and expiry of every key of a source in Redis.
 
 `{S}` is the source's name in braces: a hash tag, so that all keys of a source are in one slot of a Redis Cluster.
 `V` is a version, strictly rising: milliseconds since the epoch, or one more than the last where the clock went back.
 
 | key                       | type    | meaning, and who writes it                          | expiry             |
 |---------------------------|---------|-----------------------------------------------------|--------------------|
-| rolling:{S}:current       | HASH    | the pointer: version, generated_at, checked_at,     | never              |
-|                           |         | fingerprint, KIND_etag, KIND_bytes, KIND_count,     |                    |
-|                           |         | UNITS_seen and UNITS_rejected of records and bots;  |                    |
-|                           |         | flipped by a publish, checked_at set by each tick,  |                    |
-|                           |         | by Redis' own clock                                 |                    |
+| rolling:{S}:current       | HASH    | the pointer: version, checked_at, manifest (the     | never              |
+|                           |         | bytes of manifest.json); replaced by a publish;     |                    |
+|                           |         | checked_at is set by each tick, by Redis' own clock |                    |
 | rolling:{S}:flipped       | HASH    | version: what the last publish made current; token: | never              |
 |                           |         | its run's. Known where the pointer is lost          |                    |
 | rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
@@ -47,13 +45,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final, NamedTuple, get_args
 
-import msgspec
-
-from optimizer.errors import CacheUnavailable
-from optimizer.models import Origin, Rejected, Units
+from optimizer.models import Origin
 
 __all__ = [
     "NUMBER",
@@ -67,8 +61,6 @@ __all__ = [
     "VERSION_TYPES",
     "KeyType",
     "Keys",
-    "Pointer",
-    "rejected_fields",
 ]
 
 PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
@@ -201,71 +193,3 @@ class Keys:
     def staged(self, token: str, kind: str) -> str:
         """The same before it is published."""
         return self._name("staged", token, kind)
-
-
-class Pointer(msgspec.Struct, frozen=True):
-    """The pointer as read: which version is current, and what it holds.
-
-    `rejected` is `None` in one that an older release has written.
-    """
-
-    version: int
-    generated_at: str
-    checked_at: str
-    fingerprint: str
-    etags: dict[str, str]
-    counts: dict[str, int]
-    rejected: Rejected | None = None
-
-    @classmethod
-    def from_hash(cls, values: dict[bytes, bytes]) -> Pointer | None:
-        """From the fields of the HASH; `None` where it is empty.
-
-        Raises:
-            CacheUnavailable: The fields are not those of a pointer.
-        """
-        if not values:
-            return None
-        try:
-            texts = {name.decode("utf-8", "replace"): value.decode() for name, value in values.items()}
-            for name in ("generated_at", "checked_at"):
-                if datetime.fromisoformat(texts[name]).tzinfo is None:
-                    raise ValueError(f"{name} has no time zone")
-            if not VERSION.fullmatch(texts["version"]):
-                raise ValueError(f"{texts['version'][:40]!r} is no version of at most 15 digits")
-            return cls(
-                int(texts["version"]),
-                texts["generated_at"],
-                texts["checked_at"],
-                texts["fingerprint"],
-                {kind: texts[f"{kind}_etag"] for kind in PAYLOAD_KINDS},
-                {kind: _number(texts[f"{kind}_count"]) for kind in PAYLOAD_KINDS},
-                _rejected(texts),
-            )
-        except (KeyError, ValueError) as error:
-            raise CacheUnavailable(f"the pointer is damaged ({error!r}); the next run publishes anew") from None
-
-
-def rejected_fields(rejected: Rejected) -> dict[str, str]:
-    """The fields of the pointer that say what a version leaves out."""
-    counts = {"records": rejected.records, "bots": rejected.bots}
-    return {
-        name: str(count)
-        for kind, units in counts.items()
-        for name, count in ((f"{kind}_seen", units.seen), (f"{kind}_rejected", units.rejected))
-    }
-
-
-def _rejected(texts: dict[str, str]) -> Rejected | None:
-    if "records_seen" not in texts:
-        return None
-    records, bots = (
-        Units(_number(texts[f"{kind}_seen"]), _number(texts[f"{kind}_rejected"])) for kind in ("records", "bots")
-    )
-    return Rejected(records, bots)
-
-
-def _number(text: str) -> int:
-    if not NUMBER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is no number of at most 19 digits")
-    return int(text)

@@ -51,12 +51,11 @@ from optimizer.cache.keys import (
     VERSION_TYPES,
     Keys,
     KeyType,
-    Pointer,
-    rejected_fields,
 )
+from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.scripts import ADOPT, CLAIM, DROP, FLIP, FORGET, KEEP, MARK, MEND, NOTE, RELEASE, REVOKE
 from optimizer.errors import CacheUnavailable, PublishRefused
-from optimizer.models import Manifest, Record, Report
+from optimizer.models import Record, Report
 from optimizer.snapshots.delta import delta_between
 from optimizer.snapshots.directory import SnapshotSet
 
@@ -343,9 +342,8 @@ class Cache:
         manifest = snapshots.manifest
         names = {kind: self._keys.payload(manifest.version, kind) for kind in VERSION_KINDS}
         count = manifest.snapshots["index"].count
-        pointer = {name.encode(): value.encode() for name, value in _pointer_fields(manifest).items()}
         expected = {
-            self._keys.current: pointer,
+            self._keys.current: pointer_fields(manifest, ""),
             **{names[kind]: snapshots.payloads[kind] for kind in PAYLOAD_KINDS},
             names["symbols"]: count,
             names["ranking"]: count,
@@ -362,7 +360,7 @@ class Cache:
             # Of a key of another type the reply is an error, which differs too.
             replies = pipeline.execute(raise_on_error=False)
             if isinstance(replies[0], dict):
-                replies[0].pop(b"checked_at", None)
+                replies[0][b"checked_at"] = b""  # another one at each tick
             found = zip(replies, replies[len(expected) :], strict=False)
             wrong = [name for name, reply in zip(expected, found, strict=True) if reply != (expected[name], -1)]
             if not wrong and not self._ranks_agree(names["ranking"], names["symbols"], count):
@@ -457,7 +455,7 @@ class Cache:
                 str(DELTAS_KEPT),
                 delta,
                 *VERSION_TYPES.values(),
-                *chain.from_iterable(_pointer_fields(manifest, checked_at=checked_at).items()),
+                *chain.from_iterable(pointer_fields(manifest, checked_at).items()),
             )
         if answer != b"ok":
             raise PublishRefused(
@@ -552,18 +550,3 @@ def _ms(seconds: float) -> str:
 
 def _warn(problem: str) -> None:
     _log.warning("[RollingOptimizer] damaged in Redis, and replaced: %s", problem)
-
-
-def _pointer_fields(manifest: Manifest, **more: str) -> dict[str, str]:
-    """The fields of the pointer; all but `checked_at` follow from the manifest."""
-    fields = more | {
-        "version": str(manifest.version),
-        "generated_at": manifest.generated_at,
-        "fingerprint": manifest.fingerprint,
-    }
-    for kind in PAYLOAD_KINDS:
-        entry = manifest.snapshots[kind]
-        fields |= {f"{kind}_etag": entry.sha256, f"{kind}_bytes": str(entry.bytes), f"{kind}_count": str(entry.count)}
-    if manifest.rejected is not None:
-        fields |= rejected_fields(manifest.rejected)
-    return fields

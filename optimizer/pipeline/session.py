@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Final, Literal
 
-from optimizer.cache.keys import Pointer
+from optimizer.cache.pointer import Pointer
 from optimizer.cache.writer import Cache, Lock
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused
@@ -110,7 +110,7 @@ class Publisher:
         with self._tolerating():
             if self._live:
                 before, version = self._before, manifest.version
-                is_same = before is not None and before.fingerprint == manifest.fingerprint
+                is_same = before is not None and before.manifest.fingerprint == manifest.fingerprint
                 if before and is_same and before.version >= version and self._live.is_intact(before.version):
                     return "current"
                 is_taken = before is not None and before.version == version and not is_same

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 import optimizer.cache.writer
@@ -18,7 +19,8 @@ from optimizer import Report, Settings, optimize
 from optimizer.cache.clocks import seconds_of
 from optimizer.cache.keys import VERSION_KINDS, Keys
 from optimizer.errors import PublishRefused, SourceMissing
-from optimizer.snapshots.directory import output_lock
+from optimizer.models import Manifest
+from optimizer.snapshots.directory import encode_manifest, output_lock
 from tests.support.published_state import (
     NEW,
     OLD,
@@ -212,7 +214,10 @@ def _newer_of_another_input(settings: Settings, redis_server: RedisServer, tmp_p
 
 def _same_version_of_another_input(settings: Settings, redis_server: RedisServer, _tmp_path: Path) -> None:
     with redis_server.client as client:
-        client.hset(Keys(settings.source).current, "fingerprint", "another")
+        key = Keys(settings.source).current
+        manifest = msgspec.json.decode(cast("bytes", client.hget(key, "manifest")), type=Manifest)
+        other = msgspec.structs.replace(manifest, fingerprint="another")
+        client.hset(key, "manifest", encode_manifest(other))
 
 
 def _newer_and_not_whole(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from optimizer import (
 )
 from optimizer.cache.clocks import seconds_of, text_of
 from optimizer.cache.keys import Keys
+from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.writer import Cache
 from optimizer.cli.dev.redis_server import free_port
 from optimizer.models import BotSummary, Holding, Origin, Report
@@ -403,8 +404,14 @@ def test_files_answer_where_a_lookup_is_gone(
 @every_read
 @pytest.mark.parametrize(
     "damage",
-    [{"version": "newest"}, {"checked_at": "yesterday"}, {"checked_at": "2026-11-01T10:00:00"}, {"bots_count": "\xff"}],
-    ids=["version", "time", "time without zone", "count"],
+    [
+        {"version": "newest"},
+        {"version": "1"},
+        {"checked_at": "yesterday"},
+        {"checked_at": "2026-11-01T10:00:00"},
+        {"manifest": "\xff"},
+    ],
+    ids=["version", "another version", "time", "time without zone", "manifest"],
 )
 def test_files_answer_where_the_pointer_is_damaged(
     settings: Settings,
@@ -888,13 +895,15 @@ def test_an_older_version_of_the_same_input_that_is_confirmed_keeps_what_is_held
     reader = open_reader(fast)
     forced = version_of(optimize(fast, force=True))
     with redis_server.client as client:
-        pointer = cast("Any", client.hgetall(Keys(fast.source).current))
+        pointer = Pointer.from_hash(cast("Any", client.hgetall(Keys(fast.source).current)))
+    assert pointer is not None
+    older = msgspec.structs.replace(pointer.manifest, version=7)
     reader.refresh()
     wait_until(lambda: reader.manifest().stale, what="staleness")
     shutil.rmtree(local(fast.output_dir))
     with redis_server.client as client:
         told = text_of(time.time())
-        client.hset(Keys(fast.source).current, mapping=pointer | {b"version": b"7", b"checked_at": told.encode()})
+        client.hset(Keys(fast.source).current, mapping=cast("Any", pointer_fields(older, told)))
         reader.refresh()
 
     state = reader.manifest()

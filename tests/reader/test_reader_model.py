@@ -26,7 +26,8 @@ import optimizer.reader.async_reader
 import optimizer.reader.follower
 import optimizer.reader.reader
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
-from optimizer.cache.keys import VERSION_KINDS, Keys, Pointer
+from optimizer.cache.keys import VERSION_KINDS, Keys
+from optimizer.cache.pointer import Pointer
 from optimizer.errors import PublishRefused
 from optimizer.snapshots.directory import read_manifest
 from tests.support.published_state import once, version_of
