@@ -20,7 +20,7 @@ from celery.exceptions import BackendError, Ignore, SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from optimizer.cache.writer import handed_s
+from optimizer.cache.lock import dispatch_ttl_s
 from optimizer.celery.app import app
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
 from optimizer.config.redis_url import redact_url
@@ -141,7 +141,7 @@ def _of_parts(outcomes: list[dict[str, Any]]) -> list[PartOutcome]:
 def _hand_out(settings: Settings, task: Task) -> Callable[[Assignment], None]:
     """Send what there is to scan in place of the task: with its id, its time limits, and whatever is to follow it."""
     # What comes later is superseded anyway; and what comes late is in time, as long as the others of the run go on.
-    options: dict[str, Any] = {"expires": handed_s(settings.interval_s)}
+    options: dict[str, Any] = {"expires": dispatch_ttl_s(settings.interval_s)}
     if task.request.timelimit:
         options["time_limit"], options["soft_time_limit"] = task.request.timelimit
 

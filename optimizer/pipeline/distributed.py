@@ -21,8 +21,8 @@ from typing import Final
 
 import msgspec
 
-from optimizer.cache.client import UNREADABLE
-from optimizer.cache.writer import LOCK_TTL_S, Cache
+from optimizer.cache.client import UNREADABLE, CacheClient
+from optimizer.cache.lock import LOCK_TTL_S, SourceLock
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunLost, RunTimedOut, SourceMissing
 from optimizer.models import Findings, Report
@@ -292,8 +292,8 @@ def revoke(settings: Settings, run_id: str) -> None:
     Raises:
         CacheUnavailable: Redis is away.
     """
-    with closing(Cache(settings.redis_url, settings.source, settings.interval_s)) as cache:
-        cache.revoke(run_id)
+    with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
+        SourceLock(cache).revoke(run_id)
 
 
 def _end_run(

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from optimizer.cache.client import UNREADABLE, is_away, is_forbidden, redis_answers
+from optimizer.cache.client import UNREADABLE, is_away, is_forbidden, translated_errors
 from optimizer.cache.clocks import Sightings, seconds_of, text_of
 from optimizer.cache.keys import PAYLOAD_KINDS, Keys
 from optimizer.cache.pointer import Pointer
@@ -176,7 +176,7 @@ class Follower:
         found: Held | None = None
         if ask_redis:
             try:
-                with redis_answers(self.url):
+                with translated_errors(self.url):
                     pointer, found = yield from self._from_redis()
                 if not self.cache_up:
                     _log.info("[RollingOptimizer] Redis is back")

@@ -545,7 +545,7 @@ def test_a_scan_that_is_revoked_publishes_nothing(
 
 def test_a_scan_whose_lock_is_gone_ends_amid_its_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it goes on with is for nothing; it need not be killed."""
-    monkeypatch.setattr("optimizer.cache.writer.LOCK_EXTEND_S", 0.05)
+    monkeypatch.setattr("optimizer.cache.lock.LOCK_EXTEND_S", 0.05)
     write_sample(local(settings.input), symbols=100, points=1_000)
     token = handed_out_as("first", settings).token
     left_bytes: list[int] = []

@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import msgspec
 
+from optimizer.cache.client import CacheClient
 from optimizer.cache.keys import VERSION_KINDS, Keys
-from optimizer.cache.writer import Cache
+from optimizer.cache.run_log import RunLog
 from optimizer.config.settings import Settings
 from optimizer.models import Index, Manifest, Record, Report
 from optimizer.pipeline.run import Progress, optimize
@@ -62,9 +63,9 @@ def version_of(report: Report) -> int:
 
 def report_unchanged(settings: Settings, times: int) -> None:
     """Report runs that found nothing new, as a quiet night leaves them."""
-    with closing(Cache(settings.redis_url, settings.source, settings.interval_s)) as cache:
+    with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
         for _ in range(times):
-            cache.add_run(Report("unchanged", settings.source, "2099-11-01T10:00:00.000Z"))
+            RunLog(cache).add(Report("unchanged", settings.source, "2099-11-01T10:00:00.000Z"))
 
 
 @contextmanager
