@@ -12,7 +12,8 @@ from celery.app.amqp import AMQP
 from celery.concurrency import get_implementation
 from celery.signals import after_setup_logger, beat_init, worker_init, worker_ready
 
-from optimizer.cache.client import check_broker, check_cache, check_no_cluster, is_away
+from optimizer.cache.client import is_away
+from optimizer.cache.server_checks import check_broker, check_cache, check_no_cluster
 from optimizer.celery.broker import Connection
 from optimizer.celery.flower import close_flower
 from optimizer.celery.queues import SCAN_QUEUE, source_queue

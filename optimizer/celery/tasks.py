@@ -21,15 +21,16 @@ from celery.signals import task_postrun
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from optimizer.cache.writer import handed_s
+from optimizer.cache.lock import dispatch_ttl_s
 from optimizer.celery.app import app
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
 from optimizer.config.redis_url import redact_url
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
 from optimizer.models import Report
+from optimizer.pipeline.assignment import Assignment, Dispatcher
 from optimizer.pipeline.distributed import PartOutcome, merge_parts, scan_one_part
-from optimizer.pipeline.run import Dispatcher, Progress, RunNote, run_source
+from optimizer.pipeline.run import Progress, run_source
 
 if TYPE_CHECKING:
     from celery import Task
@@ -132,19 +133,19 @@ def _decode_outcomes(outcomes: list[dict[str, Any]]) -> list[PartOutcome]:
         return []
 
 
-def _part_sender(settings: Settings, task: Task) -> Callable[[RunNote], None]:
+def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]:
     """What sends a run's parts in place of the task: a chord with its id, its time limits, and what is to follow it."""
     # A later message is superseded anyway; a late one is in time, as long as other parts of the run are being scanned.
-    options: dict[str, Any] = {"expires": handed_s(settings.interval_s)}
+    options: dict[str, Any] = {"expires": dispatch_ttl_s(settings.interval_s)}
     limits: dict[str, Any] = {}
     if task.request.timelimit:
         limits["time_limit"], limits["soft_time_limit"] = task.request.timelimit
 
-    def send_parts(note: RunNote) -> None:
-        of_run = (settings.source, note.token)
+    def send_parts(assignment: Assignment) -> None:
+        of_run = (settings.source, assignment.token)
         scans = [
-            scan_rolling_part.s(*of_run, note.parts[index].location).set(queue=SCAN_QUEUE, **options, **limits)
-            for index in note.to_scan
+            scan_rolling_part.s(*of_run, assignment.parts[index].location).set(queue=SCAN_QUEUE, **options, **limits)
+            for index in assignment.to_scan
         ]
         merge = merge_rolling_parts.s(*of_run).set(queue=source_queue(settings.source), **limits)
         try:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from optimizer.cache.client import check_broker, check_cache
+from optimizer.cache.server_checks import check_broker, check_cache
 from optimizer.cli.bench import compare, table
 from optimizer.cli.dev.sample import SHAPES, write_sample
 from optimizer.config.environment import FILE_SUFFIX, variables_of, without_sources

@@ -1,13 +1,13 @@
 """A run distributed over several workers: how its parts are scanned and merged.
 
-    run              confirms what has not changed, else notes the run in Redis and sends its parts    (`run.py`)
-    scan_one_part    scans one part and stores its result in Redis               (heavy, many at the same time)
+    run_source       confirms what has not changed, else stores the assignment and sends the parts     (`run.py`)
+    scan_one_part    scans one part and stores its result                        (heavy, many at the same time)
     merge_parts      merges the results and publishes                            (light, once all parts are scanned)
 
-Invariant: one lock from the beginning to the publish. The run is noted in Redis under the lock's token, and only the
-token travels. Workers that scan parts share the lock; the merge takes it over with a token of its own, so a redelivered
-message cannot end the run twice. A worker that finds another run noted by then, or a version published since, does
-nothing: its run is superseded.
+Invariant: one lock from the beginning to the publish. The run's assignment is in Redis under the lock's token, and only
+the token travels. Workers that scan parts share the lock; the merge takes it over with a token of its own, so a
+redelivered message cannot end the run twice. A worker that finds another assignment by then, or a version published
+since, does nothing: its run is superseded.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from typing import Final
 
 import msgspec
 
-from optimizer.cache.client import UNREADABLE
-from optimizer.cache.writer import Cache
+from optimizer.cache.client import CacheClient
+from optimizer.cache.lock import SourceLock
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunTimedOut, SourceMissing
 from optimizer.models import Findings, Manifest, Report
+from optimizer.pipeline.assignment import Assignment, dispatch_lock_ttl_s, end_assignment, read_assignment
+from optimizer.pipeline.part_results import PartResults
 from optimizer.pipeline.parts import (
     Part,
     Progress,
     ScannedInput,
     ScannedPart,
-    load_part,
     merge_results,
     parts_fingerprint,
     scan_part,
 )
-from optimizer.pipeline.run import RunNote, dispatch_lock_ttl_s, publish, run_locked, skipped
-from optimizer.pipeline.session import Publisher
+from optimizer.pipeline.publish import publish
+from optimizer.pipeline.run import run_locked, skipped
+from optimizer.pipeline.session import Session
 from optimizer.scan.engine import choose_engine
 from optimizer.selection.result import Found
 from optimizer.selection.top_n import Selection
@@ -45,7 +47,6 @@ __all__ = ["PartOutcome", "merge_parts", "revoke", "scan_one_part"]
 
 FAILURES_NAMED: Final = 3
 
-_NOTE: Final = msgspec.json.Decoder(RunNote)
 _log = logging.getLogger(__name__)
 
 
@@ -78,17 +79,17 @@ def scan_one_part(
     started = time.monotonic()
     try:
         with (
-            Publisher(settings, use_cache=True) as session,
+            Session(settings, use_cache=True) as session,
             session.lock(token, join_s=dispatch_lock_ttl_s(settings)) as is_held,
         ):
-            note = _read_note(session, token)
-            if note is None or not is_held:
+            assignment = read_assignment(session, token)
+            if assignment is None or not is_held:
                 return PartOutcome(location, error="Superseded", details="another run has taken its place")
             # A message must not make a worker read other files.
-            if location not in {part.location for part in note.parts}:
+            if location not in {part.location for part in assignment.parts}:
                 raise SourceMissing(f"{location} is not one of the parts of {settings.input} that were sent")
             scanned, _ = scan_part(
-                settings, choose_engine(settings.engine), location, session, session.watched(progress)
+                settings, choose_engine(settings.engine), location, PartResults(session), session.watched(progress)
             )
             if session.state != "up":
                 raise CacheUnavailable(f"{location}: what was found in it could not be kept in Redis")
@@ -124,21 +125,23 @@ def merge_parts(
         RollingError: The run failed otherwise.
     """
 
-    def merge(session: Publisher, _before: Manifest | None) -> Report:
-        note = _read_note(session, token)
-        if note is None:
+    def merge(session: Session, _before: Manifest | None) -> Report:
+        assignment = read_assignment(session, token)
+        if assignment is None:
             return skipped(settings, "superseded")
         try:
-            is_newest = session.version_before == note.version_before and (
-                note.newest_before is None or session.newest_before <= note.newest_before
+            is_newest = session.version_before == assignment.version_before and (
+                assignment.newest_before is None or session.newest_before <= assignment.newest_before
             )
             if not is_newest:
                 return skipped(settings, "superseded")
-            session.start_from(note.newest_before or 0)
-            _check_outcomes(settings, note, outcomes)
-            return publish(settings, session, _merged(settings, note, session, outcomes), accept=note.accept)
+            session.start_from(assignment.newest_before or 0)
+            _check_outcomes(settings, assignment, outcomes)
+            return publish(
+                settings, session, _merged(settings, assignment, session, outcomes), accept=assignment.accept
+            )
         finally:
-            session.end_handed(token)
+            end_assignment(session, token)
 
     return run_locked(settings, merge, token=token, time_limit_error=time_limit_error)
 
@@ -151,27 +154,12 @@ def revoke(settings: Settings, run_id: str) -> None:
     Raises:
         CacheUnavailable: Redis is away.
     """
-    with closing(Cache(settings.redis_url, settings.source, settings.interval_s)) as cache:
-        cache.revoke(run_id)
+    with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
+        SourceLock(cache).revoke(run_id)
 
 
-def _read_note(session: Publisher, token: str) -> RunNote | None:
-    """The note of a run; `None` where it has ended, another took its place, or the note is damaged.
-
-    Raises:
-        CacheUnavailable: Redis is away, so that is not known.
-    """
-    noted = session.handed(token)
-    try:
-        return None if noted is None else _NOTE.decode(noted)
-    except UNREADABLE as error:
-        _log.warning("[RollingOptimizer] damaged in Redis, so the next tick makes the run again: handed: %s", error)
-        session.end_handed(token)
-        return None
-
-
-def _check_outcomes(settings: Settings, note: RunNote, outcomes: Sequence[PartOutcome]) -> None:
-    expected = [note.parts[index].location for index in note.to_scan]
+def _check_outcomes(settings: Settings, assignment: Assignment, outcomes: Sequence[PartOutcome]) -> None:
+    expected = [assignment.parts[index].location for index in assignment.to_scan]
     if [outcome.location for outcome in outcomes] != expected:
         raise PartFailed(f"other parts of {settings.input} came back than were sent; they are scanned again")
     failed = [outcome for outcome in outcomes if outcome.scanned is None]
@@ -179,23 +167,26 @@ def _check_outcomes(settings: Settings, note: RunNote, outcomes: Sequence[PartOu
         named = "; ".join(f"{outcome.error}: {outcome.details}" for outcome in failed[:FAILURES_NAMED])
         more = "" if len(failed) <= FAILURES_NAMED else f"; and {len(failed) - FAILURES_NAMED} more"
         raise PartFailed(
-            f"of {settings.input} {len(failed)} of {len(note.parts)} parts failed, the old snapshots stay: "
+            f"of {settings.input} {len(failed)} of {len(assignment.parts)} parts failed, the old snapshots stay: "
             f"{named}{more}"
         )
 
 
-def _merged(settings: Settings, note: RunNote, session: Publisher, outcomes: Sequence[PartOutcome]) -> ScannedInput:
+def _merged(
+    settings: Settings, assignment: Assignment, session: Session, outcomes: Sequence[PartOutcome]
+) -> ScannedInput:
     scanned = ScannedInput(
-        Found(Selection(settings.index_symbols_limit)), "", choose_engine(settings.engine).name, note.began_s
+        Found(Selection(settings.index_symbols_limit)), "", choose_engine(settings.engine).name, assignment.began_s
     )
-    parts = list(note.parts)
-    for index, outcome in zip(note.to_scan, outcomes, strict=True):
+    results = PartResults(session)
+    parts = list(assignment.parts)
+    for index, outcome in zip(assignment.to_scan, outcomes, strict=True):
         assert outcome.scanned is not None  # noqa: S101 - checked before
         parts[index] = outcome.scanned.part
         scanned.count(outcome.scanned)
 
     def result_of(part: Part) -> Findings:
-        result = load_part(session, part)
+        result = results.load(part.digest)
         if result is None and session.state != "up":
             raise CacheUnavailable(f"{part.location}: Redis went away before what was found in it could be read")
         if result is None:

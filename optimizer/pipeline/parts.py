@@ -1,14 +1,13 @@
 """The input as a run sees it: one file, or the parts that a pattern names.
 
 Both have a fingerprint that tells whether anything has changed, and are scanned to a result. A part that has not
-changed is not read again: the result of its last scan is in the part store, under a digest of the part as it was.
+changed is not read again: the result of its last scan is in Redis, under a digest of the part as it was.
 
 Errors: those of `source`, and of the scan, with the path.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import time
@@ -19,11 +18,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from optimizer.cache.client import UNREADABLE
 from optimizer.config.settings import Settings
 from optimizer.errors import NoRecords, SourceError, SourceMissing
 from optimizer.models import Findings
 from optimizer.pipeline.memory import peak_rss_mb
+from optimizer.pipeline.part_results import PartResults
 from optimizer.scan.engine import Engine
 from optimizer.scan.scanner import scan
 from optimizer.selection.result import Found
@@ -38,12 +37,10 @@ from optimizer.storage.location import Location, parse_location
 __all__ = [
     "Input",
     "Part",
-    "PartStore",
     "Progress",
     "ScannedInput",
     "ScannedPart",
     "collect",
-    "load_part",
     "merge_results",
     "open_input",
     "parts_fingerprint",
@@ -56,11 +53,8 @@ Progress = Callable[[int, int], None]
 # Part of every fingerprint: a new format of the snapshots makes them anew from an unchanged input. Part of every digest
 # of a part, too: results that an older release has stored are not found. 2: rejected bots are counted.
 FORMAT: Final = 2
-# A stored result is read once or twice, and soon: time counts more than bytes.
-STORED_GZIP_LEVEL: Final = 1
 
 _SNAPSHOTS: Final = frozenset((MANIFEST_NAME, *FILE_NAMES.values()))
-_PART_RESULT: Final = msgspec.json.Decoder(Findings)
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -72,7 +66,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class ScannedPart(msgspec.Struct, frozen=True):
-    """A part as it was scanned; its result is in the part store, under its digest."""
+    """A part as it was scanned; its result is stored under its digest."""
 
     part: Part
     input_bytes: int
@@ -105,26 +99,13 @@ class ScannedInput:
         self.peak_rss_mb = max(self.peak_rss_mb, scanned.peak_rss_mb)
 
 
-class PartStore(Protocol):
-    """Where the results of parts are kept from run to run, by digest."""
-
-    def part(self, digest: str) -> bytes | None:
-        """Return a stored result, `None` where there is none."""
-
-    def keep_part(self, digest: str, data: bytes) -> None:
-        """Store a result."""
-
-    def drop_part(self, digest: str) -> None:
-        """Delete a result that cannot be decoded."""
-
-
 class Input(Protocol):
     """What a run reads: its fingerprint, and its parts where it has some."""
 
     fingerprint: str
     parts: Sequence[Part]
 
-    def scan(self, engine: Engine, store: PartStore, progress: Progress | None, *, force: bool) -> ScannedInput:
+    def scan(self, engine: Engine, results: PartResults, progress: Progress | None, *, force: bool) -> ScannedInput:
         """Read everything to its verified end, except parts that have not changed; with `force` those too."""
 
     def close(self) -> None:
@@ -150,7 +131,7 @@ class _File:
         self.fingerprint = _with_options(self._source.fingerprint, settings)
         self.parts: Sequence[Part] = ()
 
-    def scan(self, engine: Engine, _store: PartStore, progress: Progress | None, *, force: bool) -> ScannedInput:  # noqa: ARG002 - nothing is stored of a file
+    def scan(self, engine: Engine, _results: PartResults, progress: Progress | None, *, force: bool) -> ScannedInput:  # noqa: ARG002 - nothing is stored of a file
         began_s = time.time()
         result = Found(Selection(self._settings.index_symbols_limit))
         collect(self._settings, engine, self._source, result, progress)
@@ -173,14 +154,14 @@ class _Parts:
         self.parts: Sequence[Part] = _look_at_parts(settings, locations)
         self.fingerprint = parts_fingerprint(settings, self.parts)
 
-    def scan(self, engine: Engine, store: PartStore, progress: Progress | None, *, force: bool) -> ScannedInput:
+    def scan(self, engine: Engine, results: PartResults, progress: Progress | None, *, force: bool) -> ScannedInput:
         scanned = ScannedInput(Found(Selection(self._settings.index_symbols_limit)), "", engine.name, time.time())
         read: list[Part] = []
 
         def result_of(part: Part) -> Findings:
-            result = None if force else load_part(store, part)
+            result = None if force else results.load(part.digest)
             if result is None:
-                one, result = scan_part(self._settings, engine, part.location, store, progress)
+                one, result = scan_part(self._settings, engine, part.location, results, progress)
                 scanned.count(one)
                 part = one.part
             read.append(part)
@@ -204,7 +185,7 @@ def merge_results(
 
 
 def scan_part(
-    settings: Settings, engine: Engine, location: str, store: PartStore, progress: Progress | None
+    settings: Settings, engine: Engine, location: str, results: PartResults, progress: Progress | None
 ) -> tuple[ScannedPart, Findings]:
     """Scan one part to its verified end, and store its result.
 
@@ -216,18 +197,8 @@ def scan_part(
         collect(settings, engine, source, found, progress)
         part = _part(settings, source)
     result = found.findings()
-    store.keep_part(part.digest, gzip.compress(msgspec.json.encode(result), STORED_GZIP_LEVEL))
+    results.save(part.digest, result)
     return ScannedPart(part, source.size_bytes, found.json_bytes, peak_rss_mb()), result
-
-
-def load_part(store: PartStore, part: Part) -> Findings | None:
-    """The stored result of a part; `None` where it was never scanned, or is gone."""
-    data = store.part(part.digest)
-    try:
-        return None if data is None else _PART_RESULT.decode(gzip.decompress(data))
-    except UNREADABLE:  # the part itself is still there
-        store.drop_part(part.digest)
-        return None
 
 
 def parts_fingerprint(settings: Settings, parts: Sequence[Part]) -> str:

@@ -24,9 +24,11 @@ from optimizer.cache.keys import Keys
 from optimizer.cli.dev.sample import write_sample
 from optimizer.errors import CacheUnavailable, PartFailed, PublishRefused, RunLost, RunTimedOut, SourceTorn
 from optimizer.models import Report
+from optimizer.pipeline.assignment import Assignment, Dispatcher, dispatch_lock_ttl_s
 from optimizer.pipeline.distributed import PartOutcome, merge_parts, revoke, scan_one_part
-from optimizer.pipeline.run import Dispatcher, RunNote, dispatch_lock_ttl_s, publish, run_source
-from optimizer.pipeline.session import Publisher
+from optimizer.pipeline.parts import Input, open_input
+from optimizer.pipeline.publish import publish
+from optimizer.pipeline.run import run_source
 from tests.support.published_state import (
     assert_redis_holds_the_files,
     assert_tidy,
@@ -50,11 +52,11 @@ def parted(settings: Settings) -> Settings:
     return replace(settings, input=directory / "*.json", source="parted")
 
 
-def dispatched(settings: Settings, run_id: str = "", *, force: bool = False) -> RunNote:
+def dispatched(settings: Settings, run_id: str = "", *, force: bool = False) -> Assignment:
     """Begin a run that has parts to scan, and send them."""
-    notes: list[RunNote] = []
-    assert run_source(settings, Dispatcher(run_id, notes.append, _ignore), force=force) is None
-    return notes[0]
+    sent: list[Assignment] = []
+    assert run_source(settings, Dispatcher(run_id, sent.append, _ignore), force=force) is None
+    return sent[0]
 
 
 def run_here(settings: Settings, run_id: str = "", **options: Any) -> Report:
@@ -64,13 +66,13 @@ def run_here(settings: Settings, run_id: str = "", **options: Any) -> Report:
     return report
 
 
-def scan_all(settings: Settings, note: RunNote) -> list[PartOutcome]:
+def scan_all(settings: Settings, assignment: Assignment) -> list[PartOutcome]:
     """Scan the parts that were sent."""
-    return [scan_one_part(settings, note.token, note.parts[index].location) for index in note.to_scan]
+    return [scan_one_part(settings, assignment.token, assignment.parts[index].location) for index in assignment.to_scan]
 
 
-def _must_not(note: RunNote) -> None:
-    raise AssertionError(f"{note} was sent")
+def _must_not(assignment: Assignment) -> None:
+    raise AssertionError(f"{assignment} was sent")
 
 
 def _ignore(_run_id: str, _error: RunLost) -> None:
@@ -94,13 +96,13 @@ def test_a_distributed_run_keeps_its_lock_until_it_is_published(parted: Settings
     """No other run begins meanwhile; at the end nothing of it is left."""
     optimize(parted)
     write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.9)})
-    note = dispatched(parted)
+    assignment = dispatched(parted)
     with lock_of(redis_server, parted) as (client, key):
         assert 10_000 < client.pttl(key) <= dispatch_lock_ttl_s(parted) * 1_000
-        assert client.get(key).decode() == note.token
+        assert client.get(key).decode() == assignment.token
     assert run_here(parted).reason == "already_running"
 
-    report = merge_parts(parted, note.token, scan_all(parted, note))
+    report = merge_parts(parted, assignment.token, scan_all(parted, assignment))
 
     assert (report.status, report.cache) == ("success", "published")
     assert symbols_shown(parted) == ["TSLA", "AAPL"]
@@ -111,16 +113,16 @@ def test_a_distributed_run_keeps_its_lock_until_it_is_published(parted: Settings
 
 
 def test_a_single_file_is_scanned_where_its_run_begins(settings: Settings, redis_server: RedisServer) -> None:
-    """Under one lock, and noted while the scan lasts; at the end nothing of it is left."""
+    """Under one lock, with an assignment while the scan lasts; at the end nothing of it is left."""
     write_json(settings.input, {"TSLA": a_record()})
     keys = Keys(settings.source)
     seen: list[bool] = []
 
     def look() -> None:
         with redis_server.client as client:
-            lock, noted = client.get(keys.lock), cast("bytes", client.hget(keys.handed, "assignment"))
-        note = msgspec.json.decode(noted, type=RunNote)
-        seen.append((note.run_id, note.token.encode(), note.parts) == ("first", lock, []))
+            lock, stored = client.get(keys.lock), cast("bytes", client.hget(keys.handed, "assignment"))
+        assignment = msgspec.json.decode(stored, type=Assignment)
+        seen.append((assignment.run_id, assignment.token.encode(), assignment.parts) == ("first", lock, []))
         assert run_here(settings).reason == "already_running"
 
     report = run_here(settings, "first", progress=once(look))
@@ -134,7 +136,7 @@ def test_a_single_file_is_scanned_where_its_run_begins(settings: Settings, redis
     assert run_here(settings).status == "unchanged"
 
 
-def test_a_scan_that_fails_leaves_no_note(settings: Settings, redis_server: RedisServer) -> None:
+def test_a_scan_that_fails_leaves_no_assignment(settings: Settings, redis_server: RedisServer) -> None:
     """It has told its sender; the next run has nothing to tell."""
     write_raw(settings.input, b"{")
     for _ in range(2):
@@ -148,7 +150,7 @@ def test_a_scan_that_fails_leaves_no_note(settings: Settings, redis_server: Redi
 def test_redis_that_dies_while_a_single_file_is_scanned_costs_the_publish_alone(
     settings: Settings, own_redis: RedisServer
 ) -> None:
-    """The files are written; the note is left to expire."""
+    """The files are written; the assignment is left to expire."""
     own_redis.start()
     away = replace(settings, redis_url=own_redis.url)
     write_json(away.input, {"TSLA": a_record()})
@@ -162,10 +164,10 @@ def test_a_message_that_is_delivered_twice_publishes_once(
     parted: Settings, redis_server: RedisServer, force: bool
 ) -> None:
     """The second finds that its version has been replaced."""
-    note = dispatched(parted, force=force)
-    outcomes = scan_all(parted, note)
-    first, second = (merge_parts(parted, note.token, outcomes) for _ in range(2))
-    late = scan_one_part(parted, note.token, note.parts[0].location)
+    assignment = dispatched(parted, force=force)
+    outcomes = scan_all(parted, assignment)
+    first, second = (merge_parts(parted, assignment.token, outcomes) for _ in range(2))
+    late = scan_one_part(parted, assignment.token, assignment.parts[0].location)
     assert (first.status, second.status, second.reason) == ("success", "skipped", "superseded")
     assert late.error == "Superseded"
     assert_tidy(parted, redis_server)
@@ -193,7 +195,7 @@ def test_a_scan_of_a_single_file_that_was_killed_is_told(settings: Settings, red
     write_json(settings.input, {"TSLA": a_record()})
     program = (
         "import os, sys; from pathlib import Path; from optimizer import Settings\n"
-        "from optimizer.pipeline.run import Dispatcher, run_source\n"
+        "from optimizer.pipeline.assignment import Dispatcher; from optimizer.pipeline.run import run_source\n"
         "settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3])\n"
         "run_source(settings, Dispatcher('first', print, print), progress=lambda *_: os._exit(9))"
     )
@@ -212,13 +214,13 @@ def test_a_scan_of_a_single_file_that_was_killed_is_told(settings: Settings, red
 
 def test_parts_that_were_overtaken_in_the_files_are_not_merged(parted: Settings, redis_server: RedisServer) -> None:
     """By a run that found Redis away: it has read newer parts, and Redis knows nothing of it."""
-    note = dispatched(parted)
-    outcomes = scan_all(parted, note)
+    assignment = dispatched(parted)
+    outcomes = scan_all(parted, assignment)
     write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.99)})
     newer = optimize(parted, use_cache=False)
     files = files_of(local(parted.output_dir))
 
-    assert merge_parts(parted, note.token, outcomes).reason == "superseded"
+    assert merge_parts(parted, assignment.token, outcomes).reason == "superseded"
 
     assert files_of(local(parted.output_dir)) == files
     report = optimize(parted, progress=no_scan)
@@ -249,35 +251,35 @@ def test_parts_that_waited_longer_than_their_lock_go_on_if_no_other_run_has_take
     parted: Settings, redis_server: RedisServer
 ) -> None:
     """A fleet that is too small is slow, and still makes snapshots."""
-    note = dispatched(parted)
+    assignment = dispatched(parted)
     lose_the_lock(redis_server, parted)
-    outcomes = scan_all(parted, note)
+    outcomes = scan_all(parted, assignment)
     lose_the_lock(redis_server, parted)
-    assert merge_parts(parted, note.token, outcomes).status == "success"
+    assert merge_parts(parted, assignment.token, outcomes).status == "success"
 
 
 def test_scans_of_one_run_hold_its_lock_together(parted: Settings, redis_server: RedisServer) -> None:
     """None of them releases it, or shortens it; one that comes when all is over does not leave it behind."""
-    note = dispatched(parted)
+    assignment = dispatched(parted)
     with lock_of(redis_server, parted) as (client, key):
         client.pexpire(key, 60_000)
-        scan_one_part(parted, note.token, note.parts[0].location)
+        scan_one_part(parted, assignment.token, assignment.parts[0].location)
         assert client.pttl(key) > 50_000
         client.pexpire(key, 500)
-        scan_one_part(parted, note.token, note.parts[1].location)
+        scan_one_part(parted, assignment.token, assignment.parts[1].location)
         assert client.pttl(key) > 10_000
         client.delete(key)
-        outcomes = scan_all(parted, note)
+        outcomes = scan_all(parted, assignment)
         assert client.pttl(key) > 10_000
-        assert merge_parts(parted, note.token, outcomes).status == "success"
-        assert scan_one_part(parted, note.token, note.parts[1].location).error == "Superseded"
+        assert merge_parts(parted, assignment.token, outcomes).status == "success"
+        assert scan_one_part(parted, assignment.token, assignment.parts[1].location).error == "Superseded"
         assert not client.exists(key)
 
 
 def test_a_run_that_cannot_be_sent_fails_and_leaves_nothing(parted: Settings, redis_server: RedisServer) -> None:
     """The broker may be another Redis than the cache, and away."""
 
-    def fail(_note: RunNote) -> None:
+    def fail(_assignment: Assignment) -> None:
         raise CacheUnavailable("the broker cannot be reached")
 
     with pytest.raises(CacheUnavailable):
@@ -291,29 +293,29 @@ def test_a_run_that_cannot_be_sent_fails_and_leaves_nothing(parted: Settings, re
 
 def test_a_part_that_is_gone_from_redis_fails_the_merge_by_name(parted: Settings, redis_server: RedisServer) -> None:
     """The next tick scans it again."""
-    note = dispatched(parted)
-    outcomes = scan_all(parted, note)
+    assignment = dispatched(parted)
+    outcomes = scan_all(parted, assignment)
     with redis_server.client as client:
-        client.delete(Keys(parted.source).part(note.parts[1].digest))
+        client.delete(Keys(parted.source).part(assignment.parts[1].digest))
     with pytest.raises(PartFailed, match=r"b\.json: what was found in it is gone from Redis"):
-        merge_parts(parted, note.token, outcomes)
+        merge_parts(parted, assignment.token, outcomes)
     assert dispatched(parted).to_scan == [1]
 
 
 def test_a_part_that_is_replaced_after_it_was_sent_counts_as_it_was_scanned(parted: Settings) -> None:
     """The fingerprint of the version is that of what was read, so that the next run finds nothing to do."""
-    note = dispatched(parted)
-    write_json(Path(note.parts[0].location), {"NVDA": a_record(confidence=1.0)})
-    outcomes = scan_all(parted, note)
-    merge_parts(parted, note.token, outcomes)
+    assignment = dispatched(parted)
+    write_json(Path(assignment.parts[0].location), {"NVDA": a_record(confidence=1.0)})
+    outcomes = scan_all(parted, assignment)
+    merge_parts(parted, assignment.token, outcomes)
     assert symbols_shown(parted) == ["NVDA", "MSFT"]
     assert run_here(parted).status == "unchanged"
 
 
 def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_redis: RedisServer) -> None:
     """It never raises: the merge would not be called."""
-    note = dispatched(parted)
-    location = note.parts[0].location
+    assignment = dispatched(parted)
+    location = assignment.parts[0].location
 
     def bug(_done: int, _total: int) -> None:
         raise ZeroDivisionError("a bug")
@@ -321,10 +323,10 @@ def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_re
     def late(_done: int, _total: int) -> None:
         raise TimeoutError
 
-    assert scan_one_part(parted, note.token, location, progress=bug).error == "ZeroDivisionError"
-    assert scan_one_part(parted, note.token, location, progress=late).error == RunTimedOut.__name__
+    assert scan_one_part(parted, assignment.token, location, progress=bug).error == "ZeroDivisionError"
+    assert scan_one_part(parted, assignment.token, location, progress=late).error == RunTimedOut.__name__
     missing = str(parted.input).replace("*", "nowhere")
-    assert scan_one_part(parted, note.token, missing).error == "SourceMissing"
+    assert scan_one_part(parted, assignment.token, missing).error == "SourceMissing"
     own_redis.start()
     away = replace(parted, redis_url=own_redis.url)
     lost = scan_one_part(away, dispatched(away).token, location, progress=once(own_redis.kill))
@@ -334,10 +336,10 @@ def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_re
 
 def test_a_message_cannot_make_a_worker_read_other_files(parted: Settings, tmp_path: Path) -> None:
     """A part is what the pattern names, and nothing beside it."""
-    note = dispatched(parted)
+    assignment = dispatched(parted)
     secret = write_json(tmp_path / "secret.json", {"AAPL": a_record()})
     for location in (str(secret), str(parted.input).replace("*", "../secret"), str(parted.input)[:-5]):
-        outcome = scan_one_part(parted, note.token, location)
+        outcome = scan_one_part(parted, assignment.token, location)
         assert (outcome.error, outcome.scanned) == ("SourceMissing", None)
 
 
@@ -352,9 +354,9 @@ def test_without_redis_everything_is_scanned_at_once(settings: Settings, parted:
 def test_a_run_in_one_process_waits_for_a_distributed_one(parted: Settings) -> None:
     """The command line and the fleet have one lock."""
     before = optimize(parted)
-    note = dispatched(parted, force=True)
+    assignment = dispatched(parted, force=True)
     assert optimize(parted).reason == "already_running"
-    assert version_of(merge_parts(parted, note.token, scan_all(parted, note))) > version_of(before)
+    assert version_of(merge_parts(parted, assignment.token, scan_all(parted, assignment))) > version_of(before)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -377,8 +379,8 @@ def test_a_merge_that_is_delivered_twice_at_once_publishes_once(
     """Only one of them takes the run's lock over."""
     for number in range(5):
         write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.5 + number / 10)})
-        note = dispatched(parted, force=force)
-        merge = partial(merge_parts, parted, note.token, scan_all(parted, note))
+        assignment = dispatched(parted, force=force)
+        merge = partial(merge_parts, parted, assignment.token, scan_all(parted, assignment))
         assert sorted(report.status for report in _twice(merge)) == ["skipped", "success"]
         assert_redis_holds_the_files(redis_server, parted)
         assert_tidy(parted, redis_server)
@@ -400,12 +402,12 @@ def test_a_lock_that_is_about_to_expire_is_extended_by_the_worker_that_goes_on(
     parted: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message may have waited for nearly as long as the lock of its run lives."""
-    note = dispatched(parted)
+    assignment = dispatched(parted)
     with lock_of(redis_server, parted) as (client, key):
         outcomes = []
-        for part in note.parts:
+        for part in assignment.parts:
             client.pexpire(key, 300)
-            outcomes.append(scan_one_part(parted, note.token, part.location, progress=lambda *_: time.sleep(0.5)))
+            outcomes.append(scan_one_part(parted, assignment.token, part.location, progress=lambda *_: time.sleep(0.5)))
         assert all(outcome.scanned for outcome in outcomes)
         assert run_here(parted).reason == "already_running"
         left_ms: list[int] = []
@@ -416,7 +418,7 @@ def test_a_lock_that_is_about_to_expire_is_extended_by_the_worker_that_goes_on(
 
         monkeypatch.setattr("optimizer.pipeline.distributed.publish", publish_late)
         client.pexpire(key, 300)
-        assert merge_parts(parted, note.token, outcomes).status == "success"
+        assert merge_parts(parted, assignment.token, outcomes).status == "success"
         assert left_ms[0] > 5_000
 
 
@@ -448,12 +450,12 @@ def test_a_run_that_cannot_tell_the_sender_leaves_the_lost_run_to_the_next(
 
 def test_a_merge_of_other_parts_than_were_sent_publishes_nothing(parted: Settings) -> None:
     """One twice and another not at all is not the whole."""
-    note = dispatched(parted)
-    first, second = (scan_one_part(parted, note.token, part.location) for part in note.parts)
+    assignment = dispatched(parted)
+    first, second = (scan_one_part(parted, assignment.token, part.location) for part in assignment.parts)
     for outcomes in ([first, first], [second, first], [first]):
         with pytest.raises(PartFailed, match="other parts"):
-            merge_parts(parted, note.token, outcomes)
-        note = dispatched(parted, force=True)
+            merge_parts(parted, assignment.token, outcomes)
+        assignment = dispatched(parted, force=True)
 
 
 def test_without_redis_no_worker_goes_on(parted: Settings) -> None:
@@ -471,9 +473,9 @@ def test_results_of_parts_do_not_pile_up_while_runs_fail(parted: Settings, redis
     broken.write_text("{")
     for number in range(5):
         write_json(other, {"MSFT": a_record(confidence=number / 10)})
-        note = dispatched(parted)
+        assignment = dispatched(parted)
         with pytest.raises(PartFailed, match="1 of 2 parts failed"):
-            merge_parts(parted, note.token, scan_all(parted, note))
+            merge_parts(parted, assignment.token, scan_all(parted, assignment))
     with redis_server.client as client:
         assert len(client.keys(f"{Keys(parted.source).part('')}*")) <= 2
 
@@ -483,10 +485,10 @@ def test_every_file_that_the_pattern_names_may_be_scanned(parted: Settings, patt
     """The check of a message follows the same rules as the look."""
     directory = Path(str(parted.input)).parent
     settings = replace(parted, input=directory / pattern)
-    note = dispatched(settings)
-    assert note.parts
-    for part in note.parts:
-        assert scan_one_part(settings, note.token, part.location).scanned is not None
+    assignment = dispatched(settings)
+    assert assignment.parts
+    for part in assignment.parts:
+        assert scan_one_part(settings, assignment.token, part.location).scanned is not None
 
 
 @pytest.mark.parametrize(
@@ -507,8 +509,8 @@ def test_a_part_that_is_damaged_in_redis_is_scanned_again(
         client.rpush(key, b"x") if damage is None else client.set(key, damage, ex=100)
 
     def tick() -> Report:
-        note = dispatched(parted)
-        return merge_parts(parted, note.token, scan_all(parted, note))
+        assignment = dispatched(parted)
+        return merge_parts(parted, assignment.token, scan_all(parted, assignment))
 
     if damage is not None:
         with pytest.raises(PartFailed, match="damaged"):
@@ -519,21 +521,23 @@ def test_a_part_that_is_damaged_in_redis_is_scanned_again(
 @pytest.mark.parametrize(
     "damage", [b"{", b"\xff", b"[]", b'{"x": ' + b"[" * 100_000], ids=["cut", "bytes", "list", "nested"]
 )
-def test_a_run_whose_note_is_damaged_is_superseded(parted: Settings, redis_server: RedisServer, damage: bytes) -> None:
+def test_a_run_whose_assignment_is_damaged_is_superseded(
+    parted: Settings, redis_server: RedisServer, damage: bytes
+) -> None:
     """It is not known what there was to do: the next tick makes the run again."""
-    note = dispatched(parted)
-    outcomes = scan_all(parted, note)
+    assignment = dispatched(parted)
+    outcomes = scan_all(parted, assignment)
     with redis_server.client as client:
         client.hset(Keys(parted.source).handed, "assignment", damage)
 
-        assert merge_parts(parted, note.token, outcomes).reason == "superseded"
+        assert merge_parts(parted, assignment.token, outcomes).reason == "superseded"
 
         assert not client.exists(Keys(parted.source).handed)
         dispatched(parted, force=True)
         client.hset(Keys(parted.source).handed, "assignment", damage)
         client.delete(Keys(parted.source).lock)
-    note = dispatched(parted, force=True)
-    assert merge_parts(parted, note.token, scan_all(parted, note)).status == "success"
+    assignment = dispatched(parted, force=True)
+    assert merge_parts(parted, assignment.token, scan_all(parted, assignment)).status == "success"
     assert [report.error for report in runs_of(redis_server, parted.source)][1] == "RunLost"
 
 
@@ -599,29 +603,38 @@ def test_a_run_without_an_id_cannot_be_revoked(settings: Settings) -> None:
     assert optimize(settings, progress=once(lambda: revoke(settings, ""))).status == "success"
 
 
-def test_a_run_that_is_revoked_while_it_sends_its_parts_sends_nothing(
-    settings: Settings, redis_server: RedisServer
+def test_a_run_that_is_revoked_before_it_sends_its_parts_sends_nothing(
+    settings: Settings, parted: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lock is gone by the time that it notes what there is to do."""
+    """Its lock is gone by the time that it stores what there is to do; a single file is not scanned either."""
     write_json(settings.input, {"TSLA": a_record()})
-    with Publisher(settings, use_cache=True) as publisher, publisher.lock(run_id="first"):
-        revoke(settings, "first")
-        with pytest.raises(PublishRefused, match="revoked"):
-            publisher.handing_out(b"{}", 60).__enter__()
+
+    def open_revoked(one: Settings) -> Input:
+        revoke(one, "first")
+        return open_input(one)
+
+    for one in (settings, parted):
+        with monkeypatch.context() as patched:
+            patched.setattr("optimizer.pipeline.run.open_input", open_revoked)
+            with pytest.raises(PublishRefused, match="revoked"):
+                run_here(one, "first", progress=no_scan)
+        with redis_server.client as client:
+            assert not client.exists(Keys(one.source).lock, Keys(one.source).handed)
     assert_the_next_run_begins(redis_server, settings)
+    assert_the_next_run_begins(redis_server, parted, parted)
 
 
 def test_a_run_that_was_revoked_while_its_messages_waited_does_not_go_on(
     parted: Settings, redis_server: RedisServer
 ) -> None:
     """Neither its parts nor its merge; an order for another run of the source changes nothing."""
-    note = dispatched(parted, "first")
+    assignment = dispatched(parted, "first")
     revoke(parted, "other")
     with redis_server.client as client:
-        assert client.get(Keys(parted.source).lock) == note.token.encode()
+        assert client.get(Keys(parted.source).lock) == assignment.token.encode()
     revoke(parted, "first")
-    assert scan_one_part(parted, note.token, note.parts[0].location).error == "Superseded"
-    assert merge_parts(parted, note.token, []).reason == "superseded"
+    assert scan_one_part(parted, assignment.token, assignment.parts[0].location).error == "Superseded"
+    assert merge_parts(parted, assignment.token, []).reason == "superseded"
     assert_the_next_run_begins(redis_server, parted, parted)
 
 
@@ -637,17 +650,17 @@ def test_a_scan_that_is_revoked_publishes_nothing(
         assert not client.exists(Keys(settings.source).lock, Keys(settings.source).handed)
     assert_the_next_run_begins(redis_server, settings)
 
-    note = dispatched(parted, "first")
+    assignment = dispatched(parted, "first")
     revoking = once(lambda: revoke(parted, "first"))
-    outcomes = [scan_one_part(parted, note.token, part.location, progress=revoking) for part in note.parts]
-    assert merge_parts(parted, note.token, outcomes).reason == "superseded"
+    outcomes = [scan_one_part(parted, assignment.token, part.location, progress=revoking) for part in assignment.parts]
+    assert merge_parts(parted, assignment.token, outcomes).reason == "superseded"
     with redis_server.client as client:
         assert not client.exists(Keys(parted.source).lock)
 
 
 def test_a_scan_whose_lock_is_gone_ends_amid_its_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that it went on with could be published; it need not be killed."""
-    monkeypatch.setattr("optimizer.cache.writer.LOCK_EXTEND_S", 0.05)
+    monkeypatch.setattr("optimizer.cache.lock.LOCK_EXTEND_S", 0.05)
     write_sample(local(settings.input), symbols=100, points=1_000)
     left_bytes: list[int] = []
 

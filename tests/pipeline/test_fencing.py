@@ -30,10 +30,10 @@ from tests.support.rolling_files import local, write_json
 STOPS_AT = """
 import os, signal, sys
 from pathlib import Path
-import optimizer.pipeline.run
+import optimizer.pipeline.publish
 from optimizer import Settings, optimize
 
-event_of_stop, end_of_name, armed, write_set = sys.argv[4], sys.argv[5], False, optimizer.pipeline.run.write_set
+event_of_stop, end_of_name, armed, write_set = sys.argv[4], sys.argv[5], False, optimizer.pipeline.publish.write_set
 
 def hook(event, arguments):
     global armed
@@ -47,7 +47,7 @@ def stopping(*arguments, **options):
     write_set(*arguments, **options)
 
 sys.addaudithook(hook)
-optimizer.pipeline.run.write_set = stopping
+optimizer.pipeline.publish.write_set = stopping
 optimize(Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3]))
 """
 

@@ -21,8 +21,9 @@ from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import NoRecords, PartFailed, SourceError, SourceMalformed, SourceMissing, TooManyRejected
 from optimizer.models import Report
+from optimizer.pipeline.assignment import Assignment, Dispatcher
 from optimizer.pipeline.distributed import PartOutcome, merge_parts, scan_one_part
-from optimizer.pipeline.run import Dispatcher, RunNote, run_source
+from optimizer.pipeline.run import run_source
 from optimizer.snapshots.directory import read_set
 from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, runs_of
 from tests.support.redis_servers import RedisServer
@@ -51,18 +52,20 @@ def parted(settings: Settings) -> Settings:
 
 def by_the_fleet(settings: Settings, *, order: random.Random | None = None, force: bool = False) -> Report:
     """One run as the fleet makes it, in this process: parts in any order, everything by way of JSON."""
-    notes: list[RunNote] = []
-    report = run_source(settings, Dispatcher("first", notes.append, lambda *_: None), force=force)
+    sent: list[Assignment] = []
+    report = run_source(settings, Dispatcher("first", sent.append, lambda *_: None), force=force)
     if report is not None:
         return report
-    [note] = [msgspec.convert(json.loads(msgspec.json.encode(one)), RunNote) for one in notes]
-    indexes = list(range(len(note.to_scan)))
+    [assignment] = [msgspec.convert(json.loads(msgspec.json.encode(one)), Assignment) for one in sent]
+    indexes = list(range(len(assignment.to_scan)))
     if order is not None:
         order.shuffle(indexes)
     outcomes: dict[int, PartOutcome] = {}
     for index in indexes:
-        outcomes[index] = scan_one_part(settings, note.token, note.parts[note.to_scan[index]].location)
-    return merge_parts(settings, note.token, [outcomes[index] for index in sorted(outcomes)])
+        outcomes[index] = scan_one_part(
+            settings, assignment.token, assignment.parts[assignment.to_scan[index]].location
+        )
+    return merge_parts(settings, assignment.token, [outcomes[index] for index in sorted(outcomes)])
 
 
 def content_of(settings: Settings) -> dict[str, Any]:

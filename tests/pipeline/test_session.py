@@ -11,14 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-import optimizer.cache.writer
+import optimizer.cache.client
+import optimizer.cache.lock
 from optimizer import Report, Settings, optimize
 from optimizer.cache.clocks import seconds_of
 from optimizer.cache.keys import VERSION_KINDS, Keys
 from optimizer.errors import PublishRefused, SourceMissing
-from optimizer.snapshots.directory import output_lock
+from optimizer.models import Manifest
+from optimizer.snapshots.directory import encode_manifest, output_lock
 from tests.support.published_state import (
     NEW,
     OLD,
@@ -48,8 +51,8 @@ def own_settings(settings_without_redis: Settings, own_redis: RedisServer) -> Se
 @pytest.fixture
 def short_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that a dead run leaves is gone after a second."""
-    monkeypatch.setattr(optimizer.cache.writer, "LOCK_TTL_S", 1.0)
-    monkeypatch.setattr(optimizer.cache.writer, "LOCK_EXTEND_S", 0.2)
+    monkeypatch.setattr(optimizer.cache.lock, "LOCK_TTL_S", 1.0)
+    monkeypatch.setattr(optimizer.cache.lock, "LOCK_EXTEND_S", 0.2)
 
 
 def run_when_free(settings: Settings, **options: Any) -> Report:
@@ -105,7 +108,7 @@ def test_a_redis_that_hangs_does_not_hold_up_a_run(
 ) -> None:
     """A run gives up on it after a few timeouts, writes its files, and the next one heals."""
     timeout_s = 0.3
-    monkeypatch.setattr(optimizer.cache.writer, "WRITER_TIMEOUT_S", timeout_s)
+    monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", timeout_s)
     own_redis.start()
     run_old(own_settings)
     write_json(own_settings.input, NEW)
@@ -212,7 +215,10 @@ def _newer_of_another_input(settings: Settings, redis_server: RedisServer, tmp_p
 
 def _same_version_of_another_input(settings: Settings, redis_server: RedisServer, _tmp_path: Path) -> None:
     with redis_server.client as client:
-        client.hset(Keys(settings.source).current, "fingerprint", "another")
+        key = Keys(settings.source).current
+        manifest = msgspec.json.decode(cast("bytes", client.hget(key, "manifest")), type=Manifest)
+        other = msgspec.structs.replace(manifest, fingerprint="another")
+        client.hset(key, "manifest", encode_manifest(other))
 
 
 def _newer_and_not_whole(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Final
 
 import click
 
-from optimizer.cache.client import connect, ping, redis_answers
+from optimizer.cache.client import connect, ping, translated_errors
 from optimizer.cli.commands import describe, usage_errors
 from optimizer.cli.dev.redis_server import DEFAULT_PORT, free_port, redis_command
 from optimizer.cli.dev.sample import write_sample
@@ -244,7 +244,7 @@ def demo() -> None:
 def _forget(source: str, urls: set[str]) -> None:
     """Remove what the demo left on a Redis of the user's."""
     for url in urls:
-        with redis_answers(url):
+        with translated_errors(url):
             client = connect(url, timeout_s=1.0)
             for pattern in (f"rolling:{{{source}}}:*", f"*rolling.{source}"):
                 for key in client.scan_iter(pattern):
