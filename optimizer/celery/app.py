@@ -74,7 +74,7 @@ def _refuse_misspelt_settings(**_: Any) -> None:
 
 @worker_init.connect
 def _refuse_without_the_engine(**_: Any) -> None:
-    """End a worker whose engine is not there: it would fail at each tick, and nobody would see why it is slow."""
+    """End a worker whose engine is not there: it would fail at each tick."""
     try:
         for settings in Settings.every_from_env(os.environ):
             choose_engine(settings.engine)
@@ -120,7 +120,7 @@ def _refuse_pools_of_greenlets(sender: Any, **_: Any) -> None:
 
 @worker_ready.connect
 def _tell_the_engine(**_: Any) -> None:
-    """Say at the start which engine scans, and loudly if it is the slow one though nobody chose it."""
+    """Say at the start which engine scans, and warn of the slow one if it was not chosen."""
     for settings in Settings.every_from_env(os.environ):
         engine = choose_engine(settings.engine)
         if engine.warning:

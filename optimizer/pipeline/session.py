@@ -81,7 +81,7 @@ class Session:
     # ---- reports
 
     def record(self, report: Report) -> None:
-        """Append the report to the stream of runs, also to that of a Redis that refuses writes by now."""
+        """Append the report to the stream of runs, also in a Redis whose state is down but which answers."""
         if self.state != "off" and self.cache.redis_up:
             self._attempt(lambda: self.run_log.add(report), absent=None)
 

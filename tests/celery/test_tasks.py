@@ -44,7 +44,7 @@ def slow_input(settings: Settings) -> Path:
 
 
 def test_beat_makes_a_run_each_tick_and_a_changed_input_is_published(tmp_path: Path, settings: Settings) -> None:
-    """Nobody does anything but write the input, and routers see the new version."""
+    """The input is written, nothing else is done, and routers see the new version."""
     write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record(confidence=0.9)})
 
     with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
@@ -149,7 +149,7 @@ def test_flower_triggers_runs_behind_its_password_and_shows_reports_and_failures
 def test_a_long_run_reports_its_progress_as_the_tasks_state(
     tmp_path: Path, settings: Settings, redis_server: RedisServer, slow_input: Path
 ) -> None:
-    """Whoever asks for the task's state sees how many of the compressed bytes are read."""
+    """The task's state tells how many of the compressed bytes are read."""
     with Fleet(tmp_path, settings, **SLOW_SCAN) as fleet, redis_server.client as client:
         fleet.start_worker()
         sent = _send(settings, {"force": True})
@@ -452,7 +452,7 @@ def test_a_run_that_is_revoked_never_publishes(
 def test_a_run_of_many_parts_that_is_revoked_never_publishes(
     tmp_path: Path, settings: Settings, redis_server: RedisServer
 ) -> None:
-    """Its parts may be scanned to their ends; nobody puts them together, and the next run need not wait for them."""
+    """Its parts may be scanned to their ends; they are not merged, and the next run need not wait for them."""
     for name in "ab":
         write_sample(tmp_path / "parts" / f"{name}.json.gz", symbols=300, points=3_000)
     parted = replace(settings, input=tmp_path / "parts" / "*.json.gz", source="parted")

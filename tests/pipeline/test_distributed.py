@@ -303,7 +303,7 @@ def test_a_part_that_is_gone_from_redis_fails_the_merge_by_name(parted: Settings
 
 
 def test_a_part_that_is_replaced_after_it_was_sent_counts_as_it_was_scanned(parted: Settings) -> None:
-    """The fingerprint of the version is that of what was read, so that the next run finds nothing to do."""
+    """The version has the fingerprint of what was read, so that the next run finds nothing to do."""
     assignment = dispatched(parted)
     write_json(Path(assignment.parts[0].location), {"NVDA": a_record(confidence=1.0)})
     outcomes = scan_all(parted, assignment)

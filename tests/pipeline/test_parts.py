@@ -145,7 +145,7 @@ def test_many_parts_make_what_one_file_with_their_records_makes(
         assert expected.stats is not None
         assert report.stats.records_seen == expected.stats.records_seen
         assert report.stats.records_rejected == expected.stats.records_rejected
-        if limit >= 12:  # beyond what is kept of a part nobody knows whether a symbol came in another
+        if limit >= 12:  # whether a symbol comes in two parts is known of kept records only
             assert report.stats.duplicates == expected.stats.duplicates
         assert [(one.reason, one.count) for one in report.rejects] == [
             (one.reason, one.count) for one in expected.rejects

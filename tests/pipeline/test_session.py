@@ -128,7 +128,7 @@ def test_a_redis_that_hangs_does_not_hold_up_a_run(
 
 
 def test_a_full_redis_is_as_good_as_none(own_settings: Settings, own_redis: RedisServer) -> None:
-    """A Redis that takes no writes does not stop the files; it is healed once it has room."""
+    """A Redis that takes no writes does not stop the files; it is healed once it has memory again."""
     own_redis.start()
     run_old(own_settings)
     write_json(own_settings.input, NEW)
@@ -275,7 +275,7 @@ def test_what_redis_shows_is_not_replaced_by_an_older_version(
     tmp_path: Path,
     make: Callable[[Settings, RedisServer, Path], None],
 ) -> None:
-    """Though the input is that of the files: a new version is made, newer than both, and the next tick is quiet."""
+    """Though the input has not changed since the files: a new version is made, newer than both, and the next tick is quiet."""
     first = run_old(settings)
     make(settings, redis_server, tmp_path)
     with redis_server.client as client:
@@ -423,7 +423,7 @@ def test_a_second_run_in_a_directory_is_skipped(settings_without_redis: Settings
 def test_a_run_that_lost_its_lock_publishes_nothing(
     settings: Settings, redis_server: RedisServer, new_owner: str | None
 ) -> None:
-    """Files and Redis stay as they were, and a lock that somebody else holds is not released."""
+    """Files and Redis stay as they were, and a lock that another run holds is not released."""
     run_old(settings)
     files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
     lock = Keys(settings.source).lock
@@ -461,7 +461,7 @@ def test_a_run_does_not_overwrite_what_was_published_meanwhile(settings: Setting
         assert client.hget(current, "version") == b"4"
 
 
-def test_a_worker_that_was_killed_blocks_nobody_for_long(settings: Settings, redis_server: RedisServer) -> None:
+def test_a_worker_that_was_killed_blocks_no_other_for_long(settings: Settings, redis_server: RedisServer) -> None:
     """The kernel frees its directory at once, and its lock in Redis expires; then all goes on as if it had not been."""
     run_old(settings)
     files = files_of(local(settings.output_dir))

@@ -162,13 +162,13 @@ def watch(service: Service, seen: dict[str, list[tuple[float, int]]]) -> None:
 
 
 def drift(samples: list[float]) -> float:
-    """The median of the last third less that of the middle one."""
+    """How much higher the median of the last third is than the middle third's."""
     third = len(samples) // 3
     return statistics.median(samples[-third:]) - statistics.median(samples[third : 2 * third])
 
 
 def redis_state(client: Any, service: Service) -> tuple[int, float]:
-    """Keys that never expire and are no messages, and their memory in MB, that of the reports (of a day) aside.
+    """Keys that never expire and are no messages, and their memory in MB without the reports (of a day).
 
     Of what expires (results, old versions) there is as much as the last minutes have made.
     """
