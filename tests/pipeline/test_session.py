@@ -275,7 +275,7 @@ def test_what_redis_shows_is_not_replaced_by_an_older_version(
     tmp_path: Path,
     make: Callable[[Settings, RedisServer, Path], None],
 ) -> None:
-    """Though the input has not changed since the files: a new version is made, newer than both, and the next tick is quiet."""
+    """Though the input is as in the files: a newer version than both is made, and the next tick is quiet."""
     first = run_old(settings)
     make(settings, redis_server, tmp_path)
     with redis_server.client as client:
