@@ -4,8 +4,7 @@ from optimizer.celery.tasks import (
     TASK_NAME,
     merge_rolling_parts,
     optimize_rolling_data,
-    scan_rolling_file,
     scan_rolling_part,
 )
 
-__all__ = ["TASK_NAME", "merge_rolling_parts", "optimize_rolling_data", "scan_rolling_file", "scan_rolling_part"]
+__all__ = ["TASK_NAME", "merge_rolling_parts", "optimize_rolling_data", "scan_rolling_part"]

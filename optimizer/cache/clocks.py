@@ -1,8 +1,8 @@
-"""Times as text, and how long ago a version was confirmed, though no two clocks agree.
+"""Times as text, and the age of a confirmation though clocks differ.
 
-A confirmation carries the time of some clock: of Redis, of a worker, of a file server. The reader's own clock may
-be ahead of it or behind. So a reader looks at the time of a confirmation once, when it first sees it, and from then on
-counts with its monotonic clock.
+A confirmation has the time of one clock: of Redis, of a worker, or of a file server. The reader's own clock may be
+ahead of it or behind. So a reader uses the time of a confirmation once, when it first sees it, and then counts with its
+monotonic clock.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Final
 
 __all__ = ["FUTURE_TOLERANCE_S", "Sightings", "seconds_of", "text_of"]
 
-# How far ahead a confirmation may be and still count as made just now. NTP keeps clocks within milliseconds, object
-# stores and old file systems round to one or two seconds. A fleet that died is noticed later by this much at most.
+# How far in the future a confirmation may be and still count as made just now. NTP keeps clocks within milliseconds,
+# object stores and old file systems round to one or two seconds. A fleet that died is noticed later by this much at
+# most.
 FUTURE_TOLERANCE_S: Final = 5.0
 
-# The years that `datetime` knows; a file may have been given any time.
+# The range of `datetime`; a file may have any time.
 EARLIEST_S: Final = -62_135_596_800.0
 LATEST_S: Final = 253_402_300_799.0
 
@@ -38,7 +39,7 @@ def seconds_of(text: str) -> float:
 
 
 class Sightings:
-    """The confirmations that one place shows, the pointer or the files, dated by the monotonic clock of this process.
+    """Dates the confirmations that the pointer or the files show by the monotonic clock of this process.
 
     Args:
         stale_after_s: The age from which a version is stale.
@@ -51,14 +52,14 @@ class Sightings:
         self._looked_s = 0.0
 
     def since_s(self, version: int, told_s: float, now_s: float, *, same_clock: bool) -> float:
-        """When the confirmation was made, in seconds of `time.monotonic`.
+        """Return when the confirmation was made, in seconds of `time.monotonic`.
 
         Args:
             version: The version that is confirmed.
-            told_s: When that was done, in seconds since the epoch.
+            told_s: The time of the confirmation, in seconds since the epoch.
             now_s: The time now, likewise.
-            same_clock: Whether both are of one clock. If not, a confirmation that was not there at the last look is
-                known to be no older than that look, whatever the clocks say.
+            same_clock: Whether both are of one clock. If not, a confirmation that was not there at the last call is
+                no older than that call, whatever the clocks say.
         """
         looked_before_s, self._looked_s = self._looked_s, time.monotonic()
         if (version, told_s) != self._seen:
@@ -69,6 +70,6 @@ class Sightings:
 
     def _age_s(self, told_age_s: float, at_most_s: float, *, same_clock: bool) -> float:
         if told_age_s < -FUTURE_TOLERANCE_S:
-            # It tells nothing: unless it is known to be new, it is stale.
+            # A time in the future tells nothing: unless it is known to be new, the confirmation is stale.
             return min(at_most_s, self._stale_after_s - told_age_s)
         return max(0.0, told_age_s if same_clock else min(told_age_s, at_most_s))

@@ -1,17 +1,15 @@
-"""The key card: every key of a source in Redis, and the pointer that says which version is current.
+"""The key schema: the name, type, writer and expiry of every key of a source in Redis.
 
 `{S}` is the source's name in braces: a hash tag, so that all keys of a source are in one slot of a Redis Cluster.
-`V` is a version, strictly rising: milliseconds since the epoch, or one more than the last where the clock went back.
+`V` is a version, strictly rising: milliseconds since the epoch, or one more than the last if the clock went back.
 
 | key                       | type    | meaning, and who writes it                          | expiry             |
 |---------------------------|---------|-----------------------------------------------------|--------------------|
-| rolling:{S}:current       | HASH    | the pointer: version, generated_at, checked_at,     | never              |
-|                           |         | fingerprint, KIND_etag, KIND_bytes, KIND_count,     |                    |
-|                           |         | UNITS_seen and UNITS_rejected of records and bots;  |                    |
-|                           |         | flipped by a publish, checked_at set by each tick,  |                    |
-|                           |         | by Redis' own clock                                 |                    |
+| rolling:{S}:current       | HASH    | the pointer: version, checked_at, manifest (the     | never              |
+|                           |         | bytes of manifest.json); replaced by a publish;     |                    |
+|                           |         | checked_at is set by each tick, by Redis' own clock |                    |
 | rolling:{S}:flipped       | HASH    | version: what the last publish made current; token: | never              |
-|                           |         | its run's. Known where the pointer is lost          |                    |
+|                           |         | its run's. Known though the pointer is lost         |                    |
 | rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
 | rolling:{S}:V:bots        | STRING  | the same                                            | next version; the  |
 | rolling:{S}:V:portfolio   | STRING  | the same                                            | current one never  |
@@ -19,19 +17,19 @@
 | rolling:{S}:V:ranking     | ZSET    | symbol by confidence, the same symbols              |                    |
 | rolling:{S}:staged:T:*    |         | the five above before the flip; T is a run's token  | 180 s              |
 | rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in the predictions   | the newest 120     |
-| rolling:{S}:runs          | STREAM  | one report (JSON, in the field `report`) a run      | about a day        |
+| rolling:{S}:runs          | STREAM  | one report a run (JSON, in the field `report`)      | about a day        |
 | rolling:{S}:scans         | STREAM  | the same for each run that has published a scan     | the newest 100     |
-| rolling:{S}:reads:O       | STRING  | the number of answers over HTTP from origin O       | never              |
-|                           |         | (redis, files), of all processes that serve; each   |                    |
-|                           |         | adds to it, if it may                               |                    |
+| rolling:{S}:reads:O       | STRING  | the number of HTTP responses from origin O (redis,  | never              |
+|                           |         | files), of all processes that serve; each adds to   |                    |
+|                           |         | it, if it may                                       |                    |
 | rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
-| rolling:{S}:handed        | HASH    | a run whose scans the fleet has not given back yet: | ten intervals,     |
-|                           |         | token, assignment (JSON); deleted at its end        | renewed by scans   |
+| rolling:{S}:handed        | HASH    | a dispatched run that has not ended: token,         | ten intervals,     |
+|                           |         | assignment (JSON); deleted at its end               | renewed by scans   |
 | rolling:{S}:revoked:M     | STRING  | a run was revoked; M is what its tokens begin with  | ten intervals      |
-| rolling:{S}:part:D        | STRING  | what a scan found in one part (gz JSON); D is a     | an hour, renewed   |
-|                           |         | digest of the part as it was; immutable; deleted    | by each tick       |
-|                           |         | when the part is seen as it is now                  |                    |
-| rolling:{S}:parts         | SET     | the digests of all that are kept                    | never              |
+| rolling:{S}:part:D        | STRING  | the result of the scan of one part (gz JSON); D is  | an hour, renewed   |
+|                           |         | a digest of the part as it was; immutable; deleted  | by each tick       |
+|                           |         | when the part is seen to have changed               |                    |
+| rolling:{S}:parts         | SET     | the digests of all results that are kept            | never              |
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
 | rolling:{S}:requested     | STRING  | in the broker: the run that was last requested over | the time limit of  |
 |                           |         | HTTP, its id and whether it is forced (JSON)        | a run              |
@@ -39,21 +37,17 @@
 |                           |         | start of a worker, to see whether that works        |                    |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
 
-`Keys.fixed` says the same to the program: each run begins by deleting what has another type, or never expires though it
-should. What it holds is checked where it is read.
+`Keys.fixed` has the same as data: each run begins by deleting keys of another type, and those that never expire though
+they should. Their values are checked by what reads them.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final, NamedTuple, get_args
 
-import msgspec
-
-from optimizer.errors import CacheUnavailable
-from optimizer.models import Origin, Rejected, Units
+from optimizer.models import Origin
 
 __all__ = [
     "NUMBER",
@@ -67,8 +61,6 @@ __all__ = [
     "VERSION_TYPES",
     "KeyType",
     "Keys",
-    "Pointer",
-    "rejected_fields",
 ]
 
 PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
@@ -76,14 +68,14 @@ ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 VERSION_TYPES: Final = {**dict.fromkeys(PAYLOAD_KINDS, "string"), "symbols": "hash", "ranking": "zset"}
 VERSION_KINDS: Final = tuple(VERSION_TYPES)
 
-# A version or a count as it is written, which the id of a stream can hold: `int` would take " 1_0" and 10**30 too.
+# A version or a count as text, of as many digits as the id of a stream can have: `int` takes " 1_0" and 10**30 too.
 NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
-# Milliseconds beyond any clock. A longer version is damage: the next is one more, and at last of too many digits.
+# Milliseconds beyond any clock. A longer version is damage: later ones, each one more, would have too many digits.
 VERSION: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
 class KeyType(NamedTuple):
-    """What a key has to be: its type, as `TYPE` says it, and whether it expires."""
+    """The type of a key, as the command TYPE names it, and whether it expires."""
 
     type: str
     expires: bool
@@ -96,7 +88,7 @@ REVOKED: Final = KeyType("string", expires=True)
 
 @dataclass(frozen=True)
 class Keys:
-    """The names of a source's keys; `version` may be any text that stands in its place."""
+    """The names of a source's keys."""
 
     source: str
 
@@ -110,7 +102,7 @@ class Keys:
 
     @property
     def flipped(self) -> str:
-        """What the last publish made current."""
+        """The version that the last publish made current."""
         return self._name("flipped")
 
     @property
@@ -135,20 +127,20 @@ class Keys:
 
     @property
     def handed(self) -> str:
-        """The run whose scans have been handed out."""
+        """The assignment of a dispatched run."""
         return self._name("handed")
 
     def revoked(self, mark: str) -> str:
-        """There once a run was revoked."""
+        """Exists after a run was revoked; `mark` is the digest of its id."""
         return self._name("revoked", mark)
 
     @property
     def parts(self) -> str:
-        """The digests of all parts whose findings are kept."""
+        """The digests of all parts whose results are kept."""
         return self._name("parts")
 
     def part(self, digest: str) -> str:
-        """What was found in a part."""
+        """The result of a part."""
         return self._name("part", digest)
 
     @property
@@ -162,7 +154,7 @@ class Keys:
         return self._name("scans")
 
     def reads(self, origin: str) -> str:
-        """The number of answers from an origin."""
+        """The number of HTTP responses from an origin."""
         return self._name("reads", origin)
 
     @property
@@ -187,11 +179,11 @@ class Keys:
 
     @property
     def probe(self) -> str:
-        """What is written and deleted again to see whether that is possible."""
+        """Written and deleted again to see whether that is possible."""
         return self._name("probe")
 
     def tick(self, number: int) -> str:
-        """The mark that a tick is taken."""
+        """Exists once a tick is taken."""
         return self._name("tick", str(number))
 
     def payload(self, version: int, kind: str) -> str:
@@ -201,71 +193,3 @@ class Keys:
     def staged(self, token: str, kind: str) -> str:
         """The same before it is published."""
         return self._name("staged", token, kind)
-
-
-class Pointer(msgspec.Struct, frozen=True):
-    """The pointer as read: which version is current, and what it holds.
-
-    `rejected` is `None` in one that an older release has written.
-    """
-
-    version: int
-    generated_at: str
-    checked_at: str
-    fingerprint: str
-    etags: dict[str, str]
-    counts: dict[str, int]
-    rejected: Rejected | None = None
-
-    @classmethod
-    def from_hash(cls, values: dict[bytes, bytes]) -> Pointer | None:
-        """From the fields of the HASH; `None` where it is empty.
-
-        Raises:
-            CacheUnavailable: The fields are not those of a pointer.
-        """
-        if not values:
-            return None
-        try:
-            texts = {name.decode("utf-8", "replace"): value.decode() for name, value in values.items()}
-            for name in ("generated_at", "checked_at"):
-                if datetime.fromisoformat(texts[name]).tzinfo is None:
-                    raise ValueError(f"{name} has no time zone")
-            if not VERSION.fullmatch(texts["version"]):
-                raise ValueError(f"{texts['version'][:40]!r} is no version of at most 15 digits")
-            return cls(
-                int(texts["version"]),
-                texts["generated_at"],
-                texts["checked_at"],
-                texts["fingerprint"],
-                {kind: texts[f"{kind}_etag"] for kind in PAYLOAD_KINDS},
-                {kind: _number(texts[f"{kind}_count"]) for kind in PAYLOAD_KINDS},
-                _rejected(texts),
-            )
-        except (KeyError, ValueError) as error:
-            raise CacheUnavailable(f"the pointer is damaged ({error!r}); the next run publishes anew") from None
-
-
-def rejected_fields(rejected: Rejected) -> dict[str, str]:
-    """The fields of the pointer that say what a version leaves out."""
-    counts = {"records": rejected.records, "bots": rejected.bots}
-    return {
-        name: str(count)
-        for kind, units in counts.items()
-        for name, count in ((f"{kind}_seen", units.seen), (f"{kind}_rejected", units.rejected))
-    }
-
-
-def _rejected(texts: dict[str, str]) -> Rejected | None:
-    if "records_seen" not in texts:
-        return None
-    records, bots = (
-        Units(_number(texts[f"{kind}_seen"]), _number(texts[f"{kind}_rejected"])) for kind in ("records", "bots")
-    )
-    return Rejected(records, bots)
-
-
-def _number(text: str) -> int:
-    if not NUMBER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is no number of at most 19 digits")
-    return int(text)

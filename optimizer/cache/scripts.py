@@ -1,78 +1,89 @@
-"""The steps in Redis that have to be one: Lua, which a server runs without anything between.
+"""Atomic operations in Redis, as Lua scripts.
 
-Each asks first whether the caller still has the right: a run that was paused, or sent its command twice, finds out
-here.
+Each first compares tokens: a run that was paused past its lock changes nothing. redis-py repeats a command whose reply
+was lost, so each script is idempotent.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ADOPT", "CLAIM", "DROP", "FLIP", "FORGET", "KEEP", "MARK", "MEND", "NOTE", "RELEASE", "REVOKE"]
+__all__ = [
+    "ACQUIRE",
+    "ADOPT",
+    "CONFIRM",
+    "DELETE_AS_HOLDER",
+    "DELETE_UNUSABLE",
+    "DISPATCH",
+    "END_DISPATCH",
+    "EXTEND",
+    "FLIP",
+    "REVOKE",
+]
 
-# KEYS: keys of ours. ARGV: for each its type, and '1' if it expires.
-# Deletes what cannot be used: a key of another type, one that should expire and never will, a stream whose newest id
-# has 20 digits, so that hardly anything can be added. Returns what was wrong.
-MEND: Final = """
-local mended = {}
+# KEYS: keys of the schema. ARGV: for each its type, and '1' if it expires.
+# Deletes a key of another type, one that should expire and never will, and a stream whose newest id has 20 digits, so
+# that hardly anything can be added. Returns what was wrong.
+DELETE_UNUSABLE: Final = """
+local problems = {}
 for i, key in ipairs(KEYS) do
-    local wanted, expires = ARGV[2 * i - 1], ARGV[2 * i] == '1'
-    local found = redis.call('TYPE', key).ok
+    local expected, expires = ARGV[2 * i - 1], ARGV[2 * i] == '1'
+    local actual = redis.call('TYPE', key).ok
     local problem = nil
-    if found ~= 'none' and found ~= wanted then
-        problem = 'is of the type ' .. found .. ', not ' .. wanted
+    if actual ~= 'none' and actual ~= expected then
+        problem = 'is of the type ' .. actual .. ', not ' .. expected
     elseif expires and redis.call('PTTL', key) == -1 then
         problem = 'never expires'
-    elseif found == 'stream' then
+    elseif actual == 'stream' then
         local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
         if newest and newest[1]:find('-', 1, true) > 20 then problem = 'has the id ' .. newest[1] end
     end
     if not expires then redis.call('PERSIST', key) end
     if problem then
         redis.call('DEL', key)
-        mended[#mended + 1] = key .. ' ' .. problem
+        problems[#problems + 1] = key .. ' ' .. problem
     end
 end
-return mended
+return problems
 """
 
 # KEYS: lock, handed. ARGV: token, milliseconds for the lock, milliseconds for `handed`.
-# Never shorter than it was: several scans of one run keep its lock, each for as long as it needs. Where it has expired
-# and nobody has it, it is taken again if the run is still the one that was handed out.
-KEEP: Final = """
-local is_handed = redis.call('HGET', KEYS[2], 'token') == ARGV[1]
+# Never shortens the expiry: several scans of one run extend its lock, each for as long as it needs. A lock that has
+# expired and is free is taken again if the run is still the one that was dispatched.
+EXTEND: Final = """
+local is_dispatched = redis.call('HGET', KEYS[2], 'token') == ARGV[1]
 local held = redis.call('GET', KEYS[1])
 if held == ARGV[1] then
     if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-elseif not held and is_handed then
+elseif not held and is_dispatched then
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 else
     return 0
 end
-if is_handed then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
+if is_dispatched then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 return 1
 """
 
 # KEYS: lock, revoked. ARGV: token, milliseconds for the lock.
-CLAIM: Final = """
+ACQUIRE: Final = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return -1 end
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
-return redis.call('GET', KEYS[1]) == ARGV[1] and 1 or 0 -- redis-py sends again what was not answered
+return redis.call('GET', KEYS[1]) == ARGV[1] and 1 or 0 -- 1: repeated after a lost reply
 """
 
-# KEYS: lock, handed. ARGV: token of the run that was handed out, a new one, milliseconds for the lock.
-# With a token of its own whoever ends a run is alone, though its message may have come twice.
+# KEYS: lock, handed. ARGV: token of the run that was dispatched, a new one, milliseconds for the lock.
+# The new token makes a redelivered message harmless: only one of two can end the run.
 ADOPT: Final = """
 local held = redis.call('GET', KEYS[1])
-if held == ARGV[2] then return 1 end -- redis-py sends again what was not answered
+if held == ARGV[2] then return 1 end -- repeated after a lost reply
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] or (held and held ~= ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
 
 # KEYS: lock, handed. ARGV: token, assignment, milliseconds for `handed`.
-# A run that was revoked, or was paused past its lock, hands nothing out any more.
-NOTE: Final = """
+# A run that was revoked, or was paused past its lock, dispatches nothing any more.
+DISPATCH: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[2], 'token', ARGV[1], 'assignment', ARGV[2])
@@ -81,8 +92,8 @@ return 1
 """
 
 # KEYS: lock, handed, revoked. ARGV: what the tokens of a run begin with, milliseconds for `revoked`.
-# Without its lock a run can publish nothing, wherever it is; without the note that it was handed out no worker
-# can go on with it; and one that has not begun yet does not get the lock.
+# Without its lock a run can publish nothing, wherever it is; without its assignment no worker can continue it; and one
+# that has not begun yet does not get the lock.
 REVOKE: Final = """
 local function is_its(token) return token and string.sub(token, 1, #ARGV[1]) == ARGV[1] end
 if is_its(redis.call('GET', KEYS[1])) then redis.call('DEL', KEYS[1]) end
@@ -90,25 +101,21 @@ if is_its(redis.call('HGET', KEYS[2], 'token')) then redis.call('DEL', KEYS[2]) 
 redis.call('SET', KEYS[3], '1', 'PX', ARGV[2])
 """
 
-FORGET: Final = """
+# KEYS: handed. ARGV: token.
+END_DISPATCH: Final = """
 if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 """
 
-RELEASE: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
-
-# KEYS: lock, key. ARGV: token.
-DROP: Final = """
+# KEYS: lock, the key to delete, which may be the lock itself. ARGV: token.
+DELETE_AS_HOLDER: Final = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[2]) end
 return 0
 """
 
 # KEYS: current, flipped. ARGV: version, time.
-# HSET alone would make a pointer of one field where the pointer has been lost.
-MARK: Final = """
+# HSET alone would make a pointer of one field if the pointer was lost.
+CONFIRM: Final = """
 if redis.call('HGET', KEYS[1], 'version') ~= ARGV[1] then return end
 redis.call('HSET', KEYS[1], 'checked_at', ARGV[2])
 if redis.call('HGET', KEYS[2], 'version') ~= ARGV[1] then
@@ -127,10 +134,10 @@ for i = 1, kinds do
     if redis.call('TYPE', KEYS[5 + i]).ok ~= ARGV[7 + i] then is_staged = false end
 end
 local flipped = redis.call('HMGET', KEYS[5], 'version', 'token')
--- redis-py sends again what was not answered: then this is the second time
+-- repeated after a lost reply
 if not is_staged and flipped[1] == ARGV[2] and flipped[2] == ARGV[1] then return 'ok' end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'the lock is no longer held by this run' end
-local current = redis.call('HGET', KEYS[2], 'version') or '' -- it may have been lost since, and is made anew then
+local current = redis.call('HGET', KEYS[2], 'version') or '' -- a pointer that was lost is made anew
 if current ~= '' and current ~= ARGV[3] then return 'version ' .. current .. ' was published meanwhile' end
 if not is_staged then
     for i = 1, kinds do redis.call('DEL', KEYS[5 + i]) end
@@ -149,11 +156,11 @@ redis.call('HSET', KEYS[5], 'version', ARGV[2], 'token', ARGV[1])
 if ARGV[7] ~= '' then
     local delta = {'MAXLEN', ARGV[6], ARGV[2] .. '-0', 'delta', ARGV[7]}
     local added = redis.pcall('XADD', KEYS[4], unpack(delta))
-    if type(added) == 'table' and added.err then -- its newest id is none of ours: then nothing can be added
+    if type(added) == 'table' and added.err then -- its newest id is higher, so nothing can be added
         redis.call('DEL', KEYS[4])
         redis.call('XADD', KEYS[4], unpack(delta))
     end
 end
-redis.pcall('PUBLISH', KEYS[3], ARGV[2]) -- without the right to, readers see the version a second later
+redis.pcall('PUBLISH', KEYS[3], ARGV[2]) -- if the ACL forbids it, readers see the version a second later
 return 'ok'
 """

@@ -85,7 +85,8 @@ task_acks_late = False
 worker_prefetch_multiplier = 1
 worker_disable_prefetch = True
 
-# ---- runs: one at a time by the lock; the second child answers triggers in the meantime
+# ---- runs: one of a source at a time by the lock. While one child scans, the other takes ticks and triggers; where
+# several sources are single files, a run waits at most for one scan of each other source.
 worker_concurrency = 2
 task_track_started = True
 task_soft_time_limit = _time_limit_s

@@ -1,6 +1,6 @@
 """The worker's consumer: takes tasks that can be dispatched, counts messages that were dropped, ends revoked runs.
 
-Whatever is wrong with a message is raised: `broker.py` drops it.
+An error in a message is raised: `broker.py` drops the message.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from celery import bootsteps
 from celery.exceptions import NotRegistered
 from celery.utils.objects import Bunch
 from celery.worker import consumer, control
-from celery.worker import state as worker_state
 
 from optimizer.celery.broker import dropped
 from optimizer.celery.envelope import MessageInvalid, check_task
@@ -28,10 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
-    """Celery's, but for messages that it cannot use."""
+    """Celery's consumer, with other handlers for messages that it cannot use."""
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
-        """What is called with each message of a queue."""
+        """Return the handler of a queue's messages."""
         handle = super().create_task_handler(*arguments, **options)
 
         def on_task_received(message: Any) -> None:
@@ -53,7 +52,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         raise MessageInvalid("it is no task")
 
     def on_unknown_task(self, body: Any, message: Any, error: Exception) -> None:  # noqa: ARG002 - as above
-        """Refuse a message, and tell the client that waits for its result: its task may be misspelt."""
+        """Refuse a message, and fail its result, for which a client may wait: the task may be misspelt."""
         name, run_id = message.headers["task"], message.headers["id"]
         request = Bunch(name=name, chord=None, root_id=None, correlation_id=None, reply_to=None, errbacks=None)
         self.app.backend.mark_as_failure(run_id, NotRegistered(name), request=request)
@@ -61,14 +60,14 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 
 
 class DroppedMessages(bootsteps.StartStopStep):  # type: ignore[misc]
-    """What `celery -A tasks inspect stats` says of them, since the worker's start."""
+    """Adds the messages dropped since the worker's start to `celery -A tasks inspect stats`."""
 
     def info(self, _consumer: Any) -> dict[str, Any]:
         """Messages dropped, by queue."""
         return {"dropped_messages": dict(dropped)}
 
 
-# ---- remote control: what Flower's buttons and `celery -A tasks control` send
+# ---- remote control, as sent by Flower's buttons and by `celery -A tasks control`
 
 
 @control.control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
@@ -76,10 +75,6 @@ def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | Non
     """Revoke task by task id (or list of ids); a run ends wherever it is."""
     run_ids = {one for one in (task_id if isinstance(task_id, list) else [task_id]) if isinstance(one, str)}
     _end_runs(run_ids)
-    # The run that hands its scan on has the same id, and takes the scan out of Celery's list when it ends.
-    for request in (*worker_state.reserved_requests, *worker_state.active_requests):
-        if request.id in run_ids:
-            worker_state.requests.setdefault(request.id, request)
     return control.revoke(state, sorted(run_ids), terminate, signal, **options)
 
 
@@ -90,7 +85,7 @@ def _terminate(state: Any, signal: str, task_id: Any, **_: Any) -> Any:
 
 
 def _end_runs(run_ids: set[str]) -> None:
-    """Whatever Celery knows of the runs, and in whichever worker they are: without its lock none can publish."""
+    """Take the runs' locks away, without which none can publish, in whichever worker it is."""
     try:
         for settings in Settings.every_from_env(os.environ):
             for run_id in run_ids:

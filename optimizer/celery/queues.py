@@ -1,7 +1,8 @@
-"""The names of the queues: a light one for each source, and one for all scans, which are heavy.
+"""The names of the queues: one for the runs of each source, and one for the parts of all sources that have many.
 
-A worker takes all of them; a fleet gives the scans workers of their own (`-Q rolling.scan`), and then nothing light
-ever waits behind a scan.
+A run scans a single file itself, in its source's queue: of several such sources on one worker, a run waits at most for
+one scan of each other source until a slot is free, and ticks that come meanwhile expire. Parts go to `rolling.scan`,
+which workers of their own may take (`-Q rolling.scan`): then the looks and merges in the other queues wait for no part.
 """
 
 from __future__ import annotations

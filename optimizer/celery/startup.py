@@ -6,7 +6,6 @@ each tick. What may fail later, or lose data one day, is logged as a warning.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -14,13 +13,15 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from celery.concurrency import get_implementation
-from celery.signals import after_setup_logger, beat_init, worker_init, worker_process_init, worker_ready
+from celery.signals import after_setup_logger, beat_init, worker_init, worker_ready
 
-from optimizer.cache.client import check_broker, check_cache, check_no_cluster, is_away
+from optimizer.cache.client import is_away
+from optimizer.cache.server_checks import check_broker, check_cache, check_no_cluster
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
 from optimizer.scan.engine import choose_engine
+from optimizer.storage.location import is_pattern
 
 __all__ = ["connect_signals"]
 
@@ -39,7 +40,6 @@ def connect_signals() -> None:
     after_setup_logger.connect(_show_info_lines)
     worker_init.connect(_check_worker)
     beat_init.connect(_check_beat)
-    worker_process_init.connect(_freeze_objects)
     worker_ready.connect(_log_start)
 
 
@@ -90,15 +90,6 @@ def _check_pool(pool: Any) -> None:
         )
 
 
-def _freeze_objects(**_: Any) -> None:
-    """Exclude what Celery has made before a child's first task from garbage collection.
-
-    A collection takes 9 ms with it and next to nothing without; each run that goes on elsewhere makes one, see
-    `tasks.py`.
-    """
-    gc.freeze()
-
-
 def _log_start(sender: Any, **_: Any) -> None:
     """Log the engine of each source, and what is wrong with the Redis servers, the pool and the queues."""
     every = Settings.every_from_env(os.environ)
@@ -143,12 +134,19 @@ def _log_pool(name: str) -> None:
 
 
 def _log_queues(every: Sequence[Settings], consumed: Sequence[str]) -> None:
-    """Warn if the worker's `-Q` names none of the queues to which runs and scans are sent."""
-    ours = [*(source_queue(settings.source) for settings in every), SCAN_QUEUE]
-    if not set(ours).intersection(consumed):
+    """Warn if the worker's `-Q` names none of the queues to which anything is sent."""
+    of_sources = [source_queue(settings.source) for settings in every]
+    if not {*of_sources, SCAN_QUEUE}.intersection(consumed):
         _log.warning(
             "[RollingOptimizer] ⚠️ this worker takes %s, and so no run and no scan, which are sent to %s; start it "
             "without -Q, or with some of these",
             ", ".join(consumed),
-            ", ".join(ours),
+            ", ".join([*of_sources, SCAN_QUEUE]),
+        )
+    elif not set(of_sources).intersection(consumed) and not any(is_pattern(settings.input) for settings in every):
+        _log.warning(
+            "[RollingOptimizer] ⚠️ this worker takes %s, to which only the parts of a pattern are sent, and no source "
+            "has a pattern as its input; single files are scanned in %s",
+            SCAN_QUEUE,
+            ", ".join(of_sources),
         )

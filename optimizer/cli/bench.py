@@ -19,7 +19,7 @@ from typing import Final
 import click
 import msgspec
 
-from optimizer.cache.client import connect, redis_answers
+from optimizer.cache.client import connect, translated_errors
 from optimizer.cache.keys import Keys
 from optimizer.cli.measure import WAYS, Measured, measure
 from optimizer.cli.options import settings_or_usage_error, source_option
@@ -182,7 +182,7 @@ def _variables(settings: Settings, directory: Path, source: str) -> dict[str, st
 
 def _redis_is_there(settings: Settings) -> bool:
     try:
-        with redis_answers(settings.redis_url), connect(settings.redis_url, timeout_s=1.0) as client:
+        with translated_errors(settings.redis_url), connect(settings.redis_url, timeout_s=1.0) as client:
             client.scan(count=1)  # an ACL may forbid it, and then the keys could not be found and deleted
             return True
     except CacheUnavailable:
@@ -190,7 +190,7 @@ def _redis_is_there(settings: Settings) -> bool:
 
 
 def _delete_keys(settings: Settings, keys: Keys) -> None:
-    with redis_answers(settings.redis_url), connect(settings.redis_url, timeout_s=5.0) as client:
+    with translated_errors(settings.redis_url), connect(settings.redis_url, timeout_s=5.0) as client:
         for key in client.scan_iter(match=keys.every, count=1000):
             client.unlink(key)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from optimizer.cache.client import check_broker, check_cache
+from optimizer.cache.server_checks import check_broker, check_cache
 from optimizer.cli.options import usage_errors
 from optimizer.config.environment import FILE_SUFFIX, variables_of
 from optimizer.config.settings import Settings

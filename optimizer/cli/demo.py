@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from optimizer.cache.client import connect, redis_answers
+from optimizer.cache.client import connect, translated_errors
 from optimizer.cli.dev.sample import write_sample
 from optimizer.cli.dev.stack import POLL_S, Stack, StackFailed, say, stopping_on_signals
 from optimizer.cli.report import describe
@@ -125,7 +125,7 @@ def _show_top(reader: SnapshotReader) -> None:
 def _delete_keys(source: str, urls: set[str]) -> None:
     """Delete what the demo has written to a Redis of the user's."""
     for url in urls:
-        with redis_answers(url), connect(url, timeout_s=1.0) as client:
+        with translated_errors(url), connect(url, timeout_s=1.0) as client:
             for pattern in (f"rolling:{{{source}}}:*", f"*rolling.{source}"):
                 for key in client.scan_iter(pattern):
                     client.unlink(key)

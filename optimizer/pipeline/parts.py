@@ -1,14 +1,13 @@
 """The input as a run sees it: one file, or the parts that a pattern names.
 
-Both say by a fingerprint whether anything has changed, and give what they hold as a `ScanResult`. A part that has not
-changed is not read again: what its last scan found is kept in Redis, under a digest of the part as it was then.
+Both have a fingerprint that tells whether anything has changed, and are scanned to a result. A part that has not
+changed is not read again: the result of its last scan is in Redis, under a digest of the part as it was.
 
-Errors: those of `Source`, and of the scan, with the path.
+Errors: those of `source`, and of the scan, with the path.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import time
@@ -20,12 +19,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from optimizer.cache.client import UNREADABLE
 from optimizer.config.settings import Settings
 from optimizer.errors import NoRecords, SourceError, SourceMissing
 from optimizer.models import PartResult
 from optimizer.pipeline.memory import peak_rss_mb
-from optimizer.pipeline.session import Publisher
+from optimizer.pipeline.part_results import PartResults
 from optimizer.scan.engine import Engine
 from optimizer.scan.scanner import scan, scan_bot
 from optimizer.selection.result import ScanResult
@@ -41,13 +39,12 @@ __all__ = [
     "Input",
     "Part",
     "Progress",
-    "Scanned",
+    "ScannedInput",
     "ScannedPart",
     "collect",
-    "gather",
+    "merge_results",
     "open_input",
     "parts_fingerprint",
-    "read_kept",
     "scan_part",
 ]
 
@@ -55,16 +52,12 @@ __all__ = [
 Progress = Callable[[int, int], None]
 
 # Part of every fingerprint: a new format of the snapshots makes them anew from an unchanged input. Part of every digest
-# of a part, too: findings that an older release has kept are not found. 2: rejected bots are counted.
+# of a part, too: results that an older release has stored are not found. 2: rejected bots are counted.
 FORMAT: Final = 2
-# What is kept is read once or twice, and soon: time counts more than bytes.
-KEPT_GZIP_LEVEL: Final = 1
-
-_FINDINGS: Final = msgspec.json.Decoder(PartResult)
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One file of several, as it was at one moment; `digest` names what a scan of it finds under these settings."""
+    """One file of several, as it was at one moment; `digest` names the result of its scan under these settings."""
 
     location: str
     fingerprint: str
@@ -72,7 +65,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class ScannedPart(msgspec.Struct, frozen=True):
-    """A part as it was scanned; what was found in it is kept under its digest."""
+    """A part as it was scanned; its result is stored under its digest."""
 
     part: Part
     input_bytes: int
@@ -81,14 +74,14 @@ class ScannedPart(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class Scanned:
-    """What a scan has found, and of what; `began_s` in seconds since the epoch, memory in MB (10^6 bytes).
+class ScannedInput:
+    """The result of a scan, and what was scanned; `began_s` in seconds since the epoch, memory in MB (10^6 bytes).
 
     `fingerprint` and `parts` (none where the input is one file) are those of what was read, which may be newer than
     what was there when the run began.
     """
 
-    found: ScanResult
+    result: ScanResult
     fingerprint: str
     engine: str
     began_s: float
@@ -97,12 +90,12 @@ class Scanned:
     input_bytes: int = 0
     peak_rss_mb: float = 0.0
 
-    def add_read(self, one: ScannedPart) -> None:
+    def count(self, scanned: ScannedPart) -> None:
         """Count a part that was read."""
         self.parts_scanned += 1
-        self.input_bytes += one.input_bytes
-        self.found.json_bytes += one.json_bytes
-        self.peak_rss_mb = max(self.peak_rss_mb, one.peak_rss_mb)
+        self.input_bytes += scanned.input_bytes
+        self.result.json_bytes += scanned.json_bytes
+        self.peak_rss_mb = max(self.peak_rss_mb, scanned.peak_rss_mb)
 
 
 class Input(Protocol):
@@ -111,8 +104,8 @@ class Input(Protocol):
     fingerprint: str
     parts: Sequence[Part]
 
-    def scan(self, engine: Engine, publisher: Publisher, progress: Progress | None, *, force: bool) -> Scanned:
-        """Read everything to its checked end, but for parts that have not changed; with `force` those too."""
+    def scan(self, engine: Engine, results: PartResults, progress: Progress | None, *, force: bool) -> ScannedInput:
+        """Read everything to its verified end, except parts that have not changed; with `force` those too."""
 
     def close(self) -> None:
         """Close what is open."""
@@ -129,7 +122,7 @@ def open_input(settings: Settings) -> Input:
 
 
 class _File:
-    """Open from the fingerprint to the end of the scan: both are of one file, whatever takes its place meanwhile."""
+    """Open from the fingerprint to the end of the scan: both are of one file, even if another replaces it meanwhile."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -137,18 +130,18 @@ class _File:
         self.fingerprint = _with_options(self._source.fingerprint, settings)
         self.parts: Sequence[Part] = ()
 
-    def scan(self, engine: Engine, _publisher: Publisher, progress: Progress | None, *, force: bool) -> Scanned:  # noqa: ARG002 - of a file nothing is kept
+    def scan(self, engine: Engine, _results: PartResults, progress: Progress | None, *, force: bool) -> ScannedInput:  # noqa: ARG002 - nothing is stored of a file
         began_s = time.time()
-        found = ScanResult(Selection(self._settings.index_symbols_limit))
-        collect(self._settings, engine, self._source, found, progress)
+        result = ScanResult(Selection(self._settings.index_symbols_limit))
+        collect(self._settings, engine, self._source, result, progress)
         size_bytes = self._source.size_bytes
-        if not found.json_bytes:
+        if not result.json_bytes:
             raise NoRecords(
                 f"{self._source.path} is empty ({size_bytes:,} bytes, 0 of JSON): 0 records seen, the old snapshots "
                 "stay; is it still being written?"
             )
-        _take_bot_files(self._settings, found)
-        return Scanned(found, self.fingerprint, engine.name, began_s, parts_scanned=1, input_bytes=size_bytes)
+        _take_bot_files(self._settings, result)
+        return ScannedInput(result, self.fingerprint, engine.name, began_s, parts_scanned=1, input_bytes=size_bytes)
 
     def close(self) -> None:
         self._source.close()
@@ -157,24 +150,23 @@ class _File:
 class _Parts:
     def __init__(self, settings: Settings, locations: Sequence[Location]) -> None:
         self._settings = settings
-        self.parts: Sequence[Part] = _look(settings, locations)
+        self.parts: Sequence[Part] = _look_at_parts(settings, locations)
         self.fingerprint = parts_fingerprint(settings, self.parts)
 
-    def scan(self, engine: Engine, publisher: Publisher, progress: Progress | None, *, force: bool) -> Scanned:
-        scanned = Scanned(ScanResult(Selection(self._settings.index_symbols_limit)), "", engine.name, time.time())
+    def scan(self, engine: Engine, results: PartResults, progress: Progress | None, *, force: bool) -> ScannedInput:
+        scanned = ScannedInput(ScanResult(Selection(self._settings.index_symbols_limit)), "", engine.name, time.time())
         read: list[Part] = []
-        publisher.keep_parts([part.digest for part in self.parts])
 
-        def find(part: Part) -> PartResult:
-            findings = None if force else read_kept(publisher, part)
-            if findings is None:
-                one, findings = scan_part(self._settings, engine, part.location, publisher, progress)
-                scanned.add_read(one)
+        def result_of(part: Part) -> PartResult:
+            result = None if force else results.load(part.digest)
+            if result is None:
+                one, result = scan_part(self._settings, engine, part.location, results, progress)
+                scanned.count(one)
                 part = one.part
             read.append(part)
-            return findings
+            return result
 
-        gather(self._settings, self.parts, find, scanned.found)
+        merge_results(scanned.result, self._settings, self.parts, result_of)
         scanned.parts, scanned.fingerprint = read, parts_fingerprint(self._settings, read)
         return scanned
 
@@ -182,17 +174,19 @@ class _Parts:
         """Each part was closed where it was read."""
 
 
-def gather(settings: Settings, parts: Sequence[Part], find: Callable[[Part], PartResult], found: ScanResult) -> None:
-    """Put together what the parts hold, in the order of their names: it never depends on who scanned what when."""
+def merge_results(
+    merged: ScanResult, settings: Settings, parts: Sequence[Part], result_of: Callable[[Part], PartResult]
+) -> None:
+    """Merge the parts' results in the order of the parts' names: the sum never depends on which was scanned first."""
     for part in parts:
-        found.take_part(find(part), part.location)
-    _take_bot_files(settings, found)
+        merged.take_part(result_of(part), part.location)
+    _take_bot_files(settings, merged)
 
 
 def scan_part(
-    settings: Settings, engine: Engine, location: str, publisher: Publisher, progress: Progress | None
+    settings: Settings, engine: Engine, location: str, results: PartResults, progress: Progress | None
 ) -> tuple[ScannedPart, PartResult]:
-    """Scan one part to its checked end, and keep what it holds.
+    """Scan one part to its verified end, and store its result.
 
     Raises:
         SourceError: It cannot be used.
@@ -201,35 +195,25 @@ def scan_part(
     with open_input_file(parse_location(location)) as source:
         collect(settings, engine, source, found, progress)
         part = _part(settings, source)
-    findings = found.part_result()
-    publisher.keep_part(part.digest, gzip.compress(msgspec.json.encode(findings), KEPT_GZIP_LEVEL))
-    return ScannedPart(part, source.size_bytes, found.json_bytes, peak_rss_mb()), findings
-
-
-def read_kept(publisher: Publisher, part: Part) -> PartResult | None:
-    """What was found in a part; `None` where it was never scanned, or is gone."""
-    data = publisher.part(part.digest)
-    try:
-        return None if data is None else _FINDINGS.decode(gzip.decompress(data))
-    except UNREADABLE:  # the part itself is still there
-        publisher.drop_part(part.digest)
-        return None
+    result = found.part_result()
+    results.save(part.digest, result)
+    return ScannedPart(part, source.size_bytes, found.json_bytes, peak_rss_mb()), result
 
 
 def parts_fingerprint(settings: Settings, parts: Sequence[Part]) -> str:
-    """What the snapshots of many parts depend on."""
+    """The fingerprint of many parts."""
     names = "".join(f"{part.location}\0{part.fingerprint}\n" for part in parts)
     return _with_options(f"{len(parts)}-parts-{_digest(names)}", settings)
 
 
 def collect(
-    settings: Settings, engine: Engine, source: InputFile, found: ScanResult, progress: Progress | None
+    settings: Settings, engine: Engine, source: InputFile, result: ScanResult, progress: Progress | None
 ) -> None:
-    """Read one file to its checked end."""
+    """Read one file to its verified end, into a result."""
 
     def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
-            found.json_bytes += len(chunk)
+            result.json_bytes += len(chunk)
             if progress is not None:
                 progress(source.position_bytes, source.size_bytes)
             yield chunk
@@ -238,22 +222,22 @@ def collect(
     try:
         with read_ahead(chunks) if engine.ahead else closing(chunks) as ahead:
             for item in scan(counted(ahead), engine, max_record_bytes=settings.max_record_bytes):
-                found.take(item)
+                result.take(item)
     except SourceError as error:
         source.check_unchanged()  # a file that was written to explains whatever else is wrong with it
         raise type(error)(f"{source.path}: {error}") from error
     source.check_unchanged()
 
 
-def _take_bot_files(settings: Settings, found: ScanResult) -> None:
-    """After the input: a bot file is newer than the section that names the same bot."""
+def _take_bot_files(settings: Settings, result: ScanResult) -> None:
+    """Take the bot files, after the input: one is newer than the section that names the same bot."""
     if settings.bots_dir is not None:
         for bot in read_bots(settings.bots_dir, partial(scan_bot, max_record_bytes=settings.max_record_bytes)):
-            found.take_bot_file(bot)
+            result.take_bot_file(bot)
 
 
-def _look(settings: Settings, locations: Sequence[Location]) -> list[Part]:
-    """Every part, of what the pattern names; snapshots, which often lie where the input does, are none."""
+def _look_at_parts(settings: Settings, locations: Sequence[Location]) -> list[Part]:
+    """The parts, of all that the pattern names, but for snapshots, which often lie in the input's directory."""
     parts = []
     snapshots = []
     for location in locations:
@@ -263,9 +247,9 @@ def _look(settings: Settings, locations: Sequence[Location]) -> list[Part]:
         with open_input_file(location) as source:
             parts.append(_part(settings, source))
     if not parts:
-        found = f"only snapshots ({', '.join(snapshots)}), which are no input" if snapshots else "no file"
+        matches = f"only snapshots ({', '.join(snapshots)}), which are no input" if snapshots else "no file"
         where = where_looked(settings.input)
-        raise SourceMissing(f"{settings.input} matches {found}: {where}; does the prediction engine write there?")
+        raise SourceMissing(f"{settings.input} matches {matches}: {where}; does the prediction engine write there?")
     return parts
 
 
@@ -275,7 +259,7 @@ def _part(settings: Settings, source: InputFile) -> Part:
 
 
 def _with_options(fingerprint: str, settings: Settings) -> str:
-    """With the bot files, and the settings that shape the output."""
+    """Extend a fingerprint by the bot files, and the settings that shape the output."""
     options = (
         FORMAT,
         settings.top_symbols_limit,

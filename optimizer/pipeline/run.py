@@ -1,45 +1,48 @@
-"""The whole line; `run_alone` is it in one screen.
+"""One run: confirm an unchanged input, or scan it, select, write the files and publish in Redis.
 
     input -> scan (inflate, prune, decode) -> select -> snapshots -> files -> Redis
 
-`optimize` is one run in one process: one at a time, nothing done where nothing changed, nothing published that was not
-read to its checked end. `fleet.py` is the same run in the hands of many. Everything that can go wrong is a
-`RollingError`, after which files and Redis are as they were.
+`run_source` is all of it: `optimize` calls it for one process, the Celery task with a `Dispatcher`. Every run, also the
+end of a distributed one (`distributed.py`), is framed by `run_locked`: one at a time by the locks, each end in the
+stream of runs. Every failure but a bug is a `RollingError`, after which files and Redis are as they were.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from typing import TypeVar
 
 from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.errors import RunTimedOut
-from optimizer.models import Report, Stats
-from optimizer.pipeline.memory import peak_rss_mb
-from optimizer.pipeline.parts import Input, Progress, Scanned, open_input
-from optimizer.pipeline.session import Publisher
+from optimizer.models import Manifest, Report
+from optimizer.pipeline.assignment import (
+    Assignment,
+    Dispatcher,
+    dispatch_lock_ttl_s,
+    end_assignment,
+    store_assignment,
+    take_lost_assignment,
+)
+from optimizer.pipeline.part_results import PartResults
+from optimizer.pipeline.parts import Input, Progress, open_input
+from optimizer.pipeline.publish import publish
+from optimizer.pipeline.session import Session
 from optimizer.scan.engine import choose_engine
-from optimizer.selection.acceptance import check_plausible
-from optimizer.selection.portfolio import holdings, summaries
-from optimizer.selection.top_n import top
-from optimizer.snapshots.format import SnapshotSet, encode_set
 from optimizer.snapshots.store import snapshot_store
 
 __all__ = [
     "Progress",
-    "alone",
-    "confirm",
-    "confirm_or_scan",
     "failed_report",
     "optimize",
-    "publish",
-    "recorded",
-    "run_alone",
-    "scan_here",
+    "run_locked",
+    "run_source",
     "skipped",
 ]
+
+_Report = TypeVar("_Report", bound=Report | None)
 
 
 def optimize(
@@ -55,14 +58,14 @@ def optimize(
     """Do one run in this process.
 
     Args:
-        settings: All settings.
+        settings: All settings of the source.
         force: Scan though nothing changed.
         accept: Publish an input though too many of its records or bots are rejected.
         tick: The number of the scheduled tick (time / interval), of which only one run is made; `None` for a run by
             hand, which ignores ticks.
         use_cache: False to leave Redis alone: files only.
         progress: Called after each chunk with compressed bytes read and bytes in all.
-        time_limit_error: What a time limit of the caller's raises amid the run; it is reported as `RunTimedOut`.
+        time_limit_error: What the caller's time limit raises during the run; it is reported as `RunTimedOut`.
 
     Returns:
         What was done: `success`, `unchanged`, or `skipped` with the reason.
@@ -70,181 +73,185 @@ def optimize(
     Raises:
         RollingError: Nothing was published, and why. The failure is in the stream of runs too.
     """
-    with recorded(settings, use_cache=use_cache, time_limit_error=time_limit_error) as publisher:
-        if tick is not None and not publisher.take_tick(tick):
-            return skipped(settings, "tick_taken")
-        report = run_alone(settings, publisher, progress, force=force, accept=accept)
-        publisher.record(report)
-        return report
+    report = run_source(
+        settings,
+        force=force,
+        accept=accept,
+        tick=tick,
+        use_cache=use_cache,
+        progress=progress,
+        time_limit_error=time_limit_error,
+    )
+    assert report is not None  # noqa: S101 - without a dispatcher every run ends here
+    return report
 
 
-def run_alone(
-    settings: Settings, publisher: Publisher, progress: Progress | None, *, force: bool, accept: bool
-) -> Report:
-    """One run under the lock."""
-    with alone(settings, publisher) as is_alone:
-        if not is_alone:
-            return skipped(settings, "already_running")
-        return confirm_or_scan(settings, publisher, progress, force=force, accept=accept)
+def run_source(
+    settings: Settings,
+    dispatcher: Dispatcher | None = None,
+    *,
+    force: bool = False,
+    accept: bool = False,
+    tick: int | None = None,
+    use_cache: bool = True,
+    progress: Progress | None = None,
+    time_limit_error: type[Exception] = TimeoutError,
+) -> Report | None:
+    """Do one run of a source; arguments as of `optimize`.
+
+    A single file is scanned in this process, and so are parts if there is no dispatcher, or while Redis is away.
+
+    Returns:
+        The report; `None` for a run whose parts were sent: `merge_parts` ends it.
+    """
+
+    def confirm_or_scan(session: Session, before: Manifest | None) -> Report | None:
+        if dispatcher is not None:
+            lost = take_lost_assignment(session, dispatcher.tell_lost)
+            if lost is not None:
+                session.record(failed_report(settings, lost))
+        began_s = time.time()
+        with closing(open_input(settings)) as opened:
+            are_kept = PartResults(session).renew([part.digest for part in opened.parts])
+            report = None if force else _confirm(settings, session, opened, before)
+            if report is not None:
+                return report
+            if dispatcher is None or session.state != "up":
+                return _scan(settings, session, opened, progress, force=force, accept=accept)
+            assignment = Assignment(
+                run_id=dispatcher.run_id,
+                token=session.token,
+                version_before=session.version_before,
+                began_s=began_s,
+                force=force,
+                parts=list(opened.parts),
+                to_scan=[index for index, is_kept in enumerate(are_kept) if force or not is_kept],
+                accept=accept,
+                newest_before=session.newest_before,
+            )
+            store_assignment(session, assignment)
+            with ExitStack() as at_end:
+                at_end.callback(end_assignment, session, session.token)
+                if not assignment.to_scan or session.state != "up":
+                    return _scan(settings, session, opened, progress, force=force, accept=accept)
+                dispatcher.send_parts(assignment)
+                session.leave_lock(dispatch_lock_ttl_s(settings))
+                at_end.pop_all()  # the merge ends it
+                return None
+
+    return run_locked(
+        settings,
+        confirm_or_scan,
+        run_id=dispatcher.run_id if dispatcher else "",
+        tick=tick,
+        use_cache=use_cache,
+        time_limit_error=time_limit_error,
+    )
 
 
-def confirm_or_scan(
-    settings: Settings, publisher: Publisher, progress: Progress | None, *, force: bool, accept: bool
-) -> Report:
-    """Look at the input; confirm what has not changed, else scan it here and publish."""
-    with closing(open_input(settings)) as rolling:
-        report = None if force else confirm(settings, publisher, rolling)
-        return report or scan_here(settings, publisher, rolling, progress, force=force, accept=accept)
+def run_locked(
+    settings: Settings,
+    work: Callable[[Session, Manifest | None], _Report],
+    *,
+    run_id: str = "",
+    token: str | None = None,
+    tick: int | None = None,
+    use_cache: bool = True,
+    time_limit_error: type[Exception] = TimeoutError,
+) -> _Report | Report:
+    """Do a run's work under the locks of the output directory and of the source, and record how it ended.
 
+    Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's. An
+    object store has no lock and is always free; see `snapshots/object_store.py` for two runs there without Redis.
 
-@contextmanager
-def recorded(
-    settings: Settings, *, use_cache: bool = True, time_limit_error: type[Exception] = TimeoutError
-) -> Iterator[Publisher]:
-    """What every run has round it: its view of Redis, and a report in the stream where it fails.
+    Args:
+        settings: All settings of the source.
+        work: Gets the session and the manifest of the current set, read before the input is opened.
+        run_id: The id of a run that begins here.
+        token: The token of a distributed run, to end it here.
+        tick: As of `optimize`.
+        use_cache: As of `optimize`.
+        time_limit_error: As of `optimize`.
+
+    Returns:
+        What `work` returned, or the report of a run that was skipped.
 
     Raises:
         RunTimedOut: In place of the caller's time limit.
+        RollingError: The run failed.
     """
     started = time.monotonic()
-    with Publisher(settings, use_cache=use_cache) as publisher:
+    store = snapshot_store(settings.output_dir)
+    with Session(settings, use_cache=use_cache) as session:
         try:
-            yield publisher
+            if tick is not None and not session.ask(lambda: session.run_log.take_tick(tick), absent=True):
+                return skipped(settings, "tick_taken")
+            with (
+                store.lock() as directory_is_free,
+                session.lock(token, run_id=run_id) as source_is_free,
+            ):
+                before = store.read_manifest()
+                session.start_from(before.version if before else 0)
+                report: _Report | Report
+                if directory_is_free if source_is_free is None else source_is_free:
+                    report = work(session, before)
+                else:
+                    report = skipped(settings, "already_running" if token is None else "superseded")
         except time_limit_error as error:
             timed_out = RunTimedOut(
                 f"the run was ended by its time limit, after {time.monotonic() - started:.0f} s; raise "
                 "ROLLING_INTERVAL_S, or see why the scan is slow: rolling-optimizer run --force shows its rate"
             )
-            publisher.record(failed_report(settings, timed_out))
+            session.record(failed_report(settings, timed_out))
             raise timed_out from error
         except Exception as error:  # a bug too is a failed run that operators must see
-            publisher.record(failed_report(settings, error))
+            session.record(failed_report(settings, error))
             raise
+        if report is not None:
+            session.record(report)
+        return report
 
 
-@contextmanager
-def alone(settings: Settings, publisher: Publisher, handed: str | None = None, *, run_id: str = "") -> Iterator[bool]:
-    """Hold the locks of the directory and of the source; yield whether this is the only run.
-
-    Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's. An
-    object store has no lock and is always free; see `remote_snapshots.py` for two runs there without Redis.
-    """
-    with (
-        snapshot_store(settings.output_dir).lock() as directory_is_free,
-        publisher.lock(handed, run_id=run_id) as source_is_free,
-    ):
-        before = snapshot_store(settings.output_dir).read_manifest()
-        publisher.start_from(before.version if before else 0)
-        yield directory_is_free if source_is_free is None else source_is_free
-
-
-def confirm(settings: Settings, publisher: Publisher, rolling: Input) -> Report | None:
-    """Where nothing has changed, confirm the current set, and give it to Redis where that has none or an older one.
+def _confirm(settings: Settings, session: Session, opened: Input, manifest: Manifest | None) -> Report | None:
+    """Confirm the current set if the input has not changed; publish it again if Redis has none or an older one.
 
     Returns:
         The report; `None` where there is something to scan: a change, files that are not whole, or a Redis that shows
         another set that is as new as theirs.
     """
-    manifest = snapshot_store(settings.output_dir).read_manifest()
-    if manifest is None or manifest.fingerprint != rolling.fingerprint:
+    if manifest is None or manifest.fingerprint != opened.fingerprint:
         return None
-    snapshots = snapshot_store(settings.output_dir).read_set(manifest=manifest)
-    if snapshots is None:
+    store = snapshot_store(settings.output_dir)
+    snapshots = store.read_set(manifest=manifest)
+    if snapshots is None or snapshots.manifest != manifest:
         return None
-    standing = publisher.compare(snapshots.manifest)
+    standing = session.compare(manifest)
     if standing == "other":
         return None
-    if standing == "current" and publisher.shows(snapshots):
-        publisher.mark_checked()
+    if standing == "current" and session.shows(snapshots):
+        session.ask(lambda: session.writer.confirm(session.version_before), absent=None)
         done = "current"
     else:
-        publisher.publish(snapshots)
+        session.publish(snapshots)
         done = "republished"
-    snapshot_store(settings.output_dir).mark_checked()
-    publisher.keep_parts([part.digest for part in rolling.parts])
+    store.mark_checked()
     return Report(
         "unchanged",
         settings.source,
         _now(),
-        version=max(manifest.version, publisher.version_before),
-        cache=publisher.outcome(done),
+        version=max(manifest.version, session.version_before),
+        cache=session.outcome(done),
         rejected=manifest.rejected,
     )
 
 
-def scan_here(
-    settings: Settings, publisher: Publisher, rolling: Input, progress: Progress | None, *, force: bool, accept: bool
+def _scan(
+    settings: Settings, session: Session, opened: Input, progress: Progress | None, *, force: bool, accept: bool
 ) -> Report:
-    """Scan the input in this process, and publish what it holds."""
-    watched = publisher.watched(progress)
-    scanned = rolling.scan(choose_engine(settings.engine), publisher, watched, force=force)
-    return publish(settings, publisher, scanned, accept=accept)
-
-
-def publish(settings: Settings, publisher: Publisher, scanned: Scanned, *, accept: bool) -> Report:
-    """Select, write the files, then Redis; the lock is checked before either shows anything."""
-    found = scanned.found
-    check_plausible(
-        found,
-        input_name=str(settings.input),
-        bots_dir=None if settings.bots_dir is None else str(settings.bots_dir),
-        max_rejected_percent=settings.max_rejected_percent,
-        accept=accept,
-    )
-    ranked = found.selection.finish()
-    newest = max(publisher.newest_version(), publisher.newest_before)
-    snapshots = encode_set(
-        source=settings.source,
-        version=max(time.time_ns() // 1_000_000, newest + 1),
-        generated_at=_now(),
-        fingerprint=scanned.fingerprint,
-        ranked=ranked,
-        predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
-        bots=summaries(found.bots),
-        holdings=holdings(found.bots),
-        rejected=found.rejected,
-        gzip_level=settings.gzip_level,
-    )
-    snapshot_store(settings.output_dir).write(
-        snapshots, replaced=publisher.newest_before, before_commit=publisher.check_superseded
-    )
-    publisher.publish(snapshots)
-    publisher.keep_parts([part.digest for part in scanned.parts])
-    return Report(
-        "success",
-        settings.source,
-        snapshots.manifest.generated_at,
-        version=snapshots.manifest.version,
-        cache=publisher.outcome("published"),
-        stats=_stats(scanned, snapshots),
-        rejects=found.tallies(),
-        rejected=found.rejected,
-    )
-
-
-def _stats(scanned: Scanned, snapshots: SnapshotSet) -> Stats:
-    counts = {kind: entry.count for kind, entry in snapshots.manifest.snapshots.items()}
-    found = scanned.found
-    seconds = max(0.001, time.time() - scanned.began_s)
-    return Stats(
-        predictions_extracted=counts["predictions"],
-        bots_processed=counts["bots"],
-        portfolio_holdings=counts["portfolio"],
-        records_seen=found.records_seen,
-        records_rejected=found.records_rejected,
-        duplicates=found.duplicates,
-        symbols_ignored=found.symbols_ignored,
-        input_bytes=scanned.input_bytes,
-        json_bytes=found.json_bytes,
-        seconds=round(seconds, 3),
-        json_mb_per_s=round(found.json_bytes / 1e6 / seconds, 1),
-        peak_rss_mb=round(max(peak_rss_mb(), scanned.peak_rss_mb), 1),
-        engine=scanned.engine,
-        parts=max(1, len(scanned.parts)),
-        parts_scanned=scanned.parts_scanned,
-        bots_seen=found.bots_seen,
-        bots_rejected=found.bots_rejected,
-    )
+    """Scan the input in this process and publish the result."""
+    engine, results = choose_engine(settings.engine), PartResults(session)
+    scanned = opened.scan(engine, results, session.watched(progress), force=force)
+    return publish(settings, session, scanned, accept=accept)
 
 
 def failed_report(settings: Settings, error: Exception) -> Report:

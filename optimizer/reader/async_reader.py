@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, connect_async, redis_answers
+from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, connect_async, translated_errors
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable
 from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
@@ -176,7 +176,7 @@ class AsyncSnapshotReader:
         await asyncio.shield(self._first)
         while True:
             try:
-                with redis_answers(self._url):
+                with translated_errors(self._url):
                     await self._follow_channel()
             except CacheUnavailable as error:
                 # An ACL may forbid the channel alone: then the pointer is read once a second, which is slower by that.
@@ -221,7 +221,7 @@ class AsyncSnapshotReader:
         Raises:
             CacheUnavailable: There is none, or an error among them.
         """
-        with redis_answers(self._url):
+        with translated_errors(self._url):
             async with self._client.pipeline(transaction=False) as pipeline:
                 for name, arguments, options in calls:
                     getattr(pipeline, name)(*arguments, **options)

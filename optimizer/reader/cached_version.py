@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from optimizer.cache.client import UNREADABLE
-from optimizer.cache.keys import PAYLOAD_KINDS, Pointer
+from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.models import (
     BotsSnapshot,
     Index,
@@ -62,14 +62,8 @@ class Sight:
     rejected: Rejected | None = None
 
     @classmethod
-    def of_pointer(cls, pointer: Pointer, checked_s: float) -> Self:
-        """What Redis shows."""
-        told = (pointer.version, pointer.fingerprint, pointer.generated_at, pointer.checked_at)
-        return cls(*told, checked_s, pointer.etags, pointer.rejected)
-
-    @classmethod
     def of_manifest(cls, manifest: Manifest, checked_at: str, checked_s: float) -> Self:
-        """What the files show."""
+        """What the pointer or the files show."""
         etags = {kind: entry.sha256 for kind, entry in manifest.snapshots.items()}
         told = (manifest.version, manifest.fingerprint, manifest.generated_at, checked_at)
         return cls(*told, checked_s, etags, manifest.rejected)

@@ -26,9 +26,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from optimizer.cache.client import UNREADABLE, is_away, is_forbidden, redis_answers
+from optimizer.cache.client import UNREADABLE, is_away, is_forbidden, translated_errors
 from optimizer.cache.clocks import Sightings, seconds_of, text_of
-from optimizer.cache.keys import PAYLOAD_KINDS, Keys, Pointer
+from optimizer.cache.keys import PAYLOAD_KINDS, Keys
+from optimizer.cache.pointer import Pointer
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.reader.cached_version import Held, Sight, Stored, hold, store, store_each
 from optimizer.reader.results import Snapshot, State
@@ -175,7 +176,7 @@ class Follower:
         found: Held | None = None
         if ask_redis:
             try:
-                with redis_answers(self.url):
+                with translated_errors(self.url):
                     pointer, found = yield from self._from_redis()
                 if not self.cache_up:
                     _log.info("[RollingOptimizer] Redis is back")
@@ -245,7 +246,7 @@ class Follower:
             return None
         told_s, now_s = seconds_of(pointer.checked_at), time.time() if now is None else now[0] + now[1] / 1e6
         since_s = self._pointers.since_s(pointer.version, told_s, now_s, same_clock=now is not None)
-        return Sight.of_pointer(pointer, since_s)
+        return Sight.of_manifest(pointer.manifest, pointer.checked_at, since_s)
 
     def _from_redis(self) -> Plan[tuple[Sight | None, Held | None]]:
         """What the pointer shows, and that version as far as it can be read, unless what is held is newer."""

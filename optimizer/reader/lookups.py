@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from optimizer.cache.client import UNREADABLE, redis_answers
+from optimizer.cache.client import UNREADABLE, translated_errors
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.models import Index, Origin, Record, Report
 from optimizer.reader.cached_version import Held, Sight, store
@@ -136,7 +136,7 @@ class Lookups:
         if not self._follower.cache_up or held.origin != "redis":
             return None
         try:
-            with redis_answers(self._follower.url):
+            with translated_errors(self._follower.url):
                 return (yield from read(held))
         except CacheUnavailable as error:
             self._follower.failed(error)

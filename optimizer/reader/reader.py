@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 import redis
 
-from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, connect, redis_answers
+from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, connect, translated_errors
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable
 from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
@@ -164,7 +164,7 @@ class SnapshotReader:
                 failure = error
 
     def _ask(self, calls: Calls) -> list[Any]:
-        with redis_answers(self._url), self._client.pipeline(transaction=False) as pipeline:
+        with translated_errors(self._url), self._client.pipeline(transaction=False) as pipeline:
             for name, arguments, options in calls:
                 getattr(pipeline, name)(*arguments, **options)
             return list(pipeline.execute())

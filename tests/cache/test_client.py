@@ -1,185 +1,60 @@
-"""What `config` and a worker at its start say of a Redis, against what a run and Celery can do with it."""
+"""A Redis that does not answer is `CacheUnavailable`, and one on a Unix socket is reached."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-import redis
 
-from optimizer import Settings, optimize
-from optimizer.cache.client import check_broker, check_cache
-from optimizer.cache.keys import Keys
+from optimizer.cache.client import CacheClient, ping
+from optimizer.cache.lock import Lock, SourceLock
+from optimizer.cache.parts import AssignmentStore, PartStore
+from optimizer.cache.run_log import RunLog
+from optimizer.cache.server_checks import eviction_warning
+from optimizer.cache.verification import is_intact, shows
+from optimizer.cache.writer import VersionWriter
 from optimizer.errors import CacheUnavailable
-from tests.cli.test_commands import rolling_optimizer
-from tests.support.compose import ROOT
-from tests.support.fleet import Fleet
-from tests.support.redis_servers import RedisServer, wait_until
-from tests.support.rolling_files import a_record, write_json
+from optimizer.models import Report
+from tests.support.cache_writers import NOW, SOURCE, a_cache, a_set, publish, version_shown
+from tests.support.redis_servers import RedisServer
 
 
-def allow(*rules: str) -> Callable[[redis.Redis], object]:
-    """Make the user `default` one who may do so much."""
-    return lambda client: client.execute_command(  # type: ignore[no-untyped-call]
-        "ACL", "SETUSER", "default", "reset", "on", "nopass", "+@connection", *rules
-    )
+def test_a_redis_that_does_not_answer_is_unavailable(own_redis: RedisServer) -> None:
+    """Every module says so with the URL, without its password."""
+    url = own_redis.url.replace("redis://", "redis://user:secret@")
+    asking: list[Callable[[CacheClient], object]] = [
+        lambda cache: RunLog(cache).take_tick(1),
+        lambda cache: VersionWriter(cache).pointer(),
+        lambda cache: is_intact(cache, 1),
+        lambda cache: shows(cache, a_set(1)),
+        lambda cache: VersionWriter(cache).mend(),
+        lambda cache: PartStore(cache).renew(["digest"]),
+        lambda cache: AssignmentStore(cache).read("token"),
+        lambda cache: VersionWriter(cache).newest_known(),
+        lambda cache: VersionWriter(cache).confirm(1),
+        lambda cache: RunLog(cache).add(Report("skipped", SOURCE, NOW)),
+        lambda cache: SourceLock(cache).owns(Lock(held=True, token="token")),
+        lambda cache: SourceLock(cache).acquire().__enter__(),
+        lambda cache: VersionWriter(cache).publish(a_set(1), lock=Lock(held=True, token=""), before=None),
+    ]
+    with a_cache(url) as cache:
+        for ask in asking:
+            with pytest.raises(CacheUnavailable, match=str(own_redis.port)) as raised:
+                ask(cache)
+            assert "secret" not in str(raised.value)
+    for check in (ping, eviction_warning):
+        with pytest.raises(CacheUnavailable, match=str(own_redis.port)):
+            check(url)
 
 
-def give_all_slots(client: Any) -> None:
-    """Make a node in cluster mode a whole cluster."""
-    client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
-    wait_until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok", what="the cluster")
+def test_a_unix_socket_is_a_way_to_redis(own_redis: RedisServer, tmp_path: Path) -> None:
+    """Under redis-py's name for it, and Celery's."""
+    path = tmp_path / "redis.sock"
+    own_redis.start("--unixsocket", str(path))
 
-
-def nothing(_client: redis.Redis) -> None:
-    """Leave a server as it has started."""
-
-
-class Server(NamedTuple):
-    """A server as it may be found: what is said of it as a cache, and as a broker; empty where it works."""
-
-    options: tuple[str, ...]
-    prepare: Callable[[redis.Redis], object]
-    of_cache: str
-    of_broker: str
-
-
-CLUSTER = "it is in cluster mode; take a Redis that is no cluster"
-FORBIDDEN = "its ACL forbids it to this user; docs/redis-acl.conf has"
-SERVERS = {
-    "as it should be": Server((), nothing, "", ""),
-    "a cluster without slots": Server(("--cluster-enabled", "yes"), nothing, CLUSTER, CLUSTER),
-    "a cluster of one node": Server(("--cluster-enabled", "yes"), give_all_slots, "", CLUSTER),
-    "EVAL renamed": Server(("--rename-command", "EVAL", ""), nothing, "run scripts by EVAL (unknown command", ""),
-    "EVALSHA renamed": Server(
-        ("--rename-command", "EVALSHA", ""), nothing, "", "run scripts by EVALSHA (unknown command"
-    ),
-    "INFO renamed": Server(("--rename-command", "INFO", ""), nothing, "", ""),
-    "SET renamed": Server(
-        ("--rename-command", "SET", "set2"), nothing, "switches it off (rename-command); allow", "allow"
-    ),
-    "a replica": Server(("--replicaof", "127.0.0.1", "1"), nothing, "take its master", "take its master"),
-    "full": Server((), lambda client: client.config_set("maxmemory", 1), "its memory is full", "its memory is full"),
-    "replicas are missing": Server(("--min-replicas-to-write", "1"), nothing, "Not enough good replicas", "Not enough"),
-    "no scripts": Server((), allow("~*", "&*", "+@all", "-@scripting"), "EVAL (this user has no permissions", ""),
-    "other keys": Server((), allow("~other:*", "+@all"), FORBIDDEN, ""),
-    "no channels": Server((), allow("~*", "+@all"), "", ""),
-}
-
-
-@pytest.fixture(params=list(SERVERS.values()), ids=list(SERVERS))
-def found(request: pytest.FixtureRequest, own_redis: RedisServer) -> Server:
-    """A server of each kind, as `own_redis`."""
-    server: Server = request.param
-    own_redis.start(*server.options)
-    with own_redis.client as client:
-        server.prepare(client)
-    return server
-
-
-def said_of(check: Callable[[str, str], list[str]], url: str) -> str:
-    """What is wrong, in words."""
-    try:
-        check(url, "brain")
-    except CacheUnavailable as error:
-        return str(error)
-    return ""
-
-
-def test_what_is_said_of_a_cache_is_what_a_run_finds(
-    settings_without_redis: Settings, own_redis: RedisServer, found: Server
-) -> None:
-    """A cache works if a run can publish in it, and what is missing is named with the remedy; no key is left."""
-    settings = replace(settings_without_redis, redis_url=own_redis.url, source="brain")
-    write_json(settings.input, {"AAPL": a_record()})
-
-    said = said_of(check_cache, own_redis.url)
-
-    assert (said == "") == (found.of_cache == "")
-    assert found.of_cache in said
-    assert optimize(settings).cache == ("down" if said else "published")
-    if not said:
-        with own_redis.client as client:
-            assert client.exists(Keys("brain").probe) == 0
-
-
-def test_what_is_said_of_a_broker(own_redis: RedisServer, found: Server) -> None:
-    """The same for what Celery needs."""
-    said = said_of(check_broker, own_redis.url)
-
-    assert (said == "") == (found.of_broker == "")
-    assert found.of_broker in said
-
-
-def test_a_user_who_may_only_read_is_told_what_that_is_enough_for(own_redis: RedisServer) -> None:
-    """It is a router's, so it is no failure."""
-    own_redis.start()
-    with own_redis.client as client:
-        allow("~*", "&*", "+@read")(client)
-
-    [note] = check_cache(own_redis.url, "brain")
-
-    assert "this user may read, as routers and the web do, and not write, as workers have to" in note
-
-
-def test_config_exits_as_it_works_and_names_what_is_missing(
-    tmp_path: Path, own_redis: RedisServer, redis_server: RedisServer
-) -> None:
-    """One line for what works, and one sentence for what does not."""
-    own_redis.start("--rename-command", "EVAL", "", "--rename-command", "INFO", "")
-    no_scripts = rolling_optimizer(tmp_path, "config", ROLLING_REDIS_URL=own_redis.url)
-    no_info = rolling_optimizer(
-        tmp_path, "config", ROLLING_REDIS_URL=redis_server.url, ROLLING_BROKER_URL=own_redis.url
-    )
-
-    assert no_scripts.returncode == 1
-    assert f"Redis at {own_redis.url} answers, but it is not possible to run scripts by EVAL" in no_scripts.stderr
-    assert f"broker: {own_redis.url} answers" in no_scripts.stdout
-    assert no_info.returncode == 0, no_info.stderr
-    assert "its ACL forbids INFO, or its configuration renames it" in no_info.stdout
-
-
-@pytest.mark.parametrize(
-    ("process", "options"),
-    [
-        ("worker", ("--cluster-enabled", "yes")),
-        ("beat", ("--cluster-enabled", "yes")),
-        ("worker", ("--replicaof", "127.0.0.1", "1")),
-    ],
-)
-def test_what_cannot_use_its_broker_ends_with_a_sentence(
-    tmp_path: Path, own_redis: RedisServer, process: str, options: tuple[str, ...]
-) -> None:
-    """And without a traceback."""
-    own_redis.start(*options)
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "tasks", process],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "ROLLING_REDIS_URL": own_redis.url},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-    assert done.returncode == 1
-    assert f"CacheUnavailable: broker: Redis at {own_redis.url} answers, but " in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-
-
-def test_a_worker_says_what_its_cache_lacks_and_goes_on(
-    tmp_path: Path, own_redis: RedisServer, redis_server: RedisServer
-) -> None:
-    """Files are written all the same."""
-    own_redis.start("--rename-command", "EVAL", "")
-    settings = Settings(input=tmp_path / "in.json", output_dir=tmp_path / "out", redis_url=own_redis.url)
-    with Fleet(tmp_path, settings) as fleet:
-        fleet.start_worker(ROLLING_BROKER_URL=redis_server.url)
-        wait_until(lambda: any("run scripts by EVAL" in line for line in fleet.lines), what="the warning")
-        assert not [line for line in fleet.lines if "Redis is away" in line]
+    for scheme in ("unix", "redis+socket"):
+        with a_cache(f"{scheme}://{path}") as cache:
+            publish(cache, a_set((version_shown(cache) or 0) + 1))
+    with a_cache(own_redis.url) as cache:
+        assert version_shown(cache) == 2

@@ -21,7 +21,7 @@ import redis
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
 from optimizer.cache.keys import Keys
 from optimizer.celery.app import app
-from optimizer.celery.tasks import _of_parts
+from optimizer.celery.tasks import _decode_outcomes
 from optimizer.cli.dev.redis_server import free_port
 from optimizer.cli.dev.sample import write_sample
 from optimizer.cli.dev.stack import StackFailed
@@ -44,7 +44,7 @@ def slow_input(settings: Settings) -> Path:
 
 
 def test_beat_makes_a_run_each_tick_and_a_changed_input_is_published(tmp_path: Path, settings: Settings) -> None:
-    """Nobody does anything but write the input, and routers see the new version."""
+    """The input is written, nothing else is done, and routers see the new version."""
     write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record(confidence=0.9)})
 
     with Fleet(tmp_path, settings, **FAST_TICKS) as fleet:
@@ -149,7 +149,7 @@ def test_flower_triggers_runs_behind_its_password_and_shows_reports_and_failures
 def test_a_long_run_reports_its_progress_as_the_tasks_state(
     tmp_path: Path, settings: Settings, redis_server: RedisServer, slow_input: Path
 ) -> None:
-    """Whoever asks for the task's state sees how many of the compressed bytes are read."""
+    """The task's state tells how many of the compressed bytes are read."""
     with Fleet(tmp_path, settings, **SLOW_SCAN) as fleet, redis_server.client as client:
         fleet.start_worker()
         sent = _send(settings, {"force": True})
@@ -335,7 +335,7 @@ def test_a_killed_scan_of_a_part_costs_one_tick(tmp_path: Path, settings: Settin
     assert (report.stats.parts, report.stats.parts_scanned) == (2, 1)
 
 
-def test_who_waits_for_a_run_hears_that_its_worker_was_killed(
+def test_a_sender_that_waits_for_a_run_hears_that_its_worker_was_killed(
     tmp_path: Path, settings: Settings, slow_input: Path, redis_server: RedisServer
 ) -> None:
     """In one line; what is lost is made again by the next tick."""
@@ -348,7 +348,7 @@ def test_who_waits_for_a_run_hears_that_its_worker_was_killed(
             env=os.environ | environ,
             stderr=subprocess.PIPE,
         )
-        fleet.wait_for_line(r"scan_rolling_file\[.*received")
+        fleet.wait_for_line(r"optimize_rolling_data\[.*received")
         with redis_server.client as client:
             wait_until(
                 lambda: any(b"PROGRESS" in (client.get(key) or b"") for key in client.keys("celery-task-meta-*")),
@@ -364,7 +364,7 @@ def test_who_waits_for_a_run_hears_that_its_worker_was_killed(
 
 
 def test_a_run_may_be_part_of_a_chain(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
-    """What is to follow it waits for the scan, and not for the look that began it."""
+    """The next task of the chain waits for the end of the scan."""
     write_json(settings.input, {"AAPL": a_record()})
     with Fleet(tmp_path, settings) as fleet, redis_server.client as client:
         fleet.start_worker()
@@ -409,29 +409,30 @@ def test_pools_in_which_scans_would_block_are_refused(tmp_path: Path, settings: 
 
 
 def test_a_worker_that_takes_none_of_our_queues_says_so(tmp_path: Path, settings: Settings) -> None:
-    """With the names of both."""
+    """With the names of both; the queue of parts is none of them where no source has parts."""
     with Fleet(tmp_path, settings) as fleet:
         fleet.start_worker("-Q", "celery")
         fleet.wait_for_line(r"this worker takes celery, .* sent to rolling\.rolling_brain, rolling\.scan;")
+        fleet.start_worker("-Q", "rolling.scan", "-n", "scans@%h", name="scans")
+        fleet.wait_for_line(r"scans\| .*only the parts of a pattern.* scanned in rolling\.rolling_brain")
 
 
 # ---- runs that are revoked, as Flower's button does it
 
 RECEIVED = r"optimize_rolling_data\[{id}\] received"
-HANDED_ON = r"scan_rolling_file\[{id}\] received"
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_run_that_is_revoked_never_publishes(
     tmp_path: Path, settings: Settings, redis_server: RedisServer, pool: str
 ) -> None:
-    """Whether it looks, lies in a queue or scans, and whether or not the pool can kill it: the next run may begin."""
+    """Whether it is in a queue, begins or scans, and whether or not the pool can kill it: the next run may begin."""
     write_json(settings.input, {"AAPL": a_record()})
     before = optimize(settings)
     write_sample(local(settings.input), symbols=800, points=4_000)
     with Fleet(tmp_path, settings, **SLOW_SCAN) as fleet, redis_server.client as client:
         fleet.start_worker("-P", pool)
-        for phase in ("", RECEIVED, HANDED_ON, "PROGRESS"):
+        for phase in ("", RECEIVED, "PROGRESS"):
             run_id = _send(settings, {"force": True})
             if phase == "PROGRESS":
                 wait_until(lambda: b"PROGRESS" in _meta(client, run_id), what="the scan")  # noqa: B023
@@ -451,7 +452,7 @@ def test_a_run_that_is_revoked_never_publishes(
 def test_a_run_of_many_parts_that_is_revoked_never_publishes(
     tmp_path: Path, settings: Settings, redis_server: RedisServer
 ) -> None:
-    """Its parts may be scanned to their ends; nobody puts them together, and the next run need not wait for them."""
+    """Its parts may be scanned to their ends; they are not merged, and the next run need not wait for them."""
     for name in "ab":
         write_sample(tmp_path / "parts" / f"{name}.json.gz", symbols=300, points=3_000)
     parted = replace(settings, input=tmp_path / "parts" / "*.json.gz", source="parted")
@@ -468,11 +469,11 @@ def test_a_run_of_many_parts_that_is_revoked_never_publishes(
         assert not fleet.runs("failed")
 
 
-def test_what_comes_back_of_parts_and_is_none_of_ours_counts_as_nothing() -> None:
-    """Then other parts came back than were handed out, which fails the run by name and lets go of it."""
+def test_outcomes_of_parts_that_cannot_be_decoded_count_as_none() -> None:
+    """Then other parts came back than were sent, which fails the run by name and ends it."""
     forged: list[Any] = [[5], ["x"], [{"location": {}}], "text", 5, None, [{}], [{"location": "a", "scanned": 5}]]
     for outcomes in forged:
-        assert _of_parts(outcomes) == []
+        assert _decode_outcomes(outcomes) == []
 
 
 def _revoke(settings: Settings, run_id: str) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings, optimize
-from optimizer.cache.writer import Cache
+from optimizer.cache.client import CacheClient
+from optimizer.cache.run_log import RunLog
 from optimizer.cli.dev.redis_server import free_port
 from optimizer.errors import NoBots
 from optimizer.pipeline.run import failed_report, skipped
@@ -247,10 +248,10 @@ def test_status_shows_a_failure_that_many_skipped_runs_hide(settings: Settings, 
     variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
     write_json(settings.input, {"AAPL": a_record()})
     optimize(settings)
-    with closing(Cache(settings.redis_url, settings.source, settings.interval_s)) as cache:
-        cache.add_run(failed_report(settings, NoBots("no bot there can be used")))
+    with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
+        RunLog(cache).add(failed_report(settings, NoBots("no bot there can be used")))
         for _ in range(10):
-            cache.add_run(skipped(settings, "already_running"))
+            RunLog(cache).add(skipped(settings, "already_running"))
     failed = rolling_optimizer(data, "status", **variables)
     optimize(settings)
     well = rolling_optimizer(data, "status", **variables)

@@ -18,7 +18,8 @@ import pytest
 import redis
 import yaml
 
-from optimizer.cache.keys import Keys, Pointer
+from optimizer.cache.keys import Keys
+from optimizer.cache.pointer import Pointer
 from optimizer.cli.dev.redis_server import redis_executable
 from optimizer.config.settings import Settings, variable_name
 from optimizer.snapshots.store import snapshot_store
@@ -164,7 +165,7 @@ def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) 
         assert pointer is not None
         assert written is not None
         assert pointer.version == written.manifest.version
-        assert pointer.counts["predictions"] == 2
+        assert pointer.manifest.snapshots["predictions"].count == 2
         stored = client.get(Keys("rolling_brain").payload(pointer.version, "predictions"))
         assert stored == written.payloads["predictions"]
     # It is logged a moment after the publish.

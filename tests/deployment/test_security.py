@@ -25,8 +25,9 @@ import redis
 from celery import Celery, chord
 
 from optimizer import Settings
-from optimizer.cache.client import connect, eviction_warning
+from optimizer.cache.client import connect
 from optimizer.cache.keys import Keys
+from optimizer.cache.server_checks import eviction_warning
 from optimizer.celery.queues import SCAN_QUEUE
 from optimizer.storage.location import Url
 from tests.cli.test_commands import rolling_optimizer

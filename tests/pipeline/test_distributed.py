@@ -1,40 +1,46 @@
-"""Runs that are handed out: one lock from the beginning to the publish, whoever works, dies, or comes twice."""
+"""Distributed runs: one lock from the beginning to the publish, whichever worker scans, dies, or is told twice."""
 
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Barrier
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import msgspec
 import pytest
 from redis import Redis
 
 from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.cli.dev.sample import write_sample
-from optimizer.errors import CacheUnavailable, PartFailed, PublishRefused, RunLost, RunTimedOut
+from optimizer.errors import CacheUnavailable, PartFailed, PublishRefused, RunLost, RunTimedOut, SourceTorn
 from optimizer.models import Report
-from optimizer.pipeline.distributed import Assignment, begin, handover_s, merge_parts, revoke, scan_file, scan_one_part
-from optimizer.pipeline.session import Publisher
+from optimizer.pipeline.assignment import Assignment, Dispatcher, dispatch_lock_ttl_s
+from optimizer.pipeline.distributed import PartOutcome, merge_parts, revoke, scan_one_part
+from optimizer.pipeline.parts import Input, open_input
+from optimizer.pipeline.publish import publish
+from optimizer.pipeline.run import run_source
 from tests.support.published_state import (
     assert_redis_holds_the_files,
     assert_tidy,
     files_of,
     no_scan,
     once,
-    run_old,
     runs_of,
     symbols_shown,
     version_of,
 )
 from tests.support.redis_servers import RedisServer
-from tests.support.rolling_files import a_record, local, write_json
+from tests.support.rolling_files import a_record, local, write_json, write_raw
 
 
 @pytest.fixture
@@ -46,22 +52,31 @@ def parted(settings: Settings) -> Settings:
     return replace(settings, input=directory / "*.json", source="parted")
 
 
-def handed_out(settings: Settings, *, force: bool = False) -> Assignment:
-    """Begin a run that has something to scan."""
-    handed: list[Assignment] = []
-    assert begin(settings, handed.append, force=force) is None
-    return handed[0]
+def dispatched(settings: Settings, run_id: str = "", *, force: bool = False) -> Assignment:
+    """Begin a run that has parts to scan, and send them."""
+    sent: list[Assignment] = []
+    assert run_source(settings, Dispatcher(run_id, sent.append, _ignore), force=force) is None
+    return sent[0]
 
 
-def begun(settings: Settings) -> Report:
-    """Begin a run that has to end at once."""
-    report = begin(settings, _must_not)
+def run_here(settings: Settings, run_id: str = "", **options: Any) -> Report:
+    """Do a run that has no parts to send."""
+    report = run_source(settings, Dispatcher(run_id, _must_not, _ignore), **options)
     assert report is not None
     return report
 
 
+def scan_all(settings: Settings, assignment: Assignment) -> list[PartOutcome]:
+    """Scan the parts that were sent."""
+    return [scan_one_part(settings, assignment.token, assignment.parts[index].location) for index in assignment.to_scan]
+
+
 def _must_not(assignment: Assignment) -> None:
-    raise AssertionError(f"{assignment} was handed out")
+    raise AssertionError(f"{assignment} was sent")
+
+
+def _ignore(_run_id: str, _error: RunLost) -> None:
+    """Tell the sender of a lost run nothing."""
 
 
 @contextmanager
@@ -77,40 +92,80 @@ def lose_the_lock(server: RedisServer, settings: Settings) -> None:
         client.delete(key)
 
 
-def test_a_run_that_is_handed_out_keeps_its_lock_until_it_is_published(
-    settings: Settings, redis_server: RedisServer
-) -> None:
-    """Nobody else begins meanwhile; at the end nothing of it is left."""
-    run_old(settings)
-    write_json(settings.input, {"TSLA": a_record()})
-    assignment = handed_out(settings)
-    with lock_of(redis_server, settings) as (client, key):
-        assert 10_000 < client.pttl(key) <= handover_s(settings) * 1_000
+def test_a_distributed_run_keeps_its_lock_until_it_is_published(parted: Settings, redis_server: RedisServer) -> None:
+    """No other run begins meanwhile; at the end nothing of it is left."""
+    optimize(parted)
+    write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.9)})
+    assignment = dispatched(parted)
+    with lock_of(redis_server, parted) as (client, key):
+        assert 10_000 < client.pttl(key) <= dispatch_lock_ttl_s(parted) * 1_000
         assert client.get(key).decode() == assignment.token
-    assert begun(settings).reason == "already_running"
+    assert run_here(parted).reason == "already_running"
 
-    report = scan_file(settings, assignment.token)
+    report = merge_parts(parted, assignment.token, scan_all(parted, assignment))
 
+    assert (report.status, report.cache) == ("success", "published")
+    assert symbols_shown(parted) == ["TSLA", "AAPL"]
+    assert_tidy(parted, redis_server)
+    with redis_server.client as client:
+        assert client.exists(Keys(parted.source).handed) == 0
+    assert run_here(parted).status == "unchanged"
+
+
+def test_a_single_file_is_scanned_where_its_run_begins(settings: Settings, redis_server: RedisServer) -> None:
+    """Under one lock, with an assignment while the scan lasts; at the end nothing of it is left."""
+    write_json(settings.input, {"TSLA": a_record()})
+    keys = Keys(settings.source)
+    seen: list[bool] = []
+
+    def look() -> None:
+        with redis_server.client as client:
+            lock, stored = client.get(keys.lock), cast("bytes", client.hget(keys.handed, "assignment"))
+        assignment = msgspec.json.decode(stored, type=Assignment)
+        seen.append((assignment.run_id, assignment.token.encode(), assignment.parts) == ("first", lock, []))
+        assert run_here(settings).reason == "already_running"
+
+    report = run_here(settings, "first", progress=once(look))
+
+    assert seen == [True]
     assert (report.status, report.cache) == ("success", "published")
     assert symbols_shown(settings) == ["TSLA"]
     assert_tidy(settings, redis_server)
     with redis_server.client as client:
-        assert client.exists(Keys(settings.source).handed) == 0
-    assert begun(settings).status == "unchanged"
+        assert client.exists(keys.handed) == 0
+    assert run_here(settings).status == "unchanged"
+
+
+def test_a_scan_that_fails_leaves_no_assignment(settings: Settings, redis_server: RedisServer) -> None:
+    """It has told its sender; the next run has nothing to tell."""
+    write_raw(settings.input, b"{")
+    for _ in range(2):
+        with pytest.raises(SourceTorn):
+            run_here(settings, "first")
+        with redis_server.client as client:
+            assert client.exists(Keys(settings.source).handed, Keys(settings.source).lock) == 0
+    assert {report.error for report in runs_of(redis_server, settings.source)} == {"SourceTorn"}
+
+
+def test_redis_that_dies_while_a_single_file_is_scanned_costs_the_publish_alone(
+    settings: Settings, own_redis: RedisServer
+) -> None:
+    """The files are written; the assignment is left to expire."""
+    own_redis.start()
+    away = replace(settings, redis_url=own_redis.url)
+    write_json(away.input, {"TSLA": a_record()})
+    report = run_here(away, "first", progress=once(own_redis.kill))
+    assert (report.status, report.cache) == ("success", "down")
+    assert symbols_shown(away) == ["TSLA"]
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_an_assignment_that_is_delivered_twice_publishes_once(
-    settings: Settings, parted: Settings, redis_server: RedisServer, force: bool
+def test_a_message_that_is_delivered_twice_publishes_once(
+    parted: Settings, redis_server: RedisServer, force: bool
 ) -> None:
     """The second finds that its version has been replaced."""
-    write_json(settings.input, {"TSLA": a_record()})
-    assignment = handed_out(settings, force=force)
-    first, second = scan_file(settings, assignment.token), scan_file(settings, assignment.token)
-    assert (first.status, second.status, second.reason) == ("success", "skipped", "superseded")
-
-    assignment = handed_out(parted, force=force)
-    outcomes = [scan_one_part(parted, assignment.token, part.location) for part in assignment.parts]
+    assignment = dispatched(parted, force=force)
+    outcomes = scan_all(parted, assignment)
     first, second = (merge_parts(parted, assignment.token, outcomes) for _ in range(2))
     late = scan_one_part(parted, assignment.token, assignment.parts[0].location)
     assert (first.status, second.status, second.reason) == ("success", "skipped", "superseded")
@@ -118,27 +173,49 @@ def test_an_assignment_that_is_delivered_twice_publishes_once(
     assert_tidy(parted, redis_server)
 
 
-def test_a_lost_assignment_is_told_and_replaced_by_the_next_tick(settings: Settings, redis_server: RedisServer) -> None:
+def test_a_lost_run_is_told_and_replaced_by_the_next_tick(parted: Settings, redis_server: RedisServer) -> None:
     """Its worker was killed, or there was none; when it comes back after all, it does nothing."""
+    lost = dispatched(parted)
+    outcomes = scan_all(parted, lost)
+    lose_the_lock(redis_server, parted)
+
+    next_run = dispatched(parted, force=True)
+
+    assert [(one.status, one.error) for one in runs_of(redis_server, parted.source)] == [("failed", "RunLost")]
+    assert merge_parts(parted, lost.token, outcomes).reason == "superseded"
+    assert merge_parts(parted, next_run.token, scan_all(parted, next_run)).status == "success"
+    assert merge_parts(parted, lost.token, outcomes).reason == "superseded"
+    write_json(local(parted.input).parent / "a.json", {"AMD": a_record()})
+    dispatched(parted)  # a run that has ended is not reported as lost
+    assert [one.error for one in runs_of(redis_server, parted.source) if one.error] == ["RunLost"]
+
+
+def test_a_scan_of_a_single_file_that_was_killed_is_told(settings: Settings, redis_server: RedisServer) -> None:
+    """Its whole worker may be gone, and then nothing else tells its sender."""
     write_json(settings.input, {"TSLA": a_record()})
-    lost = handed_out(settings)
+    program = (
+        "import os, sys; from pathlib import Path; from optimizer import Settings\n"
+        "from optimizer.pipeline.assignment import Dispatcher; from optimizer.pipeline.run import run_source\n"
+        "settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3])\n"
+        "run_source(settings, Dispatcher('first', print, print), progress=lambda *_: os._exit(9))"
+    )
+    paths = [str(settings.input), str(settings.output_dir), settings.redis_url]
+    assert subprocess.run([sys.executable, "-c", program, *paths], check=False, timeout=60).returncode == 9
     lose_the_lock(redis_server, settings)
 
-    found = handed_out(settings)
+    told: list[str] = []
+    report = run_source(settings, Dispatcher("second", _must_not, lambda run_id, _error: told.append(run_id)))
 
-    assert [(one.status, one.error) for one in runs_of(redis_server, settings.source)] == [("failed", "RunLost")]
-    assert scan_file(settings, lost.token).reason == "superseded"
-    assert scan_file(settings, found.token).status == "success"
-    assert scan_file(settings, lost.token).reason == "superseded"
-    write_json(settings.input, {"AMD": a_record()})
-    handed_out(settings)  # and of that which has ended nobody says that it is lost
-    assert [one.error for one in runs_of(redis_server, settings.source) if one.error] == ["RunLost"]
+    assert told == ["first"]
+    assert report is not None
+    assert report.status == "success"
+    assert [one.error for one in runs_of(redis_server, settings.source)] == [None, "RunLost"]
 
 
 def test_parts_that_were_overtaken_in_the_files_are_not_merged(parted: Settings, redis_server: RedisServer) -> None:
     """By a run that found Redis away: it has read newer parts, and Redis knows nothing of it."""
-    assignment = handed_out(parted)
-    outcomes = [scan_one_part(parted, assignment.token, part.location) for part in assignment.parts]
+    assignment = dispatched(parted)
+    outcomes = scan_all(parted, assignment)
     write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.99)})
     newer = optimize(parted, use_cache=False)
     files = files_of(local(parted.output_dir))
@@ -155,34 +232,35 @@ def test_a_lost_chord_is_replaced_and_what_it_had_scanned_is_not_read_again(
     parted: Settings, redis_server: RedisServer
 ) -> None:
     """The parts that were done are done."""
-    lost = handed_out(parted)
+    lost = dispatched(parted)
     first = scan_one_part(parted, lost.token, lost.parts[0].location)
     assert first.scanned is not None
     lose_the_lock(redis_server, parted)
 
-    found = handed_out(parted)
+    next_run = dispatched(parted)
 
-    assert found.to_scan == [1]
+    assert next_run.to_scan == [1]
     assert scan_one_part(parted, lost.token, lost.parts[1].location).error == "Superseded"
-    second = scan_one_part(parted, found.token, found.parts[1].location)
-    assert merge_parts(parted, found.token, [second]).status == "success"
+    second = scan_one_part(parted, next_run.token, next_run.parts[1].location)
+    assert merge_parts(parted, next_run.token, [second]).status == "success"
     assert merge_parts(parted, lost.token, [first, second]).reason == "superseded"
     assert symbols_shown(parted) == ["MSFT", "AAPL"]
 
 
-def test_an_assignment_that_waited_longer_than_its_lock_goes_on_if_nobody_has_taken_its_place(
-    settings: Settings, redis_server: RedisServer
+def test_parts_that_waited_longer_than_their_lock_go_on_if_no_other_run_has_taken_their_place(
+    parted: Settings, redis_server: RedisServer
 ) -> None:
     """A fleet that is too small is slow, and still makes snapshots."""
-    write_json(settings.input, {"TSLA": a_record()})
-    assignment = handed_out(settings)
-    lose_the_lock(redis_server, settings)
-    assert scan_file(settings, assignment.token).status == "success"
+    assignment = dispatched(parted)
+    lose_the_lock(redis_server, parted)
+    outcomes = scan_all(parted, assignment)
+    lose_the_lock(redis_server, parted)
+    assert merge_parts(parted, assignment.token, outcomes).status == "success"
 
 
 def test_scans_of_one_run_hold_its_lock_together(parted: Settings, redis_server: RedisServer) -> None:
     """None of them releases it, or shortens it; one that comes when all is over does not leave it behind."""
-    assignment = handed_out(parted)
+    assignment = dispatched(parted)
     with lock_of(redis_server, parted) as (client, key):
         client.pexpire(key, 60_000)
         scan_one_part(parted, assignment.token, assignment.parts[0].location)
@@ -191,53 +269,52 @@ def test_scans_of_one_run_hold_its_lock_together(parted: Settings, redis_server:
         scan_one_part(parted, assignment.token, assignment.parts[1].location)
         assert client.pttl(key) > 10_000
         client.delete(key)
-        outcomes = [scan_one_part(parted, assignment.token, part.location) for part in assignment.parts]
+        outcomes = scan_all(parted, assignment)
         assert client.pttl(key) > 10_000
         assert merge_parts(parted, assignment.token, outcomes).status == "success"
         assert scan_one_part(parted, assignment.token, assignment.parts[1].location).error == "Superseded"
         assert not client.exists(key)
 
 
-def test_a_run_that_cannot_be_sent_fails_and_leaves_nothing(settings: Settings, redis_server: RedisServer) -> None:
+def test_a_run_that_cannot_be_sent_fails_and_leaves_nothing(parted: Settings, redis_server: RedisServer) -> None:
     """The broker may be another Redis than the cache, and away."""
-    write_json(settings.input, {"TSLA": a_record()})
 
     def fail(_assignment: Assignment) -> None:
         raise CacheUnavailable("the broker cannot be reached")
 
     with pytest.raises(CacheUnavailable):
-        begin(settings, fail)
+        run_source(parted, Dispatcher("", fail, _ignore))
 
-    assert [one.error for one in runs_of(redis_server, settings.source)] == ["CacheUnavailable"]
-    assert_tidy(settings, redis_server)
+    assert [one.error for one in runs_of(redis_server, parted.source)] == ["CacheUnavailable"]
+    assert_tidy(parted, redis_server)
     with redis_server.client as client:
-        assert client.exists(Keys(settings.source).handed) == 0
+        assert client.exists(Keys(parted.source).handed) == 0
 
 
 def test_a_part_that_is_gone_from_redis_fails_the_merge_by_name(parted: Settings, redis_server: RedisServer) -> None:
     """The next tick scans it again."""
-    assignment = handed_out(parted)
-    outcomes = [scan_one_part(parted, assignment.token, part.location) for part in assignment.parts]
+    assignment = dispatched(parted)
+    outcomes = scan_all(parted, assignment)
     with redis_server.client as client:
         client.delete(Keys(parted.source).part(assignment.parts[1].digest))
     with pytest.raises(PartFailed, match=r"b\.json: what was found in it is gone from Redis"):
         merge_parts(parted, assignment.token, outcomes)
-    assert handed_out(parted).to_scan == [1]
+    assert dispatched(parted).to_scan == [1]
 
 
-def test_a_part_that_is_replaced_after_it_was_handed_out_counts_as_it_was_scanned(parted: Settings) -> None:
-    """The fingerprint of the version is that of what was read, so that the next run finds nothing to do."""
-    assignment = handed_out(parted)
+def test_a_part_that_is_replaced_after_it_was_sent_counts_as_it_was_scanned(parted: Settings) -> None:
+    """The version has the fingerprint of what was read, so that the next run finds nothing to do."""
+    assignment = dispatched(parted)
     write_json(Path(assignment.parts[0].location), {"NVDA": a_record(confidence=1.0)})
-    outcomes = [scan_one_part(parted, assignment.token, part.location) for part in assignment.parts]
+    outcomes = scan_all(parted, assignment)
     merge_parts(parted, assignment.token, outcomes)
     assert symbols_shown(parted) == ["NVDA", "MSFT"]
-    assert begun(parted).status == "unchanged"
+    assert run_here(parted).status == "unchanged"
 
 
 def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_redis: RedisServer) -> None:
     """It never raises: the merge would not be called."""
-    assignment = handed_out(parted)
+    assignment = dispatched(parted)
     location = assignment.parts[0].location
 
     def bug(_done: int, _total: int) -> None:
@@ -252,102 +329,137 @@ def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_re
     assert scan_one_part(parted, assignment.token, missing).error == "SourceMissing"
     own_redis.start()
     away = replace(parted, redis_url=own_redis.url)
-    lost = scan_one_part(away, handed_out(away).token, location, progress=once(own_redis.kill))
+    lost = scan_one_part(away, dispatched(away).token, location, progress=once(own_redis.kill))
     assert lost.error == "CacheUnavailable"
     assert location in lost.details
 
 
 def test_a_message_cannot_make_a_worker_read_other_files(parted: Settings, tmp_path: Path) -> None:
     """A part is what the pattern names, and nothing beside it."""
-    assignment = handed_out(parted)
+    assignment = dispatched(parted)
     secret = write_json(tmp_path / "secret.json", {"AAPL": a_record()})
     for location in (str(secret), str(parted.input).replace("*", "../secret"), str(parted.input)[:-5]):
         outcome = scan_one_part(parted, assignment.token, location)
         assert (outcome.error, outcome.scanned) == ("SourceMissing", None)
 
 
-def test_without_redis_a_file_is_scanned_at_once(settings: Settings) -> None:
+def test_without_redis_everything_is_scanned_at_once(settings: Settings, parted: Settings) -> None:
     """The tick does it all."""
-    away = replace(settings, redis_url="redis://127.0.0.1:1/0")
     write_json(settings.input, {"TSLA": a_record()})
-    report = begun(away)
-    assert (report.status, report.cache) == ("success", "down")
+    for one in (settings, parted):
+        report = run_here(replace(one, redis_url="redis://127.0.0.1:1/0"))
+        assert (report.status, report.cache) == ("success", "down")
 
 
-def test_a_run_in_one_process_waits_for_one_that_was_handed_out(settings: Settings) -> None:
+def test_a_run_in_one_process_waits_for_a_distributed_one(parted: Settings) -> None:
     """The command line and the fleet have one lock."""
-    before = run_old(settings)
-    write_json(settings.input, {"TSLA": a_record()})
-    assignment = handed_out(settings)
-    assert optimize(settings).reason == "already_running"
-    assert version_of(scan_file(settings, assignment.token)) > version_of(before)
+    before = optimize(parted)
+    assignment = dispatched(parted, force=True)
+    assert optimize(parted).reason == "already_running"
+    assert version_of(merge_parts(parted, assignment.token, scan_all(parted, assignment))) > version_of(before)
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_an_assignment_that_is_delivered_twice_at_once_publishes_once(
+def test_a_message_that_is_delivered_twice_at_once_publishes_once(
     settings: Settings, redis_server: RedisServer, force: bool
 ) -> None:
     """Two workers with one message, both amid the scan: one is refused the lock, and files and Redis agree."""
     for number in range(5):
         write_json(settings.input, {"TSLA": a_record(confidence=0.5 + number / 10)})
-        token = handed_out(settings, force=force).token
-        both = Barrier(2)
-        with ThreadPoolExecutor(2) as pool:
-            reports = list(pool.map(_together, [both] * 2, [settings] * 2, [token] * 2))
-        assert sorted(report.status for report in reports) == ["skipped", "success"]
+        scan = partial(run_here, settings, "first", force=force, progress=lambda *_: time.sleep(0.05))
+        assert sorted(report.status for report in _twice(scan)) == ["skipped", "success"]
         assert_redis_holds_the_files(redis_server, settings)
         assert_tidy(settings, redis_server)
 
 
-def _together(both: Barrier, settings: Settings, token: str) -> Report:
-    both.wait()
-    return scan_file(settings, token, progress=lambda *_: time.sleep(0.05))
+@pytest.mark.parametrize("force", [False, True])
+def test_a_merge_that_is_delivered_twice_at_once_publishes_once(
+    parted: Settings, redis_server: RedisServer, force: bool
+) -> None:
+    """Only one of them takes the run's lock over."""
+    for number in range(5):
+        write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.5 + number / 10)})
+        assignment = dispatched(parted, force=force)
+        merge = partial(merge_parts, parted, assignment.token, scan_all(parted, assignment))
+        assert sorted(report.status for report in _twice(merge)) == ["skipped", "success"]
+        assert_redis_holds_the_files(redis_server, parted)
+        assert_tidy(parted, redis_server)
 
 
-def test_a_lock_that_is_about_to_expire_is_extended_by_whoever_goes_on(
-    settings: Settings, parted: Settings, redis_server: RedisServer
+def _twice(work: Callable[[], Report]) -> list[Report]:
+    """Let two workers do it at the same time."""
+    both = Barrier(2)
+
+    def together() -> Report:
+        both.wait()
+        return work()
+
+    with ThreadPoolExecutor(2) as pool:
+        return [future.result() for future in [pool.submit(together), pool.submit(together)]]
+
+
+def test_a_lock_that_is_about_to_expire_is_extended_by_the_worker_that_goes_on(
+    parted: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message may have waited for nearly as long as the lock of its run lives."""
-    write_json(settings.input, {"TSLA": a_record()})
-    token = handed_out(settings).token
-    with lock_of(redis_server, settings) as (client, key):
-        client.pexpire(key, 300)
-        assert scan_file(settings, token, progress=lambda *_: time.sleep(0.5)).status == "success"
-    assignment = handed_out(parted)
+    assignment = dispatched(parted)
     with lock_of(redis_server, parted) as (client, key):
+        outcomes = []
+        for part in assignment.parts:
+            client.pexpire(key, 300)
+            outcomes.append(scan_one_part(parted, assignment.token, part.location, progress=lambda *_: time.sleep(0.5)))
+        assert all(outcome.scanned for outcome in outcomes)
+        assert run_here(parted).reason == "already_running"
+        left_ms: list[int] = []
+
+        def publish_late(*arguments: Any, **options: Any) -> Report:
+            left_ms.append(client.pttl(key))
+            return publish(*arguments, **options)
+
+        monkeypatch.setattr("optimizer.pipeline.distributed.publish", publish_late)
         client.pexpire(key, 300)
-        location = assignment.parts[0].location
-        assert scan_one_part(parted, assignment.token, location, progress=lambda *_: time.sleep(0.5)).scanned
-        assert begun(parted).reason == "already_running"
+        assert merge_parts(parted, assignment.token, outcomes).status == "success"
+        assert left_ms[0] > 5_000
 
 
-def test_who_waits_for_a_lost_run_is_told(settings: Settings, redis_server: RedisServer) -> None:
+def test_the_sender_of_a_lost_run_is_told(parted: Settings, redis_server: RedisServer) -> None:
     """By the id that its sender knows it by."""
-    write_json(settings.input, {"TSLA": a_record()})
     told: list[tuple[str, str]] = []
 
-    def on_lost(run_id: str, error: RunLost) -> None:
+    def tell_lost(run_id: str, error: RunLost) -> None:
         told.append((run_id, str(error)))
 
     for run_id in ("first", "second"):
-        begin(settings, lambda _: None, run_id=run_id, on_lost=on_lost)
-        lose_the_lock(redis_server, settings)
+        run_source(parted, Dispatcher(run_id, lambda _: None, tell_lost))
+        lose_the_lock(redis_server, parted)
     assert [run_id for run_id, _ in told] == ["first"]
     assert "has not come back" in told[0][1]
 
 
-def test_a_merge_of_other_parts_than_were_handed_out_publishes_nothing(parted: Settings) -> None:
+def test_a_run_that_cannot_tell_the_sender_leaves_the_lost_run_to_the_next(
+    parted: Settings, redis_server: RedisServer
+) -> None:
+    """The command line has no result backend."""
+    dispatched(parted, "first")
+    lose_the_lock(redis_server, parted)
+    assert optimize(parted).status == "success"
+    told: list[str] = []
+    run_source(parted, Dispatcher("second", _must_not, lambda run_id, _error: told.append(run_id)))
+    assert told == ["first"]
+
+
+def test_a_merge_of_other_parts_than_were_sent_publishes_nothing(parted: Settings) -> None:
     """One twice and another not at all is not the whole."""
-    assignment = handed_out(parted)
+    assignment = dispatched(parted)
     first, second = (scan_one_part(parted, assignment.token, part.location) for part in assignment.parts)
     for outcomes in ([first, first], [second, first], [first]):
         with pytest.raises(PartFailed, match="other parts"):
             merge_parts(parted, assignment.token, outcomes)
-        assignment = handed_out(parted, force=True)
+        assignment = dispatched(parted, force=True)
 
 
-def test_without_redis_nobody_goes_on(parted: Settings) -> None:
-    """Nobody can say whether it is still the run that it was; it says so, and not that another took its place."""
+def test_without_redis_no_worker_goes_on(parted: Settings) -> None:
+    """It is not known whether the run is still the current one; that is said, and not that another took its place."""
     away = replace(parted, redis_url="redis://127.0.0.1:1/0")
     location = str(parted.input).replace("*", "a")
     assert scan_one_part(away, "token", location).error == "CacheUnavailable"
@@ -355,26 +467,25 @@ def test_without_redis_nobody_goes_on(parted: Settings) -> None:
         merge_parts(away, "token", [])
 
 
-def test_what_was_found_does_not_pile_up_while_runs_fail(parted: Settings, redis_server: RedisServer) -> None:
-    """A part that is broken for long keeps nothing of the others but what they are now."""
+def test_results_of_parts_do_not_pile_up_while_runs_fail(parted: Settings, redis_server: RedisServer) -> None:
+    """While one part is broken, only the newest results of the others are stored."""
     broken, other = (Path(str(parted.input).replace("*", name)) for name in "ab")
     broken.write_text("{")
     for number in range(5):
         write_json(other, {"MSFT": a_record(confidence=number / 10)})
-        assignment = handed_out(parted)
-        outcomes = [scan_one_part(parted, assignment.token, assignment.parts[n].location) for n in assignment.to_scan]
+        assignment = dispatched(parted)
         with pytest.raises(PartFailed, match="1 of 2 parts failed"):
-            merge_parts(parted, assignment.token, outcomes)
+            merge_parts(parted, assignment.token, scan_all(parted, assignment))
     with redis_server.client as client:
         assert len(client.keys(f"{Keys(parted.source).part('')}*")) <= 2
 
 
 @pytest.mark.parametrize("pattern", ["**/*.json", "**/a.json", "../parts/*.json", "[ab].json", "a.json*"])
-def test_whatever_the_pattern_names_may_be_scanned(parted: Settings, pattern: str) -> None:
+def test_every_file_that_the_pattern_names_may_be_scanned(parted: Settings, pattern: str) -> None:
     """The check of a message follows the same rules as the look."""
     directory = Path(str(parted.input)).parent
     settings = replace(parted, input=directory / pattern)
-    assignment = handed_out(settings)
+    assignment = dispatched(settings)
     assert assignment.parts
     for part in assignment.parts:
         assert scan_one_part(settings, assignment.token, part.location).scanned is not None
@@ -389,9 +500,8 @@ def test_a_part_that_is_damaged_in_redis_is_scanned_again(
     parted: Settings, redis_server: RedisServer, damage: bytes | None
 ) -> None:
     """What is there and cannot be read fails one merge at most, and not each one after it."""
-    first = handed_out(parted)
-    outcomes = [scan_one_part(parted, first.token, part.location) for part in first.parts]
-    merge_parts(parted, first.token, outcomes)
+    first = dispatched(parted)
+    merge_parts(parted, first.token, scan_all(parted, first))
     key = Keys(parted.source).part(first.parts[0].digest)
     write_json(local(parted.input).parent / "b.json", {"MSFT": a_record(confidence=0.8)})
     with redis_server.client as client:
@@ -399,9 +509,8 @@ def test_a_part_that_is_damaged_in_redis_is_scanned_again(
         client.rpush(key, b"x") if damage is None else client.set(key, damage, ex=100)
 
     def tick() -> Report:
-        run = handed_out(parted)
-        outcomes = [scan_one_part(parted, run.token, run.parts[number].location) for number in run.to_scan]
-        return merge_parts(parted, run.token, outcomes)
+        assignment = dispatched(parted)
+        return merge_parts(parted, assignment.token, scan_all(parted, assignment))
 
     if damage is not None:
         with pytest.raises(PartFailed, match="damaged"):
@@ -412,47 +521,45 @@ def test_a_part_that_is_damaged_in_redis_is_scanned_again(
 @pytest.mark.parametrize(
     "damage", [b"{", b"\xff", b"[]", b'{"x": ' + b"[" * 100_000], ids=["cut", "bytes", "list", "nested"]
 )
-def test_a_run_whose_note_is_damaged_is_superseded(
-    settings: Settings, redis_server: RedisServer, damage: bytes
+def test_a_run_whose_assignment_is_damaged_is_superseded(
+    parted: Settings, redis_server: RedisServer, damage: bytes
 ) -> None:
-    """Nobody can say what there was to do: the next tick makes it again."""
-    write_json(settings.input, {"AAPL": a_record()})
-    run = handed_out(settings)
+    """It is not known what there was to do: the next tick makes the run again."""
+    assignment = dispatched(parted)
+    outcomes = scan_all(parted, assignment)
     with redis_server.client as client:
-        client.hset(Keys(settings.source).handed, "assignment", damage)
+        client.hset(Keys(parted.source).handed, "assignment", damage)
 
-        assert scan_file(settings, run.token).reason == "superseded"
+        assert merge_parts(parted, assignment.token, outcomes).reason == "superseded"
 
-        assert not client.exists(Keys(settings.source).handed)
-        run = handed_out(settings)
-        client.hset(Keys(settings.source).handed, "assignment", damage)
-        client.delete(Keys(settings.source).lock)
-    assert scan_file(settings, handed_out(settings).token).status == "success"
-    assert [report.error for report in runs_of(redis_server, settings.source)][1] == "RunLost"
+        assert not client.exists(Keys(parted.source).handed)
+        dispatched(parted, force=True)
+        client.hset(Keys(parted.source).handed, "assignment", damage)
+        client.delete(Keys(parted.source).lock)
+    assignment = dispatched(parted, force=True)
+    assert merge_parts(parted, assignment.token, scan_all(parted, assignment)).status == "success"
+    assert [report.error for report in runs_of(redis_server, parted.source)][1] == "RunLost"
 
 
 # ---- runs that are revoked by the id that their sender knows
 
 
-def handed_out_as(run_id: str, settings: Settings) -> Assignment:
-    """Begin a run of this id that has something to scan."""
-    handed: list[Assignment] = []
-    assert begin(settings, handed.append, run_id=run_id) is None
-    return handed[0]
-
-
-def assert_the_next_run_begins(server: RedisServer, settings: Settings) -> None:
-    """At once, and without a word of one that is lost."""
-    assert handed_out_as("next", settings).run_id == "next"
-    assert not [report for report in runs_of(server, settings.source) if report.error == "RunLost"]
+def assert_the_next_run_begins(server: RedisServer, settings: Settings, parted: Settings | None = None) -> None:
+    """At once, and without a report of one that is lost."""
+    if parted is not None:
+        assert dispatched(parted, "next", force=True).run_id == "next"
+    else:
+        assert run_here(settings, "next", force=True).status == "success"
+    for one in (settings, parted or settings):
+        assert not [report for report in runs_of(server, one.source) if report.error == "RunLost"]
 
 
 def test_a_run_that_was_revoked_before_it_began_does_not_begin(settings: Settings, redis_server: RedisServer) -> None:
-    """Its message may have been in a queue, and whoever heard of it gone."""
+    """Its message may have been in a queue, and the worker that got the order gone."""
     write_json(settings.input, {"TSLA": a_record()})
     revoke(settings, "first")
     with pytest.raises(PublishRefused, match="was revoked before it began"):
-        begin(settings, _must_not, run_id="first")
+        run_here(settings, "first")
     assert_the_next_run_begins(redis_server, settings)
 
 
@@ -475,7 +582,7 @@ def test_an_order_to_revoke_is_not_lost_where_keys_are_damaged(
         DAMAGE[kind](client, getattr(Keys(settings.source), damaged))
     revoke(settings, "first")
     with pytest.raises(PublishRefused, match="was revoked before it began"):
-        begin(settings, _must_not, run_id="first")
+        run_here(settings, "first")
     assert_the_next_run_begins(redis_server, settings)
 
 
@@ -486,7 +593,7 @@ def test_an_order_to_revoke_that_never_expires_is_damage(settings: Settings, red
     with redis_server.client as client:
         [key] = client.keys("*:revoked:*")
         client.persist(key)
-    assert handed_out_as("first", settings).run_id == "first"
+    assert run_here(settings, "first").status == "success"
 
 
 def test_a_run_without_an_id_cannot_be_revoked(settings: Settings) -> None:
@@ -496,32 +603,39 @@ def test_a_run_without_an_id_cannot_be_revoked(settings: Settings) -> None:
     assert optimize(settings, progress=once(lambda: revoke(settings, ""))).status == "success"
 
 
-def test_a_run_that_is_revoked_while_it_is_handed_out_hands_out_nothing(
-    settings: Settings, redis_server: RedisServer
+def test_a_run_that_is_revoked_before_it_sends_its_parts_sends_nothing(
+    settings: Settings, parted: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lock is gone by the time that it notes what there is to do."""
+    """Its lock is gone by the time that it stores what there is to do; a single file is not scanned either."""
     write_json(settings.input, {"TSLA": a_record()})
-    with Publisher(settings, use_cache=True) as publisher, publisher.lock(run_id="first"):
-        revoke(settings, "first")
-        with pytest.raises(PublishRefused, match="revoked"):
-            publisher.handing_out(b"{}", 60).__enter__()
-    assert_the_next_run_begins(redis_server, settings)
 
-
-def test_a_run_that_was_revoked_in_a_queue_is_not_gone_on_with(
-    settings: Settings, parted: Settings, redis_server: RedisServer
-) -> None:
-    """Nor are its parts, nor what puts them together; another run of the same source is none of its business."""
-    write_json(settings.input, {"TSLA": a_record()})
-    for one, go_on in ((settings, scan_file), (parted, _merge_none)):
-        token = handed_out_as("first", one).token
-        revoke(one, "other")
-        with redis_server.client as client:
-            assert client.get(Keys(one.source).lock) == token.encode()
+    def open_revoked(one: Settings) -> Input:
         revoke(one, "first")
-        assert scan_one_part(one, token, str(one.input).replace("*", "a")).error == "Superseded"
-        assert go_on(one, token).reason == "superseded"
-        assert_the_next_run_begins(redis_server, one)
+        return open_input(one)
+
+    for one in (settings, parted):
+        with monkeypatch.context() as patched:
+            patched.setattr("optimizer.pipeline.run.open_input", open_revoked)
+            with pytest.raises(PublishRefused, match="revoked"):
+                run_here(one, "first", progress=no_scan)
+        with redis_server.client as client:
+            assert not client.exists(Keys(one.source).lock, Keys(one.source).handed)
+    assert_the_next_run_begins(redis_server, settings)
+    assert_the_next_run_begins(redis_server, parted, parted)
+
+
+def test_a_run_that_was_revoked_while_its_messages_waited_does_not_go_on(
+    parted: Settings, redis_server: RedisServer
+) -> None:
+    """Neither its parts nor its merge; an order for another run of the source changes nothing."""
+    assignment = dispatched(parted, "first")
+    revoke(parted, "other")
+    with redis_server.client as client:
+        assert client.get(Keys(parted.source).lock) == assignment.token.encode()
+    revoke(parted, "first")
+    assert scan_one_part(parted, assignment.token, assignment.parts[0].location).error == "Superseded"
+    assert merge_parts(parted, assignment.token, []).reason == "superseded"
+    assert_the_next_run_begins(redis_server, parted, parted)
 
 
 def test_a_scan_that_is_revoked_publishes_nothing(
@@ -529,13 +643,14 @@ def test_a_scan_that_is_revoked_publishes_nothing(
 ) -> None:
     """It finds out at the latest before it shows anything."""
     write_json(settings.input, {"TSLA": a_record()})
-    token = handed_out_as("first", settings).token
     with pytest.raises(PublishRefused, match="revoked"):
-        scan_file(settings, token, progress=once(lambda: revoke(settings, "first")))
+        run_here(settings, "first", progress=once(lambda: revoke(settings, "first")))
     assert not local(settings.output_dir).joinpath("current").exists()
+    with redis_server.client as client:
+        assert not client.exists(Keys(settings.source).lock, Keys(settings.source).handed)
     assert_the_next_run_begins(redis_server, settings)
 
-    assignment = handed_out_as("first", parted)
+    assignment = dispatched(parted, "first")
     revoking = once(lambda: revoke(parted, "first"))
     outcomes = [scan_one_part(parted, assignment.token, part.location, progress=revoking) for part in assignment.parts]
     assert merge_parts(parted, assignment.token, outcomes).reason == "superseded"
@@ -544,10 +659,9 @@ def test_a_scan_that_is_revoked_publishes_nothing(
 
 
 def test_a_scan_whose_lock_is_gone_ends_amid_its_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it goes on with is for nothing; it need not be killed."""
-    monkeypatch.setattr("optimizer.cache.writer.LOCK_EXTEND_S", 0.05)
+    """Nothing that it went on with could be published; it need not be killed."""
+    monkeypatch.setattr("optimizer.cache.lock.LOCK_EXTEND_S", 0.05)
     write_sample(local(settings.input), symbols=100, points=1_000)
-    token = handed_out_as("first", settings).token
     left_bytes: list[int] = []
 
     def slow(done_bytes: int, total_bytes: int) -> None:
@@ -556,10 +670,6 @@ def test_a_scan_whose_lock_is_gone_ends_amid_its_file(settings: Settings, monkey
         time.sleep(0.5)  # by then the lock has been asked for
 
     with pytest.raises(PublishRefused, match="revoked"):
-        scan_file(settings, token, progress=slow)
+        run_here(settings, "first", progress=slow)
     assert len(left_bytes) == 1
     assert left_bytes[0] > 0
-
-
-def _merge_none(settings: Settings, token: str) -> Report:
-    return merge_parts(settings, token, [])

@@ -67,7 +67,7 @@ def is_stopped(process: subprocess.Popen[str]) -> bool:
         ("open", "rolling_optimized.json.gz"),
         ("open", "manifest.json"),
         ("open", ".partial"),  # to sync it
-        ("open", "versions"),  # the same, after the fence was passed for the first time
+        ("open", "versions"),  # the same, after the first check of the lock has passed
     ],
     ids=["first", "a file", "the last file", "sync", "last sync"],
 )
@@ -78,7 +78,7 @@ def test_a_run_that_is_stopped_before_its_rename_refuses_when_it_goes_on(
     stops_at: tuple[str, str],
     ahead_s: int,
 ) -> None:
-    """Whoever was overtaken leaves the other's files and keys alone, and says why it published nothing.
+    """A run that was overtaken leaves the other's files and keys alone, and says why it published nothing.
 
     Where the clock is behind the newest version, both runs make the same version: one more than that.
     """

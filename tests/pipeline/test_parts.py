@@ -21,7 +21,9 @@ from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import NoRecords, PartFailed, SourceError, SourceMalformed, SourceMissing, TooManyRejected
 from optimizer.models import Report
-from optimizer.pipeline.distributed import Assignment, PartOutcome, begin, merge_parts, scan_file, scan_one_part
+from optimizer.pipeline.assignment import Assignment, Dispatcher
+from optimizer.pipeline.distributed import PartOutcome, merge_parts, scan_one_part
+from optimizer.pipeline.run import run_source
 from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, runs_of
 from tests.support.redis_servers import RedisServer
@@ -50,21 +52,20 @@ def parted(settings: Settings) -> Settings:
 
 def by_the_fleet(settings: Settings, *, order: random.Random | None = None, force: bool = False) -> Report:
     """One run as the fleet makes it, in this process: parts in any order, everything by way of JSON."""
-    handed: list[Assignment] = []
-    report = begin(settings, handed.append, force=force)
+    sent: list[Assignment] = []
+    report = run_source(settings, Dispatcher("first", sent.append, lambda *_: None), force=force)
     if report is not None:
         return report
-    [assignment] = [msgspec.convert(json.loads(msgspec.json.encode(one)), Assignment) for one in handed]
-    if not assignment.parts:
-        return scan_file(settings, assignment.token)
-    numbers = list(range(len(assignment.to_scan)))
+    [assignment] = [msgspec.convert(json.loads(msgspec.json.encode(one)), Assignment) for one in sent]
+    indexes = list(range(len(assignment.to_scan)))
     if order is not None:
-        order.shuffle(numbers)
+        order.shuffle(indexes)
     outcomes: dict[int, PartOutcome] = {}
-    for number in numbers:
-        location = assignment.parts[assignment.to_scan[number]].location
-        outcomes[number] = scan_one_part(settings, assignment.token, location)
-    return merge_parts(settings, assignment.token, [outcomes[number] for number in sorted(outcomes)])
+    for index in indexes:
+        outcomes[index] = scan_one_part(
+            settings, assignment.token, assignment.parts[assignment.to_scan[index]].location
+        )
+    return merge_parts(settings, assignment.token, [outcomes[index] for index in sorted(outcomes)])
 
 
 def content_of(settings: Settings) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def test_many_parts_make_what_one_file_with_their_records_makes(
         assert expected.stats is not None
         assert report.stats.records_seen == expected.stats.records_seen
         assert report.stats.records_rejected == expected.stats.records_rejected
-        if limit >= 12:  # beyond what is kept of a part nobody knows whether a symbol came in another
+        if limit >= 12:  # whether a symbol comes in two parts is known of kept records only
             assert report.stats.duplicates == expected.stats.duplicates
         assert [(one.reason, one.count) for one in report.rejects] == [
             (one.reason, one.count) for one in expected.rejects

@@ -492,7 +492,7 @@ def test_a_read_only_directory_stops_the_run(
 
 
 def test_a_full_disk_stops_the_run(settings: Settings, redis_server: RedisServer, small_disk: Path) -> None:
-    """The next run has the new set once there is room."""
+    """The next run has the new set once there is space."""
     settings = replace(settings, output_dir=small_disk)
     run_old(settings)
     filler = small_disk / "filler"

@@ -11,13 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-import optimizer.cache.writer
+import optimizer.cache.client
+import optimizer.cache.lock
 from optimizer import Report, Settings, optimize
 from optimizer.cache.clocks import seconds_of
 from optimizer.cache.keys import VERSION_KINDS, Keys
 from optimizer.errors import PublishRefused, SourceMissing
+from optimizer.models import Manifest
+from optimizer.snapshots.format import encode_manifest
 from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import (
     NEW,
@@ -48,8 +52,8 @@ def own_settings(settings_without_redis: Settings, own_redis: RedisServer) -> Se
 @pytest.fixture
 def short_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that a dead run leaves is gone after a second."""
-    monkeypatch.setattr(optimizer.cache.writer, "LOCK_TTL_S", 1.0)
-    monkeypatch.setattr(optimizer.cache.writer, "LOCK_EXTEND_S", 0.2)
+    monkeypatch.setattr(optimizer.cache.lock, "LOCK_TTL_S", 1.0)
+    monkeypatch.setattr(optimizer.cache.lock, "LOCK_EXTEND_S", 0.2)
 
 
 def run_when_free(settings: Settings, **options: Any) -> Report:
@@ -105,7 +109,7 @@ def test_a_redis_that_hangs_does_not_hold_up_a_run(
 ) -> None:
     """A run gives up on it after a few timeouts, writes its files, and the next one heals."""
     timeout_s = 0.3
-    monkeypatch.setattr(optimizer.cache.writer, "WRITER_TIMEOUT_S", timeout_s)
+    monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", timeout_s)
     own_redis.start()
     run_old(own_settings)
     write_json(own_settings.input, NEW)
@@ -125,7 +129,7 @@ def test_a_redis_that_hangs_does_not_hold_up_a_run(
 
 
 def test_a_full_redis_is_as_good_as_none(own_settings: Settings, own_redis: RedisServer) -> None:
-    """A Redis that takes no writes does not stop the files; it is healed once it has room."""
+    """A Redis that takes no writes does not stop the files; it is healed once it has memory again."""
     own_redis.start()
     run_old(own_settings)
     write_json(own_settings.input, NEW)
@@ -212,7 +216,10 @@ def _newer_of_another_input(settings: Settings, redis_server: RedisServer, tmp_p
 
 def _same_version_of_another_input(settings: Settings, redis_server: RedisServer, _tmp_path: Path) -> None:
     with redis_server.client as client:
-        client.hset(Keys(settings.source).current, "fingerprint", "another")
+        key = Keys(settings.source).current
+        manifest = msgspec.json.decode(cast("bytes", client.hget(key, "manifest")), type=Manifest)
+        other = msgspec.structs.replace(manifest, fingerprint="another")
+        client.hset(key, "manifest", encode_manifest(other))
 
 
 def _newer_and_not_whole(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
@@ -269,7 +276,7 @@ def test_what_redis_shows_is_not_replaced_by_an_older_version(
     tmp_path: Path,
     make: Callable[[Settings, RedisServer, Path], None],
 ) -> None:
-    """Though the input is that of the files: a new version is made, newer than both, and the next tick is quiet."""
+    """Though the input is as in the files: a newer version than both is made, and the next tick is quiet."""
     first = run_old(settings)
     make(settings, redis_server, tmp_path)
     with redis_server.client as client:
@@ -417,7 +424,7 @@ def test_a_second_run_in_a_directory_is_skipped(settings_without_redis: Settings
 def test_a_run_that_lost_its_lock_publishes_nothing(
     settings: Settings, redis_server: RedisServer, new_owner: str | None
 ) -> None:
-    """Files and Redis stay as they were, and a lock that somebody else holds is not released."""
+    """Files and Redis stay as they were, and a lock that another run holds is not released."""
     run_old(settings)
     files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
     lock = Keys(settings.source).lock
@@ -455,7 +462,7 @@ def test_a_run_does_not_overwrite_what_was_published_meanwhile(settings: Setting
         assert client.hget(current, "version") == b"4"
 
 
-def test_a_worker_that_was_killed_blocks_nobody_for_long(settings: Settings, redis_server: RedisServer) -> None:
+def test_a_worker_that_was_killed_blocks_no_other_for_long(settings: Settings, redis_server: RedisServer) -> None:
     """The kernel frees its directory at once, and its lock in Redis expires; then all goes on as if it had not been."""
     run_old(settings)
     files = files_of(local(settings.output_dir))

@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import optimizer.cache.client
 import optimizer.cache.writer
 import optimizer.reader.async_reader
 import optimizer.reader.cached_version
@@ -43,9 +44,12 @@ from optimizer import (
     SnapshotReader,
     optimize,
 )
+from optimizer.cache.client import CacheClient
 from optimizer.cache.clocks import seconds_of, text_of
 from optimizer.cache.keys import Keys
-from optimizer.cache.writer import Cache
+from optimizer.cache.lock import SourceLock
+from optimizer.cache.pointer import Pointer, pointer_fields
+from optimizer.cache.writer import VersionWriter
 from optimizer.cli.dev.redis_server import free_port
 from optimizer.models import BotSummary, Holding, Origin, Report
 from optimizer.reader.follower import Follower
@@ -248,11 +252,12 @@ def publish_index(settings: Settings, index: list[Record]) -> None:
     )
     with (
         snapshot_store(settings.output_dir).lock(),
-        closing(Cache(settings.redis_url, settings.source, 30)) as cache,
-        cache.lock() as lock,
+        closing(CacheClient(settings.redis_url, settings.source, 30)) as cache,
+        SourceLock(cache).acquire() as lock,
     ):
         snapshot_store(settings.output_dir).write(snapshots)
-        cache.publish(snapshots, lock=lock, before=cache.pointer(), checked_at="2026-11-01T10:00:00.000Z")
+        writer = VersionWriter(cache)
+        writer.publish(snapshots, lock=lock, before=writer.pointer())
 
 
 def test_a_window_is_not_negative(settings: Settings, open_reader: Open) -> None:
@@ -405,8 +410,14 @@ def test_files_answer_where_a_lookup_is_gone(
 @every_read
 @pytest.mark.parametrize(
     "damage",
-    [{"version": "newest"}, {"checked_at": "yesterday"}, {"checked_at": "2026-11-01T10:00:00"}, {"bots_count": "\xff"}],
-    ids=["version", "time", "time without zone", "count"],
+    [
+        {"version": "newest"},
+        {"version": "1"},
+        {"checked_at": "yesterday"},
+        {"checked_at": "2026-11-01T10:00:00"},
+        {"manifest": "\xff"},
+    ],
+    ids=["version", "another version", "time", "time without zone", "manifest"],
 )
 def test_files_answer_where_the_pointer_is_damaged(
     settings: Settings,
@@ -701,7 +712,7 @@ def test_a_replica_that_lags_does_not_bring_back_what_was(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs and readers that give up on a Redis that hangs after a moment."""
-    monkeypatch.setattr(optimizer.cache.writer, "WRITER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", 0.2)
     monkeypatch.setattr(optimizer.cache.writer, "READER_TIMEOUT_S", 0.1)
     monkeypatch.setattr(optimizer.reader.reader, "READER_TIMEOUT_S", 0.1)
     monkeypatch.setattr(optimizer.reader.async_reader, "READER_TIMEOUT_S", 0.1)
@@ -890,13 +901,15 @@ def test_an_older_version_of_the_same_input_that_is_confirmed_keeps_what_is_held
     reader = open_reader(fast)
     forced = version_of(optimize(fast, force=True))
     with redis_server.client as client:
-        pointer = cast("Any", client.hgetall(Keys(fast.source).current))
+        pointer = Pointer.from_hash(cast("Any", client.hgetall(Keys(fast.source).current)))
+    assert pointer is not None
+    older = msgspec.structs.replace(pointer.manifest, version=7)
     reader.refresh()
     wait_until(lambda: reader.manifest().stale, what="staleness")
     shutil.rmtree(local(fast.output_dir))
     with redis_server.client as client:
         told = text_of(time.time())
-        client.hset(Keys(fast.source).current, mapping=pointer | {b"version": b"7", b"checked_at": told.encode()})
+        client.hset(Keys(fast.source).current, mapping=cast("Any", pointer_fields(older, told)))
         reader.refresh()
 
     state = reader.manifest()

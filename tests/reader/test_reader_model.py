@@ -20,13 +20,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+import optimizer.cache.client
 import optimizer.cache.clocks
 import optimizer.cache.writer
 import optimizer.reader.async_reader
 import optimizer.reader.follower
 import optimizer.reader.reader
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
-from optimizer.cache.keys import VERSION_KINDS, Keys, Pointer
+from optimizer.cache.keys import VERSION_KINDS, Keys
+from optimizer.cache.pointer import Pointer
 from optimizer.errors import PublishRefused
 from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import once, version_of
@@ -321,7 +323,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that hangs is given up after a moment; readers look when they are told to."""
     for module in (optimizer.reader.reader, optimizer.reader.async_reader, optimizer.cache.writer):
         monkeypatch.setattr(module, "READER_TIMEOUT_S", 0.06)
-    monkeypatch.setattr(optimizer.cache.writer, "WRITER_TIMEOUT_S", 0.12)
+    monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", 0.12)
     monkeypatch.setattr(optimizer.reader.follower, "POLL_S", 60.0)
 
 

@@ -9,25 +9,29 @@ from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
+import redis
 from hypothesis import event, given
 from hypothesis import strategies as st
 
 from optimizer import Settings, SnapshotReader, optimize
-from optimizer.cache.keys import Keys, Pointer
+from optimizer.cache.keys import Keys
+from optimizer.cache.pointer import Pointer
 from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
 from optimizer.models import Bot, Record, Reject, Rejected, RejectReason, Report, Units
-from optimizer.pipeline.distributed import Assignment, begin, merge_parts, scan_file, scan_one_part
+from optimizer.pipeline.assignment import Assignment, Dispatcher
+from optimizer.pipeline.distributed import merge_parts, scan_one_part
+from optimizer.pipeline.run import run_source
 from optimizer.reader.results import describe_rejected
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from optimizer.snapshots.format import FILE_NAMES, MANIFEST_NAME, decode_manifest, encode_manifest
 from optimizer.snapshots.store import snapshot_store
-from tests.support.published_state import files_of, keys_of, no_scan, runs_of
+from tests.support.published_state import files_of, keys_of, no_scan, old_pointer, runs_of
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json, write_raw
 from tests.support.web_apps import asking
@@ -126,14 +130,13 @@ PERCENT = {f"S{number:03}": a_record(confidence=number) for number in range(101)
 
 def by_the_fleet(settings: Settings, *, accept: bool = False) -> Report:
     """One run as the fleet makes it, in this process, everything by way of JSON."""
-    handed: list[bytes] = []
-    report = begin(settings, lambda assignment: handed.append(msgspec.json.encode(assignment)), accept=accept)
+    sent: list[bytes] = []
+    dispatcher = Dispatcher("first", lambda assignment: sent.append(msgspec.json.encode(assignment)), lambda *_: None)
+    report = run_source(settings, dispatcher, accept=accept)
     if report is not None:
         return report
-    assignment = msgspec.json.decode(handed[0], type=Assignment)
-    if not assignment.parts:
-        return scan_file(settings, assignment.token)
-    locations = [assignment.parts[number].location for number in assignment.to_scan]
+    assignment = msgspec.json.decode(sent[0], type=Assignment)
+    locations = [assignment.parts[index].location for index in assignment.to_scan]
     return merge_parts(
         settings, assignment.token, [scan_one_part(settings, assignment.token, location) for location in locations]
     )
@@ -271,13 +274,9 @@ def test_what_is_rejected_below_the_limit_is_told_wherever_the_version_is_read(
     assert manifest is not None
     assert manifest.rejected == expected
     with redis_server.client as client:
-        pointer = client.hgetall(Keys("engine").current)
-    assert {name: int(pointer[name]) for name in pointer if name.endswith((b"_seen", b"_rejected"))} == {
-        b"records_seen": 3,
-        b"records_rejected": 1,
-        b"bots_seen": 5,
-        b"bots_rejected": 1,
-    }
+        pointer = Pointer.from_hash(client.hgetall(Keys("engine").current))
+    assert pointer is not None
+    assert pointer.manifest.rejected == expected
     assert optimize(source.settings, progress=no_scan).rejected == expected
     for where in (
         replace(source.settings, output_dir=Path("nowhere")),  # Redis alone, as most routers have it
@@ -308,7 +307,7 @@ def test_what_is_no_reject_does_not_count(settings_without_redis: Settings) -> N
 
 def test_records_that_are_too_large_count(settings_without_redis: Settings) -> None:
     """They are rejected as others are."""
-    huge = a_record(note="x" * 2_000)
+    huge = a_record(assignment="x" * 2_000)
     with pytest.raises(TooManyRejected, match=r"2 of 3 records.*2 x RecordTooLarge, first 'A' .*MAX_RECORD_BYTES"):
         publish(
             replace(settings_without_redis, max_record_bytes=1_024),
@@ -368,6 +367,15 @@ def test_the_setting_of_one_source_is_its_own() -> None:
 # ---- releases
 
 
+def _forget_rejects(client: redis.Redis, keys: Keys) -> None:
+    """Put the pointer of a release that counted no rejects in place of today's."""
+    pointer = Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(keys.current)))
+    assert pointer is not None
+    old = old_pointer(msgspec.structs.replace(pointer.manifest, rejected=None), pointer.checked_at)
+    client.delete(keys.current)
+    client.hset(keys.current, mapping=cast("Any", old))
+
+
 def test_what_an_older_release_wrote_is_read(settings: Settings, redis_server: RedisServer) -> None:
     """Its manifest and its pointer say nothing of rejects, and readers know nothing then."""
     source = Source(settings, run=optimize, parted=False)
@@ -378,8 +386,7 @@ def test_what_an_older_release_wrote_is_read(settings: Settings, redis_server: R
     del old["rejected"]
     path.write_text(json.dumps(old))
     with redis_server.client as client:
-        names = ("records_seen", "records_rejected", "bots_seen", "bots_rejected")
-        assert client.hdel(Keys("engine").current, *names) == len(names)
+        _forget_rejects(client, Keys("engine"))
 
     away = replace(source.settings, redis_url="redis://127.0.0.1:1/0")
     for where, origin in ((source.settings, "redis"), (away, "files")):
@@ -407,7 +414,7 @@ def test_a_set_that_knows_nothing_of_rejects_is_published_again(settings: Settin
         assert optimize(source.settings).cache == "republished"
         pointer = Pointer.from_hash(client.hgetall(Keys("engine").current))
     assert pointer is not None
-    assert pointer.rejected is None
+    assert pointer.manifest.rejected is None
 
 
 @pytest.mark.parametrize("sees_files", [True, False])
@@ -420,7 +427,7 @@ def test_a_pointer_that_says_nothing_of_rejects_does_not_hide_what_is_known(
     told = optimize(source.settings).rejected
     assert told is not None
     with redis_server.client as client:
-        client.hdel(Keys("engine").current, "records_seen", "records_rejected", "bots_seen", "bots_rejected")
+        _forget_rejects(client, Keys("engine"))
     seen = source.settings if sees_files else replace(source.settings, output_dir=local(settings.input).parent / "none")
     with closing(SnapshotReader.from_settings(seen)) as reader, asking(seen) as web:
         assert reader.manifest().rejected == (told if sees_files else None)

@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import msgspec
 
+from optimizer.cache.client import CacheClient
 from optimizer.cache.keys import VERSION_KINDS, Keys
-from optimizer.cache.writer import Cache
+from optimizer.cache.run_log import RunLog
 from optimizer.config.settings import Settings
 from optimizer.models import Index, Manifest, Record, Report
 from optimizer.pipeline.run import Progress, optimize
@@ -30,6 +31,7 @@ __all__ = [
     "files_of",
     "keys_of",
     "no_scan",
+    "old_pointer",
     "once",
     "report_unchanged",
     "run_old",
@@ -61,10 +63,10 @@ def version_of(report: Report) -> int:
 
 
 def report_unchanged(settings: Settings, times: int) -> None:
-    """Record so many runs that found nothing new."""
-    with closing(Cache(settings.redis_url, settings.source, settings.interval_s)) as cache:
+    """Report runs that found nothing new, as a quiet night leaves them."""
+    with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
         for _ in range(times):
-            cache.add_run(Report("unchanged", settings.source, "2099-11-01T10:00:00.000Z"))
+            RunLog(cache).add(Report("unchanged", settings.source, "2099-11-01T10:00:00.000Z"))
 
 
 @contextmanager
@@ -127,20 +129,17 @@ def assert_redis_holds_the_files(server: RedisServer, settings: Settings) -> Non
     """Check that Redis holds the set of the files: pointer, payloads, lookups of the index; none expires."""
     keys = Keys(settings.source)
     files = {kind: (local(settings.output_dir) / name).read_bytes() for kind, name in FILE_NAMES.items()}
-    manifest = msgspec.json.decode((local(settings.output_dir) / MANIFEST_NAME).read_bytes(), type=Manifest)
+    stored = (local(settings.output_dir) / MANIFEST_NAME).read_bytes()
+    manifest = msgspec.json.decode(stored, type=Manifest)
     index = msgspec.json.decode(gzip.decompress(files["index"]), type=Index).symbols
     with server.client as client:
         pointer = cast("dict[bytes, bytes]", client.hgetall(keys.current))
+        assert pointer.keys() == {b"version", b"checked_at", b"manifest"}
         assert int(pointer[b"version"]) == manifest.version
-        assert pointer[b"generated_at"].decode() == manifest.generated_at
-        assert pointer[b"fingerprint"].decode() == manifest.fingerprint
+        assert pointer[b"manifest"] == stored
         names = {kind: keys.payload(manifest.version, kind) for kind in VERSION_KINDS}
         for kind in ("predictions", "bots", "portfolio"):
-            entry = manifest.snapshots[kind]
             assert client.get(names[kind]) == files[kind]
-            assert pointer[f"{kind}_etag".encode()].decode() == entry.sha256
-            assert pointer[f"{kind}_bytes".encode()].decode() == str(entry.bytes)
-            assert pointer[f"{kind}_count".encode()].decode() == str(entry.count)
         symbols = cast("dict[bytes, bytes]", client.hgetall(names["symbols"]))
         assert {name.decode(): msgspec.json.decode(data, type=Record) for name, data in symbols.items()} == {
             record.symbol: record for record in index
@@ -148,6 +147,23 @@ def assert_redis_holds_the_files(server: RedisServer, settings: Settings) -> Non
         ranking = cast("list[tuple[bytes, float]]", client.zrange(names["ranking"], 0, -1, withscores=True))
         assert {name.decode(): score for name, score in ranking} == {r.symbol: r.confidence for r in index}
         assert {client.ttl(name) for name in (keys.current, *names.values())} == {-1}
+
+
+def old_pointer(manifest: Manifest, checked_at: str) -> dict[str, str]:
+    """The fields of a pointer as releases before the manifest was in it wrote them."""
+    fields = {
+        "version": str(manifest.version),
+        "generated_at": manifest.generated_at,
+        "checked_at": checked_at,
+        "fingerprint": manifest.fingerprint,
+    }
+    for kind in ("predictions", "bots", "portfolio"):
+        entry = manifest.snapshots[kind]
+        fields |= {f"{kind}_etag": entry.sha256, f"{kind}_bytes": str(entry.bytes), f"{kind}_count": str(entry.count)}
+    if manifest.rejected is not None:
+        for name, units in (("records", manifest.rejected.records), ("bots", manifest.rejected.bots)):
+            fields |= {f"{name}_seen": str(units.seen), f"{name}_rejected": str(units.rejected)}
+    return fields
 
 
 def symbols_shown(settings: Settings) -> list[str]:

@@ -123,8 +123,9 @@ def with_redis_py(client: redis.Redis, prefix: str) -> list[Payload]:
         ranked = _ask(client.zcard, f"{prefix}:{version}:ranking")
         if None in payloads.values() or not symbols or not ranked:
             continue  # replaced, and expired since: the pointer names another by now
+        entries = json.loads(pointer[b"manifest"])["snapshots"]
         for kind, data in payloads.items():
-            assert hashlib.sha256(data).hexdigest() == pointer[f"{kind}_etag".encode()].decode(), f"{kind}: etag"
+            assert hashlib.sha256(data).hexdigest() == entries[kind]["sha256"], f"{kind}: sha256"
         assert len(symbols) == ranked
         index = {"predictions": [json.loads(data) for data in symbols]}
         return [

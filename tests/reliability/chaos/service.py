@@ -29,7 +29,7 @@ from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import local
 
-__all__ = ["Service"]
+__all__ = ["LOCK_TTL_S", "TASK", "Service"]
 
 TASK: Final = "tasks.optimize_rolling_data"
 PROJECT: Final = Path(__file__).parents[3]
@@ -238,9 +238,9 @@ class Service:
             time.sleep(0.01)
 
     def is_scanning(self, client: Any) -> bool:
-        """Whether a scan that was handed out is on: it has taken the lock over, with a token of its own."""
-        handed = client.hget(self.keys.handed, "token")
-        return handed is not None and client.get(self.keys.lock) not in (None, handed)
+        """Whether a run scans: its assignment is stored under the token of the lock."""
+        token = client.hget(self.keys.handed, "token")
+        return token is not None and client.get(self.keys.lock) == token
 
     def runs_in(self, pid: int) -> bool:
         """Whether a process is in a run: then it has the lock file of the directory open."""

@@ -1,0 +1,168 @@
+"""The lock of a source: held by one run at a time, and extended on a thread while the run lasts.
+
+    acquire    for a run that begins                             makes a token
+    adopt      for the process that ends a distributed run       makes another token in place of the run's
+    join       for each process that scans a part of it          extends the lock under the run's token
+    revoke     takes the lock from a run, wherever the run is
+
+A token begins with a digest of the run's id, so that a run can be revoked by its id.
+
+Errors: `CacheUnavailable`; `PublishRefused` from `acquire` for a run that was revoked before it began.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from optimizer.cache.client import CacheClient, translated_errors
+from optimizer.cache.damage import delete_unusable
+from optimizer.cache.keys import REVOKED
+from optimizer.cache.scripts import ACQUIRE, ADOPT, DELETE_AS_HOLDER, EXTEND, REVOKE
+from optimizer.errors import CacheUnavailable, PublishRefused
+
+__all__ = ["LOCK_TTL_S", "Lock", "SourceLock", "dispatch_ttl_s"]
+
+LOCK_TTL_S: Final = 10.0
+LOCK_EXTEND_S: Final = 3.0
+RUN_DIGEST_CHARACTERS: Final = 16
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Lock:
+    """A lock as its holder sees it.
+
+    Attributes:
+        held: Whether it was acquired.
+        token: The proof of who holds it.
+        keep_s: If above 0, the lock is not released at the end but expires after so many seconds: other processes of
+            the same run continue under it.
+        lost: Set when an extension finds that the lock has expired or was taken away.
+    """
+
+    held: bool
+    token: str
+    keep_s: float = 0.0
+    lost: bool = False
+
+
+class SourceLock:
+    """The lock of one source."""
+
+    def __init__(self, cache: CacheClient) -> None:
+        self._cache = cache
+        self._keys = cache.keys
+
+    @contextmanager
+    def acquire(self, run_id: str = "") -> Iterator[Lock]:
+        """Try to take the lock for a run; release it at the end if it is still the run's.
+
+        Raises:
+            PublishRefused: A run of this id was revoked.
+        """
+        digest = _run_digest(run_id or secrets.token_hex(16))  # a run without an id cannot be revoked by it
+        token = f"{digest}{secrets.token_hex(16)}"
+        revoked = self._keys.revoked(digest)
+        with self._cache.commands() as client:
+            delete_unusable(client, {revoked: REVOKED})
+            held = client.eval(ACQUIRE, 2, self._keys.lock, revoked, token, _ms(LOCK_TTL_S))
+        if held == -1:
+            raise PublishRefused("the run was revoked before it began")
+        with self._extended(Lock(bool(held), token)) as lock:
+            yield lock
+
+    @contextmanager
+    def adopt(self, token: str) -> Iterator[Lock]:
+        """Take over the lock of a dispatched run, to end it: a new token replaces the run's."""
+        new_token = f"{token[:RUN_DIGEST_CHARACTERS]}{secrets.token_hex(16)}"
+        with self._cache.commands() as client:
+            keys = (self._keys.lock, self._keys.handed)
+            held = client.eval(ADOPT, 2, *keys, token, new_token, _ms(LOCK_TTL_S))
+        with self._extended(Lock(bool(held), new_token)) as lock:
+            yield lock
+
+    @contextmanager
+    def join(self, token: str, keep_s: float) -> Iterator[Lock]:
+        """Hold the lock of a dispatched run together with others, and leave it to them for `keep_s` seconds."""
+        with self._cache.commands():
+            held = self._extend(token, LOCK_TTL_S)
+        with self._extended(Lock(held, token, keep_s)) as lock:
+            yield lock
+
+    def owns(self, lock: Lock) -> bool:
+        """Whether the lock is still held under this token."""
+        with self._cache.commands() as client:
+            return client.get(self._keys.lock) == lock.token.encode()
+
+    def revoke(self, run_id: str) -> None:
+        """Take lock and assignment from a run: it cannot publish or be continued, and the next run may begin."""
+        digest = _run_digest(run_id)
+        keys = (self._keys.lock, self._keys.handed, self._keys.revoked(digest))
+        with self._cache.commands() as client:
+            # No run is between this and the script to delete damaged keys, and the order must not be lost to them.
+            delete_unusable(client, {name: kind for name, kind in self._keys.fixed.items() if name in keys})
+            client.eval(REVOKE, 3, *keys, digest, _ms(dispatch_ttl_s(self._cache.interval_s)))
+
+    @contextmanager
+    def _extended(self, lock: Lock) -> Iterator[Lock]:
+        if not lock.held:
+            yield lock
+            return
+        ended = threading.Event()
+        thread = threading.Thread(target=self._extend_until, args=(lock, ended), name="rolling-lock", daemon=True)
+        thread.start()
+        try:
+            yield lock
+        finally:
+            ended.set()
+            thread.join()
+            if self._cache.redis_up:
+                self._release(lock)
+
+    def _release(self, lock: Lock) -> None:
+        try:
+            with self._cache.commands() as client:
+                if lock.keep_s:
+                    self._extend(lock.token, lock.keep_s)
+                else:
+                    client.eval(DELETE_AS_HOLDER, 2, self._keys.lock, self._keys.lock, lock.token)
+        except CacheUnavailable as error:
+            _log.warning("the lock was not released and expires by itself: %s", error)
+
+    def _extend_until(self, lock: Lock, ended: threading.Event) -> None:
+        """Extend the lock until the run ends, or until it is lost, which the run checks before it publishes."""
+        while not ended.wait(LOCK_EXTEND_S):
+            try:
+                with translated_errors(self._cache.url):
+                    if not self._extend(lock.token, LOCK_TTL_S):
+                        lock.lost = True
+                        return
+            except CacheUnavailable as error:
+                _log.warning("the lock could not be extended yet: %s", error)
+
+    def _extend(self, token: str, seconds: float) -> bool:
+        keys = (self._keys.lock, self._keys.handed)
+        ttls_ms = (_ms(seconds), _ms(dispatch_ttl_s(self._cache.interval_s)))
+        return bool(self._cache.connection.eval(EXTEND, 2, *keys, token, *ttls_ms))
+
+
+def dispatch_ttl_s(interval_s: float) -> float:
+    """How long the assignment of a dispatched run stays after the last work on it, in seconds."""
+    return max(60.0, 10 * interval_s)
+
+
+def _run_digest(run_id: str) -> str:
+    """What all tokens of a run begin with."""
+    return hashlib.sha256(run_id.encode("utf-8", "backslashreplace")).hexdigest()[:RUN_DIGEST_CHARACTERS]
+
+
+def _ms(seconds: float) -> str:
+    return str(round(seconds * 1000))

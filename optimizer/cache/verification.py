@@ -1,0 +1,91 @@
+"""Compares what Redis shows with the snapshots in the files; each key that differs is one warning.
+
+Errors: `CacheUnavailable`.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final, cast
+
+import msgspec
+import redis
+
+from optimizer.cache.client import UNREADABLE, CacheClient
+from optimizer.cache.damage import warn_of_damage
+from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_KINDS, VERSION_TYPES
+from optimizer.cache.pointer import pointer_fields
+from optimizer.models import Record
+from optimizer.snapshots.format import SnapshotSet
+
+__all__ = ["is_intact", "shows"]
+
+# So many ranks are read back at each tick, others each time, in half a millisecond: all 10,000 would take 50.
+RANKS_CHECKED: Final = 50
+
+_RECORD: Final = msgspec.json.Decoder(Record)
+
+
+def is_intact(cache: CacheClient, version: int) -> bool:
+    """Whether every value of a version is there, of its type and without expiry; Redis may have evicted some."""
+    names = {cache.keys.payload(version, kind): kind_type for kind, kind_type in VERSION_TYPES.items()}
+    with cache.commands() as client:
+        pipeline = client.pipeline(transaction=False)
+        for name in names:
+            pipeline.type(name)
+            pipeline.ttl(name)
+        replies = pipeline.execute()
+    actual = dict(zip(names, zip(replies[::2], replies[1::2], strict=True), strict=True))
+    wrong = [name for name, reply in actual.items() if reply != (names[name].encode(), -1)]
+    for name in wrong:
+        if actual[name][0] != b"none":
+            warn_of_damage(f"{name} is of another type, or expires")
+    return not wrong
+
+
+def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
+    """Whether Redis shows this set, whole and without expiry.
+
+    Of the index the number of symbols is compared, and a window of ranks is read back, another one each time.
+    """
+    manifest, keys = snapshots.manifest, cache.keys
+    names = {kind: keys.payload(manifest.version, kind) for kind in VERSION_KINDS}
+    count = manifest.snapshots["index"].count
+    expected = {
+        keys.current: pointer_fields(manifest, ""),
+        **{names[kind]: snapshots.payloads[kind] for kind in PAYLOAD_KINDS},
+        names["symbols"]: count,
+        names["ranking"]: count,
+    }
+    with cache.commands() as client:
+        pipeline = client.pipeline(transaction=False)
+        pipeline.hgetall(keys.current)
+        for kind in PAYLOAD_KINDS:
+            pipeline.get(names[kind])
+        pipeline.hlen(names["symbols"])
+        pipeline.zcard(names["ranking"])
+        for name in expected:
+            pipeline.ttl(name)
+        # The reply for a key of another type is an error, which differs too.
+        replies = pipeline.execute(raise_on_error=False)
+        if isinstance(replies[0], dict):
+            replies[0][b"checked_at"] = b""  # changes at each tick
+        actual = zip(replies, replies[len(expected) :], strict=False)
+        wrong = [name for name, reply in zip(expected, actual, strict=True) if reply != (expected[name], -1)]
+        if not wrong and not _ranks_agree(client, names["ranking"], names["symbols"], count):
+            wrong = [names["ranking"], names["symbols"]]
+    for name in wrong:
+        warn_of_damage(f"{name} is not what the files hold, or expires")
+    return not wrong
+
+
+def _ranks_agree(client: redis.Redis, ranking: str, symbols: str, count: int) -> bool:
+    """Whether a window of the ranking has the symbols and confidences of the index."""
+    first = random.randint(0, max(0, count - RANKS_CHECKED))  # noqa: S311 - no secret
+    ranks = cast("list[tuple[bytes, float]]", client.zrange(ranking, first, first + RANKS_CHECKED - 1, withscores=True))
+    stored = cast("list[bytes | None]", client.hmget(symbols, [symbol for symbol, _ in ranks]))
+    try:
+        records = [_RECORD.decode(data or b"") for data in stored]
+    except UNREADABLE:
+        return False
+    return ranks == [(record.symbol.encode(), record.confidence) for record in records]

@@ -1,0 +1,130 @@
+"""What a run has to scan, in Redis: for the workers that scan its parts, and to find runs that were lost.
+
+The assignment is stored under the token of the run's lock until the run ends. One that is there although the lock is
+free is of a run whose worker was killed, or whose messages no worker took.
+
+Errors: `CacheUnavailable`, `PublishRefused`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from optimizer.cache.client import UNREADABLE
+from optimizer.cache.lock import LOCK_TTL_S
+from optimizer.cache.parts import AssignmentStore
+from optimizer.config.settings import Settings
+from optimizer.errors import CacheUnavailable, PublishRefused, RunLost
+from optimizer.pipeline.parts import Part
+from optimizer.pipeline.session import LOCK_LOST, Session
+
+__all__ = [
+    "Assignment",
+    "Dispatcher",
+    "dispatch_lock_ttl_s",
+    "end_assignment",
+    "read_assignment",
+    "store_assignment",
+    "take_lost_assignment",
+]
+
+DISPATCH_LOCK_MAX_S: Final = 120.0
+
+_log = logging.getLogger(__name__)
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """What a run has to scan, as it is in Redis under the token of its lock until it ends.
+
+    `run_id` is the id that its sender knows, `token` its lock's, `version_before` the version that it is to replace (0
+    for none), `newest_before` the newest one that Redis or the files had then (`None` in one of an earlier release),
+    `began_s` in seconds since the epoch. `parts` are all the parts of the source by name, none where it is one file;
+    `to_scan` are the indexes of those that have to be read.
+    """
+
+    run_id: str
+    token: str
+    version_before: int
+    began_s: float
+    force: bool
+    parts: list[Part] = []
+    to_scan: list[int] = []
+    accept: bool = False
+    newest_before: int | None = None
+
+
+@dataclass(frozen=True)
+class Dispatcher:
+    """How a run reaches other workers and its sender.
+
+    Attributes:
+        run_id: The id by which the run's sender waits for it, revokes it, and hears that it is lost.
+        send_parts: Sends the parts that a run has to scan to the workers.
+        tell_lost: Tells the sender of an earlier run, by its id, that the run is lost.
+    """
+
+    run_id: str
+    send_parts: Callable[[Assignment], None]
+    tell_lost: Callable[[str, RunLost], None]
+
+
+_ASSIGNMENT: Final = msgspec.json.Decoder(Assignment)
+
+
+def dispatch_lock_ttl_s(settings: Settings) -> float:
+    """How long a distributed run keeps others out while no worker works at it, in seconds."""
+    return min(DISPATCH_LOCK_MAX_S, max(LOCK_TTL_S, 0.9 * settings.interval_s))
+
+
+def store_assignment(session: Session, assignment: Assignment) -> None:
+    """Store what a run has to do, also if it does it here: if its worker is killed, the next run tells its sender.
+
+    Raises:
+        PublishRefused: The run is no longer the only one.
+    """
+    store, data = AssignmentStore(session.cache), msgspec.json.encode(assignment)
+    if not session.ask(lambda: store.dispatch(assignment.token, data), absent=True):
+        raise PublishRefused(LOCK_LOST)
+
+
+def end_assignment(session: Session, token: str) -> None:
+    """Delete the assignment of a run that ends."""
+    session.ask(lambda: AssignmentStore(session.cache).end(token), absent=None)
+
+
+def read_assignment(session: Session, token: str) -> Assignment | None:
+    """The assignment of a run; `None` where it has ended, another took its place, or the assignment is damaged.
+
+    Raises:
+        CacheUnavailable: Redis is away, so that is not known.
+    """
+    if session.state != "up":
+        raise CacheUnavailable(f"what there is to scan is in Redis; the next tick does without it: {session.problem}")
+    stored = AssignmentStore(session.cache).read(token)
+    try:
+        return None if stored is None else _ASSIGNMENT.decode(stored)
+    except UNREADABLE as error:
+        _log.warning("[RollingOptimizer] damaged in Redis, so the next tick makes the run again: handed: %s", error)
+        end_assignment(session, token)
+        return None
+
+
+def take_lost_assignment(session: Session, tell_lost: Callable[[str, RunLost], None]) -> RunLost | None:
+    """Take the assignment of a lost run, once, and tell the run's sender; return the error, `None` if none is lost."""
+    stored = session.ask(AssignmentStore(session.cache).take_unfinished, absent=None)
+    if stored is None:
+        return None
+    lost = RunLost(
+        "the scan of an earlier run has not come back: was its worker killed, or is there none, or none that is free, "
+        "that takes the queue rolling.scan? See: celery -A tasks inspect active_queues"
+    )
+    _log.warning("[RollingOptimizer] ⚠️ %s", lost)
+    with suppress(*UNREADABLE):  # damaged: then its id is not known
+        tell_lost(_ASSIGNMENT.decode(stored).run_id, lost)
+    return lost

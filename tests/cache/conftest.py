@@ -1,0 +1,18 @@
+"""The cache of a source in an empty Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from optimizer.cache.client import CacheClient
+from tests.support.cache_writers import a_cache
+from tests.support.redis_servers import RedisServer
+
+
+@pytest.fixture
+def cache(redis_server: RedisServer) -> Iterator[CacheClient]:
+    """A connection to it."""
+    with a_cache(redis_server.url) as cache:
+        yield cache

@@ -1,0 +1,70 @@
+"""A proxy that loses replies of Redis, or closes between a run and its Redis."""
+
+from __future__ import annotations
+
+import select
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.support.redis_servers import RedisServer
+
+__all__ = ["LossyProxy"]
+
+
+class LossyProxy:
+    """A TCP proxy before a Redis that loses one reply, or closes for good, at a word or a number of messages."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._target = ("127.0.0.1", server.port)
+        self.lose_reply_to = b""
+        self.lose_reply_in: int | None = None  # after so many messages
+        self.cut_before = b""
+        self.is_cut = False
+
+    @contextmanager
+    def open(self) -> Iterator[str]:
+        """Listen; yield the URL."""
+        proxy = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                if not proxy.is_cut:
+                    with socket.create_connection(proxy._target) as upstream:
+                        proxy._relay(self.request, upstream)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+
+        with Server(("127.0.0.1", 0), Handler) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+            thread.start()
+            try:
+                yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+            finally:
+                server.shutdown()
+                thread.join()
+
+    def _relay(self, client: socket.socket, upstream: socket.socket) -> None:
+        while True:
+            ready, _, _ = select.select([client, upstream], [], [])
+            source = ready[0]
+            data = source.recv(1 << 20)
+            if not data:
+                return
+            if source is upstream:
+                client.sendall(data)
+                continue
+            if self.cut_before and self.cut_before in data:
+                upstream.sendall(data[: data.index(self.cut_before)])
+                self.is_cut = True
+                return
+            upstream.sendall(data)
+            if self.lose_reply_in is not None:
+                self.lose_reply_in -= 1
+            if (self.lose_reply_to and self.lose_reply_to in data) or self.lose_reply_in == -1:
+                self.lose_reply_to = b""
+                upstream.recv(1)
+                return
