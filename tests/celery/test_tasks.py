@@ -294,6 +294,7 @@ def test_many_sources_and_parts_over_two_workers(tmp_path: Path, settings: Setti
         first = _stats(intraday)
         write_json(tmp_path / "parts" / "3.json.gz", {"S3": a_record(confidence=1.0)})
         wait_until(lambda: _shown(intraday)[0] == "S3", what="a change of one part")
+        wait_until(lambda: _stats(intraday) != first, what="its report")
         second = _stats(intraday)
         (tmp_path / "parts" / "5.json.gz").write_bytes(b"no gzip, no JSON")
         wait_until(lambda: _newest(intraday).status == "failed", what="a part to fail")
