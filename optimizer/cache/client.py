@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from typing import Final
 
 import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -26,7 +24,6 @@ __all__ = [
     "check_cache",
     "check_no_cluster",
     "connect",
-    "connect_async",
     "eviction_warning",
     "is_away",
     "is_forbidden",
@@ -58,16 +55,6 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
         socket_timeout=timeout_s,
         socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
         retry=Retry(NoBackoff(), 1),
-    )
-
-
-def connect_async(url: str, *, timeout_s: float) -> redis.asyncio.Redis:
-    """The same for asyncio; it belongs to the event loop that first uses it."""
-    return redis.asyncio.Redis.from_url(
-        RedisUrl.parse(url).for_redis_py(),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
-        retry=AsyncRetry(NoBackoff(), 1),
     )
 
 

@@ -49,4 +49,4 @@ def _prepare(path: Path) -> Prepared:
     ]
     gz = gzip.compress(body, 9, mtime=0)
     etag, gz_etag = (hashlib.sha256(data).hexdigest()[:32] for data in (body, gz))
-    return Prepared(body, etag, headers, gz=gz, gz_etag=gz_etag, fresh=list)
+    return Prepared(body, etag, headers, gz=gz, gz_etag=gz_etag, per_request_headers=list)

@@ -86,7 +86,7 @@ def _last_scan(scans: Sequence[Report]) -> Iterable[str]:
 
 
 def _process(follower: Follower, reads: Mapping[Origin, int], listeners: int) -> Iterable[str]:
-    yield _gauge("cache_up", "1 where Redis answers this process.", float(follower.cache_up))
+    yield _gauge("cache_up", "1 where Redis answers this process.", float(follower.redis.up))
     counts = [({"origin": origin}, float(count)) for origin, count in reads.items()]
     yield _metric("reads_total", "counter", "Answers over HTTP by where their version is from.", counts)
     yield _gauge("event_listeners", "Clients of this process's events.", listeners)

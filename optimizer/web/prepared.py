@@ -45,10 +45,10 @@ class Prepared:
         gz: The same gzipped, for those who take it.
         gz_etag: Its ETag.
         last_modified_s: Seconds since the epoch, for If-Modified-Since; `None` where that is not answered.
-        fresh: The headers of the moment.
+        per_request_headers: Makes the headers that change within a version.
     """
 
-    __slots__ = ("_fresh", "_gz", "_last_modified_s", "_plain")
+    __slots__ = ("_gz", "_last_modified_s", "_per_request_headers", "_plain")
 
     def __init__(
         self,
@@ -56,12 +56,12 @@ class Prepared:
         etag: str,
         headers: Headers,
         *,
-        fresh: Callable[[], Headers],
+        per_request_headers: Callable[[], Headers],
         gz: bytes | None = None,
         gz_etag: str = "",
         last_modified_s: int | None = None,
     ) -> None:
-        self._fresh = fresh
+        self._per_request_headers = per_request_headers
         self._last_modified_s = last_modified_s
         self._plain = _Representation(plain, etag, headers)
         self._gz = self._plain
@@ -89,10 +89,18 @@ class Prepared:
             )
         # A new list and message each time: middlewares of an app around us may write into them.
         if has_it:
-            await send({"type": "http.response.start", "status": 304, "headers": [*form.headers_304, *self._fresh()]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 304,
+                    "headers": [*form.headers_304, *self._per_request_headers()],
+                }
+            )
             await send({"type": "http.response.body", "body": b""})
             return
-        await send({"type": "http.response.start", "status": 200, "headers": [*form.headers, *self._fresh()]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [*form.headers, *self._per_request_headers()]}
+        )
         body = b"" if is_head(scope) else form.body
         await send({"type": "http.response.body", "body": body})
 

@@ -7,6 +7,7 @@ POST /runs  GET /runs/{id}                                            where a tr
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -21,7 +22,7 @@ from optimizer.reader.lookups import ScanStatus
 from optimizer.reader.results import describe_rejected
 from optimizer.web import describe, metrics
 from optimizer.web.events import TOO_MANY_LISTENERS, EventStream
-from optimizer.web.pages import Page, Wanted
+from optimizer.web.pages import Page, PredictionQuery
 from optimizer.web.prepared import Sending
 from optimizer.web.problems import PartMissing, ProblemRoute, problem, unavailable
 from optimizer.web.service import Service
@@ -94,10 +95,10 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
 
     async def whole(kind: str) -> Response:
         pages = await service.current()
-        found = pages.whole(kind)
-        if found is None:
+        response = pages.whole(kind)
+        if response is None:
             raise PartMissing(f"version {pages.version} has no readable {kind}; the next publish mends it")
-        return Sending(found)
+        return Sending(response)
 
     @router.get(
         "/predictions",
@@ -115,13 +116,13 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         ] = None,
     ) -> Response:
         """`count` is the number in the answer; of how many that fit, says the header `X-Total-Count`."""
-        wanted = Wanted(limit, offset, min_confidence, sentiment)
-        if wanted == Wanted(None, 0, 0.0, None):
+        query = PredictionQuery(limit, offset, min_confidence, sentiment)
+        if query == PredictionQuery(None, 0, 0.0, None):
             return await whole("predictions")
         pages = await service.current()
         if pages.whole("predictions") is None:
             return await whole("predictions")
-        return Sending(pages.filtered(wanted))
+        return Sending(pages.filtered(query))
 
     @router.get(
         "/bots",
@@ -160,14 +161,14 @@ def _add_lists(router: APIRouter, service: Service) -> None:
         symbol: Annotated[str, Path(description="Any text; a slash may stand for itself.", examples=["AAPL"])],
     ) -> Response:
         pages = await service.current()
-        found = pages.symbol(symbol)
-        if found is not None:
-            return Sending(found)
+        response = pages.symbol(symbol)
+        if response is not None:
+            return Sending(response)
         answer = await (await service.reader()).symbol(symbol)
-        found = pages.found(answer)
-        if found is None:
+        response = pages.looked_up(answer)
+        if response is None:
             return problem(404, f"no prediction for {symbol!r} in version {answer.version}")
-        return Sending(found)
+        return Sending(response)
 
     @router.get(
         "/runs",
@@ -221,7 +222,7 @@ def _add_operations(router: APIRouter, service: Service) -> None:
             "source": settings.source,
             "sources": list(service.sources) or [settings.source],
             "interval_s": settings.interval_s,
-            "cache_up": reader.follower.cache_up,
+            "cache_up": reader.follower.redis.up,
             "trigger": service.may_trigger,
             "flower_url": settings.flower_url or None,
         }
@@ -277,14 +278,14 @@ def _add_operations(router: APIRouter, service: Service) -> None:
     async def prometheus(_request: Request) -> Response:
         reader = await service.reader()
         runs, scans = await reader.runs(1), await reader.runs(1, status="success")
-        await service.reads.share(reader)
-        text = metrics.render(reader.follower, runs, scans, service.reads.totals(), len(service.hub))
+        await asyncio.to_thread(service.read_counters.share, reader.follower.redis)
+        text = metrics.render(reader.follower, runs, scans, service.read_counters.totals(), len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
 
 
 async def _why_stale(reader: AsyncSnapshotReader) -> str:
     """What to look at first: Redis, the last run, or the worker."""
-    if not reader.follower.cache_up:
+    if not reader.follower.redis.up:
         return "Redis does not answer this server, whose log says why"
     for run in await reader.runs(1):
         if run.status == "failed":

@@ -29,10 +29,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import optimizer.cache.writer
-import optimizer.reader.async_reader
-import optimizer.reader.cached_version
-import optimizer.reader.follower
-import optimizer.reader.reader
+import optimizer.reader.file_store
+import optimizer.reader.redis_store
+import optimizer.reader.results
 from optimizer import (
     Answer,
     AsyncSnapshotReader,
@@ -50,6 +49,7 @@ from optimizer.cache.writer import Cache
 from optimizer.cli.dev.redis_server import free_port
 from optimizer.models import BotSummary, Holding, Origin, Report
 from optimizer.reader.follower import Follower
+from optimizer.reader.results import CachedVersion
 from optimizer.selection.top_n import rank
 from optimizer.snapshots.directory import FILE_NAMES, encode_set, output_lock, write_set
 from tests.support.published_state import NEW, OLD, as_nobody, run_old, version_of
@@ -708,8 +708,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs and readers that give up on a Redis that hangs after a moment."""
     monkeypatch.setattr(optimizer.cache.writer, "WRITER_TIMEOUT_S", 0.2)
     monkeypatch.setattr(optimizer.cache.writer, "READER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(optimizer.reader.reader, "READER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(optimizer.reader.async_reader, "READER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optimizer.reader.redis_store, "READER_TIMEOUT_S", 0.1)
 
 
 def write_with_low(settings: Settings, price: float) -> Report:
@@ -812,7 +811,7 @@ def test_a_file_system_that_hangs_does_not_hold_up_redis(
     settings: Settings, open_reader: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Looks go on, and new versions show; the files are seen again when they answer. A FIFO hangs when it is opened."""
-    monkeypatch.setattr(optimizer.reader.follower, "FILES_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optimizer.reader.file_store, "FILES_TIMEOUT_S", 0.1)
     run_old(settings)
     hanging = replace(settings, output_dir=local(settings.output_dir).parent / "hanging")
     directory = local(hanging.output_dir) / "current"
@@ -845,7 +844,7 @@ def test_an_age_is_by_the_clock_of_redis(
         told = cast("bytes", client.hget(key, "checked_at")).decode()
         assert abs(seconds_of(told) - time.time()) < 60
         clock = SimpleNamespace(time=lambda: time.time() + ahead_s, monotonic=time.monotonic)
-        patched.setattr(optimizer.reader.follower, "time", clock)
+        patched.setattr(optimizer.reader.redis_store, "time", clock)
         state = open_reader(settings, "redis").manifest()
         assert (state.stale, state.checked_at) == (False, told)
         assert state.age_s < 60
@@ -940,14 +939,14 @@ def test_many_threads_begin_with_one_look(settings: Settings, monkeypatch: pytes
     """And one refresher: there is one of it a process, however many threads read first."""
     run_old(settings)
     looks: list[int] = []
-    look = Follower.look
+    refresh = Follower.refresh
 
-    def counted(self: Follower) -> Any:
+    def counted(self: Follower, **options: bool) -> None:
         looks.append(1)
-        return look(self)
+        refresh(self, **options)
 
-    monkeypatch.setattr(Follower, "look", counted)
-    monkeypatch.setattr(optimizer.reader.follower, "POLL_S", 60.0)
+    monkeypatch.setattr(Follower, "refresh", counted)
+    monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 60.0)
     with closing(SnapshotReader.from_settings(settings)) as reader, ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(lambda _: reader.predictions(), range(200)))
         refreshers = [thread for thread in threading.enumerate() if thread.name == "rolling-reader"]
@@ -958,7 +957,7 @@ def test_many_threads_begin_with_one_look(settings: Settings, monkeypatch: pytes
 
 def test_a_reader_nobody_has_any_more_ends_its_thread(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgotten without `close`, it does not go on asking."""
-    monkeypatch.setattr(optimizer.reader.follower, "POLL_S", 0.05)
+    monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 0.05)
     run_old(settings)
     reader = SnapshotReader.from_settings(settings)
     reader.predictions()
@@ -1063,35 +1062,53 @@ def test_an_async_reader_is_a_context(settings: Settings) -> None:
     assert len(asyncio.run(read())) == 1
 
 
-def test_an_async_reader_whose_refresher_has_died_begins_anew(settings: Settings) -> None:
-    """A bug in what is awaited after a look ends it once, and not for good."""
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what the test provokes
+def test_a_reader_whose_refresher_has_died_begins_anew(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in what is called within a refresh ends the thread once, and the next read starts another."""
+    monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 0.05)
     first = version_of(run_old(settings))
     fails = False
 
-    async def on_look() -> None:
+    def prepare(_cached: CachedVersion) -> None:
         if fails:
             raise ZeroDivisionError
 
-    async def read() -> int:
-        nonlocal fails
-        reader = AsyncSnapshotReader.from_settings(settings, on_look=on_look)
-        assert (await reader.predictions()).version == first
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        reader.follower.prepare = prepare
+        assert reader.predictions().version == first
         fails = True
+        optimize(settings, force=True)
+        wait_until(lambda: not reader.is_started(), what="the end of the thread")
         with pytest.raises(ZeroDivisionError):
-            await asyncio.wait_for(reader._refresher, 5)
+            reader.predictions()
         fails = False
-        second = version_of(await asyncio.to_thread(optimize, settings, force=True))
-        try:
-            assert (await reader.predictions()).version == second
-            third = version_of(await asyncio.to_thread(optimize, settings, force=True))
+        second = version_of(optimize(settings, force=True))
+        assert reader.predictions().version == second
+        third = version_of(optimize(settings, force=True))
+        wait_until(partial(shows, reader, third), limit_s=5, what="the new version")
+
+
+def test_a_bug_in_what_the_loop_is_told_does_not_end_the_refresher(settings: Settings) -> None:
+    """It is the loop's to report, and reads go on."""
+    first = version_of(run_old(settings))
+    errors: list[type[BaseException]] = []
+
+    def on_refresh() -> None:
+        raise ZeroDivisionError
+
+    async def read() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: errors.append(type(context["exception"])))
+        async with AsyncSnapshotReader.from_settings(settings, on_refresh=on_refresh) as reader:
+            assert (await reader.predictions()).version == first
+            second = version_of(await asyncio.to_thread(optimize, settings, force=True))
             async with asyncio.timeout(5):
-                while (await reader.predictions()).version != third:
+                while (await reader.predictions()).version != second:
                     await asyncio.sleep(0.02)
-            return third
-        finally:
-            await reader.close()
+            return second
 
     assert asyncio.run(read()) > first
+    assert set(errors) == {ZeroDivisionError}
 
 
 FORGOTTEN_PROGRAM = """
@@ -1156,7 +1173,7 @@ def test_files_that_cannot_be_decoded_are_a_missing_snapshot(
     """The reader raises `SnapshotMissing` and nothing else."""
     write_json(settings_without_redis.input, {"AAPL": a_record()})
     optimize(settings_without_redis, use_cache=False)
-    monkeypatch.setitem(optimizer.reader.cached_version._DECODERS, "portfolio", msgspec.json.Decoder(int).decode)
+    monkeypatch.setitem(optimizer.reader.results._DECODERS, "portfolio", msgspec.json.Decoder(int).decode)
     reader = SnapshotReader("redis://127.0.0.1:1/0", "rolling_brain", settings_without_redis.output_dir)
     with closing(reader), pytest.raises(SnapshotMissing, match="cannot be read"):
         reader.portfolio()

@@ -6,9 +6,9 @@ import gzip
 
 import msgspec
 
-from optimizer.models import PredictionsSnapshot, Record
-from optimizer.reader.cached_version import Sight, hold, store
-from optimizer.web.pages import KEPT_ANSWERS, Pages, Wanted
+from optimizer.models import Manifest, PredictionsSnapshot, Record
+from optimizer.reader.results import CachedVersion, Sighting, load_payload
+from optimizer.web.pages import KEPT_ANSWERS, Pages, PredictionQuery
 
 AT = "2026-11-01T10:00:00.000Z"
 MANY = 1_000  # over 32 KiB of JSON
@@ -18,15 +18,15 @@ def pages() -> Pages:
     """The answers of a version with many predictions."""
     records = [Record(f"S{number}", 1.0, 0.5, 1.0) for number in range(MANY)]
     plain = msgspec.json.encode(PredictionsSnapshot(records, AT, MANY))
-    payloads = {"predictions": store("predictions", "etag", "redis", gzip.compress(plain))}
-    held = hold(Sight(1, "", AT, AT, 0.0, {}), "redis", payloads)
-    return Pages(held, lambda _kind, _origin: [])
+    payloads = {"predictions": load_payload("predictions", "etag", "redis", gzip.compress(plain))}
+    cached = CachedVersion.load(Sighting(Manifest("", 1, AT, "", {}), AT, 0.0), "redis", payloads)
+    return Pages(cached, lambda _kind, _origin: [])
 
 
 def test_short_answers_to_filters_are_kept_and_long_ones_are_not() -> None:
     """The same object comes again, or one that was made anew."""
     found = pages()
-    short, long = Wanted(10, 0, 0.0, None), Wanted(MANY - 1, 0, 0.0, None)
+    short, long = PredictionQuery(10, 0, 0.0, None), PredictionQuery(MANY - 1, 0, 0.0, None)
     assert found.filtered(short) is found.filtered(short)
     assert found.filtered(long) is not found.filtered(long)
 
@@ -34,7 +34,7 @@ def test_short_answers_to_filters_are_kept_and_long_ones_are_not() -> None:
 def test_the_oldest_answers_make_room() -> None:
     """However many filters are made up."""
     found = pages()
-    first = found.filtered(Wanted(0, 0, 0.0, None))
+    first = found.filtered(PredictionQuery(0, 0, 0.0, None))
     for offset in range(1, KEPT_ANSWERS + 1):
-        found.filtered(Wanted(0, offset, 0.0, None))
-    assert found.filtered(Wanted(0, 0, 0.0, None)) is not first
+        found.filtered(PredictionQuery(0, offset, 0.0, None))
+    assert found.filtered(PredictionQuery(0, 0, 0.0, None)) is not first

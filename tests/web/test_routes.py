@@ -26,7 +26,7 @@ import optimizer.web.app
 from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import SettingsInvalid, SourceMissing
-from optimizer.reader.cached_version import Held
+from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.directory import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
 from tests.support.published_state import NEW, OLD, run_old, version_of
@@ -675,11 +675,11 @@ def test_no_route_shows_a_version_before_the_others_do(settings: Settings, monke
     prepares, goes_on = threading.Event(), threading.Event()
 
     class Slow(Pages):
-        def __init__(self, held: Held, fresh: Any) -> None:
-            if held.version != old:
+        def __init__(self, cached: CachedVersion, per_request_headers: Any) -> None:
+            if cached.version != old:
                 prepares.set()
                 assert goes_on.wait(20)
-            super().__init__(held, fresh)
+            super().__init__(cached, per_request_headers)
 
     monkeypatch.setattr("optimizer.web.service.Pages", Slow)
     with asking(settings) as client:
