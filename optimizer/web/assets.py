@@ -32,9 +32,10 @@ _SECURITY: Final[Headers] = [
 
 
 def load_assets(directory: Path = DIRECTORY) -> dict[str, Prepared]:
-    """Every file of the directory under `/static/`, and the page under `/`."""
-    found = {f"/static/{path.name}": _prepare(path) for path in sorted(directory.iterdir()) if path.is_file()}
-    return found | {"/": found[f"/static/{INDEX_NAME}"]}
+    """Every file below the directory under `/static/`, and the page under `/`."""
+    paths = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    assets = {f"/static/{path.relative_to(directory).as_posix()}": _prepare(path) for path in paths}
+    return assets | {"/": assets[f"/static/{INDEX_NAME}"]}
 
 
 def _prepare(path: Path) -> Prepared:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from optimizer.cache.keys import PAYLOAD_KINDS
-from optimizer.models import BotSummary, Holding, Origin, PredictionsSnapshot, Record, Rejected
+from optimizer.models import BotSummary, Holding, PredictionsSnapshot, Record, Rejected
 from optimizer.reader.results import Answer, CachedVersion, describe_rejected
 from optimizer.web.negotiate import http_date
 from optimizer.web.prepared import Headers, Prepared
@@ -73,11 +73,11 @@ class Pages:
 
     Args:
         cached: The version.
-        per_request_headers: Makes the headers that change within a version, for a response from a payload or an origin.
+        per_request_headers: Makes the headers that change within a version, for a response from one of its payloads.
     """
 
     def __init__(
-        self, cached: CachedVersion, per_request_headers: Callable[[str | None, Origin | None], Headers]
+        self, cached: CachedVersion, per_request_headers: Callable[[CachedVersion, str | None], Headers]
     ) -> None:
         self.version = cached.version
         self._cached = cached
@@ -125,17 +125,17 @@ class Pages:
             record = self._cached.records.get(symbol)
             if record is None:
                 return None
-            response = self._symbols[symbol] = self._record(self.version, record, None)
+            per_request_headers = partial(self._per_request_headers, self._cached, "predictions")
+            response = self._symbols[symbol] = self._record(self.version, record, per_request_headers)
         return response
 
-    def looked_up(self, answer: Answer[Record | None]) -> Prepared | None:
-        """A record that was looked up, in this version or the next one; `None` where there is none."""
-        return None if answer.value is None else self._record(answer.version, answer.value, answer.origin)
+    def looked_up(self, answer: Answer[Record | None], per_request_headers: Callable[[], Headers]) -> Prepared | None:
+        """A record that was looked up, in this version or the next one; `None` if there is none."""
+        return None if answer.value is None else self._record(answer.version, answer.value, per_request_headers)
 
-    def _record(self, version: int, record: Record, origin: Origin | None) -> Prepared:
+    def _record(self, version: int, record: Record, per_request_headers: Callable[[], Headers]) -> Prepared:
         body = _encode(record)
         headers = self._headers if version == self.version else self._headers_of(version)
-        per_request_headers = partial(self._per_request_headers, "predictions", origin)
         return Prepared(
             body,
             _digest(body),
@@ -157,7 +157,7 @@ class Pages:
                 body,
                 _digest(body),
                 [*self._headers, (b"x-total-count", str(len(fitting)).encode())],
-                per_request_headers=partial(self._per_request_headers, "predictions", None),
+                per_request_headers=partial(self._per_request_headers, self._cached, "predictions"),
                 last_modified_s=self._last_modified_s,
             )
             if len(body) <= KEPT_ANSWER_BYTES:
@@ -188,7 +188,7 @@ class Pages:
             self._headers,
             gz=gz,
             gz_etag=gz_etag,
-            per_request_headers=partial(self._per_request_headers, kind, None),
+            per_request_headers=partial(self._per_request_headers, self._cached, kind),
             last_modified_s=self._last_modified_s,
         )
 

@@ -8,6 +8,7 @@ POST /runs  GET /runs/{id}                                            where a tr
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -103,7 +104,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     @router.get(
         "/predictions",
         summary="The top predictions, best first: all, or those that fit",
-        responses=describe.answers(PredictionsSnapshot, describe.PREDICTIONS_EXAMPLE, 304, 422, 503, snapshot=True),
+        responses=describe.responses(PredictionsSnapshot, describe.PREDICTIONS_EXAMPLE, 304, 422, 503, snapshot=True),
     )
     async def predictions(
         limit: Annotated[
@@ -127,7 +128,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     @router.get(
         "/bots",
         summary="Every bot by name",
-        responses=describe.answers(BotsSnapshot, describe.BOTS_EXAMPLE, 304, 503, snapshot=True),
+        responses=describe.responses(BotsSnapshot, describe.BOTS_EXAMPLE, 304, 503, snapshot=True),
     )
     async def bots() -> Response:
         return await whole("bots")
@@ -135,7 +136,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     @router.get(
         "/portfolio",
         summary="Holdings by symbol, summed over all bots",
-        responses=describe.answers(PortfolioSnapshot, describe.PORTFOLIO_EXAMPLE, 304, 503, snapshot=True),
+        responses=describe.responses(PortfolioSnapshot, describe.PORTFOLIO_EXAMPLE, 304, 503, snapshot=True),
     )
     async def portfolio() -> Response:
         return await whole("portfolio")
@@ -143,7 +144,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     @router.get(
         "/page",
         summary="All that a page shows, in one answer of one version",
-        responses=describe.answers(Page, describe.PAGE_EXAMPLE, 304, 503, snapshot=True),
+        responses=describe.responses(Page, describe.PAGE_EXAMPLE, 304, 503, snapshot=True),
     )
     async def page() -> Response:
         return Sending((await service.current()).page())
@@ -155,7 +156,7 @@ def _add_lists(router: APIRouter, service: Service) -> None:
     @router.get(
         "/predictions/{symbol:path}",
         summary="One symbol of the index, whatever its confidence",
-        responses=describe.answers(Record, describe.RECORD_EXAMPLE, 304, 404, 422, 503, snapshot=True),
+        responses=describe.responses(Record, describe.RECORD_EXAMPLE, 304, 404, 422, 503, snapshot=True),
     )
     async def prediction(
         symbol: Annotated[str, Path(description="Any text; a slash may stand for itself.", examples=["AAPL"])],
@@ -165,7 +166,7 @@ def _add_lists(router: APIRouter, service: Service) -> None:
         if response is not None:
             return Sending(response)
         answer = await (await service.reader()).symbol(symbol)
-        response = pages.looked_up(answer)
+        response = pages.looked_up(answer, partial(service.lookup_headers, answer))
         if response is None:
             return problem(404, f"no prediction for {symbol!r} in version {answer.version}")
         return Sending(response)
@@ -173,7 +174,7 @@ def _add_lists(router: APIRouter, service: Service) -> None:
     @router.get(
         "/runs",
         summary="The last runs, newest first; none while Redis is away",
-        responses=describe.answers(Runs, describe.RUNS_EXAMPLE, 422),
+        responses=describe.responses(Runs, describe.RUNS_EXAMPLE, 422),
     )
     async def runs(
         limit: Annotated[int, Query(ge=1, le=1_000, examples=[20])] = 20,
@@ -189,7 +190,7 @@ def _add_lists(router: APIRouter, service: Service) -> None:
         response_class=EventStream,
         status_code=200,
         summary="Server-sent events: a message a version, and when Redis goes away or comes back",
-        responses=describe.text_answer(
+        responses=describe.text_response(
             "text/event-stream",
             "The current version first; a client that names its last one gets what it has missed.",
             'event: version\nid: 1795000000000\ndata: {"version":1795000000000,"generated_at":"..."}\n\n',
@@ -212,7 +213,7 @@ def _add_operations(router: APIRouter, service: Service) -> None:
     @router.get(
         "/status",
         summary="Version, age and origin",
-        responses=describe.answers(Status, describe.STATUS_EXAMPLE, 503),
+        responses=describe.responses(Status, describe.STATUS_EXAMPLE, 503),
     )
     async def status() -> Response:
         """Without a snapshot the problem has the members that do not need one: a run may be wanted just then."""
@@ -244,14 +245,14 @@ def _add_operations(router: APIRouter, service: Service) -> None:
             )
         )
 
-    @router.get("/healthz", summary="The process lives", responses=describe.answers(Health, {"status": "alive"}))
+    @router.get("/healthz", summary="The process lives", responses=describe.responses(Health, {"status": "alive"}))
     async def healthz() -> Response:
         return _json(Health("alive"))
 
     @router.get(
         "/readyz",
         summary="There is a snapshot that can be read, and it is not stale",
-        responses=describe.answers(Health, {"status": "ready"}, 503),
+        responses=describe.responses(Health, {"status": "ready"}, 503),
     )
     async def readyz() -> Response:
         reader = await service.reader()
@@ -271,7 +272,7 @@ def _add_operations(router: APIRouter, service: Service) -> None:
         "/metrics",
         response_class=PlainTextResponse,
         summary="For Prometheus",
-        responses=describe.text_answer(
+        responses=describe.text_response(
             "text/plain", "Prometheus's text format.", "# TYPE rolling_cache_up gauge\nrolling_cache_up 1\n"
         ),
     )

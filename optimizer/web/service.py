@@ -14,7 +14,7 @@ from typing import Any, Final
 from optimizer.config.settings import Settings
 from optimizer.models import Origin
 from optimizer.reader.async_reader import AsyncSnapshotReader
-from optimizer.reader.results import CachedVersion
+from optimizer.reader.results import Answer, CachedVersion
 from optimizer.web.events import Hub
 from optimizer.web.pages import Pages
 from optimizer.web.prepared import Headers
@@ -109,25 +109,32 @@ class Service:
         if self._reader is not None:
             await self._reader.close()
 
-    def per_request_headers(self, kind: str | None = None, origin: Origin | None = None) -> Headers:
+    def per_request_headers(self, shown: CachedVersion, kind: str | None) -> Headers:
         """The headers that change within a version, for a response that is about to be sent; counts it as a read.
 
         Args:
-            kind: The payload it is from, if it is from one.
-            origin: Where it is from, if it is not what is held.
+            shown: The version, as it was when its responses were prepared.
+            kind: The payload that the response is from, if it is from one.
         """
         assert self._reader is not None  # noqa: S101 - responses are made from what it holds
         follower = self._reader.follower
-        cached = follower.current()
+        newest = follower.cached
+        # It may have been confirmed since; or the thread has just replaced it, and the newer version's age is another.
+        cached = shown if newest is None or newest.version != shown.version else newest
+        payload = cached.payloads.get(kind) if kind else None
         age_s = cached.age_s()
-        if origin is None:
-            payload = cached.payloads.get(kind) if kind else None
-            origin = cached.origin if payload is None else payload.origin
+        return self._count(cached.origin if payload is None else payload.origin, age_s, age_s > follower.stale_after_s)
+
+    def lookup_headers(self, answer: Answer[Any]) -> Headers:
+        """The same for a record that was looked up."""
+        return self._count(answer.origin, answer.age_s, answer.stale)
+
+    def _count(self, origin: Origin, age_s: float, stale: bool) -> Headers:
         self.read_counters.count(origin)
         return [
             (b"age", b"%d" % age_s),
             (b"x-snapshot-origin", _ORIGIN[origin]),
-            (b"x-snapshot-stale", b"true" if age_s > follower.stale_after_s else b"false"),
+            (b"x-snapshot-stale", b"true" if stale else b"false"),
         ]
 
     def _prepare(self, cached: CachedVersion) -> Pages:

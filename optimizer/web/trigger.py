@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from optimizer.errors import RunPending
 from optimizer.models import Report
-from optimizer.web.describe import RUN_STATE_EXAMPLE, answers
+from optimizer.web.describe import RUN_STATE_EXAMPLE, responses
 from optimizer.web.problems import TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, problem
 
 __all__ = ["Failure", "RunState", "Trigger", "add_trigger_routes"]
@@ -91,7 +91,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
         "/runs",
         status_code=HTTPStatus.ACCEPTED,
         dependencies=[Depends(check_token)],
-        responses=answers(Sent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 409, 429, 503, status=202),
+        responses=responses(Sent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 409, 429, 503, status=202),
         openapi_extra={"requestBody": _ORDER_DESCRIPTION},
         summary="Send one run to the fleet",
     )
@@ -110,7 +110,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
     @router.get(
         "/runs/{id}",
         dependencies=[Depends(check_token)],
-        responses=answers(RunState, RUN_STATE_EXAMPLE, 401, 422, 429, 503),
+        responses=responses(RunState, RUN_STATE_EXAMPLE, 401, 422, 429, 503),
         summary="What has become of a run that was sent",
     )
     async def run_state(

@@ -20,7 +20,7 @@ def pages() -> Pages:
     plain = msgspec.json.encode(PredictionsSnapshot(records, AT, MANY))
     payloads = {"predictions": load_payload("predictions", "etag", "redis", gzip.compress(plain))}
     cached = CachedVersion.load(Sighting(Manifest("", 1, AT, "", {}), AT, 0.0), "redis", payloads)
-    return Pages(cached, lambda _kind, _origin: [])
+    return Pages(cached, lambda _cached, _kind: [])
 
 
 def test_short_answers_to_filters_are_kept_and_long_ones_are_not() -> None:

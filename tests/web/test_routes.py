@@ -521,7 +521,7 @@ SLASHES = (
 def test_a_slash_too_many_leads_to_no_other_host(settings: Settings, method: str, included: bool) -> None:
     """It is not found; also in an app that redirects slashes of its own routes, which are still found."""
     run_old(settings)
-    app = FastAPI() if included else optimizer.web.app.create_app_of_many([settings])
+    app: Any = FastAPI() if included else optimizer.web.app.create_app_of_many([settings])
     if included:
         app.include_router(optimizer.web.make_router(settings), prefix="/api")
         app.include_router(optimizer.web.make_router(settings))

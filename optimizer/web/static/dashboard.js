@@ -3,15 +3,15 @@
 // The stream of versions says when to ask for data. /status is asked every few seconds all the same: it knows the age
 // of data that do not change, and notices a version that a broken stream did not tell.
 
-import { get, getVersioned, Live, Problem } from "./api.js";
-import { byId, element, setAttribute, setText } from "./dom.js";
-import * as format from "./format.js";
-import { Freshness } from "./freshness.js";
-import { sentence, showNotices, whatToKnow } from "./notices.js";
-import { Positions } from "./positions.js";
-import { Predictions } from "./predictions.js";
-import { Runs, RUNS_ASKED, SCANS_ASKED } from "./runs.js";
-import { Trigger } from "./trigger.js";
+import { get, getVersioned, Live, Problem } from "./lib/api.js";
+import { byId, element, setAttribute, setText } from "./lib/dom.js";
+import * as format from "./lib/format.js";
+import { Freshness } from "./panels/freshness.js";
+import { sentence, showNotices, whatToKnow } from "./panels/notices.js";
+import { Positions } from "./panels/positions.js";
+import { Predictions } from "./panels/predictions.js";
+import { Runs, RUNS_ASKED, SCANS_ASKED } from "./panels/runs.js";
+import { Trigger } from "./panels/trigger.js";
 
 const POLL_MS = 5_000;
 const POLL_FAST_MS = 1_000;

@@ -1,10 +1,10 @@
 // What became of the runs: the strip of outcomes, the charts, the last errors in full, and what was rejected and why.
 
-import { Chart, drawStrip } from "./charts.js";
-import { runColumns } from "./columns.js";
-import { byId, element, setText } from "./dom.js";
-import * as format from "./format.js";
-import { DataTable } from "./table.js";
+import { Chart, drawStrip } from "../components/charts.js";
+import { runColumns } from "../components/columns.js";
+import { byId, element, setText } from "../lib/dom.js";
+import * as format from "../lib/format.js";
+import { DataTable } from "../components/table.js";
 
 /** What is asked for: the newest reports, and those of the newest runs that read the file, which the charts show. */
 export const RUNS_ASKED = "runs?limit=200";

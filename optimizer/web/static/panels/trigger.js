@@ -1,9 +1,9 @@
 // "Run now": asks for the token, starts a run, follows it to its end. The token lives in this tab's session storage and
 // goes nowhere but into the Authorization header of these two requests.
 
-import { get, post, Problem } from "./api.js";
-import { byId, setAttribute, setText } from "./dom.js";
-import * as format from "./format.js";
+import { get, post, Problem } from "../lib/api.js";
+import { byId, setAttribute, setText } from "../lib/dom.js";
+import * as format from "../lib/format.js";
 
 const TOKEN = "rolling-optimizer-trigger-token";
 const POLL_MS = 700;
