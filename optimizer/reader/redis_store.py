@@ -19,7 +19,7 @@ from typing import Final, cast
 import redis
 import redis.client
 
-from optimizer.cache.client import READER_TIMEOUT_S, connect, is_away, redis_answers
+from optimizer.cache.client import READER_TIMEOUT_S, connect, is_away, is_forbidden, redis_answers
 from optimizer.cache.clocks import Sightings, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS, Keys
 from optimizer.cache.pointer import Pointer
@@ -171,10 +171,13 @@ class Listener:
         self._store = store
         self._closed = closed
         self._channel: redis.client.PubSub | None = None
+        self._is_forbidden = False
 
     def subscribe(self) -> None:
         """Subscribe if Redis is there. A refresh has to follow: it sees what was published before."""
-        if self._channel is None and self._store.up:
+        if not self._store.up:
+            self._is_forbidden = False  # its ACL may be another when it is back
+        elif self._channel is None and not self._is_forbidden:
             self._channel = self._store.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             try:
                 with self._store.errors_translated():
@@ -203,6 +206,7 @@ class Listener:
 
     def _give_up(self, error: CacheUnavailable) -> None:
         # An ACL may forbid the channel alone: then the pointer is read once a second, and that is all.
+        self._is_forbidden = is_forbidden(error)
         _log.debug("not listening to the channel of new versions: %s", error)
         self.close()
 

@@ -1,4 +1,4 @@
-"""The dashboard's files, read once and sent from memory, under a policy that lets in nothing from elsewhere."""
+"""The dashboard's files, read once and sent from memory, under a policy that allows nothing from other origins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["load_assets"]
 DIRECTORY: Final = Path(__file__).parent / "static"
 INDEX_NAME: Final = "index.html"
 
-# No inline script or style, nothing from another place, no frame around us and none within.
+# No inline script or style, nothing from another origin, no frame around the page or within it.
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"

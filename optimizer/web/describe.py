@@ -1,4 +1,4 @@
-"""The OpenAPI descriptions of answers: schemas from the structs that are sent, each with an example.
+"""The OpenAPI descriptions of responses: schemas from the structs that are sent, each with an example.
 
 Schemas are written out in each operation. Shared components would have to be put into the description of an app, and an
 app that includes the router is not ours.
@@ -128,14 +128,14 @@ _SNAPSHOT_HEADERS: Final = {
     "X-Snapshot-Rejected": "What the version leaves out of all records and bots: `records=0/8000, bots=1/2`.",
     "X-Snapshot-Stale": "`true` where no run has confirmed the version for three intervals.",
 }
-# What a browser hides from a page of another origin, unless it is told otherwise. It shows Last-Modified anyway.
+# What a browser hides from a page of another origin unless the server exposes it. It always shows Last-Modified.
 EXPOSED_HEADERS: Final = (*sorted(_SNAPSHOT_HEADERS.keys() - {"Last-Modified"}), "X-Total-Count", "Retry-After")
 
 
 def responses(
     type_: Any, example: Any, *others: int, status: int = 200, snapshot: bool = False
 ) -> dict[int | str, dict[str, Any]]:
-    """Every answer of an operation.
+    """Every response of an operation.
 
     Args:
         type_: The struct that is sent.
@@ -173,7 +173,7 @@ def _headers(texts: Mapping[str, str]) -> dict[str, Any]:
 def text_response(
     media_type: str, description: str, example: str, *, full: str | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """The answer of an operation that sends text; with `full`, also the 503 that says why there are too many."""
+    """The response of an operation that sends text; with `full`, also the 503 that says why there are too many."""
     content = {media_type: {"schema": {"type": "string"}, "example": example}}
     described: dict[int | str, dict[str, Any]] = {200: {"description": description, "content": content}}
     if full is not None:

@@ -1,6 +1,7 @@
-"""The answers of one version, prepared: whole snapshots, the page, symbols and filtered lists as they are asked for.
+"""The responses of one version: whole snapshots and the page, prepared; symbols and filtered lists on demand.
 
-Values in, bytes out; no I/O. Made once a version, beside the event loop, for a page of ten thousand bots takes a while.
+Values in, bytes out; no I/O. Prepared once a version, in the reader's thread, for a page of ten thousand bots takes a
+while.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ __all__ = ["Page", "Pages", "PredictionQuery", "Summary"]
 
 PAGE_SYMBOLS: Final = 50
 PAGE_GZIP_LEVEL: Final = 6
-# Answers to filters that are kept a version: what dashboards ask for again and again.
-KEPT_ANSWERS: Final = 256
-# A longer one is made anew each time, so that made-up filters cannot take the memory.
-KEPT_ANSWER_BYTES: Final = 32 * 1024
+# Responses to filters that are cached a version: dashboards repeat the same few.
+CACHED_RESPONSES: Final = 256
+# A longer one is made anew each time, so that made-up filters cannot fill the memory.
+CACHED_RESPONSE_BYTES: Final = 32 * 1024
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """Sums over all bots that could be used; what a bot does not tell counts as 0.
+    """Sums over all bots that could be used; a value that a bot lacks counts as 0.
 
     `notes` says in words what `rejected` counts: what the snapshots, and so the sums, leave out.
     """
@@ -69,7 +70,7 @@ class PredictionQuery(NamedTuple):
 
 
 class Pages:
-    """The answers of one version.
+    """The responses of one version.
 
     Args:
         cached: The version.
@@ -95,7 +96,7 @@ class Pages:
         self._filtered: OrderedDict[PredictionQuery, Prepared] = OrderedDict()
 
     def show(self, cached: CachedVersion) -> bool:
-        """Whether these are the responses of that version, confirmed since perhaps, or found in another store."""
+        """Whether these are its responses too: the same payloads, though confirmed since or from the other store."""
         ours = self._cached
         return (ours.version, ours.manifest.rejected, _etags(ours)) == (
             cached.version,
@@ -104,7 +105,7 @@ class Pages:
         )
 
     def whole(self, kind: str) -> Prepared | None:
-        """A whole snapshot, or `None` where this version's cannot be read."""
+        """A whole snapshot; `None` if this version's cannot be read."""
         return self._whole.get(kind)
 
     def page(self) -> Prepared:
@@ -119,7 +120,7 @@ class Pages:
         return self.whole_page
 
     def symbol(self, symbol: str) -> Prepared | None:
-        """The record of a symbol among the predictions; `None` where it is not among them."""
+        """The record of a symbol among the predictions; `None` if it is not one of them."""
         response = self._symbols.get(symbol)
         if response is None:
             record = self._cached.records.get(symbol)
@@ -160,9 +161,9 @@ class Pages:
                 per_request_headers=partial(self._per_request_headers, self._cached, "predictions"),
                 last_modified_s=self._last_modified_s,
             )
-            if len(body) <= KEPT_ANSWER_BYTES:
+            if len(body) <= CACHED_RESPONSE_BYTES:
                 self._filtered[query] = response
-            if len(self._filtered) > KEPT_ANSWERS:
+            if len(self._filtered) > CACHED_RESPONSES:
                 self._filtered.popitem(last=False)
         return response
 
@@ -195,7 +196,7 @@ class Pages:
     def _headers_of(self, version: int) -> Headers:
         return [
             (b"content-type", b"application/json"),
-            # Kept by whoever likes, and asked for again each time: a 304 costs next to nothing, an old page does not.
+            # Caches may keep it and have to revalidate it each time: a 304 costs little, an outdated page much.
             (b"cache-control", b"no-cache"),
             (b"vary", b"accept-encoding"),
             (b"last-modified", http_date(self._last_modified_s)),
@@ -224,7 +225,7 @@ def _summary(bots: Iterable[BotSummary], rejected: Rejected | None) -> Summary:
 
 
 def _rejected_header(rejected: Rejected) -> bytes:
-    """Of how many units of each kind how many were rejected: `records=0/101, bots=1/5`."""
+    """Rejected units out of all, by kind: `records=0/101, bots=1/5`."""
     counts = (("records", rejected.records), ("bots", rejected.bots))
     return ", ".join(f"{kind}={units.rejected}/{units.seen}" for kind, units in counts).encode()
 

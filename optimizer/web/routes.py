@@ -1,8 +1,8 @@
-"""The routes: each takes checked parameters, and sends what is prepared or what one small question to Redis brings.
+"""The routes: each takes checked parameters, and sends what is prepared or the result of one lookup in Redis.
 
 GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page      of the current version; 503 without one
 GET /status  /runs  /events  /healthz  /readyz  /metrics
-POST /runs  GET /runs/{id}                                            where a trigger is handed in, see `trigger.py`
+POST /runs  GET /runs/{id}                                            if there is a trigger, see `trigger.py`
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def router_of(service: Service) -> APIRouter:
 
 
 def _add_snapshots(router: APIRouter, service: Service) -> None:
-    """What is sent as it was prepared."""
+    """Add the routes whose responses are prepared."""
 
     async def whole(kind: str) -> Response:
         pages = await service.current()
@@ -151,7 +151,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
 
 
 def _add_lists(router: APIRouter, service: Service) -> None:
-    """What may need one question to Redis."""
+    """Add the routes that may need a lookup in Redis."""
 
     @router.get(
         "/predictions/{symbol:path}",
@@ -208,7 +208,7 @@ def _add_lists(router: APIRouter, service: Service) -> None:
 
 
 def _add_operations(router: APIRouter, service: Service) -> None:
-    """How it is."""
+    """Add the routes for operators."""
 
     @router.get(
         "/status",
@@ -285,7 +285,7 @@ def _add_operations(router: APIRouter, service: Service) -> None:
 
 
 async def _why_stale(reader: AsyncSnapshotReader) -> str:
-    """What to look at first: Redis, the last run, or the worker."""
+    """What to check first: Redis, the last run, or the worker."""
     if not reader.follower.redis.up:
         return "Redis does not answer this server, whose log says why"
     for run in await reader.runs(1):

@@ -30,7 +30,7 @@ class Service:
     """One process's view of one source.
 
     Args:
-        settings: Where things are; by default from the environment: at the start, or at once where there is a trigger,
+        settings: The settings; by default from the environment: at the start, or at once where there is a trigger,
             since its token decides about a route.
         trigger: What sends runs to the fleet, where there is a fleet.
         source: Which of several sources, where the settings come from the environment.
@@ -56,7 +56,7 @@ class Service:
 
     @property
     def settings(self) -> Settings:
-        """The settings in force."""
+        """The settings, from the environment if none were given."""
         if self._settings is None:
             self._settings = Settings.from_env(os.environ, self._source)
         return self._settings

@@ -296,7 +296,7 @@ class Law(RuleBasedStateMachine):
         assert generations == sorted(generations)
 
     def _check_that_all_are_fresh(self) -> None:
-        """A run has just confirmed the version in Redis: whatever the clocks say, nobody takes it for old."""
+        """A run has just confirmed the version in Redis: whatever the clocks say, no reader takes it for old."""
         for _, reader, *_ in self._readers:
             reader.refresh()
             state = reader.manifest()

@@ -78,7 +78,7 @@ def test_files_answer_where_the_pointer_is_damaged(
 def test_files_answer_where_keys_have_another_type(
     settings: Settings, redis_server: RedisServer, open_reader: Open, read: Callable[[SnapshotReader], Any], key: str
 ) -> None:
-    """Somebody's keys under our names."""
+    """Another program's keys under our names."""
     version = version_of(run_old(settings))
     keys = Keys(settings.source)
     with redis_server.client as client:

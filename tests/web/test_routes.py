@@ -116,7 +116,7 @@ def test_who_has_it_is_told_so(settings: Settings, path: str, encoding: str) -> 
 
 
 def test_a_new_version_is_shown_by_itself_under_a_new_etag(settings: Settings) -> None:
-    """Soon after the publish, on every path, and nobody has asked for it."""
+    """Soon after the publish, on every path, without a request for it."""
     run_old(settings)
     with asking(settings) as client:
         before = {path: client.get(path).headers["ETag"] for path in [*WHOLE, "/page"]}

@@ -141,8 +141,8 @@ export class Chart {
     );
     setText(this.tip, `${values.join(", ")} at ${format.time(report.timestamp)}`);
     this.tip.hidden = false;
-    const room = this.width - this.tip.offsetWidth;
-    this.tip.style.left = `${Math.max(0, Math.min(room, this.#x(index) - this.tip.offsetWidth / 2))}px`;
+    const maxLeft = this.width - this.tip.offsetWidth;
+    this.tip.style.left = `${Math.max(0, Math.min(maxLeft, this.#x(index) - this.tip.offsetWidth / 2))}px`;
   }
 
   #leave() {

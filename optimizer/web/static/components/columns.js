@@ -1,5 +1,5 @@
-// The columns of the page's tables: what each shows, what it is sorted by, and how a cell looks. A gain is told by its
-// sign and a sentiment by its word; colour only repeats it.
+// The columns of the page's tables: what each shows, what it is sorted by, and how a cell looks. A gain has a
+// sign and a sentiment a word; colour only repeats them.
 
 import { element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";

@@ -12,13 +12,13 @@ export class Freshness {
   #at = 0;
   #level = "unknown";
 
-  /** `onLevel` is told `fresh`, `ageing` or `stale` when that changes. */
+  /** `onLevel` is called with `fresh`, `ageing` or `stale` when that changes. */
   constructor(onLevel) {
     this.onLevel = onLevel;
     setInterval(() => this.#tick(), 1000);
   }
 
-  /** Take over what /status says; null where nothing is known. */
+  /** Take over what /status says; null if nothing is known. */
   update(status) {
     this.#status = status;
     this.#at = performance.now();

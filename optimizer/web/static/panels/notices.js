@@ -1,4 +1,4 @@
-// What a person has to know before believing the numbers: that the API or Redis is away, that the data are stale, that
+// Warnings about the numbers: that the API or Redis is away, that the data are stale, that
 // the last run failed.
 
 import { byId, element, setText } from "../lib/dom.js";

@@ -48,7 +48,7 @@ function showSums(summary, bots, symbols) {
   setNote(byId("tile-positions-note"), `${plural(symbols, "symbol")} held`, left);
 }
 
-/** Which bots no sum has in it, because they could not be used; "" where none. */
+/** Which bots the sums leave out, because they could not be used; "" if none. */
 function leftOut({ rejected }) {
   const bots = rejected?.bots;
   return bots?.rejected ? `${format.count(bots.rejected)} of ${plural(bots.seen, "bot")} left out` : "";

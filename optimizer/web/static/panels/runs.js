@@ -63,7 +63,7 @@ export class Runs {
 
   /** Show reports of runs and of scans, the newest first. */
   update(reports, scans) {
-    // A run that was skipped says nothing about how things stand.
+    // A run that was skipped says nothing about the state of the data.
     this.latest = reports.find((report) => report.status !== "skipped");
     this.#showOutcomes(reports);
     const measured = scans.filter((report) => report.stats?.seconds > 0);
@@ -111,7 +111,7 @@ export class Runs {
   }
 }
 
-/** Failed runs, those that say the same one after another as one. */
+/** Failed runs; consecutive ones with the same error are one. */
 function showErrors(reports) {
   const groups = [];
   for (const report of reports.filter((one) => one.status === "failed")) {
