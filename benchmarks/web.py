@@ -43,13 +43,14 @@ NEW_VERSION_LIMIT_MS: Final = 5.0
 
 @dataclass(frozen=True)
 class Case:
-    """One path of ours, the bare endpoint that returns the same bytes, and the goal for the ratio."""
+    """One path of ours, the bare endpoint that returns the same bytes, and the goals for the ratio and for p99."""
 
     name: str
     path: str
     bare: str
     goal: float
     headers: tuple[str, ...] = ("Accept-Encoding: gzip",)
+    p99_limit_ms: float = P99_LIMIT_MS
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _measure(case: Case, ours: str, bare: str) -> int:
     for _ in range(ROUNDS):
         for name, url in (("bare", f"{bare}/{case.bare}"), ("ours", f"{ours}{case.path}")):
             p99_ms[name].append(_wrk(url, case.headers, requests_per_s=max(reached) / 2).p99_ms)
-    misses = (ratio < case.goal) + (min(p99_ms["ours"]) >= P99_LIMIT_MS)
+    misses = (ratio < case.goal) + (min(p99_ms["ours"]) >= case.p99_limit_ms)
     print(
         f"{case.name:<24}{max(limits):>12,.0f}{max(reached):>12,.0f}{ratio:>8.2f}{case.goal:>7.2f}"
         f"{min(p99_ms['bare']):>14.2f}{min(p99_ms['ours']):>10.2f}{'   MISSED' if misses else ''}"
@@ -157,7 +158,8 @@ def _cases(ours: str, directory: Path, settings: Settings) -> list[Case]:
         Case("/predictions, 304", "/predictions", "whole.304", 0.7, has_it),
         Case("/page", "/page", "page.gz", 0.4),
         Case("/predictions/{symbol}", symbol, "symbol", 0.4),
-        Case("the same, from Redis", last, "last", 0.1),
+        # A thread and a Redis on the same cores: p99 is as much theirs.
+        Case("the same, from Redis", last, "last", 0.1, p99_limit_ms=50.0),
     ]
 
 
