@@ -79,7 +79,7 @@ class Lookups:
         if not redis.up or count < 1:
             return []
         try:
-            with self._at_once, redis.errors_translated():
+            with self._at_once, redis.translated_errors():
                 stream = redis.keys.runs if status is None else redis.keys.scans
                 entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", redis.client.xrevrange(stream, count=count))
         except CacheUnavailable:
@@ -140,7 +140,7 @@ class Lookups:
         if not redis.up or cached.origin != "redis":
             return None
         try:
-            with redis.errors_translated():
+            with redis.translated_errors():
                 return read(cached)
         except CacheUnavailable:
             return None

@@ -65,7 +65,7 @@ class RedisStore:
         self.client = connect(self.url, timeout_s=READER_TIMEOUT_S)
 
     @contextmanager
-    def errors_translated(self) -> Iterator[None]:
+    def translated_errors(self) -> Iterator[None]:
         """Raise `CacheUnavailable` for all that redis-py raises, and note that Redis is away, if it is."""
         try:
             with redis_answers(self.url):
@@ -90,7 +90,7 @@ class RedisStore:
     def read(self, cached: CachedVersion | None) -> tuple[Sighting | None, CachedVersion | None]:
         """What the pointer shows, and that version as far as it can be read, unless what is held is newer."""
         try:
-            with self.errors_translated():
+            with self.translated_errors():
                 result = self._read(cached)
         except CacheUnavailable as error:
             self.problem = str(error)
@@ -180,7 +180,7 @@ class Listener:
         elif self._channel is None and not self._is_forbidden:
             self._channel = self._store.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             try:
-                with self._store.errors_translated():
+                with self._store.translated_errors():
                     self._channel.subscribe(self._store.keys.published)
             except CacheUnavailable as error:
                 self._give_up(error)

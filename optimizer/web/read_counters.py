@@ -53,7 +53,7 @@ class ReadCounters:
         with self._lock:
             counted, (_, before) = dict(self._counted), self._shared
             try:
-                with store.errors_translated(), store.client.pipeline(transaction=False) as pipeline:
+                with store.translated_errors(), store.client.pipeline(transaction=False) as pipeline:
                     for origin, number in counted.items():
                         pipeline.incrby(store.keys.reads(origin), number - before[origin])
                     sums = pipeline.execute()
