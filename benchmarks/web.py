@@ -35,6 +35,7 @@ __all__ = ["main"]
 SECONDS: Final = 2
 ROUNDS: Final = 3
 CONNECTIONS: Final = 32
+SYMBOLS: Final = 2_000
 P99_LIMIT_MS: Final = 10.0
 UNCHANGED_LIMIT_US: Final = 100.0
 NEW_VERSION_LIMIT_MS: Final = 5.0
@@ -42,13 +43,14 @@ NEW_VERSION_LIMIT_MS: Final = 5.0
 
 @dataclass(frozen=True)
 class Case:
-    """One path of ours, the bare endpoint that returns the same bytes, and the goal for the ratio."""
+    """One path of ours, the bare endpoint that returns the same bytes, and the goals for the ratio and for p99."""
 
     name: str
     path: str
     bare: str
     goal: float
     headers: tuple[str, ...] = ("Accept-Encoding: gzip",)
+    p99_limit_ms: float = P99_LIMIT_MS
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def main() -> int:
         settings = stack.enter_context(_published(directory))
         missed = _measure_reader(settings)
         ours = stack.enter_context(_server([sys.executable, "-m", "optimizer.cli", "web", "--port"], settings))
-        cases = _cases(ours, directory / "bare")
+        cases = _cases(ours, directory / "bare", settings)
         bare = stack.enter_context(
             _server([sys.executable, "-m", "benchmarks.bare", str(directory / "bare")], settings)
         )
@@ -93,7 +95,7 @@ def _measure(case: Case, ours: str, bare: str) -> int:
     for _ in range(ROUNDS):
         for name, url in (("bare", f"{bare}/{case.bare}"), ("ours", f"{ours}{case.path}")):
             p99_ms[name].append(_wrk(url, case.headers, requests_per_s=max(reached) / 2).p99_ms)
-    misses = (ratio < case.goal) + (min(p99_ms["ours"]) >= P99_LIMIT_MS)
+    misses = (ratio < case.goal) + (min(p99_ms["ours"]) >= case.p99_limit_ms)
     print(
         f"{case.name:<24}{max(limits):>12,.0f}{max(reached):>12,.0f}{ratio:>8.2f}{case.goal:>7.2f}"
         f"{min(p99_ms['bare']):>14.2f}{min(p99_ms['ours']):>10.2f}{'   MISSED' if misses else ''}"
@@ -131,14 +133,17 @@ def _published(directory: Path) -> Iterator[Settings]:
         settings = Settings(
             input=directory / "rolling_brain.json.gz", output_dir=directory / "snapshots", redis_url=redis_url
         )
-        write_sample(directory / "rolling_brain.json.gz", symbols=2_000, points=1)
+        write_sample(directory / "rolling_brain.json.gz", symbols=SYMBOLS, points=1)
         optimize(settings, force=True)
         yield settings
 
 
-def _cases(ours: str, directory: Path) -> list[Case]:
+def _cases(ours: str, directory: Path, settings: Settings) -> list[Case]:
     """The cases, and the files of the same bytes for the bare endpoint."""
     directory.mkdir()
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        last = f"/predictions/{reader.top(1, offset=SYMBOLS - 1).value[0].symbol}"
+    (directory / "last").write_bytes(_get(ours + last)[0])
     whole = _get(f"{ours}/predictions")
     best = re.search(rb'"symbol":"([^"]+)"', gzip.decompress(whole[0]))
     assert best is not None
@@ -153,6 +158,8 @@ def _cases(ours: str, directory: Path) -> list[Case]:
         Case("/predictions, 304", "/predictions", "whole.304", 0.7, has_it),
         Case("/page", "/page", "page.gz", 0.4),
         Case("/predictions/{symbol}", symbol, "symbol", 0.4),
+        # A thread and a Redis on the same cores: p99 is as much theirs.
+        Case("the same, from Redis", last, "last", 0.1, p99_limit_ms=50.0),
     ]
 
 

@@ -9,8 +9,6 @@ from functools import cached_property
 from typing import Final
 
 import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -26,7 +24,6 @@ __all__ = [
     "WRITER_TIMEOUT_S",
     "CacheClient",
     "connect",
-    "connect_async",
     "is_away",
     "is_forbidden",
     "ping",
@@ -50,16 +47,6 @@ def connect(url: str, *, timeout_s: float) -> redis.Redis:
         socket_timeout=timeout_s,
         socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
         retry=Retry(NoBackoff(), 1),
-    )
-
-
-def connect_async(url: str, *, timeout_s: float) -> redis.asyncio.Redis:
-    """Make the same client for asyncio; it belongs to the event loop that first uses it."""
-    return redis.asyncio.Redis.from_url(
-        RedisUrl.parse(url).for_redis_py(),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
-        retry=AsyncRetry(NoBackoff(), 1),
     )
 
 

@@ -16,7 +16,6 @@ import msgspec
 from optimizer.cache.keys import PAYLOAD_KINDS, VERSION
 from optimizer.errors import CacheUnavailable
 from optimizer.models import UNDECODABLE, Manifest
-from optimizer.snapshots.format import FILE_NAMES, encode_manifest
 
 __all__ = ["Pointer", "pointer_fields"]
 
@@ -64,6 +63,8 @@ class Pointer:
 
 def pointer_fields(manifest: Manifest, checked_at: str) -> dict[bytes, bytes]:
     """Encode a pointer as the fields of the HASH."""
+    from optimizer.snapshots.format import encode_manifest  # noqa: PLC0415 - readers do without
+
     return {
         b"version": str(manifest.version).encode(),
         b"checked_at": checked_at.encode(),
@@ -73,6 +74,8 @@ def pointer_fields(manifest: Manifest, checked_at: str) -> dict[bytes, bytes]:
 
 def _manifest_of_fields(values: dict[bytes, bytes]) -> Manifest:
     """Make the manifest from an earlier release's pointer, which had no index, and at first no counts of rejects."""
+    from optimizer.snapshots.format import FILE_NAMES  # noqa: PLC0415 - readers do without, once workers are upgraded
+
     fields = {name.decode("utf-8", "replace"): value.decode() for name, value in values.items()}
     snapshots = {
         kind: {

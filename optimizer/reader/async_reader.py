@@ -1,51 +1,47 @@
-"""The routers' side, for asyncio: the same answers as `reader.py` gives to threads.
+"""The current snapshot for asyncio: the reader of `reader.py`, whose thread refreshes.
 
     async with AsyncSnapshotReader.from_env() as reader:
         page = await reader.predictions()
 
-A task of the event loop keeps the held version fresh: it listens to the channel `published`, reads the pointer once a
-second besides (a message may be lost), and leaves inflating and files to a thread. `follower` has what is held, for
-those who cannot afford an `await` a request, and `on_look` is awaited after each look.
+What is held is returned at once; what asks Redis or files (`symbol` and `top` beyond it, `runs`, `refresh`) does so in
+a thread. Nothing belongs to an event loop, so a reader may be used in one after another, and after a fork. A lookup
+whose task is cancelled ends in its thread, within its timeouts. `follower` has what is held, for callers who cannot
+afford an `await` a request.
 
-Errors: `SnapshotMissing` where there is no snapshot; nothing else.
+Errors: `SnapshotMissing` if there is no snapshot; nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING
 
-from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, connect_async, translated_errors
-from optimizer.config.settings import Settings
-from optimizer.errors import CacheUnavailable
 from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
-from optimizer.reader.follower import Calls, Follower, Look, Plan
-from optimizer.reader.lookups import LOOKUPS_AT_ONCE, Lookups, ScanStatus
+from optimizer.reader.follower import Follower
+from optimizer.reader.lookups import ScanStatus
+from optimizer.reader.reader import SnapshotReader
 from optimizer.reader.results import Answer, Snapshot, State
-from optimizer.storage.location import Location
+
+if TYPE_CHECKING:
+    from optimizer.config.settings import Settings
+    from optimizer.storage.location import Location
 
 __all__ = ["AsyncSnapshotReader"]
 
-CANCEL_AGAIN_S: Final = 0.05
-
-T = TypeVar("T")
-
-_log = logging.getLogger(__name__)
-
 
 class AsyncSnapshotReader:
-    """Reads one source's current snapshot, in one event loop at a time.
+    """Reads one source's current snapshot.
 
     Args:
         redis_url: The cache.
         source: The source's name.
         output_dir: Where the gz files are, if this process can see them; `None` to do without.
         interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
-        on_look: Awaited after each look of the refresher, whether or not it found something new.
+        on_refresh: Called in the event loop after each refresh, whether or not it has found a new version.
     """
 
     def __init__(
@@ -55,31 +51,30 @@ class AsyncSnapshotReader:
         output_dir: Location | None,
         *,
         interval_s: float = 30.0,
-        on_look: Callable[[], Awaitable[None]] | None = None,
+        on_refresh: Callable[[], None] | None = None,
     ) -> None:
-        self.follower = Follower(redis_url, source, output_dir, interval_s)
-        self._lookups = Lookups(self.follower)
-        self._url = redis_url
-        self._on_look = on_look
+        self._reader = SnapshotReader(redis_url, source, output_dir, interval_s=interval_s)
+        self._on_refresh = on_refresh
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
+        self.follower = self._reader.follower
+        self.follower.on_refresh = self._call_in_loop
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, source: str | None = None) -> AsyncSnapshotReader:
-        """A reader for the settings in `ROLLING_*` variables; of which source, where there are several."""
+        """A reader for the settings in `ROLLING_*` variables; of which source, if there are several."""
+        from optimizer.config.settings import Settings  # noqa: PLC0415 - a reader by URL needs no settings
+
         return cls.from_settings(Settings.from_env(os.environ if environ is None else environ, source))
 
     @classmethod
-    def from_settings(
-        cls, settings: Settings, *, on_look: Callable[[], Awaitable[None]] | None = None
-    ) -> AsyncSnapshotReader:
+    def from_settings(cls, settings: Settings, *, on_refresh: Callable[[], None] | None = None) -> AsyncSnapshotReader:
         """A reader for the Redis, source and output directory of these settings."""
         return cls(
             settings.redis_url,
             settings.source,
             settings.output_dir,
             interval_s=settings.interval_s,
-            on_look=on_look,
+            on_refresh=on_refresh,
         )
 
     async def __aenter__(self) -> AsyncSnapshotReader:
@@ -92,20 +87,14 @@ class AsyncSnapshotReader:
         await self.close()
 
     async def close(self) -> None:
-        """End the task and close the connections."""
-        if self._is_here():
-            for task in (self._refresher, self._first):
-                # Said again where redis-py has taken it for its own, see `_end_if_cancelled`; this way it is faster.
-                while not task.done():
-                    task.cancel()
-                    await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
-            await self._client.aclose()
+        """End the thread and close the connections."""
+        await asyncio.to_thread(self._reader.close)
         self._loop = None
 
     async def refresh(self) -> None:
-        """Look for a new version now, in this call; for those who have just published one, and for tests."""
+        """Look for a new version now, in this call; for callers who have just published one, and for tests."""
         await self.start()
-        await self._look()
+        await asyncio.to_thread(self._reader.refresh)
 
     async def predictions(self) -> Snapshot[PredictionsSnapshot]:
         """The top records."""
@@ -124,112 +113,32 @@ class AsyncSnapshotReader:
         return (await self.start()).state()
 
     async def symbol(self, symbol: str) -> Answer[Record | None]:
-        """The record of one symbol of the index; `None` in it where there is no such symbol."""
-        return await self._look_up(self._lookups.symbol(symbol))
+        """The record of one symbol of the index; `None` in it if there is no such symbol."""
+        await self.start()
+        cached = self._reader.lookups.cached_symbol(symbol)
+        return await asyncio.to_thread(self._reader.symbol, symbol) if cached is None else cached
 
     async def top(self, n: int, offset: int = 0) -> Answer[list[Record]]:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
-        return await self._look_up(self._lookups.top(n, offset))
+        await self.start()
+        cached = self._reader.lookups.cached_top(n, offset)
+        return await asyncio.to_thread(self._reader.top, n, offset) if cached is None else cached
 
     async def runs(self, count: int = 10, *, status: ScanStatus | None = None) -> list[Report]:
-        """The newest reports, of all runs or of scans that were published; none where Redis is away."""
-        return await self._look_up(self._lookups.runs(count, status))
-
-    async def _look_up(self, plan: Plan[T]) -> T:
+        """The newest reports, of all runs or of scans that were published; none while Redis is away."""
         await self.start()
-        async with self._at_once:
-            return await self._do(plan)
-
-    # ---- the refresher
+        return await asyncio.to_thread(self._reader.runs, count, status=status)
 
     async def start(self) -> Follower:
-        """Begin to follow the source in this event loop, if nobody has yet; return once the first look is done."""
-        if not self._is_here():
-            # Another loop, or the other side of a fork: connections and tasks of before are of no use here.
-            self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
-            self._client = connect_async(self._url, timeout_s=READER_TIMEOUT_S)
-            self._lock = asyncio.Lock()
-            self._at_once = asyncio.Semaphore(LOOKUPS_AT_ONCE)
-            self._first = self._loop.create_task(self._look())
-            self._refresher = self._loop.create_task(self._follow())
-        elif self._refresher.done():  # a bug has ended it; asyncio says which when the task is let go
-            self._first = asyncio.get_running_loop().create_task(self._look())
-            self._refresher = asyncio.get_running_loop().create_task(self._follow())
-        if not self._first.done():
-            await asyncio.shield(self._first)
+        """Begin to follow the source, unless this process does; return once the first refresh is done."""
+        self._loop = asyncio.get_running_loop()
+        if not self._reader.is_started():
+            await asyncio.to_thread(self._reader.start)
         return self.follower
 
-    def _is_here(self) -> bool:
-        return self._loop is asyncio.get_running_loop() and self._pid == os.getpid()
-
-    async def _look(self, version: int | None = None) -> None:
-        """Look; or catch up with a version, if it is not held by then."""
-        async with self._lock:
-            if version is not None and self.follower.holds(version):
-                return
-            await self._do(self.follower.look() if version is None else self.follower.catch_up())
-            if self._on_look is not None:
-                await self._on_look()
-
-    async def _follow(self) -> None:
-        """Follow the channel while Redis is there, and the files while it is not."""
-        await asyncio.shield(self._first)
-        while True:
-            try:
-                with translated_errors(self._url):
-                    await self._follow_channel()
-            except CacheUnavailable as error:
-                # An ACL may forbid the channel alone: then the pointer is read once a second, which is slower by that.
-                _log.debug("not following the channel of new versions: %s", error)
-            _end_if_cancelled()
-            await asyncio.sleep(self.follower.delay_s())
-            await self._look()
-
-    async def _follow_channel(self) -> None:
-        """Look at each message, and once a second without one; return when Redis is away."""
-        async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
-            await channel.subscribe(self.follower.keys.published)
-            while self.follower.cache_up:
-                _end_if_cancelled()
-                await self._look()  # after subscribing: what was published before is not missed
-                await channel.get_message(timeout=self.follower.delay_s())
-
-    # ---- plans
-
-    async def _do(self, plan: Plan[T]) -> T:
-        """Do what a plan asks for, step by step, and return what it comes to."""
-        answer: Any = None
-        failure: Exception | None = None
-        while True:
-            try:
-                step = plan.send(answer) if failure is None else plan.throw(failure)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            answer, failure = None, None
-            try:
-                if isinstance(step, Look):
-                    await self._look(step.version)
-                else:
-                    answer = await self.ask(step) if isinstance(step, list) else await asyncio.to_thread(step)
-            except (CacheUnavailable, *UNREADABLE) as error:
-                failure = error
-
-    async def ask(self, calls: Calls) -> list[Any]:
-        """The replies to calls of redis-py, sent in one pipeline.
-
-        Raises:
-            CacheUnavailable: There is none, or an error among them.
-        """
-        with translated_errors(self._url):
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for name, arguments, options in calls:
-                    getattr(pipeline, name)(*arguments, **options)
-                return list(await pipeline.execute())
-
-
-def _end_if_cancelled() -> None:
-    """End a task whose cancellation redis-py has taken for its own while it connected; `asyncio.run` waits for it."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+    def _call_in_loop(self) -> None:
+        """Call `on_refresh` in the event loop that has last used the reader, unless that is closed."""
+        loop = self._loop
+        if loop is not None and self._on_refresh is not None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._on_refresh)

@@ -1,20 +1,58 @@
-"""What a reader answers: values with their version, where they are from, and how old they are.
+"""Values: the version that a process holds, and what a reader returns of it. No I/O.
 
-`origin` is `redis` or `files`. `age_s` is the time since a run last made or confirmed the version, at the moment of the
-answer; `stale` says that this is longer than three intervals, so that nobody keeps the snapshot fresh any more.
-`rejected` counts the records and bots that the version leaves out; `None` where an older release has published it.
+A version is held as stored, inflated and decoded. A payload that cannot be inflated or decoded, or does not have its
+digest, is left out here; the caller takes it from the other store.
+
+Of a result, `origin` is `redis` or `files`. `age_s` is the time since a run last made or confirmed the version, at the
+moment of the call; `stale` says that this is longer than three intervals, so no worker keeps the snapshot fresh any
+more. `rejected` counts the records and bots that the version leaves out; `None` if an older release has published it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import gzip
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic, Self, TypeVar
 
-from optimizer.models import Origin, Rejected
+import msgspec
 
-__all__ = ["Answer", "Origin", "Snapshot", "State", "describe_rejected"]
+from optimizer.cache.client import UNREADABLE
+from optimizer.cache.keys import PAYLOAD_KINDS
+from optimizer.models import (
+    BotsSnapshot,
+    Index,
+    Manifest,
+    Origin,
+    PortfolioSnapshot,
+    PredictionsSnapshot,
+    Record,
+    Rejected,
+)
+
+__all__ = [
+    "Answer",
+    "CachedVersion",
+    "Origin",
+    "Payload",
+    "Sighting",
+    "Snapshot",
+    "State",
+    "describe_rejected",
+    "load_payload",
+    "load_payloads",
+]
 
 T = TypeVar("T")
+
+_DECODERS: Final[Mapping[str, Callable[[bytes], Any]]] = {
+    "predictions": msgspec.json.Decoder(PredictionsSnapshot).decode,
+    "bots": msgspec.json.Decoder(BotsSnapshot).decode,
+    "portfolio": msgspec.json.Decoder(PortfolioSnapshot).decode,
+    "index": msgspec.json.Decoder(Index).decode,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +72,7 @@ class State:
 class Snapshot(Generic[T]):
     """One whole snapshot: `gz` as stored, `value` decoded; `etag` is the SHA-256 of `gz` in hex.
 
-    `gz` and `value` are shared by all answers of a version, and may not be changed.
+    `gz` and `value` are shared by all results of a version, and may not be changed.
     """
 
     version: int
@@ -59,14 +97,133 @@ class Answer(Generic[T]):
     stale: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One payload in memory: as stored, inflated, and decoded. `etag` is the SHA-256 of `gz`."""
+
+    etag: str
+    origin: Origin
+    gz: bytes
+    plain: bytes
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a store, Redis or the files, shows at a moment: the manifest, and when a run last confirmed it.
+
+    `checked_at` is by the store's clock; `checked_s` is the same on this process's monotonic clock, from which the age
+    is computed.
+    """
+
+    manifest: Manifest
+    checked_at: str
+    checked_s: float
+
+    @property
+    def version(self) -> int:
+        """The version that is shown."""
+        return self.manifest.version
+
+    def etag(self, kind: str) -> str | None:
+        """The digest of a payload; `None` if the manifest does not have it."""
+        entry = self.manifest.snapshots.get(kind)
+        return None if entry is None else entry.sha256
+
+    def confirmed_by(self, *others: Sighting | None) -> Sighting:
+        """The same version with its newest confirmation, and with what it leaves out, if another store says so.
+
+        A confirmation of an older version of the same input says as much of this one: the input is still what it was.
+        """
+        newest, manifest = self, self.manifest
+        for other in others:
+            if other is None:
+                continue
+            if other.manifest.fingerprint == manifest.fingerprint and other.checked_s > newest.checked_s:
+                newest = other
+            # A pointer that an older release has written does not say what is left out; the files may.
+            if manifest.rejected is None and other.manifest.rejected and other.version == self.version:
+                manifest = msgspec.structs.replace(manifest, rejected=other.manifest.rejected)
+        if newest is self and manifest is self.manifest:
+            return self
+        return Sighting(manifest, newest.checked_at, newest.checked_s)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedVersion:
+    """One version in memory, with the payloads that could be read; never changed, only replaced."""
+
+    sighting: Sighting
+    origin: Origin
+    payloads: Mapping[str, Payload]
+    records: Mapping[str, Record]  # the predictions by symbol
+    prepared: Any = None  # what `Follower.prepare` has made of it
+
+    @classmethod
+    def load(cls, sighting: Sighting, origin: Origin, payloads: Mapping[str, Payload]) -> Self:
+        """The version that a store shows, with these payloads."""
+        best = payloads.get("predictions")
+        records = {} if best is None else {record.symbol: record for record in best.value.predictions}
+        return cls(sighting, origin, payloads, records)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its manifest."""
+        return self.sighting.manifest
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+        return self.sighting.manifest.version
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every payload could be read."""
+        return len(self.payloads) == len(PAYLOAD_KINDS)
+
+    def age_s(self) -> float:
+        """Seconds since a run last made or confirmed this version."""
+        return max(0.0, time.monotonic() - self.sighting.checked_s)
+
+    def from_(self, origin: Origin) -> CachedVersion:
+        """The same version, if another store has it too."""
+        payloads = {kind: replace(payload, origin=origin) for kind, payload in self.payloads.items()}
+        return replace(self, origin=origin, payloads=payloads)
+
+    def is_at(self, sighting: Sighting) -> bool:
+        """Whether a store shows these very payloads."""
+        return self.version == sighting.version and all(
+            payload.etag == sighting.etag(kind) for kind, payload in self.payloads.items()
+        )
+
+
+def load_payload(kind: str, etag: str, origin: Origin, data: bytes) -> Payload:
+    """Inflate and decode a payload; raises one of `UNREADABLE` if that fails."""
+    plain = gzip.decompress(data)
+    return Payload(etag, origin, data, plain, _DECODERS[kind](plain))
+
+
+def load_payloads(sighting: Sighting, data: Mapping[str, bytes]) -> dict[str, Payload]:
+    """The payloads from Redis that can be read."""
+    payloads = {}
+    for kind, gz in data.items():
+        etag = hashlib.sha256(gz).hexdigest()
+        try:
+            if etag == sighting.etag(kind):
+                payloads[kind] = load_payload(kind, etag, "redis", gz)
+        except UNREADABLE:  # the caller takes it from the files, and the answer says so
+            continue
+    return payloads
+
+
 def describe_rejected(rejected: Rejected | None) -> list[str]:
-    """What a version leaves out, one sentence per kind; none where nothing was rejected, or where it is not known."""
+    """What a version leaves out, one sentence per kind; none if nothing was rejected, or if it is not known."""
     if rejected is None:
         return []
-    told = []
+    notes = []
     if rejected.bots.rejected:
         them = "it" if rejected.bots.rejected == 1 else "them"
-        told.append(f"{rejected.bots.rejected:,} of {rejected.bots.seen:,} bots rejected; sums leave {them} out")
+        notes.append(f"{rejected.bots.rejected:,} of {rejected.bots.seen:,} bots rejected; sums leave {them} out")
     if rejected.records.rejected:
-        told.append(f"{rejected.records.rejected:,} of {rejected.records.seen:,} records rejected")
-    return told
+        notes.append(f"{rejected.records.rejected:,} of {rejected.records.seen:,} records rejected")
+    return notes

@@ -1,8 +1,9 @@
-"""An app of its own: the routes at the root, the dashboard at `/`, and a front that answers the busiest paths at once.
+"""A stand-alone app: the routes at the root, the dashboard at `/`, and a front that answers the busiest paths.
 
-The front stands before FastAPI and sends what is prepared, for a GET or HEAD of a path without a query, in a tenth of
-the time that routing takes. Whatever it does not know, FastAPI answers. An app that includes the router instead has no
-front: the dependencies that it may put before our routes (a login) must not be passed by.
+The front sends what is prepared, for a GET or HEAD of a path without a query, in a tenth of the time that routing
+takes; FastAPI answers the rest. In `create_app` it is the innermost middleware, so it runs after those that are added
+to the app; in the command it stands before FastAPI, which saves 3 us of 45 a request. An app that includes the router
+instead has no front: it must not bypass the dependencies that such an app may require of our routes (a login).
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from optimizer.web.routes import router_of
 from optimizer.web.service import Service
 from optimizer.web.trigger import Trigger
 
-__all__ = ["create_app", "create_app_of_many"]
+__all__ = ["Front", "create_app", "create_app_of_many"]
 
 SYMBOL_PREFIX: Final = "/predictions/"
 WHOLE: Final = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "portfolio"}
 
 
-class _Front:
+class Front:
     """An ASGI middleware that answers what is prepared."""
 
     def __init__(self, app: ASGIApp, service: Service, assets: dict[str, Prepared]) -> None:
@@ -39,10 +40,11 @@ class _Front:
         self._assets = assets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send what is prepared for the path, or pass the request on."""
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and not scope["query_string"]:
-            found = self._find(scope["path"].removeprefix(scope.get("root_path", "")))
-            if found is not None:
-                await found(scope, receive, send)
+            response = self._find(scope["path"].removeprefix(scope.get("root_path", "")))
+            if response is not None:
+                await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -71,6 +73,12 @@ def create_app(
         sources: All sources that can be asked for at `/sources/NAME/`, this one among them.
     """
     service = Service(settings, trigger, sources=sources)
+    app = _make_app(service)
+    app.add_middleware(Front, service=service, assets=load_assets())
+    return app
+
+
+def _make_app(service: Service) -> FastAPI:
     # No /docs: FastAPI's page loads its scripts from another host. No redirects of slashes: they lead to the host that
     # the client has named.
     app = FastAPI(
@@ -84,11 +92,10 @@ def create_app(
     app.include_router(router_of(service))
     app.add_exception_handler(HTTPException, _explain)
     app.add_exception_handler(Exception, _explain)
-    app.add_middleware(_Front, service=service, assets=load_assets())
     return app
 
 
-def create_app_of_many(every: Sequence[Settings], *, trigger: Trigger | None = None) -> FastAPI:
+def create_app_of_many(every: Sequence[Settings], *, trigger: Trigger | None = None) -> Front:
     """The app that `rolling-optimizer web` serves: the first source at the root, and each at `/sources/NAME/`.
 
     Args:
@@ -96,24 +103,26 @@ def create_app_of_many(every: Sequence[Settings], *, trigger: Trigger | None = N
         trigger: What sends runs to the fleet.
     """
     names = [settings.source for settings in every]
-    apps = {settings.source: create_app(settings, trigger=trigger, sources=names) for settings in every}
-    first = apps[names[0]]
-    others = [app for app in apps.values() if app is not first]
+    service = Service(every[0], trigger, sources=names)
+    first = _make_app(service)
+    others = {settings.source: create_app(settings, trigger=trigger, sources=names) for settings in every[1:]}
 
     @asynccontextmanager
     async def follow_all(_app: FastAPI) -> AsyncIterator[None]:
-        """Nobody else tells an app that is mounted when the server starts and stops."""
+        """Start and stop the other apps: the server does so for the first alone."""
         async with AsyncExitStack() as stack:
-            for app in others:
+            for app in others.values():
                 await stack.enter_async_context(app.router.lifespan_context(app))
             yield
 
     first.include_router(APIRouter(lifespan=follow_all))
-    for name, app in apps.items():
+    front = Front(first, service, load_assets())
+    mounted: dict[str, ASGIApp] = {names[0]: front, **others}
+    for name, app in mounted.items():
         first.mount(f"/sources/{name}", app)
-    return first
+    return front
 
 
 async def _explain(_request: Request, error: Exception) -> Response:
-    # What is no error of ours is in the log with its traceback, and none of a client's business.
+    # Other errors are bugs: the log has the traceback, and clients are not told more.
     return explain(error) or problem(500, "an error of the server; its log says which")

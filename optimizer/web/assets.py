@@ -1,4 +1,4 @@
-"""The dashboard's files, read once and sent from memory, under a policy that lets in nothing from elsewhere."""
+"""The dashboard's files, read once and sent from memory, under a policy that allows nothing from other origins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["load_assets"]
 DIRECTORY: Final = Path(__file__).parent / "static"
 INDEX_NAME: Final = "index.html"
 
-# No inline script or style, nothing from another place, no frame around us and none within.
+# No inline script or style, nothing from another origin, no frame around the page or within it.
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -32,9 +32,10 @@ _SECURITY: Final[Headers] = [
 
 
 def load_assets(directory: Path = DIRECTORY) -> dict[str, Prepared]:
-    """Every file of the directory under `/static/`, and the page under `/`."""
-    found = {f"/static/{path.name}": _prepare(path) for path in sorted(directory.iterdir()) if path.is_file()}
-    return found | {"/": found[f"/static/{INDEX_NAME}"]}
+    """Every file below the directory under `/static/`, and the page under `/`."""
+    paths = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    assets = {f"/static/{path.relative_to(directory).as_posix()}": _prepare(path) for path in paths}
+    return assets | {"/": assets[f"/static/{INDEX_NAME}"]}
 
 
 def _prepare(path: Path) -> Prepared:
@@ -49,4 +50,4 @@ def _prepare(path: Path) -> Prepared:
     ]
     gz = gzip.compress(body, 9, mtime=0)
     etag, gz_etag = (hashlib.sha256(data).hexdigest()[:32] for data in (body, gz))
-    return Prepared(body, etag, headers, gz=gz, gz_etag=gz_etag, fresh=list)
+    return Prepared(body, etag, headers, gz=gz, gz_etag=gz_etag, per_request_headers=list)

@@ -1,4 +1,4 @@
-"""The OpenAPI descriptions of answers: schemas from the structs that are sent, each with an example.
+"""The OpenAPI descriptions of responses: schemas from the structs that are sent, each with an example.
 
 Schemas are written out in each operation. Shared components would have to be put into the description of an app, and an
 app that includes the router is not ours.
@@ -23,8 +23,8 @@ __all__ = [
     "RUNS_EXAMPLE",
     "RUN_STATE_EXAMPLE",
     "STATUS_EXAMPLE",
-    "answers",
-    "text_answer",
+    "responses",
+    "text_response",
 ]
 
 _TIMESTAMP: Final = "2026-11-01T10:00:00.000Z"
@@ -52,8 +52,8 @@ _BOTS: Final = {
 }
 _HOLDINGS: Final = [{"symbol": "AAPL", "qty": 10.0, "avg": 99.5}]
 PREDICTIONS_EXAMPLE: Final = {"predictions": [RECORD_EXAMPLE], "timestamp": _TIMESTAMP, "count": 1}
-BOTS_EXAMPLE: Final = {"bots": _BOTS, "timestamp": _TIMESTAMP}
-PORTFOLIO_EXAMPLE: Final = {"holdings": _HOLDINGS, "timestamp": _TIMESTAMP}
+BOTS_EXAMPLE: Final[dict[str, Any]] = {"bots": _BOTS, "timestamp": _TIMESTAMP}
+PORTFOLIO_EXAMPLE: Final[dict[str, Any]] = {"holdings": _HOLDINGS, "timestamp": _TIMESTAMP}
 PAGE_EXAMPLE: Final = {
     "version": _VERSION,
     "timestamp": _TIMESTAMP,
@@ -128,14 +128,14 @@ _SNAPSHOT_HEADERS: Final = {
     "X-Snapshot-Rejected": "What the version leaves out of all records and bots: `records=0/8000, bots=1/2`.",
     "X-Snapshot-Stale": "`true` where no run has confirmed the version for three intervals.",
 }
-# What a browser hides from a page of another origin, unless it is told otherwise. It shows Last-Modified anyway.
+# What a browser hides from a page of another origin unless the server exposes it. It always shows Last-Modified.
 EXPOSED_HEADERS: Final = (*sorted(_SNAPSHOT_HEADERS.keys() - {"Last-Modified"}), "X-Total-Count", "Retry-After")
 
 
-def answers(
+def responses(
     type_: Any, example: Any, *others: int, status: int = 200, snapshot: bool = False
 ) -> dict[int | str, dict[str, Any]]:
-    """Every answer of an operation.
+    """Every response of an operation.
 
     Args:
         type_: The struct that is sent.
@@ -157,11 +157,11 @@ def answers(
         if other == 304:
             described[other]["headers"] = headers
         else:
-            described[other] |= _problem_answer(other, _PROBLEMS[other])
+            described[other] |= _problem_response(other, _PROBLEMS[other])
     return described
 
 
-def _problem_answer(status: int, detail: str) -> dict[str, Any]:
+def _problem_response(status: int, detail: str) -> dict[str, Any]:
     content = {MEDIA_TYPE: {"schema": _schema(Problem), "example": msgspec.to_builtins(Problem.of(status, detail))}}
     return {"headers": _headers(_PROBLEM_HEADERS.get(status, {})), "content": content}
 
@@ -170,14 +170,14 @@ def _headers(texts: Mapping[str, str]) -> dict[str, Any]:
     return {name: {"description": text, "schema": {"type": "string"}} for name, text in texts.items()}
 
 
-def text_answer(
+def text_response(
     media_type: str, description: str, example: str, *, full: str | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """The answer of an operation that sends text; with `full`, also the 503 that says why there are too many."""
+    """The response of an operation that sends text; with `full`, also the 503 that says why there are too many."""
     content = {media_type: {"schema": {"type": "string"}, "example": example}}
     described: dict[int | str, dict[str, Any]] = {200: {"description": description, "content": content}}
     if full is not None:
-        described[503] = {"description": "There are too many."} | _problem_answer(503, full)
+        described[503] = {"description": "There are too many."} | _problem_response(503, full)
     return described
 
 

@@ -1,7 +1,7 @@
-"""Server-sent events: one source of news in the process, any number of listeners, and none of them can hold up another.
+"""Server-sent events: one hub a process, any number of listeners, none of which can delay another.
 
-A listener has a queue of a few messages. Who does not read them loses the oldest: each message says which version is
-current, so the newest is all that counts. Versions are kept for a while, for listeners that were away (Last-Event-ID).
+A listener has a queue of a few messages. One that does not read them loses the oldest: each message says which version
+is current, so only the newest counts. The last versions are kept for listeners that reconnect (Last-Event-ID).
 
 Each listener holds a descriptor for as long as it likes, so a process takes only so many, see `limits.py`.
 """
@@ -26,9 +26,9 @@ __all__ = ["TOO_MANY_LISTENERS", "EventStream", "Hub"]
 
 QUEUE_MESSAGES: Final = 16
 KEPT_VERSIONS: Final = 120
-# Less than the minute after which proxies take a silent connection for a dead one.
+# Less than the minute after which proxies close a silent connection.
 PING_S: Final = 15.0
-LOOK_S: Final = 1.0
+CHECK_S: Final = 1.0
 RECONNECT_MS: Final = 2_000
 TOO_MANY_LISTENERS: Final = (
     "this process has {} listeners, and descriptors for no more: poll /status, or raise its limit of open files"
@@ -41,12 +41,12 @@ _HEADERS: Final = [
     (b"x-content-type-options", b"nosniff"),
 ]
 
-# Of all sources: descriptors are counted by the process.
+# The hubs of all sources: the limit of descriptors is a process's.
 _hubs: Final[WeakSet[Hub]] = WeakSet()
 
 
 class Hub:
-    """What is new, and who listens."""
+    """Sends events to the listeners of one source."""
 
     def __init__(self) -> None:
         _hubs.add(self)
@@ -60,12 +60,12 @@ class Hub:
         return len(self._queues)
 
     def open(self) -> None:
-        """Begin to ping, and to look whether the server ends, in this event loop."""
+        """Begin to ping, and to check whether the server stops, in this event loop."""
         self._closed = False
         self._pinging = asyncio.get_running_loop().create_task(self._ping())
 
     def close(self) -> None:
-        """End every stream, so that a server can stop; listeners come back by themselves."""
+        """End every stream, so that a server can stop; browsers reconnect."""
         self._closed = True
         if self._pinging is not None:
             self._pinging.cancel()
@@ -74,22 +74,22 @@ class Hub:
             _put(queue, None)
 
     def publish(self, version: int, generated_at: str) -> None:
-        """Tell everybody of a version, once."""
+        """Send a version to all listeners, once."""
         if self._versions and self._versions[-1][0] == version:
             return
         data = msgspec.json.encode({"version": version, "generated_at": generated_at})
         message = b"event: version\nid: %d\ndata: %b\n\n" % (version, data)
         self._versions.append((version, message))
-        self._tell(message)
+        self._send(message)
 
     def cache_is(self, *, up: bool) -> None:
-        """Tell everybody when Redis goes away or comes back."""
+        """Send a message to all listeners when Redis goes away or comes back."""
         if up != self._cache_up:
             self._cache_up = up
-            self._tell(self._status())
+            self._send(self._status())
 
     def join(self, last_version: int | None) -> asyncio.Queue[bytes | None]:
-        """A new listener's queue, with what it has missed: every version since its last, or else the current one."""
+        """Add a listener; return its queue, with every version since its last one, or else with the current one."""
         versions = [version for version, _ in self._versions]
         first = versions.index(last_version) + 1 if last_version in versions else -1
         missed = [message for _, message in list(self._versions)[first:]]
@@ -104,28 +104,28 @@ class Hub:
         return queue
 
     def leave(self, queue: asyncio.Queue[bytes | None]) -> None:
-        """A listener is gone."""
+        """Remove a listener."""
         self._queues.discard(queue)
 
     def _status(self) -> bytes:
         return b"event: status\ndata: %b\n\n" % msgspec.json.encode({"cache_up": self._cache_up})
 
-    def _tell(self, message: bytes) -> None:
+    def _send(self, message: bytes) -> None:
         for queue in self._queues:
             _put(queue, message)
 
     async def _ping(self) -> None:
         while True:
-            for _ in range(round(PING_S / LOOK_S)):
-                await asyncio.sleep(LOOK_S)
+            for _ in range(round(PING_S / CHECK_S)):
+                await asyncio.sleep(CHECK_S)
                 if _server_ends():
                     self.close()
                     return
-            self._tell(b": ping\n\n")
+            self._send(b": ping\n\n")
 
 
 def _server_ends() -> bool:
-    """Whether uvicorn was told to stop: it waits for open streams, and tells an app only once they have ended.
+    """Whether uvicorn is about to stop: it waits for open streams, and notifies an app only once they have ended.
 
     Its handler of signals is a method of the server. An app around ours, or one that mounts us, has no other sign.
     """
@@ -134,7 +134,7 @@ def _server_ends() -> bool:
 
 
 class EventStream(Response):
-    """One listener's stream, until it or the hub goes."""
+    """One listener's stream, until the client or the hub closes it."""
 
     media_type = "text/event-stream"
 
@@ -144,7 +144,7 @@ class EventStream(Response):
         self._last_version = last_version
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send what the queue holds, until the client has gone."""
+        """Send the messages of the queue until the client disconnects."""
         if is_head(scope):
             await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
             await send({"type": "http.response.body", "body": b""})

@@ -1,4 +1,4 @@
-"""How many connections and listeners a process may have: fewer than it may have descriptors, read when it matters."""
+"""How many connections and listeners a process may have: fewer than descriptors, whose limit is read at each use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["RETRY_AFTER_S", "connection_limit", "listener_limit"]
 
 # What a process needs besides its connections: Redis, files, the event loop, standard streams.
 RESERVED_DESCRIPTORS: Final = 64
-# When to come back, of each 503.
+# Retry-After of each 503.
 RETRY_AFTER_S: Final = 5
 
 
@@ -20,7 +20,7 @@ def connection_limit() -> int | None:
 
 
 def listener_limit() -> int | None:
-    """How many of them may be listeners of events, which stay: a quarter of the descriptors is for other requests."""
+    """How many of them may be listeners, which stay connected: a quarter of the descriptors is for other requests."""
     limit = _descriptor_limit()
     return None if limit is None else max(1, limit * 3 // 4 - RESERVED_DESCRIPTORS)
 

@@ -1,7 +1,7 @@
-"""Prometheus's text format, made of what Redis holds: right however many workers run, and without one of its own.
+"""Prometheus's text format, from what Redis holds: the same in every process, however many workers run.
 
-No prometheus_client: its registry is for values that a process counts, and would have to be told not to export those of
-the web server's own; here are some values that others have counted, in a format of two lines each.
+No prometheus_client: its registry is for values that a process counts, and exports the web server's own as well; these
+are a few values that other processes have counted, two lines each.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _last_scan(scans: Sequence[Report]) -> Iterable[str]:
 
 
 def _process(follower: Follower, reads: Mapping[Origin, int], listeners: int) -> Iterable[str]:
-    yield _gauge("cache_up", "1 where Redis answers this process.", float(follower.cache_up))
+    yield _gauge("cache_up", "1 where Redis answers this process.", float(follower.redis.up))
     counts = [({"origin": origin}, float(count)) for origin, count in reads.items()]
     yield _metric("reads_total", "counter", "Answers over HTTP by where their version is from.", counts)
     yield _gauge("event_listeners", "Clients of this process's events.", listeners)

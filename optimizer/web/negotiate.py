@@ -1,4 +1,4 @@
-"""What a client takes, and what it has: Accept-Encoding and the conditional headers of RFC 9110, from raw bytes."""
+"""Content negotiation and conditional requests by RFC 9110, from the raw bytes of headers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[^"]*")')
 _CODING: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+)(?:;q=([01](?:\.[0-9]{0,3})?))?")
 
 
-# Real ones are a tenth of this. A longer one counts as missing: what is remembered here must not be large, and a server
-# need not limit what a client sends.
+# Real ones are a tenth of this. A longer one counts as missing: values are cached here, and other servers than ours may
+# not limit the size of a header.
 MAX_HEADER_BYTES: Final = 256
 
 
 def takes_gzip(accept_encoding: bytes) -> bool:
-    """Whether gzip is acceptable, and no less welcome than the bytes as they are.
+    """Whether gzip is acceptable, with at least the weight of `identity`.
 
-    A missing header (here: empty) allows everything by the standard; but who does not ask for gzip may not know it.
+    By the standard a missing header (here: empty) allows everything; but a client that does not ask for gzip may not be
+    able to inflate it.
     """
     return len(accept_encoding) <= MAX_HEADER_BYTES and _takes_gzip(accept_encoding)
 
@@ -37,19 +38,19 @@ def _takes_gzip(accept_encoding: bytes) -> bool:
     everything = weights.get(b"*", 0.0)
     gzip = max(weights.get(b"gzip", -1.0), weights.get(b"x-gzip", -1.0))
     gzip = everything if gzip < 0 else gzip
-    # Plain bytes are acceptable unless they are excluded, but are what a client asks for only where it says so.
+    # `identity` is acceptable unless it is excluded, but it outweighs gzip only if the header names it.
     return gzip > 0 and gzip >= weights.get(b"identity", 0.0)
 
 
 def matches_etag(if_none_match: bytes, etag: bytes) -> bool:
-    """Whether a list of entity tags, or `*`, names this one. The comparison is weak, as the standard asks here."""
+    """Whether a list of entity tags, or `*`, contains this one, by the standard's weak comparison."""
     if if_none_match == etag:
         return True
     return if_none_match.strip() == b"*" or etag in _ENTITY_TAG.findall(if_none_match)
 
 
 def is_not_modified_since(if_modified_since: bytes, last_modified_s: int) -> bool:
-    """Whether something of that second is no newer than the date of the header; a date that is none counts as none."""
+    """Whether the time is not after the date of the header; an invalid date counts as a missing one."""
     if len(if_modified_since) > MAX_HEADER_BYTES:
         return False
     since_s = _seconds(if_modified_since)
@@ -66,5 +67,5 @@ def _seconds(date: bytes) -> float | None:
 
 
 def http_date(seconds: float) -> bytes:
-    """A date as HTTP writes it."""
+    """Format a date for HTTP."""
     return format_datetime(datetime.fromtimestamp(int(seconds), UTC), usegmt=True).encode()

@@ -1,6 +1,7 @@
-"""The answers of one version, prepared: whole snapshots, the page, symbols and filtered lists as they are asked for.
+"""The responses of one version: whole snapshots and the page, prepared; symbols and filtered lists on demand.
 
-Values in, bytes out; no I/O. Made once a version, beside the event loop, for a page of ten thousand bots takes a while.
+Values in, bytes out; no I/O. Prepared once a version, in the reader's thread, for a page of ten thousand bots takes a
+while.
 """
 
 from __future__ import annotations
@@ -16,27 +17,26 @@ from typing import Final, NamedTuple
 import msgspec
 
 from optimizer.cache.keys import PAYLOAD_KINDS
-from optimizer.models import BotSummary, Holding, Origin, PredictionsSnapshot, Record, Rejected
-from optimizer.reader.cached_version import Held
-from optimizer.reader.results import Answer, describe_rejected
+from optimizer.models import BotSummary, Holding, PredictionsSnapshot, Record, Rejected
+from optimizer.reader.results import Answer, CachedVersion, describe_rejected
 from optimizer.web.negotiate import http_date
 from optimizer.web.prepared import Headers, Prepared
 from optimizer.web.problems import PartMissing
 
-__all__ = ["Page", "Pages", "Summary", "Wanted"]
+__all__ = ["Page", "Pages", "PredictionQuery", "Summary"]
 
 PAGE_SYMBOLS: Final = 50
 PAGE_GZIP_LEVEL: Final = 6
-# Answers to filters that are kept a version: what dashboards ask for again and again.
-KEPT_ANSWERS: Final = 256
-# A longer one is made anew each time, so that made-up filters cannot take the memory.
-KEPT_ANSWER_BYTES: Final = 32 * 1024
+# Responses to filters that are cached a version: dashboards repeat the same few.
+CACHED_RESPONSES: Final = 256
+# A longer one is made anew each time, so that made-up filters cannot fill the memory.
+CACHED_RESPONSE_BYTES: Final = 32 * 1024
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """Sums over all bots that could be used; what a bot does not tell counts as 0.
+    """Sums over all bots that could be used; a value that a bot lacks counts as 0.
 
     `notes` says in words what `rejected` counts: what the snapshots, and so the sums, leave out.
     """
@@ -60,7 +60,7 @@ class Page(msgspec.Struct, frozen=True):
     summary: Summary
 
 
-class Wanted(NamedTuple):
+class PredictionQuery(NamedTuple):
     """A part of the predictions: those that fit the filters, then a window of them."""
 
     limit: int | None
@@ -70,34 +70,42 @@ class Wanted(NamedTuple):
 
 
 class Pages:
-    """The answers of one version.
+    """The responses of one version.
 
     Args:
-        held: The version.
-        fresh: The headers of the moment, for an answer from a payload or from an origin.
+        cached: The version.
+        per_request_headers: Makes the headers that change within a version, for a response from one of its payloads.
     """
 
-    def __init__(self, held: Held, fresh: Callable[[str | None, Origin | None], Headers]) -> None:
-        self.version = held.version
-        self.generated_at = held.generated_at
-        self.etags = {kind: stored.etag for kind, stored in held.payloads.items()}
-        self.rejected = held.rejected
-        self._held = held
-        self._fresh = fresh
-        self._last_modified_s = int(datetime.fromisoformat(held.generated_at).timestamp())
-        self._headers = self._headers_of(held.version)
-        if held.rejected is not None:
-            self._headers.append((b"x-snapshot-rejected", _rejected_header(held.rejected)))
+    def __init__(
+        self, cached: CachedVersion, per_request_headers: Callable[[CachedVersion, str | None], Headers]
+    ) -> None:
+        self.version = cached.version
+        self._cached = cached
+        self._per_request_headers = per_request_headers
+        self._last_modified_s = int(datetime.fromisoformat(cached.manifest.generated_at).timestamp())
+        self._headers = self._headers_of(cached.version)
+        if cached.manifest.rejected is not None:
+            self._headers.append((b"x-snapshot-rejected", _rejected_header(cached.manifest.rejected)))
         self._whole = {
-            kind: self._prepare(kind, stored.plain, f"{stored.etag}-plain", stored.gz, stored.etag)
-            for kind, stored in held.payloads.items()
+            kind: self._prepare(kind, payload.plain, f"{payload.etag}-plain", payload.gz, payload.etag)
+            for kind, payload in cached.payloads.items()
         }
-        self.whole_page = self._prepare_page() if held.is_whole else None
+        self.whole_page = self._prepare_page() if cached.is_whole else None
         self._symbols: dict[str, Prepared] = {}
-        self._filtered: OrderedDict[Wanted, Prepared] = OrderedDict()
+        self._filtered: OrderedDict[PredictionQuery, Prepared] = OrderedDict()
+
+    def show(self, cached: CachedVersion) -> bool:
+        """Whether these are its responses too: the same payloads, though confirmed since or from the other store."""
+        ours = self._cached
+        return (ours.version, ours.manifest.rejected, _etags(ours)) == (
+            cached.version,
+            cached.manifest.rejected,
+            _etags(cached),
+        )
 
     def whole(self, kind: str) -> Prepared | None:
-        """A whole snapshot, or `None` where this version's cannot be read."""
+        """A whole snapshot; `None` if this version's cannot be read."""
         return self._whole.get(kind)
 
     def page(self) -> Prepared:
@@ -112,49 +120,55 @@ class Pages:
         return self.whole_page
 
     def symbol(self, symbol: str) -> Prepared | None:
-        """The record of a symbol among the predictions; `None` where it is not among them."""
-        found = self._symbols.get(symbol)
-        if found is None:
-            record = self._held.records.get(symbol)
+        """The record of a symbol among the predictions; `None` if it is not one of them."""
+        response = self._symbols.get(symbol)
+        if response is None:
+            record = self._cached.records.get(symbol)
             if record is None:
                 return None
-            found = self._symbols[symbol] = self._record(self.version, record, None)
-        return found
+            per_request_headers = partial(self._per_request_headers, self._cached, "predictions")
+            response = self._symbols[symbol] = self._record(self.version, record, per_request_headers)
+        return response
 
-    def found(self, answer: Answer[Record | None]) -> Prepared | None:
-        """A record that was looked up, in this version or the next one; `None` where there is none."""
-        return None if answer.value is None else self._record(answer.version, answer.value, answer.origin)
+    def looked_up(self, answer: Answer[Record | None], per_request_headers: Callable[[], Headers]) -> Prepared | None:
+        """A record that was looked up, in this version or the next one; `None` if there is none."""
+        return None if answer.value is None else self._record(answer.version, answer.value, per_request_headers)
 
-    def _record(self, version: int, record: Record, origin: Origin | None) -> Prepared:
+    def _record(self, version: int, record: Record, per_request_headers: Callable[[], Headers]) -> Prepared:
         body = _encode(record)
         headers = self._headers if version == self.version else self._headers_of(version)
-        fresh = partial(self._fresh, "predictions", origin)
-        return Prepared(body, _digest(body), headers, fresh=fresh, last_modified_s=self._last_modified_s)
+        return Prepared(
+            body,
+            _digest(body),
+            headers,
+            per_request_headers=per_request_headers,
+            last_modified_s=self._last_modified_s,
+        )
 
-    def filtered(self, wanted: Wanted) -> Prepared:
+    def filtered(self, query: PredictionQuery) -> Prepared:
         """A part of the predictions, in the shape of the whole."""
-        found = self._filtered.get(wanted)
-        if found is None:
-            whole: PredictionsSnapshot = self._held.payloads["predictions"].value
-            fitting = list(_fitting(whole.predictions, wanted))
-            end = None if wanted.limit is None else wanted.offset + wanted.limit
-            shown = fitting[wanted.offset : end]
+        response = self._filtered.get(query)
+        if response is None:
+            whole: PredictionsSnapshot = self._cached.payloads["predictions"].value
+            fitting = list(_fitting(whole.predictions, query))
+            end = None if query.limit is None else query.offset + query.limit
+            shown = fitting[query.offset : end]
             body = _encode(PredictionsSnapshot(shown, whole.timestamp, len(shown)))
-            found = Prepared(
+            response = Prepared(
                 body,
                 _digest(body),
                 [*self._headers, (b"x-total-count", str(len(fitting)).encode())],
-                fresh=partial(self._fresh, "predictions", None),
+                per_request_headers=partial(self._per_request_headers, self._cached, "predictions"),
                 last_modified_s=self._last_modified_s,
             )
-            if len(body) <= KEPT_ANSWER_BYTES:
-                self._filtered[wanted] = found
-            if len(self._filtered) > KEPT_ANSWERS:
+            if len(body) <= CACHED_RESPONSE_BYTES:
+                self._filtered[query] = response
+            if len(self._filtered) > CACHED_RESPONSES:
                 self._filtered.popitem(last=False)
-        return found
+        return response
 
     def _prepare_page(self) -> Prepared:
-        payloads = self._held.payloads
+        payloads = self._cached.payloads
         best, bots = payloads["predictions"].value, payloads["bots"].value.bots
         page = Page(
             self.version,
@@ -162,7 +176,7 @@ class Pages:
             best.predictions[:PAGE_SYMBOLS],
             bots,
             payloads["portfolio"].value.holdings,
-            _summary(bots.values(), self._held.rejected),
+            _summary(bots.values(), self._cached.manifest.rejected),
         )
         body = _encode(page)
         gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
@@ -175,14 +189,14 @@ class Pages:
             self._headers,
             gz=gz,
             gz_etag=gz_etag,
-            fresh=partial(self._fresh, kind, None),
+            per_request_headers=partial(self._per_request_headers, self._cached, kind),
             last_modified_s=self._last_modified_s,
         )
 
     def _headers_of(self, version: int) -> Headers:
         return [
             (b"content-type", b"application/json"),
-            # Kept by whoever likes, and asked for again each time: a 304 costs next to nothing, an old page does not.
+            # Caches may keep it and have to revalidate it each time: a 304 costs little, an outdated page much.
             (b"cache-control", b"no-cache"),
             (b"vary", b"accept-encoding"),
             (b"last-modified", http_date(self._last_modified_s)),
@@ -191,10 +205,10 @@ class Pages:
         ]
 
 
-def _fitting(predictions: Iterable[Record], wanted: Wanted) -> Iterable[Record]:
-    sentiment = None if wanted.sentiment is None else wanted.sentiment.casefold()
+def _fitting(predictions: Iterable[Record], query: PredictionQuery) -> Iterable[Record]:
+    sentiment = None if query.sentiment is None else query.sentiment.casefold()
     for record in predictions:
-        if record.confidence >= wanted.min_confidence and sentiment in (None, record.sentiment.casefold()):
+        if record.confidence >= query.min_confidence and sentiment in (None, record.sentiment.casefold()):
             yield record
 
 
@@ -211,9 +225,13 @@ def _summary(bots: Iterable[BotSummary], rejected: Rejected | None) -> Summary:
 
 
 def _rejected_header(rejected: Rejected) -> bytes:
-    """Of how many units of each kind how many were rejected: `records=0/101, bots=1/5`."""
+    """Rejected units out of all, by kind: `records=0/101, bots=1/5`."""
     counts = (("records", rejected.records), ("bots", rejected.bots))
     return ", ".join(f"{kind}={units.rejected}/{units.seen}" for kind, units in counts).encode()
+
+
+def _etags(cached: CachedVersion) -> dict[str, str]:
+    return {kind: payload.etag for kind, payload in cached.payloads.items()}
 
 
 def _digest(body: bytes) -> str:

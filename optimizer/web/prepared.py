@@ -1,6 +1,6 @@
-"""Answers that are made once a version and sent many times: header lists and bodies as bytes, nothing left to format.
+"""Responses that are made once a version and sent many times: header lists and bodies as bytes.
 
-A `Prepared` answer has one or two representations, plain and gzipped, each with a strong ETag of its own, for they are
+A `Prepared` response has one or two representations, plain and gzipped, each with a strong ETag of its own: they are
 different bytes. What changes within a version (age, staleness, origin) is added when it is sent.
 """
 
@@ -19,12 +19,12 @@ __all__ = ["Headers", "Prepared", "Sending"]
 
 Headers = list[tuple[bytes, bytes]]
 
-# Of a 200, what a 304 has to repeat (RFC 9110, 15.4.5), and our own.
+# A 304 repeats the other headers of a 200 (RFC 9110, 15.4.5).
 NOT_IN_304: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
 
 
 class _Representation:
-    """One form of an answer: its body, its ETag, and the headers of a 200 and of a 304."""
+    """One form of a response: its body, its ETag, and the headers of a 200 and of a 304."""
 
     __slots__ = ("body", "etag", "headers", "headers_304")
 
@@ -36,19 +36,19 @@ class _Representation:
 
 
 class Prepared:
-    """An ASGI application that sends one answer.
+    """An ASGI application that sends one response.
 
     Args:
         plain: The body as it is.
         etag: Of the body as it is; a gzipped one has `gz_etag`.
         headers: What both forms have in common, names in lower case.
-        gz: The same gzipped, for those who take it.
+        gz: The same gzipped, for clients that accept it.
         gz_etag: Its ETag.
-        last_modified_s: Seconds since the epoch, for If-Modified-Since; `None` where that is not answered.
-        fresh: The headers of the moment.
+        last_modified_s: Seconds since the epoch, for If-Modified-Since; `None` if that is not supported.
+        per_request_headers: Makes the headers that change within a version.
     """
 
-    __slots__ = ("_fresh", "_gz", "_last_modified_s", "_plain")
+    __slots__ = ("_gz", "_last_modified_s", "_per_request_headers", "_plain")
 
     def __init__(
         self,
@@ -56,12 +56,12 @@ class Prepared:
         etag: str,
         headers: Headers,
         *,
-        fresh: Callable[[], Headers],
+        per_request_headers: Callable[[], Headers],
         gz: bytes | None = None,
         gz_etag: str = "",
         last_modified_s: int | None = None,
     ) -> None:
-        self._fresh = fresh
+        self._per_request_headers = per_request_headers
         self._last_modified_s = last_modified_s
         self._plain = _Representation(plain, etag, headers)
         self._gz = self._plain
@@ -69,7 +69,7 @@ class Prepared:
             self._gz = _Representation(gz, gz_etag, [*headers, (b"content-encoding", b"gzip")])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Choose the form that the client takes, and send it, or that the client has it."""
+        """Send the form that the client accepts, or a 304 if it has that."""
         accept_encoding = if_none_match = if_modified_since = b""
         for name, value in scope["headers"]:
             if name == b"accept-encoding":
@@ -87,25 +87,33 @@ class Prepared:
                 and self._last_modified_s is not None
                 and is_not_modified_since(if_modified_since, self._last_modified_s)
             )
-        # A new list and message each time: middlewares of an app around us may write into them.
+        # A new list and message each time: middlewares of an app that mounts ours may change them.
         if has_it:
-            await send({"type": "http.response.start", "status": 304, "headers": [*form.headers_304, *self._fresh()]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 304,
+                    "headers": [*form.headers_304, *self._per_request_headers()],
+                }
+            )
             await send({"type": "http.response.body", "body": b""})
             return
-        await send({"type": "http.response.start", "status": 200, "headers": [*form.headers, *self._fresh()]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [*form.headers, *self._per_request_headers()]}
+        )
         body = b"" if is_head(scope) else form.body
         await send({"type": "http.response.body", "body": body})
 
 
 class Sending(Response):
-    """A prepared answer as the response of one request: FastAPI hangs background tasks on responses."""
+    """A prepared response for one request: FastAPI adds background tasks to responses."""
 
     def __init__(self, prepared: Prepared) -> None:
         super().__init__()
         self._prepared = prepared
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, and then do what was hung on it."""
+        """Send it, then run its background tasks."""
         await self._prepared(scope, receive, send)
         if self.background is not None:
             await self.background()

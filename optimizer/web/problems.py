@@ -52,7 +52,7 @@ _logged: Final[deque[str]] = deque(maxlen=16)
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """What every error answers. `type` is always `about:blank`: the status says what kind of problem it is."""
+    """The body of every error. `type` is always `about:blank`: the status says what kind of problem it is."""
 
     type: str
     title: str
@@ -61,25 +61,25 @@ class Problem(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, status: int, detail: str) -> Problem:
-        """The problem of an answer with this status."""
+        """The problem of a response with this status."""
         return cls("about:blank", HTTPStatus(status).phrase, status, detail)
 
 
 def problem(
     status: int, detail: str, headers: Mapping[str, str] | None = None, members: Mapping[str, object] | None = None
 ) -> Response:
-    """An answer that says what is wrong, with further members where there are any."""
+    """A response with problem details, and further members if there are any."""
     body = msgspec.json.encode(msgspec.structs.asdict(Problem.of(status, detail)) | dict(members or {}))
     fixed = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return Response(body, status, {**fixed, **(headers or {})}, MEDIA_TYPE)
 
 
 class PartMissing(SnapshotMissing):
-    """What a client may be told: the message names no place."""
+    """A missing part of a snapshot; clients may see the message, which names no address and no path."""
 
 
 def explain(error: Exception) -> Response | None:
-    """The answer to an error that a route may raise; `None` for others, which are bugs."""
+    """The response to an error that a route may raise; `None` for others, which are bugs."""
     if isinstance(error, RequestValidationError):
         wrong = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(wrong))
@@ -91,7 +91,7 @@ def explain(error: Exception) -> Response | None:
 
 
 def unavailable(error: SnapshotMissing | CacheUnavailable, members: Mapping[str, object] | None = None) -> Response:
-    """What to do, without the addresses and directories of the message: those go to the log, the same ones once."""
+    """A 503 that says what to do; the message, with its addresses and paths, goes to the log, the same one once."""
     if isinstance(error, PartMissing):
         detail = str(error)
     else:
@@ -105,8 +105,8 @@ def unavailable(error: SnapshotMissing | CacheUnavailable, members: Mapping[str,
 class ProblemRoute(APIRoute):
     """A route whose errors are problem details, and which answers HEAD wherever it answers GET.
 
-    With a slash too many its path is a 404. Of an app that redirects slashes, as FastAPI's do by default, the router
-    would redirect to whatever host the client has named.
+    Its path with a trailing slash is a 404. In an app that redirects slashes, as FastAPI's do by default, the router
+    would redirect to the host that the client has named.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -125,7 +125,7 @@ class ProblemRoute(APIRoute):
         return handle
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match a HEAD as the GET that it is; and a path with a slash too many, where no other route does."""
+        """Match a HEAD as a GET, and a path with a trailing slash if no other route does."""
         match, child_scope = super().matches(_as_get(scope))
         if match is Match.NONE and scope["type"] == "http" and scope["path"].endswith("/"):
             match, child_scope = super().matches({**_as_get(scope), "path": scope["path"].rstrip("/")})
@@ -134,7 +134,7 @@ class ProblemRoute(APIRoute):
         return match, child_scope
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a HEAD as the GET that it is; the server leaves the body out."""
+        """Answer a HEAD as a GET; the server omits the body."""
         if SLASH_KEY in scope:
             await problem(HTTPStatus.NOT_FOUND, "there is such a path without the slash at its end")(
                 scope, receive, send
@@ -149,7 +149,7 @@ class ProblemRoute(APIRoute):
 
 
 def is_head(scope: Scope) -> bool:
-    """Whether only the headers are wanted, also where a route sees the HEAD as a GET."""
+    """Whether only the headers are requested, also if a route sees the HEAD as a GET."""
     return scope["method"] == "HEAD" or HEAD_KEY in scope
 
 

@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol with limits of size, waiting time, pipelining and the number of connections.
 
-uvicorn limits heads for h11 alone (`h11_max_incomplete_event_size`); with httptools it keeps whatever is sent. Here a
+uvicorn limits heads for h11 alone (`h11_max_incomplete_event_size`); with httptools it buffers all that is sent. Here a
 head or a trailer over 64 KiB is answered by 431, and a connection that keeps the server waiting is closed: before a
 head is complete, in a body that is not read, or with an answer that the client does not take.
 """
@@ -21,14 +21,14 @@ from optimizer.web.problems import MEDIA_TYPE, Problem
 __all__ = ["MAX_HEAD_BYTES", "PATIENCE_S", "LimitedProtocol"]
 
 MAX_HEAD_BYTES: Final = 65_536
-# Proxies wait for clients as long; a browser's request comes in one piece.
+# Proxies wait as long for clients; a browser's request arrives in one piece.
 PATIENCE_S: Final = 15
-# Without any of an answer being taken: over a slow line a socket takes the next megabyte after half a minute.
+# Without any byte of a response sent: on a slow connection a socket takes the next megabyte after half a minute.
 UNSENT_PATIENCE_S: Final = 60
 # Browsers send one request after the other. A read may hold fourteen thousand of them, at 2 KB each.
 MAX_PIPELINED: Final = 64
 TOO_LARGE: Final = f"the head of the request is over {MAX_HEAD_BYTES} bytes"
-# A connection that has kept the server waiting for so long makes way for another, where there are too many.
+# If there are too many connections, one that has kept the server waiting for so long is closed for a new one.
 YIELDS_AFTER_S: Final = 1
 
 
@@ -37,16 +37,16 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        # What has come since the last head or piece of a body: an unfinished head, trailers, the frame of chunks.
+        # Bytes since the last head or piece of a body: an unfinished head, trailers, the framing of chunks.
         self._unparsed_bytes = 0
         self._refusal: tuple[int, str] | None = None
         self._waited_s = 0
         self._unsent = (0, 0)  # bytes of answers, and the requests that wait behind them
-        # Requests that the newest one has to wait for. When a client goes, uvicorn tells the newest alone.
+        # Requests that the newest one waits for. When a client disconnects, uvicorn notifies the newest alone.
         self._earlier: deque[RequestResponseCycle] = deque(maxlen=MAX_PIPELINED + 1)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection. Where there are too many, end an idle one, or else answer 503."""
+        """Accept the connection. If there are too many, close an idle one, or else answer 503."""
         super().connection_made(transport)
         most = connection_limit()
         if most is None or len(self.connections) <= most:
@@ -58,14 +58,14 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell every request that is not answered that its client has gone."""
+        """Notify every unanswered request that its client has disconnected."""
         for cycle in self._earlier:
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come."""
+        """Parse received bytes."""
         self._unparsed_bytes += len(data)
         super().data_received(data)
         if self._unparsed_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -73,7 +73,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request, unless its head is too large or it is one of too many."""
-        # Of a head that came within one read the parser knows the size; the read may hold more than the head.
+        # The read may hold more than this head, so its own size is computed.
         if self._unparsed_bytes > MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
             self._refusal = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, TOO_LARGE)
             raise ValueError(TOO_LARGE)
@@ -85,21 +85,21 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.pipeline:
             self._earlier.append(before)
-            self.flow.resume_reading()  # uvicorn reads no more then, and so does not see that the client goes
+            self.flow.resume_reading()  # uvicorn has paused reading, and would not see the client disconnect
         else:
             self._earlier.clear()
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of a body."""
+        """Pass on a piece of a body."""
         self._unparsed_bytes = 0
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        """Say what is wrong with a request that cannot be parsed."""
+        """Answer a request that cannot be parsed."""
         self._refuse(*(self._refusal or (HTTPStatus.BAD_REQUEST, msg)))
 
     def yields(self) -> bool:
-        """Whether the connection may be ended for the sake of another."""
+        """Whether the connection may be closed to accept another."""
         return self._waited_s >= YIELDS_AFTER_S and not self.transport.is_closing()
 
     def check(self, seconds: int) -> None:
@@ -118,22 +118,22 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the request has not come within {PATIENCE_S} s")
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer, where no other answer is on its way, and close the connection."""
+        """Answer, unless another response has begun, and close the connection."""
         if self.cycle is None or self.cycle.response_complete:
-            told = msgspec.json.encode(Problem.of(status, detail))
+            body = msgspec.json.encode(Problem.of(status, detail))
             headers = [
                 *self.server_state.default_headers,
                 (b"content-type", MEDIA_TYPE.encode()),
-                (b"content-length", b"%d" % len(told)),
+                (b"content-length", b"%d" % len(body)),
                 (b"cache-control", b"no-store"),
                 (b"connection", b"close"),
             ]
             if status == HTTPStatus.SERVICE_UNAVAILABLE:
                 headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
             lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-            self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], lines, told))
+            self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], lines, body))
         self.transport.close()
 
 
 def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
-    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)  # 4: colon, space, end of the line
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)  # 4: colon, space, CR, LF

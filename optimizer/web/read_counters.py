@@ -1,68 +1,65 @@
-"""How many answers were from Redis and how many from the files: counted in the process, summed over all in Redis.
+"""How many responses were from Redis and how many from the files: counted in the process, summed over all in Redis.
 
 A scrape reaches one process of many. Each adds what it has counted to one number an origin, about once a second: the
-user of Redis may add to these keys alone, and so cannot let them grow (`docs/redis-acl.conf`). Where Redis is
-away or the user may not write, the counts stay with the process, and are shown with what it knew of the sums.
+user of Redis may add to these keys alone, and so cannot let them grow (`docs/redis-acl.conf`). While Redis is away, or
+if the user may not write, the counts stay in the process, and are shown with the sums that it last read.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import threading
 
 from optimizer.cache.client import is_away
 from optimizer.cache.keys import ORIGINS
 from optimizer.errors import CacheUnavailable
 from optimizer.models import Origin
-from optimizer.reader.async_reader import AsyncSnapshotReader
-from optimizer.reader.follower import call
+from optimizer.reader.redis_store import RedisStore
 
-__all__ = ["Reads"]
+__all__ = ["ReadCounters"]
 
 _log = logging.getLogger(__name__)
 
 
-class Reads:
-    """Answers by origin."""
+class ReadCounters:
+    """Responses by origin. The event loop counts and threads share, so each value is written by one of them alone."""
 
     def __init__(self) -> None:
-        self._own = dict.fromkeys(ORIGINS, 0)  # not in Redis yet
-        self._sums = dict.fromkeys(ORIGINS, 0)  # as Redis had them
-        self._told = False
-
-    def open(self) -> None:
-        """Begin to share, in this event loop."""
-        self._lock = asyncio.Lock()
+        self._counted = dict.fromkeys(ORIGINS, 0)
+        # The sums as Redis last had them, and how many of these were counted here; replaced together.
+        self._shared = (dict.fromkeys(ORIGINS, 0), dict.fromkeys(ORIGINS, 0))
+        self._logged = False
+        self._lock = threading.Lock()
 
     def count(self, origin: Origin) -> None:
-        """Count an answer."""
-        self._own[origin] += 1
+        """Count a response."""
+        self._counted[origin] += 1
 
     def totals(self) -> dict[Origin, int]:
-        """All that is known of."""
-        return {origin: self._sums[origin] + self._own[origin] for origin in ORIGINS}
+        """The sums over all processes, as far as this one knows them."""
+        sums, own = self._shared
+        return {origin: sums[origin] + self._counted[origin] - own[origin] for origin in ORIGINS}
 
     @property
-    def is_shared(self) -> bool:
+    def are_shared(self) -> bool:
         """Whether Redis has all that was counted here."""
-        return not any(self._own.values())
+        return self._counted == self._shared[1]
 
-    async def share(self, reader: AsyncSnapshotReader) -> None:
-        """Add what was counted to the sums in Redis, and read them."""
-        if not reader.follower.cache_up:
+    def share(self, store: RedisStore) -> None:
+        """Add what was counted to the sums in Redis, and read them; blocks."""
+        if not store.up:
             return
-        # One at a time: whoever read the sums while they are added to would count that twice, and a counter that falls
-        # again is one that has begun anew, to Prometheus.
-        async with self._lock:
-            added = dict(self._own)
-            key = reader.follower.keys.reads
+        # One at a time: to Prometheus a counter that falls has started again, so nothing may be added twice.
+        with self._lock:
+            counted, (_, before) = dict(self._counted), self._shared
             try:
-                sums = await reader.ask([call("incrby", key(origin), number) for origin, number in added.items()])
-                self._sums = {origin: int(total) for origin, total in zip(added, sums, strict=True)}
-            except (CacheUnavailable, ValueError) as error:
-                if not self._told and not (isinstance(error, CacheUnavailable) and is_away(error)):
+                with store.translated_errors(), store.client.pipeline(transaction=False) as pipeline:
+                    for origin, number in counted.items():
+                        pipeline.incrby(store.keys.reads(origin), number - before[origin])
+                    sums = pipeline.execute()
+            except CacheUnavailable as error:
+                if not self._logged and not is_away(error):
                     _log.info("[RollingOptimizer] reads are counted by this process alone: %s", error)
-                    self._told = True
+                    self._logged = True
                 return
-            for origin, number in added.items():
-                self._own[origin] -= number
+            self._shared = (dict(zip(counted, sums, strict=True)), counted)

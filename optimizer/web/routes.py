@@ -1,12 +1,14 @@
-"""The routes: each takes checked parameters, and sends what is prepared or what one small question to Redis brings.
+"""The routes: each takes checked parameters, and sends what is prepared or the result of one lookup in Redis.
 
 GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page      of the current version; 503 without one
 GET /status  /runs  /events  /healthz  /readyz  /metrics
-POST /runs  GET /runs/{id}                                            where a trigger is handed in, see `trigger.py`
+POST /runs  GET /runs/{id}                                            if there is a trigger, see `trigger.py`
 """
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -21,7 +23,7 @@ from optimizer.reader.lookups import ScanStatus
 from optimizer.reader.results import describe_rejected
 from optimizer.web import describe, metrics
 from optimizer.web.events import TOO_MANY_LISTENERS, EventStream
-from optimizer.web.pages import Page, Wanted
+from optimizer.web.pages import Page, PredictionQuery
 from optimizer.web.prepared import Sending
 from optimizer.web.problems import PartMissing, ProblemRoute, problem, unavailable
 from optimizer.web.service import Service
@@ -90,19 +92,19 @@ def router_of(service: Service) -> APIRouter:
 
 
 def _add_snapshots(router: APIRouter, service: Service) -> None:
-    """What is sent as it was prepared."""
+    """Add the routes whose responses are prepared."""
 
     async def whole(kind: str) -> Response:
         pages = await service.current()
-        found = pages.whole(kind)
-        if found is None:
+        response = pages.whole(kind)
+        if response is None:
             raise PartMissing(f"version {pages.version} has no readable {kind}; the next publish mends it")
-        return Sending(found)
+        return Sending(response)
 
     @router.get(
         "/predictions",
         summary="The top predictions, best first: all, or those that fit",
-        responses=describe.answers(PredictionsSnapshot, describe.PREDICTIONS_EXAMPLE, 304, 422, 503, snapshot=True),
+        responses=describe.responses(PredictionsSnapshot, describe.PREDICTIONS_EXAMPLE, 304, 422, 503, snapshot=True),
     )
     async def predictions(
         limit: Annotated[
@@ -115,18 +117,18 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         ] = None,
     ) -> Response:
         """`count` is the number in the answer; of how many that fit, says the header `X-Total-Count`."""
-        wanted = Wanted(limit, offset, min_confidence, sentiment)
-        if wanted == Wanted(None, 0, 0.0, None):
+        query = PredictionQuery(limit, offset, min_confidence, sentiment)
+        if query == PredictionQuery(None, 0, 0.0, None):
             return await whole("predictions")
         pages = await service.current()
         if pages.whole("predictions") is None:
             return await whole("predictions")
-        return Sending(pages.filtered(wanted))
+        return Sending(pages.filtered(query))
 
     @router.get(
         "/bots",
         summary="Every bot by name",
-        responses=describe.answers(BotsSnapshot, describe.BOTS_EXAMPLE, 304, 503, snapshot=True),
+        responses=describe.responses(BotsSnapshot, describe.BOTS_EXAMPLE, 304, 503, snapshot=True),
     )
     async def bots() -> Response:
         return await whole("bots")
@@ -134,7 +136,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     @router.get(
         "/portfolio",
         summary="Holdings by symbol, summed over all bots",
-        responses=describe.answers(PortfolioSnapshot, describe.PORTFOLIO_EXAMPLE, 304, 503, snapshot=True),
+        responses=describe.responses(PortfolioSnapshot, describe.PORTFOLIO_EXAMPLE, 304, 503, snapshot=True),
     )
     async def portfolio() -> Response:
         return await whole("portfolio")
@@ -142,37 +144,37 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     @router.get(
         "/page",
         summary="All that a page shows, in one answer of one version",
-        responses=describe.answers(Page, describe.PAGE_EXAMPLE, 304, 503, snapshot=True),
+        responses=describe.responses(Page, describe.PAGE_EXAMPLE, 304, 503, snapshot=True),
     )
     async def page() -> Response:
         return Sending((await service.current()).page())
 
 
 def _add_lists(router: APIRouter, service: Service) -> None:
-    """What may need one question to Redis."""
+    """Add the routes that may need a lookup in Redis."""
 
     @router.get(
         "/predictions/{symbol:path}",
         summary="One symbol of the index, whatever its confidence",
-        responses=describe.answers(Record, describe.RECORD_EXAMPLE, 304, 404, 422, 503, snapshot=True),
+        responses=describe.responses(Record, describe.RECORD_EXAMPLE, 304, 404, 422, 503, snapshot=True),
     )
     async def prediction(
         symbol: Annotated[str, Path(description="Any text; a slash may stand for itself.", examples=["AAPL"])],
     ) -> Response:
         pages = await service.current()
-        found = pages.symbol(symbol)
-        if found is not None:
-            return Sending(found)
+        response = pages.symbol(symbol)
+        if response is not None:
+            return Sending(response)
         answer = await (await service.reader()).symbol(symbol)
-        found = pages.found(answer)
-        if found is None:
+        response = pages.looked_up(answer, partial(service.lookup_headers, answer))
+        if response is None:
             return problem(404, f"no prediction for {symbol!r} in version {answer.version}")
-        return Sending(found)
+        return Sending(response)
 
     @router.get(
         "/runs",
         summary="The last runs, newest first; none while Redis is away",
-        responses=describe.answers(Runs, describe.RUNS_EXAMPLE, 422),
+        responses=describe.responses(Runs, describe.RUNS_EXAMPLE, 422),
     )
     async def runs(
         limit: Annotated[int, Query(ge=1, le=1_000, examples=[20])] = 20,
@@ -188,7 +190,7 @@ def _add_lists(router: APIRouter, service: Service) -> None:
         response_class=EventStream,
         status_code=200,
         summary="Server-sent events: a message a version, and when Redis goes away or comes back",
-        responses=describe.text_answer(
+        responses=describe.text_response(
             "text/event-stream",
             "The current version first; a client that names its last one gets what it has missed.",
             'event: version\nid: 1795000000000\ndata: {"version":1795000000000,"generated_at":"..."}\n\n',
@@ -206,12 +208,12 @@ def _add_lists(router: APIRouter, service: Service) -> None:
 
 
 def _add_operations(router: APIRouter, service: Service) -> None:
-    """How it is."""
+    """Add the routes for operators."""
 
     @router.get(
         "/status",
         summary="Version, age and origin",
-        responses=describe.answers(Status, describe.STATUS_EXAMPLE, 503),
+        responses=describe.responses(Status, describe.STATUS_EXAMPLE, 503),
     )
     async def status() -> Response:
         """Without a snapshot the problem has the members that do not need one: a run may be wanted just then."""
@@ -221,7 +223,7 @@ def _add_operations(router: APIRouter, service: Service) -> None:
             "source": settings.source,
             "sources": list(service.sources) or [settings.source],
             "interval_s": settings.interval_s,
-            "cache_up": reader.follower.cache_up,
+            "cache_up": reader.follower.redis.up,
             "trigger": service.may_trigger,
             "flower_url": settings.flower_url or None,
         }
@@ -243,14 +245,14 @@ def _add_operations(router: APIRouter, service: Service) -> None:
             )
         )
 
-    @router.get("/healthz", summary="The process lives", responses=describe.answers(Health, {"status": "alive"}))
+    @router.get("/healthz", summary="The process lives", responses=describe.responses(Health, {"status": "alive"}))
     async def healthz() -> Response:
         return _json(Health("alive"))
 
     @router.get(
         "/readyz",
         summary="There is a snapshot that can be read, and it is not stale",
-        responses=describe.answers(Health, {"status": "ready"}, 503),
+        responses=describe.responses(Health, {"status": "ready"}, 503),
     )
     async def readyz() -> Response:
         reader = await service.reader()
@@ -270,21 +272,21 @@ def _add_operations(router: APIRouter, service: Service) -> None:
         "/metrics",
         response_class=PlainTextResponse,
         summary="For Prometheus",
-        responses=describe.text_answer(
+        responses=describe.text_response(
             "text/plain", "Prometheus's text format.", "# TYPE rolling_cache_up gauge\nrolling_cache_up 1\n"
         ),
     )
     async def prometheus(_request: Request) -> Response:
         reader = await service.reader()
         runs, scans = await reader.runs(1), await reader.runs(1, status="success")
-        await service.reads.share(reader)
-        text = metrics.render(reader.follower, runs, scans, service.reads.totals(), len(service.hub))
+        await asyncio.to_thread(service.read_counters.share, reader.follower.redis)
+        text = metrics.render(reader.follower, runs, scans, service.read_counters.totals(), len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
 
 
 async def _why_stale(reader: AsyncSnapshotReader) -> str:
-    """What to look at first: Redis, the last run, or the worker."""
-    if not reader.follower.cache_up:
+    """What to check first: Redis, the last run, or the worker."""
+    if not reader.follower.redis.up:
         return "Redis does not answer this server, whose log says why"
     for run in await reader.runs(1):
         if run.status == "failed":

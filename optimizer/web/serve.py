@@ -18,7 +18,7 @@ from optimizer.web.trigger import Trigger
 
 __all__ = ["serve"]
 
-# For answers that are on their way; the hub ends its streams by itself.
+# For responses that have begun; the hub ends its own streams.
 SHUTDOWN_S: Final = 5
 BACKLOG: Final = 2_048
 CHECK_S: Final = 1
@@ -26,10 +26,10 @@ TICKS_A_SECOND: Final = 10  # uvicorn's
 
 
 class _Server(uvicorn.Server):
-    """A server whose process ends by itself, and not by the signal; it closes connections that keep it waiting."""
+    """A server whose process exits normally on a signal, and which closes connections that keep it waiting."""
 
     async def on_tick(self, counter: int) -> bool:
-        """Look at all connections about once a second: a timer for each would cost each request two calls."""
+        """Check all connections about once a second: a timer for each would cost each request two calls."""
         if counter % (CHECK_S * TICKS_A_SECOND) == 0:
             for connection in list(self.server_state.connections):
                 if isinstance(connection, LimitedProtocol):
@@ -38,7 +38,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop in order on SIGINT and SIGTERM; uvicorn's own way would then end the process by that signal."""
+        """Stop on SIGINT and SIGTERM; uvicorn would then raise the signal again, and the process would end by it."""
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -67,7 +67,7 @@ def serve(
         http=LimitedProtocol,
         ws="none",
         log_level="warning",
-        access_log=False,  # a line a request would cost more than the request
+        access_log=False,  # logging a request would cost more than answering it
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
         lifespan="on",

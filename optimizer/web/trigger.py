@@ -1,6 +1,6 @@
-"""Runs on demand: `POST /runs` and `GET /runs/{id}`, only where a token is configured and somebody can send a run.
+"""Runs on demand: `POST /runs` and `GET /runs/{id}`, only if a token is configured and there is a `Trigger`.
 
-This package knows no Celery: whoever does hands in a `Trigger` (`optimizer.celery.sender` has one).
+This package does not import Celery: the caller passes a `Trigger` (`optimizer.celery.sender` has one).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from optimizer.errors import RunPending
 from optimizer.models import Report
-from optimizer.web.describe import RUN_STATE_EXAMPLE, answers
+from optimizer.web.describe import RUN_STATE_EXAMPLE, responses
 from optimizer.web.problems import TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, problem
 
 __all__ = ["Failure", "RunState", "Trigger", "add_trigger_routes"]
@@ -40,7 +40,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class RunState(msgspec.Struct, frozen=True):
-    """What has become of a run that was sent; one that nobody knows is `pending`. `percent` is of the bytes read."""
+    """What has become of a run that was sent; an unknown one is `pending`. `percent` is of the bytes read."""
 
     id: str
     state: Literal["pending", "running", "done", "failed"]
@@ -50,7 +50,7 @@ class RunState(msgspec.Struct, frozen=True):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """The run that is on its way."""
+    """The run that was sent."""
 
     id: str
 
@@ -61,7 +61,7 @@ class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Trigger(Protocol):
-    """Sends runs to the fleet. Both may block, and raise `CacheUnavailable` where the broker is away."""
+    """Sends runs to the fleet. Both may block, and raise `CacheUnavailable` if the broker is away."""
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
         """Send a run of a source, unless one that was sent here has not ended; return its id.
@@ -79,11 +79,11 @@ _bearer: Final = HTTPBearer(auto_error=False, description="The value of ROLLING_
 
 
 def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: str) -> None:
-    """Add both routes to a router: for runs of one source, to whoever has the token."""
+    """Add both routes to a router: for runs of one source, to clients that have the token."""
     wrong_tokens = _WrongTokens()
 
     async def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-        # Compared in constant time: how long it takes tells nothing about how much of it is right.
+        # Compared in constant time, so that the duration does not show how much of it is right.
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
             await wrong_tokens.refuse()
 
@@ -91,7 +91,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
         "/runs",
         status_code=HTTPStatus.ACCEPTED,
         dependencies=[Depends(check_token)],
-        responses=answers(Sent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 409, 429, 503, status=202),
+        responses=responses(Sent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 409, 429, 503, status=202),
         openapi_extra={"requestBody": _ORDER_DESCRIPTION},
         summary="Send one run to the fleet",
     )
@@ -110,27 +110,27 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
     @router.get(
         "/runs/{id}",
         dependencies=[Depends(check_token)],
-        responses=answers(RunState, RUN_STATE_EXAMPLE, 401, 422, 429, 503),
+        responses=responses(RunState, RUN_STATE_EXAMPLE, 401, 422, 429, 503),
         summary="What has become of a run that was sent",
     )
     async def run_state(
         run_id: Annotated[str, Path(alias="id", pattern="^[0-9a-f-]{36}$", examples=[RUN_STATE_EXAMPLE["id"]])],
     ) -> Response:
-        """Results are kept for a quarter of an hour; a run that nobody knows is `pending`."""
+        """Results are kept for a quarter of an hour; an unknown run is `pending`."""
         return _json(await asyncio.to_thread(trigger.state, run_id), HTTPStatus.OK)
 
 
 class _WrongTokens:
-    """Delays what a wrong token is answered, the more of them there are; a right one is not held up by them.
+    """Delays the responses to wrong tokens, the more the more of them there are; right ones are not delayed.
 
-    Not by address: behind a proxy all clients have one.
+    Not by address: behind a proxy all clients have the same.
     """
 
     def __init__(self) -> None:
         self._due_s = 0.0
 
     async def refuse(self) -> NoReturn:
-        """Answer 401, or 429 where too many others have to be answered first; either not before its time."""
+        """Answer 401, or 429 if too many others are waiting; either after its delay."""
         now_s = time.monotonic()
         most_s = now_s + AT_ONCE_S + 2 * LONGEST_DELAY_S  # so that this is over soon after they have ended
         self._due_s = min(max(self._due_s, now_s) + ANSWER_EVERY_S, most_s)
@@ -150,7 +150,7 @@ class _WrongTokens:
 
 
 async def _read_order(request: Request) -> _Order:
-    """The body, read by hand: only after the token was right, and only so much of it."""
+    """Read the body, only after the token was checked, and no more than its limit."""
     body = b""
     try:
         async for chunk in request.stream():

@@ -22,10 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import optimizer.cache.client
 import optimizer.cache.clocks
-import optimizer.cache.writer
-import optimizer.reader.async_reader
-import optimizer.reader.follower
-import optimizer.reader.reader
+import optimizer.reader.file_store
+import optimizer.reader.redis_store
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
 from optimizer.cache.keys import VERSION_KINDS, Keys
 from optimizer.cache.pointer import Pointer
@@ -95,11 +93,9 @@ class Law(RuleBasedStateMachine):
         self._backup: dict[bytes, bytes] = {}
         self._readers: list[tuple[ExitStack, SnapshotReader, bool, dict[str, int]]] = []
         self._ahead_s = 0.0
-        monkeypatch.setattr(
-            optimizer.reader.follower,
-            "time",
-            SimpleNamespace(time=lambda: time.time() + self._ahead_s, monotonic=time.monotonic),
-        )
+        clock = SimpleNamespace(time=lambda: time.time() + self._ahead_s, monotonic=time.monotonic)
+        monkeypatch.setattr(optimizer.reader.redis_store, "time", clock)
+        monkeypatch.setattr(optimizer.reader.file_store, "time", clock)
         self.run(new=True, force=False)
         for kind, without_files in ((KINDS[0], False), (KINDS[1], False), (KINDS[0], True)):
             self.open_reader(kind, without_files=without_files)
@@ -300,7 +296,7 @@ class Law(RuleBasedStateMachine):
         assert generations == sorted(generations)
 
     def _check_that_all_are_fresh(self) -> None:
-        """A run has just confirmed the version in Redis: whatever the clocks say, nobody takes it for old."""
+        """A run has just confirmed the version in Redis: whatever the clocks say, no reader takes it for old."""
         for _, reader, *_ in self._readers:
             reader.refresh()
             state = reader.manifest()
@@ -321,10 +317,10 @@ class Law(RuleBasedStateMachine):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that hangs is given up after a moment; readers look when they are told to."""
-    for module in (optimizer.reader.reader, optimizer.reader.async_reader, optimizer.cache.writer):
+    for module in (optimizer.reader.redis_store, optimizer.cache.client):
         monkeypatch.setattr(module, "READER_TIMEOUT_S", 0.06)
     monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", 0.12)
-    monkeypatch.setattr(optimizer.reader.follower, "POLL_S", 60.0)
+    monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 60.0)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Both readers for one suite: that for asyncio runs in a loop of its own, and is asked from the thread of the test."""
+"""Both readers for one suite, and what the tests of both read; the asyncio one runs in a loop of its own thread."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, closing
 from typing import Any, Final, TypeVar, cast
 
-from optimizer import AsyncSnapshotReader, Settings, SnapshotReader
-from optimizer.cli.dev.redis_server import free_port
-from optimizer.models import Origin
+import pytest
 
-__all__ = ["KINDS", "Open"]
+from optimizer import AsyncSnapshotReader, Settings, SnapshotReader, optimize
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.models import Origin, Report
+from tests.support.rolling_files import a_record, write_json
+
+__all__ = ["KINDS", "READS", "Open", "every_read", "shown_by", "shows", "write_with_low"]
 
 KINDS: Final = ("threads", "asyncio")
 T = TypeVar("T")
+
+READS: Final[dict[str, Callable[[SnapshotReader], Any]]] = {
+    "predictions": lambda reader: reader.predictions(),
+    "bots": lambda reader: reader.bots(),
+    "portfolio": lambda reader: reader.portfolio(),
+    "symbol": lambda reader: reader.symbol("AAPL"),
+    "top": lambda reader: reader.top(2),
+    "manifest": lambda reader: reader.manifest(),
+}
+every_read = pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
 
 
 class _Blocking:
@@ -61,3 +74,25 @@ class Open:
             return self._stack.enter_context(closing(SnapshotReader(*where, interval_s=settings.interval_s)))
         reader = _Blocking(AsyncSnapshotReader(*where, interval_s=settings.interval_s))
         return cast("SnapshotReader", self._stack.enter_context(closing(reader)))
+
+
+def shows(reader: SnapshotReader, version: int) -> bool:
+    """Whether a reader shows this version."""
+    return reader.predictions().version == version
+
+
+def shown_by(reader: SnapshotReader) -> dict[str, int]:
+    """The version that each method shows, including lookups beyond the predictions."""
+    lookups: dict[str, Callable[[SnapshotReader], Any]] = {
+        "low": lambda reader: reader.symbol("LOW"),
+        "missing": lambda reader: reader.symbol("MISSING"),
+        "deep": lambda reader: reader.top(9),
+    }
+    return {name: read(reader).version for name, read in (READS | lookups).items()}
+
+
+def write_with_low(settings: Settings, price: float) -> Report:
+    """Make a version of a new input with a symbol that is only in the index."""
+    records = {symbol: a_record(last_price=price) for symbol in ("AAPL", "MSFT")}
+    write_json(settings.input, records | {"LOW": a_record(last_price=price, confidence=0.1)})
+    return optimize(settings)

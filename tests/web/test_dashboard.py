@@ -274,7 +274,7 @@ def test_markup_in_the_data_is_text(settings: Settings, tmp_path: Path, watch: C
         assert watched.dialogs == []
 
 
-def test_data_that_nobody_renews_turn_stale_before_the_readers_eyes(
+def test_data_that_no_run_confirms_turn_stale_on_the_page(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
     """After three intervals the page says so, in words, and takes it back when a run confirms the data."""
@@ -578,7 +578,7 @@ def test_a_run_is_started_with_the_token_and_followed_to_its_end(
         expect(page.get_by_role("button", name="Run now")).to_be_focused()
 
 
-def test_a_run_that_nobody_begins_is_not_waited_for_for_ever(
+def test_a_run_that_never_begins_is_not_awaited_for_ever(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
     """After a quarter of an hour the page says so, asks no more, and offers another."""
@@ -676,10 +676,10 @@ def test_text_has_the_contrast_that_wcag_asks_for() -> None:
 
 def test_nothing_in_the_static_files_comes_from_elsewhere_or_makes_markup_of_data() -> None:
     """No address of another machine, no inline script or style, no way from text to markup."""
-    for path in STATIC.iterdir():
+    for path in filter(Path.is_file, STATIC.rglob("*")):
         text = path.read_text()
         addresses = re.findall(r"""https?://[^\s"']+|["'(]//[^\s"']+""", text)
-        assert set(addresses) <= {"http://www.w3.org/2000/svg"}, path  # a name, which nobody fetches
+        assert set(addresses) <= {"http://www.w3.org/2000/svg"}, path  # a name, which is not fetched
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text), (
             path
         )

@@ -239,7 +239,7 @@ WAITING: Final[dict[str, bytes]] = {
     "nothing": b"",
     "half a head": GET,
     "a head after a request": GET + b"\r\n" + GET,
-    "a body that nobody reads": GET + b"Content-Length: 1000\r\n\r\n",
+    "a body that is not read": GET + b"Content-Length: 1000\r\n\r\n",
     "a body that is wanted": b"POST /runs HTTP/1.1\r\nAuthorization: Bearer token\r\nContent-Length: 9\r\n"
     + HOST
     + b"\r\n",

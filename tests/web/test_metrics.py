@@ -28,7 +28,7 @@ def metrics(text: str) -> dict[str, float]:
 
 
 def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
-    """Right whoever made the run; the last scan is shown though a long night of runs has found nothing new."""
+    """Whichever process made the run; the last scan is shown though many runs since have found nothing new."""
     write_json(settings.input, {"AAPL": a_record(), "BAD": a_record(confidence=7), "WORSE": a_record(confidence="x")})
     report = optimize(replace(settings, max_rejected_percent=70))
     stats = report.stats

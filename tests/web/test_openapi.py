@@ -27,7 +27,7 @@ EXAMPLES: Final = 100
 
 
 class NoFleet:
-    """A trigger whose runs nobody makes."""
+    """A trigger whose runs never begin."""
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
         """Send one."""

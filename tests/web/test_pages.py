@@ -1,4 +1,4 @@
-"""Answers of one version: which of them are kept, so that nobody can fill the memory by asking."""
+"""Responses of one version: which of them are cached, so that requests cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import gzip
 
 import msgspec
 
-from optimizer.models import PredictionsSnapshot, Record
-from optimizer.reader.cached_version import Sight, hold, store
-from optimizer.web.pages import KEPT_ANSWERS, Pages, Wanted
+from optimizer.models import Manifest, PredictionsSnapshot, Record
+from optimizer.reader.results import CachedVersion, Sighting, load_payload
+from optimizer.web.pages import CACHED_RESPONSES, Pages, PredictionQuery
 
 AT = "2026-11-01T10:00:00.000Z"
 MANY = 1_000  # over 32 KiB of JSON
 
 
 def pages() -> Pages:
-    """The answers of a version with many predictions."""
+    """The responses of a version with many predictions."""
     records = [Record(f"S{number}", 1.0, 0.5, 1.0) for number in range(MANY)]
     plain = msgspec.json.encode(PredictionsSnapshot(records, AT, MANY))
-    payloads = {"predictions": store("predictions", "etag", "redis", gzip.compress(plain))}
-    held = hold(Sight(1, "", AT, AT, 0.0, {}), "redis", payloads)
-    return Pages(held, lambda _kind, _origin: [])
+    payloads = {"predictions": load_payload("predictions", "etag", "redis", gzip.compress(plain))}
+    cached = CachedVersion.load(Sighting(Manifest("", 1, AT, "", {}), AT, 0.0), "redis", payloads)
+    return Pages(cached, lambda _cached, _kind: [])
 
 
-def test_short_answers_to_filters_are_kept_and_long_ones_are_not() -> None:
+def test_short_responses_to_filters_are_cached_and_long_ones_are_not() -> None:
     """The same object comes again, or one that was made anew."""
     found = pages()
-    short, long = Wanted(10, 0, 0.0, None), Wanted(MANY - 1, 0, 0.0, None)
+    short, long = PredictionQuery(10, 0, 0.0, None), PredictionQuery(MANY - 1, 0, 0.0, None)
     assert found.filtered(short) is found.filtered(short)
     assert found.filtered(long) is not found.filtered(long)
 
 
-def test_the_oldest_answers_make_room() -> None:
+def test_the_oldest_responses_are_dropped() -> None:
     """However many filters are made up."""
     found = pages()
-    first = found.filtered(Wanted(0, 0, 0.0, None))
-    for offset in range(1, KEPT_ANSWERS + 1):
-        found.filtered(Wanted(0, offset, 0.0, None))
-    assert found.filtered(Wanted(0, 0, 0.0, None)) is not first
+    first = found.filtered(PredictionQuery(0, 0, 0.0, None))
+    for offset in range(1, CACHED_RESPONSES + 1):
+        found.filtered(PredictionQuery(0, offset, 0.0, None))
+    assert found.filtered(PredictionQuery(0, 0, 0.0, None)) is not first

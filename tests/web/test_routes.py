@@ -26,7 +26,7 @@ import optimizer.web.app
 from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import SettingsInvalid, SourceMissing
-from optimizer.reader.cached_version import Held
+from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
 from tests.support.published_state import NEW, OLD, run_old, version_of
@@ -116,7 +116,7 @@ def test_who_has_it_is_told_so(settings: Settings, path: str, encoding: str) -> 
 
 
 def test_a_new_version_is_shown_by_itself_under_a_new_etag(settings: Settings) -> None:
-    """Soon after the publish, on every path, and nobody has asked for it."""
+    """Soon after the publish, on every path, without a request for it."""
     run_old(settings)
     with asking(settings) as client:
         before = {path: client.get(path).headers["ETag"] for path in [*WHOLE, "/page"]}
@@ -521,7 +521,7 @@ SLASHES = (
 def test_a_slash_too_many_leads_to_no_other_host(settings: Settings, method: str, included: bool) -> None:
     """It is not found; also in an app that redirects slashes of its own routes, which are still found."""
     run_old(settings)
-    app = FastAPI() if included else optimizer.web.app.create_app_of_many([settings])
+    app: Any = FastAPI() if included else optimizer.web.app.create_app_of_many([settings])
     if included:
         app.include_router(optimizer.web.make_router(settings), prefix="/api")
         app.include_router(optimizer.web.make_router(settings))
@@ -675,11 +675,11 @@ def test_no_route_shows_a_version_before_the_others_do(settings: Settings, monke
     prepares, goes_on = threading.Event(), threading.Event()
 
     class Slow(Pages):
-        def __init__(self, held: Held, fresh: Any) -> None:
-            if held.version != old:
+        def __init__(self, cached: CachedVersion, per_request_headers: Any) -> None:
+            if cached.version != old:
                 prepares.set()
                 assert goes_on.wait(20)
-            super().__init__(held, fresh)
+            super().__init__(cached, per_request_headers)
 
     monkeypatch.setattr("optimizer.web.service.Pages", Slow)
     with asking(settings) as client:

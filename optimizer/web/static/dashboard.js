@@ -1,17 +1,17 @@
-// The page: asks the API, hands what comes to the rooms that show it, and says how things stand.
+// The page: asks the API, passes the data to the panels that show them, and shows the state of the connection.
 //
 // The stream of versions says when to ask for data. /status is asked every few seconds all the same: it knows the age
-// of data that do not change, and notices a version that a broken stream did not tell.
+// of data that do not change, and notices a version that a broken stream has missed.
 
-import { get, getVersioned, Live, Problem } from "./api.js";
-import { byId, element, setAttribute, setText } from "./dom.js";
-import * as format from "./format.js";
-import { Freshness } from "./freshness.js";
-import { sentence, showNotices, whatToKnow } from "./notices.js";
-import { Positions } from "./positions.js";
-import { Predictions } from "./predictions.js";
-import { Runs, RUNS_ASKED, SCANS_ASKED } from "./runs.js";
-import { Trigger } from "./trigger.js";
+import { get, getVersioned, Live, Problem } from "./lib/api.js";
+import { byId, element, setAttribute, setText } from "./lib/dom.js";
+import * as format from "./lib/format.js";
+import { Freshness } from "./panels/freshness.js";
+import { sentence, showNotices, whatToKnow } from "./panels/notices.js";
+import { Positions } from "./panels/positions.js";
+import { Predictions } from "./panels/predictions.js";
+import { Runs, RUNS_ASKED, SCANS_ASKED } from "./panels/runs.js";
+import { Trigger } from "./panels/trigger.js";
 
 const POLL_MS = 5_000;
 const POLL_FAST_MS = 1_000;
@@ -124,7 +124,7 @@ const refreshRuns = once(async () => {
   }
 });
 
-// The stream and /status tell of the same version: it is asked for once.
+// The stream and /status name the same version: it is asked for once.
 let asking = null;
 function noticeVersion(version) {
   if (version === state.version || version === asking) return;
@@ -199,7 +199,7 @@ function announce(text) {
 
 // Waking and sleeping -------------------------------------------------------------------------------------------------
 
-// A page that nobody sees lets its stream go after a while: browsers open only a few connections to a server.
+// A hidden page closes its stream after a while: browsers open only a few connections to a server.
 let hiding = null;
 document.addEventListener("visibilitychange", () => {
   clearTimeout(hiding);
@@ -211,7 +211,7 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-/** Ask for the status again and again: every five seconds, or four times an interval where that is short. */
+/** Ask for the status again and again: every five seconds, or four times an interval if that is short. */
 async function poll() {
   try {
     if (!document.hidden) await refreshStatus();

@@ -5,7 +5,7 @@ const ANSWER_MS = 10_000;
 const RETRY_FIRST_MS = 1_000;
 const RETRY_LAST_MS = 30_000;
 
-/** An answer that is none. `status` is 0 where the API could not be reached; `body` holds the problem details. */
+/** A response that is an error. `status` is 0 if the API could not be reached; `body` holds the problem details. */
 export class Problem extends Error {
   constructor(status, body = {}) {
     super(body.detail || body.title || (status ? `the API answered ${status}` : "the API cannot be reached"));
@@ -14,13 +14,13 @@ export class Problem extends Error {
   }
 }
 
-/** GET, and what it says. Throws a Problem. */
+/** GET; returns the body. Throws a Problem. */
 export const get = async (path, token) => (await ask(path, { headers: token ? bearer(token) : {} })).body;
 
 /** The same with the version of the snapshot that it was read from, or null. */
 export const getVersioned = (path) => ask(path, {});
 
-/** POST JSON with a token, and what it says. Throws a Problem. */
+/** POST JSON with a token; returns the body. Throws a Problem. */
 export const post = async (path, body, token) =>
   (
     await ask(path, {
@@ -61,8 +61,8 @@ function parsed(text) {
 /**
  * The stream of versions, open as long as the page is seen.
  *
- * The browser reconnects by itself where a connection breaks, but not where something answers with an error (a proxy
- * whose backend restarts): that is done here, at growing intervals. `onState` is told `connecting`, `live` or `lost`.
+ * The browser reconnects by itself if a connection breaks, but not if something answers with an error (a proxy
+ * whose backend restarts): that is done here, at growing intervals. `onState` is called with `connecting`, `live` or `lost`.
  */
 export class Live {
   #source = null;

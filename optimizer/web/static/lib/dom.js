@@ -15,12 +15,12 @@ export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** Set an element's text, and touch nothing where it is the same: what does not change is not announced again. */
+/** Set an element's text, unless it is the same: what does not change is not announced again. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Set an attribute, and touch nothing where it is the same. */
+/** Set an attribute, unless it is the same. */
 export function setAttribute(node, name, value) {
   if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }

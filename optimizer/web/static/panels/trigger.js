@@ -1,14 +1,14 @@
 // "Run now": asks for the token, starts a run, follows it to its end. The token lives in this tab's session storage and
 // goes nowhere but into the Authorization header of these two requests.
 
-import { get, post, Problem } from "./api.js";
-import { byId, setAttribute, setText } from "./dom.js";
-import * as format from "./format.js";
+import { get, post, Problem } from "../lib/api.js";
+import { byId, setAttribute, setText } from "../lib/dom.js";
+import * as format from "../lib/format.js";
 
 const TOKEN = "rolling-optimizer-trigger-token";
 const POLL_MS = 700;
 const WAITS_LONG_MS = 15_000;
-// So long the server knows of results. A run that nobody has begun by then is lost, or is one that nobody knows.
+// The server keeps results for so long. A run that has not begun by then is lost, or unknown.
 const GIVES_UP_MS = 15 * 60_000;
 
 export class Trigger {
@@ -47,7 +47,7 @@ export class Trigger {
 
   async #send() {
     const token = byId("run-token").value.trim();
-    // The browser itself refuses to send what is no header, with words that help nobody.
+    // The browser refuses to send an invalid header, with an error message that does not help.
     if (!/^[\x21-\x7e]+$/.test(token))
       return setText(byId("run-error"), "A token has no spaces and only ASCII characters.");
     byId("run-send").disabled = true;

@@ -1,8 +1,8 @@
 // Small charts in SVG: values over runs, the oldest left. A chart is drawn anew at the width it has; its numbers are
 // also in its title, under the pointer, and in the table of runs.
 
-import { element, setText, svg } from "./dom.js";
-import * as format from "./format.js";
+import { element, setText, svg } from "../lib/dom.js";
+import * as format from "../lib/format.js";
 
 const HEIGHT = 132;
 const LEFT = 44;
@@ -141,8 +141,8 @@ export class Chart {
     );
     setText(this.tip, `${values.join(", ")} at ${format.time(report.timestamp)}`);
     this.tip.hidden = false;
-    const room = this.width - this.tip.offsetWidth;
-    this.tip.style.left = `${Math.max(0, Math.min(room, this.#x(index) - this.tip.offsetWidth / 2))}px`;
+    const maxLeft = this.width - this.tip.offsetWidth;
+    this.tip.style.left = `${Math.max(0, Math.min(maxLeft, this.#x(index) - this.tip.offsetWidth / 2))}px`;
   }
 
   #leave() {

@@ -1,8 +1,8 @@
-// The columns of the page's tables: what each shows, what it is sorted by, and how a cell looks. A gain is told by its
-// sign and a sentiment by its word; colour only repeats it.
+// The columns of the page's tables: what each shows, what it is sorted by, and how a cell looks. A gain has a
+// sign and a sentiment a word; colour only repeats them.
 
-import { element, setAttribute, setText } from "./dom.js";
-import * as format from "./format.js";
+import { element, setAttribute, setText } from "../lib/dom.js";
+import * as format from "../lib/format.js";
 
 // How an engine's words read; another word is shown as it is, uncoloured.
 const TONES = { bullish: "up", positive: "up", bearish: "down", negative: "down" };

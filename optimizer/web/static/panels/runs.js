@@ -1,10 +1,10 @@
 // What became of the runs: the strip of outcomes, the charts, the last errors in full, and what was rejected and why.
 
-import { Chart, drawStrip } from "./charts.js";
-import { runColumns } from "./columns.js";
-import { byId, element, setText } from "./dom.js";
-import * as format from "./format.js";
-import { DataTable } from "./table.js";
+import { Chart, drawStrip } from "../components/charts.js";
+import { runColumns } from "../components/columns.js";
+import { byId, element, setText } from "../lib/dom.js";
+import * as format from "../lib/format.js";
+import { DataTable } from "../components/table.js";
 
 /** What is asked for: the newest reports, and those of the newest runs that read the file, which the charts show. */
 export const RUNS_ASKED = "runs?limit=200";
@@ -63,7 +63,7 @@ export class Runs {
 
   /** Show reports of runs and of scans, the newest first. */
   update(reports, scans) {
-    // A run that was skipped says nothing about how things stand.
+    // A run that was skipped says nothing about the state of the data.
     this.latest = reports.find((report) => report.status !== "skipped");
     this.#showOutcomes(reports);
     const measured = scans.filter((report) => report.stats?.seconds > 0);
@@ -111,7 +111,7 @@ export class Runs {
   }
 }
 
-/** Failed runs, those that say the same one after another as one. */
+/** Failed runs; consecutive ones with the same error are one. */
 function showErrors(reports) {
   const groups = [];
   for (const report of reports.filter((one) => one.status === "failed")) {

@@ -1,9 +1,9 @@
 // What the bots have and hold: the four sums at the top of the page, the table of bots, the table of holdings.
 
-import { botColumns, holdingColumns } from "./columns.js";
-import { byId, setAttribute, setText } from "./dom.js";
-import * as format from "./format.js";
-import { DataTable } from "./table.js";
+import { botColumns, holdingColumns } from "../components/columns.js";
+import { byId, setAttribute, setText } from "../lib/dom.js";
+import * as format from "../lib/format.js";
+import { DataTable } from "../components/table.js";
 
 export class Positions {
   constructor() {
@@ -48,7 +48,7 @@ function showSums(summary, bots, symbols) {
   setNote(byId("tile-positions-note"), `${plural(symbols, "symbol")} held`, left);
 }
 
-/** Which bots no sum has in it, because they could not be used; "" where none. */
+/** Which bots the sums leave out, because they could not be used; "" if none. */
 function leftOut({ rejected }) {
   const bots = rejected?.bots;
   return bots?.rejected ? `${format.count(bots.rejected)} of ${plural(bots.seen, "bot")} left out` : "";

@@ -41,7 +41,7 @@ const numberOr = (format) => (value) => (Number.isFinite(value) ? format(value) 
 
 /** A count: 8,000. */
 export const count = numberOr((value) => whole.format(value));
-/** A price: two places, and four digits where it is below 1. */
+/** A price: two places, or four digits if it is below 1. */
 export const price = numberOr((value) => (Math.abs(value) >= 1 || value === 0 ? two : small).format(value));
 /** An amount of money: 1,234.50. */
 export const money = numberOr((value) => two.format(value));
@@ -85,14 +85,14 @@ export function instant(timestamp) {
   return Number.isNaN(date.getTime()) ? null : date;
 }
 
-/** A timestamp as a short local time, with the day where that is not today; what is no time is shown as it is. */
+/** A timestamp as a short local time, with the day if that is not today; other text is shown as it is. */
 export function time(timestamp) {
   const date = instant(timestamp);
   if (date === null) return timestamp === null || timestamp === undefined ? MISSING : String(timestamp);
   return date.toDateString() === new Date().toDateString() ? clock.format(date) : dayAndClock.format(date);
 }
 
-/** The same in full, for those who point at it. */
+/** The same in full, for a tooltip. */
 export function fullTime(timestamp) {
   const date = instant(timestamp);
   return date === null ? "" : full.format(date);

@@ -1,9 +1,9 @@
 // The predictions: their table, the search over it (`/` goes there, Escape empties it), the filter by sentiment.
 
-import { predictionColumns, tone } from "./columns.js";
-import { byId, element, setText } from "./dom.js";
-import * as format from "./format.js";
-import { DataTable } from "./table.js";
+import { predictionColumns, tone } from "../components/columns.js";
+import { byId, element, setText } from "../lib/dom.js";
+import * as format from "../lib/format.js";
+import { DataTable } from "../components/table.js";
 
 const SENTIMENTS = { "": "All", up: "Bullish", down: "Bearish", flat: "Neutral" };
 

@@ -1,8 +1,8 @@
 // How old the data are, ticking: green within an interval and a half, amber up to three, red beyond. The age comes from
 // the server and is counted on by this machine's steady clock, so that a wrong wall clock does no harm.
 
-import { byId, setAttribute, setText } from "./dom.js";
-import { duration } from "./format.js";
+import { byId, setAttribute, setText } from "../lib/dom.js";
+import { duration } from "../lib/format.js";
 
 const INTERVALS_FRESH = 1.5;
 const INTERVALS_STALE = 3;
@@ -12,13 +12,13 @@ export class Freshness {
   #at = 0;
   #level = "unknown";
 
-  /** `onLevel` is told `fresh`, `ageing` or `stale` when that changes. */
+  /** `onLevel` is called with `fresh`, `ageing` or `stale` when that changes. */
   constructor(onLevel) {
     this.onLevel = onLevel;
     setInterval(() => this.#tick(), 1000);
   }
 
-  /** Take over what /status says; null where nothing is known. */
+  /** Take over what /status says; null if nothing is known. */
   update(status) {
     this.#status = status;
     this.#at = performance.now();

@@ -4,7 +4,7 @@
 // A column is {id, label, numeric, value(row), show(cell, row)}: `value` is what is sorted by, `show` writes the cell.
 // `key(row)` names a row over updates.
 
-import { element, setAttribute, setText } from "./dom.js";
+import { element, setAttribute, setText } from "../lib/dom.js";
 
 // More rows than this are added on demand: the document would be slow before a reader has use for them.
 const ROWS_AT_FIRST = 500;

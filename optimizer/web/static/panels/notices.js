@@ -1,8 +1,8 @@
-// What a person has to know before believing the numbers: that the API or Redis is away, that the data are stale, that
+// Warnings about the numbers: that the API or Redis is away, that the data are stale, that
 // the last run failed.
 
-import { byId, element, setText } from "./dom.js";
-import * as format from "./format.js";
+import { byId, element, setText } from "../lib/dom.js";
+import * as format from "../lib/format.js";
 
 /** The notices of a state, the worst first, each {level, title, text}. */
 export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun }) {

@@ -1,0 +1,220 @@
+"""A source's versions in Redis, as a reader sees them: the pointer, and the payloads of the version that it names.
+
+Each call blocks, for two tries of `READER_TIMEOUT_S` at most. A Redis that is away is asked again by the refresher
+alone (`up`), later each time, so that no page waits for it.
+
+Errors: `CacheUnavailable`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, cast
+
+import redis
+import redis.client
+
+from optimizer.cache.client import READER_TIMEOUT_S, connect, is_away, is_forbidden, translated_errors
+from optimizer.cache.clocks import Sightings, seconds_of
+from optimizer.cache.keys import PAYLOAD_KINDS, Keys
+from optimizer.cache.pointer import Pointer
+from optimizer.errors import CacheUnavailable
+from optimizer.reader.results import CachedVersion, Payload, Sighting, load_payloads
+
+__all__ = ["READ_ATTEMPTS", "Listener", "RedisStore"]
+
+# How often the pointer is read: one small HASH. It says what a lost message would have said, and the age.
+POLL_S: Final = 1.0
+# While Redis is away it is asked this much later, then twice as much each time up to the longest, and a little at
+# random: a fleet of routers must not come back all at the same moment.
+FIRST_RETRY_S: Final = 0.25
+LONGEST_RETRY_S: Final = 2.0
+READ_ATTEMPTS: Final = 3
+# How long `close` of a reader may have to wait.
+STEP_S: Final = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+class RedisStore:
+    """One source in Redis.
+
+    Args:
+        url: The cache.
+        source: The source's name.
+        stale_after_s: The age from which a version is stale.
+    """
+
+    def __init__(self, url: str, source: str, stale_after_s: float) -> None:
+        self.keys = Keys(source)
+        self.problem = "not asked yet"
+        self.url = url
+        self._failures = 0
+        self._may_ask_time = True
+        self._sightings = Sightings(stale_after_s)
+        self.connect()
+
+    def connect(self) -> None:
+        """Take a new client, without closing the last one: after a fork its connections are the parent's."""
+        self.up = True  # until a call fails; from then on only `Follower.refresh` asks
+        self.client = connect(self.url, timeout_s=READER_TIMEOUT_S)
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Raise `CacheUnavailable` for all that redis-py raises, and note that Redis is away, if it is."""
+        try:
+            with translated_errors(self.url):
+                yield
+        except CacheUnavailable as error:
+            if is_away(error):
+                if self.up:
+                    _log.warning("[RollingOptimizer] Redis is away, what is held or in the files answers: %s", error)
+                self.up = False
+                self.problem = str(error)
+                self._may_ask_time = True
+                self._failures += 1
+            raise
+
+    def delay_s(self) -> float:
+        """How long to wait until the next refresh."""
+        if self.up:
+            return POLL_S
+        delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 10))
+        return delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+
+    def read(self, cached: CachedVersion | None) -> tuple[Sighting | None, CachedVersion | None]:
+        """What the pointer shows, and that version as far as it can be read, unless what is held is newer."""
+        try:
+            with self.translated_errors():
+                result = self._read(cached)
+        except CacheUnavailable as error:
+            self.problem = str(error)
+            raise
+        if not self.up:
+            _log.info("[RollingOptimizer] Redis is back")
+        self.up, self._failures = True, 0
+        self.problem = "it holds no snapshot that can be read"
+        return result
+
+    def _read(self, cached: CachedVersion | None) -> tuple[Sighting | None, CachedVersion | None]:
+        sighting = self._read_pointer()
+        for _ in range(READ_ATTEMPTS):
+            if sighting is None or (cached is not None and sighting.version < cached.version):
+                return sighting, None
+            payloads = _cached_payloads(cached, sighting)
+            missing = [kind for kind in PAYLOAD_KINDS if kind not in payloads]
+            data = self._read_payloads(sighting.version, missing)
+            if len(data) == len(missing):
+                break
+            # It was replaced and has expired between the two reads, or was evicted: the pointer says which.
+            before, sighting = sighting, self._read_pointer()
+            if sighting is not None and sighting.version == before.version:
+                break
+        else:
+            return sighting, None
+        if not missing and cached is not None and cached.origin == "redis":
+            return sighting, cached
+        payloads |= load_payloads(sighting, data)
+        return sighting, CachedVersion.load(sighting, "redis", payloads)
+
+    def _read_pointer(self) -> Sighting | None:
+        """What the pointer shows, dated by Redis' own clock if this user may ask for it."""
+        now: tuple[int, int] | None = None
+        try:
+            fields, now = self._ask_pointer(with_time=self._may_ask_time)
+        except redis.exceptions.NoPermissionError:
+            if not self._may_ask_time:
+                raise
+            self._may_ask_time = False  # until Redis was away: its ACL may be another then
+            fields, now = self._ask_pointer(with_time=False)
+        pointer = Pointer.from_hash(fields)
+        if pointer is None:
+            return None
+        shown_s, now_s = seconds_of(pointer.checked_at), time.time() if now is None else now[0] + now[1] / 1e6
+        since_s = self._sightings.since_s(pointer.version, shown_s, now_s, same_clock=now is not None)
+        return Sighting(pointer.manifest, pointer.checked_at, since_s)
+
+    def _ask_pointer(self, *, with_time: bool) -> tuple[dict[bytes, bytes], tuple[int, int] | None]:
+        with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(self.keys.current)
+            if with_time:
+                pipeline.time()
+            fields, *times = pipeline.execute()
+        return fields, times[0] if times else None
+
+    def _read_payloads(self, version: int, kinds: list[str]) -> dict[str, bytes]:
+        if not kinds:
+            return {}
+        with self.client.pipeline(transaction=False) as pipeline:
+            for kind in kinds:
+                pipeline.get(self.keys.payload(version, kind))
+            replies = cast("list[bytes | None]", pipeline.execute())
+        return {kind: data for kind, data in zip(kinds, replies, strict=True) if data is not None}
+
+
+class Listener:
+    """Waits for the next refresh: for a message on a source's channel, or until it is time to poll; for one thread.
+
+    redis-py cannot end the read of a channel from another thread, so a wait goes in steps.
+
+    Args:
+        store: The source in Redis.
+        closed: Ends a wait.
+    """
+
+    def __init__(self, store: RedisStore, closed: threading.Event) -> None:
+        self._store = store
+        self._closed = closed
+        self._channel: redis.client.PubSub | None = None
+        self._is_forbidden = False
+
+    def subscribe(self) -> None:
+        """Subscribe if Redis is there. A refresh has to follow: it sees what was published before."""
+        if not self._store.up:
+            self._is_forbidden = False  # its ACL may be another when it is back
+        elif self._channel is None and not self._is_forbidden:
+            self._channel = self._store.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+            try:
+                with self._store.translated_errors():
+                    self._channel.subscribe(self._store.keys.published)
+            except CacheUnavailable as error:
+                self._give_up(error)
+
+    def wait(self) -> None:
+        """Return when it is time to refresh, or when the reader is closed."""
+        until_s = time.monotonic() + self._store.delay_s()
+        try:
+            with translated_errors(self._store.url):  # a broken channel is not taken for a Redis that is away
+                while self._channel is not None and not self._closed.is_set():
+                    left_s = until_s - time.monotonic()
+                    if left_s <= 0 or self._channel.get_message(timeout=min(left_s, STEP_S)) is not None:
+                        return
+        except CacheUnavailable as error:
+            self._give_up(error)
+        self._closed.wait(max(0.0, until_s - time.monotonic()))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _give_up(self, error: CacheUnavailable) -> None:
+        # An ACL may forbid the channel alone: then the pointer is read once a second, and that is all.
+        self._is_forbidden = is_forbidden(error)
+        _log.debug("not listening to the channel of new versions: %s", error)
+        self.close()
+
+
+def _cached_payloads(cached: CachedVersion | None, sighting: Sighting) -> dict[str, Payload]:
+    """The payloads of this version that are held already."""
+    if cached is None or cached.version != sighting.version:
+        return {}
+    if cached.origin != "redis":
+        cached = cached.from_("redis")
+    return {kind: payload for kind, payload in cached.payloads.items() if payload.etag == sighting.etag(kind)}

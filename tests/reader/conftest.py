@@ -1,0 +1,37 @@
+"""Fixtures: readers of both kinds, and a Redis that the test may kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+
+import optimizer.cache.client
+import optimizer.reader.redis_store
+from optimizer import Settings
+from tests.support.readers import KINDS, Open
+from tests.support.redis_servers import RedisServer
+
+
+@pytest.fixture(params=KINDS)
+def open_reader(request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Opens readers of one kind or the other for the length of a test."""
+    with ExitStack() as stack:
+        yield Open(stack, request.param)
+
+
+@pytest.fixture
+def own_settings(settings_without_redis: Settings, own_redis: RedisServer) -> Settings:
+    """Settings for a Redis that the test may kill; it is up."""
+    own_redis.start()
+    return replace(settings_without_redis, redis_url=own_redis.url)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and readers that give up on a Redis that hangs after a moment."""
+    monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(optimizer.cache.client, "READER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optimizer.reader.redis_store, "READER_TIMEOUT_S", 0.1)

@@ -1,0 +1,146 @@
+"""The reader for asyncio: in one event loop after another, and when its tasks or its loop end."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from optimizer import AsyncSnapshotReader, Settings, optimize
+from optimizer.cli.dev.redis_server import free_port
+from optimizer.reader.lookups import LOOKUPS_AT_ONCE
+from tests.support.published_state import run_old, version_of
+from tests.support.redis_servers import RedisServer
+
+
+def test_an_async_reader_is_a_context(settings: Settings) -> None:
+    """It has looked once it is entered, and many reads at a time cost one look."""
+    run_old(settings)
+
+    async def read() -> set[int]:
+        async with AsyncSnapshotReader.from_env(
+            {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+        ) as reader:
+            return {id((await reader.bots()).value) for _ in range(50)}
+
+    assert len(asyncio.run(read())) == 1
+
+
+def test_an_async_reader_follows_its_user_into_another_loop(settings: Settings) -> None:
+    """Connections belong to a loop: in a new one it begins anew, and holds what it held."""
+    run_old(settings)
+    reader = AsyncSnapshotReader.from_settings(settings)
+
+    async def read() -> int:
+        try:
+            return (await reader.predictions()).version
+        finally:
+            await reader.close()
+
+    first = asyncio.run(read())
+    optimize(settings, force=True)
+    assert asyncio.run(read()) > first
+
+
+def test_a_bug_in_what_the_loop_is_told_does_not_end_the_refresher(settings: Settings) -> None:
+    """It is the loop's to report, and reads go on."""
+    first = version_of(run_old(settings))
+    errors: list[type[BaseException]] = []
+
+    def on_refresh() -> None:
+        raise ZeroDivisionError
+
+    async def read() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: errors.append(type(context["exception"])))
+        async with AsyncSnapshotReader.from_settings(settings, on_refresh=on_refresh) as reader:
+            assert (await reader.predictions()).version == first
+            second = version_of(await asyncio.to_thread(optimize, settings, force=True))
+            async with asyncio.timeout(5):
+                while (await reader.predictions()).version != second:
+                    await asyncio.sleep(0.02)
+            return second
+
+    assert asyncio.run(read()) > first
+    assert set(errors) == {ZeroDivisionError}
+
+
+FORGOTTEN_PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from optimizer import AsyncSnapshotReader
+
+async def read(turns):
+    await AsyncSnapshotReader(sys.argv[1], "rolling_brain", Path(sys.argv[2])).predictions()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+for turns in range(30):
+    asyncio.run(read(turns))
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("redis_is_up", [True, False])
+def test_a_loop_can_end_with_a_reader_open(settings: Settings, redis_is_up: bool) -> None:
+    """Whenever its tasks are cancelled, though redis-py swallows a cancellation that comes while it connects."""
+    run_old(settings)
+    url = settings.redis_url if redis_is_up else f"redis://127.0.0.1:{free_port()}/0"
+    command = [sys.executable, "-c", FORGOTTEN_PROGRAM, url, str(settings.output_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "ended\n", done.stderr
+
+
+def test_lookups_that_are_cancelled_leave_the_others_their_turn(own_settings: Settings, own_redis: RedisServer) -> None:
+    """While Redis hangs, more lookups than are done at once are cancelled; the next ones are answered."""
+    run_old(own_settings)
+
+    async def read() -> None:
+        async with AsyncSnapshotReader.from_settings(own_settings) as reader:
+            assert (await reader.predictions()).origin == "redis"
+            own_redis.pause()
+            tasks = [asyncio.create_task(reader.symbol("MISSING")) for _ in range(4 * LOOKUPS_AT_ONCE)]
+            await asyncio.wait(tasks, timeout=0.05)
+            for task in tasks:
+                task.cancel()
+            assert {type(outcome) for outcome in await asyncio.gather(*tasks, return_exceptions=True)} == {
+                asyncio.CancelledError
+            }
+            own_redis.resume()
+            async with asyncio.timeout(20):
+                answers = await asyncio.gather(*(reader.symbol("MISSING") for _ in range(4 * LOOKUPS_AT_ONCE)))
+            assert {answer.value for answer in answers} == {None}
+
+    asyncio.run(read())
+
+
+FORK_PROGRAM = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from optimizer import AsyncSnapshotReader
+
+reader = AsyncSnapshotReader(sys.argv[1], "rolling_brain", Path(sys.argv[2]))
+
+async def read():
+    answer = await reader.symbol("MISSING")
+    await reader.refresh()
+    return answer.version, (await reader.predictions()).origin
+
+before = asyncio.run(read())
+child = os.fork()
+if child == 0:
+    signal.alarm(30)  # a child that hangs is not to stay behind
+    os._exit(0 if asyncio.run(read()) == before else 3)
+after = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(before[1], after, asyncio.run(read()) == before)
+"""
+
+
+def test_an_async_reader_is_of_use_on_both_sides_of_a_fork(settings: Settings) -> None:
+    """With its thread running: the child has a loop, a thread and connections of its own."""
+    run_old(settings)
+    command = [sys.executable, "-c", FORK_PROGRAM, settings.redis_url, str(settings.output_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "redis 0 True\n", done.stderr

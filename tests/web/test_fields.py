@@ -1,0 +1,51 @@
+"""A field of the models reaches every place that describes or shows it: OpenAPI, its examples, and the dashboard."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import optimizer.web
+from optimizer.models import BotSummary, Holding, Record
+from optimizer.web import describe
+
+COLUMNS = Path(optimizer.web.__file__).parent / "static" / "components" / "columns.js"
+
+# Name of the columns, of their variable, the model, and values that the page adds to it.
+TABLES: list[tuple[str, str, type[msgspec.Struct], set[str]]] = [
+    ("predictionColumns", "record", Record, set()),
+    ("botColumns", "bot", BotSummary, {"name"}),
+    ("holdingColumns", "holding", Holding, set()),
+]
+EXAMPLES: list[tuple[type[msgspec.Struct], dict[str, Any]]] = [
+    (Record, describe.RECORD_EXAMPLE),
+    (BotSummary, describe.BOTS_EXAMPLE["bots"]["alpha"]),
+    (Holding, describe.PORTFOLIO_EXAMPLE["holdings"][0]),
+]
+
+
+def columns(name: str) -> str:
+    """The text of one list of columns."""
+    text = COLUMNS.read_text()
+    start = text.index(f"export const {name} = [")
+    return text[start : text.index("\n];", start)]
+
+
+@pytest.mark.parametrize(("name", "variable", "model", "added"), TABLES, ids=[name for name, *_ in TABLES])
+def test_every_field_has_a_column(name: str, variable: str, model: type[msgspec.Struct], added: set[str]) -> None:
+    """And no column shows a field that there is not."""
+    shown = set(re.findall(rf"\b{variable}\.(\w+)", columns(name)))
+    assert shown == {*model.__struct_fields__, *added}
+
+
+@pytest.mark.parametrize(("model", "example"), EXAMPLES, ids=[model.__name__ for model, _ in EXAMPLES])
+def test_every_field_is_described(model: type[msgspec.Struct], example: dict[str, Any]) -> None:
+    """In the example of its answer, which decodes, and in the schema."""
+    msgspec.convert(example, model)
+    assert set(example) == set(model.__struct_fields__)
+    described = describe.responses(model, example)[200]["content"]["application/json"]["schema"]
+    assert set(described["properties"]) == set(model.__struct_fields__)
