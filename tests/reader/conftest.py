@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 import optimizer.cache.client
+import optimizer.cache.writer
 import optimizer.reader.redis_store
 from optimizer import Settings
 from tests.support.readers import KINDS, Open
@@ -33,5 +34,5 @@ def own_settings(settings_without_redis: Settings, own_redis: RedisServer) -> Se
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs and readers that give up on a Redis that hangs after a moment."""
     monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(optimizer.cache.client, "READER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(optimizer.cache.writer, "READER_TIMEOUT_S", 0.1)
     monkeypatch.setattr(optimizer.reader.redis_store, "READER_TIMEOUT_S", 0.1)

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import optimizer.cache.client
 import optimizer.cache.clocks
+import optimizer.cache.writer
 import optimizer.reader.file_store
 import optimizer.reader.redis_store
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
@@ -317,7 +318,7 @@ class Law(RuleBasedStateMachine):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that hangs is given up after a moment; readers look when they are told to."""
-    for module in (optimizer.reader.redis_store, optimizer.cache.client):
+    for module in (optimizer.reader.redis_store, optimizer.cache.writer):
         monkeypatch.setattr(module, "READER_TIMEOUT_S", 0.06)
     monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", 0.12)
     monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 60.0)
