@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from hypothesis import HealthCheck
@@ -18,6 +19,7 @@ from optimizer.config.environment import PREFIX
 from optimizer.config.settings import Settings
 from tests.reliability.chaos.figures import Figures
 from tests.support.engines import engine
+from tests.support.examples import FAST
 from tests.support.redis_servers import RedisServer
 
 if TYPE_CHECKING:
@@ -27,8 +29,19 @@ __all__ = ["engine"]  # a fixture
 
 # A machine that is busy with another test must not fail a property for being slow.
 hypothesis_settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.register_profile(FAST, hypothesis_settings.get_profile("suite"), max_examples=10)
 hypothesis_settings.load_profile("suite")
 
+# What takes minutes begins first, so that none of it is left to a single worker at the end.
+LONGEST: Final = (
+    "reliability/test_chaos.py",
+    "reliability/test_kills.py",
+    "celery/test_tasks.py",
+    "deployment/test_security.py",
+    "web/test_dashboard.py",
+    "reader/test_reader.py",
+    "cli/test_commands.py",
+)
 
 FIGURES = pytest.StashKey[Figures]()
 
@@ -46,6 +59,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Figures are of a session."""
     config.stash[FIGURES] = Figures()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; workers take files in this order."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get("/".join(item.path.parts[-2:]), len(order)))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send a worker's figures to the process that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = pickle.dumps(session.config.stash[FIGURES])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add the figures of a worker, unless it crashed."""
+    if hasattr(node, "workeroutput"):
+        node.config.stash[FIGURES].merge(pickle.loads(node.workeroutput["figures"]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -22,6 +22,8 @@ from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
+pytestmark = pytest.mark.slow
+
 TASK = "tasks.optimize_rolling_data"
 SECRET = "S3CRET-CONTENT"
 ID = "hostile-id"

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from optimizer import Settings
 from optimizer.cache.keys import Keys
+from tests.support.examples import examples
 from tests.support.redis_servers import RedisServer
 from tests.support.web_apps import WebServer
 
@@ -246,7 +247,7 @@ def _envelope(status: Any, result: Any) -> bytes:
 @example(data=_envelope("PROGRESS", None))
 @example(data=_envelope({}, None))
 @example(data=_envelope("MADE-UP", None))
-@hypothesis_settings(max_examples=300)
+@hypothesis_settings(max_examples=examples(300))
 @given(data=forged)
 def test_no_result_makes_a_traceback(webs: list[WebServer], shared_redis: RedisServer, data: bytes) -> None:
     """Any bytes at all under the key of a result are a state, or 503 that says that they are none of ours."""
@@ -310,6 +311,7 @@ def test_results_of_ours_are_told(webs: list[WebServer], broker: redis.Redis) ->
 # ---- wrong tokens
 
 
+@pytest.mark.alone
 def test_wrong_tokens_are_slowed_down(webs: list[WebServer], broker: redis.Redis) -> None:
     """The more of them there are, and then told when to come back; the right one is answered at once meanwhile."""
     ended = time.monotonic() + 3

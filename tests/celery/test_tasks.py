@@ -30,6 +30,8 @@ from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 
+pytestmark = pytest.mark.slow
+
 TASK = "tasks.optimize_rolling_data"
 # What is to be caught amid its scan is scanned by the slow engine: the native one would be through in half a second.
 SLOW_SCAN = {"ROLLING_ENGINE": "ijson"}
@@ -496,8 +498,18 @@ def _newest(settings: Settings) -> Report:
 
 
 def _stats(settings: Settings) -> Stats:
-    with closing(SnapshotReader.from_settings(settings)) as reader:
-        return next(report.stats for report in reader.runs(100) if report.stats is not None)
+    """Return the figures of the run that made the version shown, whose report comes a moment after it."""
+    reports: list[Report] = []
+
+    def is_reported() -> bool:
+        with closing(SnapshotReader.from_settings(settings)) as reader:
+            version = reader.predictions().version
+            reports.extend(report for report in reader.runs(100) if report.version == version and report.stats)
+        return bool(reports)
+
+    wait_until(is_reported, what="the report of the version shown")
+    assert reports[0].stats is not None
+    return reports[0].stats
 
 
 def _shown(settings: Settings) -> list[str]:

@@ -286,6 +286,7 @@ def test_config_warns_of_a_broker_that_may_evict(data: Path, redis_server: Redis
     assert "may evict messages (maxmemory-policy allkeys-lru)" in done.stdout
 
 
+@pytest.mark.slow
 def test_trigger_runs_on_the_fleet_and_waits_for_the_report(tmp_path: Path, settings: Settings) -> None:
     """`--wait` prints the report, or the failure in one line; without it the id is all."""
     variables = {"ROLLING_REDIS_URL": settings.redis_url}
@@ -340,6 +341,7 @@ def test_celery_refuses_a_bad_variable_in_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_worker_warns_of_a_broker_that_may_evict(tmp_path: Path, own_redis: RedisServer) -> None:
     """The same warning as `config`, in the log at the start."""
     own_redis.start("--maxmemory-policy", "allkeys-lru")
@@ -349,6 +351,7 @@ def test_the_worker_warns_of_a_broker_that_may_evict(tmp_path: Path, own_redis: 
         wait_until(lambda: any("may evict messages" in line for line in fleet.lines), what="the warning")
 
 
+@pytest.mark.slow
 def test_urls_work_as_paths_do(data: Path, s3: S3Server) -> None:
     """`run` from and to a bucket, `status` and `config` on it, and `bench` of an object."""
     place = s3.bucket / data.name

@@ -110,6 +110,7 @@ def test_what_a_library_would_stumble_over_is_refused(url: str, said: str) -> No
         RedisUrl.parse(url)
 
 
+@pytest.mark.slow
 def test_a_worker_runs_over_a_unix_socket_with_password_and_database(tmp_path: Path, own_redis: RedisServer) -> None:
     """Cache and broker are the same server and database, under either spelling."""
     socket = tmp_path / "r.sock"

@@ -38,6 +38,8 @@ from tests.support.rolling_files import a_record, write_json
 from tests.support.web_apps import WebServer
 from tests.support.web_server import Pages, serving
 
+pytestmark = pytest.mark.slow
+
 TASK: Final = "tasks.optimize_rolling_data"
 QUEUE: Final = "rolling.rolling_brain"
 # What `config` tries and these users may not: who is refused, and the command or the key.
@@ -171,7 +173,6 @@ def password(role: str) -> str:
     return f"wörd/of&{role}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("servers", [1, 2])
 def test_each_role_can_do_its_work(
     tmp_path: Path, own_redis: RedisServer, guarded: UrlOf, second_redis: RedisServer, servers: int
@@ -449,7 +450,6 @@ def encrypted(tmp_path: Path, own_redis: RedisServer) -> Encrypted:
     return Encrypted(tmp_path, own_redis)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("clients", ["no", "yes"])
 def test_the_whole_fleet_runs_over_tls(tmp_path: Path, encrypted: Encrypted, clients: str) -> None:
     """Broker, results, events, remote control, Flower and readers: nothing would get through in plain text."""
@@ -505,7 +505,6 @@ def test_a_worker_says_why_it_does_not_connect(tmp_path: Path, encrypted: Encryp
 # ---- secrets
 
 
-@pytest.mark.slow
 def test_no_secret_comes_out(tmp_path: Path, own_redis: RedisServer, guarded: UrlOf) -> None:
     """Passwords, token and login are in no log, report, message, result, event, answer, page or command line."""
     seen: dict[str, bytes] = {}
@@ -585,7 +584,6 @@ def failed_with(fleet: Fleet, said: str) -> bool:
     return re.search(said, str(fleet.runs("failed")[:1])) is not None
 
 
-@pytest.mark.slow
 def test_no_signature_of_an_inputs_url_comes_out(tmp_path: Path, own_redis: RedisServer) -> None:
     """Whatever becomes of the input: in no log at DEBUG, report, message, result, key, answer or command."""
     seen: dict[str, bytes] = {}

@@ -51,6 +51,7 @@ from optimizer.models import BotSummary, Holding, Origin, Report
 from optimizer.reader.follower import Follower
 from optimizer.selection.top_n import rank
 from optimizer.snapshots.directory import FILE_NAMES, encode_set, output_lock, write_set
+from tests.support.examples import examples
 from tests.support.published_state import NEW, OLD, as_nobody, run_old, version_of
 from tests.support.readers import KINDS, Open
 from tests.support.redis_servers import RedisServer, wait_until
@@ -210,7 +211,9 @@ RANKS = st.one_of(st.integers(0, 14), st.sampled_from([10**9, 2**63, 10**30]))
 
 # Each example empties the fixture's Redis itself.
 @hypothesis_settings(
-    max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+    max_examples=examples(80),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
 )
 @given(index=INDEXES, windows=st.lists(st.tuples(RANKS, RANKS), min_size=1, max_size=8))
 def test_top_is_a_slice_of_what_is_sorted(
@@ -275,6 +278,7 @@ def test_no_snapshot_anywhere_is_an_error(
             read(open_reader(settings, origin))
 
 
+@pytest.mark.slow
 @every_read
 def test_files_answer_while_redis_is_down(
     own_settings: Settings,
@@ -312,6 +316,7 @@ def test_files_answer_while_redis_is_empty(own_settings: Settings, own_redis: Re
     assert {read(reader).origin for read in READS.values()} == {"redis"}
 
 
+@pytest.mark.alone
 @every_read
 def test_a_redis_that_hangs_costs_a_page_next_to_nothing(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open, read: Callable[[SnapshotReader], Any]
@@ -455,6 +460,7 @@ def test_a_version_that_expired_is_read_anew(settings: Settings, redis_server: R
         assert (answer.version, answer.origin) == (new, "redis")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("look_up", [lambda reader: reader.symbol("LOW"), lambda reader: reader.top(3)])
 def test_a_crowd_of_lookups_is_no_redis_that_is_away(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open, look_up: Callable[[SnapshotReader], Any]
@@ -567,6 +573,7 @@ def write_generation(settings: Settings, generation: int, *, use_cache: bool) ->
     return optimize(settings, use_cache=use_cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_readers_see_whole_versions_in_order_while_they_are_published(
     settings: Settings, open_reader: Open, origin: Origin

@@ -26,6 +26,7 @@ from optimizer.scan.scanner import scan, scan_items
 from optimizer.scan.validation import SymbolsIgnored
 from tests.support.broken_documents import Mess
 from tests.support.engines import require_engine
+from tests.support.examples import examples
 from tests.support.rolling_files import a_record
 from tests.support.strategies import cuts, rolling_bytes
 
@@ -65,7 +66,7 @@ def one_by_one(data: bytes) -> list[bytes]:
 class TestBothEngines:
     """They agree, to the byte that a message names."""
 
-    @hypothesis_settings(max_examples=200)
+    @hypothesis_settings(max_examples=examples(200))
     @given(st.data(), rolling_bytes(), st.sampled_from([16, 64, 300, LIMIT]))
     def test_on_rolling_files(self, native: Engine, data: st.DataObject, whole: bytes, limit: int) -> None:
         """Files of every shape, whole, byte by byte and cut anywhere."""
@@ -74,6 +75,7 @@ class TestBothEngines:
         for chunks in ([whole], one_by_one(whole), data.draw(cuts(whole))):
             assert outcome(chunks, native, limit) == expected
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("seed", range(10))
     def test_on_a_mess(self, native: Engine, seed: int) -> None:
         """Damaged files too: what came before the damage, and then the same error."""
@@ -95,6 +97,7 @@ class TestBothEngines:
 
         assert outcome([data], native) == outcome([data], IJSON)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("shape", ["map", "array", "lines"])
     @pytest.mark.parametrize(
         "fields",
@@ -180,7 +183,7 @@ class TestBothEngines:
 class TestPieces:
     """What the kernel leaves gives the same pieces as the source: pruning is idempotent."""
 
-    @hypothesis_settings(max_examples=200)
+    @hypothesis_settings(max_examples=examples(200))
     @given(st.data(), rolling_bytes(), st.sampled_from([16, 300, LIMIT]))
     def test_pruning_twice_is_pruning_once(self, native: Engine, data: st.DataObject, whole: bytes, limit: int) -> None:
         """Text and units, their sizes and their places are the same where no run is taken."""
@@ -266,6 +269,7 @@ class TestRuns:
         assert text == b"".join(piece.data for piece in (*reference.feed(data), *reference.close()))
 
 
+@pytest.mark.slow
 def test_a_huge_record_takes_linear_time(native: Engine) -> None:
     """Where records of any size are wanted, one of 120 MB is not copied anew with each chunk, and it counts."""
     fields = b'{"prediction":1,"confidence":0.5,"last_price":2'
@@ -304,6 +308,7 @@ def abandoned(native: Engine, number: int) -> None:
 class TestLeaks:
     """Nothing is left of a scan that is abandoned."""
 
+    @pytest.mark.slow
     def test_ten_thousand_abandoned_scans(self, native: Engine) -> None:
         """Neither objects nor memory: a leak of 16 bytes a scan would be seen."""
         for number in range(500):

@@ -31,6 +31,8 @@ from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import write_json
 from tests.support.s3_server import S3Server
 
+pytestmark = pytest.mark.slow
+
 NAMES = {MANIFEST_NAME, *FILE_NAMES.values()}
 PUTS = 2 * len(NAMES)
 

@@ -26,6 +26,7 @@ from optimizer.pipeline.run import optimize
 from optimizer.scan.decoder import Item
 from optimizer.source.file import Source
 from tests.support.engines import scan
+from tests.support.examples import examples
 from tests.support.large_inputs import scan_file
 from tests.support.rolling_files import a_record, local, touch_later, write_json, write_raw
 
@@ -90,7 +91,7 @@ class TestFormats:
         """Gzip, zstd and plain JSON are told apart by content alone."""
         assert inflate(packed, name) == JSON
 
-    @hypothesis_settings(max_examples=200)
+    @hypothesis_settings(max_examples=examples(200))
     @given(
         st.lists(
             st.tuples(
@@ -138,7 +139,11 @@ class TestFormats:
             assert first == (JSON * 10_000)[: len(first)]
             assert source.position_bytes == source.size_bytes == (tmp_path / "a.json.gz").stat().st_size
 
-    @pytest.mark.parametrize("packed", [b"", gzip.compress(b""), zstd_bytes(b""), gzip.compress(b"") * 3])
+    @pytest.mark.parametrize(
+        "packed",
+        [b"", gzip.compress(b""), zstd_bytes(b""), gzip.compress(b"") * 3],
+        ids=["empty", "gzip", "zstd", "three gzip members"],
+    )
     def test_nothing_at_all(self, packed: bytes, settings_without_redis: Settings) -> None:
         """An empty file, or one of nothing packed, gives no bytes; a run says that there is no record."""
         assert inflate(packed) == b""
@@ -173,6 +178,7 @@ class TestDamage:
         for end in range(1, len(packed)):
             assert isinstance(outcome(packed[:end], tmp_path / "a"), SourceError), end
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", DAMAGED)
     def test_every_byte_is_guarded(self, kind: str, tmp_path: Path) -> None:
         """Any change of a byte is an error, or harmless, as in a header's time and system."""
@@ -478,6 +484,7 @@ def _bomb(path: Path, filler: bytes, megabytes: int, opening: bytes, closing: by
     return path
 
 
+@pytest.mark.slow
 class TestBombs:
     """Small files that inflate to a gigabyte: constant memory, each in a process of its own."""
 
