@@ -22,11 +22,11 @@ from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimiz
 from optimizer.cache.keys import Keys
 from optimizer.celery.app import app
 from optimizer.celery.tasks import _of_parts
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.cli.dev.sample import write_sample
 from optimizer.cli.dev.stack import StackFailed
 from optimizer.models import Stats
 from tests.support.fleet import Fleet
+from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 

@@ -14,10 +14,10 @@ import pytest
 
 from optimizer import Settings, optimize
 from optimizer.cache.writer import Cache
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.errors import NoBots
 from optimizer.pipeline.run import failed_report, skipped
 from tests.support.fleet import Fleet
+from tests.support.ports import free_port
 from tests.support.published_state import report_unchanged
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json, write_raw

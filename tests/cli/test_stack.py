@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from optimizer.celery.flower import close_flower
-from optimizer.cli.dev.redis_server import free_port
 from tests.support.fleet import processes_with
+from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 

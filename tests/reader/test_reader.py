@@ -46,12 +46,12 @@ from optimizer import (
 from optimizer.cache.clocks import seconds_of, text_of
 from optimizer.cache.keys import Keys
 from optimizer.cache.writer import Cache
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.models import BotSummary, Holding, Origin, Report
 from optimizer.reader.follower import Follower
 from optimizer.selection.top_n import rank
 from optimizer.snapshots.directory import FILE_NAMES, encode_set, output_lock, write_set
 from tests.support.examples import examples
+from tests.support.ports import free_port
 from tests.support.published_state import NEW, OLD, as_nobody, run_old, version_of
 from tests.support.readers import KINDS, Open
 from tests.support.redis_servers import RedisServer, wait_until

@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing
 from typing import Any, Final, TypeVar, cast
 
 from optimizer import AsyncSnapshotReader, Settings, SnapshotReader
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.models import Origin
+from tests.support.ports import free_port
 
 __all__ = ["KINDS", "Open"]
 
