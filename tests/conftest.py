@@ -1,4 +1,4 @@
-"""Fixtures: a real Redis for whoever asks for one, and settings that point into the test's own directory."""
+"""Fixtures of all tests: real servers, settings for the test's own directory, and the order of the test files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FIGURES = pytest.StashKey[Figures]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What `make chaos` asks for."""
+    """Add the options of `make chaos`."""
     group = parser.getgroup("chaos")
     group.addoption("--chaos-seed", type=int, default=1, help="what decides when and how faults are made")
     group.addoption(
@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Figures are of a session."""
+    """Start with no figures."""
     config.stash[FIGURES] = Figures()
 
 
@@ -92,13 +92,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    """What tests have measured."""
+    """The figures of this session."""
     return request.config.stash[FIGURES]
 
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Chance, the same again for the same seed."""
+    """A random generator, seeded by `--chaos-seed`."""
     return random.Random(request.config.getoption("--chaos-seed"))
 
 
@@ -112,7 +112,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The Redis of `redis_server` as others leave it, for fixtures that live longer than a test."""
+    """The server behind `redis_server`, not emptied; for fixtures that live longer than a test."""
     _require_redis()
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()

@@ -1,7 +1,7 @@
-"""Faults of every kind, in a service of real processes whose input never stops changing and whose readers never rest.
+"""Faults of every kind, in a service of real processes whose input changes and whose readers poll all the time.
 
-Whatever happens, no reader sees a torn, mixed or older snapshot or an exception, the service goes on with nobody's
-help, and nothing is left behind: `Service.check` says so at the end of each test. `--chaos-seed` is for chance.
+No fault makes a reader see a torn, mixed or older snapshot or an exception, the service recovers without help, and
+nothing is left behind: `Service.check` asserts this at the end of each test. `--chaos-seed` seeds the random choices.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def test_a_worker_that_is_told_to_end_amid_a_scan_finishes_it(
 
 
 def test_a_full_disk(start: Start, tmp_path: Path) -> None:
-    """Runs fail by name, the old snapshots stay; once there is room the next tick publishes."""
+    """Runs fail by name, the old snapshots stay; once the disk has space again the next tick publishes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -194,7 +194,7 @@ def test_a_full_disk(start: Start, tmp_path: Path) -> None:
 def test_a_workers_clock_that_jumps(
     start: Start, tmp_path: Path, rng: random.Random, request: pytest.FixtureRequest
 ) -> None:
-    """Versions rise and nobody sees less than before, whether its clock goes back by days or ahead."""
+    """Versions rise and no reader goes back to an older one, whether the clock is set back or ahead by days."""
     library, offset = tmp_path / "clock.so", tmp_path / "offset"
     offset.write_bytes(bytes(8))
     compiler = shutil.which("gcc") or shutil.which("cc")
@@ -236,7 +236,7 @@ def test_redis_is_away_for_long(start: Start, request: pytest.FixtureRequest, fi
 
 
 def test_two_beats_and_runs_by_hand_publish_each_change_once(start: Start, rng: random.Random) -> None:
-    """Whoever comes first makes the run: versions rise, each is published once, and no generation twice."""
+    """The first message makes the run: versions rise, each is published once, and no generation twice."""
     service = start()
     with service.redis.client as client, client.pubsub(ignore_subscribe_messages=True) as channel:
         channel.psubscribe("rolling:*:published")

@@ -103,7 +103,7 @@ def test_a_long_life_at_speed(
     for name, samples in sorted(seen.items()):
         if len(samples) < SAMPLES // 4:
             continue  # a child that was replaced soon, or has just come
-        name = "child" if name.startswith("child") else name  # noqa: PLW2901 - nobody needs its process id
+        name = "child" if name.startswith("child") else name  # noqa: PLW2901 - without its process id
         memory, held = drift([mb for mb, _ in samples]), drift([float(count) for _, count in samples])
         grown[name] = (max(memory, grown.get(name, (memory, held))[0]), max(held, grown.get(name, (memory, held))[1]))
         figures.lines.append(
@@ -145,7 +145,7 @@ def drift(samples: list[float]) -> float:
 
 
 def redis_state(client: Any, service: Service) -> tuple[int, float]:
-    """Keys that never expire and are no messages, and their memory in MB, that of the reports (of a day) aside.
+    """Count keys that never expire and are no messages; and their memory in MB, without the reports (kept for a day).
 
     Of what expires (results, old versions) there is as much as the last minutes have made.
     """

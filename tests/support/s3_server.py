@@ -53,7 +53,7 @@ class S3Server:
             self._process = None
 
     def refuse_strangers(self) -> None:
-        """Let the server know nobody, from now on, so that every access is denied."""
+        """Forget all credentials, so that every access is denied from now on."""
         request = urllib.request.Request(f"{self.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth", method="POST")
         request.add_header("Content-Type", "text/plain")
         urllib.request.urlopen(request, b"0", timeout=20).close()

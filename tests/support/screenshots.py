@@ -94,7 +94,7 @@ def _shoot(url: str) -> None:
             expect(page.locator("#connection-text")).to_have_text("Live")
             path = DOCS / f"{name}.png"
             with Image.open(io.BytesIO(page.screenshot(full_page=whole))) as picture:
-                # 256 colors are a third of the bytes, and nobody sees the difference.
+                # 256 colors are a third of the bytes, without a visible difference.
                 picture.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
             watched.close()
             size = path.stat().st_size
