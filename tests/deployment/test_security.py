@@ -458,7 +458,8 @@ def test_the_whole_fleet_runs_over_tls(tmp_path: Path, encrypted: Encrypted, cli
 
     with whole.running() as web:
         whole.check(web)
-        assert "2 nodes online" in celery_inspect(whole.urls("worker"))
+        # Celery waits two seconds for answers; a busy machine may take longer.
+        wait_until(lambda: "2 nodes online" in celery_inspect(whole.urls("worker")), what="both workers to answer")
 
 
 WRONG: Final[dict[str, tuple[Callable[[Encrypted, Path], str], str]]] = {

@@ -54,6 +54,7 @@ def stripped(report: Report) -> object:
     return (report.stats.records_seen, report.stats.duplicates, report.stats.json_bytes, report.rejects)
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", [{}, {"indent": True}, {"lean": True}, {"nan": True}], ids=str)

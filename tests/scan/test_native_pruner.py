@@ -75,6 +75,7 @@ class TestBothEngines:
         for chunks in ([whole], one_by_one(whole), data.draw(cuts(whole))):
             assert outcome(chunks, native, limit) == expected
 
+    @pytest.mark.no_cover
     @pytest.mark.slow
     @pytest.mark.parametrize("seed", range(10))
     def test_on_a_mess(self, native: Engine, seed: int) -> None:
@@ -97,6 +98,7 @@ class TestBothEngines:
 
         assert outcome([data], native) == outcome([data], IJSON)
 
+    @pytest.mark.no_cover
     @pytest.mark.slow
     @pytest.mark.parametrize("shape", ["map", "array", "lines"])
     @pytest.mark.parametrize(
@@ -308,6 +310,7 @@ def abandoned(native: Engine, number: int) -> None:
 class TestLeaks:
     """Nothing is left of a scan that is abandoned."""
 
+    @pytest.mark.no_cover
     @pytest.mark.slow
     def test_ten_thousand_abandoned_scans(self, native: Engine) -> None:
         """Neither objects nor memory: a leak of 16 bytes a scan would be seen."""

@@ -34,6 +34,7 @@ __all__ = ["LOCK_TTL_S", "POLL_S", "Service", "Start"]
 TASK: Final = "tasks.optimize_rolling_data"
 PROJECT: Final = Path(__file__).parents[3]
 LOCK_TTL_S: Final = 10.0
+RESEND_S: Final = 2.0  # for a message whose child was killed; sooner, and a slow start would make a second run
 POLL_S: Final = 0.001  # a run takes some 50 ms; without a pause the polls would take a core from it
 
 
@@ -223,7 +224,7 @@ class Service:
         while time.monotonic() < deadline:
             if not self._has_beats and time.monotonic() > next_send:
                 self.send(**sent)
-                next_send = time.monotonic() + 0.5
+                next_send = time.monotonic() + RESEND_S
             token = client.get(self.keys.lock)
             if token:
                 return cast("bytes", token)
