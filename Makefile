@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 SECONDS ?= 60
 SEED ?= 1
+# Test files side by side on two cores or more, since most of the time is spent waiting for servers.
+PARALLEL := --dist loadfile --no-loadscope-reorder
 
-.PHONY: run up test check format docs bench chaos fuzz lock install clean
+.PHONY: run up test test-fast check format docs bench chaos fuzz lock install clean
 
 run: install ## one scheduled run with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
@@ -13,7 +15,12 @@ up: install ## Redis, worker, beat, Flower and web in the foreground, until Ctrl
 	$(BIN)/rolling-optimizer up
 
 test: install ## the whole suite, against real servers
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(PARALLEL) -n 4 -m "not alone" --cov --cov-report=
+	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=term:skip-covered
+
+test-fast: install ## laws and behaviour in a minute; no faults, no fleets, no browser, fewer examples
+	$(BIN)/python -m pytest $(PARALLEL) -n 3 -m "not slow and not alone" --hypothesis-profile fast \
+		--ignore tests/reliability --ignore tests/deployment --ignore tests/web/test_openapi.py
 
 check: install ## lint, format, types and the order of the packages' imports
 	$(BIN)/ruff check .
@@ -42,7 +49,7 @@ bench: install ## the scan against inflate and its peers, the web against a bare
 	$(BIN)/python -m benchmarks
 
 chaos: install ## faults of every kind for SECONDS (60) with SEED (1), and 3,000 ticks at speed; writes docs/reliability.md
-	$(BIN)/python -m pytest tests/reliability/test_soak.py tests/reliability/test_chaos.py --long-life --chaos-s $(SECONDS) --chaos-seed $(SEED)
+	$(BIN)/python -m pytest tests/reliability --long-life --chaos-s $(SECONDS) --chaos-seed $(SEED)
 
 fuzz: ## the kernel under sanitizers for SECONDS (60); needs clang and its runtime
 	tests/scan/kernel/fuzz.sh $(SECONDS)

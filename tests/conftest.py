@@ -1,13 +1,14 @@
-"""Fixtures: real Redis and S3 servers, and settings that point into the test's own directory."""
+"""Fixtures of all tests: real servers, settings for the test's own directory, and the order of the test files."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from hypothesis import HealthCheck
@@ -18,6 +19,7 @@ from optimizer.config.environment import PREFIX
 from optimizer.config.settings import Settings
 from tests.reliability.chaos.figures import Figures
 from tests.support.engines import engine
+from tests.support.examples import FAST
 from tests.support.redis_servers import RedisServer
 
 if TYPE_CHECKING:
@@ -27,14 +29,25 @@ __all__ = ["engine"]  # a fixture
 
 # A machine that is busy with another test must not fail a property for being slow.
 hypothesis_settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.register_profile(FAST, hypothesis_settings.get_profile("suite"), max_examples=10)
 hypothesis_settings.load_profile("suite")
 
+# What takes minutes begins first, so that none of it is left to a single worker at the end.
+LONGEST: Final = (
+    "reliability/test_chaos.py",
+    "reliability/test_kills.py",
+    "celery/test_tasks.py",
+    "deployment/test_security.py",
+    "web/test_dashboard.py",
+    "reader/test_reader.py",
+    "cli/test_commands.py",
+)
 
 FIGURES = pytest.StashKey[Figures]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What `make chaos` asks for."""
+    """Add the options of `make chaos`."""
     group = parser.getgroup("chaos")
     group.addoption("--chaos-seed", type=int, default=1, help="what decides when and how faults are made")
     group.addoption(
@@ -44,8 +57,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Figures are of a session."""
+    """Start with no figures."""
     config.stash[FIGURES] = Figures()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; workers take files in this order."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get("/".join(item.path.parts[-2:]), len(order)))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send a worker's figures to the process that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = pickle.dumps(session.config.stash[FIGURES])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add the figures of a worker, unless it crashed."""
+    if hasattr(node, "workeroutput"):
+        node.config.stash[FIGURES].merge(pickle.loads(node.workeroutput["figures"]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -60,13 +92,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Figures:
-    """What tests have measured."""
+    """The figures of this session."""
     return request.config.stash[FIGURES]
 
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Chance, the same again for the same seed."""
+    """A random generator, seeded by `--chaos-seed`."""
     return random.Random(request.config.getoption("--chaos-seed"))
 
 
@@ -80,7 +112,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The Redis of `redis_server` as others leave it, for fixtures that live longer than a test."""
+    """The server behind `redis_server`, not emptied; for fixtures that live longer than a test."""
     _require_redis()
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()

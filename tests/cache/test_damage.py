@@ -18,6 +18,8 @@ from tests.support.published_state import assert_redis_holds_the_files, assert_t
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, write_json
 
+pytestmark = pytest.mark.slow
+
 KEYS: Final = Keys("brain")
 # The key schema, as patterns of names: type, and whether such a key expires. `V:` is the current version's.
 SCHEMA: Final = {

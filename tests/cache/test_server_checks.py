@@ -146,6 +146,7 @@ def test_config_exits_as_it_works_and_names_what_is_missing(
     assert "its ACL forbids INFO, or its configuration renames it" in no_info.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("process", "options"),
     [
@@ -174,6 +175,7 @@ def test_what_cannot_use_its_broker_ends_with_a_sentence(
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_says_what_its_cache_lacks_and_goes_on(
     tmp_path: Path, own_redis: RedisServer, redis_server: RedisServer
 ) -> None:

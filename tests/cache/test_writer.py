@@ -26,6 +26,7 @@ from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.models import Record
 from optimizer.snapshots.format import SnapshotSet
 from tests.support.cache_writers import KEYS, NOW, SOURCE, a_cache, a_set, publish, version_shown
+from tests.support.examples import examples
 from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, keys_of, no_scan
 from tests.support.redis_proxy import LossyProxy
 from tests.support.redis_servers import RedisServer, wait_until
@@ -171,7 +172,9 @@ def deltas(server: RedisServer) -> dict[str, dict[str, Any]]:
 
 
 # The fixture's Redis is emptied by each example itself.
-@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@hypothesis_settings(
+    max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(contents=st.lists(CONTENTS, min_size=2, max_size=4))
 def test_a_delta_makes_the_new_predictions_of_the_old(redis_server: RedisServer, contents: list[list[Record]]) -> None:
     """Each version that changes them has one delta, which leads from one to the other; any other version has none."""

@@ -18,9 +18,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer import Settings
+from tests.support.examples import examples
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
+
+pytestmark = pytest.mark.slow
 
 TASK = "tasks.optimize_rolling_data"
 SECRET = "S3CRET-CONTENT"
@@ -368,7 +371,7 @@ def messages(draw: st.DrawFn) -> bytes:
 
 
 @given(st.lists(messages(), min_size=20, max_size=40))
-@hypothesis_settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=examples(15), suppress_health_check=list(HealthCheck))
 def test_messages_of_any_shape(victim: Victim, batch: list[bytes]) -> None:
     """After any messages in any order the worker takes the next one, and has none left to restore."""
     victim.take(*batch)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.celery.flower import close_flower
-from optimizer.cli.dev.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
 pytestmark = pytest.mark.slow

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from optimizer import Settings
 from optimizer.cache.keys import Keys
+from tests.support.examples import examples
 from tests.support.redis_servers import RedisServer
 from tests.support.web_apps import WebServer
 
@@ -246,7 +247,7 @@ def _envelope(status: Any, result: Any) -> bytes:
 @example(data=_envelope("PROGRESS", None))
 @example(data=_envelope({}, None))
 @example(data=_envelope("MADE-UP", None))
-@hypothesis_settings(max_examples=300)
+@hypothesis_settings(max_examples=examples(300))
 @given(data=forged)
 def test_no_result_makes_a_traceback(webs: list[WebServer], shared_redis: RedisServer, data: bytes) -> None:
     """Any bytes under the key of a result give a state, or 503 with a sentence."""
@@ -310,6 +311,7 @@ def test_results_of_workers_are_shown(webs: list[WebServer], broker: redis.Redis
 # ---- wrong tokens
 
 
+@pytest.mark.alone
 def test_wrong_tokens_are_slowed_down(webs: list[WebServer], broker: redis.Redis) -> None:
     """By more with each of them, up to 429 with Retry-After; the right token is answered at once meanwhile."""
     ended = time.monotonic() + 3

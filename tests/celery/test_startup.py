@@ -50,6 +50,7 @@ def test_celery_refuses_a_bad_variable_in_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_worker_warns_of_a_broker_that_may_evict(tmp_path: Path, own_redis: RedisServer) -> None:
     """The same warning as `config`, in the log at the start."""
     own_redis.start("--maxmemory-policy", "allkeys-lru")

@@ -22,13 +22,15 @@ from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimiz
 from optimizer.cache.keys import Keys
 from optimizer.celery.app import app
 from optimizer.celery.tasks import _decode_outcomes
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.cli.dev.sample import write_sample
 from optimizer.cli.dev.stack import StackFailed
 from optimizer.models import Stats
 from tests.support.fleet import Fleet
+from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
+
+pytestmark = pytest.mark.slow
 
 TASK = "tasks.optimize_rolling_data"
 # What is to be caught amid its scan is scanned by the slow engine: the native one would be through in half a second.
@@ -498,8 +500,18 @@ def _newest(settings: Settings) -> Report:
 
 
 def _stats(settings: Settings) -> Stats:
-    with closing(SnapshotReader.from_settings(settings)) as reader:
-        return next(report.stats for report in reader.runs(100) if report.stats is not None)
+    """Return the figures of the run that made the version shown, whose report comes a moment after it."""
+    reports: list[Report] = []
+
+    def is_reported() -> bool:
+        with closing(SnapshotReader.from_settings(settings)) as reader:
+            version = reader.predictions().version
+            reports.extend(report for report in reader.runs(100) if report.version == version and report.stats)
+        return bool(reports)
+
+    wait_until(is_reported, what="the report of the version shown")
+    assert reports[0].stats is not None
+    return reports[0].stats
 
 
 def _shown(settings: Settings) -> list[str]:

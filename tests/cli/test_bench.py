@@ -17,6 +17,8 @@ from tests.cli.test_commands import rolling_optimizer
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import local
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:

@@ -15,10 +15,10 @@ import pytest
 from optimizer import Settings, optimize
 from optimizer.cache.client import CacheClient
 from optimizer.cache.run_log import RunLog
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.errors import NoBots
 from optimizer.pipeline.run import failed_report, skipped
 from tests.support.fleet import Fleet
+from tests.support.ports import free_port
 from tests.support.published_state import report_unchanged
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, write_json, write_raw
@@ -303,6 +303,7 @@ def test_config_warns_of_a_broker_that_may_evict(data: Path, redis_server: Redis
     assert "may evict messages (maxmemory-policy allkeys-lru)" in done.stdout
 
 
+@pytest.mark.slow
 def test_trigger_runs_on_the_fleet_and_waits_for_the_report(tmp_path: Path, settings: Settings) -> None:
     """`--wait` prints the report, or the failure in one line; without it only the id is printed."""
     variables = {"ROLLING_REDIS_URL": settings.redis_url}
@@ -342,6 +343,7 @@ def test_trigger_says_that_no_worker_and_no_broker_answers(tmp_path: Path, redis
     assert "Traceback" not in no_worker.stderr + no_broker.stderr
 
 
+@pytest.mark.slow
 def test_urls_work_as_paths_do(data: Path, s3: S3Server) -> None:
     """`run` from and to a bucket, `status` and `config` on it, and `bench` of an object."""
     place = s3.bucket / data.name

@@ -18,6 +18,8 @@ from tests.support.fleet import processes_with
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "optimizer.cli"]
 ROOT = Path(__file__).parents[2]
 

@@ -116,6 +116,7 @@ def test_every_option_but_the_password_may_be_shown() -> None:
     assert set(PUBLIC_OPTIONS) == (TLS_QUERY | SOCKET_QUERY) - {"password"}
 
 
+@pytest.mark.slow
 def test_a_worker_runs_over_a_unix_socket_with_password_and_database(tmp_path: Path, own_redis: RedisServer) -> None:
     """Cache and broker use the same server and database, in either spelling."""
     socket = tmp_path / "r.sock"

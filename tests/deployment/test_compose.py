@@ -27,6 +27,8 @@ from tests.support.compose import APPS, COMPOSE_FILE, ROOT, VALKEYS, Composed, c
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
 
+pytestmark = pytest.mark.slow
+
 PASSWORDS: Final = {
     "BROKER_PASSWORD": "br0ker.Pass",
     "CACHE_PASSWORD": "cache_Pass-2",
@@ -156,7 +158,6 @@ def composed(composers: list[list[str]], tmp_path_factory: pytest.TempPathFactor
         yield running
 
 
-@pytest.mark.slow
 def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) -> None:
     """The input that was mounted is in the cache, behind its password, and in the output directory, the same."""
     with composed.client("cache", PASSWORDS["CACHE_PASSWORD"]) as client:
@@ -172,7 +173,6 @@ def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) 
     wait_until(lambda: "✅ Optimized" in composed.lines("worker"), what="the log line of the run")
 
 
-@pytest.mark.slow
 def test_the_web_shows_what_the_cache_holds(composed: Composed) -> None:
     """The page and the snapshots, from the cache behind its password."""
     with urllib.request.urlopen(f"http://127.0.0.1:{composed.ports['web']}/predictions", timeout=20) as answer:
@@ -180,7 +180,6 @@ def test_the_web_shows_what_the_cache_holds(composed: Composed) -> None:
         assert answer.headers["X-Snapshot-Origin"] == "redis"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -205,7 +204,6 @@ def test_servers_have_their_settings_and_keep_their_password(
         assert password.encode() not in command_line.read_bytes()
 
 
-@pytest.mark.slow
 def test_flower_asks_for_the_password(composed: Composed) -> None:
     """Pages and API answer 401 without the login of `.env`, and 200 with it."""
     login = PASSWORDS["FLOWER_BASIC_AUTH"]
@@ -215,7 +213,6 @@ def test_flower_asks_for_the_password(composed: Composed) -> None:
         assert _status(composed, path, login) == 200
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*VALKEYS, *APPS])
 def test_health_checks_tell_a_service_that_is_up_from_one_that_is_not(composed: Composed, name: str) -> None:
     """Each fails before its service was started, with the servers up, and succeeds within its timeout afterwards."""
@@ -226,7 +223,6 @@ def test_health_checks_tell_a_service_that_is_up_from_one_that_is_not(composed: 
     wait_until(lambda: composed.check() and composed.is_well(name), limit_s=60, what=f"health of {name}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", VALKEYS)
 def test_a_password_that_would_break_a_url_is_refused(composers: list[list[str]], tmp_path: Path, name: str) -> None:
     """A server says what is wrong with its password, where a client would only fail to find a port in its URL."""

@@ -59,6 +59,7 @@ def is_stopped(process: subprocess.Popen[str]) -> bool:
     return pid != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead_s", [0, 86_400], ids=["clock right", "clock behind"])
 @pytest.mark.parametrize(
     "stops_at",

@@ -25,8 +25,11 @@ from hypothesis import strategies as st
 from optimizer import Settings, optimize
 from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
 from optimizer.models import Report
+from tests.support.examples import examples
 from tests.support.rolling_files import local
 from tests.support.strategies import OVERLONG, rolling_files
+
+pytestmark = pytest.mark.slow
 
 FILES = ("rolling_optimized.json.gz", "bots_snapshot.json.gz", "portfolio_snapshot.json.gz")
 # Far from the length of anything else in the files, so that the oracle need not count bytes exactly.
@@ -323,7 +326,7 @@ def _compare(oracle: Oracle, settings: Settings, report: Report, data: bytes) ->
     )
 
 
-@hypothesis_settings(max_examples=250)
+@hypothesis_settings(max_examples=examples(250))
 @given(
     text=rolling_files(),
     limit=st.integers(1, 6),

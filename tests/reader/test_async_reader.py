@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from optimizer import AsyncSnapshotReader, Settings, optimize
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.reader.lookups import LOOKUPS_AT_ONCE
+from tests.support.ports import free_port
 from tests.support.published_state import run_old, version_of
 from tests.support.redis_servers import RedisServer
 

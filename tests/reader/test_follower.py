@@ -29,6 +29,7 @@ def test_no_snapshot_anywhere_is_an_error(
             read(open_reader(settings, origin))
 
 
+@pytest.mark.slow
 @every_read
 def test_files_answer_while_redis_is_down(
     own_settings: Settings,
@@ -66,6 +67,7 @@ def test_files_answer_while_redis_is_empty(own_settings: Settings, own_redis: Re
     assert {read(reader).origin for read in READS.values()} == {"redis"}
 
 
+@pytest.mark.alone
 @every_read
 def test_a_redis_that_hangs_costs_a_page_next_to_nothing(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open, read: Callable[[SnapshotReader], Any]

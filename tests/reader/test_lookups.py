@@ -25,6 +25,7 @@ from optimizer.models import Origin
 from optimizer.selection.top_n import rank
 from optimizer.snapshots.format import encode_set
 from optimizer.snapshots.store import snapshot_store
+from tests.support.examples import examples
 from tests.support.published_state import OLD, run_old, version_of
 from tests.support.readers import KINDS, READS, Open, shown_by, write_with_low
 from tests.support.redis_servers import RedisServer
@@ -82,7 +83,9 @@ RANKS = st.one_of(st.integers(0, 14), st.sampled_from([10**9, 2**63, 10**30]))
 
 # Each example empties the fixture's Redis itself.
 @hypothesis_settings(
-    max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+    max_examples=examples(80),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
 )
 @given(index=INDEXES, windows=st.lists(st.tuples(RANKS, RANKS), min_size=1, max_size=8))
 def test_top_is_a_slice_of_what_is_sorted(
@@ -168,6 +171,7 @@ def test_a_version_that_expired_is_read_anew(settings: Settings, redis_server: R
         assert (answer.version, answer.origin) == (new, "redis")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("look_up", [lambda reader: reader.symbol("LOW"), lambda reader: reader.top(3)])
 def test_a_crowd_of_lookups_is_no_redis_that_is_away(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open, look_up: Callable[[SnapshotReader], Any]

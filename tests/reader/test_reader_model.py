@@ -30,6 +30,7 @@ from optimizer.cache.keys import VERSION_KINDS, Keys
 from optimizer.cache.pointer import Pointer
 from optimizer.errors import PublishRefused
 from optimizer.snapshots.store import snapshot_store
+from tests.support.examples import examples
 from tests.support.published_state import once, version_of
 from tests.support.readers import KINDS, Open
 from tests.support.redis_servers import RedisServer, wait_until
@@ -339,5 +340,5 @@ def test_readers_never_go_back_and_never_stand_still(
     """Whatever becomes of Redis, files and clocks, and whenever a reader is opened."""
     run_state_machine_as_test(
         cast("Any", lambda: Law(server, tmp_path / "source", monkeypatch)),  # a factory will do, by its documentation
-        settings=hypothesis_settings(max_examples=15, stateful_step_count=15, deadline=None),
+        settings=hypothesis_settings(max_examples=examples(15), stateful_step_count=15, deadline=None),
     )

@@ -99,6 +99,7 @@ def write_generation(settings: Settings, generation: int, *, use_cache: bool) ->
     return optimize(settings, use_cache=use_cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_readers_see_whole_versions_in_order_while_they_are_published(
     settings: Settings, open_reader: Open, origin: Origin

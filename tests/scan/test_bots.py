@@ -197,6 +197,7 @@ class TestBounds:
         assert len(bad.name or "") <= SHOWN_CHARACTERS
         assert f"has {limit + 1:,} characters, expected {limit:,} at most" in bad.details
 
+    @pytest.mark.slow
     def test_nine_hundred_bots_with_names_of_900_kb_take_no_memory(self) -> None:
         """They are rejected one by one, and nothing of their names is held."""
         chunks = itertools.chain(

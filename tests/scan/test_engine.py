@@ -54,6 +54,8 @@ def stripped(report: Report) -> object:
     return (report.stats.records_seen, report.stats.duplicates, report.stats.json_bytes, report.rejects)
 
 
+@pytest.mark.no_cover
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", [{}, {"indent": True}, {"lean": True}, {"nan": True}], ids=str)
 def test_both_engines_write_the_same_snapshots(tmp_path: Path, shape: Shape, options: dict[str, bool]) -> None:
@@ -104,6 +106,7 @@ def test_on_one_core_nothing_is_read_ahead(tmp_path: Path) -> None:
     assert done.stdout.split() == ["False", "1", "300"]
 
 
+@pytest.mark.slow
 def test_without_it_runs_work_and_workers_say_so(
     without_kernel: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +124,7 @@ def test_without_it_runs_work_and_workers_say_so(
     assert "WARNING" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("run", "--no-cache"), ("worker",)])
 def test_asked_for_and_not_there_it_refuses_to_start(without_kernel: Path, arguments: tuple[str, ...]) -> None:
     """`ROLLING_ENGINE=native` is a promise: neither a command nor a worker breaks it silently."""

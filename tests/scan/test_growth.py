@@ -17,7 +17,8 @@ from optimizer.errors import RollingError
 from tests.support.engines import current, scan
 from tests.support.positions import FIELDS, PLACES, RECORD
 
-pytestmark = pytest.mark.usefixtures("engine")
+# Without coverage, whose cost is not what is measured here.
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover, pytest.mark.usefixtures("engine")]
 
 CHUNK_BYTES: Final = 4_096
 MB: Final = 1_000_000

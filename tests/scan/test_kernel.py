@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from optimizer.scan.fragment import MAX_DEPTH
 from tests.support.broken_documents import BrokenDocuments
 from tests.support.engines import require_engine
+from tests.support.examples import examples
 from tests.support.strategies import cuts, rolling_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -157,7 +158,7 @@ trees = st.recursive(
 class TestReference:
     """The kernel's output, read by `json.loads`, is what ten lines of Python leave of the value."""
 
-    @hypothesis_settings(max_examples=300)
+    @hypothesis_settings(max_examples=examples(300))
     @given(st.data(), trees, st.sampled_from([None, 1, 2]), st.booleans())
     def test_any_value(
         self, kernel: Any, data: st.DataObject, value: Any, indent: int | None, ascii_only: bool
@@ -261,6 +262,7 @@ def replay(program: list[str], data: bytes, step: int) -> bytes:
     return subprocess.run([*program, str(step)], input=data, stdout=subprocess.PIPE, check=True).stdout
 
 
+@pytest.mark.slow
 def test_arm64_gives_the_same_bytes(tmp_path: Path) -> None:
     """NEON, on an emulated machine, does what this machine does."""
     cross, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
@@ -277,6 +279,7 @@ def test_arm64_gives_the_same_bytes(tmp_path: Path) -> None:
             assert found == replay([str(tmp_path / "here")], data, step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["-mno-avx"], ["-DRP_BASELINE"], ["-DRP_PLAIN"], ["-O3"]], ids=" ".join)
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_it_compiles_without_a_warning(compiler: str, flags: list[str], tmp_path: Path) -> None:
@@ -293,7 +296,8 @@ def test_the_kernel_knows_nothing_of_python() -> None:
         assert "Python.h>" not in path.read_text()
 
 
-@hypothesis_settings(max_examples=100)
+@pytest.mark.slow
+@hypothesis_settings(max_examples=examples(100))
 @given(st.data(), rolling_bytes())
 def test_spans_hold_whole_records(kernel: Any, data: st.DataObject, whole: bytes) -> None:
     """A span has as many objects as its count, as `json.loads` reads it, and besides them only plain values."""

@@ -25,6 +25,7 @@ from optimizer.scan.scanner import scan, scan_items
 from optimizer.scan.validation import SymbolsIgnored
 from tests.support.broken_documents import BrokenDocuments
 from tests.support.engines import decline, require_engine
+from tests.support.examples import examples
 from tests.support.rolling_files import a_record
 from tests.support.strategies import cuts, rolling_bytes
 
@@ -64,7 +65,7 @@ def one_by_one(data: bytes) -> list[bytes]:
 class TestBothEngines:
     """They agree, to the byte that a message names."""
 
-    @hypothesis_settings(max_examples=200)
+    @hypothesis_settings(max_examples=examples(200))
     @given(st.data(), rolling_bytes(), st.sampled_from([16, 64, 300, LIMIT]))
     def test_on_rolling_files(self, native: Engine, data: st.DataObject, whole: bytes, limit: int) -> None:
         """Files of every shape, whole, byte by byte and cut anywhere."""
@@ -73,6 +74,10 @@ class TestBothEngines:
         for chunks in ([whole], one_by_one(whole), data.draw(cuts(whole))):
             assert outcome(chunks, native, limit) == expected
 
+    @pytest.mark.no_cover
+    @pytest.mark.slow
+    @pytest.mark.no_cover
+    @pytest.mark.slow
     @pytest.mark.parametrize("seed", range(10))
     def test_on_broken_documents(self, native: Engine, seed: int) -> None:
         """Damaged files too: what came before the damage, and then the same error."""
@@ -94,6 +99,10 @@ class TestBothEngines:
 
         assert outcome([data], native) == outcome([data], IJSON)
 
+    @pytest.mark.no_cover
+    @pytest.mark.slow
+    @pytest.mark.no_cover
+    @pytest.mark.slow
     @pytest.mark.parametrize("shape", ["map", "array", "lines"])
     @pytest.mark.parametrize(
         "fields",
@@ -179,7 +188,7 @@ class TestBothEngines:
 class TestPieces:
     """What the kernel leaves gives the same fragments as the source: pruning is idempotent."""
 
-    @hypothesis_settings(max_examples=200)
+    @hypothesis_settings(max_examples=examples(200))
     @given(st.data(), rolling_bytes(), st.sampled_from([16, 300, LIMIT]))
     def test_pruning_twice_is_pruning_once(self, native: Engine, data: st.DataObject, whole: bytes, limit: int) -> None:
         """Text and units, their sizes and their places are the same if no batch is taken."""
@@ -265,6 +274,7 @@ class TestBatches:
         assert text == b"".join(fragment.data for fragment in (*reference.feed(data), *reference.close()))
 
 
+@pytest.mark.slow
 def test_a_huge_record_takes_linear_time(native: Engine) -> None:
     """Where records of any size are wanted, one of 120 MB is not copied anew with each chunk, and it counts."""
     fields = b'{"prediction":1,"confidence":0.5,"last_price":2'
@@ -303,6 +313,8 @@ def abandoned(native: Engine, number: int) -> None:
 class TestLeaks:
     """Nothing is left of a scan that is abandoned."""
 
+    @pytest.mark.no_cover
+    @pytest.mark.slow
     def test_ten_thousand_abandoned_scans(self, native: Engine) -> None:
         """Neither objects nor memory: a leak of 16 bytes a scan would be seen."""
         for number in range(500):

@@ -13,6 +13,9 @@ from tests.scan.test_native_pruner import one_by_one, outcome
 from tests.support.engines import require_engine
 from tests.support.positions import PLACES, documents
 
+# Without coverage, which makes these a third as fast; other tests reach the same lines.
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
+
 IJSON: Final = choose_engine("ijson")
 # With --long-life: hours find what minutes do not.
 LONG_SHARE, SHORT_SHARE = 0.3, 0.25

@@ -20,6 +20,7 @@ from optimizer.scan.fragment import MAX_DEPTH, Fragment, FragmentKind, Layout
 from optimizer.scan.scanner import scan_bot
 from tests.support import engines
 from tests.support.engines import pruner, scan
+from tests.support.examples import examples
 from tests.support.large_inputs import scan_filled
 from tests.support.strategies import Members, containers, cuts, discarded, render, rolling_bytes, styles
 
@@ -61,7 +62,7 @@ def names(items: list[Item] | tuple[str, str]) -> list[str]:
 class TestCuts:
     """The cut-independence law."""
 
-    @hypothesis_settings(max_examples=200)
+    @hypothesis_settings(max_examples=examples(200))
     @given(st.data(), rolling_bytes(), st.sampled_from([16, 64, 300, LIMIT]))
     def test_items_and_errors_do_not_depend_on_cuts(self, data: st.DataObject, whole: bytes, limit: int) -> None:
         """Whole, byte by byte and cut anywhere, a file gives the same items, or the same error."""
@@ -154,7 +155,7 @@ class TestUnits:
         assert units(f'{{"{key}":{{"A":{{"x":[1]}}}}}}'.encode()) == [b'{"x":[]}']
         assert units(f'{{"{key}":[{{"x":[1]}}]}}'.encode()) == [b'{"x":[]}']
 
-    @hypothesis_settings(max_examples=50)
+    @hypothesis_settings(max_examples=examples(50))
     @given(st.data(), rolling_bytes().filter(lambda data: b"N" not in data and b"I" not in data))
     def test_every_kept_byte_knows_its_place(self, data: st.DataObject, whole: bytes) -> None:
         """`input_offset` leads from each byte of a fragment back to that byte in the source."""
@@ -392,6 +393,7 @@ GROWTH_MB = 20
 MEGABYTES = 30
 
 
+@pytest.mark.slow
 class TestMemory:
     """Each in a process of its own: 30 MB and more of one thing take less than 20 MB of memory."""
 
@@ -455,7 +457,6 @@ class TestMemory:
         assert measured.found == (["RecordTooLarge"] if b"symbol" in opening else [])
         assert measured.growth_mb < GROWTH_MB
 
-    @pytest.mark.slow
     def test_a_string_of_two_gigabytes(self) -> None:
         """It rejects its record, and the next one counts."""
         before, after = SHAPES["map"]

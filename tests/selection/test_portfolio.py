@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from optimizer.models import Bot, BotSummary, Holding, Position
 from optimizer.selection.portfolio import holdings, summaries
 from tests.support.engines import scan
+from tests.support.examples import examples
 
 # Decimal text of up to 15 digits, as bots write quantities and prices; sums of them are often 0.
 amounts = st.sampled_from([0.1, 0.2, -0.3, 1.0, -1.0, 0.0, -0.0]) | st.builds(
@@ -59,7 +60,7 @@ def by_fractions(found: list[Bot]) -> list[Holding]:
 class TestHoldings:
     """The portfolio law."""
 
-    @hypothesis_settings(max_examples=500)
+    @hypothesis_settings(max_examples=examples(500))
     @given(bots)
     def test_sums_are_exact(self, found: list[Bot]) -> None:
         """Quantities and costs are those of exact fractions."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from optimizer.models import Record
 from optimizer.selection.top_n import Selection, _SymbolCount, rank, top
+from tests.support.examples import examples
 
 # Few symbols and confidences, so that both come again and tie.
 confidences = st.sampled_from([0.0, -0.0, 0.25, 0.5, 0.5, 0.75, 1.0]) | st.floats(0, 1)
@@ -37,7 +38,7 @@ def best_of_each(stream: list[Record]) -> list[Record]:
 class TestSelection:
     """The selection law."""
 
-    @hypothesis_settings(max_examples=500)
+    @hypothesis_settings(max_examples=examples(500))
     @given(st.lists(records, max_size=60), st.integers(1, 12))
     def test_it_is_sorted_and_cut(self, stream: list[Record], limit: int) -> None:
         """For any stream and limit: the best record of each symbol, sorted, the first `limit`."""

@@ -409,6 +409,7 @@ def die_everywhere(root: Path) -> None:
             sys.exit(status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["empty", "one set", "two sets", "dead writers' leftovers", "files of old"])
 def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, template: str) -> None:
     """Readers see the old set or the new one, never a part or a mixture; the next writer removes all that is left."""

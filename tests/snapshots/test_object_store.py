@@ -31,6 +31,8 @@ from tests.support.rolling_files import write_json
 from tests.support.s3_server import S3Server
 from tests.support.snapshot_sets import a_set, write
 
+pytestmark = pytest.mark.slow
+
 NAMES = {MANIFEST_NAME, *FILE_NAMES.values()}
 PUTS = 2 * len(NAMES)
 

@@ -24,6 +24,7 @@ from optimizer.pipeline.run import optimize
 from optimizer.scan.decoder import Item
 from optimizer.source.opener import open_input_file
 from tests.support.engines import scan
+from tests.support.examples import examples
 from tests.support.large_inputs import scan_file
 from tests.support.rolling_files import local, write_raw
 
@@ -88,7 +89,7 @@ class TestFormats:
         """Gzip, zstd and plain JSON are distinguished by content alone."""
         assert inflate(packed, name) == JSON
 
-    @hypothesis_settings(max_examples=200)
+    @hypothesis_settings(max_examples=examples(200))
     @given(
         st.lists(
             st.tuples(
@@ -136,7 +137,11 @@ class TestFormats:
             assert first == (JSON * 10_000)[: len(first)]
             assert input_file.position_bytes == input_file.size_bytes == (tmp_path / "a.json.gz").stat().st_size
 
-    @pytest.mark.parametrize("packed", [b"", gzip.compress(b""), zstd_bytes(b""), gzip.compress(b"") * 3])
+    @pytest.mark.parametrize(
+        "packed",
+        [b"", gzip.compress(b""), zstd_bytes(b""), gzip.compress(b"") * 3],
+        ids=["empty", "gzip", "zstd", "three gzip members"],
+    )
     def test_nothing_at_all(self, packed: bytes, settings_without_redis: Settings) -> None:
         """An empty file, or nothing compressed, gives no bytes; a run reports that there is no record."""
         assert inflate(packed) == b""
@@ -171,6 +176,7 @@ class TestDamage:
         for end in range(1, len(packed)):
             assert isinstance(outcome(packed[:end], tmp_path / "a"), SourceError), end
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", DAMAGED)
     def test_every_byte_is_guarded(self, kind: str, tmp_path: Path) -> None:
         """Any changed byte is an error, or harmless, like the time and system in a header."""
@@ -260,6 +266,7 @@ def _bomb(path: Path, filler: bytes, megabytes: int, opening: bytes, closing: by
     return path
 
 
+@pytest.mark.slow
 class TestBombs:
     """Small files that inflate to a gigabyte take constant memory; each is measured in a separate process."""
 

@@ -25,6 +25,8 @@ from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
 from tests.support.s3_server import S3Server
 
+pytestmark = pytest.mark.slow
+
 FAST_TICKS = {"ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
 
 
@@ -181,7 +183,6 @@ def test_a_server_that_is_down_is_an_error_within_seconds(own_s3: S3Server) -> N
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.slow
 def test_a_server_that_hangs_is_an_error_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """It accepts connections and never answers."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "made-up")

@@ -17,7 +17,6 @@ from typing import Final
 
 import pytest
 
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.cli.dev.sample import write_sample
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError, SourceMissing, SourceTorn, SourceUnreadable
@@ -27,6 +26,7 @@ from optimizer.source import web_file
 from optimizer.source.input_file import InputFile
 from optimizer.source.opener import open_input_file
 from optimizer.storage.location import Url
+from tests.support.ports import free_port
 from tests.support.published_state import NEW, OLD, no_scan, once, symbols_shown
 from tests.support.redis_servers import Authority, wait_until
 from tests.support.rolling_files import local, write_json

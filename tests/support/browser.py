@@ -12,9 +12,9 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.cli.dev.stack import Stack
 from optimizer.config.settings import Settings
+from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
 __all__ = ["TOKEN", "BrowserMissing", "Watched", "Web", "chromium", "chromium_executable"]

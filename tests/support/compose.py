@@ -22,7 +22,8 @@ import redis
 import yaml
 
 from optimizer.cache.client import connect
-from optimizer.cli.dev.redis_server import free_port, redis_executable
+from optimizer.cli.dev.redis_server import redis_executable
+from tests.support.ports import free_port
 
 __all__ = ["APPS", "COMPOSE_FILE", "ROOT", "VALKEYS", "Composed", "composers", "config", "redis_cli", "services"]
 

@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.cli.dev.stack import Stack
 from optimizer.config.settings import Settings
 from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
 from optimizer.storage.location import spelled
+from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
 __all__ = ["FLOWER_LOGIN", "Fleet", "processes_with"]

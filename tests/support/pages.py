@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.cli.dev.sample import write_sample
+from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
 __all__ = ["PAGES", "ROOT", "Block", "Sandbox", "blocks", "code_spans"]

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar, cast
 import pytest
 
 from optimizer import AsyncSnapshotReader, Settings, SnapshotReader, optimize
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.models import Origin, Report
+from tests.support.ports import free_port
 from tests.support.rolling_files import a_record, write_json
 
 __all__ = ["KINDS", "READS", "Open", "every_read", "shown_by", "shows", "write_with_low"]

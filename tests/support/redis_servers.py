@@ -15,8 +15,9 @@ from pathlib import Path
 import redis
 
 from optimizer.cache.client import connect
-from optimizer.cli.dev.redis_server import free_port, redis_command, redis_executable
+from optimizer.cli.dev.redis_server import redis_command, redis_executable
 from optimizer.errors import CacheUnavailable
+from tests.support.ports import free_port
 
 __all__ = ["Authority", "RedisServer", "serves_tls", "wait_until"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import fsspec
 
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.storage.location import Url
+from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
 __all__ = ["S3Server"]

@@ -15,9 +15,9 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from optimizer import Settings
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.storage.location import spelled
 from optimizer.web import Trigger, create_app
+from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
 __all__ = ["Events", "WebServer", "asking"]

@@ -26,6 +26,8 @@ from tests.support.published_state import report_unchanged
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json, write_raw
 
+pytestmark = pytest.mark.slow
+
 STATIC = Path(__file__).parents[2] / "optimizer" / "web" / "static"
 PHONE: dict[str, Any] = {"viewport": {"width": 375, "height": 812}, "has_touch": True, "is_mobile": True}
 

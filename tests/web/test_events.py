@@ -20,9 +20,12 @@ from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 from tests.support.web_apps import Events, WebServer
 
+pytestmark = pytest.mark.slow
+
 LISTENERS = 1_000
 
 
+@pytest.mark.alone
 def test_a_listener_gets_the_current_version_and_then_each_new_one(tmp_path: Path, settings: Settings) -> None:
     """At once, as an event of the standard's form, whose id is the version."""
     first = version_of(run_old(settings))

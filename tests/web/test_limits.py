@@ -21,6 +21,8 @@ from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import local
 from tests.support.web_apps import Events, WebServer
 
+pytestmark = pytest.mark.slow
+
 LISTENERS: Final = 1_200
 HOST: Final = b"Host: test\r\n"
 GET: Final = b"GET /healthz HTTP/1.1\r\n" + HOST

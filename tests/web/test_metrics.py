@@ -62,6 +62,7 @@ def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
 READER = ("%R~rolling:*", "&rolling:*", "-@all", "+@read", "+@pubsub", "+ping", "+hello", "+select")
 
 
+@pytest.mark.slow
 def test_reads_are_those_of_all_processes(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
     """Whichever of them is asked, a new one too; their user of Redis needs to write nothing else."""
     run_old(settings)

@@ -22,6 +22,8 @@ from optimizer.web import RunState, create_app
 from tests.support.rolling_files import local
 from tests.support.web_apps import asking
 
+pytestmark = pytest.mark.slow
+
 TOKEN: Final = "made-up"
 EXAMPLES: Final = 100
 

@@ -11,9 +11,13 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from optimizer import Settings
 from tests.support.published_state import run_old
 from tests.support.web_apps import WebServer
+
+pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "optimizer.cli", "web"]
 

@@ -32,6 +32,15 @@ class Figures:
         self.gaps_s[kind] = max(gap_s, self.gaps_s.get(kind, 0.0))
         self.recoveries_s[kind] = max(recovery_s, self.recoveries_s.get(kind, 0.0))
 
+    def merge(self, other: Figures) -> None:
+        """Add what another process measured."""
+        for kind, times in other.faults.items():
+            self.add_fault(kind, times, gap_s=other.gaps_s[kind], recovery_s=other.recoveries_s[kind])
+        self.reads.update(other.reads)
+        self.unanswered.update(other.unanswered)
+        self.complaints += other.complaints
+        self.lines += other.lines
+
     def table(self) -> str:
         """Everything as text, indented as the page shows it."""
         rows = [f"{'fault':<58}{'times':>6}{'nothing new, s':>16}{'recovered, s':>14}"]

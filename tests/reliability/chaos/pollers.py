@@ -53,7 +53,7 @@ Payload = tuple[str, int | None, set[float]]
 
 
 class Unanswered(Exception):
-    """There is nothing to read, or nobody to ask; only the ways without this project's readers may say so."""
+    """No data, or no server that answers; only the ways without this project's readers may raise it."""
 
 
 class Judge:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -26,14 +26,16 @@ from tests.reliability.chaos.figures import Figures
 from tests.reliability.chaos.generations import Engine
 from tests.reliability.chaos.pollers import WAYS
 from tests.support.fleet import Fleet
-from tests.support.redis_servers import RedisServer
+from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import local
 
-__all__ = ["LOCK_TTL_S", "TASK", "Service"]
+__all__ = ["LOCK_TTL_S", "POLL_S", "TASK", "Service", "Start"]
 
 TASK: Final = "tasks.optimize_rolling_data"
 PROJECT: Final = Path(__file__).parents[3]
 LOCK_TTL_S: Final = 10.0
+RESEND_S: Final = 2.0  # for a message whose child was killed; sooner, and a slow start would make a second run
+POLL_S: Final = 0.001  # a run takes some 50 ms; without a pause the polls would take a core from it
 
 
 class Service:
@@ -222,10 +224,11 @@ class Service:
         while time.monotonic() < deadline:
             if not self._has_beats and time.monotonic() > next_send:
                 self.send(**sent)
-                next_send = time.monotonic() + 0.5
+                next_send = time.monotonic() + RESEND_S
             token = client.get(self.keys.lock)
             if token:
                 return cast("bytes", token)
+            time.sleep(POLL_S)
         raise AssertionError("no run took the lock")
 
     def wait_for_a_report(self, client: Any, *, limit_s: float = 15.0) -> None:
@@ -250,11 +253,20 @@ class Service:
                 links.append(path.readlink())
         return local(self.settings.output_dir).resolve() / ".lock" in links
 
-    def kill_children(self) -> None:
-        """SIGKILL every child of the worker at once: one of them may be in a run."""
-        for child in self.fleet.children():
+    def kill_children(self) -> list[int]:
+        """SIGKILL every child of the worker at once, since any of them may be in a run; return their process ids."""
+        killed = self.fleet.children()
+        for child in killed:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
+        return killed
+
+    def wait_for_new_children(self, killed: list[int]) -> None:
+        """Wait until the worker has replaced them: a message that it gives to a dead child is lost."""
+        wait_until(
+            lambda: len(now := self.fleet.children()) >= len(killed) and not set(killed) & set(now),
+            what="the worker to replace its children",
+        )
 
     def restart_worker(self, *signals: int) -> int:
         """End the worker by signals, and start another, as a supervisor does; return the exit status of the first."""
@@ -272,6 +284,9 @@ class Service:
         self.redis.kill(lose_data=lose_data)
         time.sleep(away_s)
         self.redis.start()
+
+
+Start = Callable[..., Service]
 
 
 class Pollers:
