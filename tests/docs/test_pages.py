@@ -33,7 +33,15 @@ from tests.support.redis_servers import RedisServer
 NEEDS: Final = ("docker", "network", "root")
 FORBIDDEN: Final = re.compile(r"\b(whoever|nobody|somebody|that of|rooms?|houses?|the line|key card)\b", re.IGNORECASE)
 # Text that operators read, besides the pages.
-COMMENTED: Final = ("Dockerfile", "docker-compose.yml", ".env.example", "Makefile", "mkdocs.yml", "docs/redis-acl.conf")
+COMMENTED: Final = (
+    "CHANGELOG.md",
+    "Dockerfile",
+    "docker-compose.yml",
+    ".env.example",
+    "Makefile",
+    "mkdocs.yml",
+    "docs/redis-acl.conf",
+)
 # Names that a page shows because they are no settings.
 NO_SETTINGS: Final = ("ROLLING_INTERVAL", "ROLLING_REDIS_SERVICE_HOST")
 
