@@ -195,7 +195,7 @@ def test_every_route_is_described() -> None:
 
 
 def check_output(block: Block, printed: str) -> None:
-    """Hold the lines that a page shows against those that were printed; digits stand for any digits."""
+    """Compare the lines that a page shows with those that were printed; digits stand for any digits."""
     masked = [mask(line) for line in printed.splitlines()]
     for line in block.text.splitlines():
         assert line.strip() == "..." or mask(line) in masked, f"{block} shows {line!r}, printed was:\n{printed}"
