@@ -14,11 +14,11 @@ run: install ## one scheduled run with a sample file and real processes
 up: install ## Redis, worker, beat, Flower and web in the foreground, until Ctrl-C
 	$(BIN)/rolling-optimizer up
 
-test: install ## the whole suite, against real servers; COV=--cov measures coverage too, which takes a third longer
+test: install ## every test, against real servers: side by side, then those marked `alone`; COV=--cov for coverage, a third longer
 	$(BIN)/python -m pytest $(PARALLEL) -n 4 -m "not alone" $(COV)
 	$(BIN)/python -m pytest -m alone $(if $(COV),$(COV) --cov-append)
 
-test-fast: install ## laws and behaviour in a minute; no faults, no fleets, no browser, fewer examples
+test-fast: install ## most laws and behaviour in a minute: no test marked `slow` or `alone`, a tenth of the examples
 	$(BIN)/python -m pytest $(PARALLEL) -n 3 -m "not slow and not alone" --hypothesis-profile fast \
 		--ignore tests/reliability --ignore tests/deployment --ignore tests/web/test_openapi.py
 
@@ -28,7 +28,7 @@ check: install ## lint, format, types and the order of the packages' imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-format: install ## mend what ruff can mend
+format: install ## correct what ruff can correct
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -54,10 +54,10 @@ chaos: install ## faults of every kind for SECONDS (60) with SEED (1), and 3,000
 fuzz: ## the kernel under sanitizers for SECONDS (60); needs clang and its runtime
 	tests/scan/kernel/fuzz.sh $(SECONDS)
 
-lock: install ## constraints.txt anew, from pyproject.toml
+lock: install ## renew constraints.txt from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 
-clean: ## everything that the targets made
+clean: ## remove everything that the targets made
 	rm -rf .venv .demo .up .site .cache .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -29,7 +29,8 @@ memory. The files are those of `rolling-optimizer sample`: 8,000 symbols of 290 
 FLEET = """## The fleet
 
 A source of eight parts, each of 1,000 symbols of 290 KB, through Celery: one scan a part, then the merge. Runs by hand,
-the median of three that scan everything, and one after a part has changed. `s` is from the look to the publish.
+the median of three that scan everything, and one after a part has changed. `s` is from the first check of the input
+to the publish.
 """
 WEB = """## The web
 

@@ -16,7 +16,7 @@
     |-- CacheUnavailable         Redis does not answer
     |-- PublishRefused           another run owns the lock, or has published something newer
     |-- RunPending               a run that was requested before, and does less, has not ended
-    |-- RunLost                  a scan that was dispatched has not come back
+    |-- RunLost                  a scan has not come back: its worker was killed, or there is none
     |-- RunTimedOut              the run took longer than its time limit
     |-- BenchFailed              a measurement did not end as it should
     `-- SnapshotMissing          a reader found no snapshot, neither in Redis nor in the files
@@ -116,7 +116,7 @@ class RunPending(RollingError):
 
 
 class RunLost(RollingError):
-    """A scan was dispatched to the fleet and has not come back: its worker has died, or there is none."""
+    """A scan has not come back: its worker was killed, or no worker takes its queue."""
 
 
 class RunTimedOut(RollingError):

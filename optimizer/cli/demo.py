@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -91,12 +92,12 @@ def _show_first_run(stack: Stack) -> None:
     say(f"Redis at {redact_url(url)}; starting worker and beat, whose first tick comes after 5 s")
     stack.start_celery("worker", "worker", "--loglevel", "INFO")
     stack.start_celery("beat", "beat", "--loglevel", "INFO")
-    reader = SnapshotReader.from_settings(settings)
-    report = _first_report(stack, reader)
-    say(f"the first scheduled run: {describe(report)}")
-    if report.status != "success":
-        raise StackFailed("the run did not succeed")
-    _show_top(reader)
+    with closing(SnapshotReader.from_settings(settings)) as reader:  # before Redis ends, of which it would warn
+        report = _first_report(stack, reader)
+        say(f"the first scheduled run: {describe(report)}")
+        if report.status != "success":
+            raise StackFailed("the run did not succeed")
+        _show_top(reader)
     stack.stop()
 
 

@@ -121,7 +121,7 @@ def test_two_beats_make_one_run_a_tick(tmp_path: Path, settings: Settings) -> No
 def test_flower_triggers_runs_behind_its_password_and_shows_reports_and_failures(
     tmp_path: Path, settings: Settings
 ) -> None:
-    """The REST call of the README gives the report; a failed run is FAILURE with the error's name."""
+    """The REST call of the operations page gives the report; a failed run is FAILURE with the error's name."""
     write_json(settings.input, {"AAPL": a_record()})
     trigger = f"/api/task/async-apply/{TASK}"
 

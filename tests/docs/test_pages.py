@@ -33,7 +33,15 @@ from tests.support.redis_servers import RedisServer
 NEEDS: Final = ("docker", "network", "root")
 FORBIDDEN: Final = re.compile(r"\b(whoever|nobody|somebody|that of|rooms?|houses?|the line|key card)\b", re.IGNORECASE)
 # Text that operators read, besides the pages.
-COMMENTED: Final = ("Dockerfile", "docker-compose.yml", ".env.example", "Makefile", "mkdocs.yml", "docs/redis-acl.conf")
+COMMENTED: Final = (
+    "CHANGELOG.md",
+    "Dockerfile",
+    "docker-compose.yml",
+    ".env.example",
+    "Makefile",
+    "mkdocs.yml",
+    "docs/redis-acl.conf",
+)
 # Names that a page shows because they are no settings.
 NO_SETTINGS: Final = ("ROLLING_INTERVAL", "ROLLING_REDIS_SERVICE_HOST")
 
@@ -151,6 +159,26 @@ def test_every_error_has_a_row() -> None:
     assert listed == set(errors.__all__) - {"RollingError", "SourceError"}
 
 
+def test_every_warning_is_explained() -> None:
+    """`operations.md` has the words of each warning and error that is logged, so that a search for a line finds it."""
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    for path in sorted((ROOT / "optimizer").rglob("*.py")):
+        for text in warnings_in(tree(str(path))):
+            longest = max(text.removeprefix("[RollingOptimizer] ").removeprefix("⚠️ ").split("%s"), key=len)
+            words = re.split("[:;,]", longest.strip(" :,"))[0]
+            assert words in page, f"{path.name}: {words}"
+
+
+def test_the_readme_shows_what_the_pages_show() -> None:
+    """The systemd unit and the schedule stand in the README and in a page of their own; both are the same."""
+    texts = [block.text for block in blocks(ROOT / "README.md")]
+    repeated = [text for text in texts if "[Service]" in text or "beat_schedule" in text]
+
+    assert len(repeated) == 2
+    for text in repeated:
+        assert any(text in page.read_text("utf-8") for page in PAGES if page.parent.name == "docs")
+
+
 def test_every_route_is_described() -> None:
     """`http.md` names each route of the API with its method, and no other."""
     page = (ROOT / "docs/http.md").read_text("utf-8")
@@ -167,7 +195,7 @@ def test_every_route_is_described() -> None:
 
 
 def check_output(block: Block, printed: str) -> None:
-    """Hold the lines that a page shows against those that were printed; digits stand for any digits."""
+    """Compare the lines that a page shows with those that were printed; digits stand for any digits."""
     masked = [mask(line) for line in printed.splitlines()]
     for line in block.text.splitlines():
         assert line.strip() == "..." or mask(line) in masked, f"{block} shows {line!r}, printed was:\n{printed}"
@@ -181,6 +209,18 @@ def mask(line: str) -> str:
 def tree(path: str) -> ast.Module:
     """The syntax tree of a test module."""
     return ast.parse((ROOT / path).read_text("utf-8"))
+
+
+def warnings_in(module: ast.Module) -> list[str]:
+    """The formats of all warnings and errors that a module logs."""
+    return [
+        node.args[0].value
+        for node in ast.walk(module)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("_log.warning", "_log.error", "_log.exception")
+        and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
+    ]
 
 
 def settings_variables() -> set[str]:

@@ -1,7 +1,7 @@
 """A whole run against an outside oracle: `json.loads`, `sorted` and `fractions`, over random rolling files.
 
 The oracle reads the whole file at once and knows nothing of chunks, pruning or structs; it is written from the contract
-(docs/design.md, what counts as what), not from the code.
+(docs/design.md, Input), not from the code.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def code_spans(page: Path) -> list[str]:
 
 @dataclass
 class Sandbox:
-    """A directory in which the commands of one page run one after another; leave its `with` block and none is left.
+    """A directory in which the commands of one page run one after another; leaving its `with` block stops the services.
 
     Port 8000 in a page is a free port here, `make TARGET` the recipe of the Makefile, and `.venv` the running Python's.
     `export` holds for the rest of the page.

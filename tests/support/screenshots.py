@@ -1,4 +1,4 @@
-"""Make the README's screenshots of the dashboard: `make screenshots`.
+"""Make the pages' screenshots of the dashboard: `python -m tests.support.screenshots`.
 
 A day's work in small: an engine that rewrites its file, runs that publish it, one that failed, an API that serves it.
 """
