@@ -18,7 +18,7 @@ from optimizer.cache.client import ping
 from optimizer.cache.keys import Keys
 from optimizer.cache.server_checks import check_broker, check_cache, eviction_warning
 from optimizer.errors import CacheUnavailable
-from tests.cli.test_commands import rolling_optimizer
+from tests.support.command import rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until

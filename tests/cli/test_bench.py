@@ -13,7 +13,7 @@ from optimizer.cli.bench import compare, rows_of, table
 from optimizer.cli.dev.sample import write_sample
 from optimizer.cli.measure import Measured, measure
 from optimizer.errors import BenchFailed
-from tests.cli.test_commands import rolling_optimizer
+from tests.support.command import rolling_optimizer
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import local
 
