@@ -49,9 +49,10 @@ class RedisServer:
     def start(self, *options: str) -> None:
         """Start the server, and wait until it answers; fail if it ends instead."""
         self.options = options
-        self._process = subprocess.Popen(
-            [*redis_command(self.port, self.directory), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        command = [*redis_command(self.port, self.directory), *options]
+        if "--cluster-enabled" in options:  # by default its bus is on the port plus 10,000, which may be taken
+            command += ["--cluster-port", str(free_port())]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(self._answers, what="redis")
 
     def kill(self, *, lose_data: bool = False) -> None:
