@@ -17,7 +17,7 @@ from tests.support.redis_servers import RedisServer, wait_until
 
 
 def test_the_lock_is_held_by_one(redis_server: RedisServer) -> None:
-    """The second is told so, and does not release the first one's lock; then it is free at once."""
+    """The second is refused, and does not release the first one's lock; then it is free at once."""
     with a_cache(redis_server.url) as first, a_cache(redis_server.url) as second:
         with SourceLock(first).acquire() as lock:
             with SourceLock(second).acquire() as refused:
@@ -84,7 +84,7 @@ def test_a_lock_that_is_not_extended_expires(redis_server: RedisServer, monkeypa
 
 
 def test_a_lock_whose_reply_is_lost_is_ours(redis_server: RedisServer) -> None:
-    """Asked again, Redis says that it is taken; the token tells by which run."""
+    """Asked again, Redis says that it is taken; the token shows by which run."""
     proxy = LossyProxy(redis_server)
     with proxy.open() as url, a_cache(url) as cache:
         proxy.lose_reply_to = KEYS.lock.encode()

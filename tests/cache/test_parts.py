@@ -54,7 +54,7 @@ def test_results_are_renewed_and_those_of_other_parts_deleted(cache: CacheClient
 
 
 def test_results_outlive_three_long_intervals(redis_server: RedisServer) -> None:
-    """A source that is looked at twice a day does not scan all its parts each time."""
+    """A source with a tick twice a day does not scan all its parts each time."""
     with a_cache(redis_server.url, interval_s=43_200) as cache, redis_server.client as client:
         PartStore(cache).save("a", a_result())
         assert client.ttl(KEYS.part("a")) > 129_000

@@ -44,11 +44,11 @@ def _texts(text: str) -> Iterator[Any]:
         text = text[end:]
 
 
-def records_of(shape: Shape, found: list[Any]) -> list[dict[str, Any]]:
+def records_of(shape: Shape, values: list[Any]) -> list[dict[str, Any]]:
     """The records, read with `json.loads`."""
     if shape == "lines":
-        return found
-    (root,) = found
+        return values
+    (root,) = values
     if shape == "array":
         return list(root)
     inside = root["predictions"] if shape == "sections" else root
@@ -93,11 +93,11 @@ def test_the_optimizer_reads_all_of_it(sample: tuple[Shape, Path]) -> None:
     expected = {record["symbol"]: record for record in records_of(shape, roots(path))}
 
     with open_input_file(path) as source:
-        found = list(scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20))
+        values = list(scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20))
 
-    records = [item for item in found if isinstance(item, Record)]
-    bots = [item for item in found if isinstance(item, Bot)]
-    assert len(found) == len(records) + len(bots)
+    records = [item for item in values if isinstance(item, Record)]
+    bots = [item for item in values if isinstance(item, Bot)]
+    assert len(values) == len(records) + len(bots)
     assert {record.symbol: (record.prediction, record.confidence, record.last_price) for record in records} == {
         symbol: (one["prediction"], one["confidence"], one["last_price"]) for symbol, one in expected.items()
     }

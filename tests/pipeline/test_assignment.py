@@ -27,14 +27,14 @@ def test_a_single_file_is_scanned_where_its_run_begins(settings: Settings, redis
     keys = Keys(settings.source)
     seen: list[bool] = []
 
-    def look() -> None:
+    def check_assignment() -> None:
         with redis_server.client as client:
             lock, stored = client.get(keys.lock), cast("bytes", client.hget(keys.handed, "assignment"))
         assignment = msgspec.json.decode(stored, type=Assignment)
         seen.append((assignment.run_id, assignment.token.encode(), assignment.parts) == ("first", lock, []))
         assert run_here(settings).reason == "already_running"
 
-    report = run_here(settings, "first", progress=once(look))
+    report = run_here(settings, "first", progress=once(check_assignment))
 
     assert seen == [True]
     assert (report.status, report.cache) == ("success", "published")
@@ -46,7 +46,7 @@ def test_a_single_file_is_scanned_where_its_run_begins(settings: Settings, redis
 
 
 def test_a_scan_that_fails_leaves_no_assignment(settings: Settings, redis_server: RedisServer) -> None:
-    """It has told its sender; the next run has nothing to tell."""
+    """Its own failure reached its sender; the next run has nothing to report."""
     write_raw(settings.input, b"{")
     for _ in range(2):
         with pytest.raises(SourceTorn):
@@ -74,7 +74,7 @@ def test_a_lost_run_is_told_and_replaced_by_the_next_tick(parted: Settings, redi
 
 
 def test_a_scan_of_a_single_file_that_was_killed_is_told(settings: Settings, redis_server: RedisServer) -> None:
-    """Its whole worker may be gone, and then nothing else tells its sender."""
+    """Its whole worker may be gone, and then nothing else informs its sender."""
     write_json(settings.input, {"TSLA": a_record()})
     program = (
         "import os, sys; from pathlib import Path; from optimizer import Settings\n"
@@ -86,10 +86,10 @@ def test_a_scan_of_a_single_file_that_was_killed_is_told(settings: Settings, red
     assert subprocess.run([sys.executable, "-c", program, *paths], check=False, timeout=60).returncode == 9
     lose_the_lock(redis_server, settings)
 
-    told: list[str] = []
-    report = run_source(settings, Dispatcher("second", must_not_send, lambda run_id, _error: told.append(run_id)))
+    notified: list[str] = []
+    report = run_source(settings, Dispatcher("second", must_not_send, lambda run_id, _error: notified.append(run_id)))
 
-    assert told == ["first"]
+    assert notified == ["first"]
     assert report is not None
     assert report.status == "success"
     assert [one.error for one in runs_of(redis_server, settings.source)] == [None, "RunLost"]
@@ -112,16 +112,16 @@ def test_a_run_that_cannot_be_sent_fails_and_leaves_nothing(parted: Settings, re
 
 def test_the_sender_of_a_lost_run_is_told(parted: Settings, redis_server: RedisServer) -> None:
     """By the id that its sender knows it by."""
-    told: list[tuple[str, str]] = []
+    notified: list[tuple[str, str]] = []
 
     def tell_lost(run_id: str, error: RunLost) -> None:
-        told.append((run_id, str(error)))
+        notified.append((run_id, str(error)))
 
     for run_id in ("first", "second"):
         run_source(parted, Dispatcher(run_id, lambda _: None, tell_lost))
         lose_the_lock(redis_server, parted)
-    assert [run_id for run_id, _ in told] == ["first"]
-    assert "has not come back" in told[0][1]
+    assert [run_id for run_id, _ in notified] == ["first"]
+    assert "has not come back" in notified[0][1]
 
 
 def test_a_run_that_cannot_tell_the_sender_leaves_the_lost_run_to_the_next(
@@ -131,9 +131,9 @@ def test_a_run_that_cannot_tell_the_sender_leaves_the_lost_run_to_the_next(
     dispatched(parted, "first")
     lose_the_lock(redis_server, parted)
     assert optimize(parted).status == "success"
-    told: list[str] = []
-    run_source(parted, Dispatcher("second", must_not_send, lambda run_id, _error: told.append(run_id)))
-    assert told == ["first"]
+    notified: list[str] = []
+    run_source(parted, Dispatcher("second", must_not_send, lambda run_id, _error: notified.append(run_id)))
+    assert notified == ["first"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Distributed runs: one lock from the beginning to the publish, whichever worker scans, dies, or is told twice."""
+"""Distributed runs: one lock until the publish, whichever worker scans or dies, and messages that come twice."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_message_that_is_delivered_twice_publishes_once(
 
 
 def test_parts_that_were_overtaken_in_the_files_are_not_merged(parted: Settings, redis_server: RedisServer) -> None:
-    """By a run that found Redis away: it has read newer parts, and Redis knows nothing of it."""
+    """By a run during an outage of Redis: it has read newer parts, and Redis does not know of it."""
     assignment = dispatched(parted)
     outcomes = scan_all(parted, assignment)
     write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.99)})
@@ -314,7 +314,7 @@ def test_results_of_parts_do_not_pile_up_while_runs_fail(parted: Settings, redis
 
 @pytest.mark.parametrize("pattern", ["**/*.json", "**/a.json", "../parts/*.json", "[ab].json", "a.json*"])
 def test_every_file_that_the_pattern_names_may_be_scanned(parted: Settings, pattern: str) -> None:
-    """The check of a message follows the same rules as the look."""
+    """A message is checked by the same rules by which the parts were listed."""
     directory = Path(str(parted.input)).parent
     settings = replace(parted, input=directory / pattern)
     assignment = dispatched(settings)

@@ -70,9 +70,9 @@ def by_the_fleet(settings: Settings, *, order: random.Random | None = None, forc
 
 def content_of(settings: Settings) -> dict[str, Any]:
     """The snapshots without their times."""
-    found = snapshot_store(settings.output_dir).read_set()
-    assert found is not None
-    contents = {kind: json.loads(gzip.decompress(data)) for kind, data in found.payloads.items()}
+    snapshots = snapshot_store(settings.output_dir).read_set()
+    assert snapshots is not None
+    contents = {kind: json.loads(gzip.decompress(data)) for kind, data in snapshots.payloads.items()}
     for content in contents.values():
         del content["timestamp"]
     return contents
@@ -124,9 +124,9 @@ def test_many_parts_make_what_one_file_with_their_records_makes(
             output_dir=Path(name),
         )
         whole: dict[str, Any] = {"predictions": [], "bots": {}}
-        for number, (found, named) in enumerate(contents):
-            write_json(Path(name, "parts", f"{number}.json"), {"predictions": found, "bots": named})
-            whole["predictions"] += found
+        for number, (listed, named) in enumerate(contents):
+            write_json(Path(name, "parts", f"{number}.json"), {"predictions": listed, "bots": named})
+            whole["predictions"] += listed
             whole["bots"] |= named
         write_json(Path(name, "one.json"), whole)
         one = replace(common, source="one", input=Path(name, "one.json"), output_dir=Path(name, "one"))
@@ -179,7 +179,7 @@ def test_the_parts_become_one_set_of_snapshots(three_parts: Settings, run: Run, 
 
 
 def test_only_what_has_changed_is_scanned_again(three_parts: Settings, run: Run, redis_server: RedisServer) -> None:
-    """What was found in the other parts is taken from Redis, and what is superseded is let go."""
+    """The results of the other parts come from Redis; the result of the part as it was is deleted."""
     run(three_parts)
     with redis_server.client as client:
         first = set(client.keys(f"{Keys(three_parts.source).part('')}*"))
@@ -214,7 +214,7 @@ def test_parts_come_and_go(three_parts: Settings, run: Run) -> None:
 
 
 def test_force_scans_every_part(three_parts: Settings, run: Run) -> None:
-    """Though what was found in them is there."""
+    """Though their results are stored."""
     run(three_parts)
     report = optimize(three_parts, force=True) if run is optimize else by_the_fleet(three_parts, force=True)
     assert report.stats is not None
@@ -285,7 +285,7 @@ def test_parts_without_a_usable_record_fail_the_run(three_parts: Settings, run: 
 
 
 def test_without_redis_the_whole_run_is_made_at_once(three_parts: Settings) -> None:
-    """There is nothing to hand it out by, and the files are wanted all the same."""
+    """Nothing can be dispatched; the files are written all the same."""
     away = replace(three_parts, redis_url="redis://127.0.0.1:1/0")
     report = by_the_fleet(away)
     assert (report.status, report.cache) == ("success", "down")

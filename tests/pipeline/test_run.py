@@ -62,7 +62,7 @@ def test_a_run_writes_three_snapshots_and_publishes_them(settings: Settings, red
 
 
 def test_an_unchanged_input_is_confirmed_without_a_scan(settings: Settings, redis_server: RedisServer) -> None:
-    """The version stays, and files and Redis both show when that was last found."""
+    """The version stays, and files and Redis both show when it was last confirmed."""
     first = run_old(settings)
     manifest = local(settings.output_dir) / "manifest.json"
     os.utime(manifest, (0, 0))
@@ -163,7 +163,7 @@ def test_a_damaged_set_is_made_anew(settings: Settings, redis_server: RedisServe
 
 @pytest.mark.parametrize("name", [*FILE_NAMES.values(), "manifest.json"])
 def test_a_fixed_name_that_was_removed_comes_back(settings_without_redis: Settings, name: str) -> None:
-    """Names are mended by the next run, not only by the next version, which may not come for long."""
+    """The next run restores names, not only the next version, which may not come for long."""
     run_old(settings_without_redis, use_cache=False)
     before = files_of(local(settings_without_redis.output_dir))
     (local(settings_without_redis.output_dir) / name).unlink()
@@ -303,7 +303,7 @@ def test_a_bad_input_leaves_everything_as_it_was(settings: Settings, redis_serve
 
 @pytest.mark.parametrize("name", ["rolling_brain.json.gz", "rolling_brain.json"])
 def test_a_file_replaced_amid_the_scan_is_published_as_it_was(settings_without_redis: Settings, name: str) -> None:
-    """Who opened the old file reads it whole; the new one comes with the next run."""
+    """An open file stays whole; the new one comes with the next run."""
     settings = replace(settings_without_redis, input=local(settings_without_redis.input).with_name(name))
     write_json(settings.input, BIG)
 

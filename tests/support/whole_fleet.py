@@ -109,8 +109,8 @@ def ask(web: WebServer, method: str, path: str, body: bytes | None = None) -> di
     login = {"Authorization": f"Bearer {TOKEN}"}
     request = urllib.request.Request(f"http://127.0.0.1:{web.port}{path}", body, login, method=method)
     with urllib.request.urlopen(request, timeout=10) as answer:
-        found: dict[str, Any] = json.loads(answer.read())
-        return found
+        content: dict[str, Any] = json.loads(answer.read())
+        return content
 
 
 def celery_inspect(environ: dict[str, str], asked: str = "ping") -> str:
