@@ -37,10 +37,13 @@ LONGEST: Final = (
     "reliability/test_chaos.py",
     "reliability/test_kills.py",
     "celery/test_tasks.py",
-    "deployment/test_security.py",
+    "deployment/test_secrets.py",
+    "deployment/test_acl.py",
+    "deployment/test_unsafe_messages.py",
+    "deployment/test_tls.py",
     "web/test_dashboard.py",
     "reader/test_reader.py",
-    "cli/test_commands.py",
+    "cli/test_main.py",
 )
 
 FIGURES = pytest.StashKey[Figures]()

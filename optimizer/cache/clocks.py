@@ -49,27 +49,27 @@ class Sightings:
         self._stale_after_s = stale_after_s
         self._seen: tuple[int, float] | None = None
         self._since_s = 0.0
-        self._looked_s = 0.0
+        self._last_call_s = 0.0
 
-    def since_s(self, version: int, told_s: float, now_s: float, *, same_clock: bool) -> float:
+    def since_s(self, version: int, confirmed_s: float, now_s: float, *, same_clock: bool) -> float:
         """Return when the confirmation was made, in seconds of `time.monotonic`.
 
         Args:
             version: The version that is confirmed.
-            told_s: The time of the confirmation, in seconds since the epoch.
+            confirmed_s: The time of the confirmation, in seconds since the epoch.
             now_s: The time now, likewise.
             same_clock: Whether both are of one clock. If not, a confirmation that was not there at the last call is
                 no older than that call, whatever the clocks say.
         """
-        looked_before_s, self._looked_s = self._looked_s, time.monotonic()
-        if (version, told_s) != self._seen:
-            at_most_s = math.inf if self._seen is None else self._looked_s - looked_before_s
-            self._seen = (version, told_s)
-            self._since_s = self._looked_s - self._age_s(now_s - told_s, at_most_s, same_clock=same_clock)
+        call_before_s, self._last_call_s = self._last_call_s, time.monotonic()
+        if (version, confirmed_s) != self._seen:
+            at_most_s = math.inf if self._seen is None else self._last_call_s - call_before_s
+            self._seen = (version, confirmed_s)
+            self._since_s = self._last_call_s - self._age_s(now_s - confirmed_s, at_most_s, same_clock=same_clock)
         return self._since_s
 
-    def _age_s(self, told_age_s: float, at_most_s: float, *, same_clock: bool) -> float:
-        if told_age_s < -FUTURE_TOLERANCE_S:
-            # A time in the future tells nothing: unless it is known to be new, the confirmation is stale.
-            return min(at_most_s, self._stale_after_s - told_age_s)
-        return max(0.0, told_age_s if same_clock else min(told_age_s, at_most_s))
+    def _age_s(self, shown_age_s: float, at_most_s: float, *, same_clock: bool) -> float:
+        if shown_age_s < -FUTURE_TOLERANCE_S:
+            # A time in the future says nothing: unless it is known to be new, the confirmation is stale.
+            return min(at_most_s, self._stale_after_s - shown_age_s)
+        return max(0.0, shown_age_s if same_clock else min(shown_age_s, at_most_s))

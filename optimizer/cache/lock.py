@@ -1,4 +1,6 @@
-"""The lock of a source: held by one run at a time, and extended on a thread while the run lasts.
+"""The lock of a source, and the assignment of the run that holds it.
+
+The lock is held by one run at a time, and extended on a thread while the run lasts:
 
     acquire    for a run that begins                             makes a token
     adopt      for the process that ends a distributed run       makes another token in place of the run's
@@ -6,6 +8,9 @@
     revoke     takes the lock from a run, wherever the run is
 
 A token begins with a digest of the run's id, so that a run can be revoked by its id.
+
+The assignment says what a run has to scan. It is stored under the token, which alone travels in messages, until the run
+ends; one that is there although the lock is free is of a lost run.
 
 Errors: `CacheUnavailable`; `PublishRefused` from `acquire` for a run that was revoked before it began.
 """
@@ -19,15 +24,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from optimizer.cache.client import CacheClient, translated_errors
 from optimizer.cache.damage import delete_unusable
 from optimizer.cache.keys import REVOKED
-from optimizer.cache.scripts import ACQUIRE, ADOPT, DELETE_AS_HOLDER, EXTEND, REVOKE
+from optimizer.cache.scripts import ACQUIRE, ADOPT, DELETE_AS_HOLDER, DISPATCH, END_DISPATCH, EXTEND, REVOKE
 from optimizer.errors import CacheUnavailable, PublishRefused
 
-__all__ = ["LOCK_TTL_S", "Lock", "SourceLock", "dispatch_ttl_s"]
+__all__ = ["LOCK_TTL_S", "AssignmentStore", "Lock", "SourceLock", "dispatch_ttl_s"]
 
 LOCK_TTL_S: Final = 10.0
 LOCK_EXTEND_S: Final = 3.0
@@ -152,6 +157,39 @@ class SourceLock:
         keys = (self._keys.lock, self._keys.handed)
         ttls_ms = (_ms(seconds), _ms(dispatch_ttl_s(self._cache.interval_s)))
         return bool(self._cache.connection.eval(EXTEND, 2, *keys, token, *ttls_ms))
+
+
+class AssignmentStore:
+    """The assignment of a source's current run; there is at most one."""
+
+    def __init__(self, cache: CacheClient) -> None:
+        self._cache = cache
+        self._keys = cache.keys
+
+    def dispatch(self, token: str, assignment: bytes) -> bool:
+        """Store what a run has to do; false if it does not hold the lock any more."""
+        with self._cache.commands() as client:
+            ttl_ms = round(1000 * dispatch_ttl_s(self._cache.interval_s))
+            return bool(client.eval(DISPATCH, 2, self._keys.lock, self._keys.handed, token, assignment, str(ttl_ms)))
+
+    def read(self, token: str) -> bytes | None:
+        """Read what the run with this token has to do; `None` if it has ended or another run has replaced it."""
+        with self._cache.commands() as client:
+            stored = cast("list[bytes | None]", client.hmget(self._keys.handed, ["token", "assignment"]))
+            return stored[1] if stored[0] == token.encode() else None
+
+    def end(self, token: str) -> None:
+        """Delete the assignment of this run."""
+        with self._cache.commands() as client:
+            client.eval(END_DISPATCH, 1, self._keys.handed, token)
+
+    def take_unfinished(self) -> bytes | None:
+        """Return and delete the assignment of a run that has not ended; `None` if there is none."""
+        with self._cache.commands() as client:
+            pipeline = client.pipeline()
+            pipeline.hget(self._keys.handed, "assignment")
+            pipeline.delete(self._keys.handed)
+            return cast("bytes | None", pipeline.execute()[0])
 
 
 def dispatch_ttl_s(interval_s: float) -> float:

@@ -92,5 +92,7 @@ def _manifest_of_fields(values: dict[bytes, bytes]) -> Manifest:
             kind: {"seen": fields[f"{kind}_seen"], "rejected": fields[f"{kind}_rejected"]}
             for kind in ("records", "bots")
         }
-    told = {name: fields[name] for name in ("version", "generated_at", "fingerprint")}
-    return msgspec.convert({**told, "source": "", "snapshots": snapshots, "rejected": rejected}, Manifest, strict=False)
+    common = {name: fields[name] for name in ("version", "generated_at", "fingerprint")}
+    return msgspec.convert(
+        {**common, "source": "", "snapshots": snapshots, "rejected": rejected}, Manifest, strict=False
+    )

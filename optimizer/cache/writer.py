@@ -30,8 +30,7 @@ from optimizer.cache.lock import Lock
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP
 from optimizer.errors import CacheUnavailable, PublishRefused
-from optimizer.snapshots.delta import delta_between
-from optimizer.snapshots.format import SnapshotSet
+from optimizer.snapshots.format import SnapshotSet, delta_between
 
 __all__ = ["VersionWriter"]
 
@@ -185,7 +184,7 @@ class VersionWriter:
             old = cast("bytes | None", client.get(name))
             if old is None:
                 return b""
-            return delta_between(before.version, old, snapshots.manifest.version, snapshots.payloads["predictions"])
+            return delta_between(before.version, old, snapshots)
         except (redis.ResponseError, *UNREADABLE) as error:  # of another type, or damaged
             _log.warning("[RollingOptimizer] %s cannot be read, so there is no delta from it: %s", name, error)
             return b""

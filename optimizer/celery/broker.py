@@ -45,11 +45,7 @@ class Channel(redis.Channel):
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except (
-            ValueError,
-            TypeError,
-            RecursionError,
-        ):  # no JSON: it has left the queue, and is not among the unacknowledged
+        except (ValueError, TypeError, RecursionError):  # it has left the queue, and was not noted as unacknowledged
             _drop("a queue", "it is no JSON")
             return True
 

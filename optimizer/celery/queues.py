@@ -2,7 +2,7 @@
 
 A run scans a single file itself, in its source's queue: of several such sources on one worker, a run waits at most for
 one scan of each other source until a slot is free, and ticks that come meanwhile expire. Parts go to `rolling.scan`,
-which workers of their own may take (`-Q rolling.scan`): then the looks and merges in the other queues wait for no part.
+which workers of their own may take (`-Q rolling.scan`): then runs and merges in the other queues wait for no part.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def optimize_rolling_data(
 
     Raises:
         RollingError: The run failed; the old snapshots are as they were. The next tick is the retry.
-        Ignore: Its parts were sent to other workers, and the merge has this task's id.
+        Ignore: Its parts were sent, and the merge, which has this task's id, reports.
     """
     with _failure_logged():
         for name, value in (("force", force), ("scheduled", scheduled), ("accept", accept)):
@@ -134,7 +134,7 @@ def _decode_outcomes(outcomes: list[dict[str, Any]]) -> list[PartOutcome]:
 
 
 def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]:
-    """What sends a run's parts in place of the task: a chord with its id, its time limits, and what is to follow it."""
+    """Return a function that replaces the task by a chord of scans and merge, with its id, limits and callbacks."""
     # A later message is superseded anyway; a late one is in time, as long as other parts of the run are being scanned.
     options: dict[str, Any] = {"expires": dispatch_ttl_s(settings.interval_s)}
     limits: dict[str, Any] = {}
@@ -149,7 +149,7 @@ def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]
         ]
         merge = merge_rolling_parts.s(*of_run).set(queue=source_queue(settings.source), **limits)
         try:
-            with suppress(Ignore):  # Celery ends a replaced task by it; this one has locks to leave first
+            with suppress(Ignore):  # by which Celery ends a replaced task; this one first releases its locks
                 task.replace(chord(scans, merge))
         except (OperationalError, RedisError, OSError) as error:
             broker = redact_url(settings.broker_url)

@@ -1,7 +1,6 @@
 """What a run has to scan, in Redis: for the workers that scan its parts, and to find runs that were lost.
 
-The assignment is stored under the token of the run's lock until the run ends. One that is there although the lock is
-free is of a run whose worker was killed, or whose messages no worker took.
+A run is lost when its worker was killed, or when no worker took its messages.
 
 Errors: `CacheUnavailable`, `PublishRefused`.
 """
@@ -17,8 +16,7 @@ from typing import Final
 import msgspec
 
 from optimizer.cache.client import UNREADABLE
-from optimizer.cache.lock import LOCK_TTL_S
-from optimizer.cache.parts import AssignmentStore
+from optimizer.cache.lock import LOCK_TTL_S, AssignmentStore
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused, RunLost
 from optimizer.pipeline.parts import Part

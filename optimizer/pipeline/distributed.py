@@ -1,8 +1,8 @@
 """A run distributed over several workers: how its parts are scanned and merged.
 
     run_source       confirms what has not changed, else stores the assignment and sends the parts     (`run.py`)
-    scan_one_part    scans one part and stores its result                        (heavy, many at the same time)
-    merge_parts      merges the results and publishes                            (light, once all parts are scanned)
+    scan_one_part    scans one part and stores its result                        (many at the same time)
+    merge_parts      merges the results and publishes                            (once all parts are scanned)
 
 Invariant: one lock from the beginning to the publish. The run's assignment is in Redis under the lock's token, and only
 the token travels. Workers that scan parts share the lock; the merge takes it over with a token of its own, so a
@@ -22,11 +22,11 @@ import msgspec
 
 from optimizer.cache.client import CacheClient
 from optimizer.cache.lock import SourceLock
+from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunTimedOut, SourceMissing
 from optimizer.models import Manifest, PartResult, Report
 from optimizer.pipeline.assignment import Assignment, dispatch_lock_ttl_s, end_assignment, read_assignment
-from optimizer.pipeline.part_results import PartResults
 from optimizer.pipeline.parts import (
     Part,
     Progress,
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 class PartOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the scan of one part ended; a failure is a result too, since those of the other parts are still wanted."""
+    """How the scan of one part ended. A failure is an outcome too: the other parts' results are still of use."""
 
     location: str
     scanned: ScannedPart | None = None
@@ -88,9 +88,8 @@ def scan_one_part(
             # A message must not make a worker read other files.
             if location not in {part.location for part in assignment.parts}:
                 raise SourceMissing(f"{location} is not one of the parts of {settings.input} that were sent")
-            scanned, _ = scan_part(
-                settings, choose_engine(settings.engine), location, PartResults(session), session.watched(progress)
-            )
+            engine = choose_engine(settings.engine)
+            scanned, _ = scan_part(settings, engine, location, session, session.watched(progress))
             if session.state != "up":
                 raise CacheUnavailable(f"{location}: what was found in it could not be kept in Redis")
             return PartOutcome(location, scanned)
@@ -178,7 +177,7 @@ def _merged(
     scanned = ScannedInput(
         ScanResult(Selection(settings.index_symbols_limit)), "", choose_engine(settings.engine).name, assignment.began_s
     )
-    results = PartResults(session)
+    store = PartStore(session.cache)
     parts = list(assignment.parts)
     for index, outcome in zip(assignment.to_scan, outcomes, strict=True):
         assert outcome.scanned is not None  # noqa: S101 - checked before
@@ -186,7 +185,7 @@ def _merged(
         scanned.count(outcome.scanned)
 
     def result_of(part: Part) -> PartResult:
-        result = results.load(part.digest)
+        result = session.ask(lambda: store.load(part.digest), absent=None)
         if result is None and session.state != "up":
             raise CacheUnavailable(f"{part.location}: Redis went away before what was found in it could be read")
         if result is None:

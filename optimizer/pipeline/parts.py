@@ -19,11 +19,12 @@ from typing import Final, Protocol
 
 import msgspec
 
+from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
 from optimizer.errors import NoRecords, SourceError, SourceMissing
 from optimizer.models import PartResult
 from optimizer.pipeline.memory import peak_rss_mb
-from optimizer.pipeline.part_results import PartResults
+from optimizer.pipeline.session import Session
 from optimizer.scan.engine import Engine
 from optimizer.scan.scanner import scan, scan_bot
 from optimizer.selection.result import ScanResult
@@ -104,7 +105,7 @@ class Input(Protocol):
     fingerprint: str
     parts: Sequence[Part]
 
-    def scan(self, engine: Engine, results: PartResults, progress: Progress | None, *, force: bool) -> ScannedInput:
+    def scan(self, engine: Engine, session: Session, progress: Progress | None, *, force: bool) -> ScannedInput:
         """Read everything to its verified end, except parts that have not changed; with `force` those too."""
 
     def close(self) -> None:
@@ -122,7 +123,7 @@ def open_input(settings: Settings) -> Input:
 
 
 class _File:
-    """Open from the fingerprint to the end of the scan: both are of one file, even if another replaces it meanwhile."""
+    """One file, open from the fingerprint to the end of the scan: both are of it, though another may replace it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -130,7 +131,7 @@ class _File:
         self.fingerprint = _with_options(self._source.fingerprint, settings)
         self.parts: Sequence[Part] = ()
 
-    def scan(self, engine: Engine, _results: PartResults, progress: Progress | None, *, force: bool) -> ScannedInput:  # noqa: ARG002 - nothing is stored of a file
+    def scan(self, engine: Engine, _session: Session, progress: Progress | None, *, force: bool) -> ScannedInput:  # noqa: ARG002 - nothing is stored of a file
         began_s = time.time()
         result = ScanResult(Selection(self._settings.index_symbols_limit))
         collect(self._settings, engine, self._source, result, progress)
@@ -148,19 +149,22 @@ class _File:
 
 
 class _Parts:
+    """The files that a pattern names; each is opened for its fingerprint, and again for its scan."""
+
     def __init__(self, settings: Settings, locations: Sequence[Location]) -> None:
         self._settings = settings
-        self.parts: Sequence[Part] = _look_at_parts(settings, locations)
+        self.parts: Sequence[Part] = _parts_at(settings, locations)
         self.fingerprint = parts_fingerprint(settings, self.parts)
 
-    def scan(self, engine: Engine, results: PartResults, progress: Progress | None, *, force: bool) -> ScannedInput:
+    def scan(self, engine: Engine, session: Session, progress: Progress | None, *, force: bool) -> ScannedInput:
+        store = PartStore(session.cache)
         scanned = ScannedInput(ScanResult(Selection(self._settings.index_symbols_limit)), "", engine.name, time.time())
         read: list[Part] = []
 
         def result_of(part: Part) -> PartResult:
-            result = None if force else results.load(part.digest)
+            result = None if force else session.ask(lambda: store.load(part.digest), absent=None)
             if result is None:
-                one, result = scan_part(self._settings, engine, part.location, results, progress)
+                one, result = scan_part(self._settings, engine, part.location, session, progress)
                 scanned.count(one)
                 part = one.part
             read.append(part)
@@ -184,20 +188,20 @@ def merge_results(
 
 
 def scan_part(
-    settings: Settings, engine: Engine, location: str, results: PartResults, progress: Progress | None
+    settings: Settings, engine: Engine, location: str, session: Session, progress: Progress | None
 ) -> tuple[ScannedPart, PartResult]:
     """Scan one part to its verified end, and store its result.
 
     Raises:
         SourceError: It cannot be used.
     """
-    found = ScanResult(Selection(settings.index_symbols_limit))
+    scan_result = ScanResult(Selection(settings.index_symbols_limit))
     with open_input_file(parse_location(location)) as source:
-        collect(settings, engine, source, found, progress)
+        collect(settings, engine, source, scan_result, progress)
         part = _part(settings, source)
-    result = found.part_result()
-    results.save(part.digest, result)
-    return ScannedPart(part, source.size_bytes, found.json_bytes, peak_rss_mb()), result
+    result = scan_result.part_result()
+    session.ask(lambda: PartStore(session.cache).save(part.digest, result), absent=None)
+    return ScannedPart(part, source.size_bytes, scan_result.json_bytes, peak_rss_mb()), result
 
 
 def parts_fingerprint(settings: Settings, parts: Sequence[Part]) -> str:
@@ -236,8 +240,8 @@ def _take_bot_files(settings: Settings, result: ScanResult) -> None:
             result.take_bot_file(bot)
 
 
-def _look_at_parts(settings: Settings, locations: Sequence[Location]) -> list[Part]:
-    """The parts, of all that the pattern names, but for snapshots, which often lie in the input's directory."""
+def _parts_at(settings: Settings, locations: Sequence[Location]) -> list[Part]:
+    """Open each location for its fingerprint; leave out snapshots, which often lie in the input's directory."""
     parts = []
     snapshots = []
     for location in locations:

@@ -10,11 +10,12 @@ stream of runs. Every failure but a bug is a `RollingError`, after which files a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from typing import TypeVar
 
 from optimizer.cache.clocks import text_of
+from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
 from optimizer.errors import RunTimedOut
 from optimizer.models import Manifest, Report
@@ -26,8 +27,7 @@ from optimizer.pipeline.assignment import (
     store_assignment,
     take_lost_assignment,
 )
-from optimizer.pipeline.part_results import PartResults
-from optimizer.pipeline.parts import Input, Progress, open_input
+from optimizer.pipeline.parts import Input, Part, Progress, open_input
 from optimizer.pipeline.publish import publish
 from optimizer.pipeline.session import Session
 from optimizer.scan.engine import choose_engine
@@ -112,7 +112,7 @@ def run_source(
                 session.record(failed_report(settings, lost))
         began_s = time.time()
         with closing(open_input(settings)) as opened:
-            are_kept = PartResults(session).renew([part.digest for part in opened.parts])
+            are_kept = _renew_parts(session, opened.parts) if opened.parts else []
             report = None if force else _confirm(settings, session, opened, before)
             if report is not None:
                 return report
@@ -245,12 +245,17 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     )
 
 
+def _renew_parts(session: Session, parts: Sequence[Part]) -> list[bool]:
+    """Keep the results of these parts and delete those of others; return for each whether it has one."""
+    digests = [part.digest for part in parts]
+    return session.ask(lambda: PartStore(session.cache).renew(digests), absent=[False] * len(digests))
+
+
 def _scan(
     settings: Settings, session: Session, opened: Input, progress: Progress | None, *, force: bool, accept: bool
 ) -> Report:
     """Scan the input in this process and publish the result."""
-    engine, results = choose_engine(settings.engine), PartResults(session)
-    scanned = opened.scan(engine, results, session.watched(progress), force=force)
+    scanned = opened.scan(choose_engine(settings.engine), session, session.watched(progress), force=force)
     return publish(settings, session, scanned, accept=accept)
 
 

@@ -1,4 +1,4 @@
-"""The format of a snapshot set: the names of its files, its manifest, and its payloads as gzipped JSON. No I/O.
+"""The format of a snapshot set: the names of its files, its manifest, its payloads as gzipped JSON. No I/O.
 
 In: the selected records, bots and holdings. Out: a `SnapshotSet`, the bytes that a store writes. What a store reads
 back is a `SnapshotSet` again, and `is_whole` tells whether its bytes are the ones that its manifest lists.
@@ -44,6 +44,7 @@ __all__ = [
     "SnapshotSet",
     "check_newer",
     "decode_manifest",
+    "delta_between",
     "encode_manifest",
     "encode_set",
 ]
@@ -65,6 +66,7 @@ READ_ATTEMPTS: Final = 3
 
 _MANIFEST = msgspec.json.Decoder(Manifest)
 _INDEX = msgspec.json.Decoder(Index)
+_PREDICTIONS = msgspec.json.Decoder(PredictionsSnapshot)
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,30 @@ def decode_manifest(data: bytes) -> Manifest | None:
         return _MANIFEST.decode(data)
     except UNDECODABLE:
         return None
+
+
+def delta_between(old_version: int, old: bytes, new: SnapshotSet) -> bytes:
+    """Encode what changed in the predictions: the versions, the records that are new or differ, the symbols removed.
+
+    Args:
+        old_version: The version before.
+        old: Its gzipped predictions.
+        new: The version after.
+
+    Returns:
+        The delta as JSON; empty if nothing has changed.
+    """
+    before, after = _by_symbol(old), _by_symbol(new.payloads["predictions"])
+    changed = [record for symbol, record in after.items() if before.get(symbol) != record]
+    removed = sorted(before.keys() - after.keys())
+    if not changed and not removed:
+        return b""
+    versions = {"version": new.manifest.version, "before": old_version}
+    return msgspec.json.encode({**versions, "changed": changed, "removed": removed})
+
+
+def _by_symbol(predictions: bytes) -> dict[str, Record]:
+    return {record.symbol: record for record in _PREDICTIONS.decode(gzip.decompress(predictions)).predictions}
 
 
 def check_newer(version: int, replaced: int | None, current: Manifest | None, where: Location) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from optimizer.cache.client import CacheClient, ping
-from optimizer.cache.lock import Lock, SourceLock
-from optimizer.cache.parts import AssignmentStore, PartStore
+from optimizer.cache.lock import AssignmentStore, Lock, SourceLock
+from optimizer.cache.parts import PartStore
 from optimizer.cache.run_log import RunLog
 from optimizer.cache.server_checks import eviction_warning
 from optimizer.cache.verification import is_intact, shows

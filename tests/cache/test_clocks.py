@@ -1,4 +1,4 @@
-"""How long ago a version was confirmed, by whatever clock told it."""
+"""The age of a confirmation, though the clocks of hosts differ."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Place:
     def look(self) -> float:
         """The age as the reader finds it."""
         ahead_s = 0.0 if self._same_clock else self._skew_s
-        told_s, now_s = EPOCH_S + self.confirmed_s + ahead_s, EPOCH_S + self.now_s
+        shown_s, now_s = EPOCH_S + self.confirmed_s + ahead_s, EPOCH_S + self.now_s
         clock = SimpleNamespace(monotonic=lambda: self.now_s)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(optimizer.cache.clocks, "time", clock)
-            return self.now_s - self._sightings.since_s(1, told_s, now_s, same_clock=self._same_clock)
+            return self.now_s - self._sightings.since_s(1, shown_s, now_s, same_clock=self._same_clock)
 
 
 @given(skew_s=SKEWS, events=EVENTS)

@@ -152,7 +152,7 @@ def damages(row: str, client: redis.Redis, key: str) -> Iterator[tuple[str, Dama
 def test_damage_heals_by_the_next_tick(
     settings: Settings, redis_server: RedisServer, caplog: pytest.LogCaptureFixture, row: str, changes: bool
 ) -> None:
-    """All is as it should be, nothing of old versions stays for good, and what was of another type is told, once."""
+    """All is as it should be, nothing of old versions stays for good, and a key of another type is logged, once."""
     source = Source(settings, redis_server, changes=changes)
     with redis_server.client as client:
         for name, damage in list(damages(row, client, source.name(row))):
@@ -167,14 +167,14 @@ def test_damage_heals_by_the_next_tick(
 
             source.report = source.tick()
 
-            told = [record for record in caplog.records if key in record.getMessage()]
+            warnings = [record for record in caplog.records if key in record.getMessage()]
             try:
                 assert source.report.status == ("success" if changes else "unchanged")
                 assert source.report.cache in ("published", "republished", "current")
                 source.check()
-                assert len(told) <= 1
+                assert len(warnings) <= 1
                 if name.startswith("of type ") and not (changes and "V:" in row):  # else it only has to expire
-                    assert [record.levelno for record in told] == [logging.WARNING]
+                    assert [record.levelno for record in warnings] == [logging.WARNING]
                 assert "cache is down" not in caplog.text
                 if not changes:
                     caplog.clear()

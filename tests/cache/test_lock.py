@@ -1,4 +1,4 @@
-"""The lock: held by one run, extended while that lasts, released by its holder alone."""
+"""The lock: held by one run, extended while that lasts, released by its holder alone; and what its run has to do."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 
 import optimizer.cache.lock
 from optimizer.cache.client import CacheClient
-from optimizer.cache.lock import SourceLock
-from optimizer.cache.parts import AssignmentStore
+from optimizer.cache.lock import AssignmentStore, SourceLock, dispatch_ttl_s
 from optimizer.errors import PublishRefused
 from tests.support.cache_writers import KEYS, a_cache
 from tests.support.redis_proxy import LossyProxy
@@ -18,7 +17,7 @@ from tests.support.redis_servers import RedisServer, wait_until
 
 
 def test_the_lock_is_held_by_one(redis_server: RedisServer) -> None:
-    """The second is told so, and does not release the first one's lock; then it is free at once."""
+    """The second is refused, and does not release the first one's lock; then it is free at once."""
     with a_cache(redis_server.url) as first, a_cache(redis_server.url) as second:
         with SourceLock(first).acquire() as lock:
             with SourceLock(second).acquire() as refused:
@@ -85,7 +84,7 @@ def test_a_lock_that_is_not_extended_expires(redis_server: RedisServer, monkeypa
 
 
 def test_a_lock_whose_reply_is_lost_is_ours(redis_server: RedisServer) -> None:
-    """Asked again, Redis says that it is taken; the token tells by which run."""
+    """Asked again, Redis says that it is taken; the token shows by which run."""
     proxy = LossyProxy(redis_server)
     with proxy.open() as url, a_cache(url) as cache:
         proxy.lose_reply_to = KEYS.lock.encode()
@@ -137,3 +136,36 @@ def test_a_revoked_run_has_lost_its_lock_and_gets_none(cache: CacheClient, redis
         pass
     with redis_server.client as client:
         assert not client.exists(KEYS.lock)
+
+
+# ---- the assignment
+
+
+def test_an_assignment_is_read_by_its_token_until_its_run_ends(cache: CacheClient, redis_server: RedisServer) -> None:
+    """Another run's token neither reads nor ends it."""
+    store = AssignmentStore(cache)
+    with SourceLock(cache).acquire() as lock:
+        assert store.dispatch(lock.token, b"\xffwork")
+        assert store.read(lock.token) == b"\xffwork"
+        assert store.read("another") is None
+        store.end("another")
+        assert store.read(lock.token) == b"\xffwork"
+        with redis_server.client as client:
+            assert 290_000 < client.pttl(KEYS.handed) <= 1000 * dispatch_ttl_s(30) == 300_000
+        store.end(lock.token)
+        assert store.read(lock.token) is None
+
+
+def test_only_the_holder_of_the_lock_dispatches(cache: CacheClient) -> None:
+    """A run that was paused past its lock stores nothing."""
+    assert not AssignmentStore(cache).dispatch("token", b"work")
+    assert AssignmentStore(cache).take_unfinished() is None
+
+
+def test_an_unfinished_assignment_is_taken_once(cache: CacheClient) -> None:
+    """The run that finds the lock free reports it."""
+    store = AssignmentStore(cache)
+    with SourceLock(cache).acquire() as lock:
+        assert store.dispatch(lock.token, b"work")
+    assert store.take_unfinished() == b"work"
+    assert store.take_unfinished() is None

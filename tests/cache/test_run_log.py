@@ -55,7 +55,7 @@ def test_a_tick_is_taken_by_one_of_many(redis_server: RedisServer) -> None:
 
 
 def test_a_tick_whose_reply_is_lost_is_ours(redis_server: RedisServer) -> None:
-    """Asked again, Redis says that it is taken; the token tells by which run."""
+    """Asked again, Redis says that it is taken; the token shows by which run."""
     proxy = LossyProxy(redis_server)
     with proxy.open() as url, a_cache(url) as cache:
         proxy.lose_reply_to = KEYS.tick(7).encode()

@@ -18,7 +18,7 @@ from optimizer.cache.client import ping
 from optimizer.cache.keys import Keys
 from optimizer.cache.server_checks import check_broker, check_cache, eviction_warning
 from optimizer.errors import CacheUnavailable
-from tests.cli.test_commands import rolling_optimizer
+from tests.support.command import rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
@@ -75,7 +75,7 @@ SERVERS = {
 
 
 @pytest.fixture(params=list(SERVERS.values()), ids=list(SERVERS))
-def found(request: pytest.FixtureRequest, own_redis: RedisServer) -> Server:
+def server(request: pytest.FixtureRequest, own_redis: RedisServer) -> Server:
     """A server of each kind, as `own_redis`."""
     server: Server = request.param
     own_redis.start(*server.options)
@@ -94,7 +94,7 @@ def said_of(check: Callable[[str, str], list[str]], url: str) -> str:
 
 
 def test_what_is_said_of_a_cache_is_what_a_run_finds(
-    settings_without_redis: Settings, own_redis: RedisServer, found: Server
+    settings_without_redis: Settings, own_redis: RedisServer, server: Server
 ) -> None:
     """A cache works if a run can publish in it, and what is missing is named with the remedy; no key is left."""
     settings = replace(settings_without_redis, redis_url=own_redis.url, source="brain")
@@ -102,20 +102,20 @@ def test_what_is_said_of_a_cache_is_what_a_run_finds(
 
     said = said_of(check_cache, own_redis.url)
 
-    assert (said == "") == (found.of_cache == "")
-    assert found.of_cache in said
+    assert (said == "") == (server.of_cache == "")
+    assert server.of_cache in said
     assert optimize(settings).cache == ("down" if said else "published")
     if not said:
         with own_redis.client as client:
             assert client.exists(Keys("brain").probe) == 0
 
 
-def test_what_is_said_of_a_broker(own_redis: RedisServer, found: Server) -> None:
+def test_what_is_said_of_a_broker(own_redis: RedisServer, server: Server) -> None:
     """The same for what Celery needs."""
     said = said_of(check_broker, own_redis.url)
 
-    assert (said == "") == (found.of_broker == "")
-    assert found.of_broker in said
+    assert (said == "") == (server.of_broker == "")
+    assert server.of_broker in said
 
 
 def test_a_user_who_may_only_read_is_told_what_that_is_enough_for(own_redis: RedisServer) -> None:

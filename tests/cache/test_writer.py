@@ -160,7 +160,7 @@ def test_a_publish_whose_staged_keys_are_gone_is_refused(
 SYMBOLS = st.sampled_from("ABCDE")
 RECORDS = st.builds(Record, SYMBOLS, st.sampled_from([1.0, 2.0]), st.sampled_from([0.5, 1.0]), st.just(1.0))
 CONTENTS = st.dictionaries(SYMBOLS, RECORDS, min_size=1).map(
-    lambda found: [msgspec.structs.replace(record, symbol=symbol) for symbol, record in found.items()]
+    lambda by_symbol: [msgspec.structs.replace(record, symbol=symbol) for symbol, record in by_symbol.items()]
 )
 
 
@@ -183,11 +183,11 @@ def test_a_delta_makes_the_new_predictions_of_the_old(redis_server: RedisServer,
         for version, records in enumerate(contents, 1):
             publish(cache, a_set(version, records))
 
-    found = deltas(redis_server)
+    remaining = deltas(redis_server)
     shown: dict[str, Any] = {record.symbol: msgspec.to_builtins(record) for record in contents[0]}
     for version, records in enumerate(contents[1:], 2):
         expected = {record.symbol: msgspec.to_builtins(record) for record in records}
-        delta = found.pop(f"{version}-0", None)
+        delta = remaining.pop(f"{version}-0", None)
         assert (delta is None) == (shown == expected)
         if delta is not None:
             assert (delta["version"], delta["before"]) == (version, version - 1)
@@ -196,7 +196,7 @@ def test_a_delta_makes_the_new_predictions_of_the_old(redis_server: RedisServer,
             for symbol in delta["removed"]:
                 del shown[symbol]
         assert shown == expected
-    assert found == {}
+    assert remaining == {}
 
 
 def test_a_delta_holds_what_changed_and_no_more(cache: CacheClient, redis_server: RedisServer) -> None:

@@ -180,10 +180,10 @@ STATUSES: Final = ("SUCCESS", "FAILURE", "REVOKED", "PROGRESS", "STARTED", "RETR
 @st.composite
 def changed(draw: st.DrawFn, whole: dict[str, Any]) -> dict[str, Any]:
     """An object of ours with some members taken away, or replaced by anything."""
-    found = {name: value for name, value in whole.items() if draw(st.booleans())}
+    given = {name: value for name, value in whole.items() if draw(st.booleans())}
     for name in draw(st.lists(st.sampled_from(sorted(whole)), max_size=2)):
-        found[name] = draw(values)
-    return found
+        given[name] = draw(values)
+    return given
 
 
 envelopes = st.fixed_dictionaries(
@@ -205,8 +205,8 @@ def said(web: WebServer) -> dict[str, Any]:
     else:
         assert (status, answer["title"]) == (503, "Service Unavailable")
         assert "none of ours" in answer["detail"]
-    found: dict[str, Any] = answer
-    return found
+    content: dict[str, Any] = answer
+    return content
 
 
 class Raises:

@@ -13,7 +13,7 @@ from optimizer.cli.bench import compare, rows_of, table
 from optimizer.cli.dev.sample import write_sample
 from optimizer.cli.measure import Measured, measure
 from optimizer.errors import BenchFailed
-from tests.cli.test_commands import rolling_optimizer
+from tests.support.command import rolling_optimizer
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import local
 
@@ -46,13 +46,13 @@ def test_its_figures_as_json(data: Path) -> None:
 
     done = rolling_optimizer(data, "bench", path, "--json", "--rounds", 1, ROLLING_REDIS_URL="redis://127.0.0.1:1")
 
-    found = json.loads(done.stdout)
-    assert found["json_bytes"] == found["input_bytes"] == json_bytes
-    assert [row["way"] for row in found["rows"]] == ["inflate", "scan", "run"]
-    assert all(row["wall_s"] >= 0 and row["cpu_s"] >= 0 and 10 < row["peak_mb"] < 200 for row in found["rows"])
-    assert found["rows"][0]["wall_ratio"] == 1.0
-    assert found["interval_holds"] is True
-    assert 0 < found["unchanged_ms"] < 1_000
+    figures = json.loads(done.stdout)
+    assert figures["json_bytes"] == figures["input_bytes"] == json_bytes
+    assert [row["way"] for row in figures["rows"]] == ["inflate", "scan", "run"]
+    assert all(row["wall_s"] >= 0 and row["cpu_s"] >= 0 and 10 < row["peak_mb"] < 200 for row in figures["rows"])
+    assert figures["rows"][0]["wall_ratio"] == 1.0
+    assert figures["interval_holds"] is True
+    assert 0 < figures["unchanged_ms"] < 1_000
 
 
 def test_real_runs_are_left_alone(settings: Settings, redis_server: RedisServer) -> None:
@@ -61,13 +61,13 @@ def test_real_runs_are_left_alone(settings: Settings, redis_server: RedisServer)
     optimize(settings)
     with redis_server.client as client:
         before = sorted(client.keys())
-        told: list[str] = []
+        lines: list[str] = []
 
-        comparison = compare(settings, rounds=2, tell=told.append)
+        comparison = compare(settings, rounds=2, tell=lines.append)
 
         assert sorted(client.keys()) == before
     assert comparison.cache
-    assert len(told) == 6
+    assert len(lines) == 6
     assert "files and Redis" in table(comparison)
 
 

@@ -13,6 +13,7 @@ import pytest
 from optimizer.cli.dev.sample import DEBUG_NOTES, SHAPES, Shape, write_sample
 from optimizer.models import Bot, Record
 from optimizer.source.opener import open_input_file
+from tests.support.command import rolling_optimizer
 from tests.support.engines import scan
 
 SYMBOLS = 30
@@ -43,11 +44,11 @@ def _texts(text: str) -> Iterator[Any]:
         text = text[end:]
 
 
-def records_of(shape: Shape, found: list[Any]) -> list[dict[str, Any]]:
+def records_of(shape: Shape, values: list[Any]) -> list[dict[str, Any]]:
     """The records, read with `json.loads`."""
     if shape == "lines":
-        return found
-    (root,) = found
+        return values
+    (root,) = values
     if shape == "array":
         return list(root)
     inside = root["predictions"] if shape == "sections" else root
@@ -92,11 +93,11 @@ def test_the_optimizer_reads_all_of_it(sample: tuple[Shape, Path]) -> None:
     expected = {record["symbol"]: record for record in records_of(shape, roots(path))}
 
     with open_input_file(path) as source:
-        found = list(scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20))
+        values = list(scan(source.chunks(CHUNK_BYTES), max_record_bytes=1 << 20))
 
-    records = [item for item in found if isinstance(item, Record)]
-    bots = [item for item in found if isinstance(item, Bot)]
-    assert len(found) == len(records) + len(bots)
+    records = [item for item in values if isinstance(item, Record)]
+    bots = [item for item in values if isinstance(item, Bot)]
+    assert len(values) == len(records) + len(bots)
     assert {record.symbol: (record.prediction, record.confidence, record.last_price) for record in records} == {
         symbol: (one["prediction"], one["confidence"], one["last_price"]) for symbol, one in expected.items()
     }
@@ -163,3 +164,25 @@ def test_symbols_differ(tmp_path: Path) -> None:
 
     assert len(set(names)) == len(names) == 2_000
     assert all(len(name) >= 3 and name.isalpha() for name in names)
+
+
+# ---- the command
+
+
+def test_sample_writes_what_run_reads(tmp_path: Path) -> None:
+    """Both commands agree on the format, also without gzip and with indentation."""
+    made = rolling_optimizer(
+        tmp_path, "sample", "in/big.json", "--symbols", 50, "--points", 5, "--shape", "lines", "--indent"
+    )
+    done = rolling_optimizer(tmp_path, "run", "--no-cache", "--json", "--input", "in/big.json", "--output-dir", "out")
+
+    assert "in/big.json: " in made.stdout
+    assert json.loads(done.stdout)["stats"]["records_seen"] == 50
+
+
+def test_sample_says_where_it_cannot_write(tmp_path: Path) -> None:
+    """One line, exit status 1."""
+    (tmp_path / "file").touch()
+    done = rolling_optimizer(tmp_path, "sample", "file/big.json")
+    assert done.returncode == 1
+    assert "Error: file: " in done.stderr

@@ -51,9 +51,9 @@ class Up:
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Wait for it to print something."""
         wait_until(lambda: re.search(pattern, self.output) or self.process.poll() is not None, limit_s=30, what=pattern)
-        found = re.search(pattern, self.output)
-        assert found, self.output
-        return found
+        match = re.search(pattern, self.output)
+        assert match, self.output
+        return match
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ def test_a_process_that_ends_stops_the_others_with_a_clear_message(up: Up) -> No
 
 def test_up_serves_flower_on_loopback_behind_a_password_that_it_prints(up: Up) -> None:
     """The printed login works; a request without it is refused."""
-    found = up.wait_for(r"Flower  (http://127\.0\.0\.1:\d+)   login (admin):(\S+)")
-    url, user, password = found.groups()
+    match = up.wait_for(r"Flower  (http://127\.0\.0\.1:\d+)   login (admin):(\S+)")
+    url, user, password = match.groups()
     up.wait_for(r"Visit me at")
 
     def status(handlers: list[urllib.request.BaseHandler]) -> int:

@@ -1,34 +1,30 @@
-"""Distributed runs: one lock from the beginning to the publish, whichever worker scans, dies, or is told twice."""
+"""Distributed runs: one lock until the publish, whichever worker scans or dies, and messages that come twice."""
 
 from __future__ import annotations
 
 import gzip
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Barrier
-from typing import Any, Final, cast
+from typing import Any, Final
 
-import msgspec
 import pytest
 from redis import Redis
 
 from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.cli.dev.sample import write_sample
-from optimizer.errors import CacheUnavailable, PartFailed, PublishRefused, RunLost, RunTimedOut, SourceTorn
+from optimizer.errors import CacheUnavailable, PartFailed, PublishRefused, RunTimedOut
 from optimizer.models import Report
-from optimizer.pipeline.assignment import Assignment, Dispatcher, dispatch_lock_ttl_s
-from optimizer.pipeline.distributed import PartOutcome, merge_parts, revoke, scan_one_part
+from optimizer.pipeline.assignment import dispatch_lock_ttl_s
+from optimizer.pipeline.distributed import merge_parts, revoke, scan_one_part
 from optimizer.pipeline.parts import Input, open_input
 from optimizer.pipeline.publish import publish
-from optimizer.pipeline.run import run_source
+from tests.support.distributed_runs import dispatched, lock_of, lose_the_lock, run_here, scan_all
 from tests.support.published_state import (
     assert_redis_holds_the_files,
     assert_tidy,
@@ -40,56 +36,7 @@ from tests.support.published_state import (
     version_of,
 )
 from tests.support.redis_servers import RedisServer
-from tests.support.rolling_files import a_record, local, write_json, write_raw
-
-
-@pytest.fixture
-def parted(settings: Settings) -> Settings:
-    """Settings of a source with two parts."""
-    directory = local(settings.input).parent / "parts"
-    write_json(directory / "a.json", {"AAPL": a_record()})
-    write_json(directory / "b.json", {"MSFT": a_record(confidence=0.9)})
-    return replace(settings, input=directory / "*.json", source="parted")
-
-
-def dispatched(settings: Settings, run_id: str = "", *, force: bool = False) -> Assignment:
-    """Begin a run that has parts to scan, and send them."""
-    sent: list[Assignment] = []
-    assert run_source(settings, Dispatcher(run_id, sent.append, _ignore), force=force) is None
-    return sent[0]
-
-
-def run_here(settings: Settings, run_id: str = "", **options: Any) -> Report:
-    """Do a run that has no parts to send."""
-    report = run_source(settings, Dispatcher(run_id, _must_not, _ignore), **options)
-    assert report is not None
-    return report
-
-
-def scan_all(settings: Settings, assignment: Assignment) -> list[PartOutcome]:
-    """Scan the parts that were sent."""
-    return [scan_one_part(settings, assignment.token, assignment.parts[index].location) for index in assignment.to_scan]
-
-
-def _must_not(assignment: Assignment) -> None:
-    raise AssertionError(f"{assignment} was sent")
-
-
-def _ignore(_run_id: str, _error: RunLost) -> None:
-    """Tell the sender of a lost run nothing."""
-
-
-@contextmanager
-def lock_of(server: RedisServer, settings: Settings) -> Iterator[tuple[Any, str]]:
-    """A client, and the key of the lock."""
-    with server.client as client:
-        yield client, Keys(settings.source).lock
-
-
-def lose_the_lock(server: RedisServer, settings: Settings) -> None:
-    """As when it has expired."""
-    with lock_of(server, settings) as (client, key):
-        client.delete(key)
+from tests.support.rolling_files import a_record, local, write_json
 
 
 def test_a_distributed_run_keeps_its_lock_until_it_is_published(parted: Settings, redis_server: RedisServer) -> None:
@@ -110,41 +57,6 @@ def test_a_distributed_run_keeps_its_lock_until_it_is_published(parted: Settings
     with redis_server.client as client:
         assert client.exists(Keys(parted.source).handed) == 0
     assert run_here(parted).status == "unchanged"
-
-
-def test_a_single_file_is_scanned_where_its_run_begins(settings: Settings, redis_server: RedisServer) -> None:
-    """Under one lock, with an assignment while the scan lasts; at the end nothing of it is left."""
-    write_json(settings.input, {"TSLA": a_record()})
-    keys = Keys(settings.source)
-    seen: list[bool] = []
-
-    def look() -> None:
-        with redis_server.client as client:
-            lock, stored = client.get(keys.lock), cast("bytes", client.hget(keys.handed, "assignment"))
-        assignment = msgspec.json.decode(stored, type=Assignment)
-        seen.append((assignment.run_id, assignment.token.encode(), assignment.parts) == ("first", lock, []))
-        assert run_here(settings).reason == "already_running"
-
-    report = run_here(settings, "first", progress=once(look))
-
-    assert seen == [True]
-    assert (report.status, report.cache) == ("success", "published")
-    assert symbols_shown(settings) == ["TSLA"]
-    assert_tidy(settings, redis_server)
-    with redis_server.client as client:
-        assert client.exists(keys.handed) == 0
-    assert run_here(settings).status == "unchanged"
-
-
-def test_a_scan_that_fails_leaves_no_assignment(settings: Settings, redis_server: RedisServer) -> None:
-    """It has told its sender; the next run has nothing to tell."""
-    write_raw(settings.input, b"{")
-    for _ in range(2):
-        with pytest.raises(SourceTorn):
-            run_here(settings, "first")
-        with redis_server.client as client:
-            assert client.exists(Keys(settings.source).handed, Keys(settings.source).lock) == 0
-    assert {report.error for report in runs_of(redis_server, settings.source)} == {"SourceTorn"}
 
 
 def test_redis_that_dies_while_a_single_file_is_scanned_costs_the_publish_alone(
@@ -173,47 +85,8 @@ def test_a_message_that_is_delivered_twice_publishes_once(
     assert_tidy(parted, redis_server)
 
 
-def test_a_lost_run_is_told_and_replaced_by_the_next_tick(parted: Settings, redis_server: RedisServer) -> None:
-    """Its worker was killed, or there was none; when it comes back after all, it does nothing."""
-    lost = dispatched(parted)
-    outcomes = scan_all(parted, lost)
-    lose_the_lock(redis_server, parted)
-
-    next_run = dispatched(parted, force=True)
-
-    assert [(one.status, one.error) for one in runs_of(redis_server, parted.source)] == [("failed", "RunLost")]
-    assert merge_parts(parted, lost.token, outcomes).reason == "superseded"
-    assert merge_parts(parted, next_run.token, scan_all(parted, next_run)).status == "success"
-    assert merge_parts(parted, lost.token, outcomes).reason == "superseded"
-    write_json(local(parted.input).parent / "a.json", {"AMD": a_record()})
-    dispatched(parted)  # a run that has ended is not reported as lost
-    assert [one.error for one in runs_of(redis_server, parted.source) if one.error] == ["RunLost"]
-
-
-def test_a_scan_of_a_single_file_that_was_killed_is_told(settings: Settings, redis_server: RedisServer) -> None:
-    """Its whole worker may be gone, and then nothing else tells its sender."""
-    write_json(settings.input, {"TSLA": a_record()})
-    program = (
-        "import os, sys; from pathlib import Path; from optimizer import Settings\n"
-        "from optimizer.pipeline.assignment import Dispatcher; from optimizer.pipeline.run import run_source\n"
-        "settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3])\n"
-        "run_source(settings, Dispatcher('first', print, print), progress=lambda *_: os._exit(9))"
-    )
-    paths = [str(settings.input), str(settings.output_dir), settings.redis_url]
-    assert subprocess.run([sys.executable, "-c", program, *paths], check=False, timeout=60).returncode == 9
-    lose_the_lock(redis_server, settings)
-
-    told: list[str] = []
-    report = run_source(settings, Dispatcher("second", _must_not, lambda run_id, _error: told.append(run_id)))
-
-    assert told == ["first"]
-    assert report is not None
-    assert report.status == "success"
-    assert [one.error for one in runs_of(redis_server, settings.source)] == [None, "RunLost"]
-
-
 def test_parts_that_were_overtaken_in_the_files_are_not_merged(parted: Settings, redis_server: RedisServer) -> None:
-    """By a run that found Redis away: it has read newer parts, and Redis knows nothing of it."""
+    """By a run during an outage of Redis: it has read newer parts, and Redis does not know of it."""
     assignment = dispatched(parted)
     outcomes = scan_all(parted, assignment)
     write_json(local(parted.input).parent / "b.json", {"TSLA": a_record(confidence=0.99)})
@@ -274,21 +147,6 @@ def test_scans_of_one_run_hold_its_lock_together(parted: Settings, redis_server:
         assert merge_parts(parted, assignment.token, outcomes).status == "success"
         assert scan_one_part(parted, assignment.token, assignment.parts[1].location).error == "Superseded"
         assert not client.exists(key)
-
-
-def test_a_run_that_cannot_be_sent_fails_and_leaves_nothing(parted: Settings, redis_server: RedisServer) -> None:
-    """The broker may be another Redis than the cache, and away."""
-
-    def fail(_assignment: Assignment) -> None:
-        raise CacheUnavailable("the broker cannot be reached")
-
-    with pytest.raises(CacheUnavailable):
-        run_source(parted, Dispatcher("", fail, _ignore))
-
-    assert [one.error for one in runs_of(redis_server, parted.source)] == ["CacheUnavailable"]
-    assert_tidy(parted, redis_server)
-    with redis_server.client as client:
-        assert client.exists(Keys(parted.source).handed) == 0
 
 
 def test_a_part_that_is_gone_from_redis_fails_the_merge_by_name(parted: Settings, redis_server: RedisServer) -> None:
@@ -422,32 +280,6 @@ def test_a_lock_that_is_about_to_expire_is_extended_by_the_worker_that_goes_on(
         assert left_ms[0] > 5_000
 
 
-def test_the_sender_of_a_lost_run_is_told(parted: Settings, redis_server: RedisServer) -> None:
-    """By the id that its sender knows it by."""
-    told: list[tuple[str, str]] = []
-
-    def tell_lost(run_id: str, error: RunLost) -> None:
-        told.append((run_id, str(error)))
-
-    for run_id in ("first", "second"):
-        run_source(parted, Dispatcher(run_id, lambda _: None, tell_lost))
-        lose_the_lock(redis_server, parted)
-    assert [run_id for run_id, _ in told] == ["first"]
-    assert "has not come back" in told[0][1]
-
-
-def test_a_run_that_cannot_tell_the_sender_leaves_the_lost_run_to_the_next(
-    parted: Settings, redis_server: RedisServer
-) -> None:
-    """The command line has no result backend."""
-    dispatched(parted, "first")
-    lose_the_lock(redis_server, parted)
-    assert optimize(parted).status == "success"
-    told: list[str] = []
-    run_source(parted, Dispatcher("second", _must_not, lambda run_id, _error: told.append(run_id)))
-    assert told == ["first"]
-
-
 def test_a_merge_of_other_parts_than_were_sent_publishes_nothing(parted: Settings) -> None:
     """One twice and another not at all is not the whole."""
     assignment = dispatched(parted)
@@ -482,7 +314,7 @@ def test_results_of_parts_do_not_pile_up_while_runs_fail(parted: Settings, redis
 
 @pytest.mark.parametrize("pattern", ["**/*.json", "**/a.json", "../parts/*.json", "[ab].json", "a.json*"])
 def test_every_file_that_the_pattern_names_may_be_scanned(parted: Settings, pattern: str) -> None:
-    """The check of a message follows the same rules as the look."""
+    """A message is checked by the same rules by which the parts were listed."""
     directory = Path(str(parted.input)).parent
     settings = replace(parted, input=directory / pattern)
     assignment = dispatched(settings)
@@ -516,29 +348,6 @@ def test_a_part_that_is_damaged_in_redis_is_scanned_again(
         with pytest.raises(PartFailed, match="damaged"):
             tick()
     assert tick().cache == "published"
-
-
-@pytest.mark.parametrize(
-    "damage", [b"{", b"\xff", b"[]", b'{"x": ' + b"[" * 100_000], ids=["cut", "bytes", "list", "nested"]
-)
-def test_a_run_whose_assignment_is_damaged_is_superseded(
-    parted: Settings, redis_server: RedisServer, damage: bytes
-) -> None:
-    """It is not known what there was to do: the next tick makes the run again."""
-    assignment = dispatched(parted)
-    outcomes = scan_all(parted, assignment)
-    with redis_server.client as client:
-        client.hset(Keys(parted.source).handed, "assignment", damage)
-
-        assert merge_parts(parted, assignment.token, outcomes).reason == "superseded"
-
-        assert not client.exists(Keys(parted.source).handed)
-        dispatched(parted, force=True)
-        client.hset(Keys(parted.source).handed, "assignment", damage)
-        client.delete(Keys(parted.source).lock)
-    assignment = dispatched(parted, force=True)
-    assert merge_parts(parted, assignment.token, scan_all(parted, assignment)).status == "success"
-    assert [report.error for report in runs_of(redis_server, parted.source)][1] == "RunLost"
 
 
 # ---- runs that are revoked by the id that their sender knows

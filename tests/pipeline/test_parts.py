@@ -42,7 +42,7 @@ Run = Callable[[Settings], Report]
 
 
 @pytest.fixture
-def parted(settings: Settings) -> Settings:
+def three_parts(settings: Settings) -> Settings:
     """Settings of a source with three parts."""
     directory = local(settings.input).parent / "parts"
     for name, value in PARTS.items():
@@ -70,9 +70,9 @@ def by_the_fleet(settings: Settings, *, order: random.Random | None = None, forc
 
 def content_of(settings: Settings) -> dict[str, Any]:
     """The snapshots without their times."""
-    found = snapshot_store(settings.output_dir).read_set()
-    assert found is not None
-    contents = {kind: json.loads(gzip.decompress(data)) for kind, data in found.payloads.items()}
+    snapshots = snapshot_store(settings.output_dir).read_set()
+    assert snapshots is not None
+    contents = {kind: json.loads(gzip.decompress(data)) for kind, data in snapshots.payloads.items()}
     for content in contents.values():
         del content["timestamp"]
     return contents
@@ -124,9 +124,9 @@ def test_many_parts_make_what_one_file_with_their_records_makes(
             output_dir=Path(name),
         )
         whole: dict[str, Any] = {"predictions": [], "bots": {}}
-        for number, (found, named) in enumerate(contents):
-            write_json(Path(name, "parts", f"{number}.json"), {"predictions": found, "bots": named})
-            whole["predictions"] += found
+        for number, (listed, named) in enumerate(contents):
+            write_json(Path(name, "parts", f"{number}.json"), {"predictions": listed, "bots": named})
+            whole["predictions"] += listed
             whole["bots"] |= named
         write_json(Path(name, "one.json"), whole)
         one = replace(common, source="one", input=Path(name, "one.json"), output_dir=Path(name, "one"))
@@ -155,83 +155,83 @@ def test_many_parts_make_what_one_file_with_their_records_makes(
 # ---- a run
 
 
-def test_the_parts_become_one_set_of_snapshots(parted: Settings, run: Run, redis_server: RedisServer) -> None:
+def test_the_parts_become_one_set_of_snapshots(three_parts: Settings, run: Run, redis_server: RedisServer) -> None:
     """The best record of a symbol counts, the last part's bot, and rejects say which part they are of."""
-    report = run(parted)
+    report = run(three_parts)
 
     assert (report.status, report.cache) == ("success", "published")
     assert report.stats is not None
     assert (report.stats.parts, report.stats.parts_scanned) == (3, 3)
     assert (report.stats.records_seen, report.stats.records_rejected, report.stats.duplicates) == (5, 1, 1)
-    assert report.stats.input_bytes == sum(part(parted, name).stat().st_size for name in PARTS)
-    contents = content_of(parted)
+    assert report.stats.input_bytes == sum(part(three_parts, name).stat().st_size for name in PARTS)
+    contents = content_of(three_parts)
     assert [(one["symbol"], one["confidence"]) for one in contents["predictions"]["predictions"]] == [
         ("AAPL", 0.95),
         ("MSFT", 0.7),
         ("TSLA", 0.6),
     ]
     assert contents["bots"]["bots"]["one"]["equity"] == 2
-    assert report.rejects[0].first[0].where.startswith(f"{part(parted, 'b')}: byte ")
-    assert_redis_holds_the_files(redis_server, parted)
-    assert_tidy(parted, redis_server)
-    assert runs_of(redis_server, parted.source) == [report]
-    assert run(parted).status == "unchanged"
+    assert report.rejects[0].first[0].where.startswith(f"{part(three_parts, 'b')}: byte ")
+    assert_redis_holds_the_files(redis_server, three_parts)
+    assert_tidy(three_parts, redis_server)
+    assert runs_of(redis_server, three_parts.source) == [report]
+    assert run(three_parts).status == "unchanged"
 
 
-def test_only_what_has_changed_is_scanned_again(parted: Settings, run: Run, redis_server: RedisServer) -> None:
-    """What was found in the other parts is taken from Redis, and what is superseded is let go."""
-    run(parted)
+def test_only_what_has_changed_is_scanned_again(three_parts: Settings, run: Run, redis_server: RedisServer) -> None:
+    """The results of the other parts come from Redis; the result of the part as it was is deleted."""
+    run(three_parts)
     with redis_server.client as client:
-        first = set(client.keys(f"{Keys(parted.source).part('')}*"))
-        write_json(part(parted, "c"), {"TSLA": a_record(confidence=0.99)})
-        report = run(parted)
-        second = set(client.keys(f"{Keys(parted.source).part('')}*"))
+        first = set(client.keys(f"{Keys(three_parts.source).part('')}*"))
+        write_json(part(three_parts, "c"), {"TSLA": a_record(confidence=0.99)})
+        report = run(three_parts)
+        second = set(client.keys(f"{Keys(three_parts.source).part('')}*"))
         lifetimes_s = [client.ttl(key) for key in second]
 
     assert report.stats is not None
     assert (report.stats.parts, report.stats.parts_scanned) == (3, 1)
-    assert report.stats.input_bytes == part(parted, "c").stat().st_size
-    assert [one["symbol"] for one in content_of(parted)["predictions"]["predictions"]] == ["TSLA", "AAPL", "MSFT"]
+    assert report.stats.input_bytes == part(three_parts, "c").stat().st_size
+    assert [one["symbol"] for one in content_of(three_parts)["predictions"]["predictions"]] == ["TSLA", "AAPL", "MSFT"]
     assert len(first) == len(second) == 3
     assert len(first & second) == 2
     assert all(3_500 < lifetime_s <= 3_600 for lifetime_s in lifetimes_s)
 
 
-def test_parts_come_and_go(parted: Settings, run: Run) -> None:
+def test_parts_come_and_go(three_parts: Settings, run: Run) -> None:
     """A new one is scanned, one that is gone counts no more, and nothing else is read."""
-    run(parted)
-    part(parted, "b").unlink()
-    gone = run(parted)
-    write_json(part(parted, "d"), {"AMD": a_record(confidence=1.0)})
-    come = run(parted)
+    run(three_parts)
+    part(three_parts, "b").unlink()
+    gone = run(three_parts)
+    write_json(part(three_parts, "d"), {"AMD": a_record(confidence=1.0)})
+    come = run(three_parts)
 
     assert gone.stats is not None
     assert come.stats is not None
     assert (gone.stats.parts, gone.stats.parts_scanned) == (2, 0)
     assert (come.stats.parts, come.stats.parts_scanned) == (3, 1)
-    best = content_of(parted)["predictions"]["predictions"]
+    best = content_of(three_parts)["predictions"]["predictions"]
     assert [(one["symbol"], one["confidence"]) for one in best[:2]] == [("AMD", 1.0), ("AAPL", 0.9)]
 
 
-def test_force_scans_every_part(parted: Settings, run: Run) -> None:
-    """Though what was found in them is there."""
-    run(parted)
-    report = optimize(parted, force=True) if run is optimize else by_the_fleet(parted, force=True)
+def test_force_scans_every_part(three_parts: Settings, run: Run) -> None:
+    """Though their results are stored."""
+    run(three_parts)
+    report = optimize(three_parts, force=True) if run is optimize else by_the_fleet(three_parts, force=True)
     assert report.stats is not None
     assert report.stats.parts_scanned == 3
 
 
-def test_what_is_lost_or_damaged_in_redis_is_scanned_again(parted: Settings, redis_server: RedisServer) -> None:
+def test_what_is_lost_or_damaged_in_redis_is_scanned_again(three_parts: Settings, redis_server: RedisServer) -> None:
     """A cache may lose what it likes."""
-    optimize(parted)
-    touch_later(part(parted, "a"))
+    optimize(three_parts)
+    touch_later(part(three_parts, "a"))
     with redis_server.client as client:
-        keys = sorted(client.keys(f"{Keys(parted.source).part('')}*"))
+        keys = sorted(client.keys(f"{Keys(three_parts.source).part('')}*"))
         client.delete(keys[0])
         client.set(keys[1], b"\x1f\x8bdamaged")
         client.set(keys[2], gzip.compress(b'{"records": 1}'))
 
-    report = optimize(parted)
+    report = optimize(three_parts)
 
     assert report.stats is not None
     assert report.stats.parts_scanned == 3
@@ -240,63 +240,62 @@ def test_what_is_lost_or_damaged_in_redis_is_scanned_again(parted: Settings, red
 # ---- what goes wrong
 
 
-def test_one_part_that_fails_fails_the_run_by_name(parted: Settings, run: Run, redis_server: RedisServer) -> None:
+def test_one_part_that_fails_fails_the_run_by_name(three_parts: Settings, run: Run, redis_server: RedisServer) -> None:
     """Nothing is published, the other parts are not read again, and the next run heals it."""
-    before = run(parted)
-    write_raw(part(parted, "b"), b'{"AAPL": {"confidence": 0.9,, }}')
-    write_json(part(parted, "c"), {"TSLA": a_record(confidence=0.99)})
+    before = run(three_parts)
+    write_raw(part(three_parts, "b"), b'{"AAPL": {"confidence": 0.9,, }}')
+    write_json(part(three_parts, "c"), {"TSLA": a_record(confidence=0.99)})
 
-    with pytest.raises((PartFailed, SourceMalformed), match=rf"{part(parted, 'b')}: "):
-        run(parted)
+    with pytest.raises((PartFailed, SourceMalformed), match=rf"{part(three_parts, 'b')}: "):
+        run(three_parts)
 
-    assert content_of(parted)["predictions"]["predictions"][0]["symbol"] == "AAPL"
-    assert runs_of(redis_server, parted.source)[0].status == "failed"
-    assert_tidy(parted, redis_server)
-    write_json(part(parted, "b"), [])
-    report = run(parted)
+    assert content_of(three_parts)["predictions"]["predictions"][0]["symbol"] == "AAPL"
+    assert runs_of(redis_server, three_parts.source)[0].status == "failed"
+    assert_tidy(three_parts, redis_server)
+    write_json(part(three_parts, "b"), [])
+    report = run(three_parts)
     assert report.version is not None
     assert before.version is not None
     assert report.version > before.version
 
 
-def test_many_failures_are_told_in_one_line(parted: Settings) -> None:
+def test_many_failures_are_told_in_one_line(three_parts: Settings) -> None:
     """The first few by name, the others by number."""
     for number in range(5):
-        write_raw(part(parted, f"x{number}"), b"{")
+        write_raw(part(three_parts, f"x{number}"), b"{")
     with pytest.raises(PartFailed, match=r"5 of 8 parts failed.*x0.*x1.*x2.*; and 2 more"):
-        by_the_fleet(parted)
+        by_the_fleet(three_parts)
 
 
-def test_a_pattern_that_matches_nothing_is_an_error(parted: Settings, run: Run) -> None:
+def test_a_pattern_that_matches_nothing_is_an_error(three_parts: Settings, run: Run) -> None:
     """And so is a part that is no file."""
     with pytest.raises(SourceMissing, match=r"nothing-\*\.json matches no file"):
-        run(replace(parted, input=local(parted.input).parent / "nothing-*.json"))
-    part(parted, "d").symlink_to("nowhere")
+        run(replace(three_parts, input=local(three_parts.input).parent / "nothing-*.json"))
+    part(three_parts, "d").symlink_to("nowhere")
     with pytest.raises(SourceError, match=r"d\.json\.gz"):
-        run(parted)
+        run(three_parts)
 
 
-def test_parts_without_a_usable_record_fail_the_run(parted: Settings, run: Run) -> None:
+def test_parts_without_a_usable_record_fail_the_run(three_parts: Settings, run: Run) -> None:
     """One of them may be empty, not all."""
     for name in PARTS:
-        write_json(part(parted, name), {})
+        write_json(part(three_parts, name), {})
     with pytest.raises(NoRecords, match="holds no usable record"):
-        run(parted)
+        run(three_parts)
 
 
-def test_without_redis_the_whole_run_is_made_at_once(parted: Settings) -> None:
-    """There is nothing to hand it out by, and the files are wanted all the same."""
-    away = replace(parted, redis_url="redis://127.0.0.1:1/0")
+def test_without_redis_the_whole_run_is_made_at_once(three_parts: Settings) -> None:
+    """Nothing can be dispatched; the files are written all the same."""
+    away = replace(three_parts, redis_url="redis://127.0.0.1:1/0")
     report = by_the_fleet(away)
     assert (report.status, report.cache) == ("success", "down")
     assert optimize(away).status == "unchanged"
 
 
-def test_snapshots_are_no_parts(parted: Settings, run: Run) -> None:
+def test_snapshots_are_no_parts(three_parts: Settings, run: Run) -> None:
     """They often lie where the input does; to read them would be to publish at every tick."""
-    beside = replace(
-        parted, output_dir=local(parted.input).parent, input=local(parted.input).parent / "**" / "*.json.gz"
-    )
+    directory = local(three_parts.input).parent
+    beside = replace(three_parts, output_dir=directory, input=directory / "**" / "*.json.gz")
     first = run(beside)
     assert first.stats is not None
     assert first.stats.parts == 3

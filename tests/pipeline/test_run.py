@@ -6,13 +6,9 @@ import gzip
 import json
 import os
 import random
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,31 +61,8 @@ def test_a_run_writes_three_snapshots_and_publishes_them(settings: Settings, red
     assert runs_of(redis_server, settings.source) == [report]
 
 
-def test_a_report_counts_what_was_read(settings_without_redis: Settings) -> None:
-    """The statistics are those of the input, and the rejects say which record and why."""
-    settings = settings_without_redis
-    records: list[Any] = [a_record(symbol="A"), a_record(symbol="A"), a_record(symbol="B", confidence=0.1)]
-    broken = [a_record(symbol="C", confidence=2), 5]
-    write_json(settings.input, {"predictions": records + broken, "bots": OLD["bots"]})
-
-    report = optimize(settings, use_cache=False)
-
-    stats = report.stats
-    assert stats is not None
-    assert (stats.records_seen, stats.records_rejected, stats.duplicates) == (5, 2, 1)
-    assert (stats.predictions_extracted, stats.bots_processed, stats.portfolio_holdings) == (1, 1, 1)
-    assert stats.input_bytes == local(settings.input).stat().st_size
-    assert stats.json_bytes == len(gzip.decompress(local(settings.input).read_bytes()))
-    first = [reject for tally in report.rejects for reject in tally.first]
-    assert {(reject.reason.value, reject.name) for reject in first} == {
-        ("ConfidenceInvalid", "C"),
-        ("RecordNotObject", None),
-    }
-    assert report.cache == "off"
-
-
 def test_an_unchanged_input_is_confirmed_without_a_scan(settings: Settings, redis_server: RedisServer) -> None:
-    """The version stays, and files and Redis both show when that was last found."""
+    """The version stays, and files and Redis both show when it was last confirmed."""
     first = run_old(settings)
     manifest = local(settings.output_dir) / "manifest.json"
     os.utime(manifest, (0, 0))
@@ -190,7 +163,7 @@ def test_a_damaged_set_is_made_anew(settings: Settings, redis_server: RedisServe
 
 @pytest.mark.parametrize("name", [*FILE_NAMES.values(), "manifest.json"])
 def test_a_fixed_name_that_was_removed_comes_back(settings_without_redis: Settings, name: str) -> None:
-    """Names are mended by the next run, not only by the next version, which may not come for long."""
+    """The next run restores names, not only the next version, which may not come for long."""
     run_old(settings_without_redis, use_cache=False)
     before = files_of(local(settings_without_redis.output_dir))
     (local(settings_without_redis.output_dir) / name).unlink()
@@ -330,7 +303,7 @@ def test_a_bad_input_leaves_everything_as_it_was(settings: Settings, redis_serve
 
 @pytest.mark.parametrize("name", ["rolling_brain.json.gz", "rolling_brain.json"])
 def test_a_file_replaced_amid_the_scan_is_published_as_it_was(settings_without_redis: Settings, name: str) -> None:
-    """Who opened the old file reads it whole; the new one comes with the next run."""
+    """An open file stays whole; the new one comes with the next run."""
     settings = replace(settings_without_redis, input=local(settings_without_redis.input).with_name(name))
     write_json(settings.input, BIG)
 
@@ -373,140 +346,7 @@ def test_a_tick_is_taken_once(settings: Settings, redis_server: RedisServer) -> 
         assert settings.interval_s < client.ttl(Keys(settings.source).tick(7)) <= 2 * settings.interval_s
 
 
-# ---- versions
-
-
-@pytest.fixture
-def clock_gone_back(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Call it to put the clock back to the epoch."""
-    return lambda: monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000)
-
-
-def test_versions_rise_though_the_clock_goes_back(
-    settings: Settings, redis_server: RedisServer, clock_gone_back: Callable[[], None]
-) -> None:
-    """A version is the time in milliseconds, or one more than the last."""
-    before_ms = time.time_ns() // 1_000_000
-    versions = [version_of(run_old(settings))]
-    assert before_ms <= versions[0] <= time.time_ns() // 1_000_000
-
-    versions += [version_of(optimize(settings, force=True)) for _ in range(3)]
-    clock_gone_back()
-    versions += [version_of(optimize(settings, force=True)) for _ in range(3)]
-
-    assert versions == sorted(set(versions))
-    assert versions[-1] == versions[3] + 3
-    assert_redis_holds_the_files(redis_server, settings)
-
-
-@pytest.mark.parametrize("pointer_is_lost", [False, True], ids=["pointer", "newest delta"])
-def test_versions_rise_where_only_redis_knows_the_last(
-    settings: Settings, redis_server: RedisServer, clock_gone_back: Callable[[], None], pointer_is_lost: bool
-) -> None:
-    """Another host's directory, or a new one, goes on from what Redis has, be it only the stream of deltas."""
-    run_old(settings)
-    write_json(settings.input, NEW)
-    last = version_of(optimize(settings))
-    shutil.rmtree(local(settings.output_dir))
-    if pointer_is_lost:
-        with redis_server.client as client:
-            client.delete(Keys(settings.source).current)
-    clock_gone_back()
-
-    assert version_of(optimize(settings)) == last + 1
-    assert_redis_holds_the_files(redis_server, settings)
-
-
-def test_versions_rise_where_only_the_files_know_the_last(
-    settings: Settings, redis_server: RedisServer, clock_gone_back: Callable[[], None]
-) -> None:
-    """A Redis that is new, or was off, gets a version above those of the files."""
-    last = version_of(run_old(settings, use_cache=False))
-    clock_gone_back()
-
-    assert version_of(optimize(settings, force=True)) == last + 1
-    assert_redis_holds_the_files(redis_server, settings)
-
-
-# ---- a directory that cannot be written
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that every user may read, all the way from the root; pytest's own may not."""
-    path = Path(tempfile.mkdtemp(prefix="rolling-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB; only root may make one."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
-    if mount is None or os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small file system, where that is allowed at all")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
-
-
-@contextmanager
-def the_run_stops(settings: Settings, server: RedisServer) -> Iterator[pytest.ExceptionInfo[OutputUnwritable]]:
-    """A run over a new input stops; files and Redis keep the old set, and the failure is reported with the remedy."""
-    files, keys = files_of(local(settings.output_dir)), keys_of(server, settings.source)
-    write_json(settings.input, NEW)
-
-    with pytest.raises(OutputUnwritable) as raised:
-        yield raised
-
-    assert f"ROLLING_OUTPUT_DIR={settings.output_dir}" in str(raised.value)
-    assert files_of(local(settings.output_dir)) == files
-    assert keys_of(server, settings.source) == keys
-    failed = runs_of(server, settings.source)[0]
-    assert (failed.error, failed.details) == ("OutputUnwritable", str(raised.value))
-    assert_tidy(settings, server)
-
-
-def test_a_read_only_directory_stops_the_run(
-    settings: Settings, redis_server: RedisServer, open_directory: Path
-) -> None:
-    """Redis never shows what the files do not have; the message names the place."""
-    settings = replace(settings, input=open_directory / "rolling_brain.json.gz", output_dir=open_directory / "out")
-    run_old(settings)
-    versions = local(settings.output_dir) / "versions"
-    for path in (versions, versions.parent):
-        path.chmod(0o555)
-
-    with the_run_stops(settings, redis_server) as raised, as_unprivileged():
-        optimize(settings)
-    assert str(raised.value).startswith(f"{settings.output_dir}/")
-    assert "Permission denied" in str(raised.value)
-
-    for path in (versions, versions.parent):
-        path.chmod(0o755)
-    assert optimize(settings).status == "success"
-    assert_redis_holds_the_files(redis_server, settings)
-
-
-def test_a_full_disk_stops_the_run(settings: Settings, redis_server: RedisServer, small_disk: Path) -> None:
-    """The next run has the new set once there is space."""
-    settings = replace(settings, output_dir=small_disk)
-    run_old(settings)
-    filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-
-    with the_run_stops(settings, redis_server) as raised:
-        optimize(settings)
-    assert "No space left" in str(raised.value)
-
-    filler.unlink()
-    assert optimize(settings).status == "success"
-    assert_redis_holds_the_files(redis_server, settings)
+# ---- places that cannot be used
 
 
 def test_an_input_that_may_not_be_read_stops_the_run(settings_without_redis: Settings, open_directory: Path) -> None:
@@ -518,35 +358,6 @@ def test_an_input_that_may_not_be_read_stops_the_run(settings_without_redis: Set
 
     with as_unprivileged(), pytest.raises(SourceUnreadable, match="Permission denied"):
         optimize(settings, use_cache=False)
-
-
-def test_a_file_that_cannot_be_written_whole_stops_the_run(settings: Settings, redis_server: RedisServer) -> None:
-    """Whichever of the files it is, a limit on their size that strikes amid one leaves the old set."""
-    run_old(settings)
-    files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)
-    write_json(settings.input, NEW)
-    limited = (
-        "import resource, sys; from pathlib import Path; from optimizer import Settings, optimize\n"
-        "settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3])\n"
-        "for limit in map(int, sys.argv[4:]):\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
-        "    try: optimize(settings)\n"
-        "    except Exception as error: print(type(error).__name__, error)\n"
-        "    else: print('written')\n"
-    )
-    sizes = {
-        name: (local(settings.output_dir) / name).stat().st_size for name in (*FILE_NAMES.values(), "manifest.json")
-    }
-    limits = {10, max(sizes[name] for name in FILE_NAMES.values()) - 60, sizes["manifest.json"] - 60}
-    arguments = [str(settings.input), str(settings.output_dir), settings.redis_url, *map(str, sorted(limits))]
-    done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=True)
-
-    lines = done.stdout.splitlines()
-    assert len(lines) == 3, done.stdout
-    assert all(line.startswith("OutputUnwritable ") and "File too large" in line for line in lines), lines
-    assert files_of(local(settings.output_dir)) == files
-    assert keys_of(redis_server, settings.source) == keys
-    assert_tidy(settings, redis_server)
 
 
 def test_an_output_directory_that_is_a_file_stops_the_run(settings_without_redis: Settings) -> None:

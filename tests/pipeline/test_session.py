@@ -301,10 +301,10 @@ def test_a_confirmation_is_dated_by_redis_or_where_that_is_forbidden_by_the_work
             old = replace(settings, redis_url=settings.redis_url.replace("://", "://old:made-up@"))
             assert run_old(old).cache == "published"
             assert optimize(old).cache == "current"
-            told = cast("bytes", client.hget(Keys(settings.source).current, "checked_at")).decode()
+            checked_at = cast("bytes", client.hget(Keys(settings.source).current, "checked_at")).decode()
         finally:
             client.execute_command("ACL", "DELUSER", "old")
-    assert abs(seconds_of(told) - time.time()) < 60
+    assert abs(seconds_of(checked_at) - time.time()) < 60
 
 
 @pytest.mark.parametrize("forced", [False, True])

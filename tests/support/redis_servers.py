@@ -19,7 +19,7 @@ from optimizer.cli.dev.redis_server import redis_command, redis_executable
 from optimizer.errors import CacheUnavailable
 from tests.support.ports import free_port
 
-__all__ = ["Authority", "RedisServer", "serves_tls", "wait_until"]
+__all__ = ["Authority", "RedisServer", "serves_tls", "wait_until", "written"]
 
 
 def wait_until(condition: Callable[[], object], *, limit_s: float = 20.0, what: str = "the condition") -> None:
@@ -49,9 +49,10 @@ class RedisServer:
     def start(self, *options: str) -> None:
         """Start the server, and wait until it answers; fail if it ends instead."""
         self.options = options
-        self._process = subprocess.Popen(
-            [*redis_command(self.port, self.directory), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        command = [*redis_command(self.port, self.directory), *options]
+        if "--cluster-enabled" in options:  # by default its bus is on the port plus 10,000, which may be taken
+            command += ["--cluster-port", str(free_port())]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(self._answers, what="redis")
 
     def kill(self, *, lose_data: bool = False) -> None:
@@ -121,3 +122,8 @@ class Authority:
     def _openssl(self, *arguments: object) -> None:
         command = ["openssl", *map(str, arguments), "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
         subprocess.run(command, check=True, capture_output=True)
+
+
+def written(server: RedisServer) -> bytes:
+    """All that was ever written to a server: its append-only file."""
+    return b"".join(path.read_bytes() for path in server.directory.rglob("*.aof"))

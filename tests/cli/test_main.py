@@ -1,0 +1,83 @@
+"""What all commands have in common: imports, bad variables, URLs for paths."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import rolling_optimizer
+from tests.support.compose import ROOT
+from tests.support.ports import free_port
+from tests.support.redis_servers import RedisServer
+from tests.support.s3_server import S3Server
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--no-cache"],
+        ["sample", "made.json", "--symbols", "1"],
+        ["bench", "--rounds", "1"],
+        ["status"],
+        ["config"],
+        *([name, "--help"] for name in ("web", "trigger", "up", "demo")),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_commands_that_need_no_celery_import_none(data: Path, redis_server: RedisServer, arguments: list[str]) -> None:
+    """It takes 8 MB and 0.3 s, so only commands that talk to workers import it, and not before they do."""
+    program = (
+        "import sys; sys.modules['celery'] = sys.modules['kombu'] = None; from optimizer.cli.main import main; main()"
+    )
+    if arguments == ["status"]:
+        rolling_optimizer(data, "run", "--no-cache")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=data,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "ROLLING_REDIS_URL": redis_server.url},
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", [["run"], ["status"], ["config"], ["trigger"]], ids=lambda command: command[0])
+def test_a_bad_variable_is_one_line_for_every_command(data: Path, command: list[str]) -> None:
+    """The variable and the value are named."""
+    done = rolling_optimizer(data, *command, ROLLING_INTERVAL_S="often")
+    assert done.returncode == 2
+    assert "ROLLING_INTERVAL_S='often' is not a number" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_urls_work_as_paths_do(data: Path, s3: S3Server) -> None:
+    """`run` from and to a bucket, `status` and `config` on it, and `bench` of an object."""
+    place = s3.bucket / data.name
+    s3.put(place / "rolling_brain.json.gz", data / "data" / "rolling_brain.json.gz")
+    where = {"ROLLING_INPUT": f"{place}/rolling_brain.json.gz", "ROLLING_OUTPUT_DIR": f"{place}/out"}
+    nowhere = {"ROLLING_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    options = ["--input", where["ROLLING_INPUT"], "--output-dir", where["ROLLING_OUTPUT_DIR"]]
+
+    ran = rolling_optimizer(data, "run", "--no-cache", *options)
+    status = rolling_optimizer(data, "status", **where, **nowhere)
+    config = rolling_optimizer(data, "config", **where, **nowhere)
+    bench = rolling_optimizer(data, "bench", "--rounds", 1, "--json", where["ROLLING_INPUT"], **nowhere)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "6 predictions of 11 records" in ran.stdout
+    assert "from files" in status.stdout
+    assert where["ROLLING_OUTPUT_DIR"] in config.stdout
+    assert json.loads(bench.stdout)["input"] == where["ROLLING_INPUT"]
+    assert {name.partition("/")[0] for name in s3.names(place / "out")} == {
+        "versions",
+        "manifest.json",
+        "rolling_optimized.json.gz",
+        "bots_snapshot.json.gz",
+        "portfolio_snapshot.json.gz",
+        "symbols_index.json.gz",
+    }

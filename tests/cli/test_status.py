@@ -1,0 +1,74 @@
+"""`rolling-optimizer status`: the version, the runs, and a health check."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import closing
+from pathlib import Path
+
+from optimizer import Settings, optimize
+from optimizer.cache.client import CacheClient
+from optimizer.cache.run_log import RunLog
+from optimizer.errors import NoBots
+from optimizer.pipeline.run import failed_report, skipped
+from tests.support.command import rolling_optimizer
+from tests.support.published_state import report_unchanged
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import a_record, local, write_json
+
+
+def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> None:
+    """As text and as JSON, from Redis; the last scan, too, however many runs have found nothing new since."""
+    write_json(settings.input, {"AAPL": a_record()})
+    report = optimize(settings)
+    variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+
+    text = rolling_optimizer(data, "status", **variables)
+    shown = json.loads(rolling_optimizer(data, "status", "--json", **variables).stdout)
+
+    assert text.returncode == 0
+    assert f"version {report.version}" in text.stdout
+    assert "from redis" in text.stdout
+    assert shown["version"] == report.version
+    assert shown["rejected"] == {"records": {"seen": 1, "rejected": 0}, "bots": {"seen": 0, "rejected": 0}}
+    assert shown["runs"][0]["stats"]["predictions_extracted"] == 1
+
+    report_unchanged(settings, 5)
+    shown = json.loads(rolling_optimizer(data, "status", "--json", **variables).stdout)
+    assert [run["status"] for run in shown["runs"]] == ["unchanged"] * 5 + ["success"]
+
+
+def test_status_shows_a_failure_that_many_skipped_runs_hide(settings: Settings, data: Path) -> None:
+    """Skipped runs say nothing about the input; a later success replaces the failure."""
+    variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+    write_json(settings.input, {"AAPL": a_record()})
+    optimize(settings)
+    with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
+        RunLog(cache).add(failed_report(settings, NoBots("no bot there can be used")))
+        for _ in range(10):
+            RunLog(cache).add(skipped(settings, "already_running"))
+    failed = rolling_optimizer(data, "status", **variables)
+    optimize(settings)
+    well = rolling_optimizer(data, "status", **variables)
+
+    assert "failed: NoBots: no bot there can be used" in failed.stdout
+    assert "NoBots" not in well.stdout
+
+
+def test_status_with_max_age_is_a_health_check(settings: Settings, data: Path, redis_server: RedisServer) -> None:
+    """Exit 0 for a fresh snapshot, 1 for an old one or none; a run that finds nothing new makes it fresh."""
+    variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+    none = rolling_optimizer(data, "status", "--max-age", 60, **variables)
+    write_json(settings.input, {"AAPL": a_record()})
+    optimize(settings)
+    with redis_server.client as client:
+        client.hset("rolling:{rolling_brain}:current", "checked_at", "2026-01-01T00:00:00.000Z")
+    os.utime(local(settings.output_dir) / "manifest.json", (0, 0))
+    old = rolling_optimizer(data, "status", "--max-age", 60, **variables)
+    optimize(settings)
+    fresh = rolling_optimizer(data, "status", "--max-age", 60, **variables)
+
+    assert (none.returncode, old.returncode, fresh.returncode) == (1, 1, 0)
+    assert "SnapshotMissing: no snapshot of 'rolling_brain'" in none.stderr
+    assert "more than 60 s" in old.stderr

@@ -1,0 +1,31 @@
+"""A Redis with the users that are shipped."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.support.acl_users import ACL_FILE, ROLES, password
+from tests.support.redis_servers import RedisServer
+from tests.support.whole_fleet import UrlOf
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, own_redis: RedisServer) -> UrlOf:
+    """A server with the users of `docs/redis-acl.conf`; returns the URL of a role."""
+    text = ACL_FILE.read_text()
+    for role in ROLES:
+        digest = hashlib.sha256(password(role).encode()).hexdigest()
+        text = text.replace(f"#{role.upper()}-PASSWORD-SHA256", f"#{digest}")
+    (tmp_path / "redis-acl.conf").write_text(text)
+
+    def url_of(role: str) -> str:
+        return f"redis://{role}:{quote(password(role), safe='')}@127.0.0.1:{own_redis.port}/0"
+
+    own_redis.url = url_of("admin")
+    # DEBUG is off by default for all users: on, so that it is the ACL that refuses it.
+    own_redis.start("--include", str(tmp_path / "redis-acl.conf"), "--enable-debug-command", "yes")
+    return url_of

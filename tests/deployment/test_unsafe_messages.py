@@ -1,0 +1,71 @@
+"""Messages and results that could run code when they are loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from optimizer import Settings
+from tests.support.fleet import Fleet
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import a_record, write_json
+from tests.support.web_apps import WebServer
+from tests.support.whole_fleet import QUEUE, TASK, TOKEN, ask
+
+pytestmark = pytest.mark.slow
+
+
+class Trap:
+    """An object that makes a directory when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        """Call this to load it."""
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("content_type", ["x-python-serialize", "x-yaml", "x-msgpack", "json", "made-up"])
+def test_what_is_not_json_is_not_loaded(tmp_path: Path, settings: Settings, content_type: str) -> None:
+    """For any content type that the message names; the worker goes on."""
+    trap = tmp_path / "loaded"
+    body = b"!!python/object/apply:os.mkdir [%s]" % bytes(trap) if "yaml" in content_type else pickle.dumps(Trap(trap))
+    write_json(settings.input, {"AAPL": a_record()})
+
+    with Fleet(tmp_path, settings) as fleet, Celery(broker=settings.redis_url, set_as_current=False) as client:
+        fleet.start_worker()
+        headers = {"task": TASK, "id": "made-up", "lang": "py", "root_id": None, "parent_id": None}
+        with client.producer_pool.acquire() as producer:
+            kind = {"content_type": f"application/{content_type}", "content_encoding": "binary"}
+            producer.publish(body, routing_key=QUEUE, headers=headers, **kind)
+        client.send_task(TASK, queue=QUEUE)
+        runs = fleet.wait_for_runs(1, "success")
+    assert len(runs) == 1
+    assert not trap.exists()
+
+
+def test_a_result_that_is_not_json_is_not_loaded(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
+    """The caller gets 503, and a sentence that says that it cannot be read."""
+    run, trap = "7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11", tmp_path / "loaded"
+    with redis_server.client as client:
+        client.set(f"celery-task-meta-{run}", pickle.dumps(Trap(trap)))
+
+    variables = {"ROLLING_TRIGGER_TOKEN": TOKEN, "ROLLING_BROKER_URL": settings.redis_url}
+    with WebServer(tmp_path, settings, **variables) as web:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(web, "GET", f"/runs/{run}")
+        with caught.value as answer:
+            said = json.loads(answer.read())
+    assert caught.value.code == 503
+    assert "none of ours" in said["detail"]
+    assert "Traceback" not in web.log.read_text()
+    assert not trap.exists()
