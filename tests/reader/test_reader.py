@@ -52,9 +52,14 @@ def test_a_reader_is_made_of_the_environment(settings: Settings) -> None:
         assert reader.manifest().origin == "redis"
 
 
+def _refreshers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "rolling-reader"]
+
+
 def test_many_threads_begin_with_one_look(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """And one refresher a process, however many threads read first."""
     run_old(settings)
+    before = set(_refreshers())  # of readers that other tests have left to the garbage collector
     refreshes: list[int] = []
     refresh = Follower.refresh
 
@@ -66,7 +71,7 @@ def test_many_threads_begin_with_one_look(settings: Settings, monkeypatch: pytes
     monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 60.0)
     with closing(SnapshotReader.from_settings(settings)) as reader, ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(lambda _: reader.predictions(), range(200)))
-        refreshers = [thread for thread in threading.enumerate() if thread.name == "rolling-reader"]
+        refreshers = set(_refreshers()) - before
 
     assert len({id(answer.value) for answer in answers}) == 1
     assert (len(refreshes), len(refreshers)) == (1, 1)
@@ -76,9 +81,10 @@ def test_a_reader_that_is_garbage_ends_its_thread(settings: Settings, monkeypatc
     """Dropped without `close`, it does not go on asking."""
     monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 0.05)
     run_old(settings)
+    before = set(_refreshers())
     reader = SnapshotReader.from_settings(settings)
     reader.predictions()
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == "rolling-reader"]
+    (thread,) = set(_refreshers()) - before
     del reader
     gc.collect()
     thread.join(5)
@@ -145,8 +151,10 @@ for _ in range(8):
             assert reader.symbol("MISSING").value is None
         import time
         deadline = time.monotonic() + 10
-        while reader.predictions().version == first and time.monotonic() < deadline: time.sleep(0.02)
-        os._exit(0 if reader.predictions().version > first and reader.predictions().origin == "redis" else 3)
+        def arrived():  # for a moment amid the publish, the files alone have it
+            return reader.predictions().version > first and reader.predictions().origin == "redis"
+        while not arrived() and time.monotonic() < deadline: time.sleep(0.02)
+        os._exit(0 if arrived() else 3)
     children.append(child)
 stop.set()
 for thread in readers: thread.join()
