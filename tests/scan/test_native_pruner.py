@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from optimizer.errors import RollingError
 from optimizer.models import Record, Reject
 from optimizer.scan.batch import EncodedBatch, RecordBatch
-from optimizer.scan.decoder import LAYOUTS, RECORD_LAYOUT, Item, RootShape, ScanEvent
+from optimizer.scan.decoder import Item, RootShape, ScanEvent
 from optimizer.scan.engine import Engine, choose_engine
+from optimizer.scan.layout import LAYOUTS, RECORD_LAYOUT
 from optimizer.scan.pruner import Pruner
 from optimizer.scan.scanner import scan, scan_items
 from optimizer.scan.validation import SymbolsIgnored

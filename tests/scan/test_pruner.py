@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from optimizer.errors import RollingError, SourceMalformed, SourceTorn
 from optimizer.models import Bot, Record, Reject, RejectReason
 from optimizer.scan.decoder import Item
-from optimizer.scan.fragment import MAX_DEPTH, Fragment, FragmentKind, Layout
+from optimizer.scan.fragment import MAX_DEPTH, Fragment, FragmentKind
+from optimizer.scan.layout import Layout
 from optimizer.scan.scanner import scan_bot
 from tests.support import engines
 from tests.support.engines import pruner, scan
