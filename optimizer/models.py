@@ -5,7 +5,8 @@ JSON.
 
 `Record`, `Bot` and `Position` are also the tables of what the input may have: each field has its type, its default
 (none: the field is required), and a `Rule` with the limits, other names and the reason of a reject. The decoders, their
-messages, the snapshots and the OpenAPI description are made of them, so a new field of a record is one line here.
+messages, the snapshots and the OpenAPI schemas are made of them, so a new field of a record is one line here, and what
+`CONTRIBUTING.md` lists.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every setting, checked. The README's table says what each is for."""
+    """Every setting, checked. `docs/configuration.md` says what each is for."""
 
     input: Location = Path("data/rolling_brain.json.gz")
     output_dir: Location = Path("data")
