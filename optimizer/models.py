@@ -234,7 +234,7 @@ class Manifest(msgspec.Struct, frozen=True):
 class Stats(msgspec.Struct, frozen=True):
     """What a run did. `input_bytes` are compressed bytes; MB are 10^6 bytes; memory is the process's peak so far.
 
-    `symbols_ignored` are records that stand under another name than their own `symbol`; that name is published.
+    `symbols_ignored` are records whose key differs from their own `symbol`; the key is published.
     Bytes are those that this run has read: of `parts` files it scanned `parts_scanned`, the others had not changed.
     """
 

@@ -83,7 +83,7 @@ class Decoder:
                 if self._items:
                     yield from self._completed()
         except RollingError:
-            yield from self._completed()  # items before an error come out before it
+            yield from self._completed()  # items before an error are yielded before it
             raise
         yield from self._completed()
 

@@ -192,7 +192,7 @@ class NativePruner:
             yield Fragment(fragment.kind, self._locate(fragment.offset), fragment.size, fragment.data, offsets)
 
     def _offsets_of(self, offset: int, start: int, stop: int) -> array[int]:
-        """Return the entries between two positions of a fragment; the first one stands at `offset` of the stream."""
+        """Return the entries between two positions of a fragment; the first one is at `offset` of the stream."""
         entries = self._offset_map.between(offset, offset + stop - start)
         if not entries:
             return array("Q")

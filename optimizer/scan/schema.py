@@ -100,7 +100,7 @@ def _constructor() -> Callable[[Fields, str], Record]:
 class Fields(msgspec.Struct, gc=False, kw_only=True):
     """Base of the structs into which records are decoded; they have the attributes of `Record`.
 
-    A record that stands under its symbol may have anything as its own `symbol`, which is decoded for comparison.
+    A record whose key is its symbol may have anything as its own `symbol`, which is decoded for comparison.
     `record(symbol)` returns the record as it is selected and published.
     """
 
@@ -110,7 +110,7 @@ class Fields(msgspec.Struct, gc=False, kw_only=True):
 
 
 def record_structs(*, named: bool) -> list[type[Fields]]:
-    """Return the structs for records that stand under their symbol, or that are `named` by their own.
+    """Return the structs for records whose key is their symbol, or that are `named` by a field of their own.
 
     A field with several names needs a struct for each of them: mostly, all records of a file use the same one. In the
     struct for a name, those before it have to be null; those after it are only checked for being valid text.

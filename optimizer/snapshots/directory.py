@@ -104,7 +104,7 @@ class DirectoryStore:
         """
         version = snapshots.manifest.version
         complete = self._versions / str(version)
-        # A unique name: a run that is stopped here and overtaken goes on some day, and the other may have made the same
+        # A unique name: a run that is stopped here and overtaken continues later, and the other may have made the same
         # version (if the clock is behind the newest). What it then writes and removes must be its own.
         partial = self._versions / f"{version}.{secrets.token_hex(8)}.partial"
 
