@@ -254,7 +254,7 @@ class Law(RuleBasedStateMachine):
         pointer = self._pointer()
         for _, reader, has_files, shown in self._readers:
             manifest = snapshot_store(self._view).read_manifest() if has_files else None
-            visible = [found.version for found in (pointer, manifest) if found is not None]
+            visible = [one.version for one in (pointer, manifest) if one is not None]
             expected = max([*visible, *shown.values()], default=0)
 
             def shows_it(reader: SnapshotReader = reader, expected: int = expected) -> bool:
@@ -318,7 +318,7 @@ class Law(RuleBasedStateMachine):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis that hangs is given up after a moment; readers look when they are told to."""
+    """A Redis that hangs times out after a moment; readers refresh only when a rule calls them."""
     for module in (optimizer.reader.redis_store, optimizer.cache.writer):
         monkeypatch.setattr(module, "READER_TIMEOUT_S", 0.06)
     monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", 0.12)

@@ -143,23 +143,23 @@ class Fleet:
 
     def wait_for_line(self, pattern: str, *, limit_s: float = 20.0, since: int = 0) -> str:
         """Wait for a process to print a line, after so many lines."""
-        found: list[str] = []
+        matching: list[str] = []
 
         def is_there() -> bool:
-            found.extend(line for line in self.lines[since:] if re.search(pattern, line))
-            return bool(found)
+            matching.extend(line for line in self.lines[since:] if re.search(pattern, line))
+            return bool(matching)
 
         wait_until(is_there, limit_s=limit_s, what=pattern)
-        return found[0]
+        return matching[0]
 
 
 def processes_with(variable: str) -> list[int]:
     """The processes whose environment contains this text, without this process."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             if variable.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
-                found.append(int(path.parent.name))
+                pids.append(int(path.parent.name))
         except OSError:
             continue
-    return found
+    return pids

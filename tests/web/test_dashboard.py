@@ -171,7 +171,7 @@ def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
 def test_without_the_stream_the_page_is_slower_but_right(
     settings: Settings, web: Web, watch: Callable[..., Watched]
 ) -> None:
-    """A proxy that lets no stream through costs some seconds, and is told."""
+    """A proxy that lets no stream through delays the page by some seconds, and a notice says so."""
     publish(settings, many_records(3))
     watched = watch(web.url)
     watched.page.route("**/events", lambda route: route.abort())
@@ -226,7 +226,7 @@ def test_every_column_sorts_both_ways_and_says_so(settings: Settings, open_page:
 
 
 def test_search_and_filter_narrow_the_table_from_the_keyboard(settings: Settings, open_page: Open) -> None:
-    """`/` goes to the search, Escape empties it; a filter by sentiment adds to it; how many are left is told."""
+    """`/` goes to the search, Escape empties it; a filter by sentiment adds to it; the number that is left is shown."""
     publish(settings, many_records(9) | {"Größe": a_record(sentiment="mixed")})
     page = open_page()
     expect(rows(page)).to_have_count(10)

@@ -173,8 +173,8 @@ def test_a_run_is_sent_to_the_fleet_and_followed_to_its_end(tmp_path: Path, sett
             url = f"http://127.0.0.1:{web.port}{path}"
             request = urllib.request.Request(url, body, RIGHT, method=method)
             with urllib.request.urlopen(request, timeout=10) as answer:
-                found: dict[str, Any] = json.loads(answer.read())
-                return found
+                value: dict[str, Any] = json.loads(answer.read())
+                return value
 
         first = ask("/runs", "POST", b'{"force": true}')["id"]
         assert ask(f"/runs/{first}")["state"] == "pending"
