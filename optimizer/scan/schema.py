@@ -94,7 +94,7 @@ def _constructor() -> Callable[[Fields, str], Record]:
         if name != "symbol"
     ]
     source = f"lambda fields, symbol: Record(symbol, {', '.join(values)})"
-    return cast("Callable[[Fields, str], Record]", eval(source, {"Record": Record}))  # noqa: S307 - the source is ours
+    return cast("Callable[[Fields, str], Record]", eval(source, {"Record": Record}))  # noqa: S307 - our own names
 
 
 class Fields(msgspec.Struct, gc=False, kw_only=True):

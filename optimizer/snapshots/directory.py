@@ -22,6 +22,7 @@ Errors: `OutputUnwritable` when writing, `OutputUnreadable` when reading, with t
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -85,7 +86,7 @@ class DirectoryStore:
                     with suppress(FileNotFoundError):
                         self._check_owner(link, link.lstat())
             with self._writing():
-                is_acquired = durable.lock(descriptor)
+                is_acquired = _lock(descriptor)
             yield is_acquired
         finally:
             os.close(descriptor)
@@ -269,6 +270,14 @@ class DirectoryStore:
 
 def _validator(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_set(path: Path, trusted: set[int]) -> bool:

@@ -1,15 +1,14 @@
-"""Writes to a local file system that survive a crash of the machine, links that change by one rename, file locks.
+"""Files of a local file system that survive a crash of the machine, and links that change by one rename.
 
 Errors: `OSError`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
-__all__ = ["lock", "partial_link", "replace_link", "sync_directory", "write_file"]
+__all__ = ["partial_link", "replace_link", "sync_directory", "write_file"]
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -40,12 +39,3 @@ def replace_link(path: Path, target: str) -> None:
 def partial_link(path: Path) -> Path:
     """The link that `replace_link` makes before the rename; a process that died may have left it."""
     return path.with_name(f".{path.name}.partial")
-
-
-def lock(descriptor: int) -> bool:
-    """Lock an open file until the descriptor is closed; return False if another process has locked it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
