@@ -143,7 +143,7 @@ def test_a_window_is_not_negative(settings: Settings, open_reader: Open) -> None
 def test_files_answer_where_a_lookup_is_gone(
     settings: Settings, redis_server: RedisServer, open_reader: Open, kind: str
 ) -> None:
-    """A ranking that was evicted is no empty ranking, nor are all symbols unknown."""
+    """An evicted ranking is not read as an empty one, nor evicted symbols as unknown ones."""
     write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
     version = version_of(optimize(settings))
     with redis_server.client as client:

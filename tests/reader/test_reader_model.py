@@ -174,7 +174,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(state=st.sampled_from(["away", "hangs", "lost its replicas", "full"]), new=st.booleans())
     def outage(self, state: str, new: bool) -> None:
-        """It fails, a run goes on without it, and the first tick after that finds nothing new in the input."""
+        """It fails, a run continues without it, and the input is unchanged at the first tick after that."""
         self.redis_is(state)
         self.run(new=new, force=not new)
         self.every_method_shows_the_newest()
@@ -233,7 +233,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(KINDS), without_files=st.booleans())
     def open_reader(self, kind: str, without_files: bool) -> None:
-        """A new one; the oldest goes where there are many."""
+        """Open a new one; close the oldest if there are many."""
         stack = ExitStack()
         settings = replace(self._settings, output_dir=self._view)
         reader = Open(stack, kind)(settings, "redis" if without_files else None)

@@ -54,7 +54,7 @@ def test_answers_are_typed_and_say_where_they_are_from(settings: Settings, open_
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_a_snapshot_is_decoded_once_a_version(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """The same object comes again until the version changes; readers may not change it, it is shared."""
+    """The same object is returned until the version changes; it is shared, so readers may not change it."""
     run_old(settings)
     reader = open_reader(settings, origin)
     first = reader.predictions()

@@ -139,7 +139,7 @@ class TestBots:
         assert "bytes without its nested containers" in item.details
 
     def test_a_later_bot_replaces_an_earlier_one(self) -> None:
-        """A name that comes again, in whichever section, counts once and last."""
+        """Of bots with the same name, in any sections, the last one counts."""
         result = ScanResult(Selection(1))
         for item in items('{"bots":{"b":{"equity":1},"c":{}},"_bots":{"b":{"equity":2}}}'):
             result.take(item)

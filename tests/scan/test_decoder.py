@@ -30,7 +30,7 @@ class TestShapes:
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_every_shape_gives_the_same_record(self, shape: str) -> None:
-        """A record is the same wherever it stands."""
+        """A record is the same in every shape."""
         fields = json.dumps(a_record())[1:-1]
 
         assert record(SHAPES[shape] % fields) == Record(
@@ -122,7 +122,7 @@ class TestShapes:
 
     @pytest.mark.parametrize(("value", "kind"), [("5", "a number"), ('"x"', "a string"), ("true", "a boolean")])
     def test_sections_of_a_wrong_type_are_rejected(self, value: str, kind: str) -> None:
-        """They are named; null is like nothing, and an array is no section of bots."""
+        """They are named; null counts as absent, and an array is not a section of bots."""
         for name, reason in (
             ("predictions", RejectReason.NOT_AN_OBJECT),
             ("symbols", RejectReason.NOT_AN_OBJECT),
@@ -138,7 +138,7 @@ class TestShapes:
 
     @pytest.mark.parametrize("value", ["1", '"text"', "null", "true", "NaN", "[]", "[[]]"])
     def test_what_is_no_object_is_rejected(self, value: str) -> None:
-        """Where a record should stand, anything else is a reject; an array at the root holds records."""
+        """Anything but an object in place of a record is a reject; an array at the root holds records."""
         for text in (f"[{value}]", f'{{"predictions":[{value}]}}', f'{{"predictions":{{"A":{value}}}}}'):
             assert reject(text).reason == RejectReason.NOT_AN_OBJECT
         expected = {"[]": [], "[[]]": ["RecordNotObject"]}.get(value, ["RecordNotObject"])
@@ -154,7 +154,7 @@ class TestShapes:
         assert len(items(root(1_000))) == 1_000
 
     def test_items_come_before_the_end(self) -> None:
-        """A map's records are handed on while it is still open: nothing but the first thousand is held back."""
+        """A map's records are yielded while it is still open: only the first thousand are held back."""
         text = "{" + ",".join(f'"k{i}":{{{GOOD}}}' for i in range(2_000))
 
         events = scan([text.encode(), b"}"], max_record_bytes=LIMIT)
@@ -314,7 +314,7 @@ class TestMalformed:
         assert malformed_at(text)[0] == expected
 
     def test_nothing_after_it_is_read(self) -> None:
-        """Records before the error come out, and then the error."""
+        """Records before the error are yielded, and then it is raised."""
         lines = [f'{{"symbol":"{name}",{GOOD}}}\n'.encode() for name in "ABC"]
         events = scan([*lines, b"{1}", *lines], max_record_bytes=LIMIT)
 
@@ -324,7 +324,7 @@ class TestMalformed:
 
     @given(no_objects)
     def test_plain_members_of_a_map_are_never_too_much(self, value: Any) -> None:
-        """Any well-formed value may stand between records."""
+        """Any well-formed value is allowed between records."""
         text = render(Members([("before", value), ("A", Members([("x", value)])), ("after", value)]), STYLE)
 
         assert shown(items(text)) == ["ConfidenceInvalid"]

@@ -107,7 +107,7 @@ def pruned(kernel: Any, *chunks: bytes) -> bytes:
 
 
 def reference(value: Any, level: int = 1, unit: int = 2, last: int = 2) -> Any:
-    """What is left of a value: containers below the last kept level are empty, and so are arrays where units stand."""
+    """A value as it is kept: containers below the last kept level are empty, and so are arrays in place of units."""
     if not isinstance(value, list):
         return value
     if level > last or (level == unit and not isinstance(value, Pairs)):

@@ -93,7 +93,7 @@ class TestBothEngines:
     @pytest.mark.parametrize("opening", ["{%s}", '{"predictions":{%s}}'])
     @pytest.mark.parametrize("defect", ["", "tru", '"a" 1', "1,", ',"x":1', "\\", '"\\q":1', '"\x01":1', '"\\ud800":1'])
     def test_one_bad_record_among_hundreds(self, native: Engine, opening: str, defect: str) -> None:
-        """The records before it come out, and the error is the same as for the record alone."""
+        """The records before it are yielded, and the error is the same as for the record alone."""
         records = [f'"S{number}":{json.dumps(a_record())}' for number in range(400)]
         records[300] = f'"S300":{{"prediction":1,"confidence":0.5,"last_price":2,"h":[1,2],{defect}}}'
         data = (opening % ",".join(records)).encode()
@@ -277,7 +277,7 @@ class TestBatches:
 
 @pytest.mark.slow
 def test_a_huge_record_takes_linear_time(native: Engine) -> None:
-    """Where records of any size are wanted, one of 120 MB is not copied anew with each chunk, and it counts."""
+    """With a limit above 120 MB, a record of that size is not copied anew with each chunk, and it counts."""
     fields = b'{"prediction":1,"confidence":0.5,"last_price":2'
     chunks = [b'{"A":' + fields, *[b',"note":"%s"' % (b"x" * 1_000) * 100] * 1_200, b'},"B":' + fields + b"}}"]
     before = time.process_time()

@@ -304,7 +304,7 @@ class TestDepth:
 
 
 class TestLimits:
-    """`max_unit_bytes`: exactly so many pass, and memory is bounded whatever comes in."""
+    """`max_unit_bytes`: a unit of exactly that size is kept, and memory is bounded for any input."""
 
     @pytest.mark.parametrize(
         "tail", [b'"x":"%s"}', b'"x":%s}', b'%s"x":1}', b'"x":1}%s', b'"%s":1}', b'"x":[],"y":"%s"}']
@@ -313,7 +313,7 @@ class TestLimits:
         "file", [b'{"A":%b,"B":{"symbol":"B",%b}}', b'[%b,{"symbol":"B",%b}]', b'%b{"symbol":"B",%b}']
     )
     def test_a_record_may_be_exactly_as_long(self, file: bytes, tail: bytes) -> None:
-        """A record of `max_unit_bytes` is kept, one byte more is not, whatever it is that is long."""
+        """A record of `max_unit_bytes` is kept and one byte more is not, whichever part of it is long."""
         head = b'{"symbol":"A",' + FIELDS + b","
         inside = not tail.endswith(b"%s")
         filler = b" " if tail.startswith(b"%s") or not inside else b"7"
@@ -357,7 +357,7 @@ class TestLimits:
     @pytest.mark.parametrize("text", [b"7" * 101, b"x" * 500, b"\x00" * 200])
     @pytest.mark.parametrize("opening", [b'{"x":', b"[", b"", b'{"predictions":[', b'{"A":' + RECORD + b',"x" : '])
     def test_an_overlong_number_around_units_is_malformed(self, opening: bytes, text: bytes) -> None:
-        """What is no string and never ends is refused, with its byte."""
+        """A token that is not a string and never ends is an error with its byte."""
         result = outcome([opening + text + b" 1"], limit=100)
 
         assert result == (

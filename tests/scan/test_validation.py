@@ -128,7 +128,7 @@ class TestSymbols:
 
     @pytest.mark.parametrize("written", SYMBOLS)
     def test_names_are_decoded(self, written: str) -> None:
-        """As a key and as a field, with whatever escapes."""
+        """As a key and as a field, with any escapes."""
         name = SYMBOLS[written]
 
         if not name.startswith("_"):
@@ -205,7 +205,7 @@ BAD_RECORDS = [GOOD, '"confidence":"no"', '"x":{"a":[1]}', f'{GOOD},"sentiment":
 
 
 class TestBadText:
-    """Text that is no Unicode in what is kept of a record is one rejected record; elsewhere it is no concern."""
+    """Invalid Unicode in a kept field rejects that one record; elsewhere it is ignored."""
 
     @pytest.mark.parametrize("place", KEPT_TEXTS)
     @pytest.mark.parametrize("fields", BAD_RECORDS)
@@ -254,7 +254,7 @@ class TestBadText:
 
     @pytest.mark.parametrize("bad", BAD_TEXTS)
     def test_under_a_name_in_a_section(self, bad: bytes) -> None:
-        """What is no object is that first of all."""
+        """A member that is not an object is rejected for that reason before any other."""
         rejected = reject(b'{"predictions":{"%s":5}}' % bad)
 
         assert rejected.reason == RejectReason.NOT_AN_OBJECT
@@ -367,7 +367,7 @@ CASES = [
 
 
 class TestRejects:
-    """Bad records are counted by reason, named, and the stream goes on."""
+    """Bad records are counted by reason and named, and the stream continues."""
 
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize(("fields", "reason", "details"), CASES)
@@ -419,7 +419,7 @@ class TestRejects:
         assert scanned[0].details.startswith("2,064 bytes without its nested containers, over ROLLING_MAX_RECORD_BYTES")
 
     def test_long_names_are_cut(self) -> None:
-        """A report stays small whatever the names of what it rejects."""
+        """A report stays small, however long the names of its rejects are."""
         name = "N" * 5_000
         texts = [
             f'{{"{name}":{{}}}}',

@@ -170,7 +170,7 @@ class Source:
         return files_of(local(self.settings.output_dir)), shown
 
     def snapshot(self, kind: str) -> dict[str, Any]:
-        """One snapshot as it lies in its file."""
+        """One snapshot, as its file has it."""
         data = gzip.decompress((local(self.settings.output_dir) / FILE_NAMES[kind]).read_bytes())
         value: dict[str, Any] = json.loads(data)
         return value
@@ -297,7 +297,7 @@ def publish(settings: Settings, content: Any) -> Report:
 
 
 def test_what_is_no_reject_does_not_count(settings_without_redis: Settings) -> None:
-    """Neither low confidences nor symbols that come again, nor members of a map that are no objects."""
+    """Neither low confidences nor repeated symbols, nor members of a map that are not objects."""
     records = [a_record(symbol="A", confidence=0.1), *(a_record(symbol="B") for _ in range(9))]
     report = publish(replace(settings_without_redis, max_rejected_percent=0), records)
     assert report.rejected == Rejected(Units(10, 0), Units(0, 0))
@@ -316,7 +316,7 @@ def test_records_that_are_too_large_count(settings_without_redis: Settings) -> N
 
 
 def test_half_is_not_more_than_half(settings_without_redis: Settings) -> None:
-    """One bad one of two goes through by default; two of three do not, and neither does one of two where none may."""
+    """By default one bad one of two is accepted and two of three are not; with a limit of 0, one of two is not."""
     good, bad = a_record(), a_record(confidence=7)
     assert publish(settings_without_redis, {"A": good, "B": bad}).status == "success"
     with pytest.raises(TooManyRejected):

@@ -49,7 +49,7 @@ def test_bots_are_bounded() -> None:
 
 
 def test_the_text_of_all_bots_is_bounded() -> None:
-    """Names, symbols and times are held, so a section of long ones ends too; a bot that comes again makes way first."""
+    """Names, symbols and times are held, so their size is limited too; a bot that occurs again frees its own first."""
     result = ScanResult(Selection(1))
     positions = tuple(Position("é" * 256, 1.0) for _ in range(8_000))  # of 4 MB
 

@@ -90,7 +90,7 @@ class TestSelection:
 
     @pytest.mark.parametrize("rising", [True, False])
     def test_memory_does_not_grow(self, *, rising: bool) -> None:
-        """No more than twice the limit is held, however many records come and in whichever order."""
+        """At most twice the limit is held, for any number of records in any order."""
         selection = Selection(10)
         held = 0
         for number in range(5_000):

@@ -464,7 +464,7 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
 
 
 def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer cleans up whatever exception ends it."""
+    """The writer cleans up after any exception."""
     write(tmp_path, 1)
     before = files_of(tmp_path)
 

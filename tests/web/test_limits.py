@@ -74,7 +74,7 @@ def connect(web: WebServer, timeout_s: float = 10) -> socket.socket:
 
 
 def exchange(web: WebServer, *sent: bytes) -> bytes:
-    """All that comes back for what is sent, until the server closes the connection."""
+    """The whole response to what is sent, until the server closes the connection."""
     with connect(web) as connection:
         with suppress(ConnectionError):
             for data in sent:

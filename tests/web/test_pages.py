@@ -24,7 +24,7 @@ def pages() -> Pages:
 
 
 def test_short_responses_to_filters_are_cached_and_long_ones_are_not() -> None:
-    """The same object comes again, or one that was made anew."""
+    """The same object is returned if it is short, a new one if it is long."""
     prepared = pages()
     short, long = PredictionQuery(10, 0, 0.0, None), PredictionQuery(MANY - 1, 0, 0.0, None)
     assert prepared.filtered(short) is prepared.filtered(short)
