@@ -5,7 +5,8 @@ JSON.
 
 `Record`, `Bot` and `Position` are also the tables of what the input may have: each field has its type, its default
 (none: the field is required), and a `Rule` with the limits, other names and the reason of a reject. The decoders, their
-messages, the snapshots and the OpenAPI description are made of them, so a new field of a record is one line here.
+messages, the snapshots and the OpenAPI schemas are made of them, so a new field of a record is one line here, and what
+`CONTRIBUTING.md` lists.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ class Manifest(msgspec.Struct, frozen=True):
 class Stats(msgspec.Struct, frozen=True):
     """What a run did. `input_bytes` are compressed bytes; MB are 10^6 bytes; memory is the process's peak so far.
 
-    `symbols_ignored` are records that stand under another name than their own `symbol`; that name is published.
+    `symbols_ignored` are records whose key differs from their own `symbol`; the key is published.
     Bytes are those that this run has read: of `parts` files it scanned `parts_scanned`, the others had not changed.
     """
 

@@ -144,7 +144,7 @@ class Settings:
             raise SettingsInvalid(f"{variable_name('flower_url')}={self.flower_url!r} does not begin with http(s)://")
         if "@" in self.flower_url.partition("://")[2].partition("/")[0]:
             raise SettingsInvalid(
-                f"{variable_name('flower_url')} holds a user or a password, and /status shows it to everybody; "
+                f"{variable_name('flower_url')} holds a user or a password, and /status shows it to every client; "
                 "leave them out"
             )
         for name in ("input", "output_dir"):

@@ -198,7 +198,7 @@ def _file_store(output_dir: Location | None, stale_after_s: float) -> FileStore 
 
 
 def _covers(redis: CachedVersion | None, shown_by_files: Sighting) -> bool:
-    """Whether the files are not needed beside what Redis has."""
+    """Whether what Redis has makes the files unnecessary."""
     return redis is not None and redis.is_whole and redis.version >= shown_by_files.version
 
 

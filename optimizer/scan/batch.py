@@ -25,7 +25,7 @@ from optimizer.scan.patterns import GAP, STRING, UNIT, compiled
 from optimizer.scan.schema import RECORD_FIELDS, Fields, record_structs
 from optimizer.scan.validation import SymbolsIgnored, decode_key, decode_record
 
-__all__ = ["BatchKind", "EncodedBatch", "RecordBatch", "decode_batch"]
+__all__ = ["BatchKind", "EncodedBatch", "OnBatch", "RecordBatch", "decode_batch"]
 
 
 class BatchKind(IntEnum):
@@ -65,6 +65,10 @@ class EncodedBatch:
                 yield self.data[done:start], self.locate(done)
                 yield b"{}", self.locate(start)
                 done = end
+
+
+# Decodes a batch, or returns False: then its records follow as fragments.
+OnBatch = Callable[[EncodedBatch], bool]
 
 
 class RecordBatch(NamedTuple):
@@ -135,7 +139,7 @@ _OWN_SYMBOL: Final = attrgetter("symbol")
 
 def _symbols_ignored(batch: RecordBatch) -> int:
     own = list(map(_OWN_SYMBOL, batch.fields))
-    if own == list(batch.symbols):  # the usual case, in half the time
+    if own == list(batch.symbols) or own.count(None) == len(own):  # the usual cases, in a tenth of the time
         return 0
     return sum(map(bool, map(ne, own, batch.symbols))) - own.count(None)
 

@@ -27,7 +27,7 @@ def decode_bot(unit: Fragment, name: str, *, max_bytes: int) -> Bot | Reject:
 
     Args:
         unit: The bot as JSON.
-        name: The key under which it stands, or the stem of its file.
+        name: Its key, or the stem of its file.
         max_bytes: The longest unit that the pruner kept.
 
     Raises:

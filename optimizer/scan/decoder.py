@@ -26,22 +26,14 @@ from optimizer.errors import RollingError
 from optimizer.models import Record, Reject, RejectReason
 from optimizer.scan.batch import BatchKind, EncodedBatch, RecordBatch, decode_batch
 from optimizer.scan.bots import decode_bot
-from optimizer.scan.fragment import RECORD_KEY, Fragment, FragmentKind, Layout
+from optimizer.scan.fragment import Fragment, FragmentKind
+from optimizer.scan.layout import BOT_SECTIONS, RECORD_KEY, RECORD_SECTIONS
 from optimizer.scan.patterns import GAP, SPACE, STRING, compiled
 from optimizer.scan.root import TELLING_NAMES, Item, Root, RootShape, ScanEvent, Shape, kind_of
 from optimizer.scan.structure import LITERALS, NUMBER, Structure
 from optimizer.scan.validation import decode_record, shown_name, where
 
-__all__ = ["LAYOUTS", "RECORD_LAYOUT", "Decoder", "Item", "RootShape", "ScanEvent"]
-
-RECORD_SECTIONS: Final = ("predictions", "symbols")
-BOT_SECTIONS: Final = ("bots", "_bots")
-RECORD_LAYOUT: Final = Layout(unit_level=2, kept_levels=1)
-LAYOUTS: Final = {
-    **{f'"{name}"'.encode(): Layout(unit_level=3, kept_levels=1) for name in RECORD_SECTIONS},
-    # A bot keeps its own fields, its positions, and the fields of each.
-    **{f'"{name}"'.encode(): Layout(unit_level=3, kept_levels=3) for name in BOT_SECTIONS},
-}
+__all__ = ["Decoder", "Item", "RootShape", "ScanEvent"]
 
 # A text of nothing but plain values gives an item for each two bytes.
 MOST_ITEMS: Final = 1_000
@@ -91,7 +83,7 @@ class Decoder:
                 if self._items:
                     yield from self._completed()
         except RollingError:
-            yield from self._completed()  # items before an error come out before it
+            yield from self._completed()  # items before an error are yielded before it
             raise
         yield from self._completed()
 

@@ -10,24 +10,22 @@ logs `Engine.warning` at its start.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Protocol
 
 from optimizer.errors import SettingsInvalid
-from optimizer.scan.batch import EncodedBatch
-from optimizer.scan.fragment import Fragment, Layout
+from optimizer.scan.batch import OnBatch
+from optimizer.scan.fragment import Fragment
+from optimizer.scan.layout import Layout
 from optimizer.scan.pruner import Pruner
 
-__all__ = ["AnyPruner", "Engine", "OnBatch", "choose_engine"]
+__all__ = ["AnyPruner", "Engine", "choose_engine"]
 
 _BUILD = (
     "reinstall with a C compiler there: BUILD_EXTENSION=yes pip install --force-reinstall --no-deps rolling-optimizer"
 )
-
-# Decodes a batch, or returns False: then its records follow as fragments.
-OnBatch = Callable[[EncodedBatch], bool]
 
 
 class AnyPruner(Protocol):

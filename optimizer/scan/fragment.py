@@ -17,11 +17,9 @@ from optimizer.errors import SourceMalformed, SourceTorn
 __all__ = [
     "MAX_DEPTH",
     "NO_OFFSETS",
-    "RECORD_KEY",
     "SHOWN_CHARACTERS",
     "Fragment",
     "FragmentKind",
-    "Layout",
     "malformed",
     "never_opened",
     "null_for",
@@ -31,24 +29,10 @@ __all__ = [
     "unbalanced",
 ]
 
-# A root object with text under this name, before any object of its own, is one record: its objects are discarded.
-RECORD_KEY: Final = "symbol"
-
 SHOWN_CHARACTERS: Final = 60
 
 # json.loads and msgspec stop at about this depth too.
 MAX_DEPTH: Final = 1000
-
-
-class Layout(NamedTuple):
-    """The level of the units of a root member, and how many levels of each are kept.
-
-    `unit_level` counts containers from the root, which is level 1: records of a map or an array are at 2, those of a
-    section (`{"predictions": {...}}`) at 3. `kept_levels` is 1 for a record's own fields, 3 for a bot with positions.
-    """
-
-    unit_level: int
-    kept_levels: int
 
 
 class FragmentKind(Enum):

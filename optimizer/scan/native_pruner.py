@@ -6,8 +6,7 @@ goes through `pruner.Pruner` like any other input; it is small by now. So each r
 adds speed.
 
 Invariant: pruning is idempotent. `pruner.Pruner` makes the same fragments of the kernel's output as of the input,
-except
-for their offsets, which are translated here. The tests compare the two pruners.
+except for their offsets, which are translated here. The tests compare the two pruners.
 
 Errors: those of `pruner.Pruner`, with the same messages.
 """
@@ -15,24 +14,23 @@ Errors: those of `pruner.Pruner`, with the same messages.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from optimizer.errors import RollingError, SourceMalformed
 from optimizer.scan._prune import VARIANT
 from optimizer.scan._prune import Pruner as Kernel
-from optimizer.scan.batch import BatchKind, EncodedBatch
+from optimizer.scan.batch import BatchKind, EncodedBatch, OnBatch
 from optimizer.scan.fragment import (
     MAX_DEPTH,
-    RECORD_KEY,
     Fragment,
     FragmentKind,
-    Layout,
     never_opened,
     too_deep,
     torn,
     unbalanced,
 )
+from optimizer.scan.layout import RECORD_KEY, Layout
 from optimizer.scan.offset_map import OffsetMap
 from optimizer.scan.pruner import Pruner
 
@@ -55,7 +53,8 @@ class NativePruner:
 
     Args:
         default: As for `pruner.Pruner`; units there are records, and so are those of `members` with as many kept
-        levels. members: As for `pruner.Pruner`.
+            levels.
+        members: As for `pruner.Pruner`.
         max_unit_bytes: As for `pruner.Pruner`.
         on_batch: Called with each span of records, when all fragments before it have been consumed. Returns whether it
             took them; otherwise their fragments follow.
@@ -67,7 +66,7 @@ class NativePruner:
         default: Layout,
         members: Mapping[bytes, Layout],
         max_unit_bytes: int,
-        on_batch: Callable[[EncodedBatch], bool],
+        on_batch: OnBatch,
     ) -> None:
         self._kernel = Kernel(
             (*default, True),
@@ -193,7 +192,7 @@ class NativePruner:
             yield Fragment(fragment.kind, self._locate(fragment.offset), fragment.size, fragment.data, offsets)
 
     def _offsets_of(self, offset: int, start: int, stop: int) -> array[int]:
-        """Return the entries between two positions of a fragment; the first one stands at `offset` of the stream."""
+        """Return the entries between two positions of a fragment; the first one is at `offset` of the stream."""
         entries = self._offset_map.between(offset, offset + stop - start)
         if not entries:
             return array("Q")

@@ -29,10 +29,8 @@ from optimizer.errors import RollingError, SourceMalformed, SourceTorn
 from optimizer.scan.discarded import DiscardedContainer
 from optimizer.scan.fragment import (
     MAX_DEPTH,
-    RECORD_KEY,
     Fragment,
     FragmentKind,
-    Layout,
     malformed,
     never_opened,
     null_for,
@@ -40,6 +38,7 @@ from optimizer.scan.fragment import (
     torn,
 )
 from optimizer.scan.fragment_builder import FragmentBuilder
+from optimizer.scan.layout import RECORD_KEY, Layout
 from optimizer.scan.patterns import FLAT, GAP, SPACE, STRING, compiled
 
 __all__ = ["Pruner"]
@@ -130,8 +129,7 @@ class Pruner:
 
         Raises:
             SourceMalformed: Here or at the next call: fragments before the error come first, since the decoder may find
-            an
-                earlier one in them. So the first error is raised, wherever the input was cut.
+                an earlier one in them. So the first error is raised, wherever the input was cut.
         """
         if self._error is not None:
             raise self._error

@@ -139,7 +139,7 @@ class Root:
 
     @property
     def learns_by_names(self) -> bool:
-        """Whether another plain member could tell more about the root, whatever its name."""
+        """Whether another plain member, whatever its name, could decide what the root is."""
         is_described = not self._described or len(self._members) > MEMBERS_NAMED
         return self.shape is not Shape.RECORD and not (is_described and (self._tells or not self._after_records))
 

@@ -11,16 +11,14 @@ from collections.abc import Iterable, Iterator
 from optimizer.models import Bot, Record, Reject, RejectReason
 from optimizer.scan.batch import RecordBatch
 from optimizer.scan.bots import decode_bot
-from optimizer.scan.decoder import LAYOUTS, RECORD_LAYOUT, Decoder, Item, ScanEvent
+from optimizer.scan.decoder import Decoder, Item, ScanEvent
 from optimizer.scan.engine import Engine
-from optimizer.scan.fragment import Fragment, FragmentKind, Layout
+from optimizer.scan.fragment import Fragment, FragmentKind
+from optimizer.scan.layout import BOT_FILE_LAYOUT, LAYOUTS, RECORD_LAYOUT
 from optimizer.scan.pruner import Pruner
 from optimizer.scan.validation import where
 
 __all__ = ["scan", "scan_bot", "scan_items"]
-
-# A bot file is one bot: its root is the unit, and keeps its positions and their fields.
-_BOT_FILE_LAYOUT = Layout(unit_level=1, kept_levels=3)
 
 
 def scan(chunks: Iterable[bytes], engine: Engine, *, max_record_bytes: int) -> Iterator[ScanEvent]:
@@ -61,7 +59,7 @@ def scan_bot(chunks: Iterable[bytes], name: str, *, max_record_bytes: int) -> Bo
         SourceMalformed: It is not valid JSON.
         SourceTorn: The JSON ends early.
     """
-    pruner = Pruner(default=_BOT_FILE_LAYOUT, members={}, max_unit_bytes=max_record_bytes)
+    pruner = Pruner(default=BOT_FILE_LAYOUT, members={}, max_unit_bytes=max_record_bytes)
     bot: Bot | Reject | None = None
     others = 0
     for fragment in _fragments(pruner, chunks):

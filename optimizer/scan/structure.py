@@ -81,12 +81,12 @@ class Structure:
             self.last = _KEY if is_key else token
 
     def send_unit(self, offset: int) -> None:
-        """Check that a unit may stand here."""
+        """Check that a unit is allowed here."""
         self.send(b"{}", offset)
         self._events.clear()
 
     def send_batch(self, *, members: bool) -> None:
-        """Take the members or elements of a batch, of which the caller knows that they may stand here, as one."""
+        """Take the members or elements of a batch as one; the caller has checked that they are allowed here."""
         for token in (b'""', b":", b"{}") if members else (b"{}",):
             self.send(token, 0, with_keys=False)
         self._events.clear()

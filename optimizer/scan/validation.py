@@ -43,7 +43,7 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class SymbolsIgnored(NamedTuple):
-    """The number of records that stand under another name than their own `symbol`, which is not used."""
+    """The number of records whose key differs from their own `symbol`, which is not used."""
 
     number: int
 
@@ -55,7 +55,7 @@ def decode_record(
 
     Args:
         unit: The record as JSON.
-        symbol: The key under which it stands; `None` if it has to name its symbol itself.
+        symbol: Its key; `None` if it has to name its symbol itself.
         max_bytes: The longest unit that the pruner kept.
 
     Returns:

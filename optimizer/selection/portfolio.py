@@ -33,8 +33,7 @@ def holdings(bots: Iterable[Bot]) -> list[Holding]:
 
     Quantities are summed over all bots, shorts as negative; a symbol whose sum is 0 is left out. The average is
     weighted by quantity over the side that remains, long or short, without the positions that have no cost; it is
-    `None`
-    if none has one.
+    `None` if none has one.
     """
     positions = sorted((position for bot in bots for position in bot.positions), key=_symbol)
     result = []

@@ -75,7 +75,11 @@ class Selection:
         """Add many records. Most are below the cutoff, and only the others are turned into `Record`s."""
         self._symbols.add(batch.symbols)
         cutoff, best = self._cutoff, self._best
-        above = [entry for entry in zip(batch.symbols, batch.fields, strict=True) if entry[1].confidence >= cutoff]
+        above = [
+            (symbol, fields)
+            for symbol, fields in zip(batch.symbols, batch.fields, strict=True)
+            if fields.confidence >= cutoff
+        ]
         for symbol, fields in above:
             current = best.get(symbol)
             if current is None or fields.confidence > current.confidence:

@@ -49,6 +49,7 @@ from optimizer.snapshots.format import (
     decode_manifest,
     encode_manifest,
 )
+from optimizer.storage import durable
 
 __all__ = ["LOCK_NAME", "DirectoryStore"]
 
@@ -104,7 +105,7 @@ class DirectoryStore:
         """
         version = snapshots.manifest.version
         complete = self._versions / str(version)
-        # A unique name: a run that is stopped here and overtaken goes on some day, and the other may have made the same
+        # A unique name: a run that is stopped here and overtaken continues later, and the other may have made the same
         # version (if the clock is behind the newest). What it then writes and removes must be its own.
         partial = self._versions / f"{version}.{secrets.token_hex(8)}.partial"
 
@@ -120,9 +121,9 @@ class DirectoryStore:
             try:
                 partial.mkdir()
                 for kind, data in snapshots.payloads.items():
-                    _write_file(partial / FILE_NAMES[kind], data)
-                _write_file(partial / MANIFEST_NAME, encode_manifest(snapshots.manifest))
-                _sync_directory(partial)
+                    durable.write_file(partial / FILE_NAMES[kind], data)
+                durable.write_file(partial / MANIFEST_NAME, encode_manifest(snapshots.manifest))
+                durable.sync_directory(partial)
                 check()
                 partial.rename(complete)
             except BaseException as error:
@@ -130,11 +131,11 @@ class DirectoryStore:
                 if isinstance(error, OSError):
                     before_commit()  # a run that overtook this one has removed its files: then that is the reason
                 raise
-            _sync_directory(self._versions)
+            durable.sync_directory(self._versions)
             check()  # again, since syncing may take long; if this refuses, the next run removes the set
-            _link(self._current, f"{VERSIONS_NAME}/{version}")
+            durable.replace_link(self._current, f"{VERSIONS_NAME}/{version}")
             self._link_names()
-            _sync_directory(self._path)
+            durable.sync_directory(self._path)
             self._sweep()
 
     def read_manifest(self) -> Manifest | None:
@@ -198,12 +199,12 @@ class DirectoryStore:
             target = f"{CURRENT_NAME}/{name}"
             link = self._path / name
             if not (link.is_symlink() and str(link.readlink()) == target):
-                _link(link, target)
+                durable.replace_link(link, target)
 
     def _sweep(self) -> None:
         """Remove what dead writers left, and sets older than the kept ones; touch nothing that is not ours."""
         for name in (CURRENT_NAME, *SET_FILES):
-            leftover = self._path / f".{name}.partial"
+            leftover = durable.partial_link(self._path / name)
             if leftover.is_symlink():
                 leftover.unlink()
         current = ""
@@ -277,29 +278,6 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _link(path: Path, target: str) -> None:
-    """Point `path` at `target` in one rename, whatever it was before."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(target)
-    partial.rename(path)
 
 
 def _is_set(path: Path, trusted: set[int]) -> bool:

@@ -1,7 +1,7 @@
 """The format of a snapshot set: the names of its files, its manifest, its payloads as gzipped JSON. No I/O.
 
 In: the selected records, bots and holdings. Out: a `SnapshotSet`, the bytes that a store writes. What a store reads
-back is a `SnapshotSet` again, and `is_whole` tells whether its bytes are the ones that its manifest lists.
+back is a `SnapshotSet` again, and `is_whole` says whether its bytes are the ones that its manifest lists.
 
 Errors: `PublishRefused` where a version may not replace the current one.
 """
@@ -92,7 +92,7 @@ class CurrentManifest:
     """The manifest of the current set, and when a run last made or confirmed that set.
 
     `checked_s` is in seconds since the epoch, by the clock of the file system or the object store. `validator` changes
-    with the file, where a change can be told without reading the file.
+    with the file, where a change can be noticed without reading the file.
     """
 
     manifest: Manifest

@@ -1,7 +1,7 @@
 """Inflate a file, and explain why it cannot be inflated to its end.
 
 Read are gzip (any number of members, zero padding after the last), zstd (any number of frames, also skippable ones) and
-plain JSON, told apart by magic bytes (`compression.py`).
+plain JSON, distinguished by magic bytes (`compression.py`).
 
 In: the bytes of a file, from its beginning. Out: a reader of its JSON; and, when that reader fails, the reason in the
 user's terms. A reader returns nearly all bytes before it can notice a bad checksum.

@@ -4,9 +4,10 @@ In: an `http://` or `https://` URL, whose query may be a signature (presigned S3
 presigned URL allows nothing else: for one byte to learn the version, which a server may answer with all bytes (they are
 not read), and for everything to scan. Memory is constant.
 
-The one response to the scan is of one file, unless the server mixes files; that it is the version which was opened, and
-is still there at the end, is told by its validator: `ETag`, or `Last-Modified`. A server that sends neither is refused,
-since no change could be noticed. No password is sent: redirects to other hosts are followed, and learn nothing.
+The one response to the scan is of one file, unless the server mixes files. Its validator, `ETag` or `Last-Modified`,
+shows whether it is the version that was opened, and whether that is still there at the end. A server that sends neither
+is refused, since no change could be noticed. No password is sent: redirects to other hosts are followed, and learn
+nothing.
 
 `Accept-Encoding: identity` asks for the file as it is. A server that compresses all the same sends gzip, which is
 inflated like any; if the file was a gzip file, it is then compressed twice, and the error says so.

@@ -32,7 +32,7 @@ _STORE: Final = {
 }
 _WEB: Final = {"address": "the address", "credentials": "whether the signature or token in its query has expired"}
 
-# Tried in this order: a special case stands before the general one.
+# Tried in this order: a special case comes before the general one.
 _KNOWN: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
     ((socket.gaierror,), "the name of {place} has no address (DNS: {error.strerror})", NETWORK),
     ((ConnectionRefusedError,), "connection refused by {place}: nothing listens there", NETWORK),

@@ -124,5 +124,5 @@ def create_app_of_many(every: Sequence[Settings], *, trigger: Trigger | None = N
 
 
 async def _explain(_request: Request, error: Exception) -> Response:
-    # Other errors are bugs: the log has the traceback, and clients are not told more.
+    # Other errors are bugs: the log has the traceback, and clients get no details.
     return explain(error) or problem(500, "an error of the server; its log says which")

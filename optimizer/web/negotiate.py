@@ -32,9 +32,9 @@ def takes_gzip(accept_encoding: bytes) -> bool:
 def _takes_gzip(accept_encoding: bytes) -> bool:
     weights: dict[bytes, float] = {}
     for item in accept_encoding.lower().replace(b" ", b"").replace(b"\t", b"").split(b","):
-        found = _CODING.fullmatch(item)
-        if found:
-            weights[found[1]] = float(found[2] or 1)
+        match = _CODING.fullmatch(item)
+        if match:
+            weights[match[1]] = float(match[2] or 1)
     everything = weights.get(b"*", 0.0)
     gzip = max(weights.get(b"gzip", -1.0), weights.get(b"x-gzip", -1.0))
     gzip = everything if gzip < 0 else gzip

@@ -66,11 +66,11 @@ def test_tls_means_the_same_to_all(
         pools = [redis.ConnectionPool.from_url(url.for_redis_py()), celery.backend.client.connection_pool]
         options = [pool.connection_kwargs for pool in pools] + [connection.transport_options | connection.ssl]
     names = ("ssl_cert_reqs", "ssl_check_hostname", *TLS_FILES)
-    made = [redis.SSLConnection(**{name: found[name] for name in names if name in found}) for found in options]
+    made = [redis.SSLConnection(**{name: option[name] for name in names if name in option}) for option in options]
 
-    assert [found.cert_reqs for found in made] == [certificates] * 3
-    assert [found.check_hostname for found in made] == [hostname] * 3
-    assert [{name: found[name] for name in files} for found in options] == [files] * 3
+    assert [option.cert_reqs for option in made] == [certificates] * 3
+    assert [option.check_hostname for option in made] == [hostname] * 3
+    assert [{name: option[name] for name in files} for option in options] == [files] * 3
 
 
 @pytest.mark.parametrize(

@@ -52,21 +52,21 @@ class TestFromEnv:
         """`ROLLING_` and the field's name in capitals sets that field, and no other."""
         text, value = GIVEN[name]
 
-        found = Settings.from_env({variable_name(name): text})
+        settings = Settings.from_env({variable_name(name): text})
 
-        assert getattr(found, name) == value
-        assert type(getattr(found, name)) is type(value)
+        assert getattr(settings, name) == value
+        assert type(getattr(settings, name)) is type(value)
         derived = {"input": {"source"}, "redis_url": {"broker_url"}}.get(name, set())
         changed = {
-            field.name for field in fields(Settings) if getattr(found, field.name) != getattr(Settings(), field.name)
+            field.name for field in fields(Settings) if getattr(settings, field.name) != getattr(Settings(), field.name)
         }
         assert changed == {name} | derived
 
     def test_all_at_once(self) -> None:
         """All settings can be set together."""
-        found = Settings.from_env({variable_name(name): text for name, (text, _) in GIVEN.items()})
+        settings = Settings.from_env({variable_name(name): text for name, (text, _) in GIVEN.items()})
 
-        assert {field.name: getattr(found, field.name) for field in fields(Settings)} == {
+        assert {field.name: getattr(settings, field.name) for field in fields(Settings)} == {
             name: value for name, (_, value) in GIVEN.items()
         }
 
@@ -241,9 +241,9 @@ class TestSecretFiles:
         text, value = GIVEN[name]
         (tmp_path / "secret").write_text(text + ending, newline="")
 
-        found = Settings.from_env({f"{variable_name(name)}_FILE": str(tmp_path / "secret"), variable_name(name): ""})
+        settings = Settings.from_env({f"{variable_name(name)}_FILE": str(tmp_path / "secret"), variable_name(name): ""})
 
-        assert getattr(found, name) == value
+        assert getattr(settings, name) == value
 
     def test_the_variable_and_its_file_are_refused(self, tmp_path: Path) -> None:
         """It would be a guess which of them counts."""

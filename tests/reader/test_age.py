@@ -71,12 +71,12 @@ def test_an_age_is_by_the_clock_of_redis(
         assert optimize(settings).cache == "current"
     key = Keys(settings.source).current
     with redis_server.client as client, monkeypatch.context() as patched:
-        told = cast("bytes", client.hget(key, "checked_at")).decode()
-        assert abs(seconds_of(told) - time.time()) < 60
+        checked_at = cast("bytes", client.hget(key, "checked_at")).decode()
+        assert abs(seconds_of(checked_at) - time.time()) < 60
         clock = SimpleNamespace(time=lambda: time.time() + ahead_s, monotonic=time.monotonic)
         patched.setattr(optimizer.reader.redis_store, "time", clock)
         state = open_reader(settings, "redis").manifest()
-        assert (state.stale, state.checked_at) == (False, told)
+        assert (state.stale, state.checked_at) == (False, checked_at)
         assert state.age_s < 60
 
         client.hset(key, "checked_at", text_of(time.time() - 120))
@@ -131,9 +131,9 @@ def test_an_older_version_of_the_same_input_that_is_confirmed_keeps_what_is_held
     wait_until(lambda: reader.manifest().stale, what="staleness")
     shutil.rmtree(local(fast.output_dir))
     with redis_server.client as client:
-        told = text_of(time.time())
-        client.hset(Keys(fast.source).current, mapping=cast("Any", pointer_fields(older, told)))
+        checked_at = text_of(time.time())
+        client.hset(Keys(fast.source).current, mapping=cast("Any", pointer_fields(older, checked_at)))
         reader.refresh()
 
     state = reader.manifest()
-    assert (state.version, state.checked_at, state.stale) == (forced, told, False)
+    assert (state.version, state.checked_at, state.stale) == (forced, checked_at, False)

@@ -200,7 +200,7 @@ def test_a_replica_that_lags_does_not_bring_back_what_was(
 def test_files_are_shown_as_long_as_redis_lags(
     own_settings: Settings, own_redis: RedisServer, open_reader: Open
 ) -> None:
-    """Redis hangs, comes back and refuses writes: what goes on in the files is shown, by readers old and new."""
+    """Redis hangs, recovers and refuses writes: readers old and new show what the files have."""
     write_with_low(own_settings, 1)
     reader = open_reader(own_settings)
     reader.predictions()

@@ -75,7 +75,7 @@ ORIGINS: tuple[Origin, ...] = ("redis", "files")
 CONFIDENCES = st.one_of(st.sampled_from([0.0, -0.0, 5e-324, 0.25, 1 / 3, 0.5, 1.0]), st.floats(0, 1))
 
 INDEXES = st.dictionaries(st.text(max_size=3), CONFIDENCES, min_size=1, max_size=12).map(
-    lambda found: sorted((Record(symbol, 1.0, confidence, 1.0) for symbol, confidence in found.items()), key=rank)
+    lambda index: sorted((Record(symbol, 1.0, confidence, 1.0) for symbol, confidence in index.items()), key=rank)
 )
 
 RANKS = st.one_of(st.integers(0, 14), st.sampled_from([10**9, 2**63, 10**30]))
@@ -143,7 +143,7 @@ def test_a_window_is_not_negative(settings: Settings, open_reader: Open) -> None
 def test_files_answer_where_a_lookup_is_gone(
     settings: Settings, redis_server: RedisServer, open_reader: Open, kind: str
 ) -> None:
-    """A ranking that was evicted is no empty ranking, nor are all symbols unknown."""
+    """An evicted ranking is not read as an empty one, nor evicted symbols as unknown ones."""
     write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
     version = version_of(optimize(settings))
     with redis_server.client as client:
@@ -152,9 +152,9 @@ def test_files_answer_where_a_lookup_is_gone(
     top = open_reader(settings).top(5)
     assert (top.origin, [record.symbol for record in top.value]) == ("files", ["MSFT", "AAPL", "LOW"])
     assert open_reader(settings).top(5, offset=99).value == []
-    found = open_reader(settings).symbol("LOW")
-    assert found.value is not None
-    assert found.origin == ("files" if kind == "symbols" else "redis")
+    answer = open_reader(settings).symbol("LOW")
+    assert answer.value is not None
+    assert answer.origin == ("files" if kind == "symbols" else "redis")
 
 
 def test_a_version_that_expired_is_read_anew(settings: Settings, redis_server: RedisServer, open_reader: Open) -> None:

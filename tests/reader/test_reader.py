@@ -92,7 +92,7 @@ def test_a_reader_that_is_garbage_ends_its_thread(settings: Settings, monkeypatc
 
 
 def test_a_closed_reader_may_be_used_again(settings: Settings, open_reader: Open) -> None:
-    """Closing ends the thread and the connections, no more."""
+    """Closing ends the thread and the connections, and nothing else."""
     run_old(settings)
     reader = open_reader(settings)
     if isinstance(reader, SnapshotReader):

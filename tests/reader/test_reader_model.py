@@ -174,7 +174,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(state=st.sampled_from(["away", "hangs", "lost its replicas", "full"]), new=st.booleans())
     def outage(self, state: str, new: bool) -> None:
-        """It fails, a run goes on without it, and the first tick after that finds nothing new in the input."""
+        """It fails, a run continues without it, and the input is unchanged at the first tick after that."""
         self.redis_is(state)
         self.run(new=new, force=not new)
         self.every_method_shows_the_newest()
@@ -233,7 +233,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(KINDS), without_files=st.booleans())
     def open_reader(self, kind: str, without_files: bool) -> None:
-        """A new one; the oldest goes where there are many."""
+        """Open a new one; close the oldest if there are many."""
         stack = ExitStack()
         settings = replace(self._settings, output_dir=self._view)
         reader = Open(stack, kind)(settings, "redis" if without_files else None)
@@ -254,7 +254,7 @@ class Law(RuleBasedStateMachine):
         pointer = self._pointer()
         for _, reader, has_files, shown in self._readers:
             manifest = snapshot_store(self._view).read_manifest() if has_files else None
-            visible = [found.version for found in (pointer, manifest) if found is not None]
+            visible = [one.version for one in (pointer, manifest) if one is not None]
             expected = max([*visible, *shown.values()], default=0)
 
             def shows_it(reader: SnapshotReader = reader, expected: int = expected) -> bool:
@@ -318,7 +318,7 @@ class Law(RuleBasedStateMachine):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis that hangs is given up after a moment; readers look when they are told to."""
+    """A Redis that hangs times out after a moment; readers refresh only when a rule calls them."""
     for module in (optimizer.reader.redis_store, optimizer.cache.writer):
         monkeypatch.setattr(module, "READER_TIMEOUT_S", 0.06)
     monkeypatch.setattr(optimizer.cache.client, "WRITER_TIMEOUT_S", 0.12)

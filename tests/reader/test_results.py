@@ -54,7 +54,7 @@ def test_answers_are_typed_and_say_where_they_are_from(settings: Settings, open_
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_a_snapshot_is_decoded_once_a_version(settings: Settings, open_reader: Open, origin: Origin) -> None:
-    """The same object comes again until the version changes; readers may not change it, it is shared."""
+    """The same object is returned until the version changes; it is shared, so readers may not change it."""
     run_old(settings)
     reader = open_reader(settings, origin)
     first = reader.predictions()
@@ -111,11 +111,11 @@ def test_readers_see_whole_versions_in_order_while_they_are_published(
     ended = threading.Event()
 
     def read_on(first: int) -> list[Seen]:
-        found: list[Seen] = []
+        seen: list[Seen] = []
         while not ended.is_set():
             reader.refresh()
-            found += [read(reader) for read in (*GENERATION_READS[first:], *GENERATION_READS[:first])]
-        return found
+            seen += [read(reader) for read in (*GENERATION_READS[first:], *GENERATION_READS[:first])]
+        return seen
 
     with ThreadPoolExecutor(4) as threads:
         reading = [threads.submit(read_on, number) for number in range(4)]
@@ -126,9 +126,9 @@ def test_readers_see_whole_versions_in_order_while_they_are_published(
                 written[version_of(report)] = float(generation)
         finally:
             ended.set()
-        found = [future.result() for future in reading]
+        everything = [future.result() for future in reading]
 
-    for answers in found:
+    for answers in everything:
         versions = [answer.version for answer in answers]
         assert versions == sorted(versions)
         assert len(set(versions)) > 5  # they did read all the while

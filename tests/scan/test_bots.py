@@ -26,12 +26,12 @@ class TestBots:
 
     def test_all_fields(self) -> None:
         """Positions are kept with symbol, quantity and cost."""
-        found = bot(
+        result = bot(
             '{"enabled":true,"equity":10.5,"pnl_today":-2,"last_updated":"t","strategy":{"deep":[[[1]]]},'
             '"positions":[{"symbol":"A","quantity":-2,"avg_price":1.5,"orders":[{"id":1}]}]}'
         )
 
-        assert found == Bot(
+        assert result == Bot(
             name="b",
             enabled=True,
             equity=10.5,
@@ -75,10 +75,10 @@ class TestBots:
     )
     def test_positions_in_every_form(self, positions: str, count: int, held: list[tuple[Any, ...]]) -> None:
         """A list, a map of symbol to position, or a number; each field has several names."""
-        found = bot(f'{{"positions":{positions}}}')
+        result = bot(f'{{"positions":{positions}}}')
 
-        assert isinstance(found, Bot)
-        assert (found.position_count, found.positions) == (count, tuple(Position(*one) for one in held))
+        assert isinstance(result, Bot)
+        assert (result.position_count, result.positions) == (count, tuple(Position(*one) for one in held))
 
     @pytest.mark.parametrize(
         ("body", "details"),
@@ -111,20 +111,20 @@ class TestBots:
     )
     def test_bad_bots_are_rejected(self, body: str, details: str) -> None:
         """One position that cannot be used rejects the bot: its sums would be wrong."""
-        found = bot(body)
+        result = bot(body)
 
-        assert isinstance(found, Reject)
-        assert (found.reason, found.name) == (RejectReason.BOT, "b")
-        assert details in found.details
+        assert isinstance(result, Reject)
+        assert (result.reason, result.name) == (RejectReason.BOT, "b")
+        assert details in result.details
 
     @pytest.mark.parametrize(
         "element", ["{}", '{"equity":1}', "[]", "[[1]]", "5", '"x"', "null", "1,2", "{},5", "[],{}"]
     )
     def test_a_list_of_bots_is_one_reject(self, element: str) -> None:
         """How many are in it is not known; of an empty list it is: none."""
-        (found,) = items(f'{{"A":{{{GOOD}}},"bots": [{element}]}}')[1:]
-        assert isinstance(found, Reject)
-        assert found == Reject(RejectReason.BOT, "bots", f"byte {len(GOOD) + 16}", "expected an object, got an array")
+        (item,) = items(f'{{"A":{{{GOOD}}},"bots": [{element}]}}')[1:]
+        assert isinstance(item, Reject)
+        assert item == Reject(RejectReason.BOT, "bots", f"byte {len(GOOD) + 16}", "expected an object, got an array")
         assert shown(items(f'{{"A":{{{GOOD}}},"bots":[ ],"_bots":[]}}')) == ["A"]
 
     def test_a_bot_that_is_too_large_is_rejected(self) -> None:
@@ -133,18 +133,18 @@ class TestBots:
         wide = json.dumps({"bots": {"b": {"positions": [{"symbol": "A", "qty": 1}] * 200}}})
 
         assert shown(items(deep, limit=1_024)) == ["b"]
-        (found,) = items(wide, limit=1_024)
-        assert isinstance(found, Reject)
-        assert (found.reason, found.name) == (RejectReason.BOT, "b")
-        assert "bytes without its nested containers" in found.details
+        (item,) = items(wide, limit=1_024)
+        assert isinstance(item, Reject)
+        assert (item.reason, item.name) == (RejectReason.BOT, "b")
+        assert "bytes without its nested containers" in item.details
 
     def test_a_later_bot_replaces_an_earlier_one(self) -> None:
-        """A name that comes again, in whichever section, counts once and last."""
-        found = ScanResult(Selection(1))
+        """Of bots with the same name, in any sections, the last one counts."""
+        result = ScanResult(Selection(1))
         for item in items('{"bots":{"b":{"equity":1},"c":{}},"_bots":{"b":{"equity":2}}}'):
-            found.take(item)
+            result.take(item)
 
-        assert [(one.name, one.equity) for one in found.bots] == [("b", 2.0), ("c", None)]
+        assert [(one.name, one.equity) for one in result.bots] == [("b", 2.0), ("c", None)]
 
 
 class TestBotFiles:
@@ -158,10 +158,10 @@ class TestBotFiles:
     @pytest.mark.parametrize("text", ["", "[]", "[{}]", "{}{}", "{} 1", "1 {}", '"x"', "null", "{},"])
     def test_anything_else_is_rejected(self, text: str) -> None:
         """Not one object: rejected, with what was expected."""
-        found = scan_bot([text.encode()], "b", max_record_bytes=LIMIT)
+        result = scan_bot([text.encode()], "b", max_record_bytes=LIMIT)
 
-        assert isinstance(found, Reject)
-        assert "expected one JSON object" in found.details
+        assert isinstance(result, Reject)
+        assert "expected one JSON object" in result.details
 
     def test_positions_are_kept(self) -> None:
         """Whole and byte by byte."""
@@ -203,17 +203,17 @@ class TestBounds:
         chunks = itertools.chain(
             [b'{"bots":{'], (b'"%s%d":{},' % (b"x" * 900_000, number) for number in range(100)), [b'"b":{}}}']
         )
-        found = ScanResult(Selection(10))
+        result = ScanResult(Selection(10))
         tracemalloc.start()
         try:
             for item in scan_all(chunks, current(), max_record_bytes=LIMIT):
-                found.take(item)
+                result.take(item)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
 
-        assert [bot.name for bot in found.bots] == ["b"]
-        assert found.tallies()[0].count == 100
+        assert [bot.name for bot in result.bots] == ["b"]
+        assert result.tallies()[0].count == 100
         assert peak < 30_000_000
 
     def test_a_position_of_any_size_leaves_the_sums_finite(self) -> None:

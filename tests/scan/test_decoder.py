@@ -17,7 +17,7 @@ from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from tests.support.engines import scan
 from tests.support.rolling_files import a_record
-from tests.support.scanned import GOOD, LIMIT, SHAPES, found_in, items, malformed_at, record, reject, shown
+from tests.support.scanned import GOOD, LIMIT, SHAPES, items, malformed_at, record, reject, scan_result, shown
 from tests.support.strategies import Members, Style, discarded, no_objects, render, styles
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -26,11 +26,11 @@ STYLE = Style(",", ":", "", "utf-8")
 
 
 class TestShapes:
-    """Four shapes, found on the way."""
+    """Four shapes, detected while reading."""
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_every_shape_gives_the_same_record(self, shape: str) -> None:
-        """A record is the same wherever it stands."""
+        """A record is the same in every shape."""
         fields = json.dumps(a_record())[1:-1]
 
         assert record(SHAPES[shape] % fields) == Record(
@@ -122,7 +122,7 @@ class TestShapes:
 
     @pytest.mark.parametrize(("value", "kind"), [("5", "a number"), ('"x"', "a string"), ("true", "a boolean")])
     def test_sections_of_a_wrong_type_are_rejected(self, value: str, kind: str) -> None:
-        """They are named; null is like nothing, and an array is no section of bots."""
+        """They are named; null counts as absent, and an array is not a section of bots."""
         for name, reason in (
             ("predictions", RejectReason.NOT_AN_OBJECT),
             ("symbols", RejectReason.NOT_AN_OBJECT),
@@ -130,15 +130,15 @@ class TestShapes:
             ("_bots", RejectReason.BOT),
         ):
             text = f'{{"{name}":{value},"confidence":1}}'
-            found = reject(text)
-            assert (found.reason, found.name, found.where) == (reason, name, f"byte {text.index(value)}")
-            assert found.details.endswith(f"got {kind}")
+            rejected = reject(text)
+            assert (rejected.reason, rejected.name, rejected.where) == (reason, name, f"byte {text.index(value)}")
+            assert rejected.details.endswith(f"got {kind}")
             assert shown(items(f'{{"{name}":null,"A":{{{GOOD}}}}}')) == ["A"]
             assert shown(items(f'{{"{name}":{value},"symbol":"A",{GOOD}}}')) == ["A"]
 
     @pytest.mark.parametrize("value", ["1", '"text"', "null", "true", "NaN", "[]", "[[]]"])
     def test_what_is_no_object_is_rejected(self, value: str) -> None:
-        """Where a record should stand, anything else is a reject; an array at the root holds records."""
+        """Anything but an object in place of a record is a reject; an array at the root holds records."""
         for text in (f"[{value}]", f'{{"predictions":[{value}]}}', f'{{"predictions":{{"A":{value}}}}}'):
             assert reject(text).reason == RejectReason.NOT_AN_OBJECT
         expected = {"[]": [], "[[]]": ["RecordNotObject"]}.get(value, ["RecordNotObject"])
@@ -154,12 +154,12 @@ class TestShapes:
         assert len(items(root(1_000))) == 1_000
 
     def test_items_come_before_the_end(self) -> None:
-        """A map's records are handed on while it is still open: nothing but the first thousand is held back."""
+        """A map's records are yielded while it is still open: only the first thousand are held back."""
         text = "{" + ",".join(f'"k{i}":{{{GOOD}}}' for i in range(2_000))
 
-        found = scan([text.encode(), b"}"], max_record_bytes=LIMIT)
+        events = scan([text.encode(), b"}"], max_record_bytes=LIMIT)
 
-        assert isinstance(next(found), Record)
+        assert isinstance(next(events), Record)
 
     @pytest.mark.parametrize("text", ["", " \n", "{}", "[]", "{}\n{}", '{"predictions":{}}', '{"bots":[]}'])
     def test_nothing_is_no_error(self, text: str) -> None:
@@ -182,10 +182,10 @@ class TestRoots:
         for place in (0, 10, 20):
             text = "{" + ",".join((*fillers[:place], f'"{name}":null', *fillers[place:])) + "}"
 
-            (found,) = items(text)
+            (item,) = items(text)
 
-            assert isinstance(found, Reject)
-            assert found.reason is RejectReason.SYMBOL
+            assert isinstance(item, Reject)
+            assert item.reason is RejectReason.SYMBOL
 
     @pytest.mark.parametrize(
         ("text", "says"),
@@ -207,7 +207,7 @@ class TestRoots:
     def test_nothing_usable(self, text: str, says: str) -> None:
         """Its first members are named with their kinds, whatever the engine and the cuts."""
         for chunks in ([text.encode()], [bytes((byte,)) for byte in text.encode()]):
-            summary = found_in(chunks).summary()
+            summary = scan_result(chunks).summary()
             assert says in f"{summary};"
             assert (SHAPES_UNDERSTOOD in summary) == bool(text)
 
@@ -216,22 +216,22 @@ class TestRoots:
     )
     def test_with_a_record_it_says_no_more(self, text: str) -> None:
         """There is nothing to explain."""
-        assert found_in([text.encode()]).summary() == "1 records seen"
+        assert scan_result([text.encode()]).summary() == "1 records seen"
 
     def test_lines_that_are_rejected_say_why_themselves(self) -> None:
         """Their shape is understood."""
-        summary = found_in([b'{"symbol":"A","confidence":7}\n{"symbol":"B","confidence":8}']).summary()
+        summary = scan_result([b'{"symbol":"A","confidence":7}\n{"symbol":"B","confidence":8}']).summary()
 
         assert summary.startswith("2 records seen; 2 x ConfidenceInvalid")
         assert "the input is" not in summary
 
     def test_parts_say_which(self) -> None:
         """Of many files the first that holds nothing is described."""
-        found = ScanResult(Selection(10))
+        result = ScanResult(Selection(10))
         for name, text in (("a.json", '{"x":1}'), ("b.json", "[]")):
-            found.take_part(found_in([text.encode()]).part_result(), name)
+            result.take_part(scan_result([text.encode()]).part_result(), name)
 
-        assert "the input is a.json: an object with the members 'x' (a number);" in found.summary()
+        assert "the input is a.json: an object with the members 'x' (a number);" in result.summary()
 
 
 class TestMalformed:
@@ -285,15 +285,15 @@ class TestMalformed:
         data = (lead + text.replace("@", "")).encode()
         expected = len((lead + text[: text.index("@")]).encode())
 
-        found, message = malformed_at(data)
+        offset, message = malformed_at(data)
 
         # Parsers of the text between records name the token at which they stop: white space before it may be skipped.
-        assert data[expected:found].strip() == b"", message
-        assert found >= expected, message
+        assert data[expected:offset].strip() == b"", message
+        assert offset >= expected, message
 
     @given(st.data(), styles)
     def test_the_byte_is_that_of_json_loads(self, data: st.DataObject, style: Any) -> None:
-        """Damage between the members of a record is told where `json.loads` of the whole file finds it."""
+        """Damage between the members of a record is reported where `json.loads` of the whole file finds it."""
         members = data.draw(st.lists(st.tuples(st.text(max_size=3), discarded), max_size=4))
         damage = data.draw(st.sampled_from(["tru", "1 2", "'x'", '"\\q"', '"a', ",", "", "01", "-", "[1}", "\x00"]))
         parts = [render(key, style) + style.colon + render(value, style) for key, value in members]
@@ -314,17 +314,17 @@ class TestMalformed:
         assert malformed_at(text)[0] == expected
 
     def test_nothing_after_it_is_read(self) -> None:
-        """Records before the error come out, and then the error."""
+        """Records before the error are yielded, and then it is raised."""
         lines = [f'{{"symbol":"{name}",{GOOD}}}\n'.encode() for name in "ABC"]
-        found = scan([*lines, b"{1}", *lines], max_record_bytes=LIMIT)
+        events = scan([*lines, b"{1}", *lines], max_record_bytes=LIMIT)
 
-        assert [item.symbol for item in itertools.islice(found, 3) if isinstance(item, Record)] == ["A", "B", "C"]
+        assert [item.symbol for item in itertools.islice(events, 3) if isinstance(item, Record)] == ["A", "B", "C"]
         with pytest.raises(SourceMalformed):
-            next(found)
+            next(events)
 
     @given(no_objects)
     def test_plain_members_of_a_map_are_never_too_much(self, value: Any) -> None:
-        """Any well-formed value may stand between records."""
+        """Any well-formed value is allowed between records."""
         text = render(Members([("before", value), ("A", Members([("x", value)])), ("after", value)]), STYLE)
 
         assert shown(items(text)) == ["ConfidenceInvalid"]

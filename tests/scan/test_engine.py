@@ -63,7 +63,7 @@ def test_both_engines_write_the_same_snapshots(tmp_path: Path, shape: Shape, opt
     require_engine("native")
     source = tmp_path / "rolling_brain.json.gz"
     write_sample(source, symbols=1_500, points=3, shape=shape, **options)
-    found = []
+    results = []
     for name in NAMES:
         settings = Settings(input=source, output_dir=tmp_path / name, engine=name, index_symbols_limit=400)
         report = optimize(settings, use_cache=False)
@@ -71,10 +71,10 @@ def test_both_engines_write_the_same_snapshots(tmp_path: Path, shape: Shape, opt
         assert report.stats.engine == name
         paths = sorted((tmp_path / name / "current").glob("*.json.gz"))
         texts = [gzip.decompress(path.read_bytes()).replace(report.timestamp.encode(), b"now") for path in paths]
-        found.append((stripped(report), texts))
+        results.append((stripped(report), texts))
 
-    assert len(found[0][1]) == 4
-    assert found[0] == found[1]
+    assert len(results[0][1]) == 4
+    assert results[0] == results[1]
 
 
 def test_the_native_engine_is_the_default() -> None:
@@ -177,7 +177,7 @@ def build(directory: Path, **variables: str) -> subprocess.CompletedProcess[str]
     ids=str,
 )
 def test_what_an_install_does(tmp_path: Path, variables: dict[str, str], *, built: bool, compiled: bool) -> None:
-    """It works without a compiler, unless it is told that it must not."""
+    """It works without a compiler, unless BUILD_EXTENSION=yes requires the extension."""
     if compiled and not shutil.which("cc"):
         pytest.skip("needs a C compiler")
     done = build(tmp_path, **variables)

@@ -107,7 +107,7 @@ def pruned(kernel: Any, *chunks: bytes) -> bytes:
 
 
 def reference(value: Any, level: int = 1, unit: int = 2, last: int = 2) -> Any:
-    """What is left of a value: containers below the last kept level are empty, and so are arrays where units stand."""
+    """A value as it is kept: containers below the last kept level are empty, and so are arrays in place of units."""
     if not isinstance(value, list):
         return value
     if level > last or (level == unit and not isinstance(value, Pairs)):
@@ -275,8 +275,8 @@ def test_arm64_gives_the_same_bytes(tmp_path: Path) -> None:
 
     for data in [broken_files()[-1], *(documents.file() for _ in range(10))]:
         for step in (1 << 24, 77):
-            found = replay([emulator, str(tmp_path / "arm64")], data, step)
-            assert found == replay([str(tmp_path / "here")], data, step)
+            output = replay([emulator, str(tmp_path / "arm64")], data, step)
+            assert output == replay([str(tmp_path / "here")], data, step)
 
 
 @pytest.mark.slow
@@ -284,10 +284,10 @@ def test_arm64_gives_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_it_compiles_without_a_warning(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """The extension and its kernel, with gcc and clang, for machines old and new."""
-    found = [name for name in compilers() if name.startswith(compiler)]
-    if not found:
+    available = [name for name in compilers() if name.startswith(compiler)]
+    if not available:
         _missing(compiler)
-    compile_kernel(tmp_path / "_prune.so", *flags, compiler=found[0])
+    compile_kernel(tmp_path / "_prune.so", *flags, compiler=available[0])
 
 
 def test_the_kernel_knows_nothing_of_python() -> None:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from optimizer.errors import RollingError
 from optimizer.models import Record, Reject
 from optimizer.scan.batch import EncodedBatch, RecordBatch
-from optimizer.scan.decoder import LAYOUTS, RECORD_LAYOUT, Item, RootShape, ScanEvent
+from optimizer.scan.decoder import Item, RootShape, ScanEvent
 from optimizer.scan.engine import Engine, choose_engine
+from optimizer.scan.layout import LAYOUTS, RECORD_LAYOUT
 from optimizer.scan.pruner import Pruner
 from optimizer.scan.scanner import scan, scan_items
 from optimizer.scan.validation import SymbolsIgnored
@@ -41,21 +42,21 @@ def native_engine() -> Engine:
 
 def outcome(chunks: Iterable[bytes], engine: Engine, limit: int = LIMIT) -> list[Item | tuple[str, str]]:
     """Return what a scan yields, and the class and the message of the error that it ends with."""
-    found: list[Item | tuple[str, str]] = []
+    outcomes: list[Item | tuple[str, str]] = []
     ignored = 0
     try:
         for item in scan(chunks, engine, max_record_bytes=limit):  # what comes before an error counts
             if isinstance(item, RecordBatch):
-                found.extend(item.records())
+                outcomes.extend(item.records())
             elif isinstance(item, SymbolsIgnored):
                 ignored += item.number
             elif isinstance(item, RootShape):
-                found.append(("root", item.text))
+                outcomes.append(("root", item.text))
             else:
-                found.append(item)
+                outcomes.append(item)
     except RollingError as error:
-        found.append((type(error).__name__, str(error)))
-    return [*found, ("symbols ignored", f"{ignored}")]
+        outcomes.append((type(error).__name__, str(error)))
+    return [*outcomes, ("symbols ignored", f"{ignored}")]
 
 
 def one_by_one(data: bytes) -> list[bytes]:
@@ -92,7 +93,7 @@ class TestBothEngines:
     @pytest.mark.parametrize("opening", ["{%s}", '{"predictions":{%s}}'])
     @pytest.mark.parametrize("defect", ["", "tru", '"a" 1', "1,", ',"x":1', "\\", '"\\q":1', '"\x01":1', '"\\ud800":1'])
     def test_one_bad_record_among_hundreds(self, native: Engine, opening: str, defect: str) -> None:
-        """The records before it come out, and the error is the same as for the record alone."""
+        """The records before it are yielded, and the error is the same as for the record alone."""
         records = [f'"S{number}":{json.dumps(a_record())}' for number in range(400)]
         records[300] = f'"S300":{{"prediction":1,"confidence":0.5,"last_price":2,"h":[1,2],{defect}}}'
         data = (opening % ",".join(records)).encode()
@@ -177,12 +178,12 @@ class TestBothEngines:
         """Both are records: it is for the selection to count them."""
         data = ("{" + ",".join(f'"S{number % 10}":{json.dumps(a_record())}' for number in range(100)) + "}").encode()
 
-        found = outcome([data], native)
+        result = outcome([data], native)
 
-        assert [item.symbol for item in found if isinstance(item, Record)] == [
+        assert [item.symbol for item in result if isinstance(item, Record)] == [
             f"S{number % 10}" for number in range(100)
         ]
-        assert found == outcome([data], IJSON)
+        assert result == outcome([data], IJSON)
 
 
 class TestPieces:
@@ -237,12 +238,12 @@ class TestBatches:
         data = text.encode()
         chunks = [data[start : start + 100_000] for start in range(0, len(data), 100_000)]
 
-        found = list(scan(chunks, native, max_record_bytes=LIMIT))
+        events = list(scan(chunks, native, max_record_bytes=LIMIT))
 
-        sizes = batch_sizes(found)
+        sizes = batch_sizes(events)
         assert sum(sizes) == 5_000
         assert len(sizes) <= len(chunks)
-        assert not any(isinstance(item, Record | Reject) for item in found)
+        assert not any(isinstance(item, Record | Reject) for item in events)
 
     def test_a_reject_takes_its_batch_apart_and_no_other(self, native: Engine) -> None:
         """The other chunks' records still come as batches."""
@@ -251,10 +252,10 @@ class TestBatches:
         ]
         chunks = [("\n".join(records[start : start + 100]) + "\n").encode() for start in (0, 100, 200)]
 
-        found = list(scan(chunks, native, max_record_bytes=LIMIT))
+        events = list(scan(chunks, native, max_record_bytes=LIMIT))
 
-        assert batch_sizes(found) == [100, 100]
-        assert sum(isinstance(item, Record) for item in found) == 99
+        assert batch_sizes(events) == [100, 100]
+        assert sum(isinstance(item, Record) for item in events) == 99
 
     def test_a_batch_that_is_not_taken_comes_as_fragments(self, native: Engine) -> None:
         """A decoder that takes no batch gets everything."""
@@ -276,14 +277,14 @@ class TestBatches:
 
 @pytest.mark.slow
 def test_a_huge_record_takes_linear_time(native: Engine) -> None:
-    """Where records of any size are wanted, one of 120 MB is not copied anew with each chunk, and it counts."""
+    """With a limit above 120 MB, a record of that size is not copied anew with each chunk, and it counts."""
     fields = b'{"prediction":1,"confidence":0.5,"last_price":2'
     chunks = [b'{"A":' + fields, *[b',"note":"%s"' % (b"x" * 1_000) * 100] * 1_200, b'},"B":' + fields + b"}}"]
     before = time.process_time()
 
-    found = outcome(chunks, native, 1 << 30)
+    result = outcome(chunks, native, 1 << 30)
 
-    assert [item.symbol for item in found if isinstance(item, Record)] == ["A", "B"]
+    assert [item.symbol for item in result if isinstance(item, Record)] == ["A", "B"]
     assert time.process_time() - before < 10  # it was half a minute
 
 
@@ -302,10 +303,10 @@ def abandoned(native: Engine, number: int) -> None:
         yield data[: len(data) // 2]
         yield data[len(data) // 2 :]
 
-    found = scan_items(chunks(), native, max_record_bytes=LIMIT)
+    events = scan_items(chunks(), native, max_record_bytes=LIMIT)
     try:
         for _ in range(number % 3 + 1):
-            next(found, None)
+            next(events, None)
     except RollingError:
         pass
 

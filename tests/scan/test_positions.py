@@ -72,7 +72,7 @@ def test_two_and_three_tokens(native: Engine, place: str, rng: random.Random, py
     ],
 )
 def test_the_error_is_at_the_first_byte_that_may_not_stand_there(native: Engine, data: bytes, message: str) -> None:
-    """However the input goes on, and where it ends."""
+    """Whatever follows in the input, and wherever it ends."""
     check(data, list(range(len(data))), native)
     refused = refusal(data, native)
 
@@ -84,7 +84,7 @@ def test_the_error_is_at_the_first_byte_that_may_not_stand_there(native: Engine,
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("length", [1, 2])
 def test_what_json_loads_accepts_is_not_refused(native: Engine, place: str, length: int) -> None:
-    """But for text that is no Unicode, where it is kept."""
+    """Except for kept text that is not valid Unicode."""
     sound = 0
     for data in documents(place, length):
         try:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from optimizer.errors import RollingError, SourceMalformed, SourceTorn
 from optimizer.models import Bot, Record, Reject, RejectReason
 from optimizer.scan.decoder import Item
-from optimizer.scan.fragment import MAX_DEPTH, Fragment, FragmentKind, Layout
+from optimizer.scan.fragment import MAX_DEPTH, Fragment, FragmentKind
+from optimizer.scan.layout import Layout
 from optimizer.scan.scanner import scan_bot
 from tests.support import engines
 from tests.support.engines import pruner, scan
@@ -105,12 +106,12 @@ class TestCuts:
         ],
     )
     def test_the_first_of_two_errors_is_told(self, data: bytes, message: str) -> None:
-        """An error of the decoder is told before one that the pruner meets later in the same chunk."""
-        found = outcome([data], limit=100)
+        """An error of the decoder is raised before one that the pruner meets later in the same chunk."""
+        result = outcome([data], limit=100)
 
-        assert found[0] == "SourceMalformed"
-        assert message in str(found[1])
-        assert outcome(one_by_one(data), limit=100) == found
+        assert result[0] == "SourceMalformed"
+        assert message in str(result[1])
+        assert outcome(one_by_one(data), limit=100) == result
 
     @pytest.mark.parametrize("end", range(len(RECORD) + 6))
     def test_a_file_that_ends_early_is_torn(self, end: int) -> None:
@@ -118,9 +119,9 @@ class TestCuts:
         whole = b'{"A":' + RECORD + b"}"
         assert end < len(whole)
 
-        found = outcome([whole[:end]])
+        result = outcome([whole[:end]])
 
-        assert found == [] if end == 0 else (found[0] == "SourceTorn" and f"after {end} bytes" in str(found[1]))
+        assert result == [] if end == 0 else (result[0] == "SourceTorn" and f"after {end} bytes" in str(result[1]))
 
 
 class TestUnits:
@@ -134,20 +135,20 @@ class TestUnits:
             "utf-8", "surrogateescape"
         )
 
-        found = [json.loads(unit.decode("utf-8", "surrogateescape"), parse_int=float) for unit in units(text)]
+        parsed = [json.loads(unit.decode("utf-8", "surrogateescape"), parse_int=float) for unit in units(text)]
 
         expected = json.loads(render(record, style), parse_constant=lambda _: None, parse_int=float)
         emptied = {key: type(value)() if isinstance(value, dict | list) else value for key, value in expected.items()}
-        assert found == [emptied, emptied]
+        assert parsed == [emptied, emptied]
 
     def test_bots_keep_their_positions(self) -> None:
         """Units in `bots` and `_bots` keep two levels more than records; deeper ones are emptied."""
         bot = b'{"positions":[{"symbol":"A","qty":1,"orders":[[1],{"a":1}]}],"x":{"y":{"z":{}}}}'
 
-        found = units(b'{"bots":{"b":' + bot + b'},"_bots":{"b":' + bot + b'},"A":' + bot + b"}")
+        pruned = units(b'{"bots":{"b":' + bot + b'},"_bots":{"b":' + bot + b'},"A":' + bot + b"}")
 
         kept = b'{"positions":[{"symbol":"A","qty":1,"orders":[]}],"x":{"y":{"z":{}}}}'
-        assert found == [kept, kept, b'{"positions":[],"x":{}}']
+        assert pruned == [kept, kept, b'{"positions":[],"x":{}}']
 
     @pytest.mark.parametrize("key", ["predictions", "symbols"])
     def test_sections_hold_units_one_level_deeper(self, key: str) -> None:
@@ -216,9 +217,9 @@ class TestDiscarded:
     @pytest.mark.parametrize("junk", [b"[{]", b"[}", b"{[}", b'{"a":[1}', b"[[{]]"])
     def test_brackets_balance_by_kind(self, junk: bytes) -> None:
         """A container that is closed by the other kind of bracket is malformed, or never closed."""
-        found = outcome([b'{"A":{"x":[' + junk + b"]}}"])
+        result = outcome([b'{"A":{"x":[' + junk + b"]}}"])
 
-        assert found[0] in ("SourceMalformed", "SourceTorn")
+        assert result[0] in ("SourceMalformed", "SourceTorn")
 
     def test_the_place_of_unbalanced_brackets_is_told(self) -> None:
         """The message has the byte at which the discarded container ends."""
@@ -226,7 +227,7 @@ class TestDiscarded:
             prune(b'{"A":{"x":[[]}')
 
     def test_a_bracket_too_many_is_malformed(self) -> None:
-        """Closing what was never opened is told with its byte."""
+        """Closing what was never opened is an error with its byte."""
         assert outcome([b'{"A":' + RECORD + b"} ]"]) == (
             "SourceMalformed",
             f"malformed JSON at byte {len(RECORD) + 7}: ']' closes a container that was never opened",
@@ -269,11 +270,11 @@ class TestDepth:
         count = MAX_DEPTH - depth + 1
         file = opening + pair[:-1] * count + b"1" + pair[-1:] * count + closing
 
-        found = outcome([file])
+        result = outcome([file])
 
         byte = len(opening) + len(pair[:-1]) * (count - 1)
-        assert found == ("SourceMalformed", f"malformed JSON at byte {byte:,}: nested deeper than 1,000 containers")
-        assert outcome(one_by_one(file)) == found
+        assert result == ("SourceMalformed", f"malformed JSON at byte {byte:,}: nested deeper than 1,000 containers")
+        assert outcome(one_by_one(file)) == result
 
     def test_bot_files_have_the_same_limit(self) -> None:
         """A bot file is refused at the same depth."""
@@ -303,7 +304,7 @@ class TestDepth:
 
 
 class TestLimits:
-    """`max_unit_bytes`: exactly so many pass, and memory is bounded whatever comes in."""
+    """`max_unit_bytes`: a unit of exactly that size is kept, and memory is bounded for any input."""
 
     @pytest.mark.parametrize(
         "tail", [b'"x":"%s"}', b'"x":%s}', b'%s"x":1}', b'"x":1}%s', b'"%s":1}', b'"x":[],"y":"%s"}']
@@ -312,7 +313,7 @@ class TestLimits:
         "file", [b'{"A":%b,"B":{"symbol":"B",%b}}', b'[%b,{"symbol":"B",%b}]', b'%b{"symbol":"B",%b}']
     )
     def test_a_record_may_be_exactly_as_long(self, file: bytes, tail: bytes) -> None:
-        """A record of `max_unit_bytes` is kept, one byte more is not, whatever it is that is long."""
+        """A record of `max_unit_bytes` is kept and one byte more is not, whichever part of it is long."""
         head = b'{"symbol":"A",' + FIELDS + b","
         inside = not tail.endswith(b"%s")
         filler = b" " if tail.startswith(b"%s") or not inside else b"7"
@@ -329,9 +330,9 @@ class TestLimits:
         """A symbol of `max_unit_bytes`, quotes included, is kept; one byte more rejects its record."""
         name = b"k" * (98 + over)
 
-        found = outcome([b'{"' + name + b'":' + RECORD + b"}"], limit=100)
+        result = outcome([b'{"' + name + b'":' + RECORD + b"}"], limit=100)
 
-        assert names(found) == (["RecordTooLarge"] if over else [name.decode()])
+        assert names(result) == (["RecordTooLarge"] if over else [name.decode()])
 
     def test_the_size_counts_the_source(self) -> None:
         """Emptied containers count two bytes, a `NaN` four: `null` stands for it, in both engines."""
@@ -356,22 +357,22 @@ class TestLimits:
     @pytest.mark.parametrize("text", [b"7" * 101, b"x" * 500, b"\x00" * 200])
     @pytest.mark.parametrize("opening", [b'{"x":', b"[", b"", b'{"predictions":[', b'{"A":' + RECORD + b',"x" : '])
     def test_an_overlong_number_around_units_is_malformed(self, opening: bytes, text: bytes) -> None:
-        """What is no string and never ends is refused, with its byte."""
-        found = outcome([opening + text + b" 1"], limit=100)
+        """A token that is not a string and never ends is an error with its byte."""
+        result = outcome([opening + text + b" 1"], limit=100)
 
-        assert found == (
+        assert result == (
             "SourceMalformed",
             f"malformed JSON at byte {len(opening)}: a number or literal of more than 100 bytes",
         )
-        assert outcome(one_by_one(opening + text), limit=100) == found
+        assert outcome(one_by_one(opening + text), limit=100) == result
 
     def test_a_long_number_takes_linear_time(self) -> None:
         """A number of nearly a chunk, with a blank at the chunk's end, is not searched from each of its digits."""
         started = time.process_time()
 
-        found = outcome([b'{"A":{' + FIELDS + b',"x":' + b"1" * 250_000 + b" ", b"}}"])
+        result = outcome([b'{"A":{' + FIELDS + b',"x":' + b"1" * 250_000 + b" ", b"}}"])
 
-        assert names(found) == ["A"]
+        assert names(result) == ["A"]
         assert time.process_time() - started < 5  # it was 100 s
 
 
@@ -406,9 +407,9 @@ class TestMemory:
         measured = scan_filled(before + opening, fill, MEGABYTES, closing + after)
 
         if (shape, filler) == ("lines", "number"):
-            assert "a number or literal of more than" in measured.found[-1]
+            assert "a number or literal of more than" in measured.items[-1]
         else:
-            assert measured.found == ["RecordTooLarge", "B"]
+            assert measured.items == ["RecordTooLarge", "B"]
         assert measured.growth_mb < GROWTH_MB
 
     @pytest.mark.parametrize("shape", SHAPES)
@@ -421,11 +422,11 @@ class TestMemory:
 
         measured = scan_filled(before + opening, fill, MEGABYTES, closing + after)
 
-        assert measured.found == ["A", "B"]
+        assert measured.items == ["A", "B"]
         assert measured.growth_mb < GROWTH_MB
 
     @pytest.mark.parametrize(
-        ("opening", "fill", "closing", "found"),
+        ("opening", "fill", "closing", "expected"),
         [
             (b"", b" ", b'{"B":%s}' % RECORD, ["B"]),
             (b"{", b"\r\n", b'"B":%s}' % RECORD, ["B"]),
@@ -441,12 +442,12 @@ class TestMemory:
         ],
     )
     def test_what_is_long_between_records_is_not_held(
-        self, opening: bytes, fill: bytes, closing: bytes, found: list[str]
+        self, opening: bytes, fill: bytes, closing: bytes, expected: list[str]
     ) -> None:
         """White space, strings and keys around the records are of any length."""
         measured = scan_filled(opening, fill, MEGABYTES, closing)
 
-        assert measured.found == found
+        assert measured.items == expected
         assert measured.growth_mb < GROWTH_MB
 
     @pytest.mark.parametrize("opening", [b'{"x":1', b'{"symbol":"A"'])
@@ -454,7 +455,7 @@ class TestMemory:
         """Plain members cost time, not memory, however long it stays open whether their root is a map or a record."""
         measured = scan_filled(opening, b',"%s":"%s"' % (b"k" * 50, b"v" * 50), MEGABYTES // 4, b"}")
 
-        assert measured.found == (["RecordTooLarge"] if b"symbol" in opening else [])
+        assert measured.items == (["RecordTooLarge"] if b"symbol" in opening else [])
         assert measured.growth_mb < GROWTH_MB
 
     def test_a_string_of_two_gigabytes(self) -> None:
@@ -463,7 +464,7 @@ class TestMemory:
 
         measured = scan_filled(before + b'"x":"', b"x", 2_000, b'"' + after)
 
-        assert measured.found == ["RecordTooLarge", "B"]
+        assert measured.items == ["RecordTooLarge", "B"]
         assert measured.growth_mb < GROWTH_MB
 
 
@@ -481,13 +482,13 @@ class TestPruner:
         ]
 
     def test_an_error_stays(self) -> None:
-        """After an error every further call tells it again."""
+        """After an error every further call raises it again."""
         made = pruner(limit=100)
-        found = []
+        texts = []
         with pytest.raises(SourceMalformed, match="byte 2"):  # noqa: PT012 - at this call, or at the next
             for fragment in itertools.chain.from_iterable(made.feed(chunk) for chunk in (b"[]]", b"[]")):
-                found.append(fragment.data)  # noqa: PERF401
-        assert b"".join(found) == b"[]"
+                texts.append(fragment.data)  # noqa: PERF401
+        assert b"".join(texts) == b"[]"
 
         with pytest.raises(SourceMalformed, match="byte 2"):
             list(made.feed(b"[]"))

@@ -1,10 +1,8 @@
-"""The table of a record's fields: structs, rejects, output, the OpenAPI description and the page all follow from it."""
+"""The table of a record's fields: structs, rejects and output follow from it. What the web shows: `test_fields`."""
 
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +10,6 @@ import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
-import optimizer.web
 from optimizer.models import Record
 from optimizer.scan.fragment import NO_OFFSETS, Fragment, FragmentKind
 from optimizer.scan.schema import (
@@ -28,7 +25,6 @@ from optimizer.scan.schema import (
     record_structs,
 )
 from optimizer.scan.validation import decode_record
-from optimizer.web import describe
 
 GOOD: dict[str, Any] = {
     "symbol": "A",
@@ -127,19 +123,3 @@ class TestRecords:
         assert checked(POSITION_FIELDS["quantity"], -1e100, "qty") == -1e100
         with pytest.raises(Unusable, match=r"qty is 1e.101, expected a finite number from -1e.100 to 1e.100"):
             checked(POSITION_FIELDS["quantity"], 1e101, "qty")
-
-
-class TestOutside:
-    """What is written by hand elsewhere has the fields of the table."""
-
-    def test_the_openapi_example(self) -> None:
-        """It is a record, with every field."""
-        assert tuple(describe.RECORD_EXAMPLE) == Record.__struct_fields__
-        assert msgspec.convert(describe.RECORD_EXAMPLE, Record)
-
-    def test_the_columns_of_the_page(self) -> None:
-        """Each field has a column; `change` is computed."""
-        (script,) = Path(optimizer.web.__file__).parent.rglob("columns.js")
-        table = script.read_text().split("export const botColumns")[0]
-
-        assert set(re.findall(r'id: "(\w+)"', table)) == {*RECORD_FIELDS, "change"}

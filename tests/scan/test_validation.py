@@ -17,7 +17,7 @@ from optimizer.scan.schema import RECORD_NAMES
 from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from tests.support.engines import scan
-from tests.support.scanned import GOOD, SHAPES, found_in, items, malformed_at, record, reject, shown
+from tests.support.scanned import GOOD, SHAPES, items, malformed_at, record, reject, scan_result, shown
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -55,9 +55,9 @@ class TestFields:
     @pytest.mark.parametrize("text", ["0", "1", "-0.0", "0.0", "1.0", "1e0", "0.3e-5", "100000e-5"])
     def test_confidence_reaches_from_0_to_1(self, text: str) -> None:
         """Both ends count, and whole numbers too."""
-        found = record(f'{{"A":{{"prediction":-1,"confidence":{text},"last_price":1}}}}')
+        decoded = record(f'{{"A":{{"prediction":-1,"confidence":{text},"last_price":1}}}}')
 
-        assert (found.confidence, type(found.confidence)) == (float(text), float)
+        assert (decoded.confidence, type(decoded.confidence)) == (float(text), float)
 
     @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**30), 10**30))
     def test_numbers_are_read_as_python_reads_them(self, number: float) -> None:
@@ -128,7 +128,7 @@ class TestSymbols:
 
     @pytest.mark.parametrize("written", SYMBOLS)
     def test_names_are_decoded(self, written: str) -> None:
-        """As a key and as a field, with whatever escapes."""
+        """As a key and as a field, with any escapes."""
         name = SYMBOLS[written]
 
         if not name.startswith("_"):
@@ -156,15 +156,15 @@ class TestSymbols:
         bad = '"bad":{"symbol":"other","confidence":7}'
         for text in (f"{{{','.join(members)}}}", f'{{"symbols":{{{",".join([*members, bad])}}}}}'):
             for chunks in ([text.encode()], [bytes((byte,)) for byte in text.encode()]):
-                found = found_in(chunks)
-                assert (found.records_used, found.symbols_ignored) == (len(own), ignored)
-                assert found.part_result().symbols_ignored == ignored
+                result = scan_result(chunks)
+                assert (result.records_used, result.symbols_ignored) == (len(own), ignored)
+                assert result.part_result().symbols_ignored == ignored
 
     def test_symbols_inside_a_record_are_not_counted(self) -> None:
         """A line's own objects are discarded, also where its symbol comes last."""
         text = f'{{"x":{{"symbol":"B",{GOOD}}},"symbol":"A",{GOOD}}}'
 
-        assert found_in([text.encode()]).symbols_ignored == 0
+        assert scan_result([text.encode()]).symbols_ignored == 0
 
     @pytest.mark.parametrize("bad", ["\\x", "\\u12", "\\ud800\\x", "tab\t", "\x00", "\udcff\x01"])
     def test_bad_names_are_malformed(self, bad: str) -> None:
@@ -205,19 +205,19 @@ BAD_RECORDS = [GOOD, '"confidence":"no"', '"x":{"a":[1]}', f'{GOOD},"sentiment":
 
 
 class TestBadText:
-    """Text that is no Unicode in what is kept of a record is one rejected record; elsewhere it is no concern."""
+    """Invalid Unicode in a kept field rejects that one record; elsewhere it is ignored."""
 
     @pytest.mark.parametrize("place", KEPT_TEXTS)
     @pytest.mark.parametrize("fields", BAD_RECORDS)
     def test_in_a_symbol(self, place: str, fields: str) -> None:
         """Whatever else is wrong with the record; the name is shown with replacement characters."""
         for bad in BAD_TEXTS:
-            found = reject((KEPT_TEXTS[place] % fields).encode().replace(b"@", bad))
+            rejected = reject((KEPT_TEXTS[place] % fields).encode().replace(b"@", bad))
 
-            assert found.reason == RejectReason.TEXT
-            assert found.details.startswith("symbol is not valid text: ")
-            assert found.name == "A" or (found.name and "\ufffd" in found.name)
-            msgspec.json.encode(found)
+            assert rejected.reason == RejectReason.TEXT
+            assert rejected.details.startswith("symbol is not valid text: ")
+            assert rejected.name == "A" or (rejected.name and "\ufffd" in rejected.name)
+            msgspec.json.encode(rejected)
 
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("name", [name for name in RECORD_NAMES if name != "symbol"])
@@ -225,10 +225,10 @@ class TestBadText:
         """Also where a number belongs, and under a name of the price that would not be used."""
         for bad, written in itertools.product(BAD_TEXTS, (name, f"\\u{ord(name[0]):04x}{name[1:]}")):
             fields = f'"h":[1,2,{{"a":"é"}}],{GOOD},"{written}":"a@"'
-            found = reject((SHAPES[shape] % fields).encode().replace(b"@", bad))
+            rejected = reject((SHAPES[shape] % fields).encode().replace(b"@", bad))
 
-            assert (found.reason, found.name) == (RejectReason.TEXT, "A")
-            assert found.details.startswith(f"{name} is not valid text: ")
+            assert (rejected.reason, rejected.name) == (RejectReason.TEXT, "A")
+            assert rejected.details.startswith(f"{name} is not valid text: ")
 
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ class TestBadText:
         for bad in BAD_TEXTS:
             for fields in (f"{field},{GOOD}", f"{GOOD},{field}"):
                 assert record((SHAPES[shape] % fields).encode().replace(b"@", bad)).symbol == "A"
-            found = reject((SHAPES[shape] % f'"confidence":"high",{field}').encode().replace(b"@", bad))
-            assert found.reason == RejectReason.CONFIDENCE
+            rejected = reject((SHAPES[shape] % f'"confidence":"high",{field}').encode().replace(b"@", bad))
+            assert rejected.reason == RejectReason.CONFIDENCE
 
     @pytest.mark.parametrize("bad", BAD_TEXTS)
     @pytest.mark.parametrize(
@@ -254,11 +254,11 @@ class TestBadText:
 
     @pytest.mark.parametrize("bad", BAD_TEXTS)
     def test_under_a_name_in_a_section(self, bad: bytes) -> None:
-        """What is no object is that first of all."""
-        found = reject(b'{"predictions":{"%s":5}}' % bad)
+        """A member that is not an object is rejected for that reason before any other."""
+        rejected = reject(b'{"predictions":{"%s":5}}' % bad)
 
-        assert found.reason == RejectReason.NOT_AN_OBJECT
-        msgspec.json.encode(found)
+        assert rejected.reason == RejectReason.NOT_AN_OBJECT
+        msgspec.json.encode(rejected)
 
     def test_a_field_that_comes_twice_counts_last(self) -> None:
         """What is overwritten is not read."""
@@ -279,11 +279,11 @@ class TestBadText:
     )
     def test_in_a_bot(self, bad: bytes, body: str) -> None:
         """A bot's kept text makes it an invalid bot."""
-        found = reject(f'{{"bots":{{{body}}}}}'.encode().replace(b"@", bad))
+        rejected = reject(f'{{"bots":{{{body}}}}}'.encode().replace(b"@", bad))
 
-        assert found.reason == RejectReason.BOT
-        assert "is not valid text" in found.details
-        msgspec.json.encode(found)
+        assert rejected.reason == RejectReason.BOT
+        assert "is not valid text" in rejected.details
+        msgspec.json.encode(rejected)
 
     @pytest.mark.parametrize("bad", BAD_TEXTS)
     @pytest.mark.parametrize(
@@ -291,9 +291,9 @@ class TestBadText:
     )
     def test_what_is_not_read_in_a_bot(self, bad: bytes, field: str) -> None:
         """A record's names are nothing to a bot."""
-        (found,) = items(f'{{"bots":{{"b":{{{field}}}}}}}'.encode().replace(b"@", bad))
+        (item,) = items(f'{{"bots":{{"b":{{{field}}}}}}}'.encode().replace(b"@", bad))
 
-        assert isinstance(found, Bot)
+        assert isinstance(item, Bot)
 
     @given(st.binary(max_size=6) | st.text(max_size=4).map(lambda text: json.dumps(text)[1:-1].encode()))
     def test_python_says_what_is_valid(self, text: bytes) -> None:
@@ -367,7 +367,7 @@ CASES = [
 
 
 class TestRejects:
-    """Bad records are counted by reason, named, and the stream goes on."""
+    """Bad records are counted by reason and named, and the stream continues."""
 
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize(("fields", "reason", "details"), CASES)
@@ -375,12 +375,12 @@ class TestRejects:
         """Reason, name, place and value, in every shape."""
         text = SHAPES[shape] % f"{GOOD},{fields}"
 
-        found = reject(text)
+        rejected = reject(text)
 
         begin = text.rindex("{", 0, text.index('"prediction":'))
-        assert (found.reason, found.name, found.where) == (reason, "A", f"byte {begin}")
-        assert details in found.details
-        assert len(found.details) < 200
+        assert (rejected.reason, rejected.name, rejected.where) == (reason, "A", f"byte {begin}")
+        assert details in rejected.details
+        assert len(rejected.details) < 200
 
     @pytest.mark.parametrize("value", ["null", "7", "true", "[]", '{"a":1}', "NaN", None])
     def test_a_missing_symbol(self, value: str | None) -> None:
@@ -404,22 +404,22 @@ class TestRejects:
         }
         while flaws:
             members = ",".join(f'"{name}":{value}' for name, value in flaws.values())
-            (found,) = items(f'[{{"symbol":"A",{GOOD},{members}}}]', limit=1_024)
-            assert isinstance(found, Reject)
-            assert found.reason == next(iter(flaws))
-            del flaws[found.reason]
+            (item,) = items(f'[{{"symbol":"A",{GOOD},{members}}}]', limit=1_024)
+            assert isinstance(item, Reject)
+            assert item.reason == next(iter(flaws))
+            del flaws[item.reason]
 
     def test_too_large_says_how_large_and_what_to_do(self) -> None:
         """The size is of the record's own level, and the message names the setting."""
-        found = items(f'{{"A":{{{GOOD},"x":"{"y" * 2_000}","z":[{"1," * 5_000}1]}},"B":{{{GOOD}}}}}', limit=1_024)
+        scanned = items(f'{{"A":{{{GOOD},"x":"{"y" * 2_000}","z":[{"1," * 5_000}1]}},"B":{{{GOOD}}}}}', limit=1_024)
 
-        assert shown(found) == ["RecordTooLarge", "B"]
-        assert isinstance(found[0], Reject)
-        assert (found[0].name, found[0].where) == ("A", "byte 5")
-        assert found[0].details.startswith("2,064 bytes without its nested containers, over ROLLING_MAX_RECORD_BYTES")
+        assert shown(scanned) == ["RecordTooLarge", "B"]
+        assert isinstance(scanned[0], Reject)
+        assert (scanned[0].name, scanned[0].where) == ("A", "byte 5")
+        assert scanned[0].details.startswith("2,064 bytes without its nested containers, over ROLLING_MAX_RECORD_BYTES")
 
     def test_long_names_are_cut(self) -> None:
-        """A report stays small whatever the names of what it rejects."""
+        """A report stays small, however long the names of its rejects are."""
         name = "N" * 5_000
         texts = [
             f'{{"{name}":{{}}}}',
@@ -429,24 +429,24 @@ class TestRejects:
             f'{{"bots":{{"b":{{"positions":[{{"symbol":"{name}","qty":"{name}"}}]}}}}}}',
         ]
         for text in texts:
-            found = reject(text)
-            assert found.name in (name[:SHOWN_CHARACTERS], "b")
-            assert len(found.details) < 300
+            rejected = reject(text)
+            assert rejected.name in (name[:SHOWN_CHARACTERS], "b")
+            assert len(rejected.details) < 300
 
     def test_the_first_three_of_each_reason_are_named(self) -> None:
         """A tally has the number and the first few; bots do not count as records."""
-        found = ScanResult(Selection(10))
+        result = ScanResult(Selection(10))
         bad = '"A":{},"B":{},"C":{},"D":{},"E":{"confidence":1},"bots":{"x":1}'
         text = f'{{{bad},"F":{{{GOOD}}}}}'
         for item in items(text):
-            found.take(item)
+            result.take(item)
 
-        assert [(tally.reason.value, tally.count, [one.name for one in tally.first]) for tally in found.tallies()] == [
+        assert [(tally.reason.value, tally.count, [one.name for one in tally.first]) for tally in result.tallies()] == [
             ("ConfidenceInvalid", 4, ["A", "B", "C"]),
             ("BotInvalid", 1, ["x"]),
             ("PredictionInvalid", 1, ["E"]),
         ]
-        assert (found.records_seen, found.records_rejected, found.records_used) == (6, 5, 1)
+        assert (result.records_seen, result.records_rejected, result.records_used) == (6, 5, 1)
 
 
 class TestBounds:

@@ -42,19 +42,19 @@ from tests.support.web_apps import asking
 A_BOT = Bot(name="", enabled=True, equity=1.0, pnl_today=None, position_count=0, positions=(), last_updated=None)
 
 
-def found_of(records: Units, of_input: Units, of_files: Units) -> ScanResult:
+def result_of(records: Units, of_input: Units, of_files: Units) -> ScanResult:
     """Return the result of a scan that saw so many units."""
-    found = ScanResult(Selection(10))
+    result = ScanResult(Selection(10))
     for number in range(records.seen):
         is_bad = number < records.rejected
         bad = Reject(RejectReason.CONFIDENCE, f"S{number}", f"byte {number}", "confidence is 99, expected ...")
-        found.take(bad if is_bad else Record(f"S{number}", 1.0, 0.5, 1.0))
-    for units, take in ((of_input, found.take), (of_files, found.take_bot_file)):
+        result.take(bad if is_bad else Record(f"S{number}", 1.0, 0.5, 1.0))
+    for units, take in ((of_input, result.take), (of_files, result.take_bot_file)):
         for number in range(units.seen):
             name = f"bot {number}"
             bad = Reject(RejectReason.BOT, name, f"byte {number}", "equity is 'x', expected a finite number")
             take(bad if number < units.rejected else msgspec.structs.replace(A_BOT, name=name))
-    return found
+    return result
 
 
 def some_units(most: int) -> st.SearchStrategy[Units]:
@@ -88,19 +88,19 @@ def test_what_is_refused_follows_from_the_counts(
         expected = TooManyRejected
     event(expected.__name__ if expected else "published")
 
-    found = found_of(records, of_input, of_files)
+    result = result_of(records, of_input, of_files)
     if expected is None:
-        check_plausible(found, input_name="a.json", bots_dir="bots", max_rejected_percent=limit, accept=accept)
+        check_plausible(result, input_name="a.json", bots_dir="bots", max_rejected_percent=limit, accept=accept)
         return
     with pytest.raises(expected, match="the old snapshots stay"):
-        check_plausible(found, input_name="a.json", bots_dir="bots", max_rejected_percent=limit, accept=accept)
+        check_plausible(result, input_name="a.json", bots_dir="bots", max_rejected_percent=limit, accept=accept)
 
 
 @given(some_units(12), some_units(6))
 def test_a_version_says_what_it_leaves_out_unless_that_is_nothing(records: Units, bots: Units) -> None:
     """A sentence for each kind of which some were rejected, with both numbers in it."""
-    told = describe_rejected(Rejected(records, bots))
-    assert [sentence.split()[:4] for sentence in told] == [
+    sentences = describe_rejected(Rejected(records, bots))
+    assert [sentence.split()[:4] for sentence in sentences] == [
         [str(units.rejected), "of", str(units.seen), kind]
         for kind, units in (("bots", bots), ("records", records))
         if units.rejected
@@ -170,7 +170,7 @@ class Source:
         return files_of(local(self.settings.output_dir)), shown
 
     def snapshot(self, kind: str) -> dict[str, Any]:
-        """One snapshot as it lies in its file."""
+        """One snapshot, as its file has it."""
         data = gzip.decompress((local(self.settings.output_dir) / FILE_NAMES[kind]).read_bytes())
         value: dict[str, Any] = json.loads(data)
         return value
@@ -297,7 +297,7 @@ def publish(settings: Settings, content: Any) -> Report:
 
 
 def test_what_is_no_reject_does_not_count(settings_without_redis: Settings) -> None:
-    """Neither low confidences nor symbols that come again, nor members of a map that are no objects."""
+    """Neither low confidences nor repeated symbols, nor members of a map that are not objects."""
     records = [a_record(symbol="A", confidence=0.1), *(a_record(symbol="B") for _ in range(9))]
     report = publish(replace(settings_without_redis, max_rejected_percent=0), records)
     assert report.rejected == Rejected(Units(10, 0), Units(0, 0))
@@ -316,7 +316,7 @@ def test_records_that_are_too_large_count(settings_without_redis: Settings) -> N
 
 
 def test_half_is_not_more_than_half(settings_without_redis: Settings) -> None:
-    """One bad one of two goes through by default; two of three do not, and neither does one of two where none may."""
+    """By default one bad one of two is accepted and two of three are not; with a limit of 0, one of two is not."""
     good, bad = a_record(), a_record(confidence=7)
     assert publish(settings_without_redis, {"A": good, "B": bad}).status == "success"
     with pytest.raises(TooManyRejected):
@@ -424,17 +424,17 @@ def test_a_pointer_that_says_nothing_of_rejects_does_not_hide_what_is_known(
     """A worker of an older release may have published it: the files say it, or the pointer once it is mended."""
     source = Source(settings, run=optimize, parted=False)
     source.write({**GOOD, "bots": {**GOOD_BOTS, "b2": BAD_BOT}})
-    told = optimize(source.settings).rejected
-    assert told is not None
+    left_out = optimize(source.settings).rejected
+    assert left_out is not None
     with redis_server.client as client:
         _forget_rejects(client, Keys("engine"))
     seen = source.settings if sees_files else replace(source.settings, output_dir=local(settings.input).parent / "none")
     with closing(SnapshotReader.from_settings(seen)) as reader, asking(seen) as web:
-        assert reader.manifest().rejected == (told if sees_files else None)
+        assert reader.manifest().rejected == (left_out if sees_files else None)
         assert (web.get("/page").json()["summary"]["rejected"] is not None) == sees_files
 
         assert optimize(source.settings, progress=no_scan).cache == "republished"
 
         reader.refresh()
-        assert (reader.manifest().rejected, reader.bots().rejected) == (told, told)
+        assert (reader.manifest().rejected, reader.bots().rejected) == (left_out, left_out)
         wait_until(lambda: web.get("/page").json()["summary"]["rejected"] is not None, what="the page to say it")

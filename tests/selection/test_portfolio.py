@@ -39,10 +39,10 @@ bots = st.lists(st.lists(positions, max_size=5), max_size=5).map(
 )
 
 
-def by_fractions(found: list[Bot]) -> list[Holding]:
+def by_fractions(bots: list[Bot]) -> list[Holding]:
     """The same, by exact arithmetic on the numbers as they are written."""
     trades: dict[str, list[tuple[Fraction, Fraction | None]]] = defaultdict(list)
-    for bot in found:
+    for bot in bots:
         for position in bot.positions:
             price = None if position.avg_price is None else Fraction(repr(position.avg_price))
             trades[position.symbol].append((Fraction(repr(position.quantity)), price))
@@ -62,17 +62,17 @@ class TestHoldings:
 
     @hypothesis_settings(max_examples=examples(500))
     @given(bots)
-    def test_sums_are_exact(self, found: list[Bot]) -> None:
+    def test_sums_are_exact(self, held_bots: list[Bot]) -> None:
         """Quantities and costs are those of exact fractions."""
-        assert holdings(found) == by_fractions(found)
+        assert holdings(held_bots) == by_fractions(held_bots)
 
     @given(bots, st.data())
-    def test_the_order_of_bots_does_not_matter(self, found: list[Bot], data: st.DataObject) -> None:
+    def test_the_order_of_bots_does_not_matter(self, held_bots: list[Bot], data: st.DataObject) -> None:
         """Nor does the order of a bot's positions, nor which bot holds which."""
-        shuffled = data.draw(st.permutations(found))
-        one_bot = [a_bot("all", *data.draw(st.permutations([one for bot in found for one in bot.positions])))]
+        shuffled = data.draw(st.permutations(held_bots))
+        one_bot = [a_bot("all", *data.draw(st.permutations([one for bot in held_bots for one in bot.positions])))]
 
-        assert holdings(found) == holdings(shuffled) == holdings(one_bot)
+        assert holdings(held_bots) == holdings(shuffled) == holdings(one_bot)
 
     @pytest.mark.parametrize(
         ("trades", "expected"),
@@ -101,10 +101,10 @@ class TestHoldings:
     ) -> None:
         """Long meets short, costs are missing, sums vanish; the same whichever bot comes first."""
         held = [a_bot(f"b{number}", Position("A", *trade)) for number, trade in enumerate(trades)]
-        found = [] if expected is None else [Holding("A", *expected)]
+        net = [] if expected is None else [Holding("A", *expected)]
 
-        assert holdings(held) == found
-        assert holdings(held[::-1]) == found
+        assert holdings(held) == net
+        assert holdings(held[::-1]) == net
 
     def test_symbols_are_sorted(self) -> None:
         """By code point, over all bots; nothing held is nothing listed."""
@@ -127,10 +127,10 @@ class TestHoldings:
             b'"number":{"positions":4}}}'
         )
 
-        found = [item for item in scan([text], max_record_bytes=1_024) if isinstance(item, Bot)]
+        bots = [item for item in scan([text], max_record_bytes=1_024) if isinstance(item, Bot)]
 
-        assert holdings(found) == [Holding("A", 6.0, 140 / 6)]
-        assert {name: bot.positions for name, bot in summaries(found).items()} == {
+        assert holdings(bots) == [Holding("A", 6.0, 140 / 6)]
+        assert {name: bot.positions for name, bot in summaries(bots).items()} == {
             "list": 1,
             "map": 1,
             "number": 4,

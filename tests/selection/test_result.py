@@ -16,45 +16,45 @@ def a_bot(name: str, equity: float) -> Bot:
 
 def test_rejects_are_counted_and_the_first_few_named() -> None:
     """The most frequent reason comes first; bots are no records."""
-    found = ScanResult(Selection(10))
-    found.take(Record("AAPL", 1.0, 0.5, 1.0))
+    result = ScanResult(Selection(10))
+    result.take(Record("AAPL", 1.0, 0.5, 1.0))
     for number in range(5):
-        found.take(Reject(RejectReason.CONFIDENCE, f"S{number}", f"byte {number}", "confidence is missing"))
+        result.take(Reject(RejectReason.CONFIDENCE, f"S{number}", f"byte {number}", "confidence is missing"))
     for number in range(7):
-        found.take(Reject(RejectReason.BOT, f"bot {number}", "bots", "torn"))
+        result.take(Reject(RejectReason.BOT, f"bot {number}", "bots", "torn"))
 
-    assert (found.records_seen, found.records_rejected, found.records_used) == (6, 5, 1)
-    bots, confidences = found.tallies()
+    assert (result.records_seen, result.records_rejected, result.records_used) == (6, 5, 1)
+    bots, confidences = result.tallies()
     assert (bots.reason, bots.count, [reject.name for reject in bots.first]) == (
         RejectReason.BOT,
         7,
         ["bot 0", "bot 1", "bot 2"],
     )
     assert (confidences.count, [reject.name for reject in confidences.first]) == (5, ["S0", "S1", "S2"])
-    assert found.summary() == ("6 records seen; 7 x BotInvalid (torn); 5 x ConfidenceInvalid (confidence is missing)")
+    assert result.summary() == ("6 records seen; 7 x BotInvalid (torn); 5 x ConfidenceInvalid (confidence is missing)")
 
 
 def test_bots_are_bounded() -> None:
     """A file of nothing but bots takes no more memory than these; the ones that count may still be replaced."""
-    found = ScanResult(Selection(10))
+    result = ScanResult(Selection(10))
     for number in range(MAX_BOTS + 2):
-        found.take(a_bot(f"bot {number}", 1.0))
-    found.take(a_bot("bot 0", 2.0))
+        result.take(a_bot(f"bot {number}", 1.0))
+    result.take(a_bot("bot 0", 2.0))
 
-    assert len(found.bots) == MAX_BOTS
-    assert found.bots[0].equity == 2.0
-    (tally,) = found.tallies()
+    assert len(result.bots) == MAX_BOTS
+    assert result.bots[0].equity == 2.0
+    (tally,) = result.tallies()
     assert (tally.count, tally.first[0].name) == (2, f"bot {MAX_BOTS}")
     assert "more than 10,000 bots" in tally.first[0].details
 
 
 def test_the_text_of_all_bots_is_bounded() -> None:
-    """Names, symbols and times are held, so a section of long ones ends too; a bot that comes again makes way first."""
-    found = ScanResult(Selection(1))
+    """Names, symbols and times are held, so their size is limited too; a bot that occurs again frees its own first."""
+    result = ScanResult(Selection(1))
     positions = tuple(Position("é" * 256, 1.0) for _ in range(8_000))  # of 4 MB
 
     for name in ("a", "b", "c", "a", "d"):
-        found.take(
+        result.take(
             Bot(
                 name,
                 enabled=True,
@@ -66,21 +66,21 @@ def test_the_text_of_all_bots_is_bounded() -> None:
             )
         )
 
-    assert [bot.name for bot in found.bots] == ["a", "b"]
-    (tally,) = found.tallies()
+    assert [bot.name for bot in result.bots] == ["a", "b"]
+    (tally,) = result.tallies()
     assert (tally.count, [reject.name for reject in tally.first]) == (2, ["c", "d"])
     assert f"more than {MAX_BOT_TEXT_BYTES:,} bytes" in tally.first[0].details
 
 
 def test_positions_of_all_bots_are_bounded() -> None:
     """Bots whose positions exceed the limit are rejected by name; a bot that occurs again replaces its positions."""
-    found = ScanResult(Selection(1))
+    result = ScanResult(Selection(1))
     held = tuple(Position(f"S{number}", 1.0) for number in range(MAX_POSITIONS // 2))
 
     for name in ("a", "b", "a", "c"):
-        found.take(
+        result.take(
             Bot(name, enabled=True, equity=None, pnl_today=None, position_count=0, positions=held, last_updated=None)
         )
 
-    assert [bot.name for bot in found.bots] == ["a", "b"]
-    assert [(tally.count, tally.first[0].name) for tally in found.tallies()] == [(1, "c")]
+    assert [bot.name for bot in result.bots] == ["a", "b"]
+    assert [(tally.count, tally.first[0].name) for tally in result.tallies()] == [(1, "c")]

@@ -61,9 +61,9 @@ class TestSelection:
         """`top` of the ranked records is `top` of all: at least the minimum, and no more than the limit."""
         shown = max(1, limit - fewer)
 
-        found = top(selected(stream, limit).ranked(), limit=shown, min_confidence=minimum)
+        best = top(selected(stream, limit).ranked(), limit=shown, min_confidence=minimum)
 
-        assert found == [record for record in best_of_each(stream) if record.confidence >= minimum][:shown]
+        assert best == [record for record in best_of_each(stream) if record.confidence >= minimum][:shown]
 
     def test_at_equal_confidence_the_earlier_stays(self) -> None:
         """A repeat counts only where it is more confident."""
@@ -90,7 +90,7 @@ class TestSelection:
 
     @pytest.mark.parametrize("rising", [True, False])
     def test_memory_does_not_grow(self, *, rising: bool) -> None:
-        """No more than twice the limit is held, however many records come and in whichever order."""
+        """At most twice the limit is held, for any number of records in any order."""
         selection = Selection(10)
         held = 0
         for number in range(5_000):

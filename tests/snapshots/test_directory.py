@@ -199,18 +199,18 @@ def test_reading_goes_on_when_a_set_is_swept_under_it(tmp_path: Path, monkeypatc
 def test_a_set_that_was_confirmed_is_young(tmp_path: Path) -> None:
     """Its age counts from when a run last wrote or confirmed it."""
     write(tmp_path, 1)
-    found = DirectoryStore(tmp_path).read_current()
-    assert found is not None
-    assert (found.manifest, DirectoryStore(tmp_path).read_current(found)) == (a_set(1).manifest, found)
-    assert abs(time.time() - found.checked_s) < 60
+    current = DirectoryStore(tmp_path).read_current()
+    assert current is not None
+    assert (current.manifest, DirectoryStore(tmp_path).read_current(current)) == (a_set(1).manifest, current)
+    assert abs(time.time() - current.checked_s) < 60
     os.utime(tmp_path / "manifest.json", (0, 0))
-    assert DirectoryStore(tmp_path).read_current(found) == replace(found, checked_s=0.0, validator=ANY)
+    assert DirectoryStore(tmp_path).read_current(current) == replace(current, checked_s=0.0, validator=ANY)
 
     DirectoryStore(tmp_path).mark_checked()
 
-    found = DirectoryStore(tmp_path).read_current()
-    assert found is not None
-    assert abs(time.time() - found.checked_s) < 60
+    current = DirectoryStore(tmp_path).read_current()
+    assert current is not None
+    assert abs(time.time() - current.checked_s) < 60
 
 
 # ---- one writer at a time
@@ -464,7 +464,7 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
 
 
 def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer cleans up whatever exception ends it."""
+    """The writer cleans up after any exception."""
     write(tmp_path, 1)
     before = files_of(tmp_path)
 

@@ -48,8 +48,8 @@ def memory(tmp_path: Path) -> Iterator[Url]:
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Url:
     """A location in either store."""
     if request.param == "memory":
-        found: Url = request.getfixturevalue("memory")
-        return found
+        url: Url = request.getfixturevalue("memory")
+        return url
     server: S3Server = request.getfixturevalue("s3")
     return server.bucket / tmp_path.name
 
@@ -225,11 +225,11 @@ def test_a_reader_never_sees_a_mixed_set(s3: S3Server, tmp_path: Path) -> None:
     def poll() -> None:
         try:
             while not stop.is_set():
-                found = ObjectStore(output).read_set()
-                if found is None:
+                read = ObjectStore(output).read_set()
+                if read is None:
                     continue  # the set was removed at all three attempts, which happens in tests only
-                assert found == a_set(found.manifest.version)
-                seen.append(found.manifest.version)
+                assert read == a_set(read.manifest.version)
+                seen.append(read.manifest.version)
         except BaseException as error:
             problems.append(error)
 
@@ -347,7 +347,7 @@ def test_a_reader_of_a_store_that_is_down_says_so(settings: Settings, own_s3: S3
 
 def _version(reader: Any) -> int | None:
     try:
-        found: int = reader.predictions().version
+        version: int = reader.predictions().version
     except SnapshotMissing:
         return None
-    return found
+    return version

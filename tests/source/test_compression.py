@@ -102,17 +102,17 @@ class TestOtherFormats:
         for end in range(1, min(len(data), 400) + 1):
             if end < TOLD_AFTER.get(kind, 1):
                 continue
-            found = outcome(data[:end], tmp_path / "a")
-            named = isinstance(found, SourceUnreadable) and re.match(said, str(found))
-            assert named or (isinstance(found, SourceTorn) and end < 24), (end, found)
+            result = outcome(data[:end], tmp_path / "a")
+            named = isinstance(result, SourceUnreadable) and re.match(said, str(result))
+            assert named or (isinstance(result, SourceTorn) and end < 24), (end, result)
 
     @pytest.mark.parametrize("kind", OTHERS)
     @pytest.mark.parametrize("packer", PACKERS)
     def test_it_is_named_inside_a_compressed_file_too(self, kind: str, packer: str, tmp_path: Path) -> None:
         """For example what `tar czf` makes."""
-        found = outcome(PACKERS[packer](OTHERS[kind][0]), tmp_path / "a")
-        assert isinstance(found, SourceUnreadable)
-        assert f" inside {packer}, which is not read; " in str(found)
+        result = outcome(PACKERS[packer](OTHERS[kind][0]), tmp_path / "a")
+        assert isinstance(result, SourceUnreadable)
+        assert f" inside {packer}, which is not read; " in str(result)
 
     @pytest.mark.parametrize("outer", PACKERS)
     @pytest.mark.parametrize("inner", PACKERS)
@@ -155,8 +155,8 @@ class TestZstdFrames:
         packed = skippable(b"of pzstd", kind) + DAMAGED["zstd"]
         assert inflate(packed) == JSON
         for end in range(2, len(packed)):
-            found = outcome(packed[:end], tmp_path / "a")
-            assert isinstance(found, SourceTorn) or (found == [] and end == 16), (end, found)
+            result = outcome(packed[:end], tmp_path / "a")
+            assert isinstance(result, SourceTorn) or (result == [] and end == 16), (end, result)
 
     @pytest.mark.parametrize("before", [b"", skippable(b"x"), zstd_bytes(b'["')], ids=["first", "skipped", "later"])
     def test_a_dictionary_that_is_needed_is_told(self, before: bytes) -> None:

@@ -42,8 +42,8 @@ FEXTRA, FNAME, FCOMMENT, FHCRC = 4, 8, 16, 2
 
 def zstd_bytes(data: bytes, **options: int) -> bytes:
     """One zstd frame, with a checksum; its length is not in the header."""
-    found: dict[int, int] = {zstd.CompressionParameter[name]: value for name, value in options.items()}
-    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.checksum_flag: 1} | found)
+    parameters: dict[int, int] = {zstd.CompressionParameter[name]: value for name, value in options.items()}
+    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.checksum_flag: 1} | parameters)
     return compressor.compress(data) + compressor.flush()
 
 
@@ -187,9 +187,9 @@ class TestDamage:
             for mask in (1, 2, 4, 8, 16, 32, 64, 128, 255):
                 damaged = bytearray(packed)
                 damaged[place] ^= mask
-                found = outcome(bytes(damaged), tmp_path / "a")
-                errors += isinstance(found, SourceError)
-                assert isinstance(found, SourceError) or found == whole, (place, mask)
+                result = outcome(bytes(damaged), tmp_path / "a")
+                errors += isinstance(result, SourceError)
+                assert isinstance(result, SourceError) or result == whole, (place, mask)
 
         assert errors > 0.75 * 9 * len(packed)
 
@@ -277,14 +277,14 @@ class TestBombs:
 
         measured = scan_file(path)
 
-        assert measured.found == ["AAPL"]
+        assert measured.items == ["AAPL"]
         assert measured.growth_mb < 20
 
     def test_zero_bytes(self, tmp_path: Path) -> None:
         """A gigabyte of zeros is malformed after the first megabyte, and most of it is never inflated."""
         measured = scan_file(_bomb(tmp_path / "a.json.gz", b"\0", 1_000, b"", b""))
 
-        assert measured.found == [
+        assert measured.items == [
             "SourceMalformed: malformed JSON at byte 0: a number or literal of more than 1,048,576 bytes"
         ]
         assert measured.growth_mb < 20
@@ -296,5 +296,5 @@ class TestBombs:
 
         measured = scan_file(path)
 
-        assert measured.found == ["AAPL"]
+        assert measured.items == ["AAPL"]
         assert measured.growth_mb < 20

@@ -228,23 +228,23 @@ class TestFingerprint:
     def test_it_changes(self, tmp_path: Path) -> None:
         """It changes with the content, the length, the time and the inode."""
         path = write_raw(tmp_path / "a.json.gz", JSON)
-        found = [self._of(path)]
+        fingerprints = [self._of(path)]
         stamp = path.stat().st_mtime_ns
         touch_later(path)
-        found.append(self._of(path))
+        fingerprints.append(self._of(path))
         with path.open("r+b") as file:
             file.seek(-8, io.SEEK_END)
             file.write(b"\0" * 8)
         os.utime(path, ns=(stamp, stamp))
-        found.append(self._of(path))
+        fingerprints.append(self._of(path))
         (tmp_path / "copy").write_bytes(path.read_bytes())
         os.utime(tmp_path / "copy", ns=(stamp, stamp))
-        found.append(self._of(tmp_path / "copy"))
+        fingerprints.append(self._of(tmp_path / "copy"))
         path.write_bytes(path.read_bytes()[:-20])
         os.utime(path, ns=(stamp, stamp))
-        found.append(self._of(path))
+        fingerprints.append(self._of(path))
 
-        assert len(set(found)) == len(found)
+        assert len(set(fingerprints)) == len(fingerprints)
 
     @pytest.mark.parametrize("size", range(10))
     def test_files_shorter_than_a_trailer(self, tmp_path: Path, size: int) -> None:

@@ -52,13 +52,13 @@ def test_all_chunks_come_in_order(count: int) -> None:
 def test_an_error_comes_in_its_place(count: int) -> None:
     """It is raised after the chunks before it, unchanged."""
     error = EOFError("torn")
-    found: list[bytes] = []
+    chunks: list[bytes] = []
 
     with pytest.raises(EOFError) as caught, read_ahead(Chunks(count, error)()) as ahead:
-        found.extend(ahead)
+        chunks.extend(ahead)
 
     assert caught.value is error
-    assert len(found) == count
+    assert len(chunks) == count
     assert not threads()
 
 

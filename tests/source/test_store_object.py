@@ -158,7 +158,7 @@ def test_who_may_not_read_is_told_so(own_s3: S3Server) -> None:
 
 
 def test_without_credentials_the_message_names_them(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boto's own error is no `OSError`; it becomes one of ours all the same."""
+    """Boto's error is not an `OSError`; it is translated to `SourceUnreadable` as well."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(SourceUnreadable, match=r"NoCredentialsError: .*check .* the credentials"):

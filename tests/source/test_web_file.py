@@ -39,8 +39,8 @@ QUERY: Final = f"?X-Amz-Credential=AKIA&X-Amz-Signature={SECRET}"
 @pytest.fixture
 def pages() -> Iterator[Pages]:
     """A server with an empty file."""
-    with serving() as found:
-        yield found
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
@@ -329,11 +329,11 @@ def test_runs_leave_nothing_open(web_settings: Settings, pages: Pages, tmp_path:
     pages.data = write_json(tmp_path / "a.json.gz", OLD).read_bytes()
 
     def sockets() -> int:
-        found = 0
+        count = 0
         for entry in Path("/proc/self/fd").iterdir():
             with suppress(OSError):  # the descriptor that lists them
-                found += str(entry.readlink()).startswith("socket:")
-        return found
+                count += str(entry.readlink()).startswith("socket:")
+        return count
 
     before = sockets()
     for _ in range(5):

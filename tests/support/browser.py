@@ -48,9 +48,9 @@ def chromium_executable() -> str:
         BrowserMissing: There is none.
     """
     for name in ("chromium", "chromium-browser", "google-chrome"):
-        found = shutil.which(name)
-        if found:
-            return found
+        path = shutil.which(name)
+        if path:
+            return path
     raise BrowserMissing("no chromium on the PATH; on Debian: apt-get install --no-install-recommends chromium")
 
 

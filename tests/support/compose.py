@@ -176,7 +176,7 @@ class Composed:
 
     def _here(self, name: str, text: str) -> str:
         places = self._places(name)
-        return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], text)
+        return re.sub("|".join(map(re.escape, places)), lambda match: places[match[0]], text)
 
     def _log(self, name: str) -> Path:
         return self._directory / f"{name}.log"

@@ -14,9 +14,10 @@ import pytest
 from optimizer.config.settings import EngineName
 from optimizer.errors import SettingsInvalid
 from optimizer.scan.batch import EncodedBatch
-from optimizer.scan.decoder import LAYOUTS, RECORD_LAYOUT, Item
+from optimizer.scan.decoder import Item
 from optimizer.scan.engine import AnyPruner, Engine, choose_engine
-from optimizer.scan.fragment import Fragment, Layout
+from optimizer.scan.fragment import Fragment
+from optimizer.scan.layout import LAYOUTS, RECORD_LAYOUT, Layout
 from optimizer.scan.scanner import scan_items
 
 __all__ = ["NAMES", "current", "decline", "engine", "prune", "pruner", "require_engine", "scan"]

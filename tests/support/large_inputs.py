@@ -32,7 +32,7 @@ MAX_RECORD_BYTES = 1 << 20
 class Measured(NamedTuple):
     """What a scan found, how much memory it took over a scan of next to nothing, and its CPU time."""
 
-    found: list[str]
+    items: list[str]
     growth_mb: float
     cpu_s: float
 
@@ -51,7 +51,7 @@ def scan_file(path: Path) -> Measured:
 
 def _measure(order: dict[str, Any]) -> Measured:
     result = _run(order, current().name)
-    return Measured(result["found"], result["peak_mb"] - _baseline_mb(current().name), result["cpu_s"])
+    return Measured(result["items"], result["peak_mb"] - _baseline_mb(current().name), result["cpu_s"])
 
 
 @cache
@@ -85,15 +85,15 @@ def _chunks(order: dict[str, Any]) -> Iterator[bytes]:
     yield order["closing"].encode()
 
 
-def _found(chunks: Iterable[bytes], engine: Engine) -> list[str]:
+def _scanned_items(chunks: Iterable[bytes], engine: Engine) -> list[str]:
     """Symbols of records, names of bots, reasons of rejects, and the error that ended the scan."""
-    found: list[str] = []
+    names: list[str] = []
     try:
         for item in scan_items(chunks, engine, max_record_bytes=MAX_RECORD_BYTES):
-            found.append(_name(item))  # noqa: PERF401 - what was found before an error counts too
+            names.append(_name(item))  # noqa: PERF401 - what was found before an error counts too
     except RollingError as error:
-        found.append(f"{type(error).__name__}: {error}")
-    return found
+        names.append(f"{type(error).__name__}: {error}")
+    return names
 
 
 def _name(item: Any) -> str:
@@ -103,5 +103,5 @@ def _name(item: Any) -> str:
 
 
 if __name__ == "__main__":
-    found = _found(_chunks(json.load(sys.stdin)), choose_engine(sys.argv[1]))
-    json.dump({"found": found, "peak_mb": peak_rss_mb(), "cpu_s": time.process_time()}, sys.stdout)
+    items = _scanned_items(_chunks(json.load(sys.stdin)), choose_engine(sys.argv[1]))
+    json.dump({"items": items, "peak_mb": peak_rss_mb(), "cpu_s": time.process_time()}, sys.stdout)

@@ -12,7 +12,7 @@ from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from tests.support.engines import current, scan
 
-__all__ = ["GOOD", "LIMIT", "SHAPES", "bot", "found_in", "items", "malformed_at", "record", "reject", "shown"]
+__all__ = ["GOOD", "LIMIT", "SHAPES", "bot", "items", "malformed_at", "record", "reject", "scan_result", "shown"]
 
 LIMIT = 1 << 20
 GOOD = '"prediction":1.5,"confidence":0.9,"last_price":3'
@@ -27,31 +27,31 @@ def items(text: str | bytes, *, limit: int = LIMIT) -> list[Item]:
 
 def record(text: str | bytes) -> Record:
     """The one record of a file."""
-    (found,) = items(text)
-    assert isinstance(found, Record), found
-    return found
+    (item,) = items(text)
+    assert isinstance(item, Record), item
+    return item
 
 
-def found_in(chunks: list[bytes]) -> ScanResult:
+def scan_result(chunks: list[bytes]) -> ScanResult:
     """Return the result of a scan."""
-    found = ScanResult(Selection(10))
+    result = ScanResult(Selection(10))
     for item in scan_all(chunks, current(), max_record_bytes=LIMIT):
-        found.take(item)
-    return found
+        result.take(item)
+    return result
 
 
 def reject(text: str | bytes) -> Reject:
     """The one reject of a file."""
-    (found,) = items(text)
-    assert isinstance(found, Reject), found
-    return found
+    (item,) = items(text)
+    assert isinstance(item, Reject), item
+    return item
 
 
 def bot(body: str) -> Bot | Reject:
     """What becomes of a bot."""
-    (found,) = items(f'{{"bots":{{"b":{body}}}}}')
-    assert isinstance(found, Bot | Reject), found
-    return found
+    (item,) = items(f'{{"bots":{{"b":{body}}}}}')
+    assert isinstance(item, Bot | Reject), item
+    return item
 
 
 def malformed_at(text: str | bytes) -> tuple[int, str]:
@@ -67,10 +67,10 @@ def malformed_at(text: str | bytes) -> tuple[int, str]:
     return int(message.split()[4].rstrip(":").replace(",", "")), message
 
 
-def shown(found: list[Item]) -> list[str]:
+def shown(scanned: list[Item]) -> list[str]:
     return [
         item.symbol if isinstance(item, Record) else item.name if isinstance(item, Bot) else item.reason.value
-        for item in found
+        for item in scanned
     ]
 
 

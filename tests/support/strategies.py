@@ -234,23 +234,23 @@ no_objects = st.one_of(discarded_scalars, st.lists(discarded, max_size=2))
 @st.composite
 def keyed_records(draw: st.DrawFn, max_size: int = 7) -> Members:
     """Records under their symbols, some of them twice, and values that are no records."""
-    found = Members()
+    members = Members()
     for symbol in draw(st.lists(symbols, min_size=draw(st.sampled_from([0, 2, 3])), max_size=max_size)):
         body = st.one_of(no_objects, records()) if draw(st.integers(0, 9)) == 0 else records()
-        found.append((symbol, draw(body)))
+        members.append((symbol, draw(body)))
     if draw(st.integers(0, 9)) == 0:
-        found.append(("K" * OVERLONG, draw(st.one_of(records(), no_objects))))
-    return found
+        members.append(("K" * OVERLONG, draw(st.one_of(records(), no_objects))))
+    return members
 
 
 @st.composite
 def listed_records(draw: st.DrawFn, max_size: int = 7) -> list[Any]:
     """Records that name their symbol themselves, and values that are no records."""
-    found: list[Any] = []
+    result: list[Any] = []
     for symbol in draw(st.lists(symbols, min_size=draw(st.sampled_from([0, 2, 4])), max_size=max_size)):
         body = st.one_of(no_objects, records(symbol)) if draw(st.integers(0, 9)) == 0 else records(symbol)
-        found.append(draw(body))
-    return found
+        result.append(draw(body))
+    return result
 
 
 @st.composite

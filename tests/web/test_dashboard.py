@@ -171,7 +171,7 @@ def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(
 def test_without_the_stream_the_page_is_slower_but_right(
     settings: Settings, web: Web, watch: Callable[..., Watched]
 ) -> None:
-    """A proxy that lets no stream through costs some seconds, and is told."""
+    """A proxy that lets no stream through delays the page by some seconds, and a notice says so."""
     publish(settings, many_records(3))
     watched = watch(web.url)
     watched.page.route("**/events", lambda route: route.abort())
@@ -226,7 +226,7 @@ def test_every_column_sorts_both_ways_and_says_so(settings: Settings, open_page:
 
 
 def test_search_and_filter_narrow_the_table_from_the_keyboard(settings: Settings, open_page: Open) -> None:
-    """`/` goes to the search, Escape empties it; a filter by sentiment adds to it; how many are left is told."""
+    """`/` goes to the search, Escape empties it; a filter by sentiment adds to it; the number that is left is shown."""
     publish(settings, many_records(9) | {"Größe": a_record(sentiment="mixed")})
     page = open_page()
     expect(rows(page)).to_have_count(10)
@@ -372,7 +372,7 @@ def test_before_the_first_run_the_page_says_so_and_then_fills(settings: Settings
 def test_before_the_first_run_one_can_be_started(
     settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
-    """Where there is nothing yet, a run by hand is wanted most."""
+    """A run can be started by hand where there is no snapshot yet."""
     with Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
         page = watch(web.url).open()
         expect(page.get_by_role("heading", level=1)).to_have_text("rolling_brain")
@@ -441,7 +441,7 @@ def test_an_api_that_goes_away_is_told_and_found_again(settings: Settings, web: 
 
 
 def test_runs_are_drawn_told_and_listed_and_failures_shown_in_full(settings: Settings, open_page: Open) -> None:
-    """Charts have titles with their figures, all of them stand in a table too, and an error is never cut short."""
+    """Charts have titles with their figures, a table has all of them too, and an error is never cut."""
     for number in (3, 4):
         publish(settings, many_records(number) | {"BAD": a_record(confidence=7)})
     optimize(settings)

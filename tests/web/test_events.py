@@ -117,7 +117,7 @@ def test_listeners_are_told_when_redis_goes_and_comes(
 
 
 def test_open_streams_do_not_hold_up_a_server_that_stops(tmp_path: Path, settings: Settings) -> None:
-    """They are ended, and their clients come back by themselves."""
+    """They are ended, and their clients reconnect by themselves."""
     run_old(settings)
     with WebServer(tmp_path, settings) as web:
         events = [Events(web.port) for _ in range(5)]

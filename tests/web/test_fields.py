@@ -15,11 +15,11 @@ from optimizer.web import describe
 
 COLUMNS = Path(optimizer.web.__file__).parent / "static" / "components" / "columns.js"
 
-# Name of the columns, of their variable, the model, and values that the page adds to it.
-TABLES: list[tuple[str, str, type[msgspec.Struct], set[str]]] = [
-    ("predictionColumns", "record", Record, set()),
-    ("botColumns", "bot", BotSummary, {"name"}),
-    ("holdingColumns", "holding", Holding, set()),
+# Name of the columns, of their variable, the model, values that the page adds to it, and columns that it computes.
+TABLES: list[tuple[str, str, type[msgspec.Struct], set[str], set[str]]] = [
+    ("predictionColumns", "record", Record, set(), {"change"}),
+    ("botColumns", "bot", BotSummary, {"name"}, set()),
+    ("holdingColumns", "holding", Holding, set(), {"side", "cost"}),
 ]
 EXAMPLES: list[tuple[type[msgspec.Struct], dict[str, Any]]] = [
     (Record, describe.RECORD_EXAMPLE),
@@ -35,17 +35,20 @@ def columns(name: str) -> str:
     return text[start : text.index("\n];", start)]
 
 
-@pytest.mark.parametrize(("name", "variable", "model", "added"), TABLES, ids=[name for name, *_ in TABLES])
-def test_every_field_has_a_column(name: str, variable: str, model: type[msgspec.Struct], added: set[str]) -> None:
-    """And no column shows a field that there is not."""
-    shown = set(re.findall(rf"\b{variable}\.(\w+)", columns(name)))
-    assert shown == {*model.__struct_fields__, *added}
+@pytest.mark.parametrize(("name", "variable", "model", "added", "computed"), TABLES, ids=[name for name, *_ in TABLES])
+def test_every_field_has_a_column(
+    name: str, variable: str, model: type[msgspec.Struct], added: set[str], computed: set[str]
+) -> None:
+    """And no column shows a field that does not exist."""
+    text = columns(name)
+    assert set(re.findall(rf"\b{variable}\.(\w+)", text)) == {*model.__struct_fields__, *added}
+    assert set(re.findall(r'\bid: "(\w+)"', text)) == {*model.__struct_fields__, *added, *computed}
 
 
 @pytest.mark.parametrize(("model", "example"), EXAMPLES, ids=[model.__name__ for model, _ in EXAMPLES])
 def test_every_field_is_described(model: type[msgspec.Struct], example: dict[str, Any]) -> None:
-    """In the example of its answer, which decodes, and in the schema."""
+    """In the example of a response, which decodes and has the order of the model, and in the schema."""
     msgspec.convert(example, model)
-    assert set(example) == set(model.__struct_fields__)
+    assert tuple(example) == model.__struct_fields__
     described = describe.responses(model, example)[200]["content"]["application/json"]["schema"]
     assert set(described["properties"]) == set(model.__struct_fields__)

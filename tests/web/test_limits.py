@@ -74,7 +74,7 @@ def connect(web: WebServer, timeout_s: float = 10) -> socket.socket:
 
 
 def exchange(web: WebServer, *sent: bytes) -> bytes:
-    """All that comes back for what is sent, until the server closes the connection."""
+    """The whole response to what is sent, until the server closes the connection."""
     with connect(web) as connection:
         with suppress(ConnectionError):
             for data in sent:
@@ -332,7 +332,7 @@ def descriptors(web: WebServer) -> int:
 
 
 def test_listeners_leave_descriptors_for_others(tmp_path: Path, shared_redis: RedisServer) -> None:
-    """With 1,024 of them: most of 1,200 listeners are taken, the others told when to come back, and all are served."""
+    """With 1,024 of them: most of 1,200 listeners are taken, the others get a Retry-After, and all are served."""
     with limited(tmp_path, shared_redis, descriptors=1_024) as web, ExitStack() as stack:
         with others_are_served(web):
             listeners = [stack.enter_context(Events(web.port)) for _ in range(LISTENERS)]

@@ -37,26 +37,26 @@ def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
     with asking(settings) as client:
         client.get("/predictions")
         answer = client.get("/metrics")
-        found = metrics(answer.text)
+        values = metrics(answer.text)
 
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert found["snapshot_version"] == report.version
-    assert 0 <= found["snapshot_age_seconds"] < 60
-    assert found["last_run_status unchanged"] == 1
-    assert found["last_run_status success"] == 0
-    assert found["last_scan_duration_seconds"] == stats.seconds
-    assert found["last_scan_input_bytes"] == stats.input_bytes
-    assert found["last_scan_json_bytes"] == stats.json_bytes
-    assert found["last_scan_json_bytes_per_second"] == pytest.approx(stats.json_mb_per_s * 1e6)
-    assert found["last_scan_peak_memory_bytes"] == pytest.approx(stats.peak_rss_mb * 1e6)
-    assert found["last_scan_records"] == 3
-    assert found["last_scan_rejected ConfidenceInvalid"] == 2
-    assert (found["records_seen"], found["records_rejected"]) == (3, 2)
-    assert (found["bots_seen"], found["bots_rejected"]) == (0, 0)
-    assert found["cache_up"] == 1
-    assert found["reads_total redis"] == 1
-    assert found["snapshot_stale"] == 0
-    assert found["last_success_timestamp_seconds"] >= found["snapshot_generated_timestamp_seconds"]
+    assert values["snapshot_version"] == report.version
+    assert 0 <= values["snapshot_age_seconds"] < 60
+    assert values["last_run_status unchanged"] == 1
+    assert values["last_run_status success"] == 0
+    assert values["last_scan_duration_seconds"] == stats.seconds
+    assert values["last_scan_input_bytes"] == stats.input_bytes
+    assert values["last_scan_json_bytes"] == stats.json_bytes
+    assert values["last_scan_json_bytes_per_second"] == pytest.approx(stats.json_mb_per_s * 1e6)
+    assert values["last_scan_peak_memory_bytes"] == pytest.approx(stats.peak_rss_mb * 1e6)
+    assert values["last_scan_records"] == 3
+    assert values["last_scan_rejected ConfidenceInvalid"] == 2
+    assert (values["records_seen"], values["records_rejected"]) == (3, 2)
+    assert (values["bots_seen"], values["bots_rejected"]) == (0, 0)
+    assert values["cache_up"] == 1
+    assert values["reads_total redis"] == 1
+    assert values["snapshot_stale"] == 0
+    assert values["last_success_timestamp_seconds"] >= values["snapshot_generated_timestamp_seconds"]
 
 
 READER = ("%R~rolling:*", "&rolling:*", "-@all", "+@read", "+@pubsub", "+ping", "+hello", "+select")
@@ -101,8 +101,8 @@ def test_who_may_not_write_counts_for_itself(
     with asking(limited) as asked, caplog.at_level("INFO", logger="optimizer"):
         for number in range(1, 4):
             asked.get("/predictions")
-            found = metrics(asked.get("/metrics").text)
-            assert (found["reads_total redis"], found["cache_up"]) == (number, 1)
+            values = metrics(asked.get("/metrics").text)
+            assert (values["reads_total redis"], values["cache_up"]) == (number, 1)
     assert [record.levelname for record in caplog.records if "by this process alone" in record.message] == ["INFO"]
     with redis_server.client as client:
         assert not client.exists(Keys(settings.source).reads("redis"))
@@ -152,5 +152,5 @@ def test_a_failed_run_shows_and_the_snapshot_grows_old(settings: Settings) -> No
 def test_metrics_without_a_snapshot_are_those_of_the_process(settings: Settings) -> None:
     """Nothing is made up."""
     with asking(settings) as client:
-        found = metrics(client.get("/metrics").text)
-    assert found == {"cache_up": 1, "reads_total redis": 0, "reads_total files": 0, "event_listeners": 0}
+        values = metrics(client.get("/metrics").text)
+    assert values == {"cache_up": 1, "reads_total redis": 0, "reads_total files": 0, "event_listeners": 0}

@@ -96,7 +96,7 @@ def test_dates_are_http_dates() -> None:
     ],
 )
 def test_a_date_that_no_calendar_has_counts_as_none(date: bytes) -> None:
-    """Whatever numbers a client makes up, they are no error of ours."""
+    """No number that a client sends raises an exception."""
     assert is_not_modified_since(date, 0) is False
 
 

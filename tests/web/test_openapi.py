@@ -55,7 +55,9 @@ def test_every_operation_is_described_with_examples(web_settings: Settings) -> N
         description = client.get("/openapi.json").json()
 
     operations = [
-        (path, method, operation) for path, found in description["paths"].items() for method, operation in found.items()
+        (path, method, operation)
+        for path, methods in description["paths"].items()
+        for method, operation in methods.items()
     ]
     assert {(path, method) for path, method, _ in operations} == {
         *((f"/{name}", "get") for name in ("predictions", "bots", "portfolio", "page", "status", "runs", "events")),
@@ -87,9 +89,9 @@ def test_every_answer_keeps_to_the_description(
     monkeypatch.setattr(optimizer.web.trigger, "LONGEST_DELAY_S", 0.0)  # it tries hundreds of wrong tokens
     app = create_app(web_settings, trigger=NoFleet())
     schema = schemathesis.openapi.from_asgi("/openapi.json", app).exclude(path="/events")  # it never ends
-    for found in schema.get_all_operations():
-        assert isinstance(found, Ok)
-        operation = found.ok()
+    for described in schema.get_all_operations():
+        assert isinstance(described, Ok)
+        operation = described.ok()
 
         @hypothesis_settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))

@@ -24,17 +24,17 @@ def pages() -> Pages:
 
 
 def test_short_responses_to_filters_are_cached_and_long_ones_are_not() -> None:
-    """The same object comes again, or one that was made anew."""
-    found = pages()
+    """The same object is returned if it is short, a new one if it is long."""
+    prepared = pages()
     short, long = PredictionQuery(10, 0, 0.0, None), PredictionQuery(MANY - 1, 0, 0.0, None)
-    assert found.filtered(short) is found.filtered(short)
-    assert found.filtered(long) is not found.filtered(long)
+    assert prepared.filtered(short) is prepared.filtered(short)
+    assert prepared.filtered(long) is not prepared.filtered(long)
 
 
 def test_the_oldest_responses_are_dropped() -> None:
     """However many filters are made up."""
-    found = pages()
-    first = found.filtered(PredictionQuery(0, 0, 0.0, None))
+    prepared = pages()
+    first = prepared.filtered(PredictionQuery(0, 0, 0.0, None))
     for offset in range(1, CACHED_RESPONSES + 1):
-        found.filtered(PredictionQuery(0, offset, 0.0, None))
-    assert found.filtered(PredictionQuery(0, 0, 0.0, None)) is not first
+        prepared.filtered(PredictionQuery(0, offset, 0.0, None))
+    assert prepared.filtered(PredictionQuery(0, 0, 0.0, None)) is not first

@@ -378,7 +378,7 @@ def test_without_any_snapshot_it_says_when_to_come_back(settings: Settings, path
 def test_a_client_is_not_told_where_redis_and_the_files_are(
     settings_without_redis: Settings, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What to do it is told; the places are in the log, once."""
+    """It says what to do; addresses and paths are in the log, once."""
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     with asking(settings) as client:
         for path in (*OF_A_VERSION, "/status", "/readyz") * 2:
@@ -387,10 +387,10 @@ def test_a_client_is_not_told_where_redis_and_the_files_are(
             assert str(own_redis.port) not in answer.text
             assert str(settings.output_dir) not in answer.text
             assert "rolling-optimizer run" in answer.json()["detail"]
-    told = [record.message for record in caplog.records if "no snapshot of" in record.message]
-    assert len(told) == 1
-    assert str(own_redis.port) in told[0]
-    assert str(settings.output_dir) in told[0]
+    messages = [record.message for record in caplog.records if "no snapshot of" in record.message]
+    assert len(messages) == 1
+    assert str(own_redis.port) in messages[0]
+    assert str(settings.output_dir) in messages[0]
 
 
 def test_files_answer_while_redis_is_away(own_redis: RedisServer, settings_without_redis: Settings) -> None:
@@ -686,8 +686,8 @@ def test_no_route_shows_a_version_before_the_others_do(settings: Settings, monke
 
         def versions() -> set[int]:
             paths = ("/predictions", "/bots", "/page", "/predictions/AAPL", "/predictions/LOW")
-            found = {int(client.get(path).headers["X-Snapshot-Version"]) for path in paths}
-            return found | {client.get("/status").json()["version"]}
+            versions = {int(client.get(path).headers["X-Snapshot-Version"]) for path in paths}
+            return versions | {client.get("/status").json()["version"]}
 
         try:
             assert versions() == {old}

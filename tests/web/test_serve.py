@@ -44,7 +44,7 @@ def test_it_starts_without_redis_and_without_a_snapshot(tmp_path: Path, settings
 
 
 def test_an_address_in_use_is_one_line() -> None:
-    """And wrong usage is told as such."""
+    """And wrong usage is reported as such."""
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

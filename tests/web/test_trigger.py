@@ -94,7 +94,7 @@ def test_who_has_the_token_sends_a_run(settings: Settings) -> None:
     ],
 )
 def test_who_has_it_not_sends_none(settings: Settings, headers: dict[str, Any]) -> None:
-    """401 that says what is wanted; nothing is sent, and the body is not looked at."""
+    """A 401 that says what is missing; nothing is sent, and the body is not read."""
     noted = Noted()
     with asking(replace(settings, trigger_token=TOKEN), noted) as client:
         for answer in (
@@ -153,7 +153,7 @@ def test_the_token_may_be_in_the_environment(settings: Settings, monkeypatch: py
 
 
 def test_a_broker_that_is_away_is_a_problem(settings: Settings) -> None:
-    """503, and when to come back."""
+    """A 503 with a Retry-After."""
     with asking(replace(settings, trigger_token=TOKEN), Away()) as client:
         for answer in (client.post("/runs", headers=RIGHT), client.get(f"/runs/{ID}", headers=RIGHT)):
             assert answer.status_code == 503
@@ -173,8 +173,8 @@ def test_a_run_is_sent_to_the_fleet_and_followed_to_its_end(tmp_path: Path, sett
             url = f"http://127.0.0.1:{web.port}{path}"
             request = urllib.request.Request(url, body, RIGHT, method=method)
             with urllib.request.urlopen(request, timeout=10) as answer:
-                found: dict[str, Any] = json.loads(answer.read())
-                return found
+                value: dict[str, Any] = json.loads(answer.read())
+                return value
 
         first = ask("/runs", "POST", b'{"force": true}')["id"]
         assert ask(f"/runs/{first}")["state"] == "pending"

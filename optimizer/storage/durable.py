@@ -1,0 +1,41 @@
+"""Files of a local file system that survive a crash of the machine, and links that change by one rename.
+
+Errors: `OSError`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["partial_link", "replace_link", "sync_directory", "write_file"]
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file and sync it; its name is durable once its directory is synced."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_link(path: Path, target: str) -> None:
+    """Point `path` at `target` in one rename, whatever it was before."""
+    partial = partial_link(path)
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target)
+    partial.rename(path)
+
+
+def partial_link(path: Path) -> Path:
+    """The link that `replace_link` makes before the rename; a process that died may have left it."""
+    return path.with_name(f".{path.name}.partial")
