@@ -44,6 +44,14 @@ LONGEST: Final = (
     "web/test_dashboard.py",
     "reader/test_reader.py",
     "cli/test_main.py",
+    # and of those in `make test-fast`
+    "web/test_routes.py",
+    "reader/test_redis_store.py",
+    "reader/test_age.py",
+    "reader/test_follower.py",
+    "pipeline/test_session.py",
+    "scan/test_native_pruner.py",
+    "web/test_trigger.py",
 )
 
 FIGURES = pytest.StashKey[Figures]()

@@ -24,6 +24,8 @@ from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
+pytestmark = pytest.mark.slow  # each with a server of its own
+
 
 def allow(*rules: str) -> Callable[[redis.Redis], object]:
     """Make the user `default` one who may do so much."""
@@ -146,7 +148,6 @@ def test_config_exits_as_it_works_and_names_what_is_missing(
     assert "its ACL forbids INFO, or its configuration renames it" in no_info.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("process", "options"),
     [
@@ -175,7 +176,6 @@ def test_what_cannot_use_its_broker_ends_with_a_sentence(
     assert "Traceback" not in done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_a_worker_says_what_its_cache_lacks_and_goes_on(
     tmp_path: Path, own_redis: RedisServer, redis_server: RedisServer
 ) -> None:

@@ -17,6 +17,7 @@ from tests.support.redis_servers import RedisServer
 from tests.support.s3_server import S3Server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -16,6 +16,8 @@ from tests.support.command import rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.rolling_files import a_record, write_json, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 def test_run_needs_neither_redis_nor_settings(data: Path) -> None:
     """`run --no-cache` in a directory with the input writes the files and prints figures."""

@@ -7,6 +7,8 @@ import os
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from optimizer import Settings, optimize
 from optimizer.cache.client import CacheClient
 from optimizer.cache.run_log import RunLog
@@ -16,6 +18,8 @@ from tests.support.command import rolling_optimizer
 from tests.support.published_state import report_unchanged
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, write_json
+
+pytestmark = pytest.mark.slow
 
 
 def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> None:

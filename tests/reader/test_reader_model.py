@@ -36,6 +36,8 @@ from tests.support.readers import KINDS, Open
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
+pytestmark = pytest.mark.slow
+
 READERS: Final = 4
 DAY_S: Final = 86_400.0
 

@@ -161,6 +161,7 @@ def test_a_broker_that_is_away_is_a_problem(settings: Settings) -> None:
             assert "redis.internal" not in answer.text
 
 
+@pytest.mark.slow
 def test_a_run_is_sent_to_the_fleet_and_followed_to_its_end(tmp_path: Path, settings: Settings) -> None:
     """Through a real worker: pending until a worker takes it, done with its report, or failed with the error's name."""
     write_json(settings.input, {"AAPL": a_record()})
