@@ -11,7 +11,7 @@ Errors: `SnapshotMissing`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeVar, cast
 
 import msgspec
@@ -49,7 +49,8 @@ class Lookups:
 
     def cached_symbol(self, symbol: str) -> Answer[Record | None] | None:
         """The record of one symbol, if it is held; else `None`."""
-        return self._cached_symbol(self._follower.current(), symbol)
+        answer = self._cached_symbols(self._follower.current(), [symbol])
+        return None if answer is None else _part(answer, answer.value[0])
 
     def cached_top(self, n: int, offset: int) -> Answer[list[Record]] | None:
         """`n` records from rank `offset` on, if they are held; else `None`."""
@@ -58,11 +59,16 @@ class Lookups:
 
     def symbol(self, symbol: str) -> Answer[Record | None]:
         """The record of one symbol of the index; `None` in it if there is no such symbol."""
-        return self._look_up(
-            lambda cached: self._cached_symbol(cached, symbol),
-            lambda cached: self._symbol_from_redis(cached, symbol),
-            lambda records: next((record for record in records if record.symbol == symbol), None),
+        return self.symbols([symbol])[0]
+
+    def symbols(self, symbols: Sequence[str]) -> list[Answer[Record | None]]:
+        """The records of symbols, in their order and of one version, for which Redis is asked once."""
+        together = self._look_up(
+            lambda cached: self._cached_symbols(cached, symbols),
+            lambda cached: self._symbols_from_redis(cached, symbols),
+            lambda records: list(map({record.symbol: record for record in records}.get, symbols)),
         )
+        return [_part(together, record) for record in together.value]
 
     def top(self, n: int, offset: int) -> Answer[list[Record]]:
         """`n` records of the index from rank `offset` on, by confidence descending, then symbol."""
@@ -125,9 +131,11 @@ class Lookups:
             f"{follower.output_dir}: {problem}. The next run mends it: is the worker running?"
         )
 
-    def _cached_symbol(self, cached: CachedVersion, symbol: str) -> Answer[Record | None] | None:
-        record = cached.records.get(symbol)
-        return None if record is None else self._answer(cached, cached.payloads["predictions"].origin, record)
+    def _cached_symbols(self, cached: CachedVersion, symbols: Sequence[str]) -> Answer[list[Record | None]] | None:
+        records = [cached.records.get(symbol) for symbol in symbols]
+        if any(record is None for record in records):
+            return None
+        return self._answer(cached, cached.payloads["predictions"].origin, records)
 
     def _cached_top(self, cached: CachedVersion, n: int, offset: int) -> Answer[list[Record]] | None:
         best = cached.payloads.get("predictions")
@@ -145,14 +153,16 @@ class Lookups:
         except CacheUnavailable:
             return None
 
-    def _symbol_from_redis(self, cached: CachedVersion, symbol: str) -> Answer[Record | None] | None:
+    def _symbols_from_redis(self, cached: CachedVersion, symbols: Sequence[str]) -> Answer[list[Record | None]] | None:
         redis = self._follower.redis
         key = redis.keys.payload(cached.version, "symbols")
         with redis.client.pipeline(transaction=False) as pipeline:
-            pipeline.hget(key, symbol.encode("utf-8", "surrogatepass"))
+            pipeline.hmget(key, [symbol.encode("utf-8", "surrogatepass") for symbol in symbols])
             pipeline.exists(key)
-            data, exists = pipeline.execute()
-        return self._answer(cached, "redis", None if data is None else _RECORD.decode(data)) if exists else None
+            replies, exists = pipeline.execute()
+        if not exists:
+            return None
+        return self._answer(cached, "redis", [None if data is None else _RECORD.decode(data) for data in replies])
 
     def _top_from_redis(self, cached: CachedVersion, n: int, offset: int) -> Answer[list[Record]] | None:
         redis = self._follower.redis
@@ -209,6 +219,17 @@ class Lookups:
             age_s=age_s,
             stale=age_s > self._follower.stale_after_s,
         )
+
+
+def _part(answer: Answer[list[T]], value: T) -> Answer[T]:
+    return Answer(
+        version=answer.version,
+        etag=answer.etag,
+        value=value,
+        origin=answer.origin,
+        age_s=answer.age_s,
+        stale=answer.stale,
+    )
 
 
 def _window(n: int, offset: int) -> tuple[int, int]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
+from typing import cast
 
 import pytest
+import redis
 
-from optimizer import AsyncSnapshotReader, Settings, optimize
+from optimizer import Answer, AsyncSnapshotReader, Settings, SnapshotMissing, SnapshotReader, optimize
 from optimizer.reader.lookups import LOOKUPS_AT_ONCE
 from tests.support.ports import free_port
 from tests.support.published_state import run_old, version_of
 from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import a_record, write_json
 
 
 def test_an_async_reader_is_a_context(settings: Settings) -> None:
@@ -114,6 +119,54 @@ def test_lookups_that_are_cancelled_leave_the_others_their_turn(own_settings: Se
             assert {answer.value for answer in answers} == {None}
 
     asyncio.run(read())
+
+
+def test_symbols_are_looked_up_together(own_settings: Settings, own_redis: RedisServer) -> None:
+    """Those that wait at a time, each with the answer that it gets alone, though some of them are cancelled."""
+    settings = replace(own_settings, top_symbols_limit=2)
+    write_json(settings.input, {f"S{rank}": a_record(confidence=1 - rank / 100, prediction=rank) for rank in range(50)})
+    optimize(settings)
+    symbols = [*(f"S{rank}" for rank in range(50)), "MISSING", "\ud800"]
+    with closing(SnapshotReader.from_settings(settings)) as threads:
+        alone = [threads.symbol(symbol).value for symbol in symbols]
+
+    async def read() -> list[object]:
+        async with AsyncSnapshotReader.from_settings(settings) as reader:
+            tasks = [asyncio.create_task(reader.symbol(symbol)) for symbol in symbols]
+            await asyncio.sleep(0)  # all of them wait
+            for task in tasks[10:20]:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            return [outcome.value if isinstance(outcome, Answer) else outcome for outcome in outcomes]
+
+    with own_redis.client as client:
+        before = asked(client)
+        together = asyncio.run(read())
+        assert asked(client) - before <= 3
+    assert together[:10] + together[20:] == alone[:10] + alone[20:]
+    assert [type(outcome) for outcome in together[10:20]] == 10 * [asyncio.CancelledError]
+
+
+def asked(client: redis.Redis) -> int:
+    """How often a server was asked for members of an index."""
+    return int(
+        cast("dict[str, dict[str, int]]", client.info("commandstats")).get("cmdstat_hmget", {"calls": 0})["calls"]
+    )
+
+
+def test_each_caller_is_told_that_a_symbol_cannot_be_looked_up(own_settings: Settings, own_redis: RedisServer) -> None:
+    """Where neither Redis nor the files have the index any more."""
+    settings = replace(own_settings, top_symbols_limit=1)
+    run_old(settings)
+
+    async def read() -> list[type]:
+        async with AsyncSnapshotReader(settings.redis_url, settings.source, None) as reader:
+            await reader.predictions()
+            own_redis.kill()
+            outcomes = await asyncio.gather(*(reader.symbol("MISSING") for _ in range(20)), return_exceptions=True)
+            return [type(outcome) for outcome in outcomes]
+
+    assert asyncio.run(read()) == 20 * [SnapshotMissing]
 
 
 FORK_PROGRAM = """
