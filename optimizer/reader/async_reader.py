@@ -161,19 +161,22 @@ class AsyncSnapshotReader:
         return future
 
     async def _answer_batches(self, batch: _Batch) -> None:
-        while batch.waiting:
-            asked, batch.waiting = batch.waiting, []
-            waiting = [(symbol, future) for symbol, future in asked if not future.done()]  # else it was cancelled
-            try:
-                answers = await asyncio.to_thread(self._reader.lookups.symbols, [symbol for symbol, _ in waiting])
-            except Exception as error:
-                for _, future in waiting:
-                    if not future.done():
-                        future.set_exception(error)
-            else:
-                for (_, future), answer in zip(waiting, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
+        try:
+            while batch.waiting:
+                asked, batch.waiting = batch.waiting, []
+                waiting = [(symbol, future) for symbol, future in asked if not future.done()]  # else it was cancelled
+                try:
+                    answers = await asyncio.to_thread(self._reader.lookups.symbols, [symbol for symbol, _ in waiting])
+                except Exception as error:
+                    for _, future in waiting:
+                        if not future.done():
+                            future.set_exception(error)
+                else:
+                    for (_, future), answer in zip(waiting, answers, strict=True):
+                        if not future.done():
+                            future.set_result(answer)
+        finally:
+            batch.task = None  # it refers to its loop, and would keep it for as long as the reader lives
 
     def _call_in_loop(self) -> None:
         """Call `on_refresh` in the event loop that has last used the reader, unless that is closed."""

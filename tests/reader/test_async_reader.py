@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
+import weakref
 from contextlib import closing
 from dataclasses import replace
 from typing import cast
@@ -119,6 +121,21 @@ def test_lookups_that_are_cancelled_leave_the_others_their_turn(own_settings: Se
             assert {answer.value for answer in answers} == {None}
 
     asyncio.run(read())
+
+
+def test_a_loop_that_has_ended_is_not_kept(settings: Settings) -> None:
+    """A program that calls `asyncio.run` for each read does not grow."""
+    run_old(settings)
+    reader = AsyncSnapshotReader.from_settings(settings)
+
+    async def read() -> weakref.ref[asyncio.AbstractEventLoop]:
+        assert (await reader.symbol("MISSING")).value is None
+        return weakref.ref(asyncio.get_running_loop())
+
+    first, _second = asyncio.run(read()), asyncio.run(read())
+    gc.collect()
+    assert first() is None
+    asyncio.run(reader.close())
 
 
 def test_symbols_are_looked_up_together(own_settings: Settings, own_redis: RedisServer) -> None:
