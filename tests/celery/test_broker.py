@@ -18,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer import Settings
+from optimizer.celery.broker import Connection
 from tests.support.examples import examples
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
@@ -376,3 +377,19 @@ def test_messages_of_any_shape(victim: Victim, batch: list[bytes]) -> None:
     """After any messages in any order the worker takes the next one, and has none left to restore."""
     victim.take(*batch)
     victim.assert_nothing_is_left()
+
+
+def test_a_channel_that_outlives_its_connection_with_a_message_in_flight_can_be_closed(
+    redis_server: RedisServer,
+) -> None:
+    """`collect` leaves a channel so where Redis comes back amid it; an error of `close` would end the worker."""
+    connection: Any = Connection(redis_server.url)  # type: ignore[no-untyped-call]
+    with connection, redis_server.client as client:
+        queue = connection.SimpleQueue("in-flight")
+        client.lpush("in-flight", json.dumps(envelope()))
+        queue.get(timeout=5)  # not acknowledged
+        channel = connection.default_channel
+        channel.connection.client = None
+        channel.close()
+        assert channel.closed
+        assert client.hlen("unacked") == 1  # for any worker to restore
