@@ -2,6 +2,8 @@
 
     async with AsyncSnapshotReader.from_env() as reader:
         page = await reader.predictions()
+        async for state in reader.versions():
+            state.version
 
 What is held is returned at once; what asks Redis or files (`symbol` and `top` beyond it, `runs`, `refresh`) does so in
 a thread. Nothing belongs to an event loop, so a reader may be used in one after another, and after a fork. A lookup
@@ -16,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -25,7 +27,8 @@ from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapsho
 from optimizer.reader.follower import Follower
 from optimizer.reader.lookups import ScanStatus
 from optimizer.reader.reader import SnapshotReader
-from optimizer.reader.results import Answer, Snapshot, State
+from optimizer.reader.results import Answer, Snapshot, State, VersionSnapshot
+from optimizer.reader.versions import Versions
 
 if TYPE_CHECKING:
     from optimizer.config.settings import Settings
@@ -122,6 +125,14 @@ class AsyncSnapshotReader:
         """Holdings by symbol."""
         return (await self.start()).snapshot("portfolio")
 
+    async def snapshot(self) -> VersionSnapshot:
+        """Predictions, bots and portfolio of one version.
+
+        Raises:
+            SnapshotMissing: There is no version, or one of the three cannot be read in Redis or in the files.
+        """
+        return (await self.start()).whole()
+
     async def manifest(self) -> State:
         """Which version is current."""
         return (await self.start()).state()
@@ -142,6 +153,26 @@ class AsyncSnapshotReader:
         """The newest reports, of all runs or of scans that were published; none while Redis is away."""
         await self.start()
         return await asyncio.to_thread(self._reader.runs, count, status=status)
+
+    async def wait(self, timeout_s: float) -> State:
+        """Wait for the first version, for `timeout_s` seconds; return which one it is.
+
+        Raises:
+            SnapshotMissing: There is none yet, or the reader was closed meanwhile; the message says why.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                async for state in self.versions():
+                    return state
+        return self.follower.state()
+
+    def versions(self) -> AsyncIterator[State]:
+        """The current version, or the first one if there is none yet, then each newer one, for `async for`.
+
+        Of versions that follow each other faster than the loop's body runs it gives the newest. It ends when the reader
+        is closed.
+        """
+        return Versions(self._reader, self.start)
 
     async def start(self) -> Follower:
         """Begin to follow the source, unless this process does; return once the first refresh is done."""

@@ -1,7 +1,7 @@
 """Follows a source: the newest version that can be read, from Redis or from the files, held in memory.
 
     refresh()       read the pointer and the files' manifest, and hold the newest version
-    snapshot(kind)  what is held, at once
+    snapshot(kind)  what is held, at once; whole() all of it
 
 A refresh blocks, for the limits of the two stores. A lock admits one at a time; what is held is replaced by one
 assignment, so any thread may read it without the lock.
@@ -24,9 +24,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from optimizer.cache.client import UNREADABLE
+from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.reader.redis_store import RedisStore
-from optimizer.reader.results import CachedVersion, Sighting, Snapshot, State
+from optimizer.reader.results import CachedVersion, Payload, Sighting, Snapshot, State, VersionSnapshot
 
 if TYPE_CHECKING:
     from optimizer.reader.file_store import FileStore
@@ -89,12 +90,7 @@ class Follower:
             SnapshotMissing: There is none, or this part of it cannot be read anywhere.
         """
         cached = self.current()
-        payload = cached.payloads.get(kind)
-        if payload is None:
-            raise SnapshotMissing(
-                f"no {kind} of {self.source!r}: Redis holds it damaged or not at all; files: {self.output_dir} "
-                "has not this version or cannot be read. The next publish mends it, or run: rolling-optimizer run"
-            )
+        payload = self._payload(cached, kind)
         age_s = cached.age_s()
         return Snapshot(
             version=cached.version,
@@ -102,6 +98,27 @@ class Follower:
             gz=payload.gz,
             value=payload.value,
             origin=payload.origin,
+            age_s=age_s,
+            stale=age_s > self.stale_after_s,
+            rejected=cached.manifest.rejected,
+        )
+
+    def whole(self) -> VersionSnapshot:
+        """All payloads of the version that is held.
+
+        Raises:
+            SnapshotMissing: There is none, or one of its payloads cannot be read anywhere.
+        """
+        cached = self.current()
+        predictions, bots, portfolio = (self._payload(cached, kind).value for kind in PAYLOAD_KINDS)
+        age_s = cached.age_s()
+        return VersionSnapshot(
+            version=cached.version,
+            generated_at=cached.manifest.generated_at,
+            predictions=predictions,
+            bots=bots,
+            portfolio=portfolio,
+            origin=cached.origin,
             age_s=age_s,
             stale=age_s > self.stale_after_s,
             rejected=cached.manifest.rejected,
@@ -124,6 +141,15 @@ class Follower:
     def holds(self, version: int) -> bool:
         """Whether this version or a newer one is held."""
         return self.cached is not None and self.cached.version >= version
+
+    def _payload(self, cached: CachedVersion, kind: str) -> Payload:
+        payload = cached.payloads.get(kind)
+        if payload is None:
+            raise SnapshotMissing(
+                f"no {kind} of {self.source!r}: Redis holds it damaged or not at all; files: {self.output_dir} "
+                "has not this version or cannot be read. The next publish mends it, or run: rolling-optimizer run"
+            )
+        return payload
 
     # ---- refresh
 
