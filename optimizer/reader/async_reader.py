@@ -21,7 +21,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.reader.follower import Follower
@@ -32,6 +32,7 @@ from optimizer.reader.versions import Versions
 
 if TYPE_CHECKING:
     from optimizer.config.settings import Settings
+    from optimizer.reader.stores import Stores
     from optimizer.storage.location import Location
 
 __all__ = ["AsyncSnapshotReader"]
@@ -58,6 +59,7 @@ class AsyncSnapshotReader:
         output_dir: Where the gz files are, if this process can see them; `None` to do without.
         interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
         on_refresh: Called in the event loop after each refresh, whether or not it has found a new version.
+        stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
     """
 
     def __init__(
@@ -68,13 +70,25 @@ class AsyncSnapshotReader:
         *,
         interval_s: float = 30.0,
         on_refresh: Callable[[], None] | None = None,
+        stores: Stores | None = None,
     ) -> None:
-        self._reader = SnapshotReader(redis_url, source, output_dir, interval_s=interval_s)
+        self._share(SnapshotReader(redis_url, source, output_dir, interval_s=interval_s, stores=stores), on_refresh)
+
+    def _share(self, reader: SnapshotReader, on_refresh: Callable[[], None] | None) -> None:
+        self._reader = reader
         self._on_refresh = on_refresh
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Batch] = weakref.WeakKeyDictionary()
-        self.follower = self._reader.follower
-        self.follower.on_refresh = self._call_in_loop
+        self.follower = reader.follower
+        if on_refresh is not None:
+            self.follower.on_refresh = self._call_in_loop
+
+    @classmethod
+    def over(cls, reader: SnapshotReader, *, on_refresh: Callable[[], None] | None = None) -> AsyncSnapshotReader:
+        """A reader for asyncio that shares another one's version, thread and connections; closing it closes both."""
+        shared = cls.__new__(cls)
+        shared._share(reader, on_refresh)  # noqa: SLF001 - its own
+        return shared
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, source: str | None = None) -> AsyncSnapshotReader:
@@ -94,7 +108,7 @@ class AsyncSnapshotReader:
             on_refresh=on_refresh,
         )
 
-    async def __aenter__(self) -> AsyncSnapshotReader:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

@@ -31,6 +31,7 @@ from optimizer.reader.results import CachedVersion, Payload, Sighting, Snapshot,
 
 if TYPE_CHECKING:
     from optimizer.reader.file_store import FileStore
+    from optimizer.reader.stores import CacheStore, Stores, VersionFiles
     from optimizer.storage.location import Location
 
 __all__ = ["Follower"]
@@ -46,15 +47,28 @@ class Follower:
         source: The source's name.
         output_dir: Where the gz files are, if this process can see them.
         interval_s: Seconds between ticks; a version that none has confirmed for three of them is stale.
+        stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
     """
 
-    def __init__(self, redis_url: str, source: str, output_dir: Location | None, interval_s: float) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        source: str,
+        output_dir: Location | None,
+        interval_s: float,
+        stores: Stores | None = None,
+    ) -> None:
         self.cached: CachedVersion | None = None
         self.source = source
         self.output_dir = output_dir
         self.stale_after_s = STALE_INTERVALS * interval_s
-        self.redis = RedisStore(redis_url, source, self.stale_after_s)
-        self.files = _file_store(output_dir, self.stale_after_s)
+        self.redis: CacheStore
+        self.files: VersionFiles | None
+        if stores is not None:
+            self.redis, self.files = stores
+        else:
+            self.redis = RedisStore(redis_url, source, self.stale_after_s)
+            self.files = _file_store(output_dir, self.stale_after_s)
         # Called with a version before it is shown, by the thread that refreshes; its result is `prepared` of it.
         self.prepare: Callable[[CachedVersion], Any] | None = None
         # Called after each refresh, by the same thread.
@@ -62,10 +76,10 @@ class Follower:
         self._files_problem = f"none in {output_dir}"
         self._lock = threading.Lock()
 
-    def begin_anew(self) -> None:
-        """Take a new lock and new connections, without closing the old ones: after a fork they are the parent's."""
+    def begin_anew(self) -> object:
+        """Take a new lock and new connections; return the old ones open: after a fork they are the parent's."""
         self._lock = threading.Lock()
-        self.redis.connect()
+        return self.redis.connect()
 
     # ---- what is held
 
@@ -207,7 +221,7 @@ class Follower:
             return True
         return time.monotonic() - shown_by_redis.checked_s > self.stale_after_s / 2
 
-    def _load_files(self, files: FileStore, shown: Sighting) -> CachedVersion | None:
+    def _load_files(self, files: VersionFiles, shown: Sighting) -> CachedVersion | None:
         """The version in the files, which is not older than what is held."""
         cached = self.cached
         if cached is not None and cached.is_whole and cached.is_at(shown):

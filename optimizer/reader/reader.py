@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Final
 from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.reader.follower import Follower
 from optimizer.reader.lookups import Lookups, ScanStatus
-from optimizer.reader.redis_store import Listener
 from optimizer.reader.results import Answer, Snapshot, State, VersionSnapshot
 
 if TYPE_CHECKING:
     from optimizer.config.settings import Settings
+    from optimizer.reader.stores import NewVersions, Stores
     from optimizer.storage.location import Location
 
 __all__ = ["SnapshotReader"]
@@ -62,10 +62,19 @@ class SnapshotReader:
         source: The source's name.
         output_dir: Where the gz files are, if this process can see them; `None` to do without.
         interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
+        stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
     """
 
-    def __init__(self, redis_url: str, source: str, output_dir: Location | None, *, interval_s: float = 30.0) -> None:
-        self.follower = Follower(redis_url, source, output_dir, interval_s)
+    def __init__(
+        self,
+        redis_url: str,
+        source: str,
+        output_dir: Location | None,
+        *,
+        interval_s: float = 30.0,
+        stores: Stores | None = None,
+    ) -> None:
+        self.follower = Follower(redis_url, source, output_dir, interval_s, stores)
         self._thread: threading.Thread | None = None
         # A set in the order of insertion, changed and copied by single operations only, and so without a lock: a
         # finalizer removes from it, in any thread.
@@ -93,7 +102,7 @@ class SnapshotReader:
         for callback in list(self._callbacks):
             if callback.on_close is not None:
                 callback.on_close()
-        self.follower.redis.client.close()
+        self.follower.redis.close()
         self.follower.begin_anew()
         self._begin_anew()
 
@@ -202,7 +211,7 @@ class SnapshotReader:
         if not self.is_started():
             with self._starting:
                 if not self.is_started():
-                    listener = Listener(self.follower.redis, self._closed)
+                    listener = self.follower.redis.listener(self._closed)
                     listener.subscribe()
                     self.follower.refresh(ask_redis=self.follower.redis.up)
                     arguments = (weakref.ref(self), listener, self._closed)
@@ -227,7 +236,7 @@ class SnapshotReader:
         self._thread = None
 
 
-def _refresh(reference: weakref.ref[SnapshotReader], listener: Listener, closed: threading.Event) -> None:
+def _refresh(reference: weakref.ref[SnapshotReader], listener: NewVersions, closed: threading.Event) -> None:
     """Refresh again and again, until the reader is closed or garbage; `start` has done so for the first time."""
     first = True
     try:
@@ -251,8 +260,7 @@ def _begin_anew_after_fork() -> None:
     """In a child: the parent's threads are not here, its locks may be held for ever, its connections are its own."""
     for reader in _readers:
         # Kept: redis-py's destructors would take locks that a thread of the parent may hold for ever.
-        _left_to_parents.append((reader.follower.redis.client, reader._thread))  # noqa: SLF001
-        reader.follower.begin_anew()
+        _left_to_parents.append((reader.follower.begin_anew(), reader._thread))  # noqa: SLF001
         reader._begin_anew()  # noqa: SLF001
 
 
