@@ -169,16 +169,17 @@ class AsyncSnapshotReader:
         return await asyncio.to_thread(self._reader.runs, count, status=status)
 
     async def wait(self, timeout_s: float) -> State:
-        """Wait for the first version, for `timeout_s` seconds; return which one it is.
+        """Wait for the first version, for `timeout_s` seconds after the first refresh; return which one it is.
 
         Raises:
             SnapshotMissing: There is none yet, or the reader was closed meanwhile; the message says why.
         """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                async for state in self.versions():
-                    return state
-        return self.follower.state()
+        follower = await self.start()
+        if follower.cached is None:
+            with suppress(TimeoutError, StopAsyncIteration):
+                async with asyncio.timeout(timeout_s):
+                    return await anext(self.versions())
+        return follower.state()
 
     def versions(self) -> AsyncIterator[State]:
         """The current version, or the first one if there is none yet, then each newer one, for `async for`.

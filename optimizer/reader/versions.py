@@ -19,23 +19,28 @@ __all__ = ["Versions"]
 
 
 class _Signal:
-    """Wakes an iterator in its event loop; without a reference to the iterator."""
+    """Wakes an iterator in its event loop, from another thread.
 
-    def __init__(self) -> None:
+    It has no reference to the iterator, and none to what the iterator waits for: that refers to the waiting task, and
+    so to the iterator.
+    """
+
+    def __init__(self, changed: asyncio.Event) -> None:
         self._loop = asyncio.get_running_loop()
-        self.changed = asyncio.Event()
+        self._changed = weakref.ref(changed)
         self.closed = False
 
-    def on_version(self, _state: State) -> None:
-        """Wake it, from another thread."""
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.changed.set)
+    def wake(self, _state: State | None = None) -> None:
+        """Let it look for a newer version."""
+        changed = self._changed()
+        if changed is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(changed.set)
 
-    def on_close(self) -> None:
-        """End it, from another thread."""
+    def close(self) -> None:
+        """Let it end."""
         self.closed = True
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self.changed.set)
+        self.wake()
 
 
 class Versions(AsyncIterator[State]):
@@ -49,6 +54,7 @@ class Versions(AsyncIterator[State]):
     def __init__(self, reader: SnapshotReader, start: Callable[[], Awaitable[Follower]]) -> None:
         self._reader = reader
         self._start = start
+        self._changed = asyncio.Event()
         self._signal: _Signal | None = None
         self._last = 0
 
@@ -57,14 +63,14 @@ class Versions(AsyncIterator[State]):
         signal, follower = self._signal, self._reader.follower
         if signal is None:
             await self._start()
-            signal = self._signal = _Signal()
-            remove = self._reader.subscribe(signal.on_version, on_close=signal.on_close)
+            signal = self._signal = _Signal(self._changed)
+            remove = self._reader.subscribe(signal.wake, on_close=signal.close)
             weakref.finalize(self, remove).atexit = False
         while not signal.closed:
-            signal.changed.clear()
+            self._changed.clear()
             if follower.holds(self._last + 1):
                 state = follower.state()
                 self._last = state.version
                 return state
-            await signal.changed.wait()
+            await self._changed.wait()
         raise StopAsyncIteration

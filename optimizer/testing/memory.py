@@ -191,7 +191,9 @@ class MemoryCache:
         return None
 
     def close(self) -> None:
-        """Do nothing: there is no connection."""
+        """Let a publish go on that waits for the reader's thread."""
+        with self._memory.changed:
+            self._memory.changed.notify_all()
 
     def listener(self, closed: threading.Event) -> MemoryListener:
         """What waits for the next publish."""
