@@ -79,16 +79,9 @@ class AsyncSnapshotReader:
         self._on_refresh = on_refresh
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Batch] = weakref.WeakKeyDictionary()
-        self.follower = reader.follower
+        self.follower = self._reader.follower
         if on_refresh is not None:
-            self.follower.on_refresh = self._call_in_loop
-
-    @classmethod
-    def over(cls, reader: SnapshotReader, *, on_refresh: Callable[[], None] | None = None) -> AsyncSnapshotReader:
-        """A reader for asyncio that shares another one's version, thread and connections; closing it closes both."""
-        shared = cls.__new__(cls)
-        shared._share(reader, on_refresh)  # noqa: SLF001 - its own
-        return shared
+            self.follower.on_refresh.append(self._call_in_loop)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, source: str | None = None) -> AsyncSnapshotReader:
@@ -107,6 +100,16 @@ class AsyncSnapshotReader:
             interval_s=settings.interval_s,
             on_refresh=on_refresh,
         )
+
+    @classmethod
+    def over(
+        cls, reader: SnapshotReader | AsyncSnapshotReader, *, on_refresh: Callable[[], None] | None = None
+    ) -> AsyncSnapshotReader:
+        """A reader for asyncio that shares another one's version, thread and connections; closing it closes both."""
+        threaded = reader._reader if isinstance(reader, AsyncSnapshotReader) else reader  # noqa: SLF001 - its own class
+        shared = cls.__new__(cls)
+        shared._share(threaded, on_refresh)  # noqa: SLF001
+        return shared
 
     async def __aenter__(self) -> Self:
         await self.start()
