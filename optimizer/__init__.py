@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optimizer.pipeline.run import optimize
     from optimizer.reader.async_reader import AsyncSnapshotReader
     from optimizer.reader.reader import SnapshotReader
-    from optimizer.reader.results import Answer, Snapshot, State
+    from optimizer.reader.results import Answer, Snapshot, State, VersionSnapshot
 
 __all__ = [
     "Answer",
@@ -30,6 +30,7 @@ __all__ = [
     "SnapshotMissing",
     "SnapshotReader",
     "State",
+    "VersionSnapshot",
     "optimize",
 ]
 
@@ -40,7 +41,7 @@ _MODULES: Final = {
     "optimizer.pipeline.run": ("optimize",),
     "optimizer.reader.async_reader": ("AsyncSnapshotReader",),
     "optimizer.reader.reader": ("SnapshotReader",),
-    "optimizer.reader.results": ("Answer", "Snapshot", "State"),
+    "optimizer.reader.results": ("Answer", "Snapshot", "State", "VersionSnapshot"),
 }
 
 

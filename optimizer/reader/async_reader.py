@@ -2,6 +2,8 @@
 
     async with AsyncSnapshotReader.from_env() as reader:
         page = await reader.predictions()
+        async for state in reader.versions():
+            state.version
 
 What is held is returned at once; what asks Redis or files (`symbol` and `top` beyond it, `runs`, `refresh`) does so in
 a thread. Nothing belongs to an event loop, so a reader may be used in one after another, and after a fork. A lookup
@@ -16,19 +18,21 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.reader.follower import Follower
 from optimizer.reader.lookups import ScanStatus
 from optimizer.reader.reader import SnapshotReader
-from optimizer.reader.results import Answer, Snapshot, State
+from optimizer.reader.results import Answer, Snapshot, State, VersionSnapshot
+from optimizer.reader.versions import Versions
 
 if TYPE_CHECKING:
     from optimizer.config.settings import Settings
+    from optimizer.reader.stores import Stores
     from optimizer.storage.location import Location
 
 __all__ = ["AsyncSnapshotReader"]
@@ -55,6 +59,7 @@ class AsyncSnapshotReader:
         output_dir: Where the gz files are, if this process can see them; `None` to do without.
         interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
         on_refresh: Called in the event loop after each refresh, whether or not it has found a new version.
+        stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
     """
 
     def __init__(
@@ -65,13 +70,18 @@ class AsyncSnapshotReader:
         *,
         interval_s: float = 30.0,
         on_refresh: Callable[[], None] | None = None,
+        stores: Stores | None = None,
     ) -> None:
-        self._reader = SnapshotReader(redis_url, source, output_dir, interval_s=interval_s)
+        self._share(SnapshotReader(redis_url, source, output_dir, interval_s=interval_s, stores=stores), on_refresh)
+
+    def _share(self, reader: SnapshotReader, on_refresh: Callable[[], None] | None) -> None:
+        self._reader = reader
         self._on_refresh = on_refresh
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Batch] = weakref.WeakKeyDictionary()
         self.follower = self._reader.follower
-        self.follower.on_refresh = self._call_in_loop
+        if on_refresh is not None:
+            self.follower.on_refresh.append(self._call_in_loop)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, source: str | None = None) -> AsyncSnapshotReader:
@@ -91,7 +101,17 @@ class AsyncSnapshotReader:
             on_refresh=on_refresh,
         )
 
-    async def __aenter__(self) -> AsyncSnapshotReader:
+    @classmethod
+    def over(
+        cls, reader: SnapshotReader | AsyncSnapshotReader, *, on_refresh: Callable[[], None] | None = None
+    ) -> AsyncSnapshotReader:
+        """A reader for asyncio that shares another one's version, thread and connections; closing it closes both."""
+        threaded = reader._reader if isinstance(reader, AsyncSnapshotReader) else reader  # noqa: SLF001 - its own class
+        shared = cls.__new__(cls)
+        shared._share(threaded, on_refresh)  # noqa: SLF001
+        return shared
+
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -122,6 +142,14 @@ class AsyncSnapshotReader:
         """Holdings by symbol."""
         return (await self.start()).snapshot("portfolio")
 
+    async def snapshot(self) -> VersionSnapshot:
+        """Predictions, bots and portfolio of one version.
+
+        Raises:
+            SnapshotMissing: There is no version, or one of the three cannot be read in Redis or in the files.
+        """
+        return (await self.start()).whole()
+
     async def manifest(self) -> State:
         """Which version is current."""
         return (await self.start()).state()
@@ -142,6 +170,27 @@ class AsyncSnapshotReader:
         """The newest reports, of all runs or of scans that were published; none while Redis is away."""
         await self.start()
         return await asyncio.to_thread(self._reader.runs, count, status=status)
+
+    async def wait(self, timeout_s: float) -> State:
+        """Wait for the first version, for `timeout_s` seconds after the first refresh; return which one it is.
+
+        Raises:
+            SnapshotMissing: There is none yet, or the reader was closed meanwhile; the message says why.
+        """
+        follower = await self.start()
+        if follower.cached is None:
+            with suppress(TimeoutError, StopAsyncIteration):
+                async with asyncio.timeout(timeout_s):
+                    return await anext(self.versions())
+        return follower.state()
+
+    def versions(self) -> AsyncIterator[State]:
+        """The current version, or the first one if there is none yet, then each newer one, for `async for`.
+
+        Of versions that follow each other faster than the loop's body runs it gives the newest. It ends when the reader
+        is closed.
+        """
+        return Versions(self._reader, self.start)
 
     async def start(self) -> Follower:
         """Begin to follow the source, unless this process does; return once the first refresh is done."""

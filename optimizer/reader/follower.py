@@ -1,7 +1,7 @@
 """Follows a source: the newest version that can be read, from Redis or from the files, held in memory.
 
     refresh()       read the pointer and the files' manifest, and hold the newest version
-    snapshot(kind)  what is held, at once
+    snapshot(kind)  what is held, at once; whole() all of it
 
 A refresh blocks, for the limits of the two stores. A lock admits one at a time; what is held is replaced by one
 assignment, so any thread may read it without the lock.
@@ -24,12 +24,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from optimizer.cache.client import UNREADABLE
+from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.reader.redis_store import RedisStore
-from optimizer.reader.results import CachedVersion, Sighting, Snapshot, State
+from optimizer.reader.results import CachedVersion, Payload, Sighting, Snapshot, State, VersionSnapshot
 
 if TYPE_CHECKING:
     from optimizer.reader.file_store import FileStore
+    from optimizer.reader.stores import CacheStore, Stores, VersionFiles
     from optimizer.storage.location import Location
 
 __all__ = ["Follower"]
@@ -45,26 +47,48 @@ class Follower:
         source: The source's name.
         output_dir: Where the gz files are, if this process can see them.
         interval_s: Seconds between ticks; a version that none has confirmed for three of them is stale.
+        stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
     """
 
-    def __init__(self, redis_url: str, source: str, output_dir: Location | None, interval_s: float) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        source: str,
+        output_dir: Location | None,
+        interval_s: float,
+        stores: Stores | None = None,
+    ) -> None:
         self.cached: CachedVersion | None = None
         self.source = source
         self.output_dir = output_dir
+        self.redis_url = redis_url
+        self.interval_s = interval_s
         self.stale_after_s = STALE_INTERVALS * interval_s
-        self.redis = RedisStore(redis_url, source, self.stale_after_s)
-        self.files = _file_store(output_dir, self.stale_after_s)
+        self.redis: CacheStore
+        self.files: VersionFiles | None
+        if stores is not None:
+            self.redis, self.files = stores
+        else:
+            self.redis = RedisStore(redis_url, source, self.stale_after_s)
+            self.files = _file_store(output_dir, self.stale_after_s)
         # Called with a version before it is shown, by the thread that refreshes; its result is `prepared` of it.
         self.prepare: Callable[[CachedVersion], Any] | None = None
-        # Called after each refresh, by the same thread.
-        self.on_refresh: Callable[[], None] | None = None
+        # Each is called after each refresh, by the same thread.
+        self.on_refresh: list[Callable[[], None]] = []
         self._files_problem = f"none in {output_dir}"
         self._lock = threading.Lock()
 
-    def begin_anew(self) -> None:
-        """Take a new lock and new connections, without closing the old ones: after a fork they are the parent's."""
+    def begin_anew(self) -> object:
+        """Take a new lock and new connections; return the old ones open: after a fork they are the parent's."""
         self._lock = threading.Lock()
-        self.redis.connect()
+        return self.redis.connect()
+
+    def prepare_with(self, prepare: Callable[[CachedVersion], Any]) -> None:
+        """Prepare each version by this function from now on, beginning with the one that is held."""
+        with self._lock:
+            self.prepare = prepare
+            if self.cached is not None:
+                self.cached = replace(self.cached, prepared=prepare(self.cached))
 
     # ---- what is held
 
@@ -89,12 +113,7 @@ class Follower:
             SnapshotMissing: There is none, or this part of it cannot be read anywhere.
         """
         cached = self.current()
-        payload = cached.payloads.get(kind)
-        if payload is None:
-            raise SnapshotMissing(
-                f"no {kind} of {self.source!r}: Redis holds it damaged or not at all; files: {self.output_dir} "
-                "has not this version or cannot be read. The next publish mends it, or run: rolling-optimizer run"
-            )
+        payload = self._payload(cached, kind)
         age_s = cached.age_s()
         return Snapshot(
             version=cached.version,
@@ -102,6 +121,27 @@ class Follower:
             gz=payload.gz,
             value=payload.value,
             origin=payload.origin,
+            age_s=age_s,
+            stale=age_s > self.stale_after_s,
+            rejected=cached.manifest.rejected,
+        )
+
+    def whole(self) -> VersionSnapshot:
+        """All payloads of the version that is held.
+
+        Raises:
+            SnapshotMissing: There is none, or one of its payloads cannot be read anywhere.
+        """
+        cached = self.current()
+        predictions, bots, portfolio = (self._payload(cached, kind).value for kind in PAYLOAD_KINDS)
+        age_s = cached.age_s()
+        return VersionSnapshot(
+            version=cached.version,
+            generated_at=cached.manifest.generated_at,
+            predictions=predictions,
+            bots=bots,
+            portfolio=portfolio,
+            origin=cached.origin,
             age_s=age_s,
             stale=age_s > self.stale_after_s,
             rejected=cached.manifest.rejected,
@@ -124,6 +164,15 @@ class Follower:
     def holds(self, version: int) -> bool:
         """Whether this version or a newer one is held."""
         return self.cached is not None and self.cached.version >= version
+
+    def _payload(self, cached: CachedVersion, kind: str) -> Payload:
+        payload = cached.payloads.get(kind)
+        if payload is None:
+            raise SnapshotMissing(
+                f"no {kind} of {self.source!r}: Redis holds it damaged or not at all; files: {self.output_dir} "
+                "has not this version or cannot be read. The next publish mends it, or run: rolling-optimizer run"
+            )
+        return payload
 
     # ---- refresh
 
@@ -167,8 +216,8 @@ class Follower:
             if self.prepare is not None and newest is not cached:
                 newest = replace(newest, prepared=self.prepare(newest))
             self.cached = newest
-        if self.on_refresh is not None:
-            self.on_refresh()
+        for call in self.on_refresh:
+            call()
 
     def _is_older(self, sighting: Sighting) -> bool:
         return self.cached is not None and sighting.version < self.cached.version
@@ -181,7 +230,7 @@ class Follower:
             return True
         return time.monotonic() - shown_by_redis.checked_s > self.stale_after_s / 2
 
-    def _load_files(self, files: FileStore, shown: Sighting) -> CachedVersion | None:
+    def _load_files(self, files: VersionFiles, shown: Sighting) -> CachedVersion | None:
         """The version in the files, which is not older than what is held."""
         cached = self.cached
         if cached is not None and cached.is_whole and cached.is_at(shown):

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, TypeVar, cast
-
-import msgspec
+from typing import Final, Literal, TypeVar
 
 from optimizer.cache.client import UNREADABLE
 from optimizer.errors import CacheUnavailable, SnapshotMissing
@@ -34,9 +32,6 @@ MAX_RANK: Final = 1 << 53
 T = TypeVar("T")
 # The one status whose reports are kept apart from the others.
 ScanStatus = Literal["success"]
-
-_RECORD: Final = msgspec.json.Decoder(Record)
-_REPORT: Final = msgspec.json.Decoder(Report)
 
 
 class Lookups:
@@ -65,7 +60,7 @@ class Lookups:
         """The records of symbols, in their order and of one version, for which Redis is asked once."""
         together = self._look_up(
             lambda cached: self._cached_symbols(cached, symbols),
-            lambda cached: self._symbols_from_redis(cached, symbols),
+            lambda version: self._follower.redis.records(version, symbols),
             lambda records: list(map({record.symbol: record for record in records}.get, symbols)),
         )
         return [_part(together, record) for record in together.value]
@@ -75,7 +70,7 @@ class Lookups:
         n, offset = _window(n, offset)
         return self._look_up(
             lambda cached: self._cached_top(cached, n, offset),
-            lambda cached: self._top_from_redis(cached, n, offset),
+            lambda version: self._follower.redis.ranked(version, n, offset),
             lambda records: records[offset : offset + n],
         )
 
@@ -85,17 +80,10 @@ class Lookups:
         if not redis.up or count < 1:
             return []
         try:
-            with self._at_once, redis.translated_errors():
-                stream = redis.keys.runs if status is None else redis.keys.scans
-                entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", redis.client.xrevrange(stream, count=count))
+            with self._at_once:
+                reports = redis.reports(count, scans=status is not None)
         except CacheUnavailable:
             return []
-        reports = []
-        for _, fields in entries:
-            try:
-                reports.append(_REPORT.decode(fields.get(b"report", b"")))
-            except UNREADABLE:  # of another release
-                continue
         # A client that has read of a version must not be shown an older one after that.
         newest = max((report.version or 0 for report in reports), default=0)
         if not self._follower.holds(newest):
@@ -105,7 +93,7 @@ class Lookups:
     def _look_up(
         self,
         from_cached: Callable[[CachedVersion], Answer[T] | None],
-        from_redis: Callable[[CachedVersion], Answer[T] | None],
+        from_redis: Callable[[int], T | None],
         from_index: Callable[[list[Record]], T],
     ) -> Answer[T]:
         """Ask the stores for the version that is held; then refresh, and ask for the newer version."""
@@ -143,60 +131,14 @@ class Lookups:
             return None
         return self._answer(cached, best.origin, best.value.predictions[offset : offset + n])
 
-    def _ask_redis(self, cached: CachedVersion, read: Callable[[CachedVersion], Answer[T] | None]) -> Answer[T] | None:
-        redis = self._follower.redis
-        if not redis.up or cached.origin != "redis":
+    def _ask_redis(self, cached: CachedVersion, read: Callable[[int], T | None]) -> Answer[T] | None:
+        if not self._follower.redis.up or cached.origin != "redis":
             return None
         try:
-            with redis.translated_errors():
-                return read(cached)
+            value = read(cached.version)
         except CacheUnavailable:
             return None
-
-    def _symbols_from_redis(self, cached: CachedVersion, symbols: Sequence[str]) -> Answer[list[Record | None]] | None:
-        redis = self._follower.redis
-        key = redis.keys.payload(cached.version, "symbols")
-        with redis.client.pipeline(transaction=False) as pipeline:
-            pipeline.hmget(key, [symbol.encode("utf-8", "surrogatepass") for symbol in symbols])
-            pipeline.exists(key)
-            replies, exists = pipeline.execute()
-        if not exists:
-            return None
-        return self._answer(cached, "redis", [None if data is None else _RECORD.decode(data) for data in replies])
-
-    def _top_from_redis(self, cached: CachedVersion, n: int, offset: int) -> Answer[list[Record]] | None:
-        redis = self._follower.redis
-        ranking, key = redis.keys.payload(cached.version, "ranking"), redis.keys.payload(cached.version, "symbols")
-        symbols = self._ranked_symbols(ranking, n, offset) if n else []
-        with redis.client.pipeline(transaction=False) as pipeline:
-            pipeline.exists(key, ranking)
-            if symbols:
-                pipeline.hmget(key, symbols)
-            existing, *replies = pipeline.execute()
-        data: list[bytes | None] = replies[0] if symbols else []
-        if existing != 2 or None in data:
-            return None
-        return self._answer(cached, "redis", [_RECORD.decode(item) for item in data if item is not None])
-
-    def _ranked_symbols(self, key: str, n: int, offset: int) -> list[bytes]:
-        """Symbols of a window of the ranking.
-
-        A sorted set orders equal scores by member ascending, and so descending when it is read from the best: the
-        groups of equals that the window touches are read whole and put in order here.
-        """
-        client = self._follower.redis.client
-        window = cast(
-            "list[tuple[bytes, float]]", client.zrange(key, offset, offset + n - 1, desc=True, withscores=True)
-        )
-        if not window:
-            return []
-        best, worst = window[0][1], window[-1][1]
-        with client.pipeline(transaction=False) as pipeline:
-            pipeline.zcount(key, f"({best!r}", "+inf")
-            pipeline.zrangebyscore(key, repr(worst), repr(best), withscores=True)
-            before, groups = pipeline.execute()
-        ordered = sorted(groups, key=lambda entry: (-entry[1], entry[0]))
-        return [symbol for symbol, _ in ordered[offset - before : offset - before + n]]
+        return None if value is None else self._answer(cached, "redis", value)
 
     def _read_index(self, cached: CachedVersion) -> Index | None:
         """The index of the version that is held, from the files, decoded once a version."""

@@ -3,6 +3,8 @@
     reader = SnapshotReader.from_env()
     page = reader.predictions()
     page.value.predictions[0].symbol, page.version, page.etag, page.origin, page.age_s, page.stale
+    whole = reader.snapshot()  # all of one version: between two calls of the others a new one may come
+    whole.predictions, whole.bots, whole.portfolio, whole.version
 
 The first read refreshes in the call; from then on a thread of the process does, so that no page ever waits for Redis:
 it reads the pointer at each message on the channel `published` and once a second (a message may be lost), fetches a
@@ -10,28 +12,44 @@ payload once a version, and changes over to the files while Redis is away. Only 
 the call, for what is not held, with short timeouts. Threads may share a reader; after a fork the child holds what its
 parent held, and gets a thread and connections of its own.
 
+The same thread calls the callbacks of `on_version`, after each refresh and without a lock: a callback may use the
+reader.
+
 Errors: `SnapshotMissing` if neither has a snapshot; nothing else. The same for asyncio is in `async_reader.py`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.reader.follower import Follower
 from optimizer.reader.lookups import Lookups, ScanStatus
-from optimizer.reader.redis_store import Listener
-from optimizer.reader.results import Answer, Snapshot, State
+from optimizer.reader.results import Answer, Snapshot, State, VersionSnapshot
 
 if TYPE_CHECKING:
     from optimizer.config.settings import Settings
+    from optimizer.reader.stores import NewVersions, Stores
     from optimizer.storage.location import Location
 
 __all__ = ["SnapshotReader"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Callback:
+    """A callback for new versions, and the last version that it does not have to be called with."""
+
+    call: Callable[[State], object]
+    version: int
+    on_close: Callable[[], object] | None
 
 
 class SnapshotReader:
@@ -44,11 +62,23 @@ class SnapshotReader:
         source: The source's name.
         output_dir: Where the gz files are, if this process can see them; `None` to do without.
         interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
+        stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
     """
 
-    def __init__(self, redis_url: str, source: str, output_dir: Location | None, *, interval_s: float = 30.0) -> None:
-        self.follower = Follower(redis_url, source, output_dir, interval_s)
+    def __init__(
+        self,
+        redis_url: str,
+        source: str,
+        output_dir: Location | None,
+        *,
+        interval_s: float = 30.0,
+        stores: Stores | None = None,
+    ) -> None:
+        self.follower = Follower(redis_url, source, output_dir, interval_s, stores)
         self._thread: threading.Thread | None = None
+        # A set in the order of insertion, changed and copied by single operations only, and so without a lock: a
+        # finalizer removes from it, in any thread.
+        self._callbacks: dict[_Callback, None] = {}
         self._begin_anew()
         _readers.add(self)
 
@@ -67,9 +97,12 @@ class SnapshotReader:
     def close(self) -> None:
         """End the thread and close the connections."""
         self._closed.set()
-        if self._thread is not None:
+        if self._thread is not None and self._thread is not threading.current_thread():  # else a callback closes it
             self._thread.join()
-        self.follower.redis.client.close()
+        for callback in list(self._callbacks):
+            if callback.on_close is not None:
+                callback.on_close()
+        self.follower.redis.close()
         self.follower.begin_anew()
         self._begin_anew()
 
@@ -88,6 +121,14 @@ class SnapshotReader:
     def portfolio(self) -> Snapshot[PortfolioSnapshot]:
         """Holdings by symbol."""
         return self.start().snapshot("portfolio")
+
+    def snapshot(self) -> VersionSnapshot:
+        """Predictions, bots and portfolio of one version.
+
+        Raises:
+            SnapshotMissing: There is no version, or one of the three cannot be read in Redis or in the files.
+        """
+        return self.start().whole()
 
     def manifest(self) -> State:
         """Which version is current."""
@@ -108,6 +149,61 @@ class SnapshotReader:
         self.start()
         return self.lookups.runs(count, status)
 
+    # ---- new versions
+
+    def wait(self, timeout_s: float) -> State:
+        """Wait for the first version, for `timeout_s` seconds after the first refresh; return which one it is.
+
+        Raises:
+            SnapshotMissing: There is none yet, or the reader was closed meanwhile; the message says why.
+        """
+        follower = self.start()
+        ended = threading.Event()
+        remove = self.subscribe(lambda _state: ended.set(), on_close=ended.set)
+        try:
+            if follower.cached is None:
+                ended.wait(timeout_s)
+        finally:
+            remove()
+        return follower.state()
+
+    def on_version(self, callback: Callable[[State], object]) -> Callable[[], None]:
+        """Call `callback` with each version that is newer than the current one; return a function that removes it.
+
+        It is called in the reader's thread, soon after the version shows, never twice for a version and never for an
+        older one. Of versions that follow each other faster than the callback returns it gets the newest. The next
+        refresh waits until it returns. An exception that it raises is logged.
+
+        It is kept when the reader is closed, or inherited by a forked child: it is called again once the reader is
+        used there.
+        """
+        self.start()
+        return self.subscribe(callback)
+
+    def subscribe(
+        self, callback: Callable[[State], object], *, on_close: Callable[[], object] | None = None
+    ) -> Callable[[], None]:
+        """Add a callback as `on_version` does; one with an `on_close` is dropped at `close`, and in a forked child."""
+        cached, callbacks = self.follower.cached, self._callbacks
+        added = _Callback(callback, 0 if cached is None else cached.version, on_close)
+        callbacks[added] = None
+
+        def remove() -> None:  # without a reference to the reader
+            callbacks.pop(added, None)
+
+        return remove
+
+    def _call_back(self) -> None:
+        for callback in list(self._callbacks):
+            # It may have been removed by one of those before it.
+            if callback in self._callbacks and self.follower.holds(callback.version + 1):
+                state = self.follower.state()
+                callback.version = state.version
+                try:
+                    callback.call(state)
+                except Exception:
+                    _log.exception("[RollingOptimizer] a callback for new versions failed: %r", callback.call)
+
     # ---- the refresher
 
     def start(self) -> Follower:
@@ -115,7 +211,7 @@ class SnapshotReader:
         if not self.is_started():
             with self._starting:
                 if not self.is_started():
-                    listener = Listener(self.follower.redis, self._closed)
+                    listener = self.follower.redis.listener(self._closed)
                     listener.subscribe()
                     self.follower.refresh(ask_redis=self.follower.redis.up)
                     arguments = (weakref.ref(self), listener, self._closed)
@@ -130,24 +226,28 @@ class SnapshotReader:
         return thread is not None and thread.is_alive()
 
     def _begin_anew(self) -> None:
-        """Forget thread and locks."""
+        """Forget thread and locks, and the callbacks of those who wait now."""
+        for callback in list(self._callbacks):
+            if callback.on_close is not None:
+                self._callbacks.pop(callback, None)
         self.lookups = Lookups(self.follower)
         self._starting = threading.Lock()
         self._closed = threading.Event()
         self._thread = None
 
 
-def _refresh(reference: weakref.ref[SnapshotReader], listener: Listener, closed: threading.Event) -> None:
-    """Refresh again and again, until the reader is closed or garbage."""
+def _refresh(reference: weakref.ref[SnapshotReader], listener: NewVersions, closed: threading.Event) -> None:
+    """Refresh again and again, until the reader is closed or garbage; `start` has done so for the first time."""
+    first = True
     try:
-        while True:
-            listener.wait()  # without a reference to the reader, which may become garbage meanwhile
-            reader = reference()
-            if reader is None or closed.is_set():
-                return
-            listener.subscribe()
-            reader.follower.refresh()
+        while (reader := reference()) is not None and not closed.is_set():
+            if not first:
+                listener.subscribe()
+                reader.follower.refresh()
+            reader._call_back()  # noqa: SLF001 - the reader's own module
+            first = False
             del reader
+            listener.wait()  # without a reference to the reader, which may become garbage meanwhile
     finally:
         listener.close()
 
@@ -160,8 +260,7 @@ def _begin_anew_after_fork() -> None:
     """In a child: the parent's threads are not here, its locks may be held for ever, its connections are its own."""
     for reader in _readers:
         # Kept: redis-py's destructors would take locks that a thread of the parent may hold for ever.
-        _left_to_parents.append((reader.follower.redis.client, reader._thread))  # noqa: SLF001 - the reader's own module
-        reader.follower.begin_anew()
+        _left_to_parents.append((reader.follower.begin_anew(), reader._thread))  # noqa: SLF001
         reader._begin_anew()  # noqa: SLF001
 
 

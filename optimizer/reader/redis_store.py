@@ -12,18 +12,20 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, cast
 
+import msgspec
 import redis
 import redis.client
 
-from optimizer.cache.client import READER_TIMEOUT_S, connect, is_away, is_forbidden, translated_errors
+from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, connect, is_away, is_forbidden, translated_errors
 from optimizer.cache.clocks import Sightings, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS, Keys
 from optimizer.cache.pointer import Pointer
 from optimizer.errors import CacheUnavailable
+from optimizer.models import Origin, Record, Report
 from optimizer.reader.results import CachedVersion, Payload, Sighting, load_payloads
 
 __all__ = ["READ_ATTEMPTS", "Listener", "RedisStore"]
@@ -39,6 +41,9 @@ READ_ATTEMPTS: Final = 3
 STEP_S: Final = 0.1
 
 _log = logging.getLogger(__name__)
+
+_RECORD: Final = msgspec.json.Decoder(Record)
+_REPORT: Final = msgspec.json.Decoder(Report)
 
 
 class RedisStore:
@@ -57,12 +62,22 @@ class RedisStore:
         self._failures = 0
         self._may_ask_time = True
         self._sightings = Sightings(stale_after_s)
-        self.connect()
-
-    def connect(self) -> None:
-        """Take a new client, without closing the last one: after a fork its connections are the parent's."""
+        self.client = connect(url, timeout_s=READER_TIMEOUT_S)
         self.up = True  # until a call fails; from then on only `Follower.refresh` asks
-        self.client = connect(self.url, timeout_s=READER_TIMEOUT_S)
+
+    def connect(self) -> object:
+        """Take a new client; return the last one, still open: after a fork its connections are the parent's."""
+        left, self.client = self.client, connect(self.url, timeout_s=READER_TIMEOUT_S)
+        self.up = True
+        return left
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+    def listener(self, closed: threading.Event) -> Listener:
+        """What waits for the next refresh, in one thread, until `closed` is set."""
+        return Listener(self, closed)
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
@@ -155,6 +170,73 @@ class RedisStore:
                 pipeline.get(self.keys.payload(version, kind))
             replies = cast("list[bytes | None]", pipeline.execute())
         return {kind: data for kind, data in zip(kinds, replies, strict=True) if data is not None}
+
+    # ---- lookups
+
+    def records(self, version: int, symbols: Sequence[str]) -> list[Record | None] | None:
+        """The records of symbols in the index of a version, `None` for each that it lacks; `None` if it is gone."""
+        key = self.keys.payload(version, "symbols")
+        with self.translated_errors(), self.client.pipeline(transaction=False) as pipeline:
+            pipeline.hmget(key, [symbol.encode("utf-8", "surrogatepass") for symbol in symbols])
+            pipeline.exists(key)
+            replies, exists = pipeline.execute()
+            return [None if data is None else _RECORD.decode(data) for data in replies] if exists else None
+
+    def ranked(self, version: int, n: int, offset: int) -> list[Record] | None:
+        """`n` records from rank `offset` on in the index of a version, best first; `None` if it is gone."""
+        ranking, key = self.keys.payload(version, "ranking"), self.keys.payload(version, "symbols")
+        with self.translated_errors():
+            symbols = self._ranked_symbols(ranking, n, offset) if n else []
+            with self.client.pipeline(transaction=False) as pipeline:
+                pipeline.exists(key, ranking)
+                if symbols:
+                    pipeline.hmget(key, symbols)
+                existing, *replies = pipeline.execute()
+            data: list[bytes | None] = replies[0] if symbols else []
+            if existing != 2 or None in data:
+                return None
+            return [_RECORD.decode(item) for item in data if item is not None]
+
+    def _ranked_symbols(self, key: str, n: int, offset: int) -> list[bytes]:
+        """Symbols of a window of the ranking.
+
+        A sorted set orders equal scores by member ascending, and so descending when it is read from the best: the
+        groups of equals that the window touches are read whole and put in order here.
+        """
+        window = cast(
+            "list[tuple[bytes, float]]", self.client.zrange(key, offset, offset + n - 1, desc=True, withscores=True)
+        )
+        if not window:
+            return []
+        best, worst = window[0][1], window[-1][1]
+        with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.zcount(key, f"({best!r}", "+inf")
+            pipeline.zrangebyscore(key, repr(worst), repr(best), withscores=True)
+            before, groups = pipeline.execute()
+        ordered = sorted(groups, key=lambda entry: (-entry[1], entry[0]))
+        return [symbol for symbol, _ in ordered[offset - before : offset - before + n]]
+
+    # ---- runs and counts
+
+    def reports(self, count: int, *, scans: bool) -> list[Report]:
+        """The newest reports, newest first, of all runs or of published scans; without those that cannot be read."""
+        stream = self.keys.scans if scans else self.keys.runs
+        with self.translated_errors():
+            entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", self.client.xrevrange(stream, count=count))
+        reports = []
+        for _, fields in entries:
+            try:
+                reports.append(_REPORT.decode(fields.get(b"report", b"")))
+            except UNREADABLE:  # of another release
+                continue
+        return reports
+
+    def add_reads(self, numbers: Mapping[Origin, int]) -> list[int]:
+        """Add to the number of HTTP responses from each origin; return the sums over all processes."""
+        with self.translated_errors(), self.client.pipeline(transaction=False) as pipeline:
+            for origin, number in numbers.items():
+                pipeline.incrby(self.keys.reads(origin), number)
+            return cast("list[int]", pipeline.execute())
 
 
 class Listener:

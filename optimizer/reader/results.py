@@ -40,6 +40,7 @@ __all__ = [
     "Sighting",
     "Snapshot",
     "State",
+    "VersionSnapshot",
     "describe_rejected",
     "load_payload",
     "load_payloads",
@@ -79,6 +80,21 @@ class Snapshot(Generic[T]):
     etag: str
     gz: bytes
     value: T
+    origin: Origin
+    age_s: float
+    stale: bool
+    rejected: Rejected | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionSnapshot:
+    """All snapshots of one version, each as the `value` of its `Snapshot`; shared likewise, and may not be changed."""
+
+    version: int
+    generated_at: str
+    predictions: PredictionsSnapshot
+    bots: BotsSnapshot
+    portfolio: PortfolioSnapshot
     origin: Origin
     age_s: float
     stale: bool

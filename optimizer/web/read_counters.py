@@ -14,7 +14,7 @@ from optimizer.cache.client import is_away
 from optimizer.cache.keys import ORIGINS
 from optimizer.errors import CacheUnavailable
 from optimizer.models import Origin
-from optimizer.reader.redis_store import RedisStore
+from optimizer.reader.stores import CacheStore
 
 __all__ = ["ReadCounters"]
 
@@ -45,7 +45,7 @@ class ReadCounters:
         """Whether Redis has all that was counted here."""
         return self._counted == self._shared[1]
 
-    def share(self, store: RedisStore) -> None:
+    def share(self, store: CacheStore) -> None:
         """Add what was counted to the sums in Redis, and read them; blocks."""
         if not store.up:
             return
@@ -53,10 +53,7 @@ class ReadCounters:
         with self._lock:
             counted, (_, before) = dict(self._counted), self._shared
             try:
-                with store.translated_errors(), store.client.pipeline(transaction=False) as pipeline:
-                    for origin, number in counted.items():
-                        pipeline.incrby(store.keys.reads(origin), number - before[origin])
-                    sums = pipeline.execute()
+                sums = store.add_reads({origin: number - before[origin] for origin, number in counted.items()})
             except CacheUnavailable as error:
                 if not self._logged and not is_away(error):
                     _log.info("[RollingOptimizer] reads are counted by this process alone: %s", error)

@@ -11,7 +11,9 @@ import pytest
 import optimizer.cache.client
 import optimizer.cache.writer
 import optimizer.reader.redis_store
-from optimizer import Settings
+from optimizer import Settings, SnapshotReader
+from optimizer.models import Origin
+from tests.support.places import PLACES, MemoryPlace, Place, RealPlace
 from tests.support.readers import KINDS, Open
 from tests.support.redis_servers import RedisServer
 
@@ -21,6 +23,24 @@ def open_reader(request: pytest.FixtureRequest) -> Iterator[Open]:
     """Opens readers of one kind or the other for the length of a test."""
     with ExitStack() as stack:
         yield Open(stack, request.param)
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Where readers find versions: a real Redis, real files, or memory."""
+    origin: Origin = "files" if "files" in request.param else "redis"
+    with ExitStack() as stack:
+        if request.param.startswith("memory"):
+            yield MemoryPlace(stack, origin)
+        else:
+            settings, server = request.getfixturevalue("settings"), request.getfixturevalue("redis_server")
+            yield RealPlace(stack, settings, server, origin)
+
+
+@pytest.fixture(params=KINDS)
+def opened(request: pytest.FixtureRequest, place: Place) -> SnapshotReader:
+    """A reader of each kind there, before anything is published."""
+    return place.open() if request.param == "threads" else place.open_blocking()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from optimizer.models import Origin, Report
 from tests.support.ports import free_port
 from tests.support.rolling_files import a_record, write_json
 
-__all__ = ["KINDS", "READS", "Open", "every_read", "shown_by", "shows", "write_with_low"]
+__all__ = ["KINDS", "READS", "Open", "blocking", "every_read", "shown_by", "shows", "write_with_low"]
 
 KINDS: Final = ("threads", "asyncio")
 T = TypeVar("T")
@@ -72,8 +72,12 @@ class Open:
         )
         if self._kind == "threads":
             return self._stack.enter_context(closing(SnapshotReader(*where, interval_s=settings.interval_s)))
-        reader = _Blocking(AsyncSnapshotReader(*where, interval_s=settings.interval_s))
-        return cast("SnapshotReader", self._stack.enter_context(closing(reader)))
+        return blocking(self._stack, AsyncSnapshotReader(*where, interval_s=settings.interval_s))
+
+
+def blocking(stack: ExitStack, reader: AsyncSnapshotReader) -> SnapshotReader:
+    """The same with the methods of a `SnapshotReader`, until the stack is closed."""
+    return cast("SnapshotReader", stack.enter_context(closing(_Blocking(reader))))
 
 
 def shows(reader: SnapshotReader, version: int) -> bool:

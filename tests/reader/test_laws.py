@@ -1,0 +1,205 @@
+"""What a reader promises: the real one on a real Redis and real files, and the one of `optimizer.testing`."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import pytest
+
+from optimizer import BotSummary, Holding, Record, SnapshotMissing, SnapshotReader
+from optimizer.models import Rejected, Units
+from optimizer.testing.values import Kind
+from tests.support.places import FIRST, MARKED, SECOND, Place, marked
+from tests.support.readers import READS, every_read
+from tests.support.redis_servers import wait_until
+
+ALPHA = BotSummary(enabled=True, equity=10.5, pnl_today=None, positions=1, last_updated=None)
+AAPL = Record("AAPL", 101.5, 0.75, 100.0, "bullish", 105.0, 95.0, timestamp="2026-11-01T10:00:00Z")
+
+
+def read_whole(reader: SnapshotReader) -> Any:
+    """All of a version."""
+    return reader.snapshot()
+
+
+def test_each_method_returns_its_part_of_the_version(place: Place, opened: SnapshotReader) -> None:
+    """Typed, in the order of the format, whatever the order in which they were given."""
+    version = place.publish(FIRST)
+
+    whole = opened.snapshot()
+    assert [record.symbol for record in whole.predictions.predictions] == ["MSFT", "AAPL"]
+    assert whole.predictions.predictions[1] == AAPL
+    assert (whole.predictions.count, whole.predictions.timestamp) == (2, whole.generated_at)
+    assert whole.bots.bots == {"alpha": ALPHA}
+    assert whole.portfolio.holdings == [Holding("AAPL", 2.0, 99.5)]
+    assert (whole.version, whole.origin, whole.stale) == (version, place.origin, False)
+    assert 0 <= whole.age_s < 60
+    assert whole.rejected == Rejected(records=Units(3, 0), bots=Units(1, 0))
+    state = opened.manifest()
+    assert (state.version, state.generated_at, state.origin) == (version, whole.generated_at, place.origin)
+    assert state.rejected == whole.rejected
+    assert opened.predictions().value is whole.predictions
+    assert opened.bots().value is whole.bots
+    assert opened.portfolio().value is whole.portfolio
+
+
+def test_a_snapshot_has_its_bytes(place: Place, opened: SnapshotReader) -> None:
+    """Their digest is the etag, and they decode to the value."""
+    place.publish(FIRST)
+
+    for snapshot in (opened.predictions(), opened.bots(), opened.portfolio()):
+        assert snapshot.etag == hashlib.sha256(snapshot.gz).hexdigest()
+        assert msgspec.json.decode(gzip.decompress(snapshot.gz)) == msgspec.to_builtins(snapshot.value)
+
+
+def test_lookups_are_of_the_whole_index(place: Place, opened: SnapshotReader) -> None:
+    """By symbol, and by rank in any window; a symbol that is not there is an answer too."""
+    version = place.publish(FIRST)
+
+    low = opened.symbol("LOW")
+    assert low.value is not None
+    assert (low.value.confidence, low.version, low.origin, low.stale) == (0.1, version, place.origin, False)
+    assert opened.symbol("AAPL").value == AAPL
+    assert opened.symbol("MISSING").value is None
+    ranked = opened.top(9)
+    assert [record.symbol for record in ranked.value] == ["MSFT", "AAPL", "LOW"]
+    for offset in range(5):
+        for n in range(5):
+            assert opened.top(n, offset).value == ranked.value[offset : offset + n]
+    assert low.etag == ranked.etag == opened.symbol("MISSING").etag == opened.top(1).etag
+    for n, offset in ((-1, 0), (1, -1)):
+        with pytest.raises(ValueError, match="may not be negative"):
+            opened.top(n, offset)
+
+
+def test_a_newer_version_shows_by_itself(place: Place, opened: SnapshotReader) -> None:
+    """In every method; what has changed has another etag."""
+    first = place.publish(FIRST)
+    before = opened.predictions()
+    assert before.version == first
+    assert opened.predictions().value is before.value  # decoded once
+    index = opened.symbol("LOW")
+
+    second = place.publish(SECOND)
+
+    wait_until(lambda: opened.predictions().version == second, limit_s=5, what="the new version")
+    assert second > first
+    assert {read(opened).version for read in (*READS.values(), read_whole)} == {second}
+    assert opened.predictions().etag != before.etag
+    assert opened.symbol("LOW").etag != index.etag
+    assert opened.symbol("LOW").value is None
+    assert list(opened.bots().value.bots) == ["beta"]
+    assert opened.portfolio().value.holdings == []
+
+
+@every_read
+def test_without_a_version_every_method_says_so(opened: SnapshotReader, read: Callable[[SnapshotReader], Any]) -> None:
+    """`SnapshotMissing`, with the cause."""
+    for call in (read, read_whole, lambda reader: reader.wait(0)):
+        with pytest.raises(SnapshotMissing, match=r"no snapshot of 'rolling_brain': Redis: .+; files: "):
+            call(opened)
+
+
+@pytest.mark.parametrize("kind", ["predictions", "bots", "portfolio"])
+@pytest.mark.parametrize("place", ["redis", "memory"], indirect=True)
+def test_a_part_that_cannot_be_read_is_missing(place: Place, opened: SnapshotReader, kind: Kind) -> None:
+    """From its own method and from the whole; the others answer."""
+    version = place.publish(FIRST, unreadable=[kind])
+
+    assert opened.wait(0).version == version
+    for name in ("predictions", "bots", "portfolio"):
+        if name == kind:
+            for read in (READS[name], read_whole):
+                with pytest.raises(SnapshotMissing, match=f"no {kind} of 'rolling_brain'"):
+                    read(opened)
+        else:
+            assert READS[name](opened).version == version
+    assert opened.symbol("AAPL").value == AAPL
+
+
+def test_runs_are_newest_first(place: Place, opened: SnapshotReader) -> None:
+    """None of them while Redis is away."""
+    versions = [place.publish(FIRST), place.publish(SECOND)]
+
+    opened.refresh()
+    shown = [(report.status, report.version) for report in opened.runs()]
+    assert shown == ([("success", version) for version in reversed(versions)] if place.origin == "redis" else [])
+    assert opened.runs(1, status="success") == opened.runs(1)
+    assert opened.runs(0) == []
+
+
+def test_waiting_ends_with_the_first_version(place: Place, opened: SnapshotReader) -> None:
+    """While it is published by another; at once where there is one."""
+    with pytest.raises(SnapshotMissing):
+        opened.wait(0.05)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(opened.wait, 30)
+        version = place.publish(FIRST)
+        assert waiting.result(10).version == version
+    assert opened.wait(0).version == version
+
+
+# ---- one version at a time
+
+
+def marks_of_a_snapshot(reader: SnapshotReader, pause: Callable[[], None]) -> set[float | None]:
+    """The marks that a page shows that reads all at once."""
+    whole = reader.snapshot()
+    marks: set[float | None] = {record.last_price for record in whole.predictions.predictions}
+    pause()
+    marks |= {bot.equity for bot in whole.bots.bots.values()}
+    pause()
+    return marks | {holding.qty for holding in whole.portfolio.holdings}
+
+
+def marks_of_three_calls(reader: SnapshotReader, pause: Callable[[], None]) -> set[float | None]:
+    """The marks that a page shows that reads one after the other."""
+    marks: set[float | None] = {record.last_price for record in reader.predictions().value.predictions}
+    pause()
+    marks |= {bot.equity for bot in reader.bots().value.bots.values()}
+    pause()
+    return marks | {holding.qty for holding in reader.portfolio().value.holdings}
+
+
+@pytest.mark.parametrize(("read", "mixes"), [(marks_of_a_snapshot, False), (marks_of_three_calls, True)])
+def test_a_page_is_of_one_version_while_others_are_published(
+    place: Place,
+    opened: SnapshotReader,
+    read: Callable[[SnapshotReader, Callable[[], None]], set[float | None]],
+    mixes: bool,
+) -> None:
+    """Though newer ones show between its uses; the page of three calls proves that they do."""
+    place.publish(marked(1))
+    ended = threading.Event()
+
+    def publish_on() -> None:
+        mark = 1
+        while not ended.is_set():
+            mark += 1
+            place.publish(marked(mark))
+
+    def pause() -> None:
+        version = opened.manifest().version
+
+        def is_newer() -> bool:
+            opened.refresh()
+            return opened.manifest().version > version
+
+        wait_until(is_newer, limit_s=10, what="a newer version")
+
+    with ThreadPoolExecutor(1) as threads:
+        publishing = threads.submit(publish_on)
+        try:
+            pages = [read(opened, pause) for _ in range(5)]
+        finally:
+            ended.set()
+        publishing.result()
+
+    assert [len(marks) > 1 for marks in pages] == [mixes] * 5
+    assert opened.symbol(MARKED).value is not None
