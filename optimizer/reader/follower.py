@@ -51,13 +51,14 @@ class Follower:
         self.cached: CachedVersion | None = None
         self.source = source
         self.output_dir = output_dir
+        self.interval_s = interval_s
         self.stale_after_s = STALE_INTERVALS * interval_s
         self.redis = RedisStore(redis_url, source, self.stale_after_s)
         self.files = _file_store(output_dir, self.stale_after_s)
         # Called with a version before it is shown, by the thread that refreshes; its result is `prepared` of it.
         self.prepare: Callable[[CachedVersion], Any] | None = None
-        # Called after each refresh, by the same thread.
-        self.on_refresh: Callable[[], None] | None = None
+        # Each is called after each refresh, by the same thread.
+        self.on_refresh: list[Callable[[], None]] = []
         self._files_problem = f"none in {output_dir}"
         self._lock = threading.Lock()
 
@@ -65,6 +66,13 @@ class Follower:
         """Take a new lock and new connections, without closing the old ones: after a fork they are the parent's."""
         self._lock = threading.Lock()
         self.redis.connect()
+
+    def prepare_with(self, prepare: Callable[[CachedVersion], Any]) -> None:
+        """Prepare each version by this function from now on, beginning with the one that is held."""
+        with self._lock:
+            self.prepare = prepare
+            if self.cached is not None:
+                self.cached = replace(self.cached, prepared=prepare(self.cached))
 
     # ---- what is held
 
@@ -167,8 +175,8 @@ class Follower:
             if self.prepare is not None and newest is not cached:
                 newest = replace(newest, prepared=self.prepare(newest))
             self.cached = newest
-        if self.on_refresh is not None:
-            self.on_refresh()
+        for call in self.on_refresh:
+            call()
 
     def _is_older(self, sighting: Sighting) -> bool:
         return self.cached is not None and sighting.version < self.cached.version

@@ -19,6 +19,7 @@ import msgspec
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.models import BotSummary, Holding, PredictionsSnapshot, Record, Rejected
 from optimizer.reader.results import Answer, CachedVersion, describe_rejected
+from optimizer.value import Value
 from optimizer.web.negotiate import http_date
 from optimizer.web.prepared import Headers, Prepared
 from optimizer.web.problems import PartMissing
@@ -35,7 +36,7 @@ CACHED_RESPONSE_BYTES: Final = 32 * 1024
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Summary(msgspec.Struct, frozen=True):
+class Summary(Value, frozen=True):
     """Sums over all bots that could be used; a value that a bot lacks counts as 0.
 
     `notes` says in words what `rejected` counts: what the snapshots, and so the sums, leave out.
@@ -49,7 +50,7 @@ class Summary(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
-class Page(msgspec.Struct, frozen=True):
+class Page(Value, frozen=True):
     """All that a page shows, of one version."""
 
     version: int

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from optimizer.errors import RunPending
 from optimizer.models import Report
+from optimizer.value import Value
 from optimizer.web.describe import RUN_STATE_EXAMPLE, responses
 from optimizer.web.problems import TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, problem
 
@@ -32,14 +33,14 @@ AT_ONCE_S: Final = 10 * ANSWER_EVERY_S
 LONGEST_DELAY_S: Final = 2.0
 
 
-class Failure(msgspec.Struct, frozen=True):
+class Failure(Value, frozen=True):
     """Why a run failed: the error's name, and what it says."""
 
     error: str
     details: str
 
 
-class RunState(msgspec.Struct, frozen=True):
+class RunState(Value, frozen=True):
     """What has become of a run that was sent; an unknown one is `pending`. `percent` is of the bytes read."""
 
     id: str
@@ -49,7 +50,7 @@ class RunState(msgspec.Struct, frozen=True):
     error: Failure | None = None
 
 
-class Sent(msgspec.Struct, frozen=True):
+class Sent(Value, frozen=True):
     """The run that was sent."""
 
     id: str
