@@ -12,11 +12,13 @@ messages, the snapshots and the OpenAPI schemas are made of them, so a new field
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 
-from optimizer.value import Value
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 __all__ = [
     "MAX_SYMBOL_CHARACTERS",
@@ -44,6 +46,7 @@ __all__ = [
     "Stats",
     "Timestamp",
     "Units",
+    "Value",
 ]
 
 Origin = Literal["redis", "files"]
@@ -105,6 +108,21 @@ class Rule(msgspec.Struct, frozen=True):
     type: Any
     reason: RejectReason = RejectReason.FIELD_TYPE
     other_names: tuple[str, ...] = ()
+
+
+class Value(msgspec.Struct, frozen=True):
+    """A struct that readers return and the web sends: it converts itself to dicts, and is a type for pydantic."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as dicts, lists, text and numbers, as in the JSON."""
+        value: dict[str, Any] = msgspec.to_builtins(self)
+        return value
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from optimizer.pydantic_schema import core_schema_of  # noqa: PLC0415 - a reader needs no pydantic
+
+        return core_schema_of(cls, handler)
 
 
 class Record(Value, frozen=True, gc=False):

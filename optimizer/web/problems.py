@@ -22,7 +22,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from optimizer.errors import CacheUnavailable, SnapshotMissing
-from optimizer.value import Value
+from optimizer.models import Value
 from optimizer.web.limits import RETRY_AFTER_S
 
 __all__ = [

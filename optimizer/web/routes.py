@@ -18,15 +18,14 @@ from fastapi.responses import PlainTextResponse
 
 from optimizer.config.settings import Settings
 from optimizer.errors import SettingsInvalid, SnapshotMissing
-from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected, Report
+from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected, Report, Value
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.lookups import ScanStatus
 from optimizer.reader.reader import SnapshotReader
 from optimizer.reader.results import describe_rejected
-from optimizer.value import Value
 from optimizer.web import describe, metrics
 from optimizer.web.events import TOO_MANY_LISTENERS, EventStream
-from optimizer.web.pages import Page, PredictionQuery
+from optimizer.web.pages import PredictionQuery, SnapshotPage
 from optimizer.web.prepared import Sending
 from optimizer.web.problems import PartMissing, ProblemRoute, SymbolRoute, problem, unavailable
 from optimizer.web.service import Service
@@ -37,7 +36,7 @@ __all__ = ["Routers", "make_router", "make_routers", "router_of"]
 TAG: Final = "rolling optimizer"
 
 
-class Status(Value, frozen=True):
+class SnapshotStatus(Value, frozen=True):
     """How fresh the current version is, and where it is read from."""
 
     source: str
@@ -56,13 +55,13 @@ class Status(Value, frozen=True):
     notes: list[str]
 
 
-class Runs(Value, frozen=True):
+class RunReports(Value, frozen=True):
     """The newest reports, newest first."""
 
     runs: list[Report]
 
 
-class Health(Value, frozen=True):
+class ProbeStatus(Value, frozen=True):
     """The process lives, or is ready."""
 
     status: str
@@ -197,7 +196,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     @router.get(
         "/page",
         summary="All that a page shows, in one answer of one version",
-        responses=describe.responses(Page, describe.PAGE_EXAMPLE, 304, 503, snapshot=True),
+        responses=describe.responses(SnapshotPage, describe.PAGE_EXAMPLE, 304, 503, snapshot=True),
     )
     async def page() -> Response:
         return Sending((await service.current()).page())
@@ -254,7 +253,7 @@ def _add_operations(
     @router.get(
         "/status",
         summary="Version, age and origin",
-        responses=describe.responses(Status, describe.STATUS_EXAMPLE, 503),
+        responses=describe.responses(SnapshotStatus, describe.STATUS_EXAMPLE, 503),
     )
     async def status() -> Response:
         """Without a snapshot the problem has the members that do not need one: a run may be wanted just then."""
@@ -273,7 +272,7 @@ def _add_operations(
         except SnapshotMissing as error:
             return unavailable(error, always)
         return _json(
-            Status(
+            SnapshotStatus(
                 version=state.version,
                 generated_at=state.generated_at,
                 age_s=round(state.age_s, 3),
@@ -289,7 +288,7 @@ def _add_operations(
     @router.get(
         "/runs",
         summary="The last runs, newest first; none while Redis is away",
-        responses=describe.responses(Runs, describe.RUNS_EXAMPLE, 422),
+        responses=describe.responses(RunReports, describe.RUNS_EXAMPLE, 422),
     )
     async def runs(
         limit: Annotated[int, Query(ge=1, le=1_000, examples=[20])] = 20,
@@ -298,16 +297,16 @@ def _add_operations(
             Query(description="Only scans that were published, of which 100 are kept.", examples=["success"]),
         ] = None,
     ) -> Response:
-        return _json(Runs(await (await service.reader()).runs(limit, status=status)))
+        return _json(RunReports(await (await service.reader()).runs(limit, status=status)))
 
-    @router.get("/healthz", summary="The process lives", responses=describe.responses(Health, {"status": "alive"}))
+    @router.get("/healthz", summary="The process lives", responses=describe.responses(ProbeStatus, {"status": "alive"}))
     async def healthz() -> Response:
-        return _json(Health("alive"))
+        return _json(ProbeStatus("alive"))
 
     @router.get(
         "/readyz",
         summary="There is a snapshot that can be read, and it is not stale",
-        responses=describe.responses(Health, {"status": "ready"}, 503),
+        responses=describe.responses(ProbeStatus, {"status": "ready"}, 503),
     )
     async def readyz() -> Response:
         reader = await service.reader()
@@ -321,7 +320,7 @@ def _add_operations(
                 f"{await _why_stale(reader)}"
             )
             return problem(503, detail, {"Retry-After": "5"})
-        return _json(Health("ready"))
+        return _json(ProbeStatus("ready"))
 
     @router.get(
         "/metrics",
