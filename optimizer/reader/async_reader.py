@@ -66,15 +66,16 @@ class AsyncSnapshotReader:
         interval_s: float = 30.0,
         on_refresh: Callable[[], None] | None = None,
     ) -> None:
-        self._attach(SnapshotReader(redis_url, source, output_dir, interval_s=interval_s), on_refresh)
+        self._share(SnapshotReader(redis_url, source, output_dir, interval_s=interval_s), on_refresh)
 
-    def _attach(self, reader: SnapshotReader, on_refresh: Callable[[], None] | None) -> None:
+    def _share(self, reader: SnapshotReader, on_refresh: Callable[[], None] | None) -> None:
         self._reader = reader
         self._on_refresh = on_refresh
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Batch] = weakref.WeakKeyDictionary()
         self.follower = self._reader.follower
-        self.follower.on_refresh.append(self._call_in_loop)
+        if on_refresh is not None:
+            self.follower.on_refresh.append(self._call_in_loop)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, source: str | None = None) -> AsyncSnapshotReader:
@@ -95,13 +96,13 @@ class AsyncSnapshotReader:
         )
 
     @classmethod
-    def sharing(
+    def over(
         cls, reader: SnapshotReader | AsyncSnapshotReader, *, on_refresh: Callable[[], None] | None = None
     ) -> AsyncSnapshotReader:
-        """One that uses the thread, the connections and the version of another reader; `close` closes both."""
+        """A reader for asyncio that shares another one's version, thread and connections; closing it closes both."""
         threaded = reader._reader if isinstance(reader, AsyncSnapshotReader) else reader  # noqa: SLF001 - its own class
         shared = cls.__new__(cls)
-        shared._attach(threaded, on_refresh)  # noqa: SLF001
+        shared._share(threaded, on_refresh)  # noqa: SLF001
         return shared
 
     async def __aenter__(self) -> AsyncSnapshotReader:

@@ -51,6 +51,7 @@ class Follower:
         self.cached: CachedVersion | None = None
         self.source = source
         self.output_dir = output_dir
+        self.redis_url = redis_url
         self.interval_s = interval_s
         self.stale_after_s = STALE_INTERVALS * interval_s
         self.redis = RedisStore(redis_url, source, self.stale_after_s)

@@ -54,7 +54,7 @@ class Service:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lifespans = 0
         if reader is not None:
-            self._use(AsyncSnapshotReader.sharing(reader, on_refresh=self._renew))
+            self._use(AsyncSnapshotReader.over(reader, on_refresh=self._renew))
 
     @classmethod
     def of(
@@ -202,7 +202,7 @@ def _check_agreement(settings: Settings, follower: Follower) -> None:
     """Raise `SettingsInvalid` where settings and a reader are of different sources, caches or intervals."""
     for name, value, of_reader in (
         ("source", repr(settings.source), repr(follower.source)),
-        ("redis_url", settings.redis_url, follower.redis.url),
+        ("redis_url", settings.redis_url, follower.redis_url),
         ("interval_s", f"{settings.interval_s:g}", f"{follower.interval_s:g}"),
     ):
         if value != of_reader:
