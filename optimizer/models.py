@@ -12,9 +12,13 @@ messages, the snapshots and the OpenAPI schemas are made of them, so a new field
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 __all__ = [
     "MAX_SYMBOL_CHARACTERS",
@@ -42,6 +46,7 @@ __all__ = [
     "Stats",
     "Timestamp",
     "Units",
+    "Value",
 ]
 
 Origin = Literal["redis", "files"]
@@ -105,7 +110,22 @@ class Rule(msgspec.Struct, frozen=True):
     other_names: tuple[str, ...] = ()
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class Value(msgspec.Struct, frozen=True):
+    """A struct that readers return and the web sends: it converts itself to dicts, and is a type for pydantic."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as dicts, lists, text and numbers, as in the JSON."""
+        value: dict[str, Any] = msgspec.to_builtins(self)
+        return value
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from optimizer.pydantic_schema import core_schema_of  # noqa: PLC0415 - a reader needs no pydantic
+
+        return core_schema_of(cls, handler)
+
+
+class Record(Value, frozen=True, gc=False):
     """One symbol's prediction, as pages show it. Prices and prediction in the quote currency, confidence in 0..1."""
 
     symbol: Annotated[str, Rule(InputSymbol, RejectReason.SYMBOL)]
@@ -138,7 +158,7 @@ class Bot(msgspec.Struct, frozen=True):
     last_updated: Annotated[Timestamp | None, Rule(InputTime)] = None
 
 
-class Reject(msgspec.Struct, frozen=True):
+class Reject(Value, frozen=True):
     """One rejected record or bot: why, its name, where it is (byte offset in the JSON, or a file), and the value."""
 
     reason: RejectReason
@@ -147,7 +167,7 @@ class Reject(msgspec.Struct, frozen=True):
     details: str
 
 
-class PredictionsSnapshot(msgspec.Struct, frozen=True):
+class PredictionsSnapshot(Value, frozen=True):
     """`rolling_optimized.json.gz`: the top records, by confidence descending, then symbol."""
 
     predictions: list[Record]
@@ -155,7 +175,7 @@ class PredictionsSnapshot(msgspec.Struct, frozen=True):
     count: int
 
 
-class BotSummary(msgspec.Struct, frozen=True):
+class BotSummary(Value, frozen=True):
     """One bot as pages show it; `positions` is their number."""
 
     enabled: bool
@@ -165,14 +185,14 @@ class BotSummary(msgspec.Struct, frozen=True):
     last_updated: Timestamp | None
 
 
-class BotsSnapshot(msgspec.Struct, frozen=True):
+class BotsSnapshot(Value, frozen=True):
     """`bots_snapshot.json.gz`: every bot by name."""
 
     bots: dict[str, BotSummary]
     timestamp: str
 
 
-class Holding(msgspec.Struct, frozen=True):
+class Holding(Value, frozen=True):
     """The net quantity of a symbol over all bots and its average cost; `avg` is null where no cost is known."""
 
     symbol: str
@@ -180,7 +200,7 @@ class Holding(msgspec.Struct, frozen=True):
     avg: float | None
 
 
-class PortfolioSnapshot(msgspec.Struct, frozen=True):
+class PortfolioSnapshot(Value, frozen=True):
     """`portfolio_snapshot.json.gz`: holdings by symbol."""
 
     holdings: list[Holding]
@@ -203,14 +223,14 @@ class FileEntry(msgspec.Struct, frozen=True):
     count: int
 
 
-class Units(msgspec.Struct, frozen=True):
+class Units(Value, frozen=True):
     """The number of units of one kind in an input, and the number of those that were rejected."""
 
     seen: int = 0
     rejected: int = 0
 
 
-class Rejected(msgspec.Struct, frozen=True):
+class Rejected(Value, frozen=True):
     """What a version leaves out: the records and bots of its input that were rejected."""
 
     records: Units
@@ -231,7 +251,7 @@ class Manifest(msgspec.Struct, frozen=True):
     rejected: Rejected | None = None
 
 
-class Stats(msgspec.Struct, frozen=True):
+class Stats(Value, frozen=True):
     """What a run did. `input_bytes` are compressed bytes; MB are 10^6 bytes; memory is the process's peak so far.
 
     `symbols_ignored` are records whose key differs from their own `symbol`; the key is published.
@@ -257,7 +277,7 @@ class Stats(msgspec.Struct, frozen=True):
     bots_rejected: int = 0
 
 
-class RejectTally(msgspec.Struct, frozen=True):
+class RejectTally(Value, frozen=True):
     """The number of rejects with one reason, and the first few of them."""
 
     reason: RejectReason
@@ -284,7 +304,7 @@ class PartResult(msgspec.Struct, frozen=True):
     root: str | None = None
 
 
-class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+class Report(Value, frozen=True, omit_defaults=True):
     """The outcome of a run: the task's result, the log line, an entry of the runs stream.
 
     `cache` says what became of Redis: `published`, `republished` (from the files, without a scan), `current`, `down`
@@ -301,5 +321,5 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
     details: str | None = None
     stats: Stats | None = None
-    rejects: list[RejectTally] = []
+    rejects: list[RejectTally] = msgspec.field(default_factory=list)
     rejected: Rejected | None = None

@@ -5,7 +5,8 @@
     app.include_router(optimizer.web.router, prefix="/api")
 
 It needs the extra `web`. The router follows the source of the `ROLLING_*` variables, from the start of the app on;
-`make_router` takes other settings, and a trigger. For browsers of another origin:
+`make_router` takes other settings, a reader that the app has already, and a trigger; `make_routers` makes two, so that
+probes and metrics can be included apart. For browsers of another origin:
 
     app.add_middleware(
         CORSMiddleware,
@@ -23,9 +24,9 @@ from fastapi import APIRouter
 
 from optimizer.web.app import create_app
 from optimizer.web.describe import EXPOSED_HEADERS
-from optimizer.web.routes import make_router
+from optimizer.web.routes import Routers, make_router, make_routers
 from optimizer.web.trigger import RunState, Trigger
 
-__all__ = ["EXPOSED_HEADERS", "RunState", "Trigger", "create_app", "make_router", "router"]
+__all__ = ["EXPOSED_HEADERS", "Routers", "RunState", "Trigger", "create_app", "make_router", "make_routers", "router"]
 
 router: Final[APIRouter] = make_router()

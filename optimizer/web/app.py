@@ -72,13 +72,13 @@ def create_app(
         trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
         sources: All sources that can be asked for at `/sources/NAME/`, this one among them.
     """
-    service = Service(settings, trigger, sources=sources)
-    app = _make_app(service)
+    service = Service(settings)
+    app = _make_app(service, trigger, sources)
     app.add_middleware(Front, service=service, assets=load_assets())
     return app
 
 
-def _make_app(service: Service) -> FastAPI:
+def _make_app(service: Service, trigger: Trigger | None, sources: Sequence[str]) -> FastAPI:
     # No /docs: FastAPI's page loads its scripts from another host. No redirects of slashes: they lead to the host that
     # the client has named.
     app = FastAPI(
@@ -89,7 +89,7 @@ def _make_app(service: Service) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(router_of(service))
+    app.include_router(router_of(service, trigger, sources))
     app.add_exception_handler(HTTPException, _explain)
     app.add_exception_handler(Exception, _explain)
     return app
@@ -103,8 +103,8 @@ def create_app_of_many(every: Sequence[Settings], *, trigger: Trigger | None = N
         trigger: What sends runs to the fleet.
     """
     names = [settings.source for settings in every]
-    service = Service(every[0], trigger, sources=names)
-    first = _make_app(service)
+    service = Service(every[0])
+    first = _make_app(service, trigger, names)
     others = {settings.source: create_app(settings, trigger=trigger, sources=names) for settings in every[1:]}
 
     @asynccontextmanager

@@ -1,15 +1,12 @@
-"""The OpenAPI descriptions of responses: schemas from the structs that are sent, each with an example.
+"""The OpenAPI descriptions of responses: the structs that are sent, each with an example.
 
-Schemas are written out in each operation. Shared components would have to be put into the description of an app, and an
-app that includes the router is not ours.
+FastAPI makes a component of each struct, in the description of whatever app includes the router.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
-
-import msgspec
 
 from optimizer.web.problems import MEDIA_TYPE, NO_SNAPSHOT, TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, Problem
 
@@ -149,7 +146,8 @@ def responses(
         status: {
             "description": (type_.__doc__ or "").split("\n")[0],
             "headers": headers,
-            "content": {"application/json": {"schema": _schema(type_), "example": example}},
+            "model": type_,
+            "content": {"application/json": {"example": example}},
         }
     }
     for other in others:
@@ -162,8 +160,20 @@ def responses(
 
 
 def _problem_response(status: int, detail: str) -> dict[str, Any]:
-    content = {MEDIA_TYPE: {"schema": _schema(Problem), "example": msgspec.to_builtins(Problem.of(status, detail))}}
-    return {"headers": _headers(_PROBLEM_HEADERS.get(status, {})), "content": content}
+    content = _ProblemContent({MEDIA_TYPE: {"example": Problem.of(status, detail).to_dict()}})
+    return {"headers": _headers(_PROBLEM_HEADERS.get(status, {})), "model": Problem, "content": content}
+
+
+class _ProblemContent(dict[str, Any]):
+    """The content of a response with problem details.
+
+    FastAPI puts the schema of a `model` under the media type of the route, which is that of its success. It has no
+    option for another one. A literal reference to the component would break in an app with a `Problem` of its own,
+    where pydantic gives both longer names.
+    """
+
+    def setdefault(self, _media_type: str, default: Any = None) -> Any:
+        return super().setdefault(MEDIA_TYPE, default)
 
 
 def _headers(texts: Mapping[str, str]) -> dict[str, Any]:
@@ -179,20 +189,3 @@ def text_response(
     if full is not None:
         described[503] = {"description": "There are too many."} | _problem_response(503, full)
     return described
-
-
-def _schema(type_: Any) -> dict[str, Any]:
-    """The JSON schema of a struct, with every reference written out."""
-    (schema,), components = msgspec.json.schema_components([type_], ref_template="{name}")
-    written: dict[str, Any] = _write_out(schema, components)
-    return written
-
-
-def _write_out(schema: Any, components: dict[str, Any]) -> Any:
-    if isinstance(schema, dict):
-        if "$ref" in schema:
-            return _write_out(components[schema["$ref"]], components)
-        return {key: _write_out(value, components) for key, value in schema.items()}
-    if isinstance(schema, list):
-        return [_write_out(item, components) for item in schema]
-    return schema

@@ -17,13 +17,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 from optimizer.cache.keys import PAYLOAD_KINDS
-from optimizer.models import BotSummary, Holding, PredictionsSnapshot, Record, Rejected
+from optimizer.models import BotSummary, Holding, PredictionsSnapshot, Record, Rejected, Value
 from optimizer.reader.results import Answer, CachedVersion, describe_rejected
 from optimizer.web.negotiate import http_date
 from optimizer.web.prepared import Headers, Prepared
 from optimizer.web.problems import PartMissing
 
-__all__ = ["Page", "Pages", "PredictionQuery", "Summary"]
+__all__ = ["PageSummary", "Pages", "PredictionQuery", "SnapshotPage"]
 
 PAGE_SYMBOLS: Final = 50
 PAGE_GZIP_LEVEL: Final = 6
@@ -35,7 +35,7 @@ CACHED_RESPONSE_BYTES: Final = 32 * 1024
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Summary(msgspec.Struct, frozen=True):
+class PageSummary(Value, frozen=True):
     """Sums over all bots that could be used; a value that a bot lacks counts as 0.
 
     `notes` says in words what `rejected` counts: what the snapshots, and so the sums, leave out.
@@ -49,7 +49,7 @@ class Summary(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
-class Page(msgspec.Struct, frozen=True):
+class SnapshotPage(Value, frozen=True):
     """All that a page shows, of one version."""
 
     version: int
@@ -57,7 +57,7 @@ class Page(msgspec.Struct, frozen=True):
     predictions: list[Record]
     bots: dict[str, BotSummary]
     holdings: list[Holding]
-    summary: Summary
+    summary: PageSummary
 
 
 class PredictionQuery(NamedTuple):
@@ -170,7 +170,7 @@ class Pages:
     def _prepare_page(self) -> Prepared:
         payloads = self._cached.payloads
         best, bots = payloads["predictions"].value, payloads["bots"].value.bots
-        page = Page(
+        page = SnapshotPage(
             self.version,
             best.timestamp,
             best.predictions[:PAGE_SYMBOLS],
@@ -212,9 +212,9 @@ def _fitting(predictions: Iterable[Record], query: PredictionQuery) -> Iterable[
             yield record
 
 
-def _summary(bots: Iterable[BotSummary], rejected: Rejected | None) -> Summary:
+def _summary(bots: Iterable[BotSummary], rejected: Rejected | None) -> PageSummary:
     every = list(bots)
-    return Summary(
+    return PageSummary(
         total_equity=sum(bot.equity or 0.0 for bot in every),
         pnl_today=sum(bot.pnl_today or 0.0 for bot in every),
         active_bots=sum(bot.enabled for bot in every),

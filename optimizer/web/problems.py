@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 from fastapi import Request, Response
+from fastapi.datastructures import Default, DefaultPlaceholder
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from fastapi.utils import generate_unique_id
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from optimizer.errors import CacheUnavailable, SnapshotMissing
+from optimizer.models import Value
 from optimizer.web.limits import RETRY_AFTER_S
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "PartMissing",
     "Problem",
     "ProblemRoute",
+    "SymbolRoute",
     "explain",
     "is_head",
     "problem",
@@ -51,7 +58,7 @@ _log = logging.getLogger(__name__)
 _logged: Final[deque[str]] = deque(maxlen=16)
 
 
-class Problem(msgspec.Struct, frozen=True):
+class Problem(Value, frozen=True):
     """The body of every error. `type` is always `about:blank`: the status says what kind of problem it is."""
 
     type: str
@@ -107,7 +114,16 @@ class ProblemRoute(APIRoute):
 
     Its path with a trailing slash is a 404. In an app that redirects slashes, as FastAPI's do by default, the router
     would redirect to the host that the client has named.
+
+    Its operation id is the prefix under which it is included and its name, `api_bots`, so that it is short and unique,
+    unless the app has a `generate_unique_id_function` of its own.
     """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        default = options.get("generate_unique_id_function")
+        if isinstance(default, DefaultPlaceholder) and default.value is generate_unique_id:
+            options["generate_unique_id_function"] = Default(partial(_operation_id, path))
+        super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler with our errors."""
@@ -146,6 +162,34 @@ class ProblemRoute(APIRoute):
             if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and self.methods == {"GET"}:
                 error.headers = {"Allow": "GET, HEAD"}
             raise
+
+
+class SymbolRoute(ProblemRoute):
+    """A route whose path ends in `{symbol:path}`: a symbol may contain slashes, which are written as `%2F`.
+
+    A slash that stands for itself, or no symbol at all, matches only if no other route of the app does, whichever was
+    included first: `/predictions/history/AAPL` may be a route of the app.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match in full if the symbol is the last segment of the path as it was sent."""
+        match, child_scope = super().matches(scope)
+        if match is Match.FULL:
+            symbol = child_scope["path_params"]["symbol"]
+            if not symbol or ("/" in symbol and symbol != _last_segment(scope)):
+                match = Match.PARTIAL
+        return match, child_scope
+
+
+def _last_segment(scope: Scope) -> str:
+    """Decode the last segment of the path as it was sent; servers may leave that out."""
+    raw_path: bytes = scope.get("raw_path") or b""
+    return unquote(raw_path.rpartition(b"/")[2].decode("latin-1"))
+
+
+def _operation_id(path: str, route: APIRoute) -> str:
+    """The prefix under which a route is included, which is what its path has before its own, and its name."""
+    return re.sub(r"\W+", "_", f"{route.path.removesuffix(path)}_{route.name}").strip("_")
 
 
 def is_head(scope: Scope) -> bool:

@@ -8,33 +8,35 @@ POST /runs  GET /runs/{id}                                            if there i
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from optimizer.config.settings import Settings
-from optimizer.errors import SnapshotMissing
-from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected, Report
+from optimizer.errors import SettingsInvalid, SnapshotMissing
+from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected, Report, Value
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.lookups import ScanStatus
+from optimizer.reader.reader import SnapshotReader
 from optimizer.reader.results import describe_rejected
 from optimizer.web import describe, metrics
 from optimizer.web.events import TOO_MANY_LISTENERS, EventStream
-from optimizer.web.pages import Page, PredictionQuery
+from optimizer.web.pages import PredictionQuery, SnapshotPage
 from optimizer.web.prepared import Sending
-from optimizer.web.problems import PartMissing, ProblemRoute, problem, unavailable
+from optimizer.web.problems import PartMissing, ProblemRoute, SymbolRoute, problem, unavailable
 from optimizer.web.service import Service
 from optimizer.web.trigger import Trigger, add_trigger_routes
 
-__all__ = ["make_router", "router_of"]
+__all__ = ["Routers", "make_router", "make_routers", "router_of"]
 
 TAG: Final = "rolling optimizer"
 
 
-class Status(msgspec.Struct, frozen=True):
+class SnapshotStatus(Value, frozen=True):
     """How fresh the current version is, and where it is read from."""
 
     source: str
@@ -53,42 +55,92 @@ class Status(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
-class Runs(msgspec.Struct, frozen=True):
+class RunReports(Value, frozen=True):
     """The newest reports, newest first."""
 
     runs: list[Report]
 
 
-class Health(msgspec.Struct, frozen=True):
+class ProbeStatus(Value, frozen=True):
     """The process lives, or is ready."""
 
     status: str
 
 
+class Routers(NamedTuple):
+    """Two routers of one reader: what pages show, and what operators and probes need."""
+
+    snapshots: APIRouter
+    operations: APIRouter
+
+
 def make_router(
-    settings: Settings | None = None, *, source: str | None = None, trigger: Trigger | None = None
+    settings: Settings | None = None,
+    *,
+    source: str | None = None,
+    trigger: Trigger | None = None,
+    reader: SnapshotReader | AsyncSnapshotReader | None = None,
+    operations: bool = True,
 ) -> APIRouter:
-    """A router for `app.include_router(...)`, with a reader of its own.
+    """A router for `app.include_router(...)`.
 
     Args:
         settings: Where things are; by default `ROLLING_*` of the environment, read when the app starts, or here where
-            there is a trigger.
+            there is a trigger. With a reader they are needed only for a trigger.
         source: Which of several sources (`ROLLING_SOURCES`), where the settings come from the environment.
         trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
+        reader: A reader that the app has already. Its lifetime is the app's: the router starts it if need be, and never
+            closes it. By default the router has one of its own.
+        operations: Whether it has the routes for operators and probes too: `/status`, `/runs`, `/healthz`, `/readyz`,
+            `/metrics`. `make_routers` gives them as a router of their own.
+
+    Raises:
+        SettingsInvalid: The settings, or the source, are not those of the reader; or a trigger is given without
+            operations, which its routes belong to.
     """
-    return router_of(Service(settings, trigger, source=source))
+    if trigger is not None and not operations:
+        raise SettingsInvalid("trigger=... needs the routes under /runs, which operations=False leaves out: drop one")
+    service = Service.of(settings, source=source, reader=reader)
+    return router_of(service, trigger) if operations else _snapshots_router(service)
 
 
-def router_of(service: Service) -> APIRouter:
-    """The routes of a service."""
-    router = APIRouter(route_class=ProblemRoute, lifespan=service.lifespan, tags=[TAG])
+def make_routers(
+    settings: Settings | None = None,
+    *,
+    source: str | None = None,
+    trigger: Trigger | None = None,
+    reader: SnapshotReader | AsyncSnapshotReader | None = None,
+) -> Routers:
+    """The same as two routers that share one reader, for an app that includes them in different places.
+
+    A login before the snapshots then leaves probes and Prometheus alone. The arguments are those of `make_router`.
+    """
+    service = Service.of(settings, source=source, reader=reader)
+    return Routers(_snapshots_router(service), _operations_router(service, trigger))
+
+
+def router_of(service: Service, trigger: Trigger | None = None, sources: Sequence[str] = ()) -> APIRouter:
+    """All routes of a service, in one router; `sources` are all that the app serves."""
+    router = _router(service)
     _add_snapshots(router, service)
-    _add_lists(router, service)
-    _add_operations(router, service)
-    if service.may_trigger and service.trigger is not None:
-        settings = service.settings
-        add_trigger_routes(router, service.trigger, settings.trigger_token, settings.source)
+    _add_operations(router, service, trigger, sources)
     return router
+
+
+def _snapshots_router(service: Service) -> APIRouter:
+    router = _router(service)
+    _add_snapshots(router, service)
+    return router
+
+
+def _operations_router(service: Service, trigger: Trigger | None) -> APIRouter:
+    router = _router(service)
+    _add_operations(router, service, trigger)
+    return router
+
+
+def _router(service: Service) -> APIRouter:
+    return APIRouter(route_class=ProblemRoute, lifespan=service.lifespan, tags=[TAG])
 
 
 def _add_snapshots(router: APIRouter, service: Service) -> None:
@@ -144,22 +196,13 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     @router.get(
         "/page",
         summary="All that a page shows, in one answer of one version",
-        responses=describe.responses(Page, describe.PAGE_EXAMPLE, 304, 503, snapshot=True),
+        responses=describe.responses(SnapshotPage, describe.PAGE_EXAMPLE, 304, 503, snapshot=True),
     )
     async def page() -> Response:
         return Sending((await service.current()).page())
 
-
-def _add_lists(router: APIRouter, service: Service) -> None:
-    """Add the routes that may need a lookup in Redis."""
-
-    @router.get(
-        "/predictions/{symbol:path}",
-        summary="One symbol of the index, whatever its confidence",
-        responses=describe.responses(Record, describe.RECORD_EXAMPLE, 304, 404, 422, 503, snapshot=True),
-    )
     async def prediction(
-        symbol: Annotated[str, Path(description="Any text; a slash may stand for itself.", examples=["AAPL"])],
+        symbol: Annotated[str, Path(description="Any text; a slash is written as %2F.", examples=["AAPL"])],
     ) -> Response:
         pages = await service.current()
         response = pages.symbol(symbol)
@@ -171,19 +214,13 @@ def _add_lists(router: APIRouter, service: Service) -> None:
             return problem(404, f"no prediction for {symbol!r} in version {answer.version}")
         return Sending(response)
 
-    @router.get(
-        "/runs",
-        summary="The last runs, newest first; none while Redis is away",
-        responses=describe.responses(Runs, describe.RUNS_EXAMPLE, 422),
+    router.add_api_route(
+        "/predictions/{symbol:path}",
+        prediction,
+        summary="One symbol of the index, whatever its confidence",
+        responses=describe.responses(Record, describe.RECORD_EXAMPLE, 304, 404, 422, 503, snapshot=True),
+        route_class_override=SymbolRoute,
     )
-    async def runs(
-        limit: Annotated[int, Query(ge=1, le=1_000, examples=[20])] = 20,
-        status: Annotated[
-            ScanStatus | None,
-            Query(description="Only scans that were published, of which 100 are kept.", examples=["success"]),
-        ] = None,
-    ) -> Response:
-        return _json(Runs(await (await service.reader()).runs(limit, status=status)))
 
     @router.get(
         "/events",
@@ -207,32 +244,35 @@ def _add_lists(router: APIRouter, service: Service) -> None:
         return EventStream(service.hub, int(last_event_id[:20]) if known and last_event_id else None)
 
 
-def _add_operations(router: APIRouter, service: Service) -> None:
-    """Add the routes for operators."""
+def _add_operations(
+    router: APIRouter, service: Service, trigger: Trigger | None = None, sources: Sequence[str] = ()
+) -> None:
+    """Add the routes for operators and probes; those that start runs only where there are a trigger and a token."""
+    may_trigger = trigger is not None and bool(service.settings.trigger_token)
 
     @router.get(
         "/status",
         summary="Version, age and origin",
-        responses=describe.responses(Status, describe.STATUS_EXAMPLE, 503),
+        responses=describe.responses(SnapshotStatus, describe.STATUS_EXAMPLE, 503),
     )
     async def status() -> Response:
         """Without a snapshot the problem has the members that do not need one: a run may be wanted just then."""
         reader = await service.reader()
-        settings = service.settings
+        follower = reader.follower
         always: dict[str, Any] = {
-            "source": settings.source,
-            "sources": list(service.sources) or [settings.source],
-            "interval_s": settings.interval_s,
-            "cache_up": reader.follower.redis.up,
-            "trigger": service.may_trigger,
-            "flower_url": settings.flower_url or None,
+            "source": follower.source,
+            "sources": list(sources) or [follower.source],
+            "interval_s": follower.interval_s,
+            "cache_up": follower.redis.up,
+            "trigger": may_trigger,
+            "flower_url": service.flower_url,
         }
         try:
             state = await reader.manifest()
         except SnapshotMissing as error:
             return unavailable(error, always)
         return _json(
-            Status(
+            SnapshotStatus(
                 version=state.version,
                 generated_at=state.generated_at,
                 age_s=round(state.age_s, 3),
@@ -245,14 +285,28 @@ def _add_operations(router: APIRouter, service: Service) -> None:
             )
         )
 
-    @router.get("/healthz", summary="The process lives", responses=describe.responses(Health, {"status": "alive"}))
+    @router.get(
+        "/runs",
+        summary="The last runs, newest first; none while Redis is away",
+        responses=describe.responses(RunReports, describe.RUNS_EXAMPLE, 422),
+    )
+    async def runs(
+        limit: Annotated[int, Query(ge=1, le=1_000, examples=[20])] = 20,
+        status: Annotated[
+            ScanStatus | None,
+            Query(description="Only scans that were published, of which 100 are kept.", examples=["success"]),
+        ] = None,
+    ) -> Response:
+        return _json(RunReports(await (await service.reader()).runs(limit, status=status)))
+
+    @router.get("/healthz", summary="The process lives", responses=describe.responses(ProbeStatus, {"status": "alive"}))
     async def healthz() -> Response:
-        return _json(Health("alive"))
+        return _json(ProbeStatus("alive"))
 
     @router.get(
         "/readyz",
         summary="There is a snapshot that can be read, and it is not stale",
-        responses=describe.responses(Health, {"status": "ready"}, 503),
+        responses=describe.responses(ProbeStatus, {"status": "ready"}, 503),
     )
     async def readyz() -> Response:
         reader = await service.reader()
@@ -266,10 +320,11 @@ def _add_operations(router: APIRouter, service: Service) -> None:
                 f"{await _why_stale(reader)}"
             )
             return problem(503, detail, {"Retry-After": "5"})
-        return _json(Health("ready"))
+        return _json(ProbeStatus("ready"))
 
     @router.get(
         "/metrics",
+        name="metrics",
         response_class=PlainTextResponse,
         summary="For Prometheus",
         responses=describe.text_response(
@@ -282,6 +337,9 @@ def _add_operations(router: APIRouter, service: Service) -> None:
         await asyncio.to_thread(service.read_counters.share, reader.follower.redis)
         text = metrics.render(reader.follower, runs, scans, service.read_counters.totals(), len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
+
+    if trigger is not None and may_trigger:
+        add_trigger_routes(router, trigger, service.settings.trigger_token, service.settings.source)
 
 
 async def _why_stale(reader: AsyncSnapshotReader) -> str:

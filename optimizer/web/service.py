@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from optimizer.config.settings import Settings
+from optimizer.errors import SettingsInvalid
 from optimizer.models import Origin
 from optimizer.reader.async_reader import AsyncSnapshotReader
+from optimizer.reader.follower import Follower
+from optimizer.reader.reader import SnapshotReader
 from optimizer.reader.results import Answer, CachedVersion
+from optimizer.storage.location import redact_url
 from optimizer.web.events import Hub
 from optimizer.web.pages import Pages
 from optimizer.web.prepared import Headers
 from optimizer.web.read_counters import ReadCounters
-from optimizer.web.trigger import Trigger
 
 __all__ = ["Service"]
 
@@ -27,64 +30,106 @@ _ORIGIN: Final[dict[Origin, bytes]] = {"redis": b"redis", "files": b"files"}
 
 
 class Service:
-    """One process's view of one source.
+    """One process's view of one source. It is what its reader prepares each version with.
 
     Args:
-        settings: The settings; by default from the environment: at the start, or at once where there is a trigger,
-            since its token decides about a route.
-        trigger: What sends runs to the fleet, where there is a fleet.
+        settings: The settings; by default from the environment, when they are first needed.
         source: Which of several sources, where the settings come from the environment.
-        sources: All that the app serves.
+        reader: A reader that the app has already; by default one of its own.
     """
 
     def __init__(
         self,
         settings: Settings | None = None,
-        trigger: Trigger | None = None,
         *,
         source: str | None = None,
-        sources: Sequence[str] = (),
+        reader: SnapshotReader | AsyncSnapshotReader | None = None,
     ) -> None:
-        self.trigger = trigger
-        self.sources = sources
         self.hub = Hub()
         self.read_counters = ReadCounters()
         self._settings = settings
         self._source = source
         self._reader: AsyncSnapshotReader | None = None
+        self._is_readers_owner = reader is None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lifespans = 0
+        if reader is not None:
+            self._use(AsyncSnapshotReader.over(reader, on_refresh=self._renew))
+
+    @classmethod
+    def of(
+        cls, settings: Settings | None, *, source: str | None, reader: SnapshotReader | AsyncSnapshotReader | None
+    ) -> Service:
+        """The service of a router; routers of one reader share one.
+
+        Raises:
+            SettingsInvalid: The settings, or the source, are not those of the reader.
+        """
+        if reader is None:
+            return cls(settings, source=source)
+        if not isinstance(reader, SnapshotReader | AsyncSnapshotReader):
+            raise SettingsInvalid(
+                f"reader={reader!r} is a {type(reader).__name__}; pass a SnapshotReader or an AsyncSnapshotReader"
+            )
+        follower = reader.follower
+        if source is not None and source != follower.source:
+            raise SettingsInvalid(f"source={source!r}, but the reader follows {follower.source!r}: leave source out")
+        if settings is not None:
+            _check_agreement(settings, follower)
+        shared = follower.prepare
+        service = shared if isinstance(shared, cls) else cls(source=follower.source, reader=reader)
+        service._settings = settings or service._settings  # noqa: SLF001 - its own class
+        return service
 
     @property
     def settings(self) -> Settings:
-        """The settings, from the environment if none were given."""
+        """The settings, from the environment if none were given.
+
+        Raises:
+            SettingsInvalid: They cannot be used, or are not those of the reader.
+        """
         if self._settings is None:
-            self._settings = Settings.from_env(os.environ, self._source)
+            settings = Settings.from_env(os.environ, self._source)
+            if self._reader is not None:
+                _check_agreement(settings, self._reader.follower)
+            self._settings = settings
         return self._settings
 
     @property
-    def may_trigger(self) -> bool:
-        """Whether runs may be started over HTTP."""
-        return self.trigger is not None and bool(self.settings.trigger_token)
+    def flower_url(self) -> str | None:
+        """The address of Flower, where the settings have one; an app that passes its reader may have no settings."""
+        known = self.settings if self._is_readers_owner else self._settings
+        return None if known is None else known.flower_url or None
 
     @asynccontextmanager
     async def lifespan(self, _app: Any) -> AsyncIterator[None]:
-        """Follow the source as long as the app lives."""
+        """Follow the source as long as an app lives that includes one of the routers."""
         await self.reader()
+        self._lifespans += 1
         try:
             yield
         finally:
-            await self.close()
+            self._lifespans -= 1
+            if not self._lifespans:
+                await self.close()
 
     async def reader(self) -> AsyncSnapshotReader:
         """The reader, started in this event loop."""
         if self._reader is None:
-            self._reader = AsyncSnapshotReader.from_settings(self.settings, on_refresh=self._renew)
-            self._reader.follower.prepare = self._prepare
-        if self._loop is not asyncio.get_running_loop():
+            self._use(AsyncSnapshotReader.from_settings(self.settings, on_refresh=self._renew))
+        assert self._reader is not None  # noqa: S101 - for mypy
+        is_first = self._loop is not asyncio.get_running_loop()
+        if is_first:
             self._loop = asyncio.get_running_loop()
             self.hub.open()
         await self._reader.start()
+        if is_first and not self._is_readers_owner:
+            self._renew()  # it may have started long ago, and refreshes in a while
         return self._reader
+
+    def _use(self, reader: AsyncSnapshotReader) -> None:
+        self._reader = reader
+        reader.follower.prepare_with(self)
 
     @property
     def pages(self) -> Pages | None:
@@ -103,10 +148,10 @@ class Service:
         return pages
 
     async def close(self) -> None:
-        """End the streams, and close the connections."""
+        """End the streams, and close the reader, unless the app has passed it."""
         self.hub.close()
         self._loop = None
-        if self._reader is not None:
+        if self._reader is not None and self._is_readers_owner:
             await self._reader.close()
 
     def per_request_headers(self, shown: CachedVersion, kind: str | None) -> Headers:
@@ -137,7 +182,7 @@ class Service:
             (b"x-snapshot-stale", b"true" if stale else b"false"),
         ]
 
-    def _prepare(self, cached: CachedVersion) -> Pages:
+    def __call__(self, cached: CachedVersion) -> Pages:
         """Prepare the responses of a version before it is shown, in the reader's thread: all routes show it at once."""
         pages = self.pages
         return pages if pages is not None and pages.show(cached) else Pages(cached, self.per_request_headers)
@@ -151,3 +196,17 @@ class Service:
         self.hub.cache_is(up=follower.redis.up)
         if not self.read_counters.are_shared:
             asyncio.get_running_loop().run_in_executor(None, self.read_counters.share, follower.redis)
+
+
+def _check_agreement(settings: Settings, follower: Follower) -> None:
+    """Raise `SettingsInvalid` where settings and a reader are of different sources, caches or intervals."""
+    for name, value, of_reader in (
+        ("source", repr(settings.source), repr(follower.source)),
+        ("redis_url", settings.redis_url, follower.redis_url),
+        ("interval_s", f"{settings.interval_s:g}", f"{follower.interval_s:g}"),
+    ):
+        if value != of_reader:
+            raise SettingsInvalid(
+                f"the settings have {name}={redact_url(value)}, but the reader that the router was given has "
+                f"{redact_url(of_reader)}: make the reader from the same settings, or pass only one of the two"
+            )

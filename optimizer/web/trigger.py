@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from optimizer.errors import RunPending
-from optimizer.models import Report
+from optimizer.models import Report, Value
 from optimizer.web.describe import RUN_STATE_EXAMPLE, responses
 from optimizer.web.problems import TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, problem
 
@@ -32,14 +32,14 @@ AT_ONCE_S: Final = 10 * ANSWER_EVERY_S
 LONGEST_DELAY_S: Final = 2.0
 
 
-class Failure(msgspec.Struct, frozen=True):
+class Failure(Value, frozen=True):
     """Why a run failed: the error's name, and what it says."""
 
     error: str
     details: str
 
 
-class RunState(msgspec.Struct, frozen=True):
+class RunState(Value, frozen=True):
     """What has become of a run that was sent; an unknown one is `pending`. `percent` is of the bytes read."""
 
     id: str
@@ -49,7 +49,7 @@ class RunState(msgspec.Struct, frozen=True):
     error: Failure | None = None
 
 
-class Sent(msgspec.Struct, frozen=True):
+class RunSent(Value, frozen=True):
     """The run that was sent."""
 
     id: str
@@ -91,7 +91,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
         "/runs",
         status_code=HTTPStatus.ACCEPTED,
         dependencies=[Depends(check_token)],
-        responses=responses(Sent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 409, 429, 503, status=202),
+        responses=responses(RunSent, {"id": RUN_STATE_EXAMPLE["id"]}, 400, 401, 409, 429, 503, status=202),
         openapi_extra={"requestBody": _ORDER_DESCRIPTION},
         summary="Send one run to the fleet",
     )
@@ -105,7 +105,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
             run_id = await asyncio.to_thread(trigger.send, force=order.force, accept=order.accept, source=source)
         except RunPending as error:
             return problem(HTTPStatus.CONFLICT, str(error))
-        return _json(Sent(run_id), HTTPStatus.ACCEPTED)
+        return _json(RunSent(run_id), HTTPStatus.ACCEPTED)
 
     @router.get(
         "/runs/{id}",

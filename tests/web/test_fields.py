@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import optimizer.web
+from optimizer import Settings
 from optimizer.models import BotSummary, Holding, Record
 from optimizer.web import describe
 
@@ -50,5 +51,5 @@ def test_every_field_is_described(model: type[msgspec.Struct], example: dict[str
     """In the example of a response, which decodes and has the order of the model, and in the schema."""
     msgspec.convert(example, model)
     assert tuple(example) == model.__struct_fields__
-    described = describe.responses(model, example)[200]["content"]["application/json"]["schema"]
+    described = optimizer.web.create_app(Settings()).openapi()["components"]["schemas"][model.__name__]
     assert set(described["properties"]) == set(model.__struct_fields__)

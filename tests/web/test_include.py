@@ -1,0 +1,373 @@
+"""The router in an app that has a reader, a login, probes and routes of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import anyio.from_thread
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from pydantic import BaseModel
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+import optimizer.web
+from optimizer import AsyncSnapshotReader, Settings, SnapshotReader, optimize
+from optimizer.errors import SettingsInvalid
+from optimizer.web import RunState
+from optimizer.web.routes import router_of
+from optimizer.web.service import Service
+from tests.support.published_state import NEW, OLD, run_old, version_of
+from tests.support.redis_servers import wait_until
+from tests.support.rolling_files import a_record, write_json
+
+OPERATIONS = ("/status", "/runs", "/healthz", "/readyz", "/metrics")
+SNAPSHOTS = ("/predictions", "/bots", "/portfolio", "/page", "/predictions/AAPL", "/predictions?limit=1")
+
+
+@pytest.fixture
+def reader(settings: Settings) -> Iterator[SnapshotReader]:
+    """A reader of an app, which has started."""
+    run_old(settings)
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        reader.predictions()
+        yield reader
+
+
+def app_of(*routers: APIRouter, prefix: str = "") -> FastAPI:
+    """An app that includes routers."""
+    app = FastAPI()
+    for router in routers:
+        app.include_router(router, prefix=prefix)
+    return app
+
+
+def refreshers() -> int:
+    """How many threads of readers there are."""
+    return sum(thread.name == "rolling-reader" for thread in threading.enumerate())
+
+
+# ---- a reader that the app has
+
+
+def test_the_router_uses_the_reader_and_leaves_it_open(settings: Settings, reader: SnapshotReader) -> None:
+    """One thread, the version that the reader holds, the next one as it is published; and the app goes on with it."""
+    before, version = refreshers(), reader.manifest().version
+    with TestClient(app_of(optimizer.web.make_router(reader=reader), prefix="/api")) as client:
+        for path in SNAPSHOTS:
+            response = client.get(f"/api{path}")
+            assert (response.status_code, response.headers["X-Snapshot-Version"]) == (200, str(version)), path
+        status = client.get("/api/status").json()
+        assert (status["source"], status["interval_s"], status["version"]) == (settings.source, 30.0, version)
+        assert status["flower_url"] is None
+        write_json(settings.input, NEW)
+        new = version_of(optimize(settings))
+        wait_until(lambda: client.get("/api/page").json()["version"] == new, limit_s=5, what="the new version")
+        assert refreshers() == before
+
+    assert refreshers() == before
+    assert reader.predictions().version == new
+    newest = version_of(optimize(settings, force=True))
+    wait_until(lambda: reader.manifest().version == newest, limit_s=5, what="the reader to follow still")
+
+
+def test_a_reader_for_asyncio_does_as_well(settings: Settings) -> None:
+    """Its own callback goes on being called, and it is open after the app has ended."""
+    run_old(settings)
+    called = threading.Event()
+    reader = AsyncSnapshotReader.from_settings(settings, on_refresh=called.set)
+    with anyio.from_thread.start_blocking_portal() as portal:
+        with TestClient(app_of(optimizer.web.make_router(reader=reader))) as client:
+            assert portal.call(reader.predictions).value.count == client.get("/predictions").json()["count"] == 2
+            version = version_of(optimize(settings, force=True))
+            wait_until(lambda: client.get("/page").json()["version"] == version, limit_s=5, what="the new version")
+        called.clear()
+        wait_until(called.is_set, limit_s=5, what="a refresh after the app has ended")
+        portal.call(reader.close)
+
+
+def test_events_of_a_reader_that_has_started_begin_with_its_version(reader: SnapshotReader) -> None:
+    """It does not wait for the next refresh."""
+    service = Service.of(None, source=None, reader=reader)
+    with TestClient(app_of(router_of(service))) as client:
+        client.get("/predictions")
+        queue = service.hub.join(None)
+        messages = [queue.get_nowait() for _ in range(queue.qsize())]
+    assert any(b"id: %d\n" % reader.manifest().version in message for message in messages if message)
+
+
+def test_apps_may_share_a_reader(settings: Settings, reader: SnapshotReader) -> None:
+    """One after another, as in an app's tests, and at the same time; each shows the same and counts together."""
+    for _ in range(2):
+        with TestClient(app_of(optimizer.web.make_router(reader=reader))) as client:
+            assert client.get("/predictions").status_code == 200
+    first, second = (app_of(optimizer.web.make_router(reader=reader)) for _ in range(2))
+    with TestClient(first) as one:
+        with TestClient(second) as other:
+            assert one.get("/predictions").content == other.get("/predictions").content
+        version = version_of(optimize(settings, force=True))
+        wait_until(lambda: one.get("/page").json()["version"] == version, limit_s=5, what="the new version")
+        assert "rolling_reads_total" in one.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda of: {"settings": replace(of, source="other")}, "source='other'.*has 'rolling_brain'"),
+        (
+            lambda of: {"settings": replace(of, redis_url="redis://:secret@127.0.0.1:1/0")},
+            r"redis_url=redis://:\*\*\*@",
+        ),
+        (lambda of: {"settings": replace(of, interval_s=5.0)}, "interval_s=5, .*has 30"),
+        (lambda _: {"source": "other"}, "source='other', but the reader follows 'rolling_brain'"),
+        (lambda _: {"reader": "redis://"}, "pass a SnapshotReader"),
+        (lambda _: {"trigger": NoFleet(), "operations": False}, "operations=False leaves out"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(
+    settings: Settings, reader: SnapshotReader, arguments: Callable[[Settings], dict[str, Any]], message: str
+) -> None:
+    """At once, by name and with both values, but no password."""
+    with pytest.raises(SettingsInvalid, match=message):
+        optimizer.web.make_router(**{"reader": reader, **arguments(settings)})
+
+
+def test_settings_that_are_the_readers_may_be_passed_too(settings: Settings, reader: SnapshotReader) -> None:
+    """For what a reader does not know: the token of a trigger, and where Flower is."""
+    full = replace(settings, flower_url="http://127.0.0.1:5555", trigger_token="made-up")
+    router = optimizer.web.make_router(full, reader=reader, trigger=NoFleet())
+    with TestClient(app_of(router)) as client:
+        status = client.get("/status").json()
+        assert (status["flower_url"], status["trigger"]) == ("http://127.0.0.1:5555", True)
+        assert client.post("/runs").status_code == 401
+
+
+def test_the_environment_of_a_trigger_must_be_the_readers(
+    settings: Settings, reader: SnapshotReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token is read from the environment, which may be of another Redis."""
+    monkeypatch.setenv("ROLLING_REDIS_URL", "redis://127.0.0.1:1/0")
+    with pytest.raises(SettingsInvalid, match="redis_url"):
+        optimizer.web.make_router(reader=reader, trigger=NoFleet())
+    monkeypatch.setenv("ROLLING_REDIS_URL", settings.redis_url)
+    monkeypatch.setenv("ROLLING_TRIGGER_TOKEN", "made-up")
+    routes = optimizer.web.make_router(reader=reader, trigger=NoFleet()).routes
+    assert "/runs/{id}" in [getattr(route, "path", None) for route in routes]
+
+
+class NoFleet:
+    """A trigger whose runs never begin."""
+
+    def send(self, *, force: bool, accept: bool, source: str) -> str:
+        """Send one."""
+        return f"{source}-{force}-{accept}"
+
+    def state(self, run_id: str) -> RunState:
+        """Of one."""
+        return RunState(run_id, "pending")
+
+
+# ---- operations apart
+
+
+def test_without_operations_an_apps_own_routes_are_not_shadowed(reader: SnapshotReader) -> None:
+    """Only what pages show is there, whichever was included first."""
+    app = app_of(optimizer.web.make_router(reader=reader, operations=False), prefix="/api")
+    for path in OPERATIONS:
+        app.get(f"/api{path}")(lambda: {"from": "the app"})
+    with TestClient(app) as client:
+        for path in OPERATIONS:
+            assert client.get(f"/api{path}").json() == {"from": "the app"}, path
+        for path in SNAPSHOTS:
+            assert client.get(f"/api{path}").status_code == 200, path
+        shown = {path.removeprefix("/api") for path in client.get("/openapi.json").json()["paths"]}
+    assert shown == {*OPERATIONS, "/predictions", "/predictions/{symbol}", "/bots", "/portfolio", "/page", "/events"}
+
+
+@pytest.mark.parametrize("has_reader", [False, True])
+def test_probes_need_no_login_that_pages_need(settings: Settings, has_reader: bool) -> None:
+    """Two routers of one reader: one thread, and the metrics count what the other one sends."""
+
+    def log_in(request: Request) -> None:
+        if "Cookie" not in request.headers:
+            raise HTTPException(401, "log in first")
+
+    run_old(settings)
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        routers = optimizer.web.make_routers(settings, reader=reader if has_reader else None)
+        app = FastAPI()
+        app.include_router(routers.snapshots, prefix="/api", dependencies=[Depends(log_in)])
+        app.include_router(routers.operations)
+        before = refreshers()
+        with TestClient(app) as client:
+            for path in OPERATIONS:
+                assert client.get(path).status_code == 200, path
+            for path in SNAPSHOTS:
+                assert client.get(f"/api{path}").status_code == 401, path
+                assert client.get(f"/api{path}", headers={"Cookie": "a=b"}).status_code == 200, path
+            assert f'rolling_reads_total{{origin="redis"}} {len(SNAPSHOTS)}\n' in client.get("/metrics").text
+            assert refreshers() == before + 1
+        assert refreshers() == before + has_reader
+
+
+def test_each_router_starts_and_stops_without_the_other(settings: Settings) -> None:
+    """An app that includes only one of the two has a reader while it lives."""
+    run_old(settings)
+    before = refreshers()
+    for router, path in zip(optimizer.web.make_routers(settings), ("/predictions", "/readyz"), strict=True):
+        with TestClient(app_of(router)) as client:
+            assert refreshers() == before + 1
+            assert client.get(path).status_code == 200
+        assert refreshers() == before
+
+
+# ---- the app's routes beside ours
+
+Add = Callable[[FastAPI], None]
+
+
+def a_route(app: FastAPI) -> None:
+    """A route of the app below ours."""
+    app.get("/api/predictions/history/{symbol}")(lambda symbol: {"history": symbol})
+
+
+def a_router(app: FastAPI) -> None:
+    """The same in a router."""
+    router = APIRouter(prefix="/predictions")
+    router.get("/history/{symbol}")(lambda symbol: {"history": symbol})
+    app.include_router(router, prefix="/api")
+
+
+def a_mounted_app(app: FastAPI) -> None:
+    """The same in an app that is mounted."""
+    mounted = FastAPI()
+    mounted.get("/{symbol}")(lambda symbol: {"history": symbol})
+    app.router.routes.append(Mount("/api/predictions/history", mounted))
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize("add", [a_route, a_router, a_mounted_app])
+def test_a_route_of_the_app_below_predictions_is_its_own(
+    settings: Settings, reader: SnapshotReader, add: Add, is_first: bool
+) -> None:
+    """Whichever was included first; and symbols with a slash are still found."""
+    write_json(settings.input, OLD | {"a/b": a_record(), "history/x": a_record(), "LOW/1": a_record(confidence=0.1)})
+    optimize(settings)
+    reader.refresh()
+    app = FastAPI()
+    if is_first:
+        add(app)
+    app.include_router(optimizer.web.make_router(reader=reader, operations=False), prefix="/api")
+    if not is_first:
+        add(app)
+        # A route that the app has for its own pages comes last, and gets what no other takes.
+        app.get("/{path:path}")(lambda path: {"page": path})
+    with TestClient(app) as client:
+        assert client.get("/api/predictions/history/AAPL").json() == {"history": "AAPL"}
+        assert client.get("/api/predictions/AAPL").json()["symbol"] == "AAPL"
+        for symbol in ("a/b", "history/x", "LOW/1"):
+            found = client.get(f"/api/predictions/{symbol.replace('/', '%2F')}")
+            expected = {"history": "x"} if is_first and symbol == "history/x" else symbol
+            assert (found.json() if isinstance(expected, dict) else found.json()["symbol"]) == expected
+        if is_first:
+            assert client.get("/api/predictions/a/b").json()["symbol"] == "a/b"
+            assert client.get("/api/predictions/LOW/1").json()["symbol"] == "LOW/1"
+            assert client.get("/api/predictions/").status_code == 404
+        else:
+            assert client.get("/api/predictions/a/b").json() == {"page": "api/predictions/a/b"}
+            assert client.get("/api/predictions/").json() == {"page": "api/predictions/"}
+
+
+def test_a_server_may_leave_out_how_a_path_was_sent(settings: Settings, reader: SnapshotReader) -> None:
+    """`raw_path` is optional in ASGI; then a slash stands for itself."""
+    write_json(settings.input, OLD | {"a/b": a_record()})
+    optimize(settings)
+    reader.refresh()
+    app = app_of(optimizer.web.make_router(reader=reader))
+
+    async def without_raw_path(scope: Any, receive: Any, send: Any) -> None:
+        await app({name: value for name, value in scope.items() if name != "raw_path"}, receive, send)
+
+    client = TestClient(without_raw_path)
+    assert client.get("/predictions/a%2Fb").json()["symbol"] == "a/b"
+
+
+# ---- what the description says
+
+
+class Record(BaseModel):
+    """A model of the app that has the name of one of ours."""
+
+    id: int
+
+
+class Problem(BaseModel):
+    """Another one."""
+
+    code: str
+
+
+def operation_ids(app: FastAPI) -> list[str]:
+    """The ids of all operations."""
+    return [operation["operationId"] for methods in app.openapi()["paths"].values() for operation in methods.values()]
+
+
+def test_components_are_named_and_operation_ids_short(settings: Settings) -> None:
+    """Without a prefix an id is the name of what is read; with one it begins with it, so that two routers differ."""
+    one = app_of(optimizer.web.make_router(settings, operations=False))
+    assert set(operation_ids(one)) == {"predictions", "prediction", "bots", "portfolio", "page", "events"}
+    schemas = one.openapi()["components"]["schemas"]
+    assert {"Record", "PredictionsSnapshot", "BotSummary", "BotsSnapshot", "Holding", "Problem"} <= set(schemas)
+    assert schemas["PredictionsSnapshot"]["properties"]["predictions"]["items"] == {
+        "$ref": "#/components/schemas/Record"
+    }
+
+    two = FastAPI()
+    for name in ("brain", "intraday"):
+        two.include_router(optimizer.web.make_router(replace(settings, source=name)), prefix=f"/api/{name}")
+    ids = operation_ids(two)
+    assert {"api_brain_predictions", "api_intraday_predictions", "api_intraday_metrics"} <= set(ids)
+    assert len(set(ids)) == len(ids) == 22
+
+
+def test_an_apps_own_operation_ids_hold(settings: Settings) -> None:
+    """Of the whole app, or for the router alone."""
+    app = FastAPI(generate_unique_id_function=lambda route: f"app-{route.name}")
+    app.include_router(optimizer.web.make_router(settings), prefix="/api")
+    assert {"app-predictions", "app-prediction"} <= set(operation_ids(app))
+    app = FastAPI()
+    router = optimizer.web.make_router(settings)
+    app.include_router(router, prefix="/api", generate_unique_id_function=lambda route: route.name)
+    assert {"predictions", "prediction"} <= set(operation_ids(app))
+
+
+def test_models_of_the_app_may_have_the_names_of_ours(settings: Settings) -> None:
+    """Pydantic then gives both longer names, and every reference leads to the right one."""
+    app = app_of(optimizer.web.make_router(settings))
+
+    @app.get("/theirs", responses={400: {"model": Problem}})
+    def theirs() -> list[Record]:
+        return [Record(id=1)]
+
+    description = app.openapi()
+    schemas, paths = description["components"]["schemas"], description["paths"]
+    assert "Record" not in schemas
+    assert "id" in named(
+        schemas, paths["/theirs"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]["items"]
+    )
+    missing = paths["/predictions/{symbol}"]["get"]["responses"]["404"]["content"]
+    assert list(missing) == ["application/problem+json"]
+    assert "detail" in named(schemas, missing["application/problem+json"]["schema"])
+    found = paths["/predictions/{symbol}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert "last_price" in named(schemas, found)
+    with TestClient(app) as client:
+        assert client.get("/theirs").json() == [{"id": 1}]
+
+
+def named(schemas: dict[str, Any], reference: dict[str, str]) -> Any:
+    """The properties of the component that a reference names."""
+    return schemas[reference["$ref"].removeprefix("#/components/schemas/")]["properties"]

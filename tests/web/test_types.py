@@ -1,0 +1,174 @@
+"""Records and snapshots as types of a FastAPI app, and as what Flask's `jsonify` takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Annotated, Any
+
+import flask
+import msgspec
+import pytest
+from fastapi import Body, FastAPI
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.testclient import TestClient
+
+from optimizer import models
+from optimizer.models import (
+    BotsSnapshot,
+    BotSummary,
+    Holding,
+    PortfolioSnapshot,
+    PredictionsSnapshot,
+    Record,
+    RejectReason,
+    RejectTally,
+    Report,
+    Stats,
+    Value,
+)
+
+AT = "2026-11-01T10:00:00.000Z"
+AAPL = Record("AAPL", 104.2, 0.93, 101.5, "bullish", 110.0, None, 1_793_527_200)
+VALUES: list[Value] = [
+    AAPL,
+    PredictionsSnapshot([AAPL, Record("MSFT", 1.0, 0.5, 2.0)], AT, 2),
+    BotsSnapshot({"alpha": BotSummary(enabled=True, equity=10.5, pnl_today=None, positions=1, last_updated=AT)}, AT),
+    PortfolioSnapshot([Holding("AAPL", 2.0, None)], AT),
+    Report("success", "brain", AT, 3, stats=Stats(seconds=0.5), rejects=[RejectTally(RejectReason.TEXT, 1, [])]),
+]
+every_value = pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+
+
+class Board(BaseModel):
+    """A model of the app that holds ours."""
+
+    title: str
+    best: list[Record]
+    worst: Record | None = None
+
+
+def app() -> FastAPI:
+    """An app that returns, takes and nests our values."""
+    app = FastAPI()
+
+    @app.get("/record")
+    def record() -> Record:
+        return AAPL
+
+    @app.get("/records")
+    async def records() -> list[Record]:
+        return [AAPL, AAPL]
+
+    @app.get("/snapshot", response_model=PredictionsSnapshot)
+    def snapshot() -> Any:
+        return VALUES[1]
+
+    @app.get("/board")
+    def board() -> Board:
+        return Board(title="best", best=[AAPL])
+
+    @app.post("/record")
+    def take(record: Annotated[Record, Body()]) -> str:
+        return f"{type(record).__name__} {record.symbol} {record.sentiment}"
+
+    return app
+
+
+@every_value
+def test_a_value_is_the_same_as_json_by_any_way(value: Value) -> None:
+    """By pydantic, by Flask and by msgspec; and it comes back from each."""
+    encoded = json.loads(msgspec.json.encode(value))
+    adapter: TypeAdapter[Any] = TypeAdapter(type(value))
+    with flask.Flask(__name__).app_context():
+        assert json.loads(flask.json.dumps(value.to_dict())) == encoded
+    assert json.loads(adapter.dump_json(value)) == adapter.dump_python(value) == encoded
+    assert adapter.validate_python(value) is value
+    assert adapter.validate_python(encoded) == adapter.validate_json(json.dumps(encoded)) == value
+
+
+@every_value
+def test_a_schema_is_as_msgspec_has_it(value: Value) -> None:
+    """The fields, their order, which are required, and their types."""
+    described = TypeAdapter(type(value)).json_schema()
+    _, expected = msgspec.json.schema_components([type(value)], ref_template="{name}")
+    definitions = described.pop("$defs", {}) | {type(value).__name__: described}
+    assert set(definitions) == set(expected)
+    for name, schema in definitions.items():
+        if "properties" in schema:
+            assert list(schema["properties"]) == list(expected[name]["properties"])
+            assert set(schema.get("required", ())) == set(expected[name].get("required", ()))
+            for field, of_field in schema["properties"].items():
+                assert kinds(of_field) == kinds(expected[name]["properties"][field]), (name, field)
+
+
+def kinds(schema: dict[str, Any]) -> set[str]:
+    """The types and references that a schema allows."""
+    if "enum" in schema:
+        return set(schema["enum"])
+    members = (*schema.get("anyOf", ()), schema.get("items"), schema.get("additionalProperties"))
+    own = {text.rpartition("/")[2] for text in (schema.get("type"), schema.get("$ref")) if text}
+    return own.union(*(kinds(member) for member in members if member))
+
+
+def test_routes_may_return_and_take_them() -> None:
+    """Alone, in lists and in models of the app; FastAPI's description names them."""
+    encoded = json.loads(msgspec.json.encode(AAPL))
+    with TestClient(app()) as client:
+        assert client.get("/record").json() == encoded
+        assert client.get("/records").json() == [encoded, encoded]
+        assert client.get("/snapshot").json() == json.loads(msgspec.json.encode(VALUES[1]))
+        assert client.get("/board").json() == {"title": "best", "best": [encoded], "worst": None}
+        assert client.post("/record", json=encoded).json() == "Record AAPL bullish"
+        assert client.post("/record", json={**encoded, "sentiment": None}).status_code == 422
+        refused = client.post("/record", json={"symbol": "AAPL", "prediction": "much"})
+        assert "Expected `float`, got `str` - at `$.prediction`" in refused.json()["detail"][0]["msg"]
+        description = client.get("/openapi.json").json()
+    content = description["paths"]["/records"]["get"]["responses"]["200"]["content"]["application/json"]
+    assert content["schema"]["items"] == {"$ref": "#/components/schemas/Record"}
+    described = description["components"]["schemas"]["Record"]
+    assert list(described["properties"]) == list(Record.__struct_fields__)
+    assert described["properties"]["sentiment"]["default"] == "neutral"
+
+
+def test_a_value_of_another_type_is_refused() -> None:
+    """By pydantic's own error, with what msgspec says."""
+    with pytest.raises(ValidationError, match="missing required field `symbol`"):
+        TypeAdapter(Record).validate_python({})
+    with pytest.raises(ValidationError, match="Expected `object`, got `int`"):
+        TypeAdapter(list[Record]).validate_python([1])
+
+
+def test_a_field_that_may_be_left_out_is_described_as_such() -> None:
+    """Without it in the value it is not in the JSON."""
+
+    class Extended(Record, frozen=True):
+        extra: dict[str, str | float | bool | None] | msgspec.UnsetType = msgspec.UNSET
+
+    adapter = TypeAdapter(Extended)
+    described = adapter.json_schema()
+    assert "extra" not in described["required"]
+    assert described["properties"]["extra"]["type"] == "object"
+    assert "extra" not in json.loads(adapter.dump_json(Extended("A", 1.0, 0.5, 1.0)))
+    assert json.loads(adapter.dump_json(Extended("A", 1.0, 0.5, 1.0, extra={"sector": "x"})))["extra"] == {
+        "sector": "x"
+    }
+
+
+def test_all_that_readers_return_is_a_value() -> None:
+    """A new struct of the output must not be forgotten."""
+    internal = {"Rule", "Bot", "Position", "Index", "FileEntry", "Manifest", "PartResult"}
+    structs = {
+        name
+        for name in models.__all__
+        if isinstance(getattr(models, name), type) and issubclass(getattr(models, name), msgspec.Struct)
+    }
+    assert {name for name in structs if not issubclass(getattr(models, name), Value)} == internal
+
+
+def test_a_process_that_reads_does_not_load_pydantic() -> None:
+    """Nor does it need it for `to_dict`."""
+    program = "import optimizer, sys; optimizer.Record('A', 1, 1, 1).to_dict(); print('pydantic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,71 @@
+"""Types for TypeScript: what a generator from npm makes of the description of an app that includes the router."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+import optimizer.web
+from optimizer import Settings
+
+pytestmark = pytest.mark.slow
+
+PROJECT = Path(__file__).parent / "typescript"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a page, and with the compiler and the generator in the versions of the lock file."""
+    if shutil.which("npm") is None:
+        if os.environ.get("CI"):
+            pytest.fail("npm is missing: apt-get install npm")
+        pytest.skip("npm is missing: apt-get install npm")
+    directory = tmp_path_factory.mktemp("typescript")
+    shutil.copytree(PROJECT, directory, dirs_exist_ok=True)
+    run(directory, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
+    return directory
+
+
+def run(directory: Path, *command: str) -> None:
+    """Run a command, and fail with what it prints."""
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)} exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+
+
+def test_a_page_compiles_against_the_generated_types(project: Path) -> None:
+    """`components["schemas"]["Record"]` has the fields of a record, and what does not fit does not compile."""
+    app = FastAPI()
+    app.include_router(optimizer.web.make_router(Settings()), prefix="/api")
+    (project / "openapi.json").write_text(json.dumps(app.openapi()))
+
+    run(project, "node_modules/.bin/openapi-typescript", "openapi.json", "--output", "schema.d.ts")
+    run(project, "node_modules/.bin/tsc", "--strict", "--noEmit", "--target", "es2022", "page.ts")
+
+
+def test_types_are_made_of_an_app_that_has_a_record_of_its_own(project: Path) -> None:
+    """Both have longer names then, and no reference leads nowhere."""
+
+    class Record(BaseModel):
+        id: int
+
+    app = FastAPI()
+    for name in ("brain", "intraday"):
+        app.include_router(optimizer.web.make_router(Settings(source=name)), prefix=f"/{name}")
+    app.get("/theirs", response_model=list[Record])(list)
+    (project / "openapi.json").write_text(json.dumps(app.openapi()))
+    (project / "both.ts").write_text(
+        'import type { components, operations } from "./schema";\n'
+        'type Ours = components["schemas"]["optimizer__models__Record"];\n'
+        'type Answer = operations["intraday_prediction"]["responses"][200]["content"]["application/json"];\n'
+        "export const same = (record: Ours): Answer => record;\n"
+    )
+
+    run(project, "node_modules/.bin/openapi-typescript", "openapi.json", "--output", "schema.d.ts")
+    run(project, "node_modules/.bin/tsc", "--strict", "--noEmit", "--target", "es2022", "both.ts")
