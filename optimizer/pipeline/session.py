@@ -8,7 +8,6 @@ its lock is lost, or another run has published since, though Redis was away when
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
@@ -22,6 +21,7 @@ from optimizer.cache.verification import is_intact, shows
 from optimizer.cache.writer import VersionWriter
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused
+from optimizer.log import SourceLog
 from optimizer.models import Manifest, Report
 from optimizer.snapshots.format import SnapshotSet
 
@@ -29,7 +29,7 @@ __all__ = ["LOCK_LOST", "Session"]
 
 LOCK_LOST: Final = "the lock was lost during the run (was it paused, or revoked?); the next tick starts anew"
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 _T = TypeVar("_T")
 
 
@@ -75,7 +75,8 @@ class Session:
             return question()
         except CacheUnavailable as error:
             self.state, self.problem = "down", str(error)
-            _log.warning("[RollingOptimizer] the cache is down, the run goes on without it: %s", error)
+            source = self.cache.keys.source
+            _log.warning("the cache is down, the run goes on without it", source=source, error=error)
             return absent
 
     # ---- reports

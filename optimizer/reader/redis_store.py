@@ -8,7 +8,6 @@ Errors: `CacheUnavailable`.
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -24,6 +23,7 @@ from optimizer.cache.clocks import Sightings, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS, Keys
 from optimizer.cache.pointer import Pointer
 from optimizer.errors import CacheUnavailable
+from optimizer.log import SourceLog
 from optimizer.reader.results import CachedVersion, Payload, Sighting, load_payloads
 
 __all__ = ["READ_ATTEMPTS", "Listener", "RedisStore"]
@@ -38,7 +38,7 @@ READ_ATTEMPTS: Final = 3
 # How long `close` of a reader may have to wait.
 STEP_S: Final = 0.1
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 
 class RedisStore:
@@ -73,7 +73,8 @@ class RedisStore:
         except CacheUnavailable as error:
             if is_away(error):
                 if self.up:
-                    _log.warning("[RollingOptimizer] Redis is away, what is held or in the files answers: %s", error)
+                    source = self.keys.source
+                    _log.warning("Redis is away, what is held or in the files answers", source=source, error=error)
                 self.up = False
                 self.problem = str(error)
                 self._may_ask_time = True
@@ -96,7 +97,7 @@ class RedisStore:
             self.problem = str(error)
             raise
         if not self.up:
-            _log.info("[RollingOptimizer] Redis is back")
+            _log.info("Redis is back", source=self.keys.source)
         self.up, self._failures = True, 0
         self.problem = "it holds no snapshot that can be read"
         return result
@@ -207,7 +208,7 @@ class Listener:
     def _give_up(self, error: CacheUnavailable) -> None:
         # An ACL may forbid the channel alone: then the pointer is read once a second, and that is all.
         self._is_forbidden = is_forbidden(error)
-        _log.debug("not listening to the channel of new versions: %s", error)
+        _log.debug("not listening to the channel of new versions", source=self._store.keys.source, error=error)
         self.close()
 
 

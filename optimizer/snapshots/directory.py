@@ -89,6 +89,9 @@ class DirectoryStore:
                 is_acquired = _lock(descriptor)
             yield is_acquired
         finally:
+            fcntl.flock(
+                descriptor, fcntl.LOCK_UN
+            )  # closing is not enough: a child that was forked meanwhile has a copy
             os.close(descriptor)
 
     def write(

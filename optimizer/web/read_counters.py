@@ -7,18 +7,18 @@ if the user may not write, the counts stay in the process, and are shown with th
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from optimizer.cache.client import is_away
 from optimizer.cache.keys import ORIGINS
 from optimizer.errors import CacheUnavailable
+from optimizer.log import SourceLog
 from optimizer.models import Origin
 from optimizer.reader.redis_store import RedisStore
 
 __all__ = ["ReadCounters"]
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 
 class ReadCounters:
@@ -59,7 +59,7 @@ class ReadCounters:
                     sums = pipeline.execute()
             except CacheUnavailable as error:
                 if not self._logged and not is_away(error):
-                    _log.info("[RollingOptimizer] reads are counted by this process alone: %s", error)
+                    _log.info("reads are counted by this process alone", source=store.keys.source, error=error)
                     self._logged = True
                 return
             self._shared = (dict(zip(counted, sums, strict=True)), counted)
