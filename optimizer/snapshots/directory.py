@@ -89,9 +89,8 @@ class DirectoryStore:
                 is_acquired = _lock(descriptor)
             yield is_acquired
         finally:
-            fcntl.flock(
-                descriptor, fcntl.LOCK_UN
-            )  # closing is not enough: a child that was forked meanwhile has a copy
+            with suppress(OSError):  # closing is not enough: a child that was forked meanwhile has a copy
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def write(

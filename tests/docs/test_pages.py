@@ -3,6 +3,7 @@
 The commands of a page are run in order, in a directory with a sample input and a published snapshot, on a real Redis.
 An HTML comment on the line before a block says otherwise:
 
+    <!-- file: PATH -->          it is written to this path of the directory, where a file may be replaced
     <!-- service: TEXT -->       it runs until the end of the page, and is up once it has printed TEXT
     <!-- output -->              (before `text`) what the commands before it print; `...` stands for lines left out
     <!-- tested: FILE::TEST -->  that test runs it
@@ -52,14 +53,18 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 @every_page
 def test_the_commands_and_the_python_of_a_page_run(page: Path, tmp_path: Path, own_redis: RedisServer) -> None:
     """Every block without a marker exits with 0; output that a page shows is what is printed, but for its digits."""
-    runnable = [block for block in blocks(page) if block.language in ("sh", "python") or block.marker == "output"]
+    runnable = [
+        block for block in blocks(page) if block.language in ("sh", "python") or block.marker in ("output", "file")
+    ]
     if not any(block.marker in ("", "service") for block in runnable):
         return
     own_redis.start()
-    with Sandbox(tmp_path / "page", own_redis.url) as sandbox:
+    with Sandbox(tmp_path / "page", own_redis.url, of_a_team=page.parent.name == "integrate") as sandbox:
         for block in runnable:
             if block.marker == "output":
                 check_output(block, sandbox.printed)
+            elif block.marker == "file":
+                sandbox.write(block)
             elif block.marker == "service":
                 sandbox.start(block)
             elif not block.marker:
@@ -83,7 +88,8 @@ def test_commands_that_do_not_run_here_say_where_they_do(page: Path) -> None:
             for command in block.commands:
                 assert re.search(rf"\b{re.escape(command)}$", ran, re.MULTILINE), f"{block}: .ci/run has no {command}"
         else:
-            assert block.marker in ("", "service", "output"), f"{block}: {block.marker} is not a marker"
+            assert block.marker in ("", "service", "output", "file"), f"{block}: {block.marker} is not a marker"
+            assert block.argument or block.marker not in ("service", "file"), block
 
 
 @every_page

@@ -19,7 +19,7 @@ from tests.support.redis_servers import wait_until
 __all__ = ["PAGES", "ROOT", "Block", "Sandbox", "blocks", "code_spans"]
 
 ROOT: Final = Path(__file__).parent.parent.parent
-PAGES: Final = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES: Final = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 _BLOCK: Final = re.compile(r"(?:^<!-- ([a-z]+)(?:: (.+?))? -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _STOP_S: Final = 30.0
@@ -63,12 +63,16 @@ def code_spans(page: Path) -> list[str]:
 class Sandbox:
     """A directory in which the commands of one page run one after another; leaving its `with` block stops the services.
 
-    Port 8000 in a page is a free port here, `make TARGET` the recipe of the Makefile, and `.venv` the running Python's.
-    `export` holds for the rest of the page.
+    Port 8000 in a page is a free port here, `redis://localhost:6379/0` the Redis of the test, `make TARGET` the
+    recipe of the Makefile, and `.venv` the running Python's. `export` holds for the rest of the page.
+
+    Attributes:
+        of_a_team: The directory is another program's: of this repository it has the installed package only.
     """
 
     directory: Path
     redis_url: str
+    of_a_team: bool = False
     printed: str = ""
     _exports: list[str] = field(default_factory=list)
     _services: list[tuple[Block, subprocess.Popen[str], Path]] = field(default_factory=list)
@@ -96,6 +100,12 @@ class Sandbox:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+    def write(self, block: Block) -> None:
+        """Write a block to the file that its marker names."""
+        path = self.directory / block.argument
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self._filled_in(block.text), "utf-8")
 
     def run(self, block: Block) -> None:
         """Run a block, as one script of the shell or of Python; fail unless it exits with 0."""
@@ -143,13 +153,13 @@ class Sandbox:
         return ["bash", "-eu", "-c", script]
 
     def _filled_in(self, text: str) -> str:
-        text = text.replace("8000", self._port)
+        text = text.replace("8000", self._port).replace("redis://localhost:6379/0", self.redis_url)
         return re.sub(r"^make (\S+)$", lambda match: _recipe(match[1]), text)
 
     def _environment(self) -> dict[str, str]:
         return os.environ | {
             "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": "" if self.of_a_team else str(ROOT),
             "HOME": str(self.directory),
             "ROLLING_REDIS_URL": self.redis_url,
             "ROLLING_TRIGGER_TOKEN": "a-token-of-the-sandbox",
