@@ -76,7 +76,8 @@ class SourceLog:
             stats = msgspec.json.encode({"source": report.source, **msgspec.to_builtins(report.stats)}).decode()
             self._log("✅ Optimized: %s", (stats,), logging.INFO, about)
         else:
-            self.info("%s: %s", report.status, report.reason or f"version {report.version}", **about)
+            outcome = (report.status, report.reason or f"version {report.version}")
+            self._log_about(logging.INFO, "%s: %s", outcome, about)
 
     def run_failed(self, source: str | None, error: BaseException) -> None:
         """Log a run that failed, in one line."""
@@ -112,4 +113,4 @@ class SourceLog:
             extra["rolling_error"] = type(extra["rolling_error"]).__name__
         if "rolling_stats" in extra:
             extra["rolling_stats"] = msgspec.to_builtins(extra["rolling_stats"])
-        self._logger.log(level, NAME + text, *arguments, extra=extra, exc_info=traceback, stacklevel=stacklevel)
+        self._logger.log(level, NAME + text, *arguments, extra=extra, exc_info=traceback or None, stacklevel=stacklevel)

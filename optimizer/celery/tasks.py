@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -73,11 +74,11 @@ def optimize_rolling_data(
         about["source"] = settings.source
         report = run_source(
             settings,
-            Dispatcher(self.request.id, _part_sender(settings, self), _tell_lost),
+            Dispatcher(self.request.id, _part_sender(settings, self), partial(_tell_lost, settings.source)),
             force=force,
             accept=accept,
             tick=int(time.time() // settings.interval_s) if scheduled else None,
-            progress=_progress(self),
+            progress=_progress(self, settings.source),
             time_limit_error=SoftTimeLimitExceeded,
         )
     if report is None:
@@ -100,7 +101,7 @@ def _drop_traceback(retval: object, **_: Any) -> None:
 def scan_rolling_part(self: Task, source: str, token: str, location: str) -> dict[str, Any]:
     """Scan one part, and return how that ended. A failure too is a result, which the merge needs."""
     try:
-        settings, progress = Settings.from_env(os.environ, source), _progress(self)
+        settings, progress = Settings.from_env(os.environ, source), _progress(self, source)
         outcome = scan_one_part(settings, token, location, progress=progress, time_limit_error=SoftTimeLimitExceeded)
     except SettingsInvalid as error:
         outcome = PartOutcome(location, error=type(error).__name__, details=str(error))
@@ -159,12 +160,12 @@ def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]
     return send_parts
 
 
-def _tell_lost(run_id: str, error: RunLost) -> None:
+def _tell_lost(source: str, run_id: str, error: RunLost) -> None:
     """Store the failure of a lost run, for which its sender may be waiting."""
     try:
         app.backend.mark_as_failure(run_id, error)
     except (RedisError, OperationalError, BackendError, OSError) as failure:
-        _log.warning("the sender of %s is not told that it is lost", run_id, error=failure)
+        _log.warning("the sender of %s is not told that it is lost", run_id, source=source, error=failure)
 
 
 def _result(report: Report) -> dict[str, Any]:
@@ -184,7 +185,7 @@ def _failure_logged(source: str | None) -> Iterator[dict[str, str | None]]:
         raise
 
 
-def _progress(task: Task) -> Progress:
+def _progress(task: Task, source: str) -> Progress:
     """Report bytes read as the task's state, about once a second, until the result backend fails to take it."""
     due = time.monotonic() + PROGRESS_EVERY_S
 
@@ -198,7 +199,7 @@ def _progress(task: Task) -> Progress:
         try:
             task.update_state(state="PROGRESS", meta=meta)
         except (RedisError, OperationalError, BackendError, OSError) as error:
-            _log.warning("progress is no longer reported", error=error)
+            _log.warning("progress is no longer reported", source=source, error=error)
             due = float("inf")
 
     return report

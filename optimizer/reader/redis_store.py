@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, cast
+from functools import cache
+from typing import TYPE_CHECKING, Final, cast
 
 import redis
 import redis.client
@@ -23,8 +24,10 @@ from optimizer.cache.clocks import Sightings, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS, Keys
 from optimizer.cache.pointer import Pointer
 from optimizer.errors import CacheUnavailable
-from optimizer.log import SourceLog
 from optimizer.reader.results import CachedVersion, Payload, Sighting, load_payloads
+
+if TYPE_CHECKING:
+    from optimizer.log import SourceLog
 
 __all__ = ["READ_ATTEMPTS", "Listener", "RedisStore"]
 
@@ -37,8 +40,6 @@ LONGEST_RETRY_S: Final = 2.0
 READ_ATTEMPTS: Final = 3
 # How long `close` of a reader may have to wait.
 STEP_S: Final = 0.1
-
-_log = SourceLog(__name__)
 
 
 class RedisStore:
@@ -74,7 +75,7 @@ class RedisStore:
             if is_away(error):
                 if self.up:
                     source = self.keys.source
-                    _log.warning("Redis is away, what is held or in the files answers", source=source, error=error)
+                    _log().warning("Redis is away, what is held or in the files answers", source=source, error=error)
                 self.up = False
                 self.problem = str(error)
                 self._may_ask_time = True
@@ -97,7 +98,7 @@ class RedisStore:
             self.problem = str(error)
             raise
         if not self.up:
-            _log.info("Redis is back", source=self.keys.source)
+            _log().info("Redis is back", source=self.keys.source)
         self.up, self._failures = True, 0
         self.problem = "it holds no snapshot that can be read"
         return result
@@ -208,8 +209,16 @@ class Listener:
     def _give_up(self, error: CacheUnavailable) -> None:
         # An ACL may forbid the channel alone: then the pointer is read once a second, and that is all.
         self._is_forbidden = is_forbidden(error)
-        _log.debug("not listening to the channel of new versions", source=self._store.keys.source, error=error)
+        _log().debug("not listening to the channel of new versions", source=self._store.keys.source, error=error)
         self.close()
+
+
+@cache
+def _log() -> SourceLog:
+    """Import the log when there is something to say: a reader's process loads few modules."""
+    from optimizer.log import SourceLog  # noqa: PLC0415
+
+    return SourceLog(__name__)
 
 
 def _cached_payloads(cached: CachedVersion | None, sighting: Sighting) -> dict[str, Payload]:
