@@ -289,7 +289,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `cache` says what became of Redis: `published`, `republished` (from the files, without a scan), `current`, `down`
     or `off`. `reason` goes with `skipped`, `error` and `details` with `failed`, `rejected` with the version that is
-    current.
+    current. `warning` says what is wrong with the run's worker though the run is right.
     """
 
     status: Literal["success", "unchanged", "skipped", "failed"]
@@ -303,3 +303,4 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     stats: Stats | None = None
     rejects: list[RejectTally] = []
     rejected: Rejected | None = None
+    warning: str | None = None

@@ -57,6 +57,8 @@ _log = SourceLog(__name__)
 class ObjectStore:
     """The sets below a URL; a `SnapshotStore`."""
 
+    marker: Final = None  # it has the same URL for every worker, and an object more is a request more at each tick
+
     def __init__(self, url: Url) -> None:
         self._url = url
         self._manifest = (url / MANIFEST_NAME).text
