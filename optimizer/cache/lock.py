@@ -22,7 +22,9 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 from optimizer.cache.client import CacheClient, translated_errors
@@ -123,7 +125,9 @@ class SourceLock:
             yield lock
             return
         ended = threading.Event()
-        thread = threading.Thread(target=self._extend_until, args=(lock, ended), name="rolling-lock", daemon=True)
+        # In the caller's context, so that a trace of the run has the extensions too.
+        extend = partial(copy_context().run, self._extend_until, lock, ended)
+        thread = threading.Thread(target=extend, name="rolling-lock", daemon=True)
         thread.start()
         try:
             yield lock

@@ -196,9 +196,9 @@ def run_locked(
                 session.start_from(before.version if before else 0)
                 report: _Report | Report
                 if directory_is_free if source_is_free is None else source_is_free:
-                    warning = session.warn_unless_shared(settings.output_dir, store.marker)
                     report = work(session, before)
-                    if report is not None and warning:
+                    if report is not None:  # it has ended, and what is in the directory is this source's
+                        warning = session.warn_unless_shared(settings.output_dir, store.marker)
                         report = msgspec.structs.replace(report, warning=warning)
                 else:
                     report = skipped(settings, "already_running" if token is None else "superseded")
