@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from optimizer.config.settings import Settings
     from optimizer.errors import RollingError, SnapshotMissing
     from optimizer.models import BotSummary, Holding, Record, Report
+    from optimizer.pipeline.background import background
     from optimizer.pipeline.run import optimize
     from optimizer.reader.async_reader import AsyncSnapshotReader
     from optimizer.reader.reader import SnapshotReader
@@ -31,6 +32,7 @@ __all__ = [
     "SnapshotReader",
     "State",
     "VersionSnapshot",
+    "background",
     "optimize",
 ]
 
@@ -38,6 +40,7 @@ _MODULES: Final = {
     "optimizer.config.settings": ("Settings",),
     "optimizer.errors": ("RollingError", "SnapshotMissing"),
     "optimizer.models": ("BotSummary", "Holding", "Record", "Report"),
+    "optimizer.pipeline.background": ("background",),
     "optimizer.pipeline.run": ("optimize",),
     "optimizer.reader.async_reader": ("AsyncSnapshotReader",),
     "optimizer.reader.reader": ("SnapshotReader",),

@@ -309,7 +309,7 @@ class Report(Value, frozen=True, omit_defaults=True):
 
     `cache` says what became of Redis: `published`, `republished` (from the files, without a scan), `current`, `down`
     or `off`. `reason` goes with `skipped`, `error` and `details` with `failed`, `rejected` with the version that is
-    current.
+    current. `warning` says what is wrong with the run's worker though the run is right.
     """
 
     status: Literal["success", "unchanged", "skipped", "failed"]
@@ -323,3 +323,4 @@ class Report(Value, frozen=True, omit_defaults=True):
     stats: Stats | None = None
     rejects: list[RejectTally] = msgspec.field(default_factory=list)
     rejected: Rejected | None = None
+    warning: str | None = None

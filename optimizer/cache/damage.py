@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import cast
 
@@ -10,19 +9,20 @@ import redis
 
 from optimizer.cache.keys import KeyType
 from optimizer.cache.scripts import DELETE_UNUSABLE
+from optimizer.log import SourceLog
 
 __all__ = ["delete_unusable", "warn_of_damage"]
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 
-def delete_unusable(client: redis.Redis, types: Mapping[str, KeyType]) -> None:
-    """Delete each of these keys that has another type than it should, or never expires though it should."""
+def delete_unusable(client: redis.Redis, types: Mapping[str, KeyType], source: str) -> None:
+    """Delete each of these keys of a source that has another type than it should, or never expires though it should."""
     arguments = [text for key_type in types.values() for text in (key_type.type, "1" if key_type.expires else "0")]
     for problem in cast("list[bytes]", client.eval(DELETE_UNUSABLE, len(types), *types, *arguments)):
-        warn_of_damage(problem.decode("utf-8", "replace"))
+        warn_of_damage(problem.decode("utf-8", "replace"), source)
 
 
-def warn_of_damage(problem: str) -> None:
+def warn_of_damage(problem: str, source: str) -> None:
     """Log what was damaged."""
-    _log.warning("[RollingOptimizer] damaged in Redis, and replaced: %s", problem)
+    _log.warning("damaged in Redis, and replaced: %s", problem, source=source)

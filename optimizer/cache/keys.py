@@ -25,6 +25,8 @@
 | rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
 | rolling:{S}:handed        | HASH    | a dispatched run that has not ended: token,         | ten intervals,     |
 |                           |         | assignment (JSON); deleted at its end               | renewed by scans   |
+| rolling:{S}:output       | STRING  | the id of the output directory that the runs write  | ten intervals,     |
+|                           |         | to, as its file `.output-id` holds it               | renewed by runs    |
 | rolling:{S}:revoked:M     | STRING  | a run was revoked; M is what its tokens begin with  | ten intervals      |
 | rolling:{S}:part:D        | STRING  | the result of the scan of one part (gz JSON); D is  | an hour, renewed   |
 |                           |         | a digest of the part as it was; immutable; deleted  | by each tick       |
@@ -118,6 +120,7 @@ class Keys:
             **{name: KeyType(kind, expires=False) for kind, names in lasting.items() for name in names},
             self.lock: KeyType("string", expires=True),
             self.handed: KeyType("hash", expires=True),
+            self.output: KeyType("string", expires=True),
         }
 
     @property
@@ -129,6 +132,11 @@ class Keys:
     def handed(self) -> str:
         """The assignment of a dispatched run."""
         return self._name("handed")
+
+    @property
+    def output(self) -> str:
+        """The id of the output directory that the runs write to."""
+        return self._name("output")
 
     def revoked(self, mark: str) -> str:
         """Exists after a run was revoked; `mark` is the digest of its id."""

@@ -18,12 +18,13 @@ Errors: `CacheUnavailable`; `PublishRefused` from `acquire` for a run that was r
 from __future__ import annotations
 
 import hashlib
-import logging
 import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 from optimizer.cache.client import CacheClient, translated_errors
@@ -31,6 +32,7 @@ from optimizer.cache.damage import delete_unusable
 from optimizer.cache.keys import REVOKED
 from optimizer.cache.scripts import ACQUIRE, ADOPT, DELETE_AS_HOLDER, DISPATCH, END_DISPATCH, EXTEND, REVOKE
 from optimizer.errors import CacheUnavailable, PublishRefused
+from optimizer.log import SourceLog
 
 __all__ = ["LOCK_TTL_S", "AssignmentStore", "Lock", "SourceLock", "dispatch_ttl_s"]
 
@@ -38,7 +40,7 @@ LOCK_TTL_S: Final = 10.0
 LOCK_EXTEND_S: Final = 3.0
 RUN_DIGEST_CHARACTERS: Final = 16
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 
 @dataclass
@@ -77,7 +79,7 @@ class SourceLock:
         token = f"{digest}{secrets.token_hex(16)}"
         revoked = self._keys.revoked(digest)
         with self._cache.commands() as client:
-            delete_unusable(client, {revoked: REVOKED})
+            delete_unusable(client, {revoked: REVOKED}, self._keys.source)
             held = client.eval(ACQUIRE, 2, self._keys.lock, revoked, token, _ms(LOCK_TTL_S))
         if held == -1:
             raise PublishRefused("the run was revoked before it began")
@@ -113,7 +115,8 @@ class SourceLock:
         keys = (self._keys.lock, self._keys.handed, self._keys.revoked(digest))
         with self._cache.commands() as client:
             # No run is between this and the script to delete damaged keys, and the order must not be lost to them.
-            delete_unusable(client, {name: kind for name, kind in self._keys.fixed.items() if name in keys})
+            types = {name: kind for name, kind in self._keys.fixed.items() if name in keys}
+            delete_unusable(client, types, self._keys.source)
             client.eval(REVOKE, 3, *keys, digest, _ms(dispatch_ttl_s(self._cache.interval_s)))
 
     @contextmanager
@@ -122,7 +125,9 @@ class SourceLock:
             yield lock
             return
         ended = threading.Event()
-        thread = threading.Thread(target=self._extend_until, args=(lock, ended), name="rolling-lock", daemon=True)
+        # In the caller's context, so that a trace of the run has the extensions too.
+        extend = partial(copy_context().run, self._extend_until, lock, ended)
+        thread = threading.Thread(target=extend, name="rolling-lock", daemon=True)
         thread.start()
         try:
             yield lock
@@ -140,7 +145,7 @@ class SourceLock:
                 else:
                     client.eval(DELETE_AS_HOLDER, 2, self._keys.lock, self._keys.lock, lock.token)
         except CacheUnavailable as error:
-            _log.warning("the lock was not released and expires by itself: %s", error)
+            _log.warning("the lock was not released and expires by itself", source=self._keys.source, error=error)
 
     def _extend_until(self, lock: Lock, ended: threading.Event) -> None:
         """Extend the lock until the run ends, or until it is lost, which the run checks before it publishes."""
@@ -151,7 +156,7 @@ class SourceLock:
                         lock.lost = True
                         return
             except CacheUnavailable as error:
-                _log.warning("the lock could not be extended yet: %s", error)
+                _log.warning("the lock could not be extended yet", source=self._keys.source, error=error)
 
     def _extend(self, token: str, seconds: float) -> bool:
         keys = (self._keys.lock, self._keys.handed)

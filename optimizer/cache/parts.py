@@ -43,7 +43,8 @@ class PartStore:
         """
         wanted = {digest.encode() for digest in digests}
         with self._cache.commands() as client:
-            delete_unusable(client, {self._keys.part(digest): PART for digest in digests})
+            types = {self._keys.part(digest): PART for digest in digests}
+            delete_unusable(client, types, self._keys.source)
             stored = cast("set[bytes]", client.smembers(self._keys.parts))
             pipeline = client.pipeline(transaction=False)
             for digest in digests:
@@ -63,7 +64,7 @@ class PartStore:
             try:
                 return None if data is None else _RESULT.decode(gzip.decompress(data))
             except UNREADABLE:
-                warn_of_damage(f"{name} cannot be read")
+                warn_of_damage(f"{name} cannot be read", self._keys.source)
                 client.delete(name)
                 return None
 

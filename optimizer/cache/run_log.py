@@ -31,7 +31,8 @@ class RunLog:
         """Take a tick; false if another run has it."""
         key, token = self._keys.tick(number), secrets.token_hex(16)
         with self._cache.commands() as client:
-            delete_unusable(client, {self._keys.tick(each): TICK for each in (number, number - 1)})
+            types = {self._keys.tick(each): TICK for each in (number, number - 1)}
+            delete_unusable(client, types, self._keys.source)
             taken = client.set(key, token, nx=True, px=round(1000 * max(1.0, 2 * self._cache.interval_s)))
             # redis-py repeats a command whose reply was lost: then the token in the key is ours.
             return bool(taken) or client.get(key) == token.encode()

@@ -18,6 +18,7 @@ __all__ = [
     "END_DISPATCH",
     "EXTEND",
     "FLIP",
+    "NAME_OUTPUT",
     "REVOKE",
 ]
 
@@ -111,6 +112,14 @@ return 0
 DELETE_AS_HOLDER: Final = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[2]) end
 return 0
+"""
+
+# KEYS: output. ARGV: an id, an id that it may replace, its expiry in milliseconds. Returns the id that is then named.
+NAME_OUTPUT: Final = """
+local named = redis.call('GET', KEYS[1])
+if named and named ~= ARGV[1] and named ~= ARGV[2] then return named end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+return ARGV[1]
 """
 
 # KEYS: current, flipped. ARGV: version, time.

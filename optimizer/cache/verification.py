@@ -39,7 +39,7 @@ def is_intact(cache: CacheClient, version: int) -> bool:
     wrong = [name for name, reply in actual.items() if reply != (names[name].encode(), -1)]
     for name in wrong:
         if actual[name][0] != b"none":
-            warn_of_damage(f"{name} is of another type, or expires")
+            warn_of_damage(f"{name} is of another type, or expires", cache.keys.source)
     return not wrong
 
 
@@ -75,7 +75,7 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
         if not wrong and not _ranks_agree(client, names["ranking"], names["symbols"], count):
             wrong = [names["ranking"], names["symbols"]]
     for name in wrong:
-        warn_of_damage(f"{name} is not what the files hold, or expires")
+        warn_of_damage(f"{name} is not what the files hold, or expires", cache.keys.source)
     return not wrong
 
 

@@ -14,7 +14,6 @@ Errors: `CacheUnavailable`; `PublishRefused` if the script refuses.
 
 from __future__ import annotations
 
-import logging
 import time
 from itertools import chain
 from typing import Any, Final, cast
@@ -30,6 +29,7 @@ from optimizer.cache.lock import Lock
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP
 from optimizer.errors import CacheUnavailable, PublishRefused
+from optimizer.log import SourceLog
 from optimizer.snapshots.format import SnapshotSet, delta_between
 
 __all__ = ["VersionWriter"]
@@ -39,7 +39,7 @@ OLD_VERSION_TTL_S: Final = 120
 DELTAS_KEPT: Final = 120
 STAGE_BATCH: Final = 1_000
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 
 class VersionWriter:
@@ -53,10 +53,10 @@ class VersionWriter:
         """Delete keys of the source that cannot be used; each is made again by what writes it."""
         names = [self._keys.reads(origin) for origin in ORIGINS]
         with self._cache.commands() as client:
-            delete_unusable(client, self._keys.fixed)
+            delete_unusable(client, self._keys.fixed, self._keys.source)
             for name, count in zip(names, cast("list[bytes | None]", client.mget(names)), strict=True):
                 if count is not None and not NUMBER.fullmatch(count.decode("ascii", "replace")):
-                    warn_of_damage(f"{name} holds what is no number")
+                    warn_of_damage(f"{name} holds what is no number", self._keys.source)
                     client.delete(name)
 
     def pointer(self, lock: Lock | None = None) -> Pointer | None:
@@ -80,7 +80,7 @@ class VersionWriter:
         try:
             return Pointer.from_hash(fields)
         except CacheUnavailable as error:
-            warn_of_damage(f"{self._keys.current}: {error}")
+            warn_of_damage(f"{self._keys.current}: {error}", self._keys.source)
             if lock is not None:
                 client.eval(DELETE_AS_HOLDER, 2, self._keys.lock, self._keys.current, lock.token)
             return None
@@ -186,7 +186,7 @@ class VersionWriter:
                 return b""
             return delta_between(before.version, old, snapshots)
         except (redis.ResponseError, *UNREADABLE) as error:  # of another type, or damaged
-            _log.warning("[RollingOptimizer] %s cannot be read, so there is no delta from it: %s", name, error)
+            _log.warning("%s cannot be read, so there is no delta from it", name, source=self._keys.source, error=error)
             return b""
 
 

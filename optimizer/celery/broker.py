@@ -9,7 +9,6 @@ Errors of Redis itself are raised: they are not caused by a message, and Celery 
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from contextlib import suppress
 from typing import Any, Final
@@ -21,11 +20,12 @@ from kombu.transport import redis
 from redis.exceptions import DataError, RedisError
 
 from optimizer.celery.envelope import MessageInvalid, check_command, check_envelope
+from optimizer.log import SourceLog
 from optimizer.models import UNDECODABLE
 
 __all__ = ["Connection", "dropped"]
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 # Celery itself waits two seconds longer each time, up to 30, and has no setting for that: after a minute without the
 # broker a worker would miss the next 15 s or more.
@@ -127,7 +127,7 @@ class Connection(kombu.connection.Connection):
 
 def _drop(queue: str, reason: str) -> None:
     dropped[queue] += 1
-    _log.warning("[RollingOptimizer] ⚠️ a message of %s was dropped: %s", queue, reason)
+    _log.warning("⚠️ a message of %s was dropped: %s", queue, reason)
 
 
 def _reason(error: Exception) -> str:

@@ -5,7 +5,6 @@ An error in a message is raised: `broker.py` drops the message.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +18,12 @@ from optimizer.celery.broker import dropped
 from optimizer.celery.envelope import MessageInvalid, check_task
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable
+from optimizer.log import SourceLog
 from optimizer.pipeline.distributed import revoke
 
 __all__ = ["Consumer", "DroppedMessages"]
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
@@ -91,4 +91,4 @@ def _end_runs(run_ids: set[str]) -> None:
             for run_id in run_ids:
                 revoke(settings, run_id)
     except CacheUnavailable as error:
-        _log.warning("[RollingOptimizer] ⚠️ a run may go on though it was revoked: %s", error)
+        _log.warning("⚠️ a run may go on though it was revoked", error=error)

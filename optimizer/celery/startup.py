@@ -20,12 +20,13 @@ from optimizer.cache.server_checks import check_broker, check_cache, check_no_cl
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
+from optimizer.log import SourceLog
 from optimizer.scan.engine import choose_engine
 from optimizer.storage.location import is_pattern
 
 __all__ = ["connect_signals"]
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 # Pools that are tested, and whether they know time limits and can end a running task.
 POOLS: Final = {
@@ -104,9 +105,9 @@ def _log_engines(every: Sequence[Settings]) -> None:
     for settings in every:
         engine = choose_engine(settings.engine)
         if engine.warning:
-            _log.warning("[RollingOptimizer] ⚠️ %s: %s", settings.source, engine.warning)
+            _log.warning("⚠️ %s", engine.warning, source=settings.source)
         else:
-            _log.info("[RollingOptimizer] %s: engine %s", settings.source, engine.name)
+            _log.info("engine %s", engine.name, source=settings.source)
 
 
 def _log_servers(every: Sequence[Settings]) -> None:
@@ -121,14 +122,14 @@ def _log_servers(every: Sequence[Settings]) -> None:
         except CacheUnavailable as error:
             problems = [str(error)]
         for problem in problems:
-            _log.warning("[RollingOptimizer] %s: %s", role, problem)
+            _log.warning("%s: %s", role, problem, source=source)
 
 
 def _log_pool(name: str) -> None:
     """Warn of a pool without time limits."""
     if not POOLS[name]:
         _log.warning(
-            "[RollingOptimizer] ⚠️ this pool knows no time limits, and cannot end a run amid its scan: one that hangs "
+            "⚠️ this pool knows no time limits, and cannot end a run amid its scan: one that hangs "
             "stays until the worker is restarted; -P prefork (the default) can"
         )
 
@@ -138,14 +139,14 @@ def _log_queues(every: Sequence[Settings], consumed: Sequence[str]) -> None:
     of_sources = [source_queue(settings.source) for settings in every]
     if not {*of_sources, SCAN_QUEUE}.intersection(consumed):
         _log.warning(
-            "[RollingOptimizer] ⚠️ this worker takes %s, and so no run and no scan, which are sent to %s; start it "
+            "⚠️ this worker takes %s, and so no run and no scan, which are sent to %s; start it "
             "without -Q, or with some of these",
             ", ".join(consumed),
             ", ".join([*of_sources, SCAN_QUEUE]),
         )
     elif not set(of_sources).intersection(consumed) and not any(is_pattern(settings.input) for settings in every):
         _log.warning(
-            "[RollingOptimizer] ⚠️ this worker takes %s, to which only the parts of a pattern are sent, and no source "
+            "⚠️ this worker takes %s, to which only the parts of a pattern are sent, and no source "
             "has a pattern as its input; single files are scanned in %s",
             SCAN_QUEUE,
             ", ".join(of_sources),

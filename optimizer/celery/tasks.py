@@ -7,11 +7,11 @@ under the same task id: the run's sender finds its report there.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -26,6 +26,7 @@ from optimizer.celery.app import app
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
+from optimizer.log import SourceLog
 from optimizer.models import Report
 from optimizer.pipeline.assignment import Assignment, Dispatcher
 from optimizer.pipeline.distributed import PartOutcome, merge_parts, scan_one_part
@@ -40,7 +41,7 @@ __all__ = ["TASK_NAME", "merge_rolling_parts", "optimize_rolling_data", "scan_ro
 TASK_NAME: Final = "tasks.optimize_rolling_data"
 PROGRESS_EVERY_S: Final = 1.0
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 # `throws`: these are outcomes, logged in one line of ours; anything else is a bug and gets its traceback.
 # The default of 1,024 characters would cut the report that Flower shows.
@@ -65,18 +66,19 @@ def optimize_rolling_data(
         RollingError: The run failed; the old snapshots are as they were. The next tick is the retry.
         Ignore: Its parts were sent, and the merge, which has this task's id, reports.
     """
-    with _failure_logged():
+    with _failure_logged(source) as about:
         for name, value in (("force", force), ("scheduled", scheduled), ("accept", accept)):
             if not isinstance(value, bool):
                 raise SettingsInvalid(f"{name}={value!r} is not true or false")
         settings = Settings.from_env(os.environ, source)
+        about["source"] = settings.source
         report = run_source(
             settings,
-            Dispatcher(self.request.id, _part_sender(settings, self), _tell_lost),
+            Dispatcher(self.request.id, _part_sender(settings, self), partial(_tell_lost, settings.source)),
             force=force,
             accept=accept,
             tick=int(time.time() // settings.interval_s) if scheduled else None,
-            progress=_progress(self),
+            progress=_progress(self, settings.source),
             time_limit_error=SoftTimeLimitExceeded,
         )
     if report is None:
@@ -99,7 +101,7 @@ def _drop_traceback(retval: object, **_: Any) -> None:
 def scan_rolling_part(self: Task, source: str, token: str, location: str) -> dict[str, Any]:
     """Scan one part, and return how that ended. A failure too is a result, which the merge needs."""
     try:
-        settings, progress = Settings.from_env(os.environ, source), _progress(self)
+        settings, progress = Settings.from_env(os.environ, source), _progress(self, source)
         outcome = scan_one_part(settings, token, location, progress=progress, time_limit_error=SoftTimeLimitExceeded)
     except SettingsInvalid as error:
         outcome = PartOutcome(location, error=type(error).__name__, details=str(error))
@@ -119,7 +121,7 @@ def merge_rolling_parts(
     Raises:
         RollingError: The run failed.
     """
-    with _failure_logged():
+    with _failure_logged(source):
         settings = Settings.from_env(os.environ, source)
         report = merge_parts(settings, token, _decode_outcomes(outcomes), time_limit_error=SoftTimeLimitExceeded)
     return _result(report)
@@ -158,35 +160,32 @@ def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]
     return send_parts
 
 
-def _tell_lost(run_id: str, error: RunLost) -> None:
+def _tell_lost(source: str, run_id: str, error: RunLost) -> None:
     """Store the failure of a lost run, for which its sender may be waiting."""
     try:
         app.backend.mark_as_failure(run_id, error)
     except (RedisError, OperationalError, BackendError, OSError) as failure:
-        _log.warning("the sender of %s is not told that it is lost: %s", run_id, failure)
+        _log.warning("the sender of %s is not told that it is lost", run_id, source=source, error=failure)
 
 
 def _result(report: Report) -> dict[str, Any]:
-    if report.status == "success":
-        _log.info("[RollingOptimizer] ✅ Optimized: %s", msgspec.json.encode(report.stats).decode())
-    else:
-        _log.info("[RollingOptimizer] %s: %s", report.status, report.reason or f"version {report.version}")
+    _log.run_ended(report)
     result: dict[str, Any] = msgspec.to_builtins(report)
     return result
 
 
 @contextmanager
-def _failure_logged() -> Iterator[None]:
-    """Log a run that fails, in one line."""
+def _failure_logged(source: str | None) -> Iterator[dict[str, str | None]]:
+    """Log a run that fails, in one line; the block replaces `source` once it is known."""
+    about = {"source": source}
     try:
-        yield
+        yield about
     except RollingError as error:
-        failure = msgspec.json.encode({"error": type(error).__name__, "details": str(error)}).decode()
-        _log.error("[RollingOptimizer] ⚠️ Optimization failed: %s", failure)
+        _log.run_failed(about["source"], error)
         raise
 
 
-def _progress(task: Task) -> Progress:
+def _progress(task: Task, source: str) -> Progress:
     """Report bytes read as the task's state, about once a second, until the result backend fails to take it."""
     due = time.monotonic() + PROGRESS_EVERY_S
 
@@ -200,7 +199,7 @@ def _progress(task: Task) -> Progress:
         try:
             task.update_state(state="PROGRESS", meta=meta)
         except (RedisError, OperationalError, BackendError, OSError) as error:
-            _log.warning("progress is no longer reported: %s", error)
+            _log.warning("progress is no longer reported", source=source, error=error)
             due = float("inf")
 
     return report

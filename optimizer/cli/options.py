@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from optimizer.config.environment import without_sources
 from optimizer.config.settings import Settings, variable_name
 from optimizer.errors import SettingsInvalid
 
-__all__ = ["accept_option", "settings_or_usage_error", "source_option", "usage_errors"]
+__all__ = ["accept_option", "every_or_usage_error", "settings_or_usage_error", "source_option", "usage_errors"]
 
 
 def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,10 +36,28 @@ def settings_or_usage_error(source: str | None = None, **options: Any) -> Settin
     Raises:
         click.UsageError: A value cannot be used, or there is no such source.
     """
+    with usage_errors():
+        return Settings.from_env(_environ(options), source, strict=True)
+
+
+def every_or_usage_error(interval_s: float, source: str | None = None, **options: Any) -> list[Settings]:
+    """Read the settings of one source, or of all, as above; each with this interval.
+
+    Raises:
+        click.UsageError: As above.
+    """
+    with usage_errors():
+        environ = _environ(options)
+        every = Settings.every_from_env(environ, strict=True)
+        if source is not None:
+            every = [Settings.from_env(environ, source, strict=True)]
+        return [replace(settings, interval_s=interval_s) for settings in every]
+
+
+def _environ(options: Mapping[str, Any]) -> dict[str, str]:
     given = {variable_name(name): str(value) for name, value in options.items() if value is not None}
     environ = without_sources(os.environ) if variable_name("input") in given else os.environ
-    with usage_errors():
-        return Settings.from_env({**environ, **given}, source, strict=True)
+    return {**environ, **given}
 
 
 @contextmanager

@@ -31,5 +31,7 @@ def describe(report: Report) -> str:
             lines.append(f"  {stats.symbols_ignored:,} records name another symbol than the key under which they stand")
     else:
         lines += [f"  {line}" for line in describe_rejected(report.rejected)]
+    if report.warning:
+        lines.append(f"  warning: {report.warning}")
     lines += [f"  rejected {describe_tally(tally)}" for tally in report.rejects]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`rolling-optimizer run`: one run in this process."""
+"""`rolling-optimizer run`: one run in this process, or one every so many seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import Any
 import click
 import msgspec
 
-from optimizer.cli.options import accept_option, settings_or_usage_error, source_option, usage_errors
+from optimizer.cli.every import run_every
+from optimizer.cli.options import (
+    accept_option,
+    every_or_usage_error,
+    settings_or_usage_error,
+    source_option,
+    usage_errors,
+)
 from optimizer.cli.report import describe
 from optimizer.config.settings import ENGINES
 from optimizer.errors import RollingError
@@ -33,9 +40,28 @@ __all__ = ["run"]
 @click.option("--force", is_flag=True, help="Scan though nothing changed.")
 @accept_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, alone.")
-def run(no_cache: bool, force: bool, accept: bool, as_json: bool, top: int | None, **options: Any) -> None:
-    """Do one run in this process."""
-    settings = settings_or_usage_error(top_symbols_limit=top, **options)
+@click.option("--every", type=float, metavar="S", help="Do one every S seconds, until SIGTERM or Ctrl-C.")
+def run(
+    *,
+    no_cache: bool,
+    force: bool,
+    accept: bool,
+    as_json: bool,
+    every: float | None,
+    top: int | None,
+    **options: Any,
+) -> None:
+    """Do one run in this process, or with --every scheduled runs of all sources."""
+    options["top_symbols_limit"] = top
+    if every is not None:
+        if force or accept:
+            raise click.UsageError("--force and --accept are for one run, and --every makes many")
+        sources = every_or_usage_error(every, **options)
+        with usage_errors():
+            for settings in sources:
+                choose_engine(settings.engine)
+        click.get_current_context().exit(run_every(sources, use_cache=not no_cache, as_json=as_json))
+    settings = settings_or_usage_error(**options)
     with usage_errors():
         choose_engine(settings.engine)
     try:

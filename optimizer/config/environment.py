@@ -10,7 +10,6 @@ Errors: `SettingsInvalid`.
 from __future__ import annotations
 
 import difflib
-import logging
 import re
 from collections.abc import Collection, Mapping
 from functools import cache
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from optimizer.errors import SettingsInvalid
+from optimizer.log import SourceLog
 from optimizer.storage.location import redact_url
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "without_sources",
 ]
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 PREFIX: Final = "ROLLING_"
 SOURCE_NAME: Final = re.compile(r"(?!\.+$)[A-Za-z0-9._-]+")  # `.` and `..` would be other directories
@@ -219,4 +219,4 @@ def _nearest(variable: str, known: Collection[str]) -> tuple[str, bool]:
 @cache
 def _warn(message: str) -> None:
     """Warn once per process, since the environment is read at each run."""
-    _log.warning("[RollingOptimizer] ⚠️ %s", message)
+    _log.warning("⚠️ %s", message)

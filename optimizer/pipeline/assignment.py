@@ -7,7 +7,6 @@ Errors: `CacheUnavailable`, `PublishRefused`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from optimizer.cache.client import UNREADABLE
 from optimizer.cache.lock import LOCK_TTL_S, AssignmentStore
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused, RunLost
+from optimizer.log import SourceLog
 from optimizer.pipeline.parts import Part
 from optimizer.pipeline.session import LOCK_LOST, Session
 
@@ -34,7 +34,7 @@ __all__ = [
 
 DISPATCH_LOCK_MAX_S: Final = 120.0
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -108,7 +108,8 @@ def read_assignment(session: Session, token: str) -> Assignment | None:
     try:
         return None if stored is None else _ASSIGNMENT.decode(stored)
     except UNREADABLE as error:
-        _log.warning("[RollingOptimizer] damaged in Redis, so the next tick makes the run again: handed: %s", error)
+        source = session.cache.keys.source
+        _log.warning("damaged in Redis, so the next tick makes the run again: handed", source=source, error=error)
         end_assignment(session, token)
         return None
 
@@ -122,7 +123,7 @@ def take_lost_assignment(session: Session, tell_lost: Callable[[str, RunLost], N
         "the scan of an earlier run has not come back: was its worker killed, or is there none, or none that is free, "
         "that takes the queue rolling.scan? See: celery -A tasks inspect active_queues"
     )
-    _log.warning("[RollingOptimizer] ⚠️ %s", lost)
+    _log.warning("⚠️ a run is lost", source=session.cache.keys.source, error=lost)
     with suppress(*UNREADABLE):  # damaged: then its id is not known
         tell_lost(_ASSIGNMENT.decode(stored).run_id, lost)
     return lost

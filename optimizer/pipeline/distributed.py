@@ -12,7 +12,6 @@ since, does nothing: its run is superseded.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -25,6 +24,7 @@ from optimizer.cache.lock import SourceLock
 from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunTimedOut, SourceMissing
+from optimizer.log import SourceLog
 from optimizer.models import Manifest, PartResult, Report
 from optimizer.pipeline.assignment import Assignment, dispatch_lock_ttl_s, end_assignment, read_assignment
 from optimizer.pipeline.parts import (
@@ -47,7 +47,7 @@ __all__ = ["PartOutcome", "merge_parts", "revoke", "scan_one_part"]
 
 FAILURES_NAMED: Final = 3
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 
 class PartOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -99,7 +99,7 @@ def scan_one_part(
         details = f"{location}: ended by the time limit after {time.monotonic() - started:.0f} s"
         return PartOutcome(location, error=RunTimedOut.__name__, details=details)
     except Exception as error:  # a bug: the run has to fail by name all the same
-        _log.exception("[RollingOptimizer] the scan of %s failed", location)
+        _log.exception("the scan of %s failed", location, source=settings.source, error=error)
         return PartOutcome(location, error=type(error).__name__, details=f"{location}: {error}")
 
 

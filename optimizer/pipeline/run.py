@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from typing import TypeVar
 
+import msgspec
+
 from optimizer.cache.clocks import text_of
 from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
@@ -195,6 +197,9 @@ def run_locked(
                 report: _Report | Report
                 if directory_is_free if source_is_free is None else source_is_free:
                     report = work(session, before)
+                    if report is not None:  # it has ended, and what is in the directory is this source's
+                        warning = session.warn_unless_shared(settings.output_dir, store.marker)
+                        report = msgspec.structs.replace(report, warning=warning)
                 else:
                     report = skipped(settings, "already_running" if token is None else "superseded")
         except time_limit_error as error:

@@ -8,9 +8,10 @@ its lock is lost, or another run has published since, though Redis was away when
 
 from __future__ import annotations
 
-import logging
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from types import TracebackType
 from typing import Final, Literal, TypeVar
 
@@ -18,19 +19,30 @@ from optimizer.cache.client import CacheClient
 from optimizer.cache.lock import Lock, SourceLock
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.run_log import RunLog
+from optimizer.cache.shared_output import is_shared_output
 from optimizer.cache.verification import is_intact, shows
 from optimizer.cache.writer import VersionWriter
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused
+from optimizer.log import SourceLog
 from optimizer.models import Manifest, Report
 from optimizer.snapshots.format import SnapshotSet
+from optimizer.snapshots.marker import Marker
+from optimizer.storage.location import Location
 
 __all__ = ["LOCK_LOST", "Session"]
 
 LOCK_LOST: Final = "the lock was lost during the run (was it paused, or revoked?); the next tick starts anew"
 
-_log = logging.getLogger(__name__)
+NOT_SHARED: Final = "the output directory of this worker is not the one that others use: %s on %s"
+
+_log = SourceLog(__name__)
 _T = TypeVar("_T")
+
+
+@cache
+def _log_not_shared(source: str, output_dir: str, host: str) -> None:
+    _log.warning(NOT_SHARED, output_dir, host, source=source)
 
 
 class Session:
@@ -75,7 +87,8 @@ class Session:
             return question()
         except CacheUnavailable as error:
             self.state, self.problem = "down", str(error)
-            _log.warning("[RollingOptimizer] the cache is down, the run goes on without it: %s", error)
+            source = self.cache.keys.source
+            _log.warning("the cache is down, the run goes on without it", source=source, error=error)
             return absent
 
     # ---- reports
@@ -155,6 +168,14 @@ class Session:
                         f"Redis holds version {now.version} by now, published while this run was on; the next tick "
                         "starts anew"
                     )
+
+    def warn_unless_shared(self, output_dir: Location, marker: Marker | None) -> str | None:
+        """Return a warning, and log it once a process, if the other runs of the source write to another directory."""
+        if marker is None or self.ask(lambda: is_shared_output(self.cache, marker), absent=True):
+            return None
+        where = (str(output_dir), socket.gethostname())
+        _log_not_shared(self.cache.keys.source, *where)
+        return NOT_SHARED % where
 
     # ---- versions
 

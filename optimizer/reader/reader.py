@@ -20,7 +20,6 @@ Errors: `SnapshotMissing` if neither has a snapshot; nothing else. The same for 
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from optimizer.storage.location import Location
 
 __all__ = ["SnapshotReader"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -201,8 +198,12 @@ class SnapshotReader:
                 callback.version = state.version
                 try:
                     callback.call(state)
-                except Exception:
-                    _log.exception("[RollingOptimizer] a callback for new versions failed: %r", callback.call)
+                except Exception as error:
+                    from optimizer.log import SourceLog  # noqa: PLC0415 - when there is something to say
+
+                    log = SourceLog(__name__)
+                    source = self.follower.source
+                    log.exception("a callback for new versions failed: %r", callback.call, source=source, error=error)
 
     # ---- the refresher
 

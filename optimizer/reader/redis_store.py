@@ -8,13 +8,13 @@ Errors: `CacheUnavailable`.
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, cast
+from functools import cache
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 import redis
@@ -28,6 +28,9 @@ from optimizer.errors import CacheUnavailable
 from optimizer.models import Origin, Record, Report
 from optimizer.reader.results import CachedVersion, Payload, Sighting, load_payloads
 
+if TYPE_CHECKING:
+    from optimizer.log import SourceLog
+
 __all__ = ["READ_ATTEMPTS", "Listener", "RedisStore"]
 
 # How often the pointer is read: one small HASH. It says what a lost message would have said, and the age.
@@ -40,7 +43,6 @@ READ_ATTEMPTS: Final = 3
 # How long `close` of a reader may have to wait.
 STEP_S: Final = 0.1
 
-_log = logging.getLogger(__name__)
 
 _RECORD: Final = msgspec.json.Decoder(Record)
 _REPORT: Final = msgspec.json.Decoder(Report)
@@ -88,7 +90,8 @@ class RedisStore:
         except CacheUnavailable as error:
             if is_away(error):
                 if self.up:
-                    _log.warning("[RollingOptimizer] Redis is away, what is held or in the files answers: %s", error)
+                    source = self.keys.source
+                    _log().warning("Redis is away, what is held or in the files answers", source=source, error=error)
                 self.up = False
                 self.problem = str(error)
                 self._may_ask_time = True
@@ -111,7 +114,7 @@ class RedisStore:
             self.problem = str(error)
             raise
         if not self.up:
-            _log.info("[RollingOptimizer] Redis is back")
+            _log().info("Redis is back", source=self.keys.source)
         self.up, self._failures = True, 0
         self.problem = "it holds no snapshot that can be read"
         return result
@@ -289,8 +292,16 @@ class Listener:
     def _give_up(self, error: CacheUnavailable) -> None:
         # An ACL may forbid the channel alone: then the pointer is read once a second, and that is all.
         self._is_forbidden = is_forbidden(error)
-        _log.debug("not listening to the channel of new versions: %s", error)
+        _log().debug("not listening to the channel of new versions", source=self._store.keys.source, error=error)
         self.close()
+
+
+@cache
+def _log() -> SourceLog:
+    """Import the log when there is something to say: a reader's process loads few modules."""
+    from optimizer.log import SourceLog  # noqa: PLC0415
+
+    return SourceLog(__name__)
 
 
 def _cached_payloads(cached: CachedVersion | None, sighting: Sighting) -> dict[str, Payload]:

@@ -5,6 +5,7 @@
         rolling_optimized.json.gz -> current/...   fixed names for plain readers; these links never change
         bots_snapshot.json.gz, portfolio_snapshot.json.gz, symbols_index.json.gz, manifest.json   likewise
         versions/1795000000000/                    a whole set, never written again; until complete, it has another name
+        .output-id                                 what tells it from other directories, see `marker.py`
         .lock                                      locked by the current run; mode 0600
 
 Invariant: a set is complete and synced before `current` points at it, and pointing is one rename. So a reader of the
@@ -49,6 +50,7 @@ from optimizer.snapshots.format import (
     decode_manifest,
     encode_manifest,
 )
+from optimizer.snapshots.marker import Marker
 from optimizer.storage import durable
 
 __all__ = ["LOCK_NAME", "DirectoryStore"]
@@ -66,6 +68,7 @@ class DirectoryStore:
         self._path = path
         self._current = path / CURRENT_NAME
         self._versions = path / VERSIONS_NAME
+        self.marker = Marker(path)
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -89,6 +92,8 @@ class DirectoryStore:
                 is_acquired = _lock(descriptor)
             yield is_acquired
         finally:
+            with suppress(OSError):  # closing is not enough: a child that was forked meanwhile has a copy
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def write(

@@ -19,7 +19,6 @@ Errors: `OutputUnwritable` when writing, `OutputUnreadable` when reading; `Publi
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from optimizer.errors import OutputUnreadable, OutputUnwritable
+from optimizer.log import SourceLog
 from optimizer.models import Manifest
 from optimizer.snapshots.format import (
     FILE_NAMES,
@@ -51,11 +51,13 @@ __all__ = ["ObjectStore"]
 # milliseconds since the epoch.
 GRACE_MS: Final = 3_600_000
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 
 class ObjectStore:
     """The sets below a URL; a `SnapshotStore`."""
+
+    marker: Final = None  # it has the same URL for every worker, and an object more is a request more at each tick
 
     def __init__(self, url: Url) -> None:
         self._url = url
@@ -83,7 +85,8 @@ class ObjectStore:
 
         `before_commit` is called when the set is in the store, just before the fixed names become its own.
         """
-        version, manifest = snapshots.manifest.version, encode_manifest(snapshots.manifest)
+        version, source = snapshots.manifest.version, snapshots.manifest.source
+        manifest = encode_manifest(snapshots.manifest)
         directory = self._set(version)
         files = {FILE_NAMES[kind]: data for kind, data in snapshots.payloads.items()}
         with self._writing():
@@ -93,11 +96,11 @@ class ObjectStore:
                 before_commit()
                 check_newer(version, replaced, self.read_manifest(), self._url)
             except BaseException:
-                self._remove(version)
+                self._remove(version, source)
                 raise
             self._store.pipe({(self._url / name).text: data for name, data in files.items()})
             self._store.pipe_file(self._manifest, manifest)
-        self._sweep(version)
+        self._sweep(version, source)
 
     def read_manifest(self) -> Manifest | None:
         """Read the manifest of the current set; `None` if there is no usable one."""
@@ -156,7 +159,7 @@ class ObjectStore:
     def _set(self, version: int) -> Url:
         return self._url / VERSIONS_NAME / str(version)
 
-    def _sweep(self, current: int) -> None:
+    def _sweep(self, current: int, source: str) -> None:
         """Remove sets older than the kept ones, and what dead writers left; what cannot be removed does no harm."""
         try:
             with translated_errors(self._url):
@@ -167,11 +170,11 @@ class ObjectStore:
             oldest_written = time.time() * 1000 - GRACE_MS
             for version in versions:
                 if version not in kept and (version < current or version < oldest_written):
-                    self._remove(version)
+                    self._remove(version, source)
         except OSError as error:
-            _log.warning("[RollingOptimizer] old sets of snapshots stay: %s", error)
+            _log.warning("old sets of snapshots stay", source=source, error=error)
 
-    def _remove(self, version: int) -> None:
+    def _remove(self, version: int, source: str) -> None:
         """Remove our objects of one set, as far as the store allows it."""
         for name in sorted(SET_FILES):
             try:
@@ -180,7 +183,7 @@ class ObjectStore:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                _log.warning("[RollingOptimizer] an old set of snapshots stays: %s", error)
+                _log.warning("an old set of snapshots stays", source=source, error=error)
                 return
 
     @contextmanager

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from optimizer.models import Manifest
 from optimizer.snapshots.format import KINDS, CurrentManifest, SnapshotSet
+from optimizer.snapshots.marker import Marker
 from optimizer.storage.location import Location, Url
 
 __all__ = ["SnapshotStore", "snapshot_store"]
@@ -18,6 +19,10 @@ class SnapshotStore(Protocol):
 
     Creating a store does no I/O. What reads raises `OutputUnreadable`, what writes `OutputUnwritable` as well.
     """
+
+    @property
+    def marker(self) -> Marker | None:
+        """What tells a directory from others; `None` for an object store, whose address is the same for all."""
 
     def lock(self) -> AbstractContextManager[bool]:
         """Lock the store against other runs, as far as it has locks; yield whether the lock was acquired."""

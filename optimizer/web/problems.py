@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -22,6 +21,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from optimizer.errors import CacheUnavailable, SnapshotMissing
+from optimizer.log import SourceLog
 from optimizer.models import Value
 from optimizer.web.limits import RETRY_AFTER_S
 
@@ -54,7 +54,7 @@ NO_BROKER: Final = (
 UNAUTHORIZED: Final = "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN"
 TOO_MANY_UNAUTHORIZED: Final = "too many requests with a wrong token; one with the right token is answered at once"
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 _logged: Final[deque[str]] = deque(maxlen=16)
 
 
@@ -105,7 +105,7 @@ def unavailable(error: SnapshotMissing | CacheUnavailable, members: Mapping[str,
         detail = NO_SNAPSHOT if isinstance(error, SnapshotMissing) else NO_BROKER
         if str(error) not in _logged:
             _logged.append(str(error))
-            _log.warning("[RollingOptimizer] %s", error)
+            _log.warning("a request was answered with 503", error=error)
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(RETRY_AFTER_S)}, members)
 
 

@@ -7,18 +7,18 @@ if the user may not write, the counts stay in the process, and are shown with th
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from optimizer.cache.client import is_away
 from optimizer.cache.keys import ORIGINS
 from optimizer.errors import CacheUnavailable
+from optimizer.log import SourceLog
 from optimizer.models import Origin
-from optimizer.reader.stores import CacheStore
+from optimizer.reader.follower import Follower
 
 __all__ = ["ReadCounters"]
 
-_log = logging.getLogger(__name__)
+_log = SourceLog(__name__)
 
 
 class ReadCounters:
@@ -45,18 +45,18 @@ class ReadCounters:
         """Whether Redis has all that was counted here."""
         return self._counted == self._shared[1]
 
-    def share(self, store: CacheStore) -> None:
+    def share(self, follower: Follower) -> None:
         """Add what was counted to the sums in Redis, and read them; blocks."""
-        if not store.up:
+        if not follower.redis.up:
             return
         # One at a time: to Prometheus a counter that falls has started again, so nothing may be added twice.
         with self._lock:
             counted, (_, before) = dict(self._counted), self._shared
             try:
-                sums = store.add_reads({origin: number - before[origin] for origin, number in counted.items()})
+                sums = follower.redis.add_reads({origin: number - before[origin] for origin, number in counted.items()})
             except CacheUnavailable as error:
                 if not self._logged and not is_away(error):
-                    _log.info("[RollingOptimizer] reads are counted by this process alone: %s", error)
+                    _log.info("reads are counted by this process alone", source=follower.source, error=error)
                     self._logged = True
                 return
             self._shared = (dict(zip(counted, sums, strict=True)), counted)

@@ -334,7 +334,7 @@ def _add_operations(
     async def prometheus(_request: Request) -> Response:
         reader = await service.reader()
         runs, scans = await reader.runs(1), await reader.runs(1, status="success")
-        await asyncio.to_thread(service.read_counters.share, reader.follower.redis)
+        await asyncio.to_thread(service.read_counters.share, reader.follower)
         text = metrics.render(reader.follower, runs, scans, service.read_counters.totals(), len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
 

@@ -195,7 +195,7 @@ class Service:
             self.hub.publish(follower.cached.version, follower.cached.manifest.generated_at)
         self.hub.cache_is(up=follower.redis.up)
         if not self.read_counters.are_shared:
-            asyncio.get_running_loop().run_in_executor(None, self.read_counters.share, follower.redis)
+            asyncio.get_running_loop().run_in_executor(None, self.read_counters.share, follower)
 
 
 def _check_agreement(settings: Settings, follower: Follower) -> None:

@@ -223,7 +223,7 @@ def warnings_in(module: ast.Module) -> list[str]:
         node.args[0].value
         for node in ast.walk(module)
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func) in ("_log.warning", "_log.error", "_log.exception")
+        and ast.unparse(node.func).replace("_log()", "_log") in ("_log.warning", "_log.error", "_log.exception")
         and isinstance(node.args[0], ast.Constant)
         and isinstance(node.args[0].value, str)
     ]

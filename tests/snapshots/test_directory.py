@@ -227,6 +227,25 @@ def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
     assert (path.name, stat.filemode(path.stat().st_mode), path.read_bytes()) == (".lock", "-rw-------", b"")
 
 
+def test_a_child_that_is_forked_amid_a_run_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """The child has a copy of the descriptor, and lives on after the run."""
+    reading, writing = os.pipe()
+    with DirectoryStore(tmp_path).lock() as is_acquired:
+        assert is_acquired
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent closes its end
+            os._exit(0)
+    try:
+        with DirectoryStore(tmp_path).lock() as is_acquired:
+            assert is_acquired
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
+
+
 @pytest.fixture
 def sticky_directory() -> Iterator[Path]:
     """A directory in which every user may create files, and remove only their own."""

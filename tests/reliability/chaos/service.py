@@ -179,10 +179,12 @@ class Service:
 
     def _check_files(self) -> None:
         directory = local(self.settings.output_dir)
-        names = {"current", "versions", "manifest.json", ".lock"} | {path.name for path in directory.glob("*.json.gz")}
+        names = {"current", "versions", "manifest.json", ".lock", ".output-id"} | {
+            path.name for path in directory.glob("*.json.gz")
+        }
         there = {path.name for path in directory.iterdir()}
         assert there == names, there
-        assert len(names) == 8, names
+        assert len(names) == 9, names
         sets = [path.name for path in (directory / "versions").iterdir()]
         assert len(sets) <= 2, sets
         assert all(name.isdecimal() for name in sets), sets

@@ -1,0 +1,73 @@
+"""`rolling-optimizer run --every`: scheduled runs in the foreground, until SIGTERM or Ctrl-C.
+
+The first signal lets a run that is on end, as it does to a worker; the exit status is 0. A second one ends that run at
+its next chunk; the exit status is 128 plus the signal's number.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import click
+import msgspec
+
+from optimizer.config.settings import Settings
+from optimizer.models import Report
+from optimizer.pipeline.background import ABORT_S, ScheduledRuns
+
+__all__ = ["run_every"]
+
+SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
+POLL_S: Final = 0.1
+
+
+def run_every(sources: Sequence[Settings], *, use_cache: bool, as_json: bool) -> int:
+    """Make scheduled runs until a signal; return the exit status. Logs to stderr, reports as JSON to stdout."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="[%(asctime)s: %(levelname)s] %(message)s")
+    logging.getLogger("optimizer").setLevel(logging.INFO)
+    every = [
+        ScheduledRuns(settings, use_cache=use_cache, on_report=_print if as_json else _ignore) for settings in sources
+    ]
+    with _signals_blocked():
+        for runs in every:
+            runs.start()
+        signal.sigwait(SIGNALS)
+        for runs in every:
+            runs.stop()
+        while not all(runs.wait(POLL_S) for runs in every):
+            if SIGNALS & signal.sigpending():
+                return 128 + _abort(every)
+    return 0
+
+
+def _abort(every: Sequence[ScheduledRuns]) -> int:
+    """End runs that are on; return the number of the signal that said so."""
+    number = signal.sigwait(SIGNALS)
+    for runs in every:
+        runs.abort()
+    for runs in every:
+        runs.wait(ABORT_S)
+    return number
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Let signals wait until they are asked for: a handler could interrupt any step. Threads inherit the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _print(report: Report) -> None:
+    click.echo(msgspec.json.encode(report))
+
+
+def _ignore(_report: Report) -> None:
+    """The log has a line of it."""

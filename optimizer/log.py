@@ -1,0 +1,116 @@
+"""The log lines of this package: each names its source, and carries what it says as attributes of its record too.
+
+    _log = SourceLog(__name__)
+    _log.warning("the cache is down, the run goes on without it", source="brain", error=error)
+
+    [RollingOptimizer] brain: the cache is down, the run goes on without it: CacheUnavailable: Redis at ...
+
+The record of that line has `rolling_source` and `rolling_error`; others have `rolling_version` and `rolling_stats`. A
+formatter that writes JSON shows them. They have a prefix because `logging` refuses to replace an attribute that another
+program's record factory has set, and `source` or `version` may be one.
+
+The name of an error is text of the message's template (`record.msg`), all that varies is an argument: Sentry groups
+lines by their template, so each kind of error is one issue, whatever its paths and numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final, TypedDict, Unpack
+
+import msgspec
+
+from optimizer.models import Report, Stats
+
+__all__ = ["SourceLog"]
+
+NAME: Final = "[RollingOptimizer] "
+
+
+class About(TypedDict, total=False):
+    """What a line is about."""
+
+    source: str
+    version: int | None
+    error: BaseException
+    stats: Stats | None
+
+
+class SourceLog:
+    """The log of one module.
+
+    Texts are the templates of `logging`, with `%s` for each argument. A source is put before the text, an error after
+    it, as `: NAME: MESSAGE`.
+
+    Args:
+        name: The logger's name, `__name__`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, text: str, *arguments: object, **about: Unpack[About]) -> None:
+        """Log a detail."""
+        self._log_about(logging.DEBUG, text, arguments, about)
+
+    def info(self, text: str, *arguments: object, **about: Unpack[About]) -> None:
+        """Log a line that needs no action."""
+        self._log_about(logging.INFO, text, arguments, about)
+
+    def warning(self, text: str, *arguments: object, **about: Unpack[About]) -> None:
+        """Log what may need action, though the run goes on."""
+        self._log_about(logging.WARNING, text, arguments, about)
+
+    def error(self, text: str, *arguments: object, **about: Unpack[About]) -> None:
+        """Log a failure."""
+        self._log_about(logging.ERROR, text, arguments, about)
+
+    def exception(self, text: str, *arguments: object, **about: Unpack[About]) -> None:
+        """Log a bug, with the traceback of the error that is being handled."""
+        self._log_about(logging.ERROR, text, arguments, about, traceback=True)
+
+    def run_ended(self, report: Report) -> None:
+        """Log a run that did not fail, in one line."""
+        about: About = {"source": report.source, "version": report.version, "stats": report.stats}
+        if report.status == "success":
+            stats = msgspec.json.encode({"source": report.source, **msgspec.to_builtins(report.stats)}).decode()
+            self._log("✅ Optimized: %s", (stats,), logging.INFO, about)
+        else:
+            outcome = (report.status, report.reason or f"version {report.version}")
+            self._log_about(logging.INFO, "%s: %s", outcome, about)
+
+    def run_failed(self, source: str | None, error: BaseException) -> None:
+        """Log a run that failed, in one line."""
+        name = type(error).__name__
+        values = [msgspec.json.encode(text).decode() for text in (source, str(error))]
+        text = f'⚠️ Optimization failed: {{"source":%s,"error":"{name}","details":%s}}'
+        about: About = {"error": error} if source is None else {"source": source, "error": error}
+        self._log(text, tuple(values), logging.ERROR, about)
+
+    def _log_about(
+        self, level: int, text: str, arguments: tuple[object, ...], about: About, *, traceback: bool = False
+    ) -> None:
+        if "source" in about:
+            text, arguments = f"%s: {text}", (about["source"], *arguments)
+        if "error" in about:
+            text, arguments = f"{text}: {type(about['error']).__name__}: %s", (*arguments, about["error"])
+        self._log(text, arguments, level, about, traceback=traceback, stacklevel=4)
+
+    def _log(
+        self,
+        text: str,
+        arguments: tuple[object, ...],
+        level: int,
+        about: About,
+        *,
+        traceback: bool = False,
+        stacklevel: int = 3,
+    ) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        extra: dict[str, Any] = {f"rolling_{name}": value for name, value in about.items() if value is not None}
+        if "rolling_error" in extra:
+            extra["rolling_error"] = type(extra["rolling_error"]).__name__
+        if "rolling_stats" in extra:
+            extra["rolling_stats"] = msgspec.to_builtins(extra["rolling_stats"])
+        self._logger.log(level, NAME + text, *arguments, extra=extra, exc_info=traceback or None, stacklevel=stacklevel)

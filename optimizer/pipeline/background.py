@@ -1,0 +1,155 @@
+"""Scheduled runs without Celery: a thread for each source makes a run every `interval_s`.
+
+    with background(Settings.from_env(os.environ)):
+        ...  # the first run begins after `startup_delay_s`
+
+Any number of processes may do that: a tick is taken in Redis as a beat's is, so together they make one run per tick,
+and the locks are those of all runs. Without Redis the lock of the output directory keeps them apart.
+
+A failed run is one line in the log, and the next tick is the retry. A run that takes longer than the interval leaves
+out the ticks that have passed. A run ends after the time limit of a worker's task, at its next chunk.
+
+Several sources have a thread each: each has its own interval, and one whose input hangs must not delay the others.
+Their scans may then coincide, and share the interpreter's lock.
+
+A forked child has none of these threads, and leaving the block does nothing there: the process that has entered it goes
+on. So a server with several processes enters it in each of them after the fork, or once in their parent.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from optimizer.config.settings import Settings
+from optimizer.errors import PublishRefused, RollingError
+from optimizer.log import SourceLog
+from optimizer.models import Report
+from optimizer.pipeline.run import failed_report, optimize
+from optimizer.scan.engine import choose_engine
+
+__all__ = ["ABORT_S", "STOP_S", "ScheduledRuns", "background"]
+
+# How long the end waits for a run that is on, and then for that run to notice that it has to end: below the 10 s that a
+# container has until it is killed.
+STOP_S: Final = 5.0
+ABORT_S: Final = 3.0
+LEAST_LIMIT_S: Final = 60.0
+
+_log = SourceLog(__name__)
+
+
+class _TimeLimitExceeded(Exception):
+    """A run has taken longer than its limit."""
+
+
+class ScheduledRuns:
+    """The scheduled runs of one source, in a thread of this process.
+
+    Args:
+        settings: All settings of the source.
+        use_cache: False to leave Redis alone: files only.
+        on_report: Called in the thread with the report of each run.
+    """
+
+    def __init__(
+        self, settings: Settings, *, use_cache: bool = True, on_report: Callable[[Report], None] = lambda _: None
+    ) -> None:
+        self._settings = settings
+        self._use_cache = use_cache
+        self._on_report = on_report
+        self._stopped = threading.Event()
+        self._aborted = False
+        self._thread = threading.Thread(target=self._repeat, name=f"rolling-{settings.source}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin no further run."""
+        self._stopped.set()
+
+    def abort(self) -> None:
+        """End the run that is on at its next chunk; nothing of it is published."""
+        self._stopped.set()
+        self._aborted = True
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the thread has ended, which it does after `stop` or `abort`; return whether it has."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _repeat(self) -> None:
+        interval_s = self._settings.interval_s
+        due_s = time.monotonic() + self._settings.startup_delay_s
+        while not self._stopped.wait(max(0.0, due_s - time.monotonic())):
+            self._on_report(self._run())
+            due_s += interval_s * max(1, 1 + (time.monotonic() - due_s) // interval_s)
+
+    def _run(self) -> Report:
+        settings = self._settings
+        limit_s = time.monotonic() + max(LEAST_LIMIT_S, 10 * settings.interval_s)
+
+        def check(_done_bytes: int, _total_bytes: int) -> None:
+            if self._aborted:
+                raise PublishRefused("the process ended during the run; the next tick starts anew")
+            if time.monotonic() > limit_s:
+                raise _TimeLimitExceeded
+
+        try:
+            report = optimize(
+                settings,
+                tick=int(time.time() // settings.interval_s),
+                use_cache=self._use_cache,
+                progress=check,
+                time_limit_error=_TimeLimitExceeded,
+            )
+        except RollingError as error:
+            _log.run_failed(settings.source, error)
+            return failed_report(settings, error)
+        except Exception as error:  # a bug: the next tick is made all the same
+            _log.exception("a scheduled run failed", source=settings.source, error=error)
+            return failed_report(settings, error)
+        _log.run_ended(report)
+        return report
+
+
+@contextmanager
+def background(*sources: Settings, use_cache: bool = True, stop_s: float = STOP_S) -> Iterator[None]:
+    """Make scheduled runs in threads of this process, until the block is left.
+
+    Args:
+        *sources: All settings of each source: of one, or of several by `*Settings.every_from_env(os.environ)`.
+        use_cache: False to leave Redis alone: files only. Then each process makes a run per tick, one at a time.
+        stop_s: How long leaving the block waits for a run that is on. After that the run ends at its next chunk,
+            publishes nothing, and a later tick makes it again.
+
+    Raises:
+        SettingsInvalid: An engine that a setting names is not installed.
+    """
+    for settings in sources:
+        choose_engine(settings.engine)
+    every = [ScheduledRuns(settings, use_cache=use_cache) for settings in sources]
+    owner = os.getpid()
+    for runs in every:
+        runs.start()
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:
+            _end(every, stop_s)
+
+
+def _end(every: Sequence[ScheduledRuns], stop_s: float) -> None:
+    """End the threads; one that hangs in a file system is left to end by itself."""
+    for step, timeout_s in ((ScheduledRuns.stop, stop_s), (ScheduledRuns.abort, ABORT_S)):
+        until_s = time.monotonic() + timeout_s
+        for runs in every:
+            step(runs)
+        if all(runs.wait(max(0.0, until_s - time.monotonic())) for runs in every):
+            return

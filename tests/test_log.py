@@ -1,0 +1,150 @@
+"""The log lines of the package: their text, their attributes, and what Sentry groups them by."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from optimizer.errors import SourceMissing, SourceTorn
+from optimizer.log import SourceLog
+from optimizer.models import Report, Stats
+
+PACKAGE: Final = Path(__file__).parent.parent / "optimizer"
+# Lines about no source: a process as a whole, a message of the broker, a variable, or an error that names its source.
+WITHOUT_SOURCE: Final = {
+    "celery/broker.py": 1,
+    "celery/consumer.py": 1,
+    "celery/startup.py": 3,
+    "config/environment.py": 1,
+    "web/problems.py": 1,
+}
+
+log: Final = SourceLog("optimizer.tests")
+
+
+@pytest.fixture(autouse=True)
+def _every_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Capture records of every level."""
+    caplog.set_level(logging.DEBUG, logger="optimizer.tests")
+
+
+def test_a_line_names_its_source_and_its_error(caplog: pytest.LogCaptureFixture) -> None:
+    """In its text and as attributes; what does not apply is not there."""
+    log.warning("%s of %s stay", 2, "sets", source="brain", version=7, error=SourceTorn("cut at 50 %s"))
+    log.info("Redis is back")
+
+    assert caplog.records[0].getMessage() == "[RollingOptimizer] brain: 2 of sets stay: SourceTorn: cut at 50 %s"
+    assert rolling(caplog.records[0]) == {"source": "brain", "version": 7, "error": "SourceTorn"}
+    assert caplog.records[1].getMessage() == "[RollingOptimizer] Redis is back"
+    assert rolling(caplog.records[1]) == {}
+
+
+def test_lines_have_one_template_for_each_kind_of_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Sentry groups by the template: neither paths nor sources make another issue, another kind of error does."""
+    errors = [SourceMissing("/a not found"), SourceMissing("/b not found"), SourceTorn("/a")]
+    for error, source in zip(errors, "abc", strict=True):
+        log.run_failed(source, error)
+        log.warning("the run goes on", source=source, error=error)
+
+    failed, warned = ([record.msg for record in caplog.records[start::2]] for start in (0, 1))
+    for templates in (failed, warned):
+        assert templates[0] == templates[1] != templates[2]
+        assert "SourceMissing" in templates[0]
+
+
+def test_a_failed_run_is_json_with_the_name_of_the_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever its message holds; without a source where that was never known."""
+    log.run_failed("brain", SourceTorn('"a"\n% d'))
+    log.run_failed(None, SourceTorn(""))
+
+    failed = [
+        json.loads(record.getMessage().removeprefix("[RollingOptimizer] ⚠️ Optimization failed: "))
+        for record in caplog.records
+    ]
+    assert failed == [
+        {"source": "brain", "error": "SourceTorn", "details": '"a"\n% d'},
+        {"source": None, "error": "SourceTorn", "details": ""},
+    ]
+    assert [rolling(record) for record in caplog.records] == [
+        {"source": "brain", "error": "SourceTorn"},
+        {"error": "SourceTorn"},
+    ]
+
+
+def test_a_run_is_one_line_with_its_stats(caplog: pytest.LogCaptureFixture) -> None:
+    """A scan with all of them, in the text as JSON too; an unchanged or skipped run with version or reason."""
+    log.run_ended(Report("success", "brain", "", version=7, stats=Stats(records_seen=3, engine="native")))
+    log.run_ended(Report("unchanged", "brain", "", version=7))
+    log.run_ended(Report("skipped", "brain", "", reason="tick_taken"))
+
+    done, unchanged, skipped = caplog.records
+    stats = json.loads(done.getMessage().removeprefix("[RollingOptimizer] ✅ Optimized: "))
+    assert (stats["source"], stats["records_seen"], stats["engine"]) == ("brain", 3, "native")
+    assert rolling(done)["stats"]["records_seen"] == 3
+    assert rolling(done)["version"] == 7
+    assert unchanged.getMessage() == "[RollingOptimizer] brain: unchanged: version 7"
+    assert skipped.getMessage() == "[RollingOptimizer] brain: skipped: tick_taken"
+    assert rolling(skipped) == {"source": "brain"}
+
+
+def test_a_record_is_of_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+    """File and function are the caller's, not the helper's."""
+    log.error("a")
+    log.run_failed("brain", SourceTorn(""))
+    log.run_ended(Report("success", "brain", "", stats=Stats()))
+    log.run_ended(Report("skipped", "brain", "", reason="superseded"))
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError as error:
+        log.exception("a bug", error=error)
+
+    assert {record.filename for record in caplog.records} == {"test_log.py"}
+    assert {record.funcName for record in caplog.records} == {"test_a_record_is_of_its_caller"}
+    assert [record.exc_info is not None for record in caplog.records] == [False] * 4 + [True]
+
+
+@pytest.fixture
+def _own_factory() -> Iterator[None]:
+    """A program whose records have attributes of its own."""
+    before = logging.getLogRecordFactory()
+
+    def make(*arguments: Any, **keywords: Any) -> logging.LogRecord:
+        record = before(*arguments, **keywords)
+        record.__dict__.update(source="theirs", version="1.0", error=None, stats=None)
+        return record
+
+    logging.setLogRecordFactory(make)
+    yield
+    logging.setLogRecordFactory(before)
+
+
+@pytest.mark.usefixtures("_own_factory")
+def test_attributes_of_another_program_are_not_touched(caplog: pytest.LogCaptureFixture) -> None:
+    """`logging` would raise for an attribute that is there already."""
+    log.run_failed("brain", SourceTorn(""))
+    assert (vars(caplog.records[0])["source"], rolling(caplog.records[0])["source"]) == ("theirs", "brain")
+
+
+def test_every_line_of_the_package_goes_this_way() -> None:
+    """No other logger is written to, and each call says which source it is about, but for those that are about none."""
+    without: dict[str, int] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = str(path.relative_to(PACKAGE))
+        for call in (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)):
+            function = ast.unparse(call.func).replace("_log()", "_log")
+            if function == "logging.getLogger":
+                assert name == "log.py" or ast.unparse(call) == "logging.getLogger('optimizer')", name
+            elif function in {f"_log.{level}" for level in ("debug", "info", "warning", "error", "exception")}:
+                without[name] = without.get(name, 0) + ("source" not in {keyword.arg for keyword in call.keywords})
+    assert {name: count for name, count in without.items() if count} == WITHOUT_SOURCE
+
+
+def rolling(record: logging.LogRecord) -> dict[str, Any]:
+    """The attributes of a record that are ours."""
+    return {name.removeprefix("rolling_"): value for name, value in vars(record).items() if name.startswith("rolling_")}
