@@ -53,19 +53,18 @@ class CelerySender:
             RunPending: One has not ended, and does less than this one should: it is not forced, or accepts less.
             CacheUnavailable: The broker cannot be reached.
         """
-        # Importing these reads Celery's settings, so not before a run is sent.
-        from optimizer.celery.app import app  # noqa: PLC0415
-        from optimizer.celery.tasks import optimize_rolling_data  # noqa: PLC0415
+        from optimizer.celery.schedule import TASK_NAME  # noqa: PLC0415
+        from optimizer.celery.standalone import app  # noqa: PLC0415
 
         expires_s = max(SHORTEST_EXPIRY_S, Settings.from_env(os.environ, source).interval_s)
         request = _Request(str(uuid4()), force, accept)
         key = Keys(source).requested
         with broker_answers():
-            earlier = _store_unless_pending(key, request, expires_s)
+            earlier = _store_unless_pending(app, key, request, expires_s)
             if earlier is None:
                 kwargs = {"force": force, "accept": accept, "source": source}
                 try:
-                    optimize_rolling_data.apply_async(kwargs=kwargs, expires=expires_s, task_id=request.id)
+                    app.tasks[TASK_NAME].apply_async(kwargs=kwargs, expires=expires_s, task_id=request.id)
                 except BaseException:
                     with suppress(RedisError):
                         app.backend.client.delete(key)
@@ -84,10 +83,11 @@ class CelerySender:
         Raises:
             CacheUnavailable: The broker cannot be reached, or holds a result that no worker has written.
         """
+        from optimizer.celery.standalone import app  # noqa: PLC0415
         from optimizer.web.trigger import Failure, RunState  # noqa: PLC0415 - FastAPI is an extra
 
         with broker_answers():
-            result = read_result(run_id)
+            result = read_result(app, run_id)
         error = Failure(result.error, result.details) if result.error else None
         if result.error == "TaskRevokedError":
             error = Failure("Expired", "it was revoked, or no worker has begun it in time: is one running?")
@@ -109,20 +109,18 @@ def broker_answers() -> Iterator[None]:
         raise CacheUnavailable(f"the broker {redact_url(url)} cannot be reached: {error}") from error
 
 
-def _store_unless_pending(key: str, request: _Request, expires_s: float) -> _Request | None:
+def _store_unless_pending(app: Any, key: str, request: _Request, expires_s: float) -> _Request | None:
     """Store the request and return `None`, or return the stored one if its run has not ended.
 
     Compare-and-set: if several processes see that the last run has ended, one of them stores its request.
     """
-    from optimizer.celery.app import app  # noqa: PLC0415
-
     kept_s = max(expires_s, app.conf.task_time_limit)  # after that a run that was begun has been killed
     with app.backend.client.pipeline() as pipeline:
         while True:
             with suppress(WatchError):
                 pipeline.watch(key)
                 stored = _decode_request(pipeline, key)
-                if stored is not None and _is_pending(stored.id, kept_s - pipeline.pttl(key) / 1e3, expires_s):
+                if stored is not None and _is_pending(app, stored.id, kept_s - pipeline.pttl(key) / 1e3, expires_s):
                     return stored
                 pipeline.multi()
                 pipeline.set(key, msgspec.json.encode(request), px=round(kept_s * 1e3))
@@ -138,10 +136,10 @@ def _decode_request(client: Any, key: str) -> _Request | None:
         return None
 
 
-def _is_pending(run_id: str, age_s: float, expires_s: float) -> bool:
+def _is_pending(app: Any, run_id: str, age_s: float, expires_s: float) -> bool:
     """Whether a run waits for a worker, or has been begun and has not ended."""
     try:
-        state = read_result(run_id).state
+        state = read_result(app, run_id).state
     except (ResultInvalid, ResponseError):
         return False
     return state == "running" or (state == "pending" and age_s < expires_s)

@@ -34,23 +34,26 @@ def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: 
     if report is not None:
         click.echo(describe(report))
     elif wait:
-        raise RunTimedOut(f"no result within {timeout:g} s; is a worker running on this broker? celery -A tasks status")
+        raise RunTimedOut(
+            f"no result within {timeout:g} s; is a worker running on this broker? celery -A optimizer.celery.standalone status"
+        )
 
 
 def _send(source: str, *, force: bool, accept: bool) -> str:
     """Send the task, and return the run's id."""
-    # Celery's settings are read on import: a bad one is a usage error of this command, and not of every command.
-    from optimizer.celery.tasks import optimize_rolling_data  # noqa: PLC0415
+    from optimizer.celery.schedule import TASK_NAME  # noqa: PLC0415 - as below
+    from optimizer.celery.standalone import app  # noqa: PLC0415 - Celery takes 0.3 s, so not before a run is sent
 
-    sent = optimize_rolling_data.apply_async(kwargs={"force": force, "accept": accept, "source": source})
+    sent = app.tasks[TASK_NAME].apply_async(kwargs={"force": force, "accept": accept, "source": source})
     return str(sent.id)
 
 
 def _wait_for(run_id: str, timeout_s: float) -> Report | None:
     """Wait for the report of a run; `None` if none came in time."""
     from optimizer.celery.results import read_result, report_of  # noqa: PLC0415 - as above
+    from optimizer.celery.standalone import app  # noqa: PLC0415
 
     deadline = time.monotonic() + timeout_s
-    while (report := report_of(read_result(run_id))) is None and time.monotonic() < deadline:
+    while (report := report_of(read_result(app, run_id))) is None and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return report
