@@ -2,7 +2,8 @@
 
 `optimize_rolling_data` is what beat, Flower and people send. It goes to its source's queue, and scans a single file
 itself. Of a source of many parts it sends those that have changed to the queue of scans, and a merge that ends the run
-under the same task id: the run's sender finds its report there. Where the app's result backend cannot join tasks, the run scans all parts.
+under the same task id: the run's sender finds its report there. Where the app's result backend cannot join tasks, the
+run scans all of them itself.
 
 The functions belong to no app: `bind_tasks` makes tasks of them for one.
 """
@@ -26,6 +27,7 @@ from redis.exceptions import RedisError
 
 from optimizer.cache.lock import dispatch_ttl_s
 from optimizer.celery.backends import can_join, keeps_results
+from optimizer.celery.run_states import FollowedRun
 from optimizer.celery.schedule import TASK_NAME
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
@@ -103,18 +105,25 @@ def optimize_rolling_data(
         for name, value in (("force", force), ("scheduled", scheduled), ("accept", accept)):
             if not isinstance(value, bool):
                 raise SettingsInvalid(f"{name}={value!r} is not true or false")
-        settings = self.registration.settings(source)
+        registration, run_id = self.registration, self.request.id
+        settings = registration.settings(source)
         may_send = can_join(self.app) and not self.request.is_eager
-        send_parts = _part_sender(settings, self) if may_send else None
-        report = run_source(
-            settings,
-            Dispatcher(self.request.id, send_parts, partial(_tell_lost, self.app)),
-            force=force,
-            accept=accept,
-            tick=int(time.time() // settings.interval_s) if scheduled else None,
-            progress=_progress(self),
-            time_limit_error=SoftTimeLimitExceeded,
-        )
+        with FollowedRun(registration, settings, "" if scheduled else run_id) as followed:
+            followed.begin()
+            report = run_source(
+                settings,
+                Dispatcher(
+                    run_id,
+                    _part_sender(settings, self) if may_send else None,
+                    partial(_tell_lost, registration, settings),
+                ),
+                force=force,
+                accept=accept,
+                tick=int(time.time() // settings.interval_s) if scheduled else None,
+                progress=_progress(self, followed),
+                time_limit_error=SoftTimeLimitExceeded,
+            )
+            followed.finish(report)
     if report is None:
         raise Ignore("its parts were sent, and the merge has the same id")
     return _result(report)
@@ -149,7 +158,9 @@ def merge_rolling_parts(self: Task, outcomes: list[dict[str, Any]], source: str,
     """
     with _failure_logged():
         settings = self.registration.settings(source)
-        report = merge_parts(settings, token, _decode_outcomes(outcomes), time_limit_error=SoftTimeLimitExceeded)
+        with FollowedRun(self.registration, settings, self.request.id) as followed:
+            report = merge_parts(settings, token, _decode_outcomes(outcomes), time_limit_error=SoftTimeLimitExceeded)
+            followed.finish(report)
     return _result(report)
 
 
@@ -186,12 +197,14 @@ def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]
     return send_parts
 
 
-def _tell_lost(app: Celery, run_id: str, error: RunLost) -> None:
+def _tell_lost(registration: Registration, settings: Settings, run_id: str, error: RunLost) -> None:
     """Store the failure of a lost run, for which its sender may be waiting."""
-    if not keeps_results(app):
+    with FollowedRun(registration, settings, run_id) as followed:
+        followed.fail(error)
+    if not keeps_results(registration.app):
         return
     try:
-        app.backend.mark_as_failure(run_id, error)
+        registration.app.backend.mark_as_failure(run_id, error)
     except SoftTimeLimitExceeded:
         raise
     except Exception as failure:  # any backend's own: the run that goes on here is not to fail by it
@@ -218,7 +231,7 @@ def _failure_logged() -> Iterator[None]:
         raise
 
 
-def _progress(task: Task) -> Progress:
+def _progress(task: Task, followed: FollowedRun | None = None) -> Progress:
     """Report bytes read as the task's state, about once a second, until the result backend fails to take it."""
     due = time.monotonic() + PROGRESS_EVERY_S
 
@@ -229,6 +242,8 @@ def _progress(task: Task) -> Progress:
         due = time.monotonic() + PROGRESS_EVERY_S
         percent = round(100 * done_bytes / max(1, total_bytes), 1)
         meta = {"done_bytes": done_bytes, "total_bytes": total_bytes, "percent": percent}
+        if followed is not None:
+            followed.progress(percent)
         try:
             task.update_state(state="PROGRESS", meta=meta)
         except SoftTimeLimitExceeded:
