@@ -24,7 +24,6 @@ from optimizer.celery.broker import Connection
 from optimizer.celery.config import celery_settings
 from optimizer.celery.flower import close_flower
 from optimizer.celery.registration import Registration
-from optimizer.celery.startup import watch_standalone
 from optimizer.errors import SettingsInvalid
 
 __all__ = ["create_app"]
@@ -72,7 +71,6 @@ def create_app(config: Any = None) -> Celery:
     app.steps["consumer"].add("optimizer.celery.consumer:DroppedMessages")  # by name: only a worker imports it
     app.on_after_configure.connect(_set_result_backend)
     Registration(app, is_standalone=True).connect()
-    watch_standalone(app)
     return app
 
 

@@ -6,8 +6,9 @@
     app.config_from_object("proj.conf:Config")
     register(app)
 
-Invariant: an app of yours keeps its settings. What its tasks need stands on the tasks alone; `beat_schedule` gets
-entries, and loses none. Nothing is read before the app is finalized, so its configuration may be set before or after.
+Invariant: an app of yours keeps its settings. What our tasks need stands on the tasks alone; `beat_schedule` and
+`task_routes` get entries, and lose none. Nothing is read before the app itself is configured, so its configuration may
+be set before or after.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from celery import Celery
 
 from optimizer.celery.brokers import same_broker, shown_broker
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
-from optimizer.celery.schedule import beat_entries, time_limit_s
-from optimizer.celery.startup import watch_registered
+from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME, beat_entries, time_limit_s
+from optimizer.celery.startup import watch_registered, watch_standalone
 from optimizer.config.environment import with_secrets
 from optimizer.config.settings import Settings
 from optimizer.errors import SettingsInvalid
@@ -66,7 +67,6 @@ def register(
     names = (source,) if isinstance(source, str) else tuple(source or ())
     registration = Registration(app, queue=queue, scan_queue=scan_queue or queue, beat=beat, names=names)
     registration.connect()
-    watch_registered(registration)
 
 
 def registration_of(app: Celery) -> Registration:
@@ -106,13 +106,21 @@ class Registration:
         self.is_standalone = is_standalone
         self.pool_problem = ""
         self._queue = queue
-        self._scan_queue = SCAN_QUEUE if is_standalone else scan_queue
+        self._scan_queue = scan_queue
         self._beat = beat
         self._names = names
 
     def connect(self) -> None:
-        """Bind the tasks once the app is finalized, which is when Celery binds all others."""
+        """Bind the tasks once the app is finalized, which is when Celery binds all others.
+
+        Routes and schedule are added when it is configured too: a program that sends a task by its name alone never
+        finalizes its app.
+        """
         setattr(self.app, _ATTRIBUTE, self)
+        if not self.is_standalone:
+            self.app.on_after_configure.connect(self._configure, weak=False)
+            if self.app.configured:
+                self._configure()
         if self.app.finalized:
             self._bind()
         else:
@@ -148,8 +156,12 @@ class Registration:
             raise SettingsInvalid(self.pool_problem)
         return Settings.one_of(self.every(), source)
 
+    def scan_options(self) -> dict[str, Any]:
+        """The queue of parts, where routes do not say it."""
+        return {"queue": SCAN_QUEUE} if self.is_standalone else {}
+
     def merge_options(self, source: str) -> dict[str, Any]:
-        """The queue of the merge of a source's parts, where it is not the tasks' own."""
+        """The queue of the merge of a source's parts, where routes do not say it."""
         return {"queue": source_queue(source)} if self.is_standalone else {}
 
     def shown_broker(self) -> str:
@@ -166,16 +178,38 @@ class Registration:
     def _bind(self, **_: Any) -> None:
         from optimizer.celery.tasks import bind_tasks  # noqa: PLC0415 - it imports the scanner; a sender may never bind
 
-        try:
-            every = self.every() if not self.is_standalone else []
-        except SettingsInvalid:  # the tasks say so when they run, worker and beat when they start
-            every = []
-        bind_tasks(self, self._queue, self._scan_queue, {} if self.is_standalone else self._own_options(every))
-        if self._beat and every:
-            ours = beat_entries(every, {"queue": self._queue} if self._queue else {})
-            self.app.conf.beat_schedule = {**ours, **(self.app.conf.beat_schedule or {})}
+        if self.is_standalone:
+            bind_tasks(self, {})
+            watch_standalone(self.app)
+        else:
+            bind_tasks(self, self._own_options())
+            self._configure()  # again: it may have been assigned since
+            watch_registered(self)
 
-    def _own_options(self, every: Sequence[Settings]) -> dict[str, Any]:
+    def _configure(self, **_: Any) -> None:
+        """Put the queues of our tasks before the app's own routes, and our entries into its schedule.
+
+        Routes, since the attribute of a task for its queue is deprecated.
+        """
+        conf = self.app.conf
+        queues = {TASK_NAME: self._queue, MERGE_TASK: self._queue, SCAN_TASK: self._scan_queue}
+        ours = {name: {"queue": queue} for name, queue in queues.items() if queue}
+        theirs = conf.task_routes or ()
+        theirs = theirs if isinstance(theirs, (list, tuple)) else (theirs,)
+        if ours and ours not in theirs:
+            conf.task_routes = (ours, *theirs)
+        every = self._every_or_none()
+        if self._beat and every:
+            entries = beat_entries(every, {"queue": self._queue} if self._queue else {})
+            conf.beat_schedule = {**entries, **(conf.beat_schedule or {})}
+
+    def _every_or_none(self) -> list[Settings]:
+        try:
+            return self.every()
+        except SettingsInvalid:  # the tasks say so when they run, worker and beat when they start
+            return []
+
+    def _own_options(self) -> dict[str, Any]:
         """What the stand-alone app has as settings, for our tasks alone."""
         options: dict[str, Any] = {
             "ignore_result": False,
@@ -185,7 +219,7 @@ class Registration:
         }
         if {"json", "application/json"}.intersection(self.app.conf.accept_content or ()):
             options["serializer"] = "json"
-        if every:
+        if every := self._every_or_none():
             limit_s = time_limit_s(every)
             options |= {"soft_time_limit": limit_s, "time_limit": limit_s + 30}
         return options

@@ -1,4 +1,4 @@
-"""What follows from the intervals of the sources: the entries of `beat_schedule`, and the time limit of a run."""
+"""The names of the tasks, and what follows from the intervals of the sources: `beat_schedule`, a run's time limit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any, Final
 
 from optimizer.config.settings import Settings
 
-__all__ = ["TASK_NAME", "beat_entries", "time_limit_s"]
+__all__ = ["MERGE_TASK", "SCAN_TASK", "TASK_NAME", "beat_entries", "time_limit_s"]
 
 TASK_NAME: Final = "tasks.optimize_rolling_data"
+SCAN_TASK: Final = "tasks.scan_rolling_part"
+MERGE_TASK: Final = "tasks.merge_rolling_parts"
 
 
 def time_limit_s(every: Sequence[Settings]) -> int:

@@ -28,7 +28,7 @@ from redis.exceptions import RedisError
 from optimizer.cache.lock import dispatch_ttl_s
 from optimizer.celery.backends import can_join, keeps_results
 from optimizer.celery.run_states import FollowedRun
-from optimizer.celery.schedule import TASK_NAME
+from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
 from optimizer.models import Report
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TASK_NAME", "bind_tasks", "task_of"]
 
-SCAN_TASK: Final = "tasks.scan_rolling_part"
-MERGE_TASK: Final = "tasks.merge_rolling_parts"
 PROGRESS_EVERY_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
@@ -61,22 +59,18 @@ _OPTIONS: Final = {
 }
 
 
-def bind_tasks(
-    registration: Registration, queue: str | None, scan_queue: str | None, options: Mapping[str, Any]
-) -> None:
+def bind_tasks(registration: Registration, options: Mapping[str, Any]) -> None:
     """Make the tasks for an app that is finalized.
 
     Args:
         registration: The app, and its settings.
-        queue: The queue of runs and merges; `None` for what the app's own routes say.
-        scan_queue: The same for parts.
         options: More of their attributes.
     """
     common = {**_OPTIONS, **options, "registration": registration}
     # `typing`: arguments that do not fit are to be a failed task that Flower shows, not an error 500 of its own.
-    run = registration.app.task(name=TASK_NAME, typing=False, queue=queue, **common)(optimize_rolling_data)
-    registration.app.task(name=SCAN_TASK, queue=scan_queue, **common)(scan_rolling_part)
-    registration.app.task(name=MERGE_TASK, queue=queue, **common)(merge_rolling_parts)
+    run = registration.app.task(name=TASK_NAME, typing=False, **common)(optimize_rolling_data)
+    registration.app.task(name=SCAN_TASK, **common)(scan_rolling_part)
+    registration.app.task(name=MERGE_TASK, **common)(merge_rolling_parts)
     task_postrun.connect(_drop_traceback, sender=run)
 
 
@@ -184,7 +178,9 @@ def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]
         of_run = (settings.source, assignment.token)
         tasks, registration = task.app.tasks, task.registration
         scans = [
-            tasks[SCAN_TASK].s(*of_run, assignment.parts[index].location).set(**options, **limits)
+            tasks[SCAN_TASK]
+            .s(*of_run, assignment.parts[index].location)
+            .set(**registration.scan_options(), **options, **limits)
             for index in assignment.to_scan
         ]
         merge = tasks[MERGE_TASK].s(*of_run).set(**registration.merge_options(settings.source), **limits)

@@ -116,12 +116,13 @@ class ForeignApp:
 
     def send(self, *, timeout_s: float = 30.0, **order: Any) -> str:
         """Send a run by `CelerySender`, wait until it has ended, and return its state as text."""
+        order = {"force": False, "accept": False, "source": "rolling_brain", **order}
         code = f"""
 import time
 from optimizer.celery import CelerySender
 from proj import app
 sender = CelerySender(app)
-run = sender.send(**{dict(force=False, accept=False, source="rolling_brain") | order!r})
+run = sender.send(**{order!r})
 ends = time.monotonic() + {timeout_s}
 while (state := sender.state(run)).state in ("pending", "running") and time.monotonic() < ends:
     time.sleep(0.05)
