@@ -150,11 +150,18 @@ class Registration:
         """Read the settings of one source; it may be left out where there is one.
 
         Raises:
-            SettingsInvalid: As above, or there is no such source, or this worker cannot run scans.
+            SettingsInvalid: As above, or there is no such source.
+        """
+        return Settings.one_of(self.every(), source)
+
+    def check_pool(self) -> None:
+        """Check that this worker can run scans.
+
+        Raises:
+            SettingsInvalid: It cannot.
         """
         if self.pool_problem:
             raise SettingsInvalid(self.pool_problem)
-        return Settings.one_of(self.every(), source)
 
     def scan_options(self) -> dict[str, Any]:
         """The queue of parts, where routes do not say it."""

@@ -103,6 +103,7 @@ def optimize_rolling_data(
         settings = registration.settings(source)
         may_send = can_join(self.app) and not self.request.is_eager
         with FollowedRun(registration, settings, "" if scheduled else run_id) as followed:
+            registration.check_pool()
             followed.begin()
             report = run_source(
                 settings,
@@ -136,6 +137,7 @@ def _drop_traceback(retval: object, **_: Any) -> None:
 def scan_rolling_part(self: Task, source: str, token: str, location: str) -> dict[str, Any]:
     """Scan one part, and return how that ended. A failure too is a result, which the merge needs."""
     try:
+        self.registration.check_pool()
         settings, progress = self.registration.settings(source), _progress(self)
         outcome = scan_one_part(settings, token, location, progress=progress, time_limit_error=SoftTimeLimitExceeded)
     except SettingsInvalid as error:
@@ -153,6 +155,7 @@ def merge_rolling_parts(self: Task, outcomes: list[dict[str, Any]], source: str,
     with _failure_logged():
         settings = self.registration.settings(source)
         with FollowedRun(self.registration, settings, self.request.id) as followed:
+            self.registration.check_pool()
             report = merge_parts(settings, token, _decode_outcomes(outcomes), time_limit_error=SoftTimeLimitExceeded)
             followed.finish(report)
     return _result(report)
