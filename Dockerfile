@@ -6,9 +6,8 @@ WORKDIR /src
 # The compiler stays in this stage.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv --without-pip /opt/venv
-COPY pyproject.toml setup.py constraints.txt README.md LICENSE celeryconfig.py ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY optimizer optimizer
-COPY tasks tasks
 # Fail the build rather than make an image with the slow engine. --only-binary: a dependency without a wheel fails by name
 # and is not compiled here.
 RUN BUILD_EXTENSION=yes pip wheel --no-cache-dir --no-deps --wheel-dir /dist . \
@@ -25,5 +24,8 @@ RUN groupadd --gid 10001 rolling \
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
+# What `celery -A tasks` starts, and its settings.
+COPY celeryconfig.py ./
+COPY tasks tasks
 USER 10001:10001
 CMD ["celery", "-A", "tasks", "worker", "--loglevel", "INFO", "-n", "worker@%h"]

@@ -1,3 +1,7 @@
-"""Celery's settings for `celery -A tasks`: the service's own; assign below the import to replace some."""
+"""Celery's settings for `celery -A tasks`: the service's own; assign at the end to replace some."""
 
-from optimizer.celery.config import *  # noqa: F403 - Celery reads a module's names
+import os
+
+from optimizer.celery.config import celery_settings
+
+globals().update(celery_settings(os.environ))  # Celery reads a module's names

@@ -1,19 +1,10 @@
-"""The stand-alone deployment: `celery -A tasks worker`, `celery -A tasks beat`, `celery -A tasks flower`."""
+"""The stand-alone deployment: `celery -A tasks worker`, `celery -A tasks beat`, `celery -A tasks flower`.
 
-from __future__ import annotations
+Its settings are in `celeryconfig.py`.
+"""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from optimizer.celery.app import app as app
+from optimizer.celery import create_app
 
 __all__ = ["app"]
 
-
-def __getattr__(name: str) -> object:
-    """Import the app on first use: a router that imports `tasks.sender` and sends nothing needs no Celery."""
-    if name == "app":
-        from optimizer.celery.app import app  # noqa: PLC0415
-
-        return app
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+app = create_app("celeryconfig")

@@ -33,8 +33,11 @@
 |                           |         | when the part is seen to have changed               |                    |
 | rolling:{S}:parts         | SET     | the digests of all results that are kept            | never              |
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
-| rolling:{S}:requested     | STRING  | in the broker: the run that was last requested over | the time limit of  |
-|                           |         | HTTP, its id and whether it is forced (JSON)        | a run              |
+| rolling:{S}:requested     | STRING  | the run that was last requested over HTTP, its id   | the time limit of  |
+|                           |         | and whether it is forced (JSON); in the broker, or  | a run              |
+|                           |         | for another Celery app than our own in the cache    |                    |
+| rolling:{S}:result:I      | STRING  | for another Celery app: the state of a run that was | 15 minutes, beyond |
+|                           |         | requested over HTTP, as Celery's JSON; I is its id  | its time limit     |
 | rolling:{S}:probe         | STRING  | written and deleted again by `config` and at the    | 10 s               |
 |                           |         | start of a worker, to see whether that works        |                    |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
@@ -167,8 +170,12 @@ class Keys:
 
     @property
     def requested(self) -> str:
-        """The run that was last requested over HTTP; in the broker."""
+        """The run that was last requested over HTTP; in the broker, or for another Celery app in the cache."""
         return self._name("requested")
+
+    def result(self, run_id: str) -> str:
+        """The state of a run that was requested over HTTP, for another Celery app."""
+        return self._name("result", run_id)
 
     @property
     def deltas(self) -> str:

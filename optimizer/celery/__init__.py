@@ -1,1 +1,31 @@
-"""Celery's side: the app, its settings, the tasks, and senders. The only package that imports Celery."""
+"""Celery's side: tasks for any Celery app, the stand-alone app, and senders. The only package that imports Celery.
+
+`register` adds the tasks to an app of yours, `create_app` makes the stand-alone app. Importing this package imports no
+Celery yet, and has no effect: no app becomes the current one, no signal is connected, no logger or variable is set.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from optimizer.celery.app import create_app
+    from optimizer.celery.registration import register
+    from optimizer.celery.sender import CelerySender
+
+__all__ = ["CelerySender", "create_app", "register"]
+
+_MODULES: Final = {
+    "CelerySender": "optimizer.celery.sender",
+    "create_app": "optimizer.celery.app",
+    "register": "optimizer.celery.registration",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        value: object = getattr(importlib.import_module(_MODULES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,35 +1,96 @@
-"""The Celery app of worker, beat, Flower and senders. Its settings are read from the module `celeryconfig`."""
+"""The stand-alone Celery app of worker, beat, Flower and senders.
+
+What only an app of one's own may have is here: the connection that drops unusable messages (`broker.py`), Flower's
+defaults, the checks of worker and beat (`startup.py`), and the level of our loggers.
+"""
 
 from __future__ import annotations
 
+import inspect
+import logging
 import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
+import click
 from celery import Celery
 from celery.app.amqp import AMQP
+from celery.app.log import Logging
+from celery.loaders.app import AppLoader
 
 from optimizer.celery.broker import Connection
+from optimizer.celery.config import celery_settings
 from optimizer.celery.flower import close_flower
-from optimizer.celery.startup import connect_signals
+from optimizer.celery.registration import Registration
+from optimizer.errors import SettingsInvalid
 
-__all__ = ["app"]
+__all__ = ["create_app"]
 
-if "flower" in sys.argv[1:]:
-    close_flower(os.environ, sys.argv)
+APP_NAME: Final = "tasks"
 
 
 class _Amqp(AMQP):  # type: ignore[misc]
     Connection = Connection
 
 
-app = Celery("tasks", amqp=_Amqp, include=["optimizer.celery.tasks"])
-app.config_from_object("celeryconfig")
-app.steps["consumer"].add("optimizer.celery.consumer:DroppedMessages")  # by name: only a worker imports it
-connect_signals()
+class _Log(Logging):  # type: ignore[misc]
+    def setup_logging_subsystem(self, *arguments: Any, **options: Any) -> Any:
+        """Show a log line of each run even if the process's own level is WARNING, the default."""
+        logging.getLogger("optimizer").setLevel(logging.INFO)
+        return super().setup_logging_subsystem(*arguments, **options)
 
 
-@app.on_after_configure.connect
+class _Loader(AppLoader):  # type: ignore[misc]
+    """Reads settings when they are first used; where a variable cannot be used, Celery's commands end with one line."""
+
+    def read_configuration(self, env: str = "") -> dict[str, Any]:  # noqa: ARG002 - it may be another program's
+        """Celery's settings of an app for which no module is named."""
+        with _one_line_exit():
+            return celery_settings(os.environ)
+
+    def config_from_object(self, obj: Any, silent: bool = False) -> Any:
+        """Celery's settings in a module."""
+        with _one_line_exit():
+            return super().config_from_object(obj, silent)
+
+
+def create_app(config: Any = None) -> Celery:
+    """Make the stand-alone app. It is not the process's current app, and reads its settings when they are first used.
+
+    Args:
+        config: A module with Celery's settings, or its name; by default `celery_settings(os.environ)`.
+    """
+    caller = inspect.currentframe().f_back  # type: ignore[union-attr]
+    if caller is not None and _is_flower_of(caller.f_globals.get("__name__", "")):
+        close_flower(os.environ, sys.argv)
+    app = Celery(APP_NAME, amqp=_Amqp, loader=_Loader, log=_Log, set_as_current=False)
+    if config is not None:
+        app.config_from_object(config)
+    app.steps["consumer"].add("optimizer.celery.consumer:DroppedMessages")  # by name: only a worker imports it
+    app.on_after_configure.connect(_set_result_backend)
+    Registration(app, is_standalone=True).connect()
+    return app
+
+
 def _set_result_backend(sender: Celery, source: Any, **_: Any) -> None:
     """Ignore `CELERY_RESULT_BACKEND`, which may be another program's; `config.py` does the same for the broker."""
     sender.backend_cls = source["result_backend"]
+
+
+def _is_flower_of(module: str) -> bool:
+    """Whether this process is `celery -A MODULE flower`: an app that is imported by another app's Flower is not."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.invoked_subcommand != "flower":
+        return False
+    named = str(context.params.get("app")).partition(":")[0]
+    return named in (module, f"{module}.app") or f"{named}.celery" == module  # `find_app` of Celery tries these
+
+
+@contextmanager
+def _one_line_exit() -> Iterator[None]:
+    try:
+        yield
+    except SettingsInvalid as error:
+        raise SystemExit(f"SettingsInvalid: {error}") from None  # where Celery would print a traceback

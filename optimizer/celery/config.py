@@ -1,11 +1,10 @@
-"""Celery's settings under Celery's own lowercase keys, made from the `ROLLING_*` variables.
+"""Celery's settings of the stand-alone app, under Celery's own lowercase keys, made from the `ROLLING_*` variables.
 
-Each value that differs from Celery's default has its reason. The app reads `celeryconfig.py`, which imports them all.
+Each value that differs from Celery's default has its reason.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,112 +12,152 @@ from typing import Any
 from kombu.entity import Exchange, Queue
 
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
+from optimizer.celery.schedule import beat_entries, time_limit_s
 from optimizer.config.redis_url import RedisUrl
 from optimizer.config.settings import Settings
-from optimizer.errors import SettingsInvalid
 
-try:
-    _sources = Settings.every_from_env(os.environ)
-except SettingsInvalid as _error:
-    raise SystemExit(f"SettingsInvalid: {_error}") from None  # one line, where Celery would print a traceback
-_broker = RedisUrl.parse(_sources[0].broker_url)
-_longest_interval_s = max(settings.interval_s for settings in _sources)
-_shortest_interval_s = min(settings.interval_s for settings in _sources)
-_time_limit_s = max(60, round(10 * _longest_interval_s))
-
-# ---- broker and results: one Redis; it must not evict, so it may be another than the cache
-# Three names: `CELERY_BROKER_URL`, which may be another program's, wins over the first.
-broker_url = broker_read_url = broker_write_url = result_backend = _broker.for_kombu()
-broker_use_ssl = redis_backend_use_ssl = _broker.tls_for_kombu()
-broker_connection_retry_on_startup = True
-broker_connection_max_retries = None  # for ever: after the default of 100 worker and beat would end
-# A publish on a dead connection would wait for ever, and a blocked read for most of a minute.
-broker_transport_options = {
-    "visibility_timeout": 120,
-    "socket_timeout": 30,
-    "socket_connect_timeout": 5,
-    "socket_keepalive": True,
-    "health_check_interval": 25,
-}
-# Reporting progress must not delay a scan for long when Redis is away.
-redis_socket_timeout = 5
-redis_socket_connect_timeout = 2
-result_backend_transport_options = {
-    "visibility_timeout": 120,
-    "retry_policy": {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},
-}
-visibility_timeout = 120
-
-# ---- messages: JSON only, so that a message can never run code
-task_serializer = "json"
-result_serializer = "json"
-accept_content = ["json"]
-result_accept_content = ["json"]
-# Celery's own logs the content of messages that it cannot use, and ends at some.
-worker_consumer = "optimizer.celery.consumer:Consumer"
-
-# ---- results: kept until they have been read, but not so long that many accumulate
-result_expires = max(900, 2 * _time_limit_s)
-result_chord_expires = result_expires  # a chord waits for its longest scan
-
-# ---- one queue for each source, and one for scans; a worker without -Q takes all of them. Each has an exchange and a
-# routing key of its own: by default all would share one, and each message would go to every queue.
-task_queues = [
-    Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]
-    for name in (*(source_queue(settings.source) for settings in _sources), SCAN_QUEUE)
-]
-task_default_queue = source_queue(_sources[0].source)
+__all__ = ["celery_settings"]
 
 
-def _route(_name: str, _args: Sequence[Any], kwargs: Mapping[str, Any] | None, *_: Any, **__: Any) -> Any:
-    """Send a run to the queue of its source, also when Flower or another program sends it."""
-    source = (kwargs or {}).get("source")  # not checked yet
-    return {"queue": source_queue(source)} if source in [settings.source for settings in _sources] else None
+def celery_settings(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Make Celery's settings.
 
-
-task_routes = (_route,)
-
-# ---- delivery: early acks and no prefetching. kombu 5.7 ends a worker that holds an unacknowledged message when the
-# connection to Redis drops, and a prefetched message is stranded until the visibility timeout. The next tick repeats a
-# run that is lost.
-task_acks_late = False
-worker_prefetch_multiplier = 1
-worker_disable_prefetch = True
-
-# ---- runs: one of a source at a time by the lock. While one child scans, the other takes ticks and triggers; where
-# several sources are single files, a run waits at most for one scan of each other source.
-worker_concurrency = 2
-task_track_started = True
-task_soft_time_limit = _time_limit_s
-task_time_limit = _time_limit_s + 30
-worker_max_tasks_per_child = 500
-worker_max_memory_per_child = 300_000  # KiB of peak memory; a run takes under 100 MB, so this is a leak
-worker_soft_shutdown_timeout = 20
-
-# ---- what Flower shows
-worker_send_task_events = True
-task_send_sent_event = True
-
-# ---- the schedule is kept in memory. Its only state would be the time of the last run, on which a new beat must not
-# act: its first tick comes startup_delay_s after its start.
-beat_scheduler = "celery.beat:Scheduler"
-beat_max_loop_interval = min(5.0, _shortest_interval_s)
-beat_enable_remote_control = True
-beat_remote_control_max_tick_age = max(90.0, 3 * _longest_interval_s)
-beat_schedule = {
-    f"optimize-rolling-data-{settings.source}": {
-        "task": "tasks.optimize_rolling_data",
-        "schedule": settings.interval_s,
-        "kwargs": {"scheduled": True, "source": settings.source},
-        # Has an effect only inside `options`: a tick that no worker took in time is dropped, so ticks never accumulate.
-        "options": {"expires": settings.interval_s},
-        # No message with a countdown, see delivery: beat takes this for the time of the last run.
-        "last_run_at": datetime.now(UTC) + timedelta(seconds=settings.startup_delay_s - settings.interval_s),
+    Raises:
+        SettingsInvalid: A variable cannot be used.
+    """
+    every = Settings.every_from_env(environ)
+    return {
+        **_broker_and_results(every),
+        **_messages(),
+        **_queues(every),
+        **_delivery(),
+        **_runs(every),
+        **_schedule(every),
+        # ---- what Flower shows
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        # ---- logs: stdout is not redirected, so that what a library prints does not look like a log line
+        "worker_redirect_stdouts": False,
+        "timezone": "UTC",
+        "enable_utc": True,
     }
-    for settings in _sources
-}
 
-# ---- logs: stdout is not redirected, so that what a library prints does not look like a log line
-worker_redirect_stdouts = False
-timezone = "UTC"
-enable_utc = True
+
+def _broker_and_results(every: Sequence[Settings]) -> dict[str, Any]:
+    """One Redis for both; it must not evict, so it may be another than the cache."""
+    broker = RedisUrl.parse(every[0].broker_url)
+    url, tls = broker.for_kombu(), broker.tls_for_kombu()
+    result_expires_s = max(900, 2 * time_limit_s(every))
+    return {
+        # Three names: `CELERY_BROKER_URL`, which may be another program's, wins over the first.
+        "broker_url": url,
+        "broker_read_url": url,
+        "broker_write_url": url,
+        "result_backend": url,
+        "broker_use_ssl": tls,
+        "redis_backend_use_ssl": tls,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # for ever: after the default of 100 worker and beat would end
+        # A publish on a dead connection would wait for ever, and a blocked read for most of a minute.
+        "broker_transport_options": {
+            "visibility_timeout": 120,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+        # Reporting progress must not delay a scan for long when Redis is away.
+        "redis_socket_timeout": 5,
+        "redis_socket_connect_timeout": 2,
+        "result_backend_transport_options": {
+            "visibility_timeout": 120,
+            "retry_policy": {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},
+        },
+        "visibility_timeout": 120,
+        # Kept until they have been read, but not so long that many accumulate.
+        "result_expires": result_expires_s,
+        "result_chord_expires": result_expires_s,  # a chord waits for its longest scan
+    }
+
+
+def _messages() -> dict[str, Any]:
+    """JSON only, so that a message can never run code."""
+    return {
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        # Celery's own logs the content of messages that it cannot use, and ends at some.
+        "worker_consumer": "optimizer.celery.consumer:Consumer",
+    }
+
+
+def _queues(every: Sequence[Settings]) -> dict[str, Any]:
+    """One queue for each source, and one for scans; a worker without -Q takes all of them.
+
+    Each has an exchange and a routing key of its own: by default all would share one, and each message would go to
+    every queue.
+    """
+    names = [source_queue(settings.source) for settings in every]
+    sources = [settings.source for settings in every]
+
+    def route(_name: str, _args: Sequence[Any], kwargs: Mapping[str, Any] | None, *_: Any, **__: Any) -> Any:
+        """Send a run to the queue of its source, also when Flower or another program sends it."""
+        source = (kwargs or {}).get("source")  # not checked yet
+        return {"queue": source_queue(source)} if source in sources else None
+
+    return {
+        "task_queues": [
+            Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]
+            for name in (*names, SCAN_QUEUE)
+        ],
+        "task_default_queue": names[0],
+        "task_routes": (route,),
+    }
+
+
+def _delivery() -> dict[str, Any]:
+    """Early acks and no prefetching.
+
+    kombu 5.7 ends a worker that holds an unacknowledged message when the connection to Redis drops, and a prefetched
+    message is stranded until the visibility timeout. The next tick repeats a run that is lost.
+    """
+    return {"task_acks_late": False, "worker_prefetch_multiplier": 1, "worker_disable_prefetch": True}
+
+
+def _runs(every: Sequence[Settings]) -> dict[str, Any]:
+    """One run of a source at a time, by the lock.
+
+    While one child scans, the other takes ticks and triggers; where several sources are single files, a run waits at
+    most for one scan of each other source.
+    """
+    limit_s = time_limit_s(every)
+    return {
+        "worker_concurrency": 2,
+        "task_track_started": True,
+        "task_soft_time_limit": limit_s,
+        "task_time_limit": limit_s + 30,
+        "worker_max_tasks_per_child": 500,
+        "worker_max_memory_per_child": 300_000,  # KiB of peak memory; a run takes under 100 MB, so this is a leak
+        "worker_soft_shutdown_timeout": 20,
+    }
+
+
+def _schedule(every: Sequence[Settings]) -> dict[str, Any]:
+    """The schedule is kept in memory.
+
+    Its only state would be the time of the last run, on which a new beat must not act: its first tick comes
+    startup_delay_s after its start.
+    """
+    entries = beat_entries(every, {})
+    for settings, entry in zip(every, entries.values(), strict=True):
+        # No message with a countdown, see delivery: beat takes this for the time of the last run.
+        entry["last_run_at"] = datetime.now(UTC) + timedelta(seconds=settings.startup_delay_s - settings.interval_s)
+    intervals_s = [settings.interval_s for settings in every]
+    return {
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_max_loop_interval": min(5.0, *intervals_s),
+        "beat_enable_remote_control": True,
+        "beat_remote_control_max_tick_age": max(90.0, 3 * max(intervals_s)),
+        "beat_schedule": entries,
+    }

@@ -27,7 +27,16 @@ _log = SourceLog(__name__)
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
-    """Celery's consumer, with other handlers for messages that it cannot use."""
+    """Celery's consumer, with other handlers for messages that it cannot use, and commands that end runs."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Here, and not by decorators: they would replace the commands of every worker that imports this module.
+        ids = "[id1 [id2 [... [idN]]]]"
+        control.control_command(name="revoke", variadic="task_id", signature=ids)(_revoke)
+        control.control_command(
+            name="terminate", variadic="task_id", args=[("signal", str)], signature=f"<signal> {ids}"
+        )(_terminate)
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
         """Return the handler of a queue's messages."""
@@ -70,7 +79,6 @@ class DroppedMessages(bootsteps.StartStopStep):  # type: ignore[misc]
 # ---- remote control, as sent by Flower's buttons and by `celery -A tasks control`
 
 
-@control.control_command(name="revoke", variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
 def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None = None, **options: Any) -> Any:
     """Revoke task by task id (or list of ids); a run ends wherever it is."""
     run_ids = {one for one in (task_id if isinstance(task_id, list) else [task_id]) if isinstance(one, str)}
@@ -78,7 +86,6 @@ def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | Non
     return control.revoke(state, sorted(run_ids), terminate, signal, **options)
 
 
-@control.control_command(name="terminate", variadic="task_id", args=[("signal", str)], signature="<signal> [id1 [...]]")
 def _terminate(state: Any, signal: str, task_id: Any, **_: Any) -> Any:
     """Terminate task by task id (or list of ids); a run ends wherever it is."""
     return _revoke(state, task_id, terminate=True, signal=signal)

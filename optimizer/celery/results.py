@@ -6,12 +6,15 @@ it names there, so anyone who can write to the broker could end a process that r
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from optimizer.errors import CacheUnavailable, RollingError, RunLost
 from optimizer.models import Report
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 __all__ = ["ResultInvalid", "RunResult", "decode_result", "read_result", "report_of"]
 
@@ -52,15 +55,13 @@ class _Failure(msgspec.Struct, frozen=True):
     exc_message: list[Any] | str = ""
 
 
-def read_result(run_id: str) -> RunResult:
-    """Read the result of a run from the broker.
+def read_result(app: Celery, run_id: str) -> RunResult:
+    """Read the result of a run from an app's Redis.
 
     Raises:
         ResultInvalid: The stored result is not of this service's format.
         redis.RedisError: The broker is away, or refuses.
     """
-    from optimizer.celery.app import app  # noqa: PLC0415 - its import reads Celery's settings, so not before it is needed
-
     return decode_result(run_id, app.backend.client.getrange(app.backend.get_key_for_task(run_id), 0, MAX_RESULT_BYTES))
 
 

@@ -2,34 +2,35 @@
 
     app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), prefix="/api")
 
-Runs go to the broker of the `ROLLING_*` variables, whatever settings the router has: a process has one Celery app. Of
-the runs that are sent here, a source has one at a time, over all processes: a key in the broker holds it.
-
-Results are decoded by `results.py`, not by Celery, which would import the modules that a result names.
+Runs go to the broker of the `ROLLING_*` variables, or to that of a Celery app of yours, whatever settings the router
+has. Of the runs that are sent here, a source has one at a time, over all processes: a key in Redis holds it.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import uuid4
 
 import msgspec
 from redis.exceptions import RedisError, ResponseError, WatchError
 
-from optimizer.cache.client import ping
 from optimizer.cache.keys import Keys
-from optimizer.celery.results import ResultInvalid, read_result
-from optimizer.config.settings import Settings
+from optimizer.celery.results import ResultInvalid
+from optimizer.celery.schedule import TASK_NAME
 from optimizer.errors import CacheUnavailable, RunPending
-from optimizer.storage.location import redact_url
 
 if TYPE_CHECKING:
+    import redis
+    from celery import Celery
+
+    from optimizer.celery.registration import Registration
+    from optimizer.celery.run_states import RunStates
     from optimizer.web.trigger import RunState
 
-__all__ = ["CelerySender", "broker_answers"]
+__all__ = ["CelerySender"]
 
 # A run that no worker has begun by then is dropped: its sender no longer waits, and ticks come by themselves.
 SHORTEST_EXPIRY_S: Final = 60.0
@@ -44,31 +45,42 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class CelerySender:
-    """Sends runs to the workers, and reads their states."""
+    """Sends runs to the workers, and reads their states.
+
+    Args:
+        app: A Celery app on which `register` was called; by default the stand-alone one.
+    """
+
+    def __init__(self, app: Celery | None = None) -> None:
+        self._app = app
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
         """Send a run of a source, unless one that was sent here has not ended; return its id.
 
         Raises:
             RunPending: One has not ended, and does less than this one should: it is not forced, or accepts less.
-            CacheUnavailable: The broker cannot be reached.
+            CacheUnavailable: The broker cannot be reached, or the Redis that holds the pending run.
+            SettingsInvalid: A variable cannot be used, or the app has no tasks of ours.
         """
-        # Importing these reads Celery's settings, so not before a run is sent.
-        from optimizer.celery.app import app  # noqa: PLC0415
-        from optimizer.celery.tasks import optimize_rolling_data  # noqa: PLC0415
-
-        expires_s = max(SHORTEST_EXPIRY_S, Settings.from_env(os.environ, source).interval_s)
+        registration, states = self._registered()
+        settings = registration.settings(source)
+        expires_s = max(SHORTEST_EXPIRY_S, settings.interval_s)
+        task = registration.app.tasks[TASK_NAME]
+        limit_s = task.time_limit or registration.app.conf.task_time_limit or 0
+        kept_s = max(expires_s, limit_s)  # after that a run that was begun has been killed
         request = _Request(str(uuid4()), force, accept)
         key = Keys(source).requested
-        with broker_answers():
-            earlier = _store_unless_pending(key, request, expires_s)
+        with states.sending():
+            with states.notes(settings) as notes:
+                earlier = _store_unless_pending(notes, key, request, kept_s, partial(_is_pending, states, expires_s))
             if earlier is None:
                 kwargs = {"force": force, "accept": accept, "source": source}
                 try:
-                    optimize_rolling_data.apply_async(kwargs=kwargs, expires=expires_s, task_id=request.id)
+                    states.expect(settings, request.id, expires_s)
+                    task.apply_async(kwargs=kwargs, expires=expires_s, task_id=request.id)
                 except BaseException:
-                    with suppress(RedisError):
-                        app.backend.client.delete(key)
+                    with suppress(RedisError, CacheUnavailable), states.notes(settings) as notes:
+                        notes.delete(key)
                     raise
                 return request.id
         missing = [name for name in ("force", "accept") if getattr(request, name) > getattr(earlier, name)]
@@ -82,47 +94,45 @@ class CelerySender:
         """Read the state of a run.
 
         Raises:
-            CacheUnavailable: The broker cannot be reached, or holds a result that no worker has written.
+            CacheUnavailable: Redis cannot be reached, or holds a result that no worker has written.
+            SettingsInvalid: As above.
         """
         from optimizer.web.trigger import Failure, RunState  # noqa: PLC0415 - FastAPI is an extra
 
-        with broker_answers():
-            result = read_result(run_id)
+        _, states = self._registered()
+        with states.reading():
+            result = states.read(run_id)
         error = Failure(result.error, result.details) if result.error else None
         if result.error == "TaskRevokedError":
             error = Failure("Expired", "it was revoked, or no worker has begun it in time: is one running?")
         return RunState(run_id, result.state, result.percent, result.report, error)
 
+    def _registered(self) -> tuple[Registration, RunStates]:
+        # Not before it is used: Celery takes 0.3 s.
+        from optimizer.celery.registration import registration_of  # noqa: PLC0415
+        from optimizer.celery.run_states import run_states  # noqa: PLC0415
 
-@contextmanager
-def broker_answers() -> Iterator[None]:
-    """Check that the broker answers, and turn the errors of Celery and Redis in the block into `CacheUnavailable`."""
-    from kombu.exceptions import OperationalError  # noqa: PLC0415 - not before a run is sent
+        if self._app is None:
+            from optimizer.celery.standalone import app  # noqa: PLC0415
 
-    url = Settings.every_from_env(os.environ)[0].broker_url  # Celery's own lacks certificates and authorities
-    try:
-        ping(url)  # first: Celery alone would try for a while, and then end with four tracebacks
-        yield
-    except ResponseError as error:  # a key of another type, or an ACL that forbids the command
-        raise CacheUnavailable(f"the broker {redact_url(url)} refuses: {error}") from error
-    except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: lost while waiting
-        raise CacheUnavailable(f"the broker {redact_url(url)} cannot be reached: {error}") from error
+            self._app = app
+        registration = registration_of(self._app)
+        return registration, run_states(registration)
 
 
-def _store_unless_pending(key: str, request: _Request, expires_s: float) -> _Request | None:
+def _store_unless_pending(
+    notes: redis.Redis, key: str, request: _Request, kept_s: float, is_pending: Callable[[str, float], bool]
+) -> _Request | None:
     """Store the request and return `None`, or return the stored one if its run has not ended.
 
     Compare-and-set: if several processes see that the last run has ended, one of them stores its request.
     """
-    from optimizer.celery.app import app  # noqa: PLC0415
-
-    kept_s = max(expires_s, app.conf.task_time_limit)  # after that a run that was begun has been killed
-    with app.backend.client.pipeline() as pipeline:
+    with notes.pipeline() as pipeline:
         while True:
             with suppress(WatchError):
-                pipeline.watch(key)
+                pipeline.watch(key)  # type: ignore[no-untyped-call]
                 stored = _decode_request(pipeline, key)
-                if stored is not None and _is_pending(stored.id, kept_s - pipeline.pttl(key) / 1e3, expires_s):
+                if stored is not None and is_pending(stored.id, kept_s - pipeline.pttl(key) / 1e3):
                     return stored
                 pipeline.multi()
                 pipeline.set(key, msgspec.json.encode(request), px=round(kept_s * 1e3))
@@ -138,10 +148,10 @@ def _decode_request(client: Any, key: str) -> _Request | None:
         return None
 
 
-def _is_pending(run_id: str, age_s: float, expires_s: float) -> bool:
+def _is_pending(states: RunStates, expires_s: float, run_id: str, age_s: float) -> bool:
     """Whether a run waits for a worker, or has been begun and has not ended."""
     try:
-        state = read_result(run_id).state
+        state = states.read(run_id).state
     except (ResultInvalid, ResponseError):
         return False
     return state == "running" or (state == "pending" and age_s < expires_s)

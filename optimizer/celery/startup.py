@@ -1,22 +1,26 @@
 """What a worker and a beat check when they start, before the first task.
 
-A process that could do nothing useful ends with one line on stderr, where Celery would print a traceback or fail at
-each tick. What may fail later, or lose data one day, is logged as a warning.
+Of the stand-alone app, a process that could do nothing useful ends with one line on stderr, where Celery would print a
+traceback or fail at each tick. What may fail later, or lose data one day, is logged as a warning.
+
+A process of another app has tasks of its own, and never ends: what cannot be used is logged as an error, and our tasks
+fail by name.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from celery import Celery
 from celery.concurrency import get_implementation
-from celery.signals import after_setup_logger, beat_init, worker_init, worker_ready
+from celery.signals import beat_init, worker_init, worker_ready
 
 from optimizer.cache.client import is_away
 from optimizer.cache.server_checks import check_broker, check_cache, check_no_cluster
+from optimizer.celery.backends import can_join
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
@@ -24,7 +28,10 @@ from optimizer.log import SourceLog
 from optimizer.scan.engine import choose_engine
 from optimizer.storage.location import is_pattern
 
-__all__ = ["connect_signals"]
+if TYPE_CHECKING:
+    from optimizer.celery.registration import Registration
+
+__all__ = ["watch_registered", "watch_standalone"]
 
 _log = SourceLog(__name__)
 
@@ -36,30 +43,79 @@ POOLS: Final = {
 }
 
 
-def connect_signals() -> None:
-    """Let Celery call the checks of this module."""
-    after_setup_logger.connect(_show_info_lines)
-    worker_init.connect(_check_worker)
-    beat_init.connect(_check_beat)
-    worker_ready.connect(_log_start)
+def watch_standalone(app: Celery) -> None:
+    """Check the worker and the beat of the stand-alone app at their start."""
+    _connect(app, worker_init, _check_worker)
+    _connect(app, beat_init, _check_beat)
+    _connect(app, worker_ready, _log_start)
 
 
-def _show_info_lines(**_: Any) -> None:
-    """Show a log line of each run even if the worker's own level is WARNING, its default."""
-    logging.getLogger("optimizer").setLevel(logging.INFO)
+def watch_registered(registration: Registration) -> None:
+    """Log what the worker and the beat of another app have to know at their start."""
+
+    def check_pool(worker: Any) -> None:
+        registration.pool_problem = _pool_problem(get_implementation(worker.pool_cls))
+
+    def log_worker(consumer: Any) -> None:
+        every = _usable(registration)
+        if registration.pool_problem:
+            _log.error("⚠️ no run is made by this worker: %s", registration.pool_problem)
+        elif every:
+            _log_pool(consumer.pool.__module__)
+            _log_engines(every)
+            _log_parts(every, consumer.app)
+
+    _connect(registration.app, worker_init, check_pool)
+    _connect(registration.app, worker_ready, log_worker)
+    _connect(registration.app, beat_init, lambda _: _usable(registration))
 
 
-def _check_worker(sender: Any, **_: Any) -> None:
+def _connect(app: Celery, signal: Any, check: Callable[[Any], object]) -> None:
+    """Call a check with the signal's sender, in processes of this app alone."""
+
+    def receive(sender: Any, **_: Any) -> None:
+        if sender.app is app:
+            check(sender)
+
+    signal.connect(receive, weak=False)
+
+
+def _usable(registration: Registration) -> Sequence[Settings]:
+    """The settings of an app's sources; none, and an error in the log, if a variable cannot be used."""
+    try:
+        every = registration.every()
+        for settings in every:
+            choose_engine(settings.engine)
+    except SettingsInvalid as error:
+        _log.error("⚠️ no run can be made, and none is scheduled, until this is corrected", error=error)
+        return []
+    return every
+
+
+def _log_parts(every: Sequence[Settings], app: Celery) -> None:
+    """Warn where parts cannot be distributed."""
+    for settings in every:
+        if is_pattern(settings.input) and not can_join(app):
+            _log.warning(
+                "the result backend of this app, %s, cannot join tasks, so that a run scans all its parts itself, one "
+                "after another",
+                app.backend.as_uri(),
+                source=settings.source,
+            )
+
+
+def _check_worker(worker: Any) -> None:
     """End a worker with a misspelt setting, without its engine, or with a broker or a pool that cannot be used."""
     with _one_line_exit():
         every = Settings.every_from_env(os.environ, strict=True)
         for settings in every:
             choose_engine(settings.engine)
         check_broker(every[0].broker_url, every[0].source)
-    _check_pool(get_implementation(sender.pool_cls))
+    if problem := _pool_problem(get_implementation(worker.pool_cls)):
+        raise SystemExit(problem)
 
 
-def _check_beat(**_: Any) -> None:
+def _check_beat(_beat: Any) -> None:
     """End a beat with a misspelt setting, or with a Redis Cluster for its broker, to which it could not send a task."""
     with _one_line_exit():
         every = Settings.every_from_env(os.environ, strict=True)
@@ -78,26 +134,27 @@ def _one_line_exit() -> Iterator[None]:
             raise SystemExit(f"CacheUnavailable: broker: {error}") from None
 
 
-def _check_pool(pool: Any) -> None:
-    """End a worker with gevent, eventlet, or a pool that is not tested.
+def _pool_problem(pool: Any) -> str:
+    """Why a pool cannot run scans: gevent, eventlet, or one that is not tested; empty if it can.
 
     A scan keeps a core busy for seconds and yields to no greenlet: neither to the one that extends the lock of its run,
     nor to those through which the worker is told to stop.
     """
-    if pool.__module__ not in POOLS:
-        raise SystemExit(
-            f"the pool {pool.__module__}:{pool.__name__} cannot run scans: they keep a core busy, and nothing else in "
-            "the worker would run meanwhile; start it with -P prefork (the default), -P threads or -P solo"
-        )
+    if pool.__module__ in POOLS:
+        return ""
+    return (
+        f"the pool {pool.__module__}:{pool.__name__} cannot run scans: they keep a core busy, and nothing else in "
+        "the worker would run meanwhile; start it with -P prefork (the default), -P threads or -P solo"
+    )
 
 
-def _log_start(sender: Any, **_: Any) -> None:
+def _log_start(consumer: Any) -> None:
     """Log the engine of each source, and what is wrong with the Redis servers, the pool and the queues."""
     every = Settings.every_from_env(os.environ)
     _log_engines(every)
     _log_servers(every)
-    _log_pool(sender.pool.__module__)
-    _log_queues(every, [queue.name for queue in sender.task_consumer.queues])
+    _log_pool(consumer.pool.__module__)
+    _log_queues(every, [queue.name for queue in consumer.task_consumer.queues])
 
 
 def _log_engines(every: Sequence[Settings]) -> None:

@@ -2,28 +2,32 @@
 
 `optimize_rolling_data` is what beat, Flower and people send. It goes to its source's queue, and scans a single file
 itself. Of a source of many parts it sends those that have changed to the queue of scans, and a merge that ends the run
-under the same task id: the run's sender finds its report there.
+under the same task id: the run's sender finds its report there. Where the app's result backend cannot join tasks, the
+run scans all of them itself.
+
+The functions belong to no app: `bind_tasks` makes tasks of them for one.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from celery import chord
-from celery.exceptions import BackendError, Ignore, SoftTimeLimitExceeded
+from celery import Celery, chord
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
+from celery.local import Proxy
 from celery.signals import task_postrun
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from optimizer.cache.lock import dispatch_ttl_s
-from optimizer.celery.app import app
-from optimizer.celery.queues import SCAN_QUEUE, source_queue
+from optimizer.celery.backends import can_join, keeps_results
+from optimizer.celery.run_states import FollowedRun
+from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
 from optimizer.log import SourceLog
@@ -31,25 +35,50 @@ from optimizer.models import Report
 from optimizer.pipeline.assignment import Assignment, Dispatcher
 from optimizer.pipeline.distributed import PartOutcome, merge_parts, scan_one_part
 from optimizer.pipeline.run import Progress, run_source
-from optimizer.storage.location import redact_url
 
 if TYPE_CHECKING:
     from celery import Task
 
-__all__ = ["TASK_NAME", "merge_rolling_parts", "optimize_rolling_data", "scan_rolling_part"]
+    from optimizer.celery.registration import Registration
 
-TASK_NAME: Final = "tasks.optimize_rolling_data"
+__all__ = ["TASK_NAME", "bind_tasks", "task_of"]
+
 PROGRESS_EVERY_S: Final = 1.0
 
 _log = SourceLog(__name__)
 
 # `throws`: these are outcomes, logged in one line of ours; anything else is a bug and gets its traceback.
 # The default of 1,024 characters would cut the report that Flower shows.
-_OPTIONS: Final = {"bind": True, "throws": (RollingError,), "resultrepr_maxsize": 16_384}
+# `shared`, `lazy`: of this app alone, and of no other that is finalized later.
+_OPTIONS: Final = {
+    "bind": True,
+    "throws": (RollingError,),
+    "resultrepr_maxsize": 16_384,
+    "shared": False,
+    "lazy": False,
+}
 
 
-# `typing`: arguments that do not fit are to be a failed task that Flower shows, not an error 500 of its own.
-@app.task(name=TASK_NAME, typing=False, **_OPTIONS)
+def bind_tasks(registration: Registration, options: Mapping[str, Any]) -> None:
+    """Make the tasks for an app that is finalized.
+
+    Args:
+        registration: The app, and its settings.
+        options: More of their attributes.
+    """
+    common = {**_OPTIONS, **options, "registration": registration}
+    # `typing`: arguments that do not fit are to be a failed task that Flower shows, not an error 500 of its own.
+    run = registration.app.task(name=TASK_NAME, typing=False, **common)(optimize_rolling_data)
+    registration.app.task(name=SCAN_TASK, **common)(scan_rolling_part)
+    registration.app.task(name=MERGE_TASK, **common)(merge_rolling_parts)
+    task_postrun.connect(_drop_traceback, sender=run)
+
+
+def task_of(app: Celery, name: str) -> Any:
+    """A task of an app, looked up when it is used: that is when the app reads its settings."""
+    return Proxy(lambda: app.tasks[name])
+
+
 def optimize_rolling_data(
     self: Task, force: bool = False, scheduled: bool = False, source: str | None = None, accept: bool = False
 ) -> dict[str, Any]:
@@ -70,23 +99,32 @@ def optimize_rolling_data(
         for name, value in (("force", force), ("scheduled", scheduled), ("accept", accept)):
             if not isinstance(value, bool):
                 raise SettingsInvalid(f"{name}={value!r} is not true or false")
-        settings = Settings.from_env(os.environ, source)
+        registration, run_id = self.registration, self.request.id
+        settings = registration.settings(source)
         about["source"] = settings.source
-        report = run_source(
-            settings,
-            Dispatcher(self.request.id, _part_sender(settings, self), partial(_tell_lost, settings.source)),
-            force=force,
-            accept=accept,
-            tick=int(time.time() // settings.interval_s) if scheduled else None,
-            progress=_progress(self, settings.source),
-            time_limit_error=SoftTimeLimitExceeded,
-        )
+        may_send = can_join(self.app) and not self.request.is_eager
+        with FollowedRun(registration, settings, "" if scheduled else run_id) as followed:
+            registration.check_pool()
+            followed.begin()
+            report = run_source(
+                settings,
+                Dispatcher(
+                    run_id,
+                    _part_sender(settings, self) if may_send else None,
+                    partial(_tell_lost, registration, settings),
+                ),
+                force=force,
+                accept=accept,
+                tick=int(time.time() // settings.interval_s) if scheduled else None,
+                progress=_progress(self, settings.source, followed),
+                time_limit_error=SoftTimeLimitExceeded,
+            )
+            followed.finish(report)
     if report is None:
         raise Ignore("its parts were sent, and the merge has the same id")
     return _result(report)
 
 
-@task_postrun.connect(sender=optimize_rolling_data)
 def _drop_traceback(retval: object, **_: Any) -> None:
     """Break the cycle of an `Ignore`, its traceback, and Celery's frame, which holds it.
 
@@ -97,11 +135,11 @@ def _drop_traceback(retval: object, **_: Any) -> None:
         retval.__traceback__ = None
 
 
-@app.task(name="tasks.scan_rolling_part", **_OPTIONS)
 def scan_rolling_part(self: Task, source: str, token: str, location: str) -> dict[str, Any]:
     """Scan one part, and return how that ended. A failure too is a result, which the merge needs."""
     try:
-        settings, progress = Settings.from_env(os.environ, source), _progress(self, source)
+        self.registration.check_pool()
+        settings, progress = self.registration.settings(source), _progress(self, source)
         outcome = scan_one_part(settings, token, location, progress=progress, time_limit_error=SoftTimeLimitExceeded)
     except SettingsInvalid as error:
         outcome = PartOutcome(location, error=type(error).__name__, details=str(error))
@@ -109,21 +147,18 @@ def scan_rolling_part(self: Task, source: str, token: str, location: str) -> dic
     return result
 
 
-@app.task(name="tasks.merge_rolling_parts", **_OPTIONS)
-def merge_rolling_parts(
-    self: Task,  # noqa: ARG001 - as the others
-    outcomes: list[dict[str, Any]],
-    source: str,
-    token: str,
-) -> dict[str, Any]:
+def merge_rolling_parts(self: Task, outcomes: list[dict[str, Any]], source: str, token: str) -> dict[str, Any]:
     """Merge the results of the parts, publish, and return the report.
 
     Raises:
         RollingError: The run failed.
     """
     with _failure_logged(source):
-        settings = Settings.from_env(os.environ, source)
-        report = merge_parts(settings, token, _decode_outcomes(outcomes), time_limit_error=SoftTimeLimitExceeded)
+        settings = self.registration.settings(source)
+        with FollowedRun(self.registration, settings, self.request.id) as followed:
+            self.registration.check_pool()
+            report = merge_parts(settings, token, _decode_outcomes(outcomes), time_limit_error=SoftTimeLimitExceeded)
+            followed.finish(report)
     return _result(report)
 
 
@@ -145,27 +180,35 @@ def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]
 
     def send_parts(assignment: Assignment) -> None:
         of_run = (settings.source, assignment.token)
+        tasks, registration = task.app.tasks, task.registration
         scans = [
-            scan_rolling_part.s(*of_run, assignment.parts[index].location).set(queue=SCAN_QUEUE, **options, **limits)
+            tasks[SCAN_TASK]
+            .s(*of_run, assignment.parts[index].location)
+            .set(**registration.scan_options(), **options, **limits)
             for index in assignment.to_scan
         ]
-        merge = merge_rolling_parts.s(*of_run).set(queue=source_queue(settings.source), **limits)
+        merge = tasks[MERGE_TASK].s(*of_run).set(**registration.merge_options(settings.source), **limits)
         try:
             with suppress(Ignore):  # by which Celery ends a replaced task; this one first releases its locks
-                task.replace(chord(scans, merge))
+                task.replace(chord(scans, merge, app=task.app))
         except (OperationalError, RedisError, OSError) as error:
-            broker = redact_url(settings.broker_url)
-            raise CacheUnavailable(f"the broker {broker} cannot be reached: {error}") from error
+            raise CacheUnavailable(f"the broker {registration.shown_broker()} cannot be reached: {error}") from error
 
     return send_parts
 
 
-def _tell_lost(source: str, run_id: str, error: RunLost) -> None:
+def _tell_lost(registration: Registration, settings: Settings, run_id: str, error: RunLost) -> None:
     """Store the failure of a lost run, for which its sender may be waiting."""
+    with FollowedRun(registration, settings, run_id) as followed:
+        followed.fail(error)
+    if not keeps_results(registration.app):
+        return
     try:
-        app.backend.mark_as_failure(run_id, error)
-    except (RedisError, OperationalError, BackendError, OSError) as failure:
-        _log.warning("the sender of %s is not told that it is lost", run_id, source=source, error=failure)
+        registration.app.backend.mark_as_failure(run_id, error)
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as failure:  # any backend's own: the run that goes on here is not to fail by it
+        _log.warning("the sender of %s is not told that it is lost", run_id, source=settings.source, error=failure)
 
 
 def _result(report: Report) -> dict[str, Any]:
@@ -185,7 +228,7 @@ def _failure_logged(source: str | None) -> Iterator[dict[str, str | None]]:
         raise
 
 
-def _progress(task: Task, source: str) -> Progress:
+def _progress(task: Task, source: str, followed: FollowedRun | None = None) -> Progress:
     """Report bytes read as the task's state, about once a second, until the result backend fails to take it."""
     due = time.monotonic() + PROGRESS_EVERY_S
 
@@ -196,9 +239,13 @@ def _progress(task: Task, source: str) -> Progress:
         due = time.monotonic() + PROGRESS_EVERY_S
         percent = round(100 * done_bytes / max(1, total_bytes), 1)
         meta = {"done_bytes": done_bytes, "total_bytes": total_bytes, "percent": percent}
+        if followed is not None:
+            followed.progress(percent)
         try:
             task.update_state(state="PROGRESS", meta=meta)
-        except (RedisError, OperationalError, BackendError, OSError) as error:
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:  # as above
             _log.warning("progress is no longer reported", source=source, error=error)
             due = float("inf")
 

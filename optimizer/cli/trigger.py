@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from optimizer.celery.sender import broker_answers
+from optimizer.celery.results import report_of
+from optimizer.celery.schedule import TASK_NAME
 from optimizer.cli.options import accept_option, settings_or_usage_error, source_option
 from optimizer.cli.report import describe
 from optimizer.errors import RunTimedOut
 from optimizer.models import Report
+
+if TYPE_CHECKING:
+    from optimizer.celery.run_states import RunStates
 
 __all__ = ["trigger"]
 
@@ -27,30 +31,28 @@ POLL_S: Final = 0.2
 def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: float) -> None:
     """Send one run to the fleet."""
     source = settings_or_usage_error(source).source
-    with broker_answers():
-        run_id = _send(source, force=force, accept=accept)
-        click.echo(f"sent as {run_id}", err=True)
-        report = _wait_for(run_id, timeout) if wait else None
+    # Celery takes 0.3 s, so it is imported by no other command.
+    from optimizer.celery.registration import registration_of  # noqa: PLC0415
+    from optimizer.celery.run_states import run_states  # noqa: PLC0415
+    from optimizer.celery.standalone import app  # noqa: PLC0415
+
+    states = run_states(registration_of(app))
+    with states.sending():
+        sent = app.tasks[TASK_NAME].apply_async(kwargs={"force": force, "accept": accept, "source": source})
+        click.echo(f"sent as {sent.id}", err=True)
+        report = _wait_for(states, sent.id, timeout) if wait else None
     if report is not None:
         click.echo(describe(report))
     elif wait:
-        raise RunTimedOut(f"no result within {timeout:g} s; is a worker running on this broker? celery -A tasks status")
+        raise RunTimedOut(
+            f"no result within {timeout:g} s; is a worker running on this broker? See: "
+            "celery -A optimizer.celery.standalone status"
+        )
 
 
-def _send(source: str, *, force: bool, accept: bool) -> str:
-    """Send the task, and return the run's id."""
-    # Celery's settings are read on import: a bad one is a usage error of this command, and not of every command.
-    from optimizer.celery.tasks import optimize_rolling_data  # noqa: PLC0415
-
-    sent = optimize_rolling_data.apply_async(kwargs={"force": force, "accept": accept, "source": source})
-    return str(sent.id)
-
-
-def _wait_for(run_id: str, timeout_s: float) -> Report | None:
+def _wait_for(states: RunStates, run_id: str, timeout_s: float) -> Report | None:
     """Wait for the report of a run; `None` if none came in time."""
-    from optimizer.celery.results import read_result, report_of  # noqa: PLC0415 - as above
-
     deadline = time.monotonic() + timeout_s
-    while (report := report_of(read_result(run_id))) is None and time.monotonic() < deadline:
+    while (report := report_of(states.read(run_id))) is None and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return report

@@ -60,7 +60,7 @@ def _start_web(stack: Stack, flower_port: str) -> str:
     """Start the web with its link to Flower; return its port."""
     port = str(free_port(8000))
     flower_url = os.environ.get("ROLLING_FLOWER_URL") or f"http://127.0.0.1:{flower_port}/"
-    command = [sys.executable, "-m", "optimizer.cli", "web", "--port", port]
+    command = [sys.executable, "-P", "-m", "optimizer.cli", "web", "--port", port]
     stack.start("web", command, {"ROLLING_FLOWER_URL": flower_url})
     return port
 

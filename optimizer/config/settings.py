@@ -9,7 +9,7 @@ Errors: `SettingsInvalid`, with the variable, its value with secrets redacted, a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import takewhile
 from pathlib import Path
@@ -78,7 +78,15 @@ class Settings:
         Raises:
             SettingsInvalid: A value cannot be used, a name is misspelt, or there is no such source.
         """
-        every = cls.every_from_env(environ, strict=strict)
+        return cls.one_of(cls.every_from_env(environ, strict=strict), source)
+
+    @staticmethod
+    def one_of(every: Sequence[Settings], source: str | None) -> Settings:
+        """Select the settings of one source by its name, which may be left out where there is one.
+
+        Raises:
+            SettingsInvalid: There is no such source.
+        """
         if source is None and len(every) == 1:
             return every[0]
         for settings in every:

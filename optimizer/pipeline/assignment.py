@@ -63,12 +63,12 @@ class Dispatcher:
 
     Attributes:
         run_id: The id by which the run's sender waits for it, revokes it, and hears that it is lost.
-        send_parts: Sends the parts that a run has to scan to the workers.
+        send_parts: Sends the parts that a run has to scan to the workers; `None` where they cannot be sent.
         tell_lost: Tells the sender of an earlier run, by its id, that the run is lost.
     """
 
     run_id: str
-    send_parts: Callable[[Assignment], None]
+    send_parts: Callable[[Assignment], None] | None
     tell_lost: Callable[[str, RunLost], None]
 
 

@@ -134,7 +134,7 @@ def run_source(
             store_assignment(session, assignment)
             with ExitStack() as at_end:
                 at_end.callback(end_assignment, session, session.token)
-                if not assignment.to_scan or session.state != "up":
+                if not assignment.to_scan or session.state != "up" or dispatcher.send_parts is None:
                     return _scan(settings, session, opened, progress, force=force, accept=accept)
                 dispatcher.send_parts(assignment)
                 session.leave_lock(dispatch_lock_ttl_s(settings))

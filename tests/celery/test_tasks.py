@@ -20,7 +20,7 @@ import redis
 
 from optimizer import Report, Settings, SnapshotMissing, SnapshotReader, optimize
 from optimizer.cache.keys import Keys
-from optimizer.celery.app import app
+from optimizer.celery.standalone import app
 from optimizer.celery.tasks import _decode_outcomes
 from optimizer.cli.dev.sample import write_sample
 from optimizer.cli.dev.stack import StackFailed

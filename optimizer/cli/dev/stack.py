@@ -32,6 +32,7 @@ STOP_S: Final = 20.0
 START_S: Final = 20.0
 POLL_S: Final = 0.1
 PR_SET_PDEATHSIG: Final = 1
+APP: Final = "optimizer.celery.standalone"
 
 # Looked up in the parent: a library must not be loaded between fork and exec.
 _libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -108,8 +109,11 @@ class Stack:
                 return url
 
     def start_celery(self, name: str, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
-        """Start `celery -A tasks` with these arguments."""
-        self.start(name, [sys.executable, "-m", "celery", "-A", "tasks", *arguments], environ)
+        """Start Celery with these arguments, with the stand-alone app.
+
+        `-P`: modules in the working directory may have the names of ours, and belong to another program.
+        """
+        self.start(name, [sys.executable, "-P", "-m", "celery", "-A", APP, *arguments], environ)
 
     def pid(self, name: str) -> int:
         """The id of a process."""

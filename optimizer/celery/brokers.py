@@ -1,0 +1,36 @@
+"""The broker of any Celery app: whether a URL means it, and how it is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu.connection import Connection
+
+from optimizer.config.redis_url import RedisUrl
+
+__all__ = ["same_broker", "shown_broker"]
+
+
+def same_broker(app: Celery, url: str) -> bool:
+    """Whether a URL means the broker of an app, whatever its user is; of several, one of them."""
+    configured = app.conf.broker_write_url or ""
+    urls = configured if isinstance(configured, (list, tuple)) else configured.split(";")
+    return _place(url) in [_place(one) for one in urls]
+
+
+def shown_broker(app: Celery) -> str:
+    """The URL of an app's broker, without its password."""
+    with app.connection_for_write() as connection:
+        return str(connection.as_uri())
+
+
+def _place(url: str) -> tuple[Any, ...]:
+    try:
+        parsed = RedisUrl.parse(url)
+    except ValueError:
+        info = Connection(url).info()  # type: ignore[no-untyped-call]
+        transport = str(info["transport"]).replace("pyamqp", "amqp")
+        return transport, info["hostname"], info["port"], str(info["virtual_host"] or "").strip("/")
+    has_port = parsed.scheme == "unix" or ":" in parsed.place.rpartition("]")[2]
+    return parsed.scheme, parsed.place if has_port else f"{parsed.place}:6379", parsed.database

@@ -1,0 +1,128 @@
+"""The stand-alone app beside modules of other programs that have the names of the repository's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from optimizer import Settings
+from tests.support.command import rolling_optimizer
+from tests.support.compose import ROOT
+from tests.support.fleet import Fleet
+from tests.support.foreign_app import ForeignApp
+from tests.support.ports import free_port
+from tests.support.redis_servers import wait_until
+from tests.support.rolling_files import a_record, write_json
+
+pytestmark = pytest.mark.slow
+
+PATHS = [{}, {"PYTHONPATH": f".:{ROOT}"}, {"PYTHONSAFEPATH": "1"}]
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A working directory with modules of another program, which must not be imported."""
+    directory = tmp_path / "theirs"
+    directory.mkdir()
+    for name in ("tasks", "celeryconfig"):
+        (directory / f"{name}.py").write_text(
+            f"open('{name}-was-imported', 'w').close()\nbroker_url = 'amqp://theirs'\n"
+        )
+    return directory
+
+
+@pytest.mark.parametrize("variables", PATHS)
+def test_a_run_is_sent_from_a_directory_with_other_tasks(
+    tmp_path: Path, settings: Settings, theirs: Path, variables: dict[str, str]
+) -> None:
+    """By the command, to our broker."""
+    write_json(settings.input, {"AAPL": a_record()})
+    with Fleet(tmp_path, settings) as fleet:
+        fleet.start_worker()
+        sent = rolling_optimizer(theirs, "trigger", "--wait", ROLLING_REDIS_URL=settings.redis_url, **variables)
+    assert sent.stdout.startswith("success: "), sent.stderr
+    assert not list(theirs.glob("*-was-imported"))
+
+
+@pytest.mark.parametrize("variables", PATHS)
+def test_the_stack_starts_in_a_directory_with_other_tasks(
+    tmp_path: Path, settings: Settings, theirs: Path, variables: dict[str, str]
+) -> None:
+    """`rolling-optimizer up`: worker, beat, Flower and web."""
+    write_json(settings.input, {"AAPL": a_record()})
+    log = tmp_path / "log"
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | variables
+    environ |= {
+        "ROLLING_INPUT": str(settings.input),
+        "ROLLING_OUTPUT_DIR": str(settings.output_dir),
+        "ROLLING_REDIS_URL": settings.redis_url,
+        "ROLLING_STARTUP_DELAY_S": "0",
+        "FLOWER_PORT": str(free_port()),
+    }
+    with log.open("wb") as lines:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "optimizer.cli", "up"], cwd=theirs, env=environ, stdout=lines, stderr=lines
+        )
+    try:
+        for pattern in (r"worker \| .* ready\.", "✅ Optimized", r"flower \| .*Visit me at", "running on|http://"):
+            wait_until(
+                lambda text=pattern: up.poll() is not None or re.search(text, log.read_text()),  # type: ignore[misc]
+                limit_s=60,
+                what=pattern,
+            )
+            assert up.poll() is None, log.read_text()
+    finally:
+        up.send_signal(signal.SIGTERM)
+        up.wait(60)
+    assert not list(theirs.glob("*-was-imported"))
+
+
+def test_the_flower_of_another_app_stays_as_it_is(tmp_path: Path, settings: Settings) -> None:
+    """It gets no password and no address of ours, also where that app imports ours."""
+    with ForeignApp(tmp_path / "proj", f'broker_url = "{settings.redis_url}"') as app:
+        module = app.directory / "proj.py"
+        module.write_text("import optimizer.celery.standalone, tasks.rolling, tasks.sender\n" + module.read_text())
+        app.start("flower", f"--port={free_port()}", "--address=127.0.0.1")
+        app.wait_for("Visit me at")
+        assert "log in as admin" not in app.text
+
+
+def test_the_deployment_reads_its_own_settings_and_keeps_the_tasks_of_old(tmp_path: Path) -> None:
+    """What is assigned in `celeryconfig.py` counts for `celery -A tasks`; `tasks.rolling` and `tasks.sender` stay."""
+    (tmp_path / "celeryconfig.py").write_text((ROOT / "celeryconfig.py").read_text() + "\nworker_concurrency = 7\n")
+    code = """
+from tasks import app
+from tasks.rolling import TASK_NAME, merge_rolling_parts, optimize_rolling_data, scan_rolling_part
+from tasks.sender import CelerySender
+import celery
+assert not app.configured and celery.current_app.main == "default"
+print(app.conf.worker_concurrency, optimize_rolling_data.name, scan_rolling_part.name, merge_rolling_parts.name)
+"""
+    environ = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
+    )
+    names = ["tasks.optimize_rolling_data", "tasks.scan_rolling_part", "tasks.merge_rolling_parts"]
+    assert done.stdout.split() == ["7", *names]
+
+
+@pytest.mark.parametrize("program", ["worker", "beat"])
+def test_celery_of_the_module_refuses_a_bad_variable_in_one_line(tmp_path: Path, program: str) -> None:
+    """As `celery -A tasks` does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "optimizer.celery.standalone", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "ROLLING_GZIP_LEVEL": "11"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("SettingsInvalid: ROLLING_GZIP_LEVEL=11 is not between 1 and 9")
+    assert "Traceback" not in done.stderr
