@@ -183,9 +183,13 @@ def _headers(texts: Mapping[str, str]) -> dict[str, Any]:
 def text_response(
     media_type: str, description: str, example: str, *, full: str | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """The response of an operation that sends text; with `full`, also the 503 that says why there are too many."""
+    """The response of an operation that sends text; with `full`, also the 503 that says why there are too many.
+
+    The 422 is described since FastAPI would describe its own, which is not sent.
+    """
     content = {media_type: {"schema": {"type": "string"}, "example": example}}
     described: dict[int | str, dict[str, Any]] = {200: {"description": description, "content": content}}
     if full is not None:
+        described[422] = {"description": _DETAILS[422]} | _problem_response(422, _PROBLEMS[422])
         described[503] = {"description": "There are too many."} | _problem_response(503, full)
     return described

@@ -90,7 +90,7 @@ def test_pages_and_json_come_with_etags(tmp_path: Path, settings: Settings) -> N
         version = version_of(optimize(settings))
         wait_until(lambda: len(server.workers_that("/", b"Version %d" % version)) == 2, limit_s=10, what="both workers")
 
-        stored = local(settings.output_dir / "rolling_optimized.json.gz").read_bytes()
+        stored = (local(settings.output_dir) / "rolling_optimized.json.gz").read_bytes()
         _, headers, body = server.get("/api/predictions", Accept_Encoding="gzip")
         assert (body, headers["content-encoding"], headers["vary"]) == (stored, "gzip", "Accept-Encoding")
         _, plain_headers, plain = server.get("/api/predictions")
