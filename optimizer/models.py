@@ -11,10 +11,13 @@ messages, the snapshots and the OpenAPI schemas are made of them, so a new field
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 __all__ = [
     "MAX_SYMBOL_CHARACTERS",
@@ -23,6 +26,7 @@ __all__ = [
     "Bot",
     "BotSummary",
     "BotsSnapshot",
+    "ExtraValue",
     "FileEntry",
     "Holding",
     "Index",
@@ -51,6 +55,10 @@ UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # As the prediction engine wrote it: ISO 8601 text, or seconds since the epoch. It is passed on, never interpreted.
 Timestamp = str | int | float
+
+# Of an extra field: as the prediction engine wrote it.
+ExtraValue = str | int | float | bool | None
+_NO_EXTRAS: Final[Mapping[str, ExtraValue]] = MappingProxyType({})
 
 # Kept text is held for every record of the index, so it has to be short; the longest tickers have 30 characters.
 MAX_SYMBOL_CHARACTERS: Final = 256
@@ -116,6 +124,13 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     target_price: Annotated[float | None, Rule(InputNumber)] = None
     stop_loss: Annotated[float | None, Rule(InputNumber)] = None
     timestamp: Annotated[Timestamp | None, Rule(InputTime)] = None
+    # Not set where none are configured, so that the JSON has no "extra" and no record needs a dict.
+    extra_fields: dict[str, ExtraValue] | UnsetType = msgspec.field(default=UNSET, name="extra")
+
+    @property
+    def extra(self) -> Mapping[str, ExtraValue]:
+        """The extra fields that `ROLLING_FIELDS` asks for, by name: each of them, null where the input has none."""
+        return _NO_EXTRAS if isinstance(self.extra_fields, UnsetType) else self.extra_fields
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):

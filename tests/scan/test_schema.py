@@ -114,7 +114,7 @@ class TestRecords:
 
     def test_the_table_covers_the_output(self) -> None:
         """Every field of a record that is published is a row, in the same order."""
-        assert tuple(RECORD_FIELDS) == Record.__struct_fields__
+        assert (*RECORD_FIELDS, "extra_fields") == Record.__struct_fields__
         assert tuple(BOT_FIELDS) == ("name", "enabled", "equity", "pnl_today", "last_updated")
         assert tuple(POSITION_FIELDS) == ("symbol", "quantity", "avg_price")
 
