@@ -11,25 +11,31 @@ messages, the snapshots and the OpenAPI schemas are made of them, so a new field
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
 __all__ = [
+    "MAX_MAGNITUDE",
     "MAX_SYMBOL_CHARACTERS",
     "MAX_TEXT_CHARACTERS",
     "UNDECODABLE",
     "Bot",
     "BotSummary",
     "BotsSnapshot",
+    "ExtraValue",
     "FileEntry",
     "Holding",
     "Index",
+    "InputExtra",
     "Manifest",
     "Origin",
     "PartResult",
@@ -57,6 +63,10 @@ UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # As the prediction engine wrote it: ISO 8601 text, or seconds since the epoch. It is passed on, never interpreted.
 Timestamp = str | int | float
 
+# Of an extra field: as the prediction engine wrote it.
+ExtraValue = str | int | float | bool | None
+_NO_EXTRAS: Final[Mapping[str, ExtraValue]] = MappingProxyType({})
+
 # Kept text is held for every record of the index, so it has to be short; the longest tickers have 30 characters.
 MAX_SYMBOL_CHARACTERS: Final = 256
 MAX_TEXT_CHARACTERS: Final = 1_024
@@ -81,6 +91,7 @@ InputAmount = Annotated[
         ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, description=f"a finite number from -{MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}"
     ),
 ]
+InputExtra = InputText | int | float | bool
 InputFlag = Annotated[bool, msgspec.Meta(description="true or false")]
 
 
@@ -136,6 +147,13 @@ class Record(Value, frozen=True, gc=False):
     target_price: Annotated[float | None, Rule(InputNumber)] = None
     stop_loss: Annotated[float | None, Rule(InputNumber)] = None
     timestamp: Annotated[Timestamp | None, Rule(InputTime)] = None
+    # Not set where none are configured, so that the JSON has no "extra" and no record needs a dict.
+    extra_fields: dict[str, ExtraValue] | UnsetType = msgspec.field(default=UNSET, name="extra")
+
+    @property
+    def extra(self) -> Mapping[str, ExtraValue]:
+        """The extra fields that `ROLLING_FIELDS` asks for, by name: each of them, null where the input has none."""
+        return _NO_EXTRAS if isinstance(self.extra_fields, UnsetType) else self.extra_fields
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -254,7 +272,8 @@ class Manifest(msgspec.Struct, frozen=True):
 class Stats(Value, frozen=True):
     """What a run did. `input_bytes` are compressed bytes; MB are 10^6 bytes; memory is the process's peak so far.
 
-    `symbols_ignored` are records whose key differs from their own `symbol`; the key is published.
+    `symbols_ignored` are records whose key differs from their own `symbol`; the key is published. `extras_dropped` are
+    values of extra fields that are null because they cannot be passed on: lists, objects, long text.
     Bytes are those that this run has read: of `parts` files it scanned `parts_scanned`, the others had not changed.
     """
 
@@ -275,6 +294,7 @@ class Stats(Value, frozen=True):
     parts_scanned: int = 1
     bots_seen: int = 0
     bots_rejected: int = 0
+    extras_dropped: int = 0
 
 
 class RejectTally(Value, frozen=True):
@@ -301,6 +321,7 @@ class PartResult(msgspec.Struct, frozen=True):
     bots_rejected: int
     duplicates: int
     symbols_ignored: int = 0
+    extras_dropped: int = 0
     root: str | None = None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
 from optimizer.config.environment import PREFIX, SOURCE_NAME, SOURCES_VARIABLE, variables_by_source
+from optimizer.config.field_map import InputMapping, parse_mapping
 from optimizer.config.redis_url import RedisUrl
 from optimizer.errors import SettingsInvalid
 from optimizer.storage.location import Location, Url, is_pattern, parse_location, redact_url
@@ -50,6 +51,9 @@ class Settings:
     gzip_level: int = 6
     max_record_bytes: int = 1_048_576
     engine: EngineName = "auto"
+    fields: str = ""  # where the input has the fields of records, of bots and of positions
+    bot_fields: str = ""
+    position_fields: str = ""
     trigger_token: str = field(default="", repr=False)  # a secret; without it no run can be started over HTTP
     flower_url: str = ""
 
@@ -63,6 +67,7 @@ class Settings:
         object.__setattr__(self, "index_symbols_limit", max(self.index_symbols_limit, self.top_symbols_limit))
         self._check_urls()
         self._check_names()
+        _ = self.mapping  # a mistake is refused now
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], source: str | None = None, *, strict: bool = False) -> Settings:
@@ -115,6 +120,15 @@ class Settings:
                     f"{settings.output_dir}; each needs one of its own"
                 )
         return every
+
+    @property
+    def mapping(self) -> InputMapping:
+        """Where the input has its fields: `fields`, `bot_fields` and `position_fields`, parsed.
+
+        Raises:
+            SettingsInvalid: One of them has a mistake; only while the settings are made.
+        """
+        return parse_mapping(self.fields, self.bot_fields, self.position_fields)
 
     def redacted(self) -> dict[str, str]:
         """Every setting as text under its variable's name, passwords in URLs as `***`."""

@@ -34,6 +34,9 @@ GIVEN: dict[str, tuple[str, object]] = {
     "gzip_level": ("9", 9),
     "max_record_bytes": ("2048", 2048),
     "engine": ("ijson", "ijson"),
+    "fields": ("prediction=score; +sector", "prediction=score; +sector"),
+    "bot_fields": ("equity=balance.total", "equity=balance.total"),
+    "position_fields": ("quantity=size", "quantity=size"),
     "trigger_token": ("a secret", "a secret"),
     "flower_url": ("https://flower.internal/", "https://flower.internal/"),
 }
