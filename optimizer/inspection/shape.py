@@ -1,0 +1,153 @@
+"""The shape of an input, from its beginning: where the records are, and whether a run finds them there. Pure.
+
+What a run understands is decided by `scan.root`, with the same constants. Beyond that there are guesses for inputs that
+a run does not understand: records in a member of another name, and one record a line without a `symbol`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from optimizer.inspection.synonyms import SECTION_NAMES, SYMBOL_NAMES, normalized
+from optimizer.inspection.walk import ENDS, Step
+from optimizer.scan.layout import BOT_SECTIONS, RECORD_KEY, RECORD_SECTIONS, Layout
+from optimizer.scan.root import MAP_MEMBERS, Root, Shape, kind_of
+from optimizer.scan.validation import load_unit
+
+__all__ = ["InputShape", "ShapeName", "find_shape", "layouts_of"]
+
+# A member of a map is taken for a section under another name only among so few: a map of records has more.
+MOST_SECTIONS: Final = 5
+
+
+class ShapeName(StrEnum):
+    """The four shapes that a run understands, and what else an input may be."""
+
+    MAP = "map"
+    SECTION = "section"
+    ARRAY = "array"
+    LINES = "lines"
+    NONE = "none"
+
+
+class InputShape(msgspec.Struct, frozen=True):
+    """What an input is.
+
+    `sections` are the members of the root that hold records, `unknown_sections` those among them whose name a run does
+    not know. `root` describes the first JSON text in words.
+    """
+
+    name: ShapeName
+    root: str
+    sections: tuple[str, ...] = ()
+    unknown_sections: tuple[str, ...] = ()
+
+    @property
+    def is_lines(self) -> bool:
+        """Whether each JSON text is one record."""
+        return self.name is ShapeName.LINES
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether records are named by their keys, at least if they are not in an array."""
+        return self.name in (ShapeName.MAP, ShapeName.SECTION)
+
+
+def find_shape(steps: Iterable[Step]) -> InputShape:
+    """Find the shape from the steps of a walk with the layouts of a run; take no more of them than needed."""
+    root = Root(0, max_record_bytes=0, after_records=False, described=True)
+    members = _Members()
+    roots = 0
+    for step in steps:
+        if step.event in ENDS:
+            continue
+        if step.level == 0:
+            roots += 1
+            if roots > 1:
+                break
+            if step.event != "start_map":
+                name = ShapeName.ARRAY if step.event == "start_array" else ShapeName.NONE
+                return InputShape(name, kind_of(step.event))
+        elif step.level == 1:
+            _take_member(root, step)
+            members.take(step)
+        else:
+            members.count += 1
+        if members.count >= MAP_MEMBERS or root.shape is Shape.RECORD:
+            break
+    return _decided(root, members, roots)
+
+
+def layouts_of(shape: InputShape, levels: int) -> tuple[Layout, Mapping[bytes, Layout]]:
+    """The layouts, default and by member, under which the records of a shape are units with so many levels."""
+    if shape.name is ShapeName.LINES:
+        return Layout(1, levels), {}
+    names = (*RECORD_SECTIONS, *BOT_SECTIONS, *shape.unknown_sections)
+    return Layout(2, levels), {msgspec.json.encode(name): Layout(3, levels) for name in names}
+
+
+class _Members:
+    """What the members of the first root are; names in the order of their first occurrence."""
+
+    def __init__(self) -> None:
+        self.count = 0  # of units, as the decoder counts them to decide that a root is a map
+        self.objects = 0  # that may be records
+        self.plain: dict[str, str] = {}
+        self.sections: dict[str, None] = {}
+        self.unknown: dict[str, None] = {}
+        self.has_bots = False
+
+    def take(self, step: Step) -> None:
+        """Take the next member."""
+        key = step.key or ""
+        self.count += step.unit is not None
+        if key in BOT_SECTIONS:
+            self.has_bots = True
+        elif key in RECORD_SECTIONS:
+            self.sections[key] = None
+        elif step.unit is not None or step.event == "start_array":
+            self.objects += step.unit is not None and not key.startswith("_")
+            if normalized(key) in SECTION_NAMES and (step.unit is None or _is_map(load_unit(step.unit))):
+                self.unknown[key] = None
+        elif len(self.plain) < MAP_MEMBERS:
+            self.plain[key] = step.event
+
+
+def _take_member(root: Root, step: Step) -> None:
+    """Tell the root of a member, as the decoder does."""
+    key = step.key or ""
+    if root.shape is Shape.RECORD:
+        return
+    if step.unit is not None:
+        root.add_object(key)
+        return
+    root.name_member(key, step.event)
+    if key == RECORD_KEY and step.event == "string":
+        root.add_symbol()
+    elif key in RECORD_SECTIONS or key in BOT_SECTIONS:
+        root.add_section(is_null=step.event == "null")
+    else:
+        root.add_plain(key)
+
+
+def _decided(root: Root, seen: _Members, roots: int) -> InputShape:
+    text = root.description if roots else "empty"
+    names_a_symbol = any(event == "string" and normalized(name) in SYMBOL_NAMES for name, event in seen.plain.items())
+    if seen.count < MAP_MEMBERS and root.is_record:
+        return InputShape(ShapeName.LINES, text)
+    if seen.sections:
+        return InputShape(ShapeName.MAP if seen.objects else ShapeName.SECTION, text, tuple(seen.sections))
+    if names_a_symbol or (roots > 1 and seen.plain):
+        return InputShape(ShapeName.LINES, text)
+    if seen.unknown and seen.objects <= MOST_SECTIONS:
+        return InputShape(ShapeName.SECTION, text, tuple(seen.unknown), tuple(seen.unknown))
+    return InputShape(ShapeName.MAP if seen.objects or seen.has_bots else ShapeName.NONE, text)
+
+
+def _is_map(members: Mapping[str, Any]) -> bool:
+    """Whether all members of an object are objects or arrays, which the pruner has emptied."""
+    return bool(members) and all(isinstance(value, dict | list) for value in members.values())

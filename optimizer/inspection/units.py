@@ -1,0 +1,78 @@
+"""The units of an input, collected step by step: what records, bots and positions hold. Pure; memory is bounded."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from optimizer.config.field_map import FieldMap
+from optimizer.inspection.paths import UnitStats
+from optimizer.inspection.shape import InputShape
+from optimizer.inspection.synonyms import BOT_NAMES, normalized
+from optimizer.inspection.walk import ENDS, Step
+from optimizer.scan.layout import BOT_SECTIONS
+from optimizer.scan.validation import load_unit
+
+__all__ = ["Units"]
+
+_POSITION_LISTS: Final = BOT_NAMES["positions"]
+
+
+class Units:
+    """The units of the files that were read, and what stands where units should be.
+
+    Args:
+        bots: The mapping of bots, which may say where their positions are.
+    """
+
+    def __init__(self, bots: FieldMap) -> None:
+        self._positions_path = next((item.path for item in bots.fields if item.name == "positions"), None)
+        self.records = UnitStats()
+        self.bots = UnitStats()
+        self.positions = UnitStats()
+        self.positions_have_keys = False
+        self.listed_bots = 0  # in an array, so without a name
+        self.not_objects = 0  # values where a record should be
+        self.too_large = 0  # units that are too long to be looked into
+        self.json_bytes = 0
+
+    def take(self, step: Step, shape: InputShape) -> None:
+        """Take a step of a walk with the layouts of a shape."""
+        if step.event in ENDS or (step.level == 1 and (step.key or "").startswith("_")):
+            return
+        of_bots = step.level == 2 and step.section in BOT_SECTIONS
+        if step.unit is None:
+            in_place = step.level == 2 if step.section else (step.level == 1 or shape.is_lines)
+            self.not_objects += in_place and not of_bots
+        elif not step.unit.data:
+            self.too_large += 1
+        elif not of_bots:
+            self.records.take(load_unit(step.unit))
+        elif step.key is None:
+            self.listed_bots += 1
+        else:
+            self._take_bot(load_unit(step.unit))
+
+    def _take_bot(self, bot: dict[str, Any]) -> None:
+        self.bots.take(bot)
+        positions = self._positions_of(bot)
+        self.positions_have_keys |= isinstance(positions, dict)
+        for position in positions.values() if isinstance(positions, dict) else positions:
+            if isinstance(position, dict):
+                self.positions.take(position)
+
+    def _positions_of(self, bot: dict[str, Any]) -> dict[str, Any] | list[Any]:
+        """Return the positions of a bot: where the mapping says, or under the first synonym."""
+        value: Any = bot
+        if self._positions_path is not None:
+            for name in self._positions_path:
+                value = value.get(name) if isinstance(value, dict) else None
+        else:
+            by_rank = sorted(
+                ((normalized(name), name) for name in bot if normalized(name) in _POSITION_LISTS), key=_rank
+            )
+            value = next((bot[name] for _, name in by_rank if isinstance(bot[name], dict | list)), None)
+        return value if isinstance(value, dict | list) else []
+
+
+def _rank(names: tuple[str, str]) -> int:
+    return _POSITION_LISTS.index(names[0])
