@@ -8,7 +8,7 @@ Errors: those of `source` and of the scan, with the path.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing, suppress
 from typing import Final
 
@@ -97,7 +97,7 @@ class _Enough(Exception):
 def _steps(file: InputFile, units: Units, default: Layout, members: Mapping[bytes, Layout]) -> Generator[Step]:
     """Yield the steps of a file, and count its bytes, up to its end or the limit."""
 
-    def counted() -> Iterator[bytes]:
+    def counted() -> Generator[bytes]:
         with closing(file.chunks(CHUNK_BYTES)) as chunks:
             for chunk in chunks:
                 if units.json_bytes >= MOST_JSON_BYTES:

@@ -71,7 +71,9 @@ def type_of(value: Any) -> str:
         return "boolean"
     if isinstance(value, int | float):
         return "number"
-    return {str: "text", dict: "object", list: "array"}.get(type(value), "null")
+    if isinstance(value, str):
+        return "text"
+    return "object" if isinstance(value, dict) else "array" if isinstance(value, list) else "null"
 
 
 def _values(unit: Mapping[str, Any], before: Path) -> Iterator[tuple[Path, Any]]:

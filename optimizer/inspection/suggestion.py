@@ -63,13 +63,10 @@ def suggested_line(kind: UnitKind, mapping: FieldMap, stats: UnitStats) -> str |
     found = {item.name: item for item in _found(kind, mapping, stats)}
     old = [item for item in mapping.fields if item.name not in found]
     line = _Line(kind.parse)
-    for item, is_extra in [(item, False) for item in (*old, *found.values())] + [
-        (item, True) for item in mapping.extras
-    ]:
-        line.add(item, is_extra=is_extra)
-    if kind.has_extras:
-        for extra in _extras(kind, line.mapping, stats):
-            line.add(extra, is_extra=True)
+    for item in (*old, *found.values()):
+        line.add(item, is_extra=False)
+    for extra in (*mapping.extras, *(_extras(kind, line.mapping, stats) if kind.has_extras else ())):
+        line.add(extra, is_extra=True)
     return line.text if line.text and line.mapping != mapping else None
 
 
@@ -147,23 +144,16 @@ def _best(
 def _extras(kind: UnitKind, mapping: FieldMap, stats: UnitStats) -> Iterator[MappedField]:
     """Yield extra fields: values that would reject their record, then what pages often show."""
     read = {item.path for item in read_from(kind, mapping, stats).values()}
+    free = {path[0]: one for path, one in stats.paths.items() if len(path) == 1 and path not in read and _is_plain(one)}
     for field in kind.fields:
         for item in _sources(field, mapping):
-            one = stats.paths.get(item.path)
             # An extra field takes the member, so that it is not read as the field any more.
-            if (
-                one is not None
-                and item.path not in read
-                and len(item.path) == 1
-                and not field.required
-                and _is_plain(one)
-            ):
+            if not field.required and item.path[0] in free:
                 yield MappedField(f"raw_{item.path[0]}", item.path)
-                read.add(item.path)
     for name in EXTRA_NAMES:
-        for path, one in stats.paths.items():
-            if len(path) == 1 and path not in read and normalized(path[0]) == name and _is_plain(one):
-                yield MappedField(_NOT_IN_NAMES.sub("_", path[0]), path)
+        for member in free:
+            if normalized(member) == name:
+                yield MappedField(_NOT_IN_NAMES.sub("_", member), (member,))
 
 
 def _is_plain(stats: PathStats) -> bool:

@@ -46,7 +46,9 @@ class Units:
         elif not step.unit.data:
             self.too_large += 1
         elif not of_bots:
-            self.records.take(load_unit(step.unit))
+            # Beside a section under another name, objects of the root are no records.
+            if step.level == 2 or not shape.unknown_sections:
+                self.records.take(load_unit(step.unit))
         elif step.key is None:
             self.listed_bots += 1
         else:
@@ -67,12 +69,6 @@ class Units:
             for name in self._positions_path:
                 value = value.get(name) if isinstance(value, dict) else None
         else:
-            by_rank = sorted(
-                ((normalized(name), name) for name in bot if normalized(name) in _POSITION_LISTS), key=_rank
-            )
-            value = next((bot[name] for _, name in by_rank if isinstance(bot[name], dict | list)), None)
+            lists = {normalized(name): one for name, one in bot.items() if isinstance(one, dict | list)}
+            value = next((lists[name] for name in _POSITION_LISTS if name in lists), None)
         return value if isinstance(value, dict | list) else []
-
-
-def _rank(names: tuple[str, str]) -> int:
-    return _POSITION_LISTS.index(names[0])
