@@ -62,6 +62,7 @@ def find_shape(steps: Iterable[Step]) -> InputShape:
     root = Root(0, max_record_bytes=0, after_records=False, described=True)
     members = _Members()
     roots = 0
+    plain = ""
     for step in steps:
         if step.event in ENDS:
             continue
@@ -69,9 +70,11 @@ def find_shape(steps: Iterable[Step]) -> InputShape:
             roots += 1
             if roots > 1:
                 break
+            if step.event == "start_array":
+                return InputShape(ShapeName.ARRAY, kind_of(step.event))
             if step.event != "start_map":
-                name = ShapeName.ARRAY if step.event == "start_array" else ShapeName.NONE
-                return InputShape(name, kind_of(step.event))
+                plain = plain or kind_of(step.event)
+                roots = 0
         elif step.level == 1:
             _take_member(root, step)
             members.take(step)
@@ -79,7 +82,7 @@ def find_shape(steps: Iterable[Step]) -> InputShape:
             members.count += 1
         if members.count >= MAP_MEMBERS or root.shape is Shape.RECORD:
             break
-    return _decided(root, members, roots)
+    return _decided(root, members, roots) if roots else InputShape(ShapeName.NONE, plain or "empty")
 
 
 def layouts_of(shape: InputShape, levels: int) -> tuple[Layout, Mapping[bytes, Layout]]:
@@ -135,7 +138,7 @@ def _take_member(root: Root, step: Step) -> None:
 
 
 def _decided(root: Root, seen: _Members, roots: int) -> InputShape:
-    text = root.description if roots else "empty"
+    text = root.description
     names_a_symbol = any(event == "string" and normalized(name) in SYMBOL_NAMES for name, event in seen.plain.items())
     if seen.count < MAP_MEMBERS and root.is_record:
         return InputShape(ShapeName.LINES, text)

@@ -9,7 +9,7 @@ from optimizer.inspection.paths import UnitStats
 from optimizer.inspection.shape import InputShape
 from optimizer.inspection.synonyms import BOT_NAMES, normalized
 from optimizer.inspection.walk import ENDS, Step
-from optimizer.scan.layout import BOT_SECTIONS
+from optimizer.scan.layout import BOT_SECTIONS, RECORD_SECTIONS
 from optimizer.scan.validation import load_unit
 
 __all__ = ["Units"]
@@ -41,8 +41,7 @@ class Units:
             return
         of_bots = step.level == 2 and step.section in BOT_SECTIONS
         if step.unit is None:
-            in_place = step.level == 2 if step.section else (step.level == 1 or shape.is_lines)
-            self.not_objects += in_place and not of_bots
+            self.not_objects += not of_bots and _is_in_place_of_a_record(step)
         elif not step.unit.data:
             self.too_large += 1
         elif not of_bots:
@@ -72,3 +71,11 @@ class Units:
             lists = {normalized(name): one for name, one in bot.items() if isinstance(one, dict | list)}
             value = next((lists[name] for name in _POSITION_LISTS if name in lists), None)
         return value if isinstance(value, dict | list) else []
+
+
+def _is_in_place_of_a_record(step: Step) -> bool:
+    if step.level == 1 and step.section in RECORD_SECTIONS:
+        return step.event not in ("start_map", "start_array", "null")
+    if step.level == 0:
+        return step.event not in ("start_map", "start_array")
+    return step.level == 2 or step.key is None
