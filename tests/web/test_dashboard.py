@@ -267,7 +267,7 @@ def test_markup_in_the_data_is_text(settings: Settings, tmp_path: Path, watch: C
         expect(page.locator("#errors li")).to_contain_text("SourceMalformed")
 
         assert evil in column(page, "Symbol")
-        assert column(page, "Sentiment") == ["▲bullish", f"●{image}"]
+        assert column(page, "Sentiment") == ["▲bullish", image]
         assert column(page, "Time")[1] == image
         assert column(page, "Bot", "#bots") == [image]
         assert column(page, "Symbol", "#holdings") == [evil]
