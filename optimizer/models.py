@@ -20,6 +20,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 __all__ = [
+    "MAX_MAGNITUDE",
     "MAX_SYMBOL_CHARACTERS",
     "MAX_TEXT_CHARACTERS",
     "UNDECODABLE",
@@ -30,6 +31,7 @@ __all__ = [
     "FileEntry",
     "Holding",
     "Index",
+    "InputExtra",
     "Manifest",
     "Origin",
     "PartResult",
@@ -84,6 +86,7 @@ InputAmount = Annotated[
         ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, description=f"a finite number from -{MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}"
     ),
 ]
+InputExtra = InputText | int | float | bool
 InputFlag = Annotated[bool, msgspec.Meta(description="true or false")]
 
 
@@ -249,7 +252,8 @@ class Manifest(msgspec.Struct, frozen=True):
 class Stats(msgspec.Struct, frozen=True):
     """What a run did. `input_bytes` are compressed bytes; MB are 10^6 bytes; memory is the process's peak so far.
 
-    `symbols_ignored` are records whose key differs from their own `symbol`; the key is published.
+    `symbols_ignored` are records whose key differs from their own `symbol`; the key is published. `extras_dropped` are
+    values of extra fields that are null because they cannot be passed on: lists, objects, long text.
     Bytes are those that this run has read: of `parts` files it scanned `parts_scanned`, the others had not changed.
     """
 
@@ -270,6 +274,7 @@ class Stats(msgspec.Struct, frozen=True):
     parts_scanned: int = 1
     bots_seen: int = 0
     bots_rejected: int = 0
+    extras_dropped: int = 0
 
 
 class RejectTally(msgspec.Struct, frozen=True):
@@ -296,6 +301,7 @@ class PartResult(msgspec.Struct, frozen=True):
     bots_rejected: int
     duplicates: int
     symbols_ignored: int = 0
+    extras_dropped: int = 0
     root: str | None = None
 
 

@@ -29,6 +29,8 @@ def describe(report: Report) -> str:
         )
         if stats.symbols_ignored:
             lines.append(f"  {stats.symbols_ignored:,} records name another symbol than the key under which they stand")
+        if stats.extras_dropped:
+            lines.append(f"  {stats.extras_dropped:,} values of extra fields are lists, objects or long text, so null")
     else:
         lines += [f"  {line}" for line in describe_rejected(report.rejected)]
     lines += [f"  rejected {describe_tally(tally)}" for tally in report.rejects]

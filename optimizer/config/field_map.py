@@ -44,9 +44,10 @@ MAX_DIVISOR: Final = 1e30
 
 _DIVISOR: Final = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _EXTRA_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
-# Plain ASCII, which is the same bytes in every JSON text; without what divides names, and what is escaped.
+# Plain ASCII, which is the same bytes in every JSON text; without what divides names, is escaped, or looks like an
+# expression.
 _MEMBER_NAME: Final = re.compile(r"[ -~]+")
-_NOT_IN_NAMES: Final = '"\\;=/.'
+_NOT_IN_NAMES: Final = '"\\;=/.*[]'
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,9 @@ def collect(
     chunks = source.chunks(engine.chunk_bytes)
     try:
         with read_ahead(chunks) if engine.ahead else closing(chunks) as ahead:
-            for item in scan(counted(ahead), engine, max_record_bytes=settings.max_record_bytes):
+            for item in scan(
+                counted(ahead), engine, max_record_bytes=settings.max_record_bytes, mapping=settings.mapping
+            ):
                 result.take(item)
     except SourceError as error:
         source.check_unchanged()  # a file that was written to explains whatever else is wrong with it
@@ -237,7 +239,8 @@ def collect(
 def _take_bot_files(settings: Settings, result: ScanResult) -> None:
     """Take the bot files, after the input: one is newer than the section that names the same bot."""
     if settings.bots_dir is not None:
-        for bot in read_bots(settings.bots_dir, partial(scan_bot, max_record_bytes=settings.max_record_bytes)):
+        read_bot = partial(scan_bot, max_record_bytes=settings.max_record_bytes, mapping=settings.mapping)
+        for bot in read_bots(settings.bots_dir, read_bot):
             result.take_bot_file(bot)
 
 
@@ -265,7 +268,14 @@ def _parts_at(settings: Settings, locations: Sequence[Location]) -> list[Part]:
 
 
 def _part(settings: Settings, source: InputFile) -> Part:
-    depends_on = (str(source.path), source.fingerprint, FORMAT, settings.index_symbols_limit, settings.max_record_bytes)
+    depends_on = (
+        str(source.path),
+        source.fingerprint,
+        FORMAT,
+        settings.index_symbols_limit,
+        settings.max_record_bytes,
+        settings.mapping,
+    )
     return Part(str(source.path), source.fingerprint, _digest(repr(depends_on)))
 
 
@@ -278,6 +288,7 @@ def _with_options(fingerprint: str, settings: Settings) -> str:
         settings.index_symbols_limit,
         settings.gzip_level,
         settings.max_record_bytes,
+        settings.mapping,
     )
     bots = bots_fingerprint(settings.bots_dir) if settings.bots_dir else "none"
     return f"{fingerprint}+bots-{bots}+options-{_digest(repr(options))[:16]}"

@@ -75,6 +75,7 @@ def _stats(scanned: ScannedInput, snapshots: SnapshotSet) -> Stats:
         records_rejected=result.records_rejected,
         duplicates=result.duplicates,
         symbols_ignored=result.symbols_ignored,
+        extras_dropped=result.extras_dropped,
         input_bytes=scanned.input_bytes,
         json_bytes=result.json_bytes,
         seconds=round(seconds, 3),

@@ -1,12 +1,13 @@
 /* The extension module that wraps the kernel. All policy comes from Python: bytes in, pruned output out.
  *
- *     pruner = _prune.Pruner(fallback, members, record_key, max_key_bytes, max_depth)
+ *     pruner = _prune.Pruner(fallback, members, record_key, max_key_bytes, max_depth, objects=())
  *     data, spans, offsets, pending, taken = pruner.feed(chunk)
  *     data, spans, offsets, pending, _ = pruner.finish()
  *
  * `data` is the next bytes of the pruned stream; `spans` a list of (start, end, count, longest, kind); `offsets` pairs
  * of native 64-bit integers (offset in the pruned stream, offset in the input); `pending` as in rp_pending; `taken` the
  * number of bytes of the chunk that were read. The caller passes the rest to the next call, so that memory is bounded.
+ * `objects` are those that are kept in records, as (name, first, count): see rp_object; the first entry is for none.
  * The GIL is released while the kernel works. Stable ABI, 3.11 and newer.
  */
 #define PY_SSIZE_T_CLEAN
@@ -16,7 +17,7 @@
 
 #include "kernel/prune.h"
 
-enum { OUTPUT_SIZE = 256 * 1024, OFFSET_SIZE = 16 * 1024, SPAN_SIZE = 1024, MAX_MEMBERS = 16 };
+enum { OUTPUT_SIZE = 256 * 1024, OFFSET_SIZE = 16 * 1024, SPAN_SIZE = 1024, MAX_MEMBERS = 16, MAX_OBJECTS = 512 };
 
 typedef struct {
     PyObject_HEAD
@@ -24,6 +25,8 @@ typedef struct {
     rp_policy policy;
     rp_member members[MAX_MEMBERS];
     PyObject *names[MAX_MEMBERS + 1]; /* own the bytes that the policy points to; the last is the record key */
+    rp_object *objects;
+    PyObject *object_names; /* owns the bytes that these point to */
     rp_status status;
     int busy; /* a thread is inside the kernel */
     uint8_t *bytes;
@@ -79,15 +82,49 @@ static int take_members(Pruner *self, PyObject *members) {
     return 0;
 }
 
+/* Take a tuple of objects; indexes are checked, so that the kernel need not. */
+static int take_objects(Pruner *self, PyObject *objects) {
+    const Py_ssize_t count = PyTuple_Size(objects);
+    if (count <= 0) return (int)count;
+    if (count > MAX_OBJECTS) {
+        PyErr_Format(PyExc_ValueError, "more than %d objects", MAX_OBJECTS);
+        return -1;
+    }
+    self->object_names = Py_NewRef(objects);
+    self->objects = PyMem_Calloc((size_t)count, sizeof *self->objects);
+    if (self->objects == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const char *name;
+        Py_ssize_t length;
+        unsigned int first, inside;
+        PyObject *object = PyTuple_GetItem(objects, i);
+        if (object == NULL || !PyTuple_Check(object)) {
+            PyErr_SetString(PyExc_TypeError, "an object is a tuple: name, first, count");
+            return -1;
+        }
+        if (!PyArg_ParseTuple(object, "y#II;an object is name, first, count", &name, &length, &first, &inside)) return -1;
+        if (inside && (first <= (size_t)i || first + (size_t)inside > (size_t)count)) {
+            PyErr_SetString(PyExc_ValueError, "the objects inside an object come after it");
+            return -1;
+        }
+        self->objects[i] = (rp_object){(const uint8_t *)name, (size_t)length, (uint16_t)first, (uint16_t)inside};
+    }
+    self->policy.objects = self->objects;
+    return 0;
+}
+
 static PyObject *pruner_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *fallback, *members, *record_key;
+    PyObject *fallback, *members, *record_key, *objects = NULL;
     unsigned long long max_key_bytes, max_depth;
     if (kwargs != NULL && PyDict_Size(kwargs) > 0) {
         PyErr_SetString(PyExc_TypeError, "Pruner takes its arguments by place");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "OO!OKK:Pruner", &fallback, &PyDict_Type, &members, &record_key, &max_key_bytes,
-                          &max_depth))
+    if (!PyArg_ParseTuple(args, "OO!OKK|O!:Pruner", &fallback, &PyDict_Type, &members, &record_key, &max_key_bytes,
+                          &max_depth, &PyTuple_Type, &objects))
         return NULL;
     const allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Pruner *self = (Pruner *)allocate(type, 0);
@@ -98,6 +135,7 @@ static PyObject *pruner_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (record_key != Py_None && take_name(record_key, &self->names[MAX_MEMBERS], &self->policy.record_key,
                                            &self->policy.record_key_length) < 0)
         goto failed;
+    if (objects != NULL && take_objects(self, objects) < 0) goto failed;
     self->bytes = PyMem_Malloc(OUTPUT_SIZE);
     self->offsets = PyMem_Malloc(OFFSET_SIZE * sizeof *self->offsets);
     self->spans = PyMem_Malloc(SPAN_SIZE * sizeof *self->spans);
@@ -116,6 +154,8 @@ static void pruner_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     const freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     for (int i = 0; i <= MAX_MEMBERS; i++) Py_XDECREF(self->names[i]);
+    Py_XDECREF(self->object_names);
+    PyMem_Free(self->objects);
     PyMem_Free(self->bytes);
     PyMem_Free(self->offsets);
     PyMem_Free(self->spans);
@@ -237,7 +277,7 @@ static PyType_Slot pruner_slots[] = {
     {Py_tp_dealloc, pruner_dealloc},
     {Py_tp_methods, pruner_methods},
     {Py_tp_getset, pruner_attributes},
-    {Py_tp_doc, "Pruner(fallback, members, record_key, max_key_bytes, max_depth)"},
+    {Py_tp_doc, "Pruner(fallback, members, record_key, max_key_bytes, max_depth, objects=())"},
     {0, NULL},
 };
 

@@ -13,6 +13,7 @@ class Pruner:
         record_key: bytes | None,
         max_key_bytes: int,
         max_depth: int,
+        objects: tuple[tuple[bytes, int, int], ...] = (),
         /,
     ) -> Pruner: ...
     def feed(self, chunk: Buffer, /) -> _Output: ...

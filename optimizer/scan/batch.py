@@ -22,10 +22,10 @@ from optimizer.errors import SourceMalformed
 from optimizer.models import Record, Reject
 from optimizer.scan.fragment import Fragment
 from optimizer.scan.patterns import GAP, STRING, UNIT, compiled
-from optimizer.scan.schema import RECORD_FIELDS, Fields, record_structs
-from optimizer.scan.validation import SymbolsIgnored, decode_key, decode_record
+from optimizer.scan.structs import Fields, record_structs
+from optimizer.scan.validation import ExtrasDropped, RecordDecoder, SymbolsIgnored, decode_key
 
-__all__ = ["BatchKind", "EncodedBatch", "OnBatch", "RecordBatch", "decode_batch"]
+__all__ = ["BatchDecoder", "BatchKind", "EncodedBatch", "OnBatch", "RecordBatch"]
 
 
 class BatchKind(IntEnum):
@@ -82,48 +82,48 @@ class RecordBatch(NamedTuple):
         return (fields.record(symbol) for symbol, fields in zip(self.symbols, self.fields, strict=True))
 
 
-_Items = list[RecordBatch | Record | Reject | SymbolsIgnored]
+_Items = list[RecordBatch | Record | Reject | SymbolsIgnored | ExtrasDropped]
+_BRACKETS: Final = {BatchKind.MEMBERS: (b"{", b"}"), BatchKind.ELEMENTS: (b"[", b"]"), BatchKind.LINES: (b"", b"")}
 
 
-def decode_batch(batch: EncodedBatch, *, max_bytes: int) -> _Items | None:
-    """Decode all records of a batch.
+class BatchDecoder:
+    """Decode batches of records, with the same schema and limit as single ones."""
 
-    Args:
-        batch: The batch.
-        max_bytes: The longest record that counts.
+    def __init__(self, one_by_one: RecordDecoder) -> None:
+        schema = one_by_one.schema
+        self._one_by_one = one_by_one
+        symbol: Any = schema.records["symbol"].type
+        named = record_structs(schema, named=True)
+        keyed = record_structs(schema, named=False)
+        self._decoders: dict[BatchKind, list[msgspec.json.Decoder[Any]]] = {
+            BatchKind.MEMBERS: [msgspec.json.Decoder(dict[symbol, fields]) for fields in keyed],  # type: ignore[valid-type]
+            BatchKind.ELEMENTS: [msgspec.json.Decoder(list[fields]) for fields in named],  # type: ignore[valid-type]
+            BatchKind.LINES: [msgspec.json.Decoder(fields) for fields in named],
+        }
 
-    Returns:
-        The records and rejects in their order; `None` if the text of the batch is not valid.
-    """
-    if batch.longest > max_bytes:
-        return None
-    opening, closing = _BRACKETS[batch.kind]
-    data = b"".join((opening, batch.data, closing))  # the only copy
-    for decoder in _DECODERS[batch.kind]:
-        try:
-            records = _decode(decoder, batch.kind, data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-        if len(records.fields) != batch.count:
-            break  # a name came twice in the object
-        ignored = _symbols_ignored(records) if batch.kind is BatchKind.MEMBERS else 0
-        return [records, SymbolsIgnored(ignored)] if ignored else [records]
-    return _decode_one_by_one(batch, max_bytes)
+    def decode(self, batch: EncodedBatch) -> _Items | None:
+        """Decode all records of a batch.
+
+        Returns:
+            The records and rejects in their order; `None` if the text of the batch is not valid.
+        """
+        if batch.longest > self._one_by_one.max_bytes:
+            return None
+        opening, closing = _BRACKETS[batch.kind]
+        data = b"".join((opening, batch.data, closing))  # the only copy
+        for decoder in self._decoders[batch.kind]:
+            try:
+                records = _decode(decoder, batch.kind, data)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+            if len(records.fields) != batch.count:
+                break  # a name came twice in the object
+            ignored = _symbols_ignored(records) if batch.kind is BatchKind.MEMBERS else 0
+            return [records, SymbolsIgnored(ignored)] if ignored else [records]
+        return _decode_one_by_one(batch, self._one_by_one)
 
 
 # ---- all at once
-
-_SYMBOL_TYPE: Any = RECORD_FIELDS["symbol"].type
-_NAMED: Final = record_structs(named=True)
-_DECODERS: Final[dict[BatchKind, list[msgspec.json.Decoder[Any]]]] = {
-    BatchKind.MEMBERS: [
-        msgspec.json.Decoder(dict[_SYMBOL_TYPE, fields])  # type: ignore[valid-type]
-        for fields in record_structs(named=False)
-    ],
-    BatchKind.ELEMENTS: [msgspec.json.Decoder(list[fields]) for fields in _NAMED],  # type: ignore[valid-type]
-    BatchKind.LINES: [msgspec.json.Decoder(fields) for fields in _NAMED],
-}
-_BRACKETS: Final = {BatchKind.MEMBERS: (b"{", b"}"), BatchKind.ELEMENTS: (b"[", b"]"), BatchKind.LINES: (b"", b"")}
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], kind: BatchKind, data: bytes) -> RecordBatch:
@@ -162,7 +162,7 @@ _NEXT: Final = {
 }
 
 
-def _decode_one_by_one(batch: EncodedBatch, max_bytes: int) -> _Items | None:
+def _decode_one_by_one(batch: EncodedBatch, decoder: RecordDecoder) -> _Items | None:
     items: _Items = []
     position = 0
     expected = _FIRST[batch.kind]
@@ -172,7 +172,7 @@ def _decode_one_by_one(batch: EncodedBatch, max_bytes: int) -> _Items | None:
             if match is None:
                 return None
             symbol = decode_key(match.group(1)) if batch.kind is BatchKind.MEMBERS else None
-            items += decode_record(batch.unit(*match.span(2)), symbol, max_bytes=max_bytes)
+            items += decoder.decode(batch.unit(*match.span(2)), symbol)
             position = match.end()
             expected = _NEXT[batch.kind]
     except (SourceMalformed, ValueError):

@@ -19,19 +19,22 @@ formed and cannot be used is a `Reject`, and the stream continues; text that is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from optimizer.errors import RollingError
 from optimizer.models import Record, Reject, RejectReason
-from optimizer.scan.batch import BatchKind, EncodedBatch, RecordBatch, decode_batch
-from optimizer.scan.bots import decode_bot
+from optimizer.scan.batch import BatchDecoder, BatchKind, EncodedBatch, RecordBatch
+from optimizer.scan.bots import BotDecoder
 from optimizer.scan.fragment import Fragment, FragmentKind
-from optimizer.scan.layout import BOT_SECTIONS, RECORD_KEY, RECORD_SECTIONS
+from optimizer.scan.layout import BOT_SECTIONS, RECORD_SECTIONS, Objects
 from optimizer.scan.patterns import GAP, SPACE, STRING, compiled
-from optimizer.scan.root import TELLING_NAMES, Item, Root, RootShape, ScanEvent, Shape, kind_of
+from optimizer.scan.root import Item, Root, RootShape, ScanEvent, Shape, kind_of, telling_names
+from optimizer.scan.schema import Schema
 from optimizer.scan.structure import LITERALS, NUMBER, Structure
-from optimizer.scan.validation import decode_record, shown_name, where
+from optimizer.scan.validation import RecordDecoder, shown_name, where
 
 __all__ = ["Decoder", "Item", "RootShape", "ScanEvent"]
 
@@ -42,15 +45,28 @@ _TOKEN = STRING + rb'|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++'
 # Plain values and emptied arrays, each with its comma, need no parser: gigabytes of them would otherwise take hours.
 # Names of members are plain ASCII, and not one that has a meaning.
 _VALUE = STRING + rb"|\[\]|" + NUMBER + b"".join(b"|" + literal for literal in LITERALS)
-_MEANINGFUL = "|".join((RECORD_KEY, *sorted(TELLING_NAMES), *RECORD_SECTIONS, *BOT_SECTIONS)).encode()
-_NAME = rb'"(?!(?:' + _MEANINGFUL + rb')")[ !#-\[\]-~]*+"'
 _MEMBER = rb"%b%%b%b:%b%%b%b," % (GAP, GAP, GAP, GAP)
-_PART = compiled(
-    rb"(?<=[{,])(?P<members>(?:%b)++)" % (_MEMBER % (_NAME, rb"(?:%b)" % _VALUE))
-    + rb"|(?<=[\[,])(?P<elements>(?:%b(?:%b)%b,)++)|(?P<token>%b)" % (GAP, _VALUE, GAP, _TOKEN)
-)
 _TOKENS, _VALUES = map(compiled, (_TOKEN, _VALUE))
-_MEMBERS = compiled(_MEMBER % (rb"(%b)" % _NAME, rb"(%b)" % _VALUE))
+
+
+class _Patterns(NamedTuple):
+    """The patterns that depend on the names with a meaning."""
+
+    part: re.Pattern[bytes]
+    members: re.Pattern[bytes]
+
+
+@lru_cache(maxsize=32)
+def _patterns(telling: frozenset[str], key: str) -> _Patterns:
+    meaningful = "|".join(map(re.escape, (key, *sorted(telling), *RECORD_SECTIONS, *BOT_SECTIONS))).encode()
+    name = rb'"(?!(?:' + meaningful + rb')")[ !#-\[\]-~]*+"'
+    return _Patterns(
+        part=compiled(
+            rb"(?<=[{,])(?P<members>(?:%b)++)" % (_MEMBER % (name, rb"(?:%b)" % _VALUE))
+            + rb"|(?<=[\[,])(?P<elements>(?:%b(?:%b)%b,)++)|(?P<token>%b)" % (GAP, _VALUE, GAP, _TOKEN)
+        ),
+        members=compiled(_MEMBER % (rb"(%b)" % name, rb"(%b)" % _VALUE)),
+    )
 
 
 class Decoder:
@@ -58,10 +74,19 @@ class Decoder:
 
     Args:
         max_record_bytes: The pruner's limit; a record whose own level is longer is rejected as `RecordTooLarge`.
+        schema: The rows of the fields of records and bots.
+        objects: The objects that the pruner keeps in records.
     """
 
-    def __init__(self, *, max_record_bytes: int) -> None:
+    def __init__(self, *, max_record_bytes: int, schema: Schema, objects: Objects) -> None:
         self._limit = max_record_bytes
+        self._records = RecordDecoder(schema, max_bytes=max_record_bytes)
+        self._batches = BatchDecoder(self._records)
+        self._bots = BotDecoder(schema, max_bytes=max_record_bytes)
+        self._key = schema.records["symbol"].names[0]
+        self._objects = objects
+        self._telling = telling_names(schema)
+        self._patterns = _patterns(self._telling, self._key)
         self._structure = Structure()
         self._items: list[ScanEvent] = []
         self._lines = False  # a root object was a record
@@ -91,7 +116,7 @@ class Decoder:
         """Decode a batch, the next part of the stream; return False if its fragments have to come instead."""
         if not self._expects(batch):
             return False
-        items = decode_batch(batch, max_bytes=self._limit)
+        items = self._batches.decode(batch)
         if items is None:
             return False
         if batch.kind is BatchKind.LINES:
@@ -124,7 +149,7 @@ class Decoder:
 
     def _take_text(self, fragment: Fragment) -> Iterator[None]:
         """Process text; yield when there are many items to be fetched."""
-        for match in _PART.finditer(fragment.data):
+        for match in self._patterns.part.finditer(fragment.data):
             start, stop = match.span()
             if match.lastgroup == "token":
                 self._take_token(match.group(), fragment.input_offset(start))
@@ -152,12 +177,13 @@ class Decoder:
                     self._end_root(event)
 
     def _send(self, token: bytes, offset: int) -> None:
-        # A record's own names matter when it is decoded.
-        self._structure.send(token, offset, with_keys=self._root.shape is not Shape.RECORD)
+        # A record's own names matter when it is decoded, except those of objects, which come as units.
+        with_keys = self._root.shape is not Shape.RECORD or bool(self._objects)
+        self._structure.send(token, offset, with_keys=with_keys)
 
     def _take_members(self, fragment: Fragment, start: int, stop: int) -> None:
         """Process plain members of the root whose names have no meaning."""
-        for match in _MEMBERS.finditer(fragment.data, start, stop):
+        for match in self._patterns.members.finditer(fragment.data, start, stop):
             if not self._root.learns_by_names:
                 break
             self._structure.keys[0] = match[1][1:-1].decode()
@@ -182,20 +208,34 @@ class Decoder:
 
     def _take_unit(self, unit: Fragment) -> None:
         self._structure.send_unit(unit.offset)
-        self._root.add_own(b"{}", unit.offset)
         name = self._structure.key
+        if self._is_in_record(name):
+            # The root is a record that has this object, or may turn out to be one.
+            self._add_own_parts(unit, 0, len(unit.data))
+            self._root.add_left_out(unit.size - len(unit.data))
+            if self._root.shape is Shape.RECORD:
+                return
+        else:
+            self._root.add_own(b"{}", unit.offset)
         is_root_level = len(self._structure.kinds) == 1
         if is_root_level and name is not None:
             self._root.add_object(name)
             if name.startswith("_"):
                 return
         if is_root_level or self._structure.keys[0] in RECORD_SECTIONS:
-            for item in decode_record(unit, name, max_bytes=self._limit):
+            for item in self._records.decode(unit, name):
                 self._emit(item)
         elif name is not None:
-            self._emit(decode_bot(unit, name, max_bytes=self._limit))
+            self._emit(self._bots.decode(unit, name))
         else:
             self._reject_list_of_bots()
+
+    def _is_in_record(self, name: str | None) -> bool:
+        """Whether a unit of this name is an object that is kept in records, if the root is one."""
+        if not self._objects or name is None:
+            return False
+        objects = self._objects if len(self._structure.kinds) == 1 else self._objects.get(self._structure.keys[0], {})
+        return name in objects
 
     def _expects(self, batch: EncodedBatch) -> bool:
         """Whether records of a batch may come next."""
@@ -238,7 +278,7 @@ class Decoder:
         if root.shape is Shape.RECORD:
             return
         root.name_member(key, event)
-        if key == RECORD_KEY and event == "string" and root.shape is Shape.UNDECIDED:
+        if key == self._key and event == "string" and root.shape is Shape.UNDECIDED:
             root.add_symbol()
         elif key in RECORD_SECTIONS:
             root.add_section(is_null=event == "null")
@@ -269,14 +309,20 @@ class Decoder:
 
     def _begin_root(self, offset: int) -> None:
         self._list_of_bots = None
-        self._root = Root(offset, max_record_bytes=self._limit, after_records=self._lines, described=self._root_matters)
+        self._root = Root(
+            offset,
+            max_record_bytes=self._limit,
+            telling=self._telling,
+            after_records=self._lines,
+            described=self._root_matters,
+        )
 
     def _end_root(self, event: str) -> None:
         if event == "end_array":
             self._describe_root("an array")
         elif self._root.is_record:
             self._lines = True
-            self._items += decode_record(self._root.unit, None, max_bytes=self._limit)
+            self._items += self._records.decode(self._root.unit, None)
             if self._root.shape is not Shape.RECORD:
                 self._describe_root(self._root.description)
         else:

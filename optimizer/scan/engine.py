@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from optimizer.errors import SettingsInvalid
 from optimizer.scan.batch import OnBatch
 from optimizer.scan.fragment import Fragment
-from optimizer.scan.layout import Layout
+from optimizer.scan.layout import RECORD_NAMES, Layout, RecordNames
 from optimizer.scan.pruner import Pruner
 
 __all__ = ["AnyPruner", "Engine", "choose_engine"]
@@ -42,7 +42,13 @@ class PrunerFactory(Protocol):
     """Makes a pruner."""
 
     def __call__(
-        self, *, default: Layout, members: Mapping[bytes, Layout], max_unit_bytes: int, on_batch: OnBatch
+        self,
+        *,
+        default: Layout,
+        members: Mapping[bytes, Layout],
+        max_unit_bytes: int,
+        on_batch: OnBatch,
+        names: RecordNames = RECORD_NAMES,
     ) -> AnyPruner: ...
 
 
@@ -83,10 +89,15 @@ def choose_engine(name: str) -> Engine:
 
 
 def _python_pruner(
-    *, default: Layout, members: Mapping[bytes, Layout], max_unit_bytes: int, on_batch: OnBatch
+    *,
+    default: Layout,
+    members: Mapping[bytes, Layout],
+    max_unit_bytes: int,
+    on_batch: OnBatch,
+    names: RecordNames = RECORD_NAMES,
 ) -> AnyPruner:
     del on_batch  # it has no batches: all records come as fragments
-    return Pruner(default=default, members=members, max_unit_bytes=max_unit_bytes)
+    return Pruner(default=default, members=members, max_unit_bytes=max_unit_bytes, names=names)
 
 
 def _usable_cores() -> int:

@@ -5,7 +5,11 @@ Pruners know nothing else of the format. A new kind of section is a line here an
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from optimizer.config.field_map import FieldMap, InputMapping
 
 __all__ = [
     "BOT_FILE_LAYOUT",
@@ -13,11 +17,17 @@ __all__ = [
     "LAYOUTS",
     "RECORD_KEY",
     "RECORD_LAYOUT",
+    "RECORD_NAMES",
     "RECORD_SECTIONS",
+    "FileLayout",
     "Layout",
+    "Objects",
+    "RecordNames",
+    "bot_file_layout",
+    "file_layout",
 ]
 
-# A root object with text under this name, before any object of its own, is one record: its objects are discarded.
+# A root object with text under this name, before any object of its own, is one record.
 RECORD_KEY: Final = "symbol"
 RECORD_SECTIONS: Final = ("predictions", "symbols")
 BOT_SECTIONS: Final = ("bots", "_bots")
@@ -42,3 +52,55 @@ LAYOUTS: Final = {
 }
 # A bot file is one bot: its root is the unit, and keeps its positions and their fields.
 BOT_FILE_LAYOUT: Final = Layout(unit_level=1, kept_levels=3)
+
+
+# Names of objects inside each other: `{"predictions": {"1d": {}}}`.
+Objects = Mapping[str, "Objects"]
+
+
+class RecordNames(NamedTuple):
+    """The names in a record that a pruner has to know: of the symbol, and of objects that it does not empty."""
+
+    key: str = RECORD_KEY
+    objects: Objects = MappingProxyType({})
+
+
+RECORD_NAMES: Final = RecordNames()
+
+
+class FileLayout(NamedTuple):
+    """All that a pruner knows of a rolling file."""
+
+    default: Layout
+    members: Mapping[bytes, Layout]
+    names: RecordNames
+
+
+def file_layout(mapping: InputMapping) -> FileLayout:
+    """Return the layout of a rolling file under a mapping."""
+    key = next((item.path[0] for item in mapping.records.fields if item.name == "symbol"), RECORD_KEY)
+    levels = bot_file_layout(mapping).kept_levels
+    members = {
+        name: layout if layout.kept_levels == RECORD_LAYOUT.kept_levels else Layout(layout.unit_level, levels)
+        for name, layout in LAYOUTS.items()
+    }
+    return FileLayout(RECORD_LAYOUT, members, RecordNames(key, _objects(mapping.records)))
+
+
+def bot_file_layout(mapping: InputMapping) -> Layout:
+    """Return the layout of a bot file under a mapping.
+
+    Bots are few and small, so they keep whole levels, down to the deepest field.
+    """
+    holder = max((len(item.path) for item in mapping.bots.fields if item.name == "positions"), default=1)
+    levels = max(mapping.bots.max_path_names, holder + 1 + mapping.positions.max_path_names)
+    return BOT_FILE_LAYOUT._replace(kept_levels=max(BOT_FILE_LAYOUT.kept_levels, levels))
+
+
+def _objects(records: FieldMap) -> Objects:
+    tree: dict[str, Any] = {}
+    for item in (*records.fields, *records.extras):
+        below = tree
+        for name in item.path[:-1]:
+            below = below.setdefault(name, {})
+    return tree

@@ -30,7 +30,7 @@ from optimizer.scan.fragment import (
     torn,
     unbalanced,
 )
-from optimizer.scan.layout import RECORD_KEY, Layout
+from optimizer.scan.layout import RECORD_NAMES, Layout, Objects, RecordNames
 from optimizer.scan.offset_map import OffsetMap
 from optimizer.scan.pruner import Pruner
 
@@ -56,6 +56,7 @@ class NativePruner:
             levels.
         members: As for `pruner.Pruner`.
         max_unit_bytes: As for `pruner.Pruner`.
+        names: As for `pruner.Pruner`.
         on_batch: Called with each span of records, when all fragments before it have been consumed. Returns whether it
             took them; otherwise their fragments follow.
     """
@@ -67,6 +68,7 @@ class NativePruner:
         members: Mapping[bytes, Layout],
         max_unit_bytes: int,
         on_batch: OnBatch,
+        names: RecordNames = RECORD_NAMES,
     ) -> None:
         self._kernel = Kernel(
             (*default, True),
@@ -74,15 +76,20 @@ class NativePruner:
                 name.strip(b'"'): (*layout, layout.kept_levels == default.kept_levels)
                 for name, layout in members.items()
             },
-            RECORD_KEY.encode(),
+            names.key.encode(),
             max_unit_bytes,
             MAX_DEPTH,
+            _kept_objects(names.objects),
         )
         self._on_batch = on_batch
         self._max_held_bytes = min(max_unit_bytes, MAX_CARRIED_BYTES)
         self._offset_map = OffsetMap()
         self._pruner = Pruner(
-            default=default, members=members, max_unit_bytes=max_unit_bytes, locate=self._offset_map.locate
+            default=default,
+            members=members,
+            max_unit_bytes=max_unit_bytes,
+            names=names,
+            locate=self._offset_map.locate,
         )
         self._held = bytearray()  # of the pruned stream: the beginning of what may become part of a batch
         self._error: RollingError | None = None
@@ -204,6 +211,21 @@ class NativePruner:
 
     def _locate(self, start: int) -> int:
         return self._unit_offsets[1] if start == self._unit_offsets[0] else self._offset_map.locate(start)
+
+
+def _kept_objects(objects: Objects) -> tuple[tuple[bytes, int, int], ...]:
+    """Return the objects that are kept in records as the kernel takes them: level by level, those of one together."""
+    if not objects:
+        return ()
+    flat: list[tuple[bytes, int, int]] = [(b"", 0, 0)]
+    level = [("", objects)]
+    while level:
+        first = len(flat) + len(level)
+        for name, inside in level:
+            flat.append((name.encode(), first, len(inside)))
+            first += len(inside)
+        level = [inside for _, outer in level for inside in outer.items()]
+    return tuple(flat)
 
 
 def _as_malformed(error: tuple[str, int], chunk: bytes, chunk_start: int) -> SourceMalformed:

@@ -22,9 +22,10 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
 
+from optimizer.config.field_map import MAX_NAME_CHARACTERS
 from optimizer.errors import RollingError, SourceMalformed, SourceTorn
 from optimizer.scan.discarded import DiscardedContainer
 from optimizer.scan.fragment import (
@@ -38,13 +39,14 @@ from optimizer.scan.fragment import (
     torn,
 )
 from optimizer.scan.fragment_builder import FragmentBuilder
-from optimizer.scan.layout import RECORD_KEY, Layout
+from optimizer.scan.layout import RECORD_NAMES, Layout, Objects, RecordNames
 from optimizer.scan.patterns import FLAT, GAP, SPACE, STRING, compiled
 
 __all__ = ["Pruner"]
 
 _FLAT = compiled(FLAT)
 _STRING_TOKEN = compiled(STRING)
+_LAST_STRING = compiled(rb"(?:[^\"]*+(" + STRING + rb"))*+")
 _STRING_TAIL = compiled(rb'[^"\\]*+(?:\\.[^"\\]*+)*+')
 _FLAT_TOKENS = re.compile(rb'[^"{}\[\]]++')
 # Atoms are numbers and literals, valid or not: anything between these, quotes and brackets.
@@ -59,8 +61,12 @@ _QUOTE: Final = b'"'[0]
 _COLON, _COMMA = b":,"
 _BEFORE_ITEMS: Final = b",[{"  # of a container
 _OPENING: Final = b"{["
-_RECORD_KEY: Final = f'"{RECORD_KEY}"'.encode()
 _CURLY: Final = b"{}"
+
+# The longest string that is compared with names inside units: each character an escape, and two quotes.
+MAX_KEY_BYTES: Final = 6 * MAX_NAME_CHARACTERS + 2
+# An object that is kept in a root which is a record: a unit of its own, which the decoder puts back into the record.
+_IN_RECORD: Final = Layout(unit_level=2, kept_levels=1)
 
 
 def _unescaped(key: bytes) -> bytes:
@@ -73,9 +79,29 @@ def _unescaped(key: bytes) -> bytes:
         return key
 
 
-def _plain_items(members: Mapping[bytes, Layout]) -> re.Pattern[bytes]:
+class _Kept(NamedTuple):
+    """What is kept of the objects inside a container: if the unit is a record, and if the root is one."""
+
+    in_unit: Objects | None
+    in_root: Objects | None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the container is an object that is kept."""
+        return self.in_unit is not None or self.in_root is not None
+
+    def inside(self, name: str) -> _Kept:
+        """Return what is kept inside an object of this name."""
+        in_unit, in_root = (None if objects is None else objects.get(name) for objects in self)
+        return _Kept(in_unit, in_root)
+
+
+_NOTHING_KEPT: Final = _Kept(None, None)
+
+
+def _plain_items(names: Iterable[bytes]) -> re.Pattern[bytes]:
     """Return a pattern for plain values and empty arrays, each with its comma; in objects, under other names."""
-    key = rb"(?!" + b"|".join(map(re.escape, (_RECORD_KEY, *members))) + rb')"[^"\\]*+"' + GAP + rb":" + GAP
+    key = rb"(?!" + b"|".join(map(re.escape, names)) + rb')"[^"\\]*+"' + GAP + rb":" + GAP
     value = rb"(?:" + STRING + rb"|[^ \t\n\r,:\"{}\[\]NI]++|\[\])"
     return compiled(rb"(?:" + GAP + rb"(?:" + key + rb")?+" + value + GAP + rb",)++")
 
@@ -88,6 +114,7 @@ class Pruner:
         members: The level of units in named members of a root object; a section that may only be an object (bots) is
             still followed if it is an array, and its elements are units as well.
         max_unit_bytes: The longest unit, and the longest string or number outside units, that is kept.
+        names: The names in a record that have a meaning.
         locate: Returns the offset in the input of a byte that was fed, for errors.
     """
 
@@ -97,23 +124,28 @@ class Pruner:
         default: Layout,
         members: Mapping[bytes, Layout],
         max_unit_bytes: int,
+        names: RecordNames = RECORD_NAMES,
         locate: Callable[[int], int] = int,
     ) -> None:
         self._default = default
         self._members = members
         self._limit = max_unit_bytes
         self._locate = locate
-        self._plain_items = _plain_items(members)
+        self._record_key = f'"{names.key}"'.encode()
+        self._plain_items = _plain_items((self._record_key, *members))
         self._builder = FragmentBuilder(max_unit_bytes)
         self._add = self._builder.add
         self._discarded = DiscardedContainer()
         self._consumed = 0  # bytes of JSON before the current buffer
         self._begun = False  # past the position of a byte order mark
         self._carry = b""  # a few bytes that only have a meaning with what follows
+        self._objects = names.objects
+        self._kept: list[_Kept] = []  # of each open container, root first; none where no such objects are named
         self._containers = bytearray()  # opening brackets of the text's containers, root first: at most two
         self._depth = 0  # without the discarded container
         self._layout = default
-        self._key: bytes | None = b""  # last string of the text; None if it was too long to keep
+        # Last string; None if it was too long to keep. In units it is only followed where keys matter.
+        self._key: bytes | None = b""
         self._significant = 0  # last byte of the text that is not white space: see `_add_flat`
         self._root_is_plain = False  # the root object has had no container except arrays that were emptied
         self._root_is_record = False
@@ -257,13 +289,39 @@ class Pruner:
             self._tokens_until = stop  # so that it is not searched again at each of its tokens
             return position
         self._add(self._consumed + position, part)
+        if self._keys_matter:
+            self._note_key(part)
         return stop
+
+    @property
+    def _keys_matter(self) -> bool:
+        """Whether the innermost container of a unit has objects that may be kept."""
+        return bool(self._kept) and any(self._kept[-1])
+
+    def _note_key(self, part: bytes) -> None:
+        """Note the last string of whole tokens, and whether nothing but a colon follows it."""
+        match = _LAST_STRING.match(part)
+        if match[1] is not None:  # type: ignore[index]  # it matches nothing too
+            self._key, self._significant = match[1], _QUOTE  # type: ignore[index]
+        self._note_flat(part[match.end() :])  # type: ignore[union-attr]
+
+    def _note_flat(self, flat: bytes) -> None:
+        """Note the last byte that is not white space.
+
+        A colon counts only after a string, so that the last string is the key of the next value.
+        """
+        significant = flat.strip(SPACE)
+        if significant:
+            stray = significant[-1] == _COLON and (len(significant) > 1 or self._significant != _QUOTE)
+            self._significant = 0 if stray else significant[-1]
 
     def _take_string(self, buffer: bytes, position: int) -> int:
         if not self._builder.in_unit:
             if self._significant == _COLON and self._root_is_plain and self._depth == 1:
-                self._root_is_record |= self._key is not None and _unescaped(self._key) == _RECORD_KEY
+                self._root_is_record |= self._key is not None and _unescaped(self._key) == self._record_key
             self._token, self._token_offset = bytearray(), self._consumed + position
+        elif self._keys_matter:
+            self._key = b""
         match = _STRING_TOKEN.match(buffer, position)
         if match:
             self._add_to_string(self._consumed + position, match.group(), ended=True)
@@ -290,6 +348,11 @@ class Pruner:
             return
         if self._builder.in_unit:
             self._add(offset, part)
+            if self._keys_matter:
+                # No longer one is a name, and the rest of the unit has a limit of its own.
+                key = None if self._key is None else self._key + part
+                self._key = key if key is not None and len(key) <= MAX_KEY_BYTES else None
+                self._significant = _QUOTE
             return
         if self._token is None:
             self._builder.size += len(part)
@@ -331,8 +394,9 @@ class Pruner:
             self._carry = tail
         elif tail:
             self._in_atom = True
-            if not self._builder.in_unit:
+            if not self._builder.in_unit or self._keys_matter:
                 self._significant = 0
+            if not self._builder.in_unit:
                 self._token, self._token_offset = bytearray(), self._consumed + stop
             self._add_to_atom(self._consumed + stop, tail)
         return stop + len(tail)
@@ -356,11 +420,9 @@ class Pruner:
         if not self._builder.in_unit:
             if len(flat) > self._limit:
                 self._check_atoms(offset, flat)
-            significant = flat.strip(SPACE)
-            if significant:
-                # A colon counts only after a string, so that the last string is the key of the next value.
-                stray = significant[-1] == _COLON and (len(significant) > 1 or self._significant != _QUOTE)
-                self._significant = 0 if stray else significant[-1]
+            self._note_flat(flat)
+        elif self._keys_matter:
+            self._note_flat(flat)
         done = 0
         if b"N" in flat or b"I" in flat:
             for match in _NOT_A_NUMBER.finditer(flat):
@@ -374,46 +436,71 @@ class Pruner:
         offset = self._consumed + position
         if level > MAX_DEPTH:
             raise too_deep(offset)
-        if self._builder.in_unit:
-            self._add(offset, bytes((byte,)))
-            if level >= self._layout.unit_level + self._layout.kept_levels:
-                self._discarded.open(byte, self._depth)
-                return
+        inside = self._kept_inside(byte, level)
+        if not self._builder.in_unit:
+            kept = self._open_in_text(byte, offset, inside)
         else:
-            named = self._significant == _COLON and self._containers[-1:] == b"{"
-            self._significant = byte
-            if level == 1:
-                self._root_is_plain, self._root_is_record = byte == _CURLY[0], False
-            elif level == 2:
-                key = self._key if named else None
-                self._layout = self._members.get(_unescaped(key), self._default) if key else self._default
-            emptied = self._root_is_record or (level >= self._layout.unit_level and byte != _CURLY[0])
-            if level > 1 and not emptied:
-                self._root_is_plain = False
-            if emptied:
+            is_kept = level < self._layout.unit_level + self._layout.kept_levels or inside.is_kept
+            kept = inside if is_kept else None
+            if is_kept:
                 self._add(offset, bytes((byte,)))
-                self._discarded.open(byte, self._depth)
-                return
-            if level < self._layout.unit_level:
-                self._containers.append(byte)
-                self._add(offset, bytes((byte,)))
-            else:
-                # If its name alone is too long, the rest is only counted.
-                is_too_long = named and self._key is None
-                self._builder.start_unit(offset, is_too_long=is_too_long, consumed=self._consumed)
+        self._significant = byte
+        if kept is None:
+            self._add(offset, bytes((byte,)))
+            self._discarded.open(byte, self._depth)
+            return
         self._depth = level
+        if self._objects:
+            self._kept.append(kept)
+
+    def _open_in_text(self, byte: int, offset: int, kept: _Kept) -> _Kept | None:
+        """Open a container outside units, or a unit; return what is kept inside, or `None` if it is to be emptied."""
+        level = self._depth + 1
+        named = self._significant == _COLON and self._containers[-1:] == b"{"
+        if level == 1:
+            self._root_is_plain, self._root_is_record = byte == _CURLY[0], False
+        elif level == 2:
+            key = self._key if named else None
+            self._layout = self._members.get(_unescaped(key), self._default) if key else self._default
+            if self._root_is_record and kept.is_kept:
+                self._layout = _IN_RECORD
+        if self._root_is_record and not kept.is_kept:
+            return None
+        if level >= self._layout.unit_level and byte != _CURLY[0]:
+            return None
+        if level > 1:
+            self._root_is_plain = False
+        if level < self._layout.unit_level:
+            self._containers.append(byte)
+            self._add(offset, bytes((byte,)))
+            return kept
+        # If its name alone is too long, the rest is only counted.
+        self._builder.start_unit(offset, is_too_long=named and self._key is None, consumed=self._consumed)
+        is_record = self._layout.kept_levels == self._default.kept_levels and not self._root_is_record
+        return _Kept(self._objects if is_record else None, kept.in_root if level > 1 else None)
+
+    def _kept_inside(self, byte: int, level: int) -> _Kept:
+        """Return what is kept inside a container that opens with its bracket."""
+        if not self._objects or byte != _CURLY[0]:
+            return _NOTHING_KEPT
+        if level == 1:
+            return _Kept(None, self._objects)
+        if self._significant != _COLON or self._key is None or not any(self._kept[-1]):
+            return _NOTHING_KEPT
+        return self._kept[-1].inside(_unescaped(self._key)[1:-1].decode("ascii", "replace"))
 
     def _close(self, byte: int, position: int) -> None:
         if self._depth == 0:
             raise never_opened(self._consumed + position, byte)
         self._depth -= 1
+        if self._objects:
+            self._kept.pop()
         self._add(self._consumed + position, bytes((byte,)))
         if not self._builder.in_unit:
             self._containers.pop()
-            self._significant = byte
         elif self._depth < self._layout.unit_level:
             self._builder.finish(FragmentKind.UNIT, self._consumed)
-            self._significant = byte
+        self._significant = byte
 
     def _skip(self, buffer: bytes, position: int) -> int:
         """Skip to the end of the discarded container or of the buffer."""
@@ -423,8 +510,7 @@ class Pruner:
         if self._discarded.depth:
             self._in_string = True
         else:
-            if not self._builder.in_unit:
-                self._significant = buffer[position]
+            self._significant = buffer[position]
             self._add(self._consumed + position, buffer[position : position + 1])
         return position + 1
 

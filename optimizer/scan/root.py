@@ -14,17 +14,15 @@ from typing import Final, NamedTuple
 from optimizer.models import Bot, Record, Reject
 from optimizer.scan.batch import RecordBatch
 from optimizer.scan.fragment import Fragment, FragmentKind
-from optimizer.scan.schema import RECORD_NAMES
-from optimizer.scan.validation import SymbolsIgnored, shown_name
+from optimizer.scan.schema import Schema
+from optimizer.scan.validation import ExtrasDropped, SymbolsIgnored, shown_name
 
-__all__ = ["TELLING_NAMES", "Item", "Root", "RootShape", "ScanEvent", "Shape", "kind_of"]
+__all__ = ["Item", "Root", "RootShape", "ScanEvent", "Shape", "kind_of", "telling_names"]
 
 # A root object with so many objects in it, positions of bots included, is a map, whatever plain values it has besides.
 MAP_MEMBERS: Final = 1_000
 # Members of a root that are named if nothing in it could be used.
 MEMBERS_NAMED: Final = 5
-# Plain values that show that a root object without objects should be a record. Maps have timestamps too.
-TELLING_NAMES: Final = frozenset(RECORD_NAMES) - {"timestamp"}
 
 
 class RootShape(NamedTuple):
@@ -35,7 +33,16 @@ class RootShape(NamedTuple):
 
 Item = Record | Bot | Reject
 # What a scan yields: items, batches of records, and notes about the file.
-ScanEvent = Item | RecordBatch | SymbolsIgnored | RootShape
+ScanEvent = Item | RecordBatch | SymbolsIgnored | ExtrasDropped | RootShape
+
+
+def telling_names(schema: Schema) -> frozenset[str]:
+    """Return the names of plain values that show that a root object without objects should be a record.
+
+    Maps have timestamps too, and may have what is an extra field of records.
+    """
+    fields = (field for field in schema.records.values() if field.name != "timestamp")
+    return frozenset(name for field in fields for name in field.names if "." not in name)
 
 
 class Shape(Enum):
@@ -52,13 +59,23 @@ class Root:
     Args:
         offset: Its first byte in the input.
         max_record_bytes: The longest record.
+        telling: See `telling_names`.
         after_records: A root before it was a record.
         described: Its description may be needed.
     """
 
-    def __init__(self, offset: int, *, max_record_bytes: int, after_records: bool, described: bool) -> None:
+    def __init__(
+        self,
+        offset: int,
+        *,
+        max_record_bytes: int,
+        telling: frozenset[str],
+        after_records: bool,
+        described: bool,
+    ) -> None:
         self.shape = Shape.UNDECIDED
         self._limit = max_record_bytes
+        self._telling = telling
         self._after_records = after_records
         self._described = described
         self._is_map = False  # it has objects or sections
@@ -130,7 +147,7 @@ class Root:
 
     def add_plain(self, name: str) -> None:
         """Note another member."""
-        self._tells |= name in TELLING_NAMES or (self._after_records and not name.startswith("_"))
+        self._tells |= name in self._telling or (self._after_records and not name.startswith("_"))
 
     def name_member(self, name: str, event: str) -> None:
         """Add to the description."""

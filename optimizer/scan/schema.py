@@ -1,39 +1,46 @@
-"""The tables of `models` as the decoders use them: a row for each field of the input, and how a value is checked.
+"""The tables of `models` under a mapping, as the decoders use them: a row for each field, and how a value is checked.
 
-In: a struct of `models` whose fields have rules. Out: structs into which msgspec decodes records, alone or in batches;
-what they accept counts. Where they refuse a record, `read_fields` checks the same rows one by one and says which one
-fails.
+In: an `InputMapping`. Out: a `Schema`, with the rows of records, bots and positions. `structs` makes of them what
+msgspec decodes records into, alone or in batches; what those accept counts. Where they refuse a record, `read_fields`
+checks the same rows one by one and says which one fails.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Final, NamedTuple, cast, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Final, NamedTuple, get_args
 
 import msgspec
 
-from optimizer.models import Bot, Position, Record, RejectReason, Rule
+from optimizer.config.field_map import UNMAPPED, FieldMap, InputMapping, MappedField
+from optimizer.models import MAX_MAGNITUDE, Bot, ExtraValue, InputExtra, Position, Record, RejectReason, Rule
 from optimizer.scan.fragment import shown
 
 __all__ = [
-    "BOT_FIELDS",
-    "POSITION_FIELDS",
-    "RECORD_FIELDS",
-    "RECORD_NAMES",
     "Field",
-    "Fields",
+    "Schema",
     "Unusable",
     "check_text",
     "checked",
+    "extra_values",
     "is_text",
+    "member_at",
     "read_fields",
-    "record_structs",
+    "schema_of",
 ]
+
+# The smallest price, where prices are divided: a smaller one could become 0.
+MIN_MAGNITUDE: Final = 1 / MAX_MAGNITUDE
 
 
 class Field(NamedTuple):
-    """A row of a table. `names` are those of the input: the first one whose value is not null is used."""
+    """A row of a table. `names` are those of the input, paths with dots: the first one whose value is not null is used.
+
+    `type` and `expected` are for the value as it is in the input, which then is divided by `divisor`.
+    """
 
     name: str
     names: tuple[str, ...]
@@ -43,6 +50,7 @@ class Field(NamedTuple):
     reason: RejectReason
     required: bool
     default: Any
+    divisor: float = 1.0
 
 
 class Unusable(Exception):
@@ -53,22 +61,64 @@ class Unusable(Exception):
         self.reason = reason
 
 
-def _table(struct: type[msgspec.Struct]) -> dict[str, Field]:
+@dataclass(frozen=True, eq=False)
+class Schema:
+    """The rows of every table by the name of the field; `positions` is the path of a bot's positions."""
+
+    records: Mapping[str, Field]
+    extras: tuple[Field, ...]
+    bots: Mapping[str, Field]
+    positions: str
+    position_fields: Mapping[str, Field]
+
+    @property
+    def record_names(self) -> tuple[str, ...]:
+        """All names that have a meaning inside a record, except those of extra fields."""
+        return tuple(name for field in self.records.values() for name in field.names)
+
+
+@lru_cache(maxsize=16)
+def schema_of(mapping: InputMapping = UNMAPPED) -> Schema:
+    """Return the tables under a mapping."""
+    bot_fields = {item.name: item for item in mapping.bots.fields}
+    return Schema(
+        records=_table(Record, mapping.records),
+        extras=tuple(map(_extra, mapping.records.extras)),
+        bots=_table(Bot, mapping.bots),
+        positions=bot_fields["positions"].label if "positions" in bot_fields else "positions",
+        position_fields=_table(Position, mapping.positions),
+    )
+
+
+def _table(struct: type[msgspec.Struct], field_map: FieldMap) -> dict[str, Field]:
+    mapped = {item.name: item for item in field_map.fields}
     return {
-        info.name: Field(
-            name=info.name,
-            names=(info.name, *rule.other_names),
-            type=rule.type,
-            expected=next(meta.description for meta in _limits(rule.type) if meta.description),
-            max_characters=next((meta.max_length for meta in _limits(rule.type) if meta.max_length is not None), None),
-            reason=rule.reason,
-            required=info.required,
-            default=None if info.required else info.default,
-        )
+        info.name: _row(info, rule, mapped.get(info.name), field_map)
         for info in msgspec.structs.fields(struct)
         for rule in getattr(info.type, "__metadata__", ())
         if isinstance(rule, Rule)
     }
+
+
+def _row(info: msgspec.structs.FieldInfo, rule: Rule, item: MappedField | None, field_map: FieldMap) -> Field:
+    divisor = item.divisor if item else 1.0
+    type_ = rule.type if divisor == 1.0 else _multiplied(rule.type, divisor)
+    by_default = (name for name in (info.name, *rule.other_names) if name not in field_map.claimed)
+    return Field(
+        name=info.name,
+        names=(item.label,) if item else tuple(by_default),
+        type=type_,
+        expected=next(meta.description for meta in _limits(type_) if meta.description),
+        max_characters=next((meta.max_length for meta in _limits(type_) if meta.max_length is not None), None),
+        reason=rule.reason,
+        required=info.required,
+        default=None if info.required else info.default,
+        divisor=divisor,
+    )
+
+
+def _extra(item: MappedField) -> Field:
+    return Field(item.name, (item.label,), InputExtra, "", None, RejectReason.FIELD_TYPE, required=False, default=None)
 
 
 def _limits(type_: Any) -> Iterator[msgspec.Meta]:
@@ -78,64 +128,18 @@ def _limits(type_: Any) -> Iterator[msgspec.Meta]:
         yield from _limits(part)
 
 
-RECORD_FIELDS: Final = _table(Record)
-BOT_FIELDS: Final = _table(Bot)
-POSITION_FIELDS: Final = _table(Position)
+def _multiplied(type_: Any, divisor: float) -> Any:
+    """Return the type of a number that is divided afterwards, so that the quotient has the limits of the type.
 
-# All names that have a meaning inside a record.
-RECORD_NAMES: Final = tuple(name for field in RECORD_FIELDS.values() for name in field.names)
-
-
-def _constructor() -> Callable[[Fields, str], Record]:
-    """Compile the constructor of a record from the table: a loop over the table takes 2.5 times as long a record."""
-    values = [
-        f"fields.{name}" if field.default is None else f"{field.default!r} if fields.{name} is None else fields.{name}"
-        for name, field in RECORD_FIELDS.items()
-        if name != "symbol"
-    ]
-    source = f"lambda fields, symbol: Record(symbol, {', '.join(values)})"
-    return cast("Callable[[Fields, str], Record]", eval(source, {"Record": Record}))  # noqa: S307 - our own names
-
-
-class Fields(msgspec.Struct, gc=False, kw_only=True):
-    """Base of the structs into which records are decoded; they have the attributes of `Record`.
-
-    A record whose key is its symbol may have anything as its own `symbol`, which is decoded for comparison.
-    `record(symbol)` returns the record as it is selected and published.
+    A number without limits gets some: its quotient must not become infinite, nor a price 0.
     """
-
-    record: ClassVar[Callable[[Fields, str], Record]] = _constructor()
-
-    symbol: Any = None
-
-
-def record_structs(*, named: bool) -> list[type[Fields]]:
-    """Return the structs for records whose key is their symbol, or that are `named` by a field of their own.
-
-    A field with several names needs a struct for each of them: mostly, all records of a file use the same one. In the
-    struct for a name, those before it have to be null; those after it are only checked for being valid text.
-
-    msgspec finds fields fastest in the order of the struct, so the names that are used come first, in the table's
-    order.
-    """
-    fields = [field for field in RECORD_FIELDS.values() if field.name != "symbol"]
-    structs = []
-    for used in max((field.names for field in fields), key=len):
-        members: list[Any] = [("symbol", RECORD_FIELDS["symbol"].type)] if named else []
-        others: list[Any] = []
-        renamed = {}
-        for field in fields:
-            renamed[field.name] = used if used in field.names else field.name
-            optional = (field.type | None, field.default)
-            members.append((field.name, field.type) if field.required else (field.name, *optional))
-            before = field.names.index(renamed[field.name])
-            for place, name in enumerate(field.names):
-                if place != before:
-                    others.append((f"other_{name}", None if place < before else Any, None))
-                    renamed[f"other_{name}"] = name
-        struct = msgspec.defstruct("Fields", members + others, bases=(Fields,), gc=False, kw_only=True, rename=renamed)
-        structs.append(cast("type[Fields]", struct))
-    return structs
+    metas = list(_limits(type_))
+    low = next((meta.ge for meta in metas if meta.ge is not None), -MAX_MAGNITUDE)
+    high = next((meta.le for meta in metas if meta.le is not None), MAX_MAGNITUDE)
+    is_positive = any(meta.gt == 0 for meta in metas)
+    low, high = (MIN_MAGNITUDE if is_positive else low) * divisor, high * divisor
+    kind = "a number above 0," if is_positive else "a number"
+    return Annotated[float, msgspec.Meta(ge=low, le=high, description=f"{kind} from {low:g} to {high:g}")]
 
 
 def read_fields(table: Iterable[Field], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,15 +150,56 @@ def read_fields(table: Iterable[Field], given: Mapping[str, Any]) -> dict[str, A
     """
     values = {}
     for field in table:
-        name = next((name for name in field.names if given.get(name) is not None), field.name)
-        value = given.get(name)
+        name, value = _first(field, given)
         if value is not None or field.required:
             values[field.name] = checked(field, value, name)
     return values
 
 
+def _first(field: Field, given: Mapping[str, Any]) -> tuple[str, Any]:
+    for name in field.names:
+        value = member_at(given, name, field.reason)
+        if value is not None:
+            return name, value
+    return (field.names or (field.name,))[0], None
+
+
+def member_at(given: Mapping[str, Any], path: str, reason: RejectReason = RejectReason.FIELD_TYPE) -> Any:
+    """Return the member at a path; `None` if it, or an object on the way, is missing or null.
+
+    Raises:
+        Unusable: There is a value of another type in place of an object.
+    """
+    if "." not in path:
+        return given.get(path)
+    value: Any = given
+    names = path.split(".")
+    for place, name in enumerate(names):
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise Unusable(f"{'.'.join(names[:place])} is {shown(value)}, expected an object", reason)
+        value = value.get(name)
+    return value
+
+
+def extra_values(extras: Iterable[Field], given: Mapping[str, Any]) -> tuple[dict[str, ExtraValue], int]:
+    """Return the extra fields, and how many of them have a value that cannot be passed on: those are null."""
+    values: dict[str, ExtraValue] = {}
+    dropped = 0
+    for extra in extras:
+        try:
+            value = member_at(given, extra.names[0])
+            check_text(extra.name, value)
+            values[extra.name] = None if value is None else _converted(value, extra.type)
+        except (Unusable, msgspec.ValidationError):
+            values[extra.name] = None
+            dropped += 1
+    return values, dropped
+
+
 def checked(field: Field, value: Any, label: str) -> Any:
-    """Return a value as the field's type.
+    """Return a value as the field's type, divided by the field's divisor.
 
     Raises:
         Unusable: It does not fit; the message begins with the label.
@@ -163,11 +208,18 @@ def checked(field: Field, value: Any, label: str) -> Any:
     if type(value) is str and field.max_characters is not None and len(value) > field.max_characters:
         raise Unusable(f"{label} has {len(value):,} characters, expected {field.max_characters:,} at most")
     try:
-        if value is None or (type(value) is float and not math.isfinite(value)):
-            raise msgspec.ValidationError  # `convert` accepts infinite numbers, which JSON has not
-        return msgspec.convert(value, field.type)
+        if value is None:
+            raise msgspec.ValidationError
+        usable = _converted(value, field.type)
     except msgspec.ValidationError:
         raise Unusable(f"{label} is {shown(value)}, expected {field.expected}", field.reason) from None
+    return usable if field.divisor == 1.0 else usable / field.divisor
+
+
+def _converted(value: Any, type_: Any) -> Any:
+    if type(value) is float and not math.isfinite(value):
+        raise msgspec.ValidationError  # `convert` accepts infinite numbers, which JSON has not
+    return msgspec.convert(value, type_)
 
 
 def check_text(label: str, value: Any) -> None:

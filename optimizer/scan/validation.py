@@ -1,6 +1,6 @@
 """One unit of pruned JSON in, one record out, or the reason why it was rejected. Pure.
 
-A record is decoded into the strict structs of `schema`. What they refuse is parsed again by `json`, which decides
+A record is decoded into the strict structs of `structs`. What they refuse is parsed again by `json`, which decides
 between malformed (`SourceMalformed`, the scan stops) and rejected (`Reject`, the scan continues), and for which reason.
 The reasons are tried in a fixed order: size, text that is not valid Unicode in any field, symbol, confidence,
 prediction, other fields in the order of the table.
@@ -16,28 +16,25 @@ import msgspec
 
 from optimizer.models import Record, Reject, RejectReason
 from optimizer.scan.fragment import SHOWN_CHARACTERS, Fragment, malformed
-from optimizer.scan.schema import (
-    RECORD_FIELDS,
-    RECORD_NAMES,
-    Fields,
-    Unusable,
-    check_text,
-    checked,
-    read_fields,
-    record_structs,
-)
+from optimizer.scan.schema import Schema, Unusable, check_text, checked, extra_values, member_at, read_fields
+from optimizer.scan.structs import Fields, record_structs
 
-__all__ = ["SymbolsIgnored", "decode_key", "decode_record", "load_unit", "shown_name", "too_large", "where"]
+__all__ = [
+    "ExtrasDropped",
+    "RecordDecoder",
+    "SymbolsIgnored",
+    "decode_key",
+    "load_unit",
+    "shown_name",
+    "too_large",
+    "where",
+]
 
 # Python refuses to read longer integers (sys.int_info.default_max_str_digits); as a float they are infinite anyway.
 MAX_DIGITS: Final = 4_300
 
-_SYMBOL: Final = RECORD_FIELDS["symbol"]
 # In the order in which reasons are tried.
 _FIRST_CHECKED: Final = ("symbol", "confidence")
-_CHECKED: Final = sorted(RECORD_FIELDS.values(), key=lambda field: field.name not in _FIRST_CHECKED)
-_KEYED: Final = [msgspec.json.Decoder(struct) for struct in record_structs(named=False)]
-_NAMED: Final = [msgspec.json.Decoder(struct) for struct in record_structs(named=True)]
 _KEY: Final = msgspec.json.Decoder(str)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -48,38 +45,92 @@ class SymbolsIgnored(NamedTuple):
     number: int
 
 
-def decode_record(
-    unit: Fragment, symbol: str | None, *, max_bytes: int
-) -> tuple[Record | Reject] | tuple[Record, SymbolsIgnored]:
-    """Decode one record.
+class ExtrasDropped(NamedTuple):
+    """The number of extra fields that have a value which cannot be passed on, so that null is."""
+
+    number: int
+
+
+class RecordDecoder:
+    """Decode records one by one.
 
     Args:
-        unit: The record as JSON.
-        symbol: Its key; `None` if it has to name its symbol itself.
+        schema: The rows of their fields.
         max_bytes: The longest unit that the pruner kept.
-
-    Returns:
-        The record or reject, and a note if its own symbol was ignored because the key is another.
-
-    Raises:
-        SourceMalformed: It is not valid JSON; the message has the byte offset in the input.
     """
-    if unit.size > max_bytes:
-        return (too_large(RejectReason.TOO_LARGE, unit, symbol, max_bytes),)
-    try:
-        fields = _decoded(unit.data, named=symbol is None)
-        own = fields.symbol
-        record = fields.record(own if symbol is None else checked(_SYMBOL, symbol, _SYMBOL.name))
-    except (msgspec.DecodeError, UnicodeDecodeError, Unusable):
-        given = load_unit(unit)
-        own = given.get(_SYMBOL.name)
+
+    def __init__(self, schema: Schema, *, max_bytes: int) -> None:
+        self.schema = schema
+        self.max_bytes = max_bytes
+        self._symbol = schema.records["symbol"]
+        self._key = self._symbol.names[0]
+        self._checked = sorted(schema.records.values(), key=lambda field: field.name not in _FIRST_CHECKED)
+        self._keyed, self._named = (
+            [msgspec.json.Decoder(struct) for struct in record_structs(schema, named=named)] for named in (False, True)
+        )
+
+    def decode(self, unit: Fragment, symbol: str | None) -> list[Record | Reject | SymbolsIgnored | ExtrasDropped]:
+        """Decode one record.
+
+        Args:
+            unit: The record as JSON.
+            symbol: Its key; `None` if it has to name its symbol itself.
+
+        Returns:
+            The record or reject, and a note if its own symbol was ignored because the key is another, or extra fields
+            were dropped.
+
+        Raises:
+            SourceMalformed: It is not valid JSON; the message has the byte offset in the input.
+        """
+        if unit.size > self.max_bytes:
+            return [too_large(RejectReason.TOO_LARGE, unit, symbol, self.max_bytes)]
+        dropped = 0
         try:
-            record = _checked_record(given, symbol)
-        except Unusable as error:
-            name = own if symbol is None else symbol
-            shown_as = shown_name(name) if type(name) is str else None
-            return (Reject(error.reason, shown_as, where(unit.offset), str(error)),)
-    return (record,) if own is None or own == record.symbol else (record, SymbolsIgnored(1))
+            fields = self._decoded(unit.data, named=symbol is None)
+            own = fields.symbol
+            record = fields.record(own if symbol is None else checked(self._symbol, symbol, self._symbol.name))
+        except (msgspec.DecodeError, UnicodeDecodeError, Unusable):
+            given = load_unit(unit)
+            own = given.get(self._key)
+            try:
+                record, dropped = self._read(given, symbol)
+            except Unusable as error:
+                name = own if symbol is None else symbol
+                shown_as = shown_name(name) if type(name) is str else None
+                return [Reject(error.reason, shown_as, where(unit.offset), str(error))]
+        items: list[Record | Reject | SymbolsIgnored | ExtrasDropped] = [record]
+        if own is not None and own != record.symbol:
+            items.append(SymbolsIgnored(1))
+        if dropped:
+            items.append(ExtrasDropped(dropped))
+        return items
+
+    def _decoded(self, data: bytes, *, named: bool) -> Fields:
+        """Decode a record by the first struct that accepts it."""
+        *decoders, last = self._named if named else self._keyed
+        for decoder in decoders:
+            try:
+                return decoder.decode(data)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+        return last.decode(data)
+
+    def _read(self, given: dict[str, Any], symbol: str | None) -> tuple[Record, int]:
+        """Build a record from parsed fields; return also the number of extra fields that were dropped.
+
+        Raises:
+            Unusable: The first field that does not fit.
+        """
+        if symbol is not None:
+            check_text(self._symbol.name, symbol)
+        for name in self.schema.record_names:
+            check_text(name, _text_at(given, name))
+        fields = read_fields(self._checked, given if symbol is None else {**given, self._key: symbol})
+        if not self.schema.extras:
+            return Record(**fields), 0
+        extra, dropped = extra_values(self.schema.extras, given)
+        return Record(**fields, extra_fields=extra), dropped
 
 
 def decode_key(token: bytes) -> str:
@@ -129,28 +180,12 @@ def too_large(reason: RejectReason, unit: Fragment, name: str | None, max_bytes:
     return Reject(reason, shown_name(name) if name else None, where(unit.offset), details)
 
 
-def _decoded(data: bytes, *, named: bool) -> Fields:
-    """Decode a record by the first struct that accepts it."""
-    *decoders, last = _NAMED if named else _KEYED
-    for decoder in decoders:
-        try:
-            return decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-    return last.decode(data)
-
-
-def _checked_record(given: dict[str, Any], symbol: str | None) -> Record:
-    """Build a record from parsed fields.
-
-    Raises:
-        Unusable: The first field that does not fit.
-    """
-    if symbol is not None:
-        check_text(_SYMBOL.name, symbol)
-    for name in RECORD_NAMES:
-        check_text(name, given.get(name))
-    return Record(**read_fields(_CHECKED, given if symbol is None else {**given, _SYMBOL.name: symbol}))
+def _text_at(given: dict[str, Any], name: str) -> Any:
+    """Return the value of a name; `None` where something else is in place of an object, which is another reject."""
+    try:
+        return member_at(given, name)
+    except Unusable:
+        return None
 
 
 def _parse_int(text: str) -> int | float:

@@ -9,7 +9,7 @@ from optimizer.models import Bot, PartResult, Record, Reject, Rejected, RejectRe
 from optimizer.scan.batch import RecordBatch
 from optimizer.scan.decoder import RootShape, ScanEvent
 from optimizer.scan.fragment import SHOWN_CHARACTERS
-from optimizer.scan.validation import SymbolsIgnored
+from optimizer.scan.validation import ExtrasDropped, SymbolsIgnored
 from optimizer.selection.top_n import Selection
 
 __all__ = ["MAX_BOTS", "MAX_POSITIONS", "ScanResult"]
@@ -38,6 +38,7 @@ class ScanResult:
     bot_files_seen: int = 0
     bot_files_rejected: int = 0
     symbols_ignored: int = 0
+    extras_dropped: int = 0
     root: str | None = None  # what the input is, if no record was found in it
     _duplicates: int = 0  # of the parts that were taken
     _bots: dict[str, Bot] = field(default_factory=dict)
@@ -60,6 +61,8 @@ class ScanResult:
             self._reject(event)
         elif isinstance(event, SymbolsIgnored):
             self.symbols_ignored += event.number
+        elif isinstance(event, ExtrasDropped):
+            self.extras_dropped += event.number
         elif isinstance(event, RootShape):
             self.root = event.text
         else:
@@ -86,6 +89,7 @@ class ScanResult:
         self.bots_rejected += part.bots_rejected
         self._duplicates += part.duplicates
         self.symbols_ignored += part.symbols_ignored
+        self.extras_dropped += part.extras_dropped
         if self.root is None and part.root is not None:
             self.root = f"{name}: {part.root}"
         for record in part.records:
@@ -109,6 +113,7 @@ class ScanResult:
             bots_rejected=self.bots_rejected,
             duplicates=self.duplicates,
             symbols_ignored=self.symbols_ignored,
+            extras_dropped=self.extras_dropped,
             root=self.root,
         )
 

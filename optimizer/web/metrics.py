@@ -76,6 +76,7 @@ def _last_scan(scans: Sequence[Report]) -> Iterable[str]:
         ("records", "Records that it saw.", stats.records_seen),
         ("duplicates", "Records whose symbol it had seen.", stats.duplicates),
         ("symbols_ignored", "Records whose own symbol is not their key, which counts.", stats.symbols_ignored),
+        ("extras_dropped", "Values of extra fields that cannot be passed on.", stats.extras_dropped),
         ("predictions", "Records in the snapshot.", stats.predictions_extracted),
         ("bots", "Bots in the snapshot.", stats.bots_processed),
         ("holdings", "Holdings in the snapshot.", stats.portfolio_holdings),

@@ -23,7 +23,7 @@ from optimizer.scan.engine import Engine, choose_engine
 from optimizer.scan.layout import LAYOUTS, RECORD_LAYOUT
 from optimizer.scan.pruner import Pruner
 from optimizer.scan.scanner import scan, scan_items
-from optimizer.scan.validation import SymbolsIgnored
+from optimizer.scan.validation import ExtrasDropped, SymbolsIgnored
 from tests.support.broken_documents import BrokenDocuments
 from tests.support.engines import decline, require_engine
 from tests.support.examples import examples
@@ -43,20 +43,22 @@ def native_engine() -> Engine:
 def outcome(chunks: Iterable[bytes], engine: Engine, limit: int = LIMIT) -> list[Item | tuple[str, str]]:
     """Return what a scan yields, and the class and the message of the error that it ends with."""
     outcomes: list[Item | tuple[str, str]] = []
-    ignored = 0
+    ignored = dropped = 0
     try:
         for item in scan(chunks, engine, max_record_bytes=limit):  # what comes before an error counts
             if isinstance(item, RecordBatch):
                 outcomes.extend(item.records())
             elif isinstance(item, SymbolsIgnored):
                 ignored += item.number
+            elif isinstance(item, ExtrasDropped):
+                dropped += item.number
             elif isinstance(item, RootShape):
                 outcomes.append(("root", item.text))
             else:
                 outcomes.append(item)
     except RollingError as error:
         outcomes.append((type(error).__name__, str(error)))
-    return [*outcomes, ("symbols ignored", f"{ignored}")]
+    return [*outcomes, ("symbols ignored", f"{ignored}"), ("extras dropped", f"{dropped}")]
 
 
 def one_by_one(data: bytes) -> list[bytes]:

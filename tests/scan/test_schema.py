@@ -12,19 +12,13 @@ from hypothesis import strategies as st
 
 from optimizer.models import Record
 from optimizer.scan.fragment import NO_OFFSETS, Fragment, FragmentKind
-from optimizer.scan.schema import (
-    BOT_FIELDS,
-    POSITION_FIELDS,
-    RECORD_FIELDS,
-    RECORD_NAMES,
-    Field,
-    Fields,
-    Unusable,
-    checked,
-    read_fields,
-    record_structs,
-)
-from optimizer.scan.validation import decode_record
+from optimizer.scan.schema import Field, Unusable, checked, read_fields, schema_of
+from optimizer.scan.structs import Fields, record_structs
+from optimizer.scan.validation import RecordDecoder
+
+SCHEMA = schema_of()
+RECORD_FIELDS, BOT_FIELDS, POSITION_FIELDS = SCHEMA.records, SCHEMA.bots, SCHEMA.position_fields
+RECORD_NAMES = SCHEMA.record_names
 
 GOOD: dict[str, Any] = {
     "symbol": "A",
@@ -52,12 +46,12 @@ def decoded(fields: dict[str, Any], symbol: str | None) -> Any:
     """Return the record or reject of one unit."""
     data = json.dumps(fields).encode()
     unit = Fragment(FragmentKind.UNIT, 0, len(data), data, NO_OFFSETS)
-    return decode_record(unit, symbol, max_bytes=1 << 20)[0]
+    return RecordDecoder(SCHEMA, max_bytes=1 << 20).decode(unit, symbol)[0]
 
 
 def accepted(fields: dict[str, Any], symbol: str | None) -> Fields | None:
     """Return what the strict structs make of a record; `None` where all refuse it."""
-    for struct in record_structs(named=symbol is None):
+    for struct in record_structs(SCHEMA, named=symbol is None):
         try:
             return msgspec.json.decode(json.dumps(fields), type=struct)
         except msgspec.DecodeError:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from optimizer.errors import RollingError
 from optimizer.models import Bot, Record, Reject, RejectReason
 from optimizer.scan.fragment import SHOWN_CHARACTERS
-from optimizer.scan.schema import RECORD_NAMES
+from optimizer.scan.schema import schema_of
 from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from tests.support.engines import scan
@@ -220,7 +220,7 @@ class TestBadText:
             msgspec.json.encode(rejected)
 
     @pytest.mark.parametrize("shape", SHAPES)
-    @pytest.mark.parametrize("name", [name for name in RECORD_NAMES if name != "symbol"])
+    @pytest.mark.parametrize("name", [name for name in schema_of().record_names if name != "symbol"])
     def test_in_a_kept_field(self, shape: str, name: str) -> None:
         """Also where a number belongs, and under a name of the price that would not be used."""
         for bad, written in itertools.product(BAD_TEXTS, (name, f"\\u{ord(name[0]):04x}{name[1:]}")):

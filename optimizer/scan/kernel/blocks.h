@@ -187,6 +187,17 @@ static inline unsigned rp_lowest(uint64_t bits) {
 #endif
 }
 
+/* Index of the highest bit set; the mask must not be 0. */
+static inline unsigned rp_highest(uint64_t bits) {
+#if defined(__GNUC__)
+    return 63 - (unsigned)__builtin_clzll(bits);
+#else
+    unsigned place = 63;
+    for (; !(bits >> 63); bits <<= 1) place--;
+    return place;
+#endif
+}
+
 /* Number of bits set, without the popcnt instruction, which x86-64 as such does not have (H. S. Warren, Hacker's
  * Delight, 2nd edition, figure 5-2). */
 static inline uint64_t rp_count(uint64_t bits) {

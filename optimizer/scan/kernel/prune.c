@@ -119,10 +119,31 @@ static rp_layout layout_of(const rp_state *state, const rp_policy *policy) {
     return policy->fallback;
 }
 
+/* The index of the kept object that the last key names inside another one; 0 for none. */
+static uint16_t object_inside(const rp_state *state, const rp_policy *policy, uint16_t outer) {
+    const rp_object *object = &policy->objects[outer];
+    for (uint16_t i = object->first; i < object->first + object->count; i++)
+        if (key_is(state, policy->objects[i].name, policy->objects[i].length)) return i;
+    return 0;
+}
+
+/* Note which kept object the container is that opens at a level, or 0. */
+static void set_object(rp_state *state, uint64_t level, uint16_t in_unit, uint16_t in_root) {
+    if (level > RP_MAX_OBJECTS) return; /* none is so deep */
+    state->in_unit[level - 1] = in_unit;
+    state->in_root[level - 1] = in_root;
+}
+
+/* Whether keys matter in the innermost container of a unit: it has objects that may be kept. */
+static int keys_matter(const rp_state *state, const rp_policy *policy) {
+    if (!policy->objects || state->depth > RP_MAX_OBJECTS) return 0;
+    const uint16_t in_unit = state->in_unit[state->depth - 1], in_root = state->in_root[state->depth - 1];
+    return policy->objects[in_unit].count || policy->objects[in_root].count;
+}
+
 static void start_key(rp_state *state) {
     state->key_length = 0;
     state->key_overlong = 0;
-    state->item_start = state->emitted;
 }
 
 static void add_to_key(rp_state *state, const rp_policy *policy, uint8_t byte) {
@@ -131,6 +152,58 @@ static void add_to_key(rp_state *state, const rp_policy *policy, uint8_t byte) {
         state->key[state->key_length++] = byte;
     else
         state->key_overlong = 1;
+}
+
+static void add_part_to_key(rp_state *state, const block_t *block, unsigned start, unsigned stop) {
+    const unsigned length = stop - start;
+    if (state->key_overlong || state->key_length + length > RP_KEY_BYTES) {
+        state->key_overlong = 1;
+    } else {
+        memcpy(state->key + state->key_length, block->bytes + start, length);
+        state->key_length = (uint16_t)(state->key_length + length);
+    }
+}
+
+/* Note the part of the last string that lies between two indices, and ends at the second; it may begin before them. */
+static void note_string(rp_state *state, const block_t *block, unsigned start, unsigned stop) {
+    const uint64_t openings = block->quotes & block->strings & from(start) & below(stop);
+    if (openings) {
+        start_key(state);
+        start = rp_highest(openings) + 1;
+    }
+    add_part_to_key(state, block, start, stop);
+}
+
+/* Index after the last byte before `stop` that is not white space, or `start`. */
+static unsigned end_of_text(const block_t *block, unsigned start, unsigned stop) {
+    while (stop > start && is_space(block->bytes[stop - 1])) stop--;
+    return stop;
+}
+
+/* Note whether bytes of a unit, without brackets, end with a string that may be a key, or with a key and a colon. */
+static void note_key(rp_state *state, const block_t *block, unsigned start, unsigned stop) {
+    if (start == stop) return;
+    if (block->strings >> (stop - 1) & 1) {
+        note_string(state, block, start, stop); /* the block cuts it */
+        return;
+    }
+    const unsigned end = end_of_text(block, start, stop);
+    if (end == start) return;
+    if (block->bytes[end - 1] == ':') {
+        const unsigned before = end_of_text(block, start, end - 1);
+        if (before > start && block->quotes >> (before - 1) & 1) {
+            note_string(state, block, start, before - 1);
+            state->significant = '"';
+        } else if (before > start) {
+            state->significant = 0;
+        }
+        state->significant = state->significant == '"' ? ':' : 0;
+    } else if (block->quotes >> (end - 1) & 1) {
+        note_string(state, block, start, end - 1);
+        state->significant = '"';
+    } else {
+        state->significant = 0;
+    }
 }
 
 /* ---- NaN and Infinity */
@@ -208,6 +281,13 @@ static void start_unit(rp_state *state, uint64_t start, unsigned kind) {
 static void open_in_text(rp_state *state, const rp_policy *policy, rp_output *output, uint8_t bracket) {
     const uint64_t level = state->depth + 1;
     const uint8_t inside = level > 1 ? state->containers[level - 2] : 0;
+    uint16_t in_root = 0;
+    if (policy->objects && bracket == '{') {
+        if (level == 1)
+            in_root = 1;
+        else if (inside == '{' && state->significant == ':')
+            in_root = object_inside(state, policy, state->in_root[level - 2]);
+    }
     if (level == 2) {
         state->layout = layout_of(state, policy);
     } else if (level == 1) {
@@ -216,6 +296,7 @@ static void open_in_text(rp_state *state, const rp_policy *policy, rp_output *ou
         state->root_start = state->emitted;
         state->root_odd = 0;
     }
+    set_object(state, level, 0, in_root);
     if (level < state->layout.unit_level && level < RP_MAX_UNIT_LEVEL) {
         state->containers[level - 1] = bracket;
         if (level > 1) {
@@ -226,10 +307,11 @@ static void open_in_text(rp_state *state, const rp_policy *policy, rp_output *ou
     } else if (bracket == '{') {
         const int named = inside == '{';
         const int passed_over = named && (state->significant != ':' || state->key_overlong ||
-                                          memchr(state->key, '\\', state->key_length) ||
+                                          memchr(state->key, '\\', state->key_length) || in_root ||
                                           (level == 2 && state->key_length && state->key[0] == '_'));
         const unsigned kind = named ? RP_MEMBERS : RP_ELEMENTS;
         state->root_plain = 0;
+        if (policy->objects && state->layout.spans) set_object(state, level, 1, level > 1 ? in_root : 0);
         start_unit(state, named ? state->item_start : state->emitted,
                    state->layout.spans && !passed_over ? kind : 0);
         state->depth = level;
@@ -260,18 +342,24 @@ static rp_status bracket_in_unit(rp_state *state, const rp_policy *policy, rp_ou
     if (opens && state->depth >= policy->max_depth) return RP_TOO_DEEP;
     put(state, output, bracket);
     if (opens) {
-        if (state->depth + 1 >= (uint64_t)state->layout.unit_level + state->layout.kept_levels)
+        uint16_t in_unit = 0, in_root = 0;
+        if (bracket == '{' && state->significant == ':' && keys_matter(state, policy)) {
+            in_unit = object_inside(state, policy, state->in_unit[state->depth - 1]);
+            in_root = object_inside(state, policy, state->in_root[state->depth - 1]);
+        }
+        if (state->depth + 1 >= (uint64_t)state->layout.unit_level + state->layout.kept_levels && !in_unit && !in_root)
             skip_container(state, bracket);
         else
-            state->depth++;
+            set_object(state, ++state->depth, in_unit, in_root);
+        state->significant = bracket;
     } else if (--state->depth < state->layout.unit_level) {
         if (state->unit_kind)
             add_to_span(state, output);
         else
             end_span(state, output);
         state->mode = TEXT;
-        state->significant = bracket;
     }
+    state->significant = bracket;
     return RP_MORE;
 }
 
@@ -292,10 +380,12 @@ static rp_status take_text(rp_state *state, const rp_policy *policy, const block
                     key_is(state, policy->record_key, policy->record_key_length)) {
                     /* The root is one record. Its bytes so far were kept at the same levels. */
                     state->layout = (rp_layout){1, 1, policy->fallback.spans};
+                    set_object(state, 1, policy->objects != NULL, 0);
                     start_unit(state, state->root_start, state->layout.spans && !state->root_odd ? RP_LINES : 0);
                     return RP_MORE;
                 }
                 start_key(state);
+                state->item_start = state->emitted;
             } else {
                 state->significant = '"';
             }
@@ -332,8 +422,12 @@ static rp_status take_unit(rp_state *state, const rp_policy *policy, const block
         const unsigned bracket = ahead ? rp_lowest(ahead) : block->length;
         const unsigned stop = find_constant(state, block, *place, bracket);
         copy(state, output, block, *place, stop);
+        /* Keys matter before an object, and at the end of a block, which may cut one. */
+        if ((stop == block->length || block->bytes[stop] == '{') && keys_matter(state, policy))
+            note_key(state, block, *place, stop);
         *place = stop;
         if (stop < bracket) {
+            state->significant = 0;
             *place = take_constant(state, output, block, stop);
         } else if (stop < block->length) {
             const rp_status status = bracket_in_unit(state, policy, output, block->bytes[stop],

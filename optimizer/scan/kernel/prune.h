@@ -1,7 +1,8 @@
 /* The structural pruner: empties the containers of a JSON text below the levels that are kept, at the speed of memory.
  *
- * Input:  JSON bytes in any chunking, and a policy: which levels are kept, for which members of the root.
- * Output: the same JSON with every container below the kept levels emptied (`[1,2]` becomes `[]`), unchanged elsewhere,
+ * Input:  JSON bytes in any chunking, and a policy: which levels are kept, for which members of the root, and which
+ *         objects in records.
+ * Output: the same JSON with every other container below the kept levels emptied (`[1,2]` becomes `[]`), unchanged elsewhere,
  *         except that NaN, Infinity and -Infinity in kept fields become `null`;
  *         offsets: where in the input the output continues after a gap;
  *         spans: parts of the output in which records follow each other, to be decoded as one batch.
@@ -19,8 +20,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Longest key that is compared with the policy's names: 15 characters, each written as an escape, and two quotes. */
-#define RP_KEY_BYTES 92
+/* Longest key that is compared with the policy's names: 64 characters, each written as an escape, and two quotes. */
+#define RP_KEY_BYTES 386
 
 /* Records of a map or an array stand at level 2, those of a section at 3. */
 #define RP_MAX_UNIT_LEVEL 3
@@ -39,12 +40,24 @@ typedef struct {
     rp_layout layout;
 } rp_member;
 
+/* An object that is kept in records. The objects inside it follow each other: `count` of them, the first at the index
+ * `first`. Index 0 is for none, and 1 for the record itself. */
+typedef struct {
+    const uint8_t *name; /* as of a member; of the record NULL */
+    size_t length;
+    uint16_t first, count;
+} rp_object;
+
+/* Levels at which there may be such objects; the caller keeps them to a depth of RP_MAX_OBJECTS - RP_MAX_UNIT_LEVEL. */
+#define RP_MAX_OBJECTS 12
+
 typedef struct {
     rp_layout fallback;       /* for members that are not named, and for arrays */
     const rp_member *members; /* of a root object */
     size_t member_count;
     const uint8_t *record_key; /* a root object with text under this name, before any object, is one record; or NULL */
     size_t record_key_length;
+    const rp_object *objects; /* or NULL, if none are kept */
     uint64_t max_key_bytes; /* longer keys, quotes included, are no names */
     uint64_t max_depth;     /* containers inside each other */
 } rp_policy;
@@ -114,13 +127,16 @@ typedef struct {
     uint8_t root_plain;    /* the root object has shown no container but arrays that were emptied */
     uint8_t root_odd;      /* a string around its units is not plain ASCII: it is left to the pruner in Python */
     uint8_t unit_kind;     /* of the current unit: RP_MEMBERS and so on, or 0 if it belongs to no span */
-    uint8_t significant;   /* last byte outside units and strings that is not white space; '"' after a string, 0 for a
-                            * colon that follows anything else */
+    uint8_t significant;   /* last byte outside strings that is not white space; '"' after a string, 0 for a colon that
+                            * follows anything else; in units only where keys matter */
     uint8_t previous;      /* last byte read */
     uint8_t constant[16];  /* beginning of a NaN or Infinity that was cut */
     uint8_t constant_length;
-    uint8_t key[RP_KEY_BYTES]; /* last string outside units, as written, without quotes */
-    uint8_t key_length, key_overlong;
+    uint8_t key[RP_KEY_BYTES]; /* last string outside units, as written, without quotes; in units only where it matters */
+    uint16_t key_length;
+    uint8_t key_overlong;
+    /* Which kept object each open container is: if the unit is a record, and if the root is one. */
+    uint16_t in_unit[RP_MAX_OBJECTS], in_root[RP_MAX_OBJECTS];
 } rp_state;
 
 /* Process input. Returns RP_MORE, RP_FULL, or an error, after which the state must not be used again; the output before
