@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping
 from contextlib import closing, suppress
 from typing import Final
 
-from optimizer.config.field_map import FieldMap
+from optimizer.config.field_map import InputMapping
 from optimizer.config.settings import Settings
 from optimizer.errors import SourceError
 from optimizer.inspection.report import Inspection
@@ -51,7 +51,7 @@ def inspect_input(settings: Settings) -> Inspection:
     for location in locations:
         if _is_enough(units):
             break
-        shapes.append(_take_file(location, units))
+        shapes.append(_take_file(location, units, settings.mapping))
     shape = shapes[0]
     return Inspection(
         input=str(settings.input),
@@ -73,12 +73,12 @@ def _is_enough(units: Units) -> bool:
     return units.records.count >= MOST_RECORDS or units.json_bytes >= MOST_JSON_BYTES
 
 
-def _take_file(location: Location, units: Units) -> InputShape:
+def _take_file(location: Location, units: Units, mapping: InputMapping) -> InputShape:
     """Take the units of a file, as far as they are needed; return its shape."""
     with open_input_file(location) as file:
         try:
-            with closing(_steps(file, Units(FieldMap()), RECORD_LAYOUT, LAYOUTS)) as steps:
-                shape = find_shape(steps)
+            with closing(_steps(file, Units(mapping.bots), RECORD_LAYOUT, LAYOUTS)) as steps:
+                shape = find_shape(steps, mapping)
             with closing(_steps(file, units, *layouts_of(shape, LEVELS))) as steps:
                 for step in steps:
                     units.take(step, shape)

@@ -16,10 +16,12 @@ from optimizer.inspection.suggestion import UnitKind, read_from, suggested_line
 from optimizer.inspection.synonyms import BOT_NAMES, POSITION_NAMES, RECORD_NAMES
 from optimizer.models import RejectReason
 from optimizer.scan.fragment import SHOWN_CHARACTERS
-from optimizer.scan.schema import BOT_FIELDS, POSITION_FIELDS, RECORD_FIELDS, Field
+from optimizer.scan.schema import Field, schema_of
 from optimizer.scan.validation import shown_name
 
 __all__ = ["BOTS", "POSITIONS", "RECORDS", "report_on"]
+
+_SCHEMA: Final = schema_of()
 
 # A bot's positions are no row of its table, since they are units of their own.
 _LIST_OF_POSITIONS: Final = Field(
@@ -36,20 +38,20 @@ _LIST_OF_POSITIONS: Final = Field(
 RECORDS: Final = UnitKind(
     variable="ROLLING_FIELDS",
     parse=lambda text: parse_mapping(text, "", "").records,
-    fields=tuple(RECORD_FIELDS.values()),
+    fields=tuple(_SCHEMA.records.values()),
     names=RECORD_NAMES,
     has_extras=True,
 )
 BOTS: Final = UnitKind(
     variable="ROLLING_BOT_FIELDS",
     parse=lambda text: parse_mapping("", text, "").bots,
-    fields=(*(field for field in BOT_FIELDS.values() if field.name != "name"), _LIST_OF_POSITIONS),
+    fields=(*(field for field in _SCHEMA.bots.values() if field.name != "name"), _LIST_OF_POSITIONS),
     names=BOT_NAMES,
 )
 POSITIONS: Final = UnitKind(
     variable="ROLLING_POSITION_FIELDS",
     parse=lambda text: parse_mapping("", "", text).positions,
-    fields=tuple(POSITION_FIELDS.values()),
+    fields=tuple(_SCHEMA.position_fields.values()),
     names=POSITION_NAMES,
 )
 

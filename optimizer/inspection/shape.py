@@ -12,10 +12,12 @@ from typing import Any, Final
 
 import msgspec
 
+from optimizer.config.field_map import UNMAPPED, InputMapping
 from optimizer.inspection.synonyms import SECTION_NAMES, SYMBOL_NAMES, normalized
 from optimizer.inspection.walk import ENDS, Step
-from optimizer.scan.layout import BOT_SECTIONS, RECORD_KEY, RECORD_SECTIONS, Layout
-from optimizer.scan.root import MAP_MEMBERS, Root, Shape, kind_of
+from optimizer.scan.layout import BOT_SECTIONS, RECORD_SECTIONS, Layout, file_layout
+from optimizer.scan.root import MAP_MEMBERS, Root, Shape, kind_of, telling_names
+from optimizer.scan.schema import schema_of
 from optimizer.scan.validation import load_unit
 
 __all__ = ["InputShape", "ShapeName", "find_shape", "layouts_of"]
@@ -57,9 +59,10 @@ class InputShape(msgspec.Struct, frozen=True):
         return self.name in (ShapeName.MAP, ShapeName.SECTION)
 
 
-def find_shape(steps: Iterable[Step]) -> InputShape:
+def find_shape(steps: Iterable[Step], mapping: InputMapping = UNMAPPED) -> InputShape:
     """Find the shape from the steps of a walk with the layouts of a run; take no more of them than needed."""
-    root = Root(0, max_record_bytes=0, after_records=False, described=True)
+    telling, record_key = telling_names(schema_of(mapping)), file_layout(mapping).names.key
+    root = Root(0, max_record_bytes=0, telling=telling, after_records=False, described=True)
     members = _Members()
     roots = 0
     plain = ""
@@ -76,7 +79,7 @@ def find_shape(steps: Iterable[Step]) -> InputShape:
                 plain = plain or kind_of(step.event)
                 roots = 0
         elif step.level == 1:
-            _take_member(root, step)
+            _take_member(root, step, record_key)
             members.take(step)
         else:
             members.count += 1
@@ -120,7 +123,7 @@ class _Members:
             self.plain[key] = step.event
 
 
-def _take_member(root: Root, step: Step) -> None:
+def _take_member(root: Root, step: Step, record_key: str) -> None:
     """Tell the root of a member, as the decoder does."""
     key = step.key or ""
     if root.shape is Shape.RECORD:
@@ -129,7 +132,7 @@ def _take_member(root: Root, step: Step) -> None:
         root.add_object(key)
         return
     root.name_member(key, step.event)
-    if key == RECORD_KEY and step.event == "string":
+    if key == record_key and step.event == "string":
         root.add_symbol()
     elif key in RECORD_SECTIONS or key in BOT_SECTIONS:
         root.add_section(is_null=step.event == "null")
