@@ -60,7 +60,7 @@ def inspect_input(settings: Settings) -> Inspection:
         to_the_end=not _is_enough(units),
         json_bytes=units.json_bytes,
         shape=shape,
-        records=report_on(RECORDS, settings.fields, units.records, keyed=shape.has_keys),
+        records=report_on(RECORDS, settings.fields, units.records, keyed=units.records_have_keys),
         bots=report_on(BOTS, settings.bot_fields, units.bots, keyed=True),
         positions=report_on(POSITIONS, settings.position_fields, units.positions, keyed=units.positions_have_keys),
         not_objects=units.not_objects,

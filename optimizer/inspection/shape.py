@@ -48,16 +48,6 @@ class InputShape(msgspec.Struct, frozen=True):
     sections: tuple[str, ...] = ()
     unknown_sections: tuple[str, ...] = ()
 
-    @property
-    def is_lines(self) -> bool:
-        """Whether each JSON text is one record."""
-        return self.name is ShapeName.LINES
-
-    @property
-    def has_keys(self) -> bool:
-        """Whether records are named by their keys, at least if they are not in an array."""
-        return self.name in (ShapeName.MAP, ShapeName.SECTION)
-
 
 def find_shape(steps: Iterable[Step], mapping: InputMapping = UNMAPPED) -> InputShape:
     """Find the shape from the steps of a walk with the layouts of a run; take no more of them than needed."""
@@ -144,6 +134,8 @@ def _decided(root: Root, seen: _Members, roots: int) -> InputShape:
     text = root.description
     names_a_symbol = any(event == "string" and normalized(name) in SYMBOL_NAMES for name, event in seen.plain.items())
     if seen.count < MAP_MEMBERS and root.is_record:
+        return InputShape(ShapeName.LINES, text)
+    if roots > 1 and names_a_symbol:
         return InputShape(ShapeName.LINES, text)
     if seen.sections:
         return InputShape(ShapeName.MAP if seen.objects else ShapeName.SECTION, text, tuple(seen.sections))

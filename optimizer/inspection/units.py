@@ -30,6 +30,7 @@ class Units:
         self.bots = UnitStats()
         self.positions = UnitStats()
         self.positions_have_keys = False
+        self.records_have_keys = True
         self.listed_bots = 0  # in an array, so without a name
         self.not_objects = 0  # values where a record should be
         self.too_large = 0  # units that are too long to be looked into
@@ -48,6 +49,7 @@ class Units:
             # Beside a section under another name, objects of the root are no records.
             if step.level == 2 or not shape.unknown_sections:
                 self.records.take(load_unit(step.unit))
+                self.records_have_keys &= step.key is not None
         elif step.key is None:
             self.listed_bots += 1
         else:
