@@ -63,8 +63,8 @@ ExtraValue = str | int | float | bool | None
 Extras = Annotated[
     dict[str, ExtraValue],
     msgspec.Meta(
-        description="The extra fields that ROLLING_FIELDS asks for, by name, as the prediction engine wrote them: text, "
-        "numbers, true or false, and null where the input has none. Absent where none are configured.",
+        description="The extra fields that ROLLING_FIELDS asks for, by name, as the prediction engine wrote them: "
+        "text, numbers, true or false, and null where the input has none. Absent where none are configured.",
         examples=[{"sector": "Technology", "volume": 41200000, "halted": False, "note": None}],
     ),
 ]

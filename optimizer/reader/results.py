@@ -234,7 +234,6 @@ def describe_bots_without_fields(rejected: Rejected | None) -> list[str]:
     """That most bots have none of the fields that are read, as one sentence; none if that is not so."""
     if rejected is None or isinstance(rejected.bots.without_fields, msgspec.UnsetType):
         return []
-    return [
-        f"{rejected.bots.without_fields:,} of {rejected.bots.seen:,} bots have no value in any field that is read; if "
-        "theirs have other names, set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect"
-    ]
+    counts = f"{rejected.bots.without_fields:,} of {rejected.bots.seen:,} bots"
+    remedy = "set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect"
+    return [f"{counts} have no value in any field that is read; if theirs have other names, {remedy}"]
