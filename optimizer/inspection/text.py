@@ -32,7 +32,10 @@ def describe(inspection: Inspection) -> Iterator[str]:
     """Yield the lines."""
     files = f", {inspection.files_read:,} of {inspection.files:,} files" if inspection.files > 1 else ""
     extent = "to the end" if inspection.to_the_end else "the rest was not read"
-    yield f"{inspection.input}{files}: {inspection.json_bytes / 1e6:,.1f} MB of JSON, {extent}"
+    size = (
+        f"{inspection.json_bytes / 1e6:,.1f} MB" if inspection.json_bytes >= 1e5 else f"{inspection.json_bytes:,} bytes"
+    )
+    yield f"{inspection.input}{files}: {size} of JSON, {extent}"
     yield f"shape: {_shape(inspection.shape)}"
     yield from _shape_advice(inspection)
     yield from _units("records", inspection.records)

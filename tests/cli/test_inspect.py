@@ -132,8 +132,8 @@ def test_every_shape_and_compression_is_read(tmp_path: Path, name: str, ending: 
     found = inspection(path)
 
     assert (found.shape.name, found.records.count, found.to_the_end) == (shape, records, True)
-    keyed = "ticker" not in data.decode().split("holdings")[0]
-    assert found.records.suggested == ("" if keyed else "symbol=ticker; ") + SUGGESTED
+    listed = b'"ticker": "S0"' in data
+    assert found.records.suggested == ("symbol=ticker; " if listed else "") + SUGGESTED
     assert found.bots.count == (b"alpha" in data)
     if found.bots.count:
         assert found.bots.suggested == "enabled=active; equity=balance; positions=holdings"
@@ -222,3 +222,37 @@ def test_names_cannot_draw_on_the_terminal(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert "red" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["map", "section", "array", "lines"])
+def test_the_suggested_lines_make_a_run_succeed_with_the_right_values(tmp_path: Path, name: str) -> None:
+    """A file that a run refuses: inspect, set what it suggests as it is, and run."""
+    write_raw(tmp_path / "mine.json", FILES[name][0])
+    before = rolling_optimizer(tmp_path, "run", "--no-cache", "--input", "mine.json")
+    assert before.returncode == 1
+    assert "rolling-optimizer inspect" in before.stderr
+    found = inspected(tmp_path, "mine.json")
+    units = (found["records"], found["bots"], found["positions"])
+    lines = {one["variable"]: one["suggested"] for one in units if one["suggested"] is not None}
+
+    done = rolling_optimizer(tmp_path, "run", "--no-cache", "--json", "--input", "mine.json", **lines)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    stats = json.loads(done.stdout)["stats"]
+    assert (stats["records_seen"], stats["records_rejected"], stats["predictions_extracted"]) == (20, 0, 20)
+    best = json.loads(gzip.decompress((tmp_path / "data" / "rolling_optimized.json.gz").read_bytes()))["predictions"]
+    for record in best:
+        number = int(record["symbol"].removeprefix("S"))
+        theirs = foreign_record(number)
+        assert record["prediction"] == theirs["predictions"]["1d"]["prediction"]
+        assert record["confidence"] == theirs["predictions"]["1d"]["confidence"] / 100
+        assert record["last_price"] == theirs["quote"]["close"]
+        assert record["extra"] == {"name": theirs["name"], "sector": theirs["sector"]}
+    if name == "section":
+        bots = json.loads(gzip.decompress((tmp_path / "data" / "bots_snapshot.json.gz").read_bytes()))["bots"]
+        held = json.loads(gzip.decompress((tmp_path / "data" / "portfolio_snapshot.json.gz").read_bytes()))["holdings"]
+        assert bots["alpha"] | {"enabled": True, "equity": 5.5, "positions": 1} == bots["alpha"]
+        assert held == [{"symbol": "S1", "qty": 3.0, "avg": None}]
+    after = rolling_optimizer(tmp_path, "inspect", "mine.json", **lines)
+    assert "suggested: nothing; the fields of the records are read as they are" in after.stdout

@@ -19,7 +19,7 @@ from tests.support.redis_servers import wait_until
 __all__ = ["PAGES", "ROOT", "Block", "Sandbox", "blocks", "code_spans"]
 
 ROOT: Final = Path(__file__).parent.parent.parent
-PAGES: Final = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES: Final = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 _BLOCK: Final = re.compile(r"(?:^<!-- ([a-z]+)(?:: (.+?))? -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _STOP_S: Final = 30.0
