@@ -65,6 +65,14 @@ Timestamp = str | int | float
 
 # Of an extra field: as the prediction engine wrote it.
 ExtraValue = str | int | float | bool | None
+Extras = Annotated[
+    dict[str, ExtraValue],
+    msgspec.Meta(
+        description="The extra fields that ROLLING_FIELDS asks for, by name, as the prediction engine wrote them: "
+        "text, numbers, true or false, and null where the input has none. Absent where none are configured.",
+        examples=[{"sector": "Technology", "volume": 41200000, "halted": False, "note": None}],
+    ),
+]
 _NO_EXTRAS: Final[Mapping[str, ExtraValue]] = MappingProxyType({})
 
 # Kept text is held for every record of the index, so it has to be short; the longest tickers have 30 characters.
@@ -148,7 +156,7 @@ class Record(Value, frozen=True, gc=False):
     stop_loss: Annotated[float | None, Rule(InputNumber)] = None
     timestamp: Annotated[Timestamp | None, Rule(InputTime)] = None
     # Not set where none are configured, so that the JSON has no "extra" and no record needs a dict.
-    extra_fields: dict[str, ExtraValue] | UnsetType = msgspec.field(default=UNSET, name="extra")
+    extra_fields: Extras | UnsetType = msgspec.field(default=UNSET, name="extra")
 
     @property
     def extra(self) -> Mapping[str, ExtraValue]:
@@ -242,10 +250,15 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Units(Value, frozen=True):
-    """The number of units of one kind in an input, and the number of those that were rejected."""
+    """The number of units of one kind in an input, and the number of those that were rejected.
+
+    `without_fields` is the number of bots that have no value in any field that is read; it is only there if that is
+    most of them.
+    """
 
     seen: int = 0
     rejected: int = 0
+    without_fields: int | UnsetType = UNSET
 
 
 class Rejected(Value, frozen=True):

@@ -15,6 +15,7 @@ import click
 from optimizer.cli.bench import bench
 from optimizer.cli.config import config
 from optimizer.cli.demo import demo
+from optimizer.cli.inspect import inspect
 from optimizer.cli.run import run
 from optimizer.cli.sample import sample
 from optimizer.cli.status import status
@@ -40,7 +41,7 @@ class _CommandGroup(click.Group):
 
 commands = _CommandGroup(
     "rolling-optimizer",
-    commands=[run, sample, bench, status, config, web, trigger, up, demo],
+    commands=[run, inspect, sample, bench, status, config, web, trigger, up, demo],
     help="Small, fresh snapshots from one big rolling file.",
 )
 

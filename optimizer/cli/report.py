@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optimizer.models import Report
-from optimizer.reader.results import describe_rejected
+from optimizer.reader.results import describe_bots_without_fields, describe_rejected
 from optimizer.selection.acceptance import describe_tally
 
 __all__ = ["describe"]
@@ -31,6 +31,7 @@ def describe(report: Report) -> str:
             lines.append(f"  {stats.symbols_ignored:,} records name another symbol than the key under which they stand")
         if stats.extras_dropped:
             lines.append(f"  {stats.extras_dropped:,} values of extra fields are lists, objects or long text, so null")
+        lines += [f"  {line}" for line in describe_bots_without_fields(report.rejected)]
     else:
         lines += [f"  {line}" for line in describe_rejected(report.rejected)]
     if report.warning:

@@ -47,6 +47,7 @@ __all__ = [
     "open_input",
     "parts_fingerprint",
     "scan_part",
+    "without_snapshots",
 ]
 
 # Compressed bytes read so far, and of how many.
@@ -243,20 +244,26 @@ def _take_bot_files(settings: Settings, result: ScanResult) -> None:
             result.take_bot_file(bot)
 
 
+def without_snapshots(pattern: Location, locations: Sequence[Location]) -> list[Location]:
+    """Leave out snapshots, which often lie in the input's directory, of the locations that a pattern names.
+
+    Raises:
+        SourceMissing: Nothing else is there.
+    """
+    snapshots = [location.name for location in locations if location.name in SET_FILES]
+    if len(snapshots) == len(locations):
+        matches = f"only snapshots ({', '.join(snapshots)}), which are no input" if snapshots else "no file"
+        where = where_looked(pattern)
+        raise SourceMissing(f"{pattern} matches {matches}: {where}; does the prediction engine write there?")
+    return [location for location in locations if location.name not in SET_FILES]
+
+
 def _parts_at(settings: Settings, locations: Sequence[Location]) -> list[Part]:
-    """Open each location for its fingerprint; leave out snapshots, which often lie in the input's directory."""
+    """Open each location for its fingerprint."""
     parts = []
-    snapshots = []
-    for location in locations:
-        if location.name in SET_FILES:
-            snapshots.append(location.name)
-            continue
+    for location in without_snapshots(settings.input, locations):
         with open_input_file(location) as source:
             parts.append(_part(settings, source))
-    if not parts:
-        matches = f"only snapshots ({', '.join(snapshots)}), which are no input" if snapshots else "no file"
-        where = where_looked(settings.input)
-        raise SourceMissing(f"{settings.input} matches {matches}: {where}; does the prediction engine write there?")
     return parts
 
 

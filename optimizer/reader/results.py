@@ -41,6 +41,7 @@ __all__ = [
     "Snapshot",
     "State",
     "VersionSnapshot",
+    "describe_bots_without_fields",
     "describe_rejected",
     "load_payload",
     "load_payloads",
@@ -233,7 +234,7 @@ def load_payloads(sighting: Sighting, data: Mapping[str, bytes]) -> dict[str, Pa
 
 
 def describe_rejected(rejected: Rejected | None) -> list[str]:
-    """What a version leaves out, one sentence per kind; none if nothing was rejected, or if it is not known."""
+    """What a version leaves out, one sentence per kind; none if nothing is left out, or if it is not known."""
     if rejected is None:
         return []
     notes = []
@@ -242,4 +243,13 @@ def describe_rejected(rejected: Rejected | None) -> list[str]:
         notes.append(f"{rejected.bots.rejected:,} of {rejected.bots.seen:,} bots rejected; sums leave {them} out")
     if rejected.records.rejected:
         notes.append(f"{rejected.records.rejected:,} of {rejected.records.seen:,} records rejected")
-    return notes
+    return notes + describe_bots_without_fields(rejected)
+
+
+def describe_bots_without_fields(rejected: Rejected | None) -> list[str]:
+    """That most bots have none of the fields that are read, as one sentence; none if that is not so."""
+    if rejected is None or isinstance(rejected.bots.without_fields, msgspec.UnsetType):
+        return []
+    counts = f"{rejected.bots.without_fields:,} of {rejected.bots.seen:,} bots"
+    remedy = "set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect"
+    return [f"{counts} have no value in any field that is read; if theirs have other names, {remedy}"]

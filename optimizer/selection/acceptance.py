@@ -13,11 +13,15 @@ Errors: `NoRecords`, `NoBots`, `TooManyRejected`, with the counts, the reasons w
 
 from __future__ import annotations
 
+from typing import Final
+
 from optimizer.errors import NoBots, NoRecords, TooManyRejected
 from optimizer.models import Reject, RejectReason, RejectTally, Units
 from optimizer.selection.result import ScanResult
 
 __all__ = ["check_plausible", "describe_tally"]
+
+_INSPECT: Final = "What it holds, and what to set so that it is read, is shown by: rolling-optimizer inspect"
 
 
 def check_plausible(
@@ -38,7 +42,7 @@ def check_plausible(
         TooManyRejected: More than `max_rejected_percent` of the records, or of the bots, were rejected.
     """
     if not result.records_used:
-        raise NoRecords(f"{input_name} holds no usable record, the old snapshots stay: {result.summary()}")
+        raise NoRecords(f"{input_name} holds no usable record, the old snapshots stay: {result.summary()}. {_INSPECT}")
     if not accept:
         _check_bots(result, input_name, bots_dir)
         for kind, units in (("records", result.rejected.records), ("bots", result.rejected.bots)):
@@ -69,7 +73,7 @@ def _too_many(result: ScanResult, input_name: str, kind: str, units: Units, limi
     return (
         f"{input_name}: {units.rejected:,} of {units.seen:,} {kind} ({percent:.1f} %) cannot be used, more than "
         f"{variable}={limit:g} allows; the old snapshots stay: {reasons}. "
-        f"{_advice(f'Look at what the engine writes now, or raise {variable}')}"
+        f"{_INSPECT}. {_advice(f'Look at what the engine writes now, or raise {variable}')}"
     )
 
 

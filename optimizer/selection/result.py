@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec import UNSET
+
 from optimizer.models import Bot, PartResult, Record, Reject, Rejected, RejectReason, RejectTally, Units
 from optimizer.scan.batch import RecordBatch
 from optimizer.scan.decoder import RootShape, ScanEvent
@@ -162,8 +164,10 @@ class ScanResult:
     @property
     def rejected(self) -> Rejected:
         """What the snapshots leave out."""
+        empty = sum(bot == Bot(bot.name) for bot in self._bots.values())
         return Rejected(
-            records=Units(self.records_seen, self.records_rejected), bots=Units(self.bots_seen, self.bots_rejected)
+            records=Units(self.records_seen, self.records_rejected),
+            bots=Units(self.bots_seen, self.bots_rejected, empty if 2 * empty > len(self._bots) else UNSET),
         )
 
     def tallies(self) -> list[RejectTally]:

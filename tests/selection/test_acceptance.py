@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from optimizer import Settings, SnapshotReader, optimize
 from optimizer.cache.keys import Keys
 from optimizer.cache.pointer import Pointer
+from optimizer.cli.report import describe
 from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
 from optimizer.models import Bot, Record, Reject, Rejected, RejectReason, Report, Units
 from optimizer.pipeline.assignment import Assignment, Dispatcher
@@ -438,3 +439,36 @@ def test_a_pointer_that_says_nothing_of_rejects_does_not_hide_what_is_known(
         reader.refresh()
         assert (reader.manifest().rejected, reader.bots().rejected) == (left_out, left_out)
         wait_until(lambda: web.get("/page").json()["summary"]["rejected"] is not None, what="the page to say it")
+
+
+def test_most_bots_without_a_known_field_are_told_in_one_sentence(settings_without_redis: Settings) -> None:
+    """In the manifest, in the report, and in words that name the setting and the command; none once they are mapped."""
+    foreign = {f"b{number}": {"active": True, "balance": 10.5 + number} for number in range(3)}
+    report = publish(settings_without_redis, {**GOOD, "bots": {**foreign, "own": bot()}})
+
+    assert report.rejected == Rejected(Units(2, 0), Units(4, 0, 3))
+    (sentence,) = describe_rejected(report.rejected)
+    assert sentence == (
+        "3 of 4 bots have no value in any field that is read; if theirs have other names, set ROLLING_BOT_FIELDS, "
+        "which is suggested by: rolling-optimizer inspect"
+    )
+    assert f"\n  {sentence}" in describe(report)
+    manifest = snapshot_store(settings_without_redis.output_dir).read_manifest()
+    assert manifest is not None
+    assert manifest.rejected == report.rejected
+
+    mapped = replace(settings_without_redis, bot_fields="enabled=active; equity=balance")
+    assert publish(mapped, {**GOOD, "bots": foreign}).rejected == Rejected(Units(2, 0), Units(3, 0))
+    half = {"b0": foreign["b0"], "own": bot()}
+    assert publish(settings_without_redis, {**GOOD, "bots": half}).rejected == Rejected(Units(2, 0), Units(2, 0))
+
+
+@pytest.mark.parametrize(
+    ("content", "error"), [({"S1": {}, "S2": {}}, NoRecords), ({**GOOD, "S3": {}, "S4": {}, "S5": {}}, TooManyRejected)]
+)
+def test_an_input_that_does_not_fit_leads_to_inspect(
+    settings_without_redis: Settings, content: Any, error: type[RollingError]
+) -> None:
+    """By the name of the command, which shows what the input holds and what to set."""
+    with pytest.raises(error, match="what to set so that it is read, is shown by: rolling-optimizer inspect"):
+        publish(settings_without_redis, content)

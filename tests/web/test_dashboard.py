@@ -267,13 +267,78 @@ def test_markup_in_the_data_is_text(settings: Settings, tmp_path: Path, watch: C
         expect(page.locator("#errors li")).to_contain_text("SourceMalformed")
 
         assert evil in column(page, "Symbol")
-        assert column(page, "Sentiment") == ["▲bullish", f"●{image}"]
+        assert column(page, "Sentiment") == ["▲bullish", image]
         assert column(page, "Time")[1] == image
         assert column(page, "Bot", "#bots") == [image]
         assert column(page, "Symbol", "#holdings") == [evil]
         assert page.locator("script").count() == 1
         assert page.locator("main img, main b").count() == 0
         assert watched.dialogs == []
+
+
+def test_extra_fields_are_columns_that_sort_and_hold_text(settings: Settings, open_page: Open) -> None:
+    """Numbers as numbers, text as text, null last; another set of extra fields is another set of columns."""
+    mapped = replace(settings, fields="+volume; +sector; +halted; +note=deep.note")
+    records = {
+        "A": a_record(volume=9, sector="Energy", halted=True, deep={"note": "<b>bold</b>"}),
+        "B": a_record(volume=1_000.5, sector="tech", halted=False, confidence=0.9),
+        "C": a_record(volume=None, sector="Autos", confidence=0.8),
+    }
+    publish(mapped, records)
+    page = open_page()
+    expect(rows(page)).to_have_count(3)
+    assert column(page, "volume") == ["1,000.5", "–", "9"]
+    assert column(page, "halted") == ["false", "–", "true"]
+    assert column(page, "note") == ["–", "–", "<b>bold</b>"]
+    page.get_by_role("button", name="volume").click()
+    assert column(page, "Symbol") == ["B", "A", "C"]
+    expect(page.locator("th[data-column='extra.volume']")).to_have_class("number")
+    page.get_by_role("button", name="sector").click()
+    assert column(page, "sector") == ["Autos", "Energy", "tech"]
+    expect(page.locator("th[data-column='extra.sector']")).to_have_attribute("aria-sort", "ascending")
+
+    publish(replace(settings, fields="+volume"), records)
+    expect(page.get_by_role("button", name="sector")).to_have_count(0)
+    expect(rows(page)).to_have_count(3)
+    assert column(page, "Symbol") == ["B", "C", "A"]
+    assert column(page, "volume") == ["1,000.5", "–", "9"]
+
+
+def test_a_sentiment_that_is_not_known_is_shown_as_it_is(settings: Settings, open_page: Open) -> None:
+    """It is neither counted nor coloured as neutral, and has a filter of its own while there are any."""
+    words = {"A": "neutral", "B": "Strong Buy", "C": "bearish", "D": "constructor", "E": "bullish"}
+    publish(settings, {symbol: a_record(sentiment=word) for symbol, word in words.items()})
+    page = open_page()
+    expect(rows(page)).to_have_count(5)
+    assert column(page, "Sentiment") == ["●neutral", "Strong Buy", "▼bearish", "constructor", "▲bullish"]
+    expect(page.get_by_role("button", name="Neutral")).to_have_text("Neutral 1")
+    neutral, other = (page.locator(f".badge[data-kind='{kind}']").first for kind in ("flat", "other"))
+    background = "one => getComputedStyle(one).backgroundColor"
+    assert other.evaluate(background) != neutral.evaluate(background)
+
+    page.get_by_role("button", name="Other").click()
+    expect(page.get_by_role("button", name="Other")).to_have_text("Other 2")
+    expect(rows(page)).to_have_count(2)
+    publish(settings, {"A": a_record(), "B": a_record()})
+    expect(rows(page)).to_have_count(2)
+    expect(page.get_by_role("button", name="Other")).to_be_hidden()
+    expect(page.get_by_role("button", name="All")).to_have_attribute("aria-pressed", "true")
+
+
+def test_bots_whose_fields_have_other_names_are_told(settings: Settings, open_page: Open) -> None:
+    """With the setting and the command that help; not once they are mapped."""
+    foreign = {name: {"active": True, "balance": 10.5} for name in ("b1", "b2")}
+    publish(settings, {"AAPL": a_record()}, {**foreign, **BOTS, "b3": {"x": 1}})
+    page = open_page()
+    notices = page.locator("#notices")
+    expect(notices).to_contain_text("Most bots have no value in any field that is read. 3 of 5 bots have none.")
+    expect(notices).to_contain_text("set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect")
+
+    publish(replace(settings, bot_fields="enabled=active; equity=balance"), {"AAPL": a_record()}, foreign)
+    expect(page.locator("#tile-equity")).to_have_text("21.00")
+    page.reload()
+    expect(page.locator("#tile-equity")).to_have_text("21.00")
+    expect(notices).not_to_contain_text("ROLLING_BOT_FIELDS")
 
 
 def test_data_that_no_run_confirms_turn_stale_on_the_page(

@@ -4,12 +4,18 @@
 import { element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
 
-// How an engine's words read; another word is shown as it is, uncoloured.
-const TONES = { bullish: "up", positive: "up", bearish: "down", negative: "down" };
-const SIGNS = { up: "▲", down: "▼", flat: "●" };
+// How an engine's words read; another word is shown as it is, without a sign or a colour.
+const TONES = new Map([
+  ["bullish", "up"],
+  ["positive", "up"],
+  ["bearish", "down"],
+  ["negative", "down"],
+  ["neutral", "flat"],
+]);
+const SIGNS = { up: "▲", down: "▼", flat: "●", other: "" };
 
-/** `up`, `down` or `flat` for a sentiment. */
-export const tone = (sentiment) => TONES[String(sentiment).toLowerCase()] ?? "flat";
+/** `up`, `down` or `flat` for a sentiment that is known, `other` for any other word. */
+export const tone = (sentiment) => TONES.get(String(sentiment).toLowerCase()) ?? "other";
 
 /** Where the prediction lies against the last price, as a share of it. */
 export const expectedChange = (record) => record.prediction / record.last_price - 1;
@@ -76,6 +82,21 @@ export const predictionColumns = [
     show: (cell, record) => time(cell, record.timestamp),
   },
 ];
+
+/** The columns of the extra fields that records have; each record of a version has all of them, perhaps as null. */
+export function extraColumns(records) {
+  return Object.keys(records[0]?.extra ?? {}).map((field) => {
+    const values = records.map((record) => record.extra?.[field]).filter((value) => value !== null);
+    const value = (record) => record.extra?.[field] ?? null;
+    return {
+      id: `extra.${field}`,
+      label: field,
+      numeric: values.length > 0 && values.every((one) => typeof one === "number"),
+      value,
+      show: (cell, record) => plain(cell, value(record)),
+    };
+  });
+}
 
 export const botColumns = [
   { id: "name", label: "Bot", value: (bot) => bot.name, show: (cell, bot) => name(cell, bot.name) },
@@ -219,6 +240,14 @@ export const runColumns = [
 /** A name from the data: any text of any length, in any direction of writing. */
 function name(cell, text) {
   if (!cell.firstChild) cell.append(element("bdi", { class: "name" }));
+  setText(cell.firstChild, text);
+  setAttribute(cell.firstChild, "title", text);
+}
+
+/** A value as the engine wrote it: text, a number, true or false. */
+function plain(cell, value) {
+  if (!cell.firstChild) cell.append(element("bdi", { class: "value" }));
+  const text = value === null ? format.MISSING : typeof value === "number" ? format.quantity(value) : String(value);
   setText(cell.firstChild, text);
   setAttribute(cell.firstChild, "title", text);
 }

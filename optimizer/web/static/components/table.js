@@ -22,7 +22,7 @@ export class DataTable {
 
   constructor(table, { columns, key, sort, empty }) {
     this.table = table;
-    this.columns = columns;
+    this.columns = [];
     this.key = key;
     this.sort = sort;
     this.empty = element("p", { class: "nothing", hidden: true }, empty);
@@ -31,9 +31,25 @@ export class DataTable {
       this.#limit = Infinity;
       this.#render();
     });
+    this.first = sort;
+    this.head = element("tr");
     this.body = element("tbody");
-    table.append(element("thead", {}, element("tr", {}, ...columns.map((column) => this.#head(column)))), this.body);
+    table.append(element("thead", {}, this.head), this.body);
     table.after(this.empty, this.more);
+    this.setColumns(columns);
+  }
+
+  /** Show these columns from the next update on. The lines are made anew only if the columns are others than before. */
+  setColumns(columns) {
+    const told = (ones) => JSON.stringify(ones.map(({ id, numeric }) => [id, Boolean(numeric)]));
+    const same = told(columns) === told(this.columns);
+    this.columns = columns;
+    if (same) return;
+    if (!columns.some((column) => column.id === this.sort.column)) this.sort = this.first;
+    this.#heads.clear();
+    this.#shown.clear();
+    this.body.replaceChildren();
+    this.head.replaceChildren(...columns.map((column) => this.#head(column)));
     this.#markSort();
   }
 

@@ -1,5 +1,5 @@
 // Warnings about the numbers: that the API or Redis is away, that the data are stale, that
-// the last run failed.
+// the last run failed, that most bots have fields of other names.
 
 import { byId, element, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
@@ -18,6 +18,13 @@ export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun }) 
       `No run has made or confirmed them for ${format.duration(ageS)}; one is due every ` +
       `${format.duration(status.interval_s)}.${question}`;
     notices.push({ level: "bad", title: "The data are stale.", text });
+  }
+  const bots = status.rejected?.bots;
+  if (bots?.without_fields) {
+    const text =
+      `${format.count(bots.without_fields)} of ${format.count(bots.seen)} bots have none. If theirs have other ` +
+      "names, set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect";
+    notices.push({ level: "warn", title: "Most bots have no value in any field that is read.", text });
   }
   if (lastRun?.status === "failed") {
     const text = `${lastRun.error} at ${format.time(lastRun.timestamp)}; what it said is under Last errors.`;

@@ -1,11 +1,12 @@
 // The predictions: their table, the search over it (`/` goes there, Escape empties it), the filter by sentiment.
 
-import { predictionColumns, tone } from "../components/columns.js";
+import { extraColumns, predictionColumns, tone } from "../components/columns.js";
 import { byId, element, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
 import { DataTable } from "../components/table.js";
 
-const SENTIMENTS = { "": "All", up: "Bullish", down: "Bearish", flat: "Neutral" };
+// Words that are not known are counted apart; the last button is there only if there are any.
+const SENTIMENTS = { "": "All", up: "Bullish", down: "Bearish", flat: "Neutral", other: "Other" };
 
 export class Predictions {
   #records = [];
@@ -29,23 +30,30 @@ export class Predictions {
   /** Show these records in place of those before. */
   update(records) {
     this.#records = records;
+    this.table.setColumns([...predictionColumns, ...extraColumns(records)]);
     this.table.update(records);
-    this.#filter();
     for (const button of this.buttons) {
       const number = records.filter((record) => has(record, button.value)).length;
       setText(button.lastElementChild, format.count(number));
+      button.hidden = button.value === "other" && number === 0;
+      if (button.hidden && this.#tone === button.value) this.#choose("");
     }
+    this.#filter();
   }
 
   #button(value, label) {
     const attributes = { type: "button", value, "aria-pressed": String(value === this.#tone) };
     const button = element("button", attributes, `${label} `, element("span", { class: "faint" }));
     button.addEventListener("click", () => {
-      this.#tone = value;
-      for (const one of this.buttons) one.setAttribute("aria-pressed", String(one === button));
+      this.#choose(value);
       this.#filter();
     });
     return button;
+  }
+
+  #choose(value) {
+    this.#tone = value;
+    for (const one of this.buttons) one.setAttribute("aria-pressed", String(one.value === value));
   }
 
   #filter() {

@@ -1,0 +1,25 @@
+"""`rolling-optimizer inspect`: what an input holds, and what to set so that a run reads it."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from optimizer.cli.options import settings_or_usage_error, source_option
+from optimizer.inspection.inspect import inspect_input
+from optimizer.inspection.text import describe
+
+__all__ = ["inspect"]
+
+
+@click.command()
+@source_option
+@click.argument("file", metavar="[PATH|URL]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def inspect(source: str | None, file: str | None, as_json: bool) -> None:
+    """Show what the first thousand records of a file hold, and what to set so that a run reads it.
+
+    PATH|URL is a rolling file, or a pattern, as for `run --input`. [ROLLING_INPUT]
+    """
+    inspection = inspect_input(settings_or_usage_error(source, input=file))
+    click.echo(msgspec.json.encode(inspection) if as_json else "\n".join(describe(inspection)))

@@ -1,0 +1,110 @@
+"""Read the beginning of an input, and report what it holds: shape, fields, and what to set.
+
+It reads the beginning twice: for the shape, then for the records of that shape with their nested objects. It stops
+after `MOST_RECORDS` records, or `MOST_JSON_BYTES` of JSON; memory is as bounded as that of a scan.
+
+Errors: those of `source` and of the scan, with the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import closing, suppress
+from typing import Final
+
+from optimizer.config.field_map import InputMapping
+from optimizer.config.settings import Settings
+from optimizer.errors import SourceError
+from optimizer.inspection.report import Inspection
+from optimizer.inspection.reporting import BOTS, POSITIONS, RECORDS, report_on
+from optimizer.inspection.shape import InputShape, find_shape, layouts_of
+from optimizer.inspection.units import Units
+from optimizer.inspection.walk import Step, walk
+from optimizer.pipeline.parts import without_snapshots
+from optimizer.scan.layout import LAYOUTS, RECORD_LAYOUT, Layout
+from optimizer.source.input_file import InputFile
+from optimizer.source.opener import expand, open_input_file
+from optimizer.storage.location import Location
+
+__all__ = ["MOST_RECORDS", "inspect_input"]
+
+MOST_RECORDS: Final = 1_000
+MOST_JSON_BYTES: Final = 256 << 20
+CHUNK_BYTES: Final = 128 << 10
+# A unit with its nested objects and arrays; longer ones are only counted.
+MOST_UNIT_BYTES: Final = 16 << 20
+# Of objects and arrays in a unit that are looked into.
+LEVELS: Final = 6
+
+
+def inspect_input(settings: Settings) -> Inspection:
+    """Inspect the input of a source; of several files, the first ones.
+
+    Raises:
+        SourceError: It is not there, cannot be read, or is not JSON.
+    """
+    locations = expand(settings.input)
+    if locations != [settings.input]:
+        locations = without_snapshots(settings.input, locations)
+    units = Units(settings.mapping.bots)
+    shapes: list[InputShape] = []
+    for location in locations:
+        if _is_enough(units):
+            break
+        shapes.append(_take_file(location, units, settings.mapping))
+    shape = shapes[0]
+    return Inspection(
+        input=str(settings.input),
+        files=len(locations),
+        files_read=len(shapes),
+        to_the_end=not _is_enough(units),
+        json_bytes=units.json_bytes,
+        shape=shape,
+        records=report_on(RECORDS, settings.fields, units.records, keyed=units.records_have_keys),
+        bots=report_on(BOTS, settings.bot_fields, units.bots, keyed=True),
+        positions=report_on(POSITIONS, settings.position_fields, units.positions, keyed=units.positions_have_keys),
+        not_objects=units.not_objects,
+        too_large=units.too_large,
+        listed_bots=units.listed_bots,
+    )
+
+
+def _is_enough(units: Units) -> bool:
+    return units.records.count >= MOST_RECORDS or units.json_bytes >= MOST_JSON_BYTES
+
+
+def _take_file(location: Location, units: Units, mapping: InputMapping) -> InputShape:
+    """Take the units of a file, as far as they are needed; return its shape."""
+    with open_input_file(location) as file:
+        try:
+            with closing(_steps(file, Units(mapping.bots), RECORD_LAYOUT, LAYOUTS)) as steps:
+                shape = find_shape(steps, mapping)
+            with closing(_steps(file, units, *layouts_of(shape, LEVELS))) as steps:
+                for step in steps:
+                    units.take(step, shape)
+                    if _is_enough(units):
+                        break
+        except SourceError as error:
+            file.check_unchanged()  # a file that was written to explains whatever else is wrong with it
+            raise type(error)(f"{file.path}: {error}") from error
+        return shape
+
+
+class _Enough(Exception):
+    """So much JSON was read, perhaps without any record, that the rest is left alone."""
+
+
+def _steps(file: InputFile, units: Units, default: Layout, members: Mapping[bytes, Layout]) -> Generator[Step]:
+    """Yield the steps of a file, and count its bytes, up to its end or the limit."""
+
+    def counted() -> Generator[bytes]:
+        with closing(file.chunks(CHUNK_BYTES)) as chunks:
+            for chunk in chunks:
+                if units.json_bytes >= MOST_JSON_BYTES:
+                    raise _Enough
+                units.json_bytes += len(chunk)
+                yield chunk
+
+    chunks = counted()
+    with closing(chunks), suppress(_Enough):
+        yield from walk(chunks, default=default, members=members, max_unit_bytes=MOST_UNIT_BYTES)

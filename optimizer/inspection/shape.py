@@ -1,0 +1,151 @@
+"""The shape of an input, from its beginning: where the records are, and whether a run finds them there. Pure.
+
+What a run understands is decided by `scan.root`, with the same constants. Beyond that there are guesses for inputs that
+a run does not understand: records in a member of another name, and one record a line without a `symbol`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from optimizer.config.field_map import UNMAPPED, InputMapping
+from optimizer.inspection.synonyms import SECTION_NAMES, SYMBOL_NAMES, normalized
+from optimizer.inspection.walk import ENDS, Step
+from optimizer.scan.layout import BOT_SECTIONS, RECORD_SECTIONS, Layout, file_layout
+from optimizer.scan.root import MAP_MEMBERS, Root, Shape, kind_of, telling_names
+from optimizer.scan.schema import schema_of
+from optimizer.scan.validation import load_unit
+
+__all__ = ["InputShape", "ShapeName", "find_shape", "layouts_of"]
+
+# A member of a map is taken for a section under another name only among so few: a map of records has more.
+MOST_SECTIONS: Final = 5
+
+
+class ShapeName(StrEnum):
+    """The four shapes that a run understands, and what else an input may be."""
+
+    MAP = "map"
+    SECTION = "section"
+    ARRAY = "array"
+    LINES = "lines"
+    NONE = "none"
+
+
+class InputShape(msgspec.Struct, frozen=True):
+    """What an input is.
+
+    `sections` are the members of the root that hold records, `unknown_sections` those among them whose name a run does
+    not know. `root` describes the first JSON text in words.
+    """
+
+    name: ShapeName
+    root: str
+    sections: tuple[str, ...] = ()
+    unknown_sections: tuple[str, ...] = ()
+
+
+def find_shape(steps: Iterable[Step], mapping: InputMapping = UNMAPPED) -> InputShape:
+    """Find the shape from the steps of a walk with the layouts of a run; take no more of them than needed."""
+    telling, record_key = telling_names(schema_of(mapping)), file_layout(mapping).names.key
+    root = Root(0, max_record_bytes=0, telling=telling, after_records=False, described=True)
+    members = _Members()
+    roots = 0
+    plain = ""
+    for step in steps:
+        if step.event in ENDS:
+            continue
+        if step.level == 0:
+            roots += 1
+            if roots > 1:
+                break
+            if step.event == "start_array":
+                return InputShape(ShapeName.ARRAY, kind_of(step.event))
+            if step.event != "start_map":
+                plain = plain or kind_of(step.event)
+                roots = 0
+        elif step.level == 1:
+            _take_member(root, step, record_key)
+            members.take(step)
+        else:
+            members.count += 1
+        if members.count >= MAP_MEMBERS or root.shape is Shape.RECORD:
+            break
+    return _decided(root, members, roots) if roots else InputShape(ShapeName.NONE, plain or "empty")
+
+
+def layouts_of(shape: InputShape, levels: int) -> tuple[Layout, Mapping[bytes, Layout]]:
+    """The layouts, default and by member, under which the records of a shape are units with so many levels."""
+    if shape.name is ShapeName.LINES:
+        return Layout(1, levels), {}
+    names = (*RECORD_SECTIONS, *BOT_SECTIONS, *shape.unknown_sections)
+    return Layout(2, levels), {msgspec.json.encode(name): Layout(3, levels) for name in names}
+
+
+class _Members:
+    """What the members of the first root are; names in the order of their first occurrence."""
+
+    def __init__(self) -> None:
+        self.count = 0  # of units, as the decoder counts them to decide that a root is a map
+        self.objects = 0  # that may be records
+        self.plain: dict[str, str] = {}
+        self.sections: dict[str, None] = {}
+        self.unknown: dict[str, None] = {}
+        self.has_bots = False
+
+    def take(self, step: Step) -> None:
+        """Take the next member."""
+        key = step.key or ""
+        self.count += step.unit is not None
+        if key in BOT_SECTIONS:
+            self.has_bots = True
+        elif key in RECORD_SECTIONS:
+            self.sections[key] = None
+        elif step.unit is not None or step.event == "start_array":
+            self.objects += step.unit is not None and not key.startswith("_")
+            if normalized(key) in SECTION_NAMES and (step.unit is None or _is_map(load_unit(step.unit))):
+                self.unknown[key] = None
+        elif len(self.plain) < MAP_MEMBERS:
+            self.plain[key] = step.event
+
+
+def _take_member(root: Root, step: Step, record_key: str) -> None:
+    """Tell the root of a member, as the decoder does."""
+    key = step.key or ""
+    if root.shape is Shape.RECORD:
+        return
+    if step.unit is not None:
+        root.add_object(key)
+        return
+    root.name_member(key, step.event)
+    if key == record_key and step.event == "string":
+        root.add_symbol()
+    elif key in RECORD_SECTIONS or key in BOT_SECTIONS:
+        root.add_section(is_null=step.event == "null")
+    else:
+        root.add_plain(key)
+
+
+def _decided(root: Root, seen: _Members, roots: int) -> InputShape:
+    text = root.description
+    names_a_symbol = any(event == "string" and normalized(name) in SYMBOL_NAMES for name, event in seen.plain.items())
+    if seen.count < MAP_MEMBERS and root.is_record:
+        return InputShape(ShapeName.LINES, text)
+    if roots > 1 and names_a_symbol:
+        return InputShape(ShapeName.LINES, text)
+    if seen.sections:
+        return InputShape(ShapeName.MAP if seen.objects else ShapeName.SECTION, text, tuple(seen.sections))
+    if names_a_symbol or (roots > 1 and seen.plain):
+        return InputShape(ShapeName.LINES, text)
+    if seen.unknown and seen.objects <= MOST_SECTIONS:
+        return InputShape(ShapeName.SECTION, text, tuple(seen.unknown), tuple(seen.unknown))
+    return InputShape(ShapeName.MAP if seen.objects or seen.has_bots else ShapeName.NONE, text)
+
+
+def _is_map(members: Mapping[str, Any]) -> bool:
+    """Whether all members of an object are objects or arrays, which the pruner has emptied."""
+    return bool(members) and all(isinstance(value, dict | list) for value in members.values())

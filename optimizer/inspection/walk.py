@@ -1,0 +1,71 @@
+"""Chunks of JSON in, steps out: each unit and each value around the units, with its place. Pure.
+
+Fragments come from the pruner and structure from the parser of the scan, so the same bytes are valid JSON here and in a
+run, and memory is as bounded; unlike in a run, the caller chooses how many levels of a unit are kept.
+
+Errors: those of the scan, `SourceMalformed` and `SourceTorn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from optimizer.scan.fragment import Fragment, FragmentKind
+from optimizer.scan.layout import Layout
+from optimizer.scan.patterns import SPACE, STRING, compiled
+from optimizer.scan.pruner import Pruner
+from optimizer.scan.structure import Structure
+
+__all__ = ["ENDS", "Step", "walk"]
+
+UNIT: Final = "unit"
+ENDS: Final = ("end_map", "end_array")
+
+_TOKENS: Final = compiled(STRING + rb'|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++')
+
+
+class Step(NamedTuple):
+    """One unit, or one value around the units; for these, the ends of containers are steps as well.
+
+    `event` is `unit`, or the event of ijson. `level` is the number of containers around it, `section` the member of the
+    root in which it is, or which it is; `key` its own key, `None` in an array and for a root.
+    """
+
+    event: str
+    level: int
+    section: str
+    key: str | None
+    unit: Fragment | None = None
+
+
+def walk(
+    chunks: Iterable[bytes], *, default: Layout, members: Mapping[bytes, Layout], max_unit_bytes: int
+) -> Iterator[Step]:
+    """Yield the steps of an input; arguments as those of `Pruner`."""
+    pruner = Pruner(default=default, members=members, max_unit_bytes=max_unit_bytes)
+    structure = Structure()
+    for fragment in _fragments(pruner, chunks):
+        if fragment.kind is FragmentKind.UNIT:
+            structure.send_unit(fragment.offset)
+            yield _step(structure, UNIT, fragment)
+            continue
+        for match in _TOKENS.finditer(fragment.data):
+            token = match.group()
+            if structure.started or token[0] not in SPACE:
+                structure.send(token, fragment.input_offset(match.start()))
+                for event in structure.events():
+                    yield _step(structure, event)
+    structure.close()
+
+
+def _step(structure: Structure, event: str, unit: Fragment | None = None) -> Step:
+    level = len(structure.kinds)
+    section = structure.keys[0] if structure.kinds[:1] == ["start_map"] else ""
+    return Step(event, level, section, structure.key if level else None, unit)
+
+
+def _fragments(pruner: Pruner, chunks: Iterable[bytes]) -> Iterator[Fragment]:
+    for chunk in chunks:
+        yield from pruner.feed(chunk)
+    yield from pruner.close()
