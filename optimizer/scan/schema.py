@@ -166,7 +166,7 @@ def checked(field: Field, value: Any, label: str) -> Any:
         if value is None or (type(value) is float and not math.isfinite(value)):
             raise msgspec.ValidationError  # `convert` accepts infinite numbers, which JSON has not
         return msgspec.convert(value, field.type)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, SystemError):  # msgspec before 0.22: an integer that no float can hold
         raise Unusable(f"{label} is {shown(value)}, expected {field.expected}", field.reason) from None
 
 
