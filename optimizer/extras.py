@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 
 from optimizer.errors import ExtraMissing
@@ -20,10 +21,15 @@ def require(what: str, extra: str, *packages: str) -> None:
     Raises:
         ExtraMissing: At least one is not there; the message names it, and the command that installs it.
     """
-    missing = [name for name in packages if find_spec(name) is None]
+    missing = [name for name in packages if not _is_installed(name)]
     if missing:
         are = "is" if len(missing) == 1 else "are"
         raise ExtraMissing(f"{what} needs {', '.join(missing)}, which {are} not installed: {install_command(extra)}")
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a package can be imported. One that is imported is not searched for: kombu, once loaded, has no spec."""
+    return sys.modules[package] is not None if package in sys.modules else find_spec(package) is not None
 
 
 def install_command(extra: str) -> str:

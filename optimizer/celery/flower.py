@@ -14,8 +14,6 @@ import sys
 from collections.abc import MutableMapping
 
 from optimizer.config.environment import without_service_links
-from optimizer.errors import ExtraMissing
-from optimizer.extras import require
 
 __all__ = ["close_flower"]
 
@@ -25,15 +23,7 @@ AUTH_FLAGS = ("--basic-auth", "--basic_auth", "--auth")
 
 
 def close_flower(environ: MutableMapping[str, str], arguments: list[str]) -> None:
-    """Set Flower's variables to their defaults, where neither a variable nor a flag is given.
-
-    Raises:
-        SystemExit: Flower is not installed: Celery would say that it has no such command.
-    """
-    try:
-        require("celery flower", "flower", "flower")
-    except ExtraMissing as error:
-        raise SystemExit(f"ExtraMissing: {error}") from None
+    """Set Flower's variables to their defaults, where neither a variable nor a flag is given."""
     for name in environ.keys() - without_service_links(environ).keys():
         if name.startswith("FLOWER_"):
             del environ[name]
