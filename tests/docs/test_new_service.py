@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -59,11 +60,7 @@ def test_from_an_empty_directory_to_a_running_service(tmp_path: Path, redis_serv
                 continue
             running.append((ready, process, log))
             started += 1
-            wait_until(
-                lambda at=log, text=ready, of=process: text in at.read_text() or of.poll() is not None,
-                limit_s=60,
-                what=f"{block} to print {ready!r}",
-            )
+            wait_until(partial(has_printed, log, ready, process), limit_s=60, what=f"{block} to print {ready!r}")
             assert process.poll() is None, f"{block}:\n{log.read_text()}"
         assert started == len(SERVICES)
         for _ready, process, log in running:
@@ -73,3 +70,8 @@ def test_from_an_empty_directory_to_a_running_service(tmp_path: Path, redis_serv
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait(60)
+
+
+def has_printed(log: Path, text: str, process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process has printed a text, or has ended."""
+    return text in log.read_text() or process.poll() is not None
