@@ -6,7 +6,15 @@ SEED ?= 1
 # Test files side by side on two cores or more, since most of the time is spent waiting for servers.
 PARALLEL := --dist loadfile --no-loadscope-reorder
 
-.PHONY: run up test test-fast check format docs bench chaos fuzz lock install clean
+# What `make test-lowest` runs: where packages of others are used most, in two minutes.
+LOWEST := .lowest
+LOWEST_PYTHON ?= 3.11
+LOWEST_TESTS := tests/celery tests/config tests/cli/test_run.py tests/pipeline/test_run.py tests/pipeline/test_distributed.py \
+	tests/reader/test_reader.py tests/reader/test_async_reader.py tests/scan/test_schema.py tests/storage \
+	tests/web/test_limits.py tests/web/test_routes.py tests/web/test_serve.py tests/web/test_trigger.py
+LOWEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis flask flask-cors httpx2 moto pyyaml boto3
+
+.PHONY: run up test test-fast test-lowest check format docs bench chaos fuzz lock install clean
 
 run: install ## one scheduled run with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
@@ -21,6 +29,15 @@ test: install ## every test, against real servers: side by side, then those mark
 test-fast: install ## most laws and behaviour in a minute: no test marked `slow` or `alone`, a tenth of the examples
 	$(BIN)/python -m pytest $(PARALLEL) -n 4 -m "not slow and not alone" --hypothesis-profile fast -p no:schemathesis \
 		--ignore tests/reliability --ignore tests/deployment --ignore tests/web/test_openapi.py --ignore tests/web/test_dashboard.py
+
+# The tools of the tests are those of constraints.txt, and everything that pyproject.toml declares is the lowest. httpx:
+# what Starlette's test client is made of in the versions for the lowest FastAPI. Warnings of deprecation are no errors
+# here: they come from old packages about newer ones.
+test-lowest: install ## the tests of what others' packages do, with the lowest versions that pyproject.toml allows, on Python 3.11
+	$(BIN)/uv venv --quiet --clear --python $(LOWEST_PYTHON) $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -e '.[all]' httpx==0.27.2 \
+		$$(for tool in $(LOWEST_TOOLS); do grep "^$$tool==" constraints.txt; done)
+	$(LOWEST)/bin/python -m pytest -n 4 -m "not alone" --hypothesis-profile fast -W ignore::DeprecationWarning $(LOWEST_TESTS)
 
 check: install ## lint, format, types and the order of the packages' imports
 	$(BIN)/ruff check .
@@ -37,15 +54,15 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 .venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard optimizer/scan/*.c optimizer/scan/kernel/*)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,remote,web,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 docs: install ## the site of docs/ with the API reference, in .site; fails on broken links
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,remote,web,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	$(BIN)/zensical build --clean --strict
 
 bench: install ## the scan against inflate and its peers, the web against a bare endpoint; writes docs/benchmarks.md; needs wrk
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,remote,web,dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python -m benchmarks
 
 chaos: install ## faults of every kind for SECONDS (60) with SEED (1), and 3,000 ticks at speed; writes docs/reliability.md
@@ -55,9 +72,8 @@ fuzz: ## the kernel under sanitizers for SECONDS (60); needs clang and its runti
 	tests/scan/kernel/fuzz.sh $(SECONDS)
 
 lock: install ## renew constraints.txt from pyproject.toml
-	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 
 clean: ## remove everything that the targets made
-	rm -rf .venv .demo .up .site .cache .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .venv .lowest .demo .up .site .cache .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -18,6 +18,7 @@
     |-- RunPending               a run that was requested before, and does less, has not ended
     |-- RunLost                  a scan has not come back: its worker was killed, or there is none
     |-- RunTimedOut              the run took longer than its time limit
+    |-- ExtraMissing             an optional package is not installed
     |-- BenchFailed              a measurement did not end as it should
     `-- SnapshotMissing          a reader found no snapshot, neither in Redis nor in the files
 
@@ -30,6 +31,7 @@ from __future__ import annotations
 __all__ = [
     "BenchFailed",
     "CacheUnavailable",
+    "ExtraMissing",
     "NoBots",
     "NoRecords",
     "OutputUnreadable",
@@ -121,6 +123,10 @@ class RunLost(RollingError):
 
 class RunTimedOut(RollingError):
     """The run took longer than the time limit of its task."""
+
+
+class ExtraMissing(RollingError, ModuleNotFoundError):
+    """A package of an extra is not installed; the message names it and the command. A `ModuleNotFoundError` too."""
 
 
 class BenchFailed(RollingError):

@@ -9,10 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
+from optimizer.extras import require
+
 if TYPE_CHECKING:
     from optimizer.celery.app import create_app
     from optimizer.celery.registration import register
     from optimizer.celery.sender import CelerySender
+
+require("optimizer.celery", "celery", "celery", "kombu")
 
 __all__ = ["CelerySender", "create_app", "register"]
 

@@ -30,7 +30,7 @@ _log = SourceLog(__name__)
 # Celery itself waits two seconds longer each time, up to 30, and has no setting for that: after a minute without the
 # broker a worker would miss the next 15 s or more.
 RECONNECT_AFTER_S: Final = 0.5
-RECONNECT_AFTER_AT_MOST_S: Final = 2.0
+RECONNECT_AFTER_AT_MOST_S: Final = 2.0 if kombu.VERSION >= (5, 7) else 2.0 - RECONNECT_AFTER_S  # older ones add it
 
 # kombu's own list has KeyError in it, and so would treat a message that lacks a field as a lost connection.
 BROKER_ERRORS: Final = (RedisError, OSError, OperationalError, InconsistencyError)

@@ -17,6 +17,7 @@ from optimizer.cli.dev.stack import POLL_S, Stack, StackFailed, say, stopping_on
 from optimizer.cli.report import describe
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError
+from optimizer.extras import require
 from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
 from optimizer.storage.location import redact_url
@@ -33,6 +34,7 @@ URL_VARIABLES: Final = ("ROLLING_REDIS_URL", "ROLLING_BROKER_URL")  # the only s
 @click.command()
 def demo() -> None:
     """Show the whole service once: a sample file, real processes, the first scheduled run, what routers read."""
+    require("rolling-optimizer demo", "celery", "celery")
     started = time.monotonic()
     _make_directory()
     overrides = {

@@ -1,7 +1,7 @@
 """The `rolling-optimizer` command, put together from its commands.
 
 Exit status: 0 for success, unchanged and skipped; 1 for a run that failed or a snapshot that is too old, with one line
-on stderr that says what, where and what to do; 2 for wrong usage.
+on stderr that says what, where and what to do; 2 for wrong usage, and for a command whose extra is not installed.
 
 Only commands that talk to the workers import Celery, which takes 8 MB and 0.3 s.
 """
@@ -22,7 +22,7 @@ from optimizer.cli.status import status
 from optimizer.cli.trigger import trigger
 from optimizer.cli.up import up
 from optimizer.cli.web import web
-from optimizer.errors import RollingError
+from optimizer.errors import ExtraMissing, RollingError
 
 __all__ = ["commands", "main"]
 
@@ -31,12 +31,12 @@ class _CommandGroup(click.Group):
     """A group whose commands end with one line on stderr, not with a traceback, on an error of this package."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; exit 1 on a `RollingError`."""
+        """Run the command; exit 1 on a `RollingError`, and 2 where it is not installed."""
         try:
             return super().invoke(ctx)
         except RollingError as error:
             click.echo(f"rolling-optimizer: {type(error).__name__}: {error}", err=True)
-            ctx.exit(1)
+            ctx.exit(2 if isinstance(error, ExtraMissing) else 1)
 
 
 commands = _CommandGroup(

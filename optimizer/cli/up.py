@@ -15,6 +15,7 @@ from optimizer.cli.dev.stack import POLL_S, Stack, say, stopping_on_signals
 from optimizer.cli.options import usage_errors
 from optimizer.config.environment import without_service_links
 from optimizer.config.settings import Settings
+from optimizer.extras import require
 from optimizer.storage.location import is_pattern, redact_url
 
 __all__ = ["up"]
@@ -25,6 +26,7 @@ NAME_WIDTH = 6
 @click.command()
 def up() -> None:
     """Run Redis, worker, beat, Flower and web in the foreground until Ctrl-C."""
+    require("rolling-optimizer up", "flower,web", "celery", "flower", "fastapi", "uvicorn")
     with usage_errors():  # before anything is started
         Settings.every_from_env(os.environ, strict=True)
     with Stack(_print_prefixed, Path(".up")) as stack, stopping_on_signals():

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from optimizer.celery.sender import CelerySender
 from optimizer.cli.options import usage_errors
 from optimizer.config.settings import Settings
+
+if TYPE_CHECKING:
+    from optimizer.web.trigger import Trigger
 
 __all__ = ["web"]
 
@@ -18,13 +22,20 @@ __all__ = ["web"]
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 for one that is free.")
 def web(host: str, port: int) -> None:
     """Serve the snapshots and the dashboard over HTTP, until Ctrl-C: of each source at /sources/NAME/."""
-    try:
-        from optimizer.web.serve import serve  # noqa: PLC0415 - FastAPI is an extra, and takes half a second
-    except ModuleNotFoundError as error:
-        raise click.UsageError(f"no {error.name} here; pip install 'rolling-optimizer[web]'") from error
+    from optimizer.web.serve import serve  # noqa: PLC0415 - an extra, and takes half a second
+
     with usage_errors():
         every = Settings.every_from_env(os.environ, strict=True)
     try:
-        serve(every, host=host, port=port, trigger=CelerySender(), started=click.echo)
+        serve(every, host=host, port=port, trigger=_sender(every), started=click.echo)
     except OSError as error:
         raise click.ClickException(f"{host}:{port}: {error.strerror or error}") from error
+
+
+def _sender(every: Sequence[Settings]) -> Trigger | None:
+    """What sends runs, if a source has a token for that: a web that only reads needs no Celery."""
+    if not any(settings.trigger_token for settings in every):
+        return None
+    from optimizer.celery.sender import CelerySender  # noqa: PLC0415 - an extra
+
+    return CelerySender()

@@ -78,7 +78,8 @@ class RedisUrl:
         """The URL as `redis.Redis.from_url` takes it."""
         if self.scheme == "unix":
             return f"unix://{self.login}{self.place}?db={self.database}"
-        query = f"?{urlencode(self.tls)}" if self.tls else ""
+        tls = dict(self.tls) | {"ssl_check_hostname": str(self._checks_hostname).lower()} if self._is_tls else {}
+        query = f"?{urlencode(tls)}" if tls else ""
         return f"{self.scheme}://{self.login}{self.place}/{self.database}{query}"
 
     def for_kombu(self) -> str:
@@ -92,10 +93,22 @@ class RedisUrl:
 
         It is not in the URL, because Flower ignores the query and the result backend ignores `ssl_check_hostname`.
         """
-        if self.scheme != "rediss":
+        if not self._is_tls:
             return None
-        hostname = dict(self.tls).get("ssl_check_hostname", "true") == "true"
-        return {"ssl_cert_reqs": "required"} | dict(self.tls) | {"ssl_check_hostname": hostname}
+        return {"ssl_cert_reqs": "required"} | dict(self.tls) | {"ssl_check_hostname": self._checks_hostname}
+
+    @property
+    def _is_tls(self) -> bool:
+        return self.scheme == "rediss"
+
+    @property
+    def _checks_hostname(self) -> bool:
+        """Whether the certificate must be for this host: redis-py before 6 does not check that unless it is told.
+
+        Without a check of the certificate there is none of the name, which redis-py before 6 would refuse.
+        """
+        options = dict(self.tls)
+        return options.get("ssl_cert_reqs") != "none" and options.get("ssl_check_hostname", "true") == "true"
 
     def tls_files(self) -> dict[str, str]:
         """The files that TLS needs, by their option's name."""

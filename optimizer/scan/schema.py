@@ -219,7 +219,10 @@ def checked(field: Field, value: Any, label: str) -> Any:
 def _converted(value: Any, type_: Any) -> Any:
     if type(value) is float and not math.isfinite(value):
         raise msgspec.ValidationError  # `convert` accepts infinite numbers, which JSON has not
-    return msgspec.convert(value, type_)
+    try:
+        return msgspec.convert(value, type_)
+    except SystemError:  # msgspec before 0.22: an integer that no float can hold
+        raise msgspec.ValidationError from None
 
 
 def check_text(label: str, value: Any) -> None:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from optimizer.extras import install_command
 from optimizer.storage.error_text import cause_of
 from optimizer.storage.location import STORE_SCHEMES, WEB_SCHEMES, Url
 
@@ -71,8 +72,7 @@ def check_url(url: Url, *, is_output: bool = False) -> None:
         get_filesystem_class(scheme)
     except ImportError as error:
         raise ValueError(
-            f"needs a package that is not here ({error}); for s3:// it comes by: "
-            "pip install 'rolling-optimizer[remote]'"
+            f"needs a package that is not here ({error}); for s3:// it comes by: {install_command('remote')}"
         ) from None
 
 

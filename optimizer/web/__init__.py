@@ -20,6 +20,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from optimizer.extras import require
+
+require("optimizer.web", "web", "fastapi")  # before the first import of it, by whichever module of this package
+
 from fastapi import APIRouter
 
 from optimizer.web.app import create_app

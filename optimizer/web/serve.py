@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from optimizer.extras import require
+
+require("optimizer.web.serve", "web", "uvicorn", "httptools")
+
 import uvicorn
 
 from optimizer.config.settings import Settings

