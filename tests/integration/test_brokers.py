@@ -1,0 +1,36 @@
+"""Brokers that are no Redis, and results that are elsewhere or nowhere: runs are sent, made and followed."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+
+from tests.support.rabbitmq import RabbitServer
+from tests.support.team import FOLLOW, Team, celery_project
+
+pytestmark = pytest.mark.slow
+
+RESULTS: Final[dict[str, dict[str, Any]]] = {
+    "redis": {"result_backend": "REDIS"},
+    "off": {},
+    "ignored": {"result_backend": "REDIS", "task_ignore_result": True},
+    "rpc": {"result_backend": "rpc://"},
+}
+
+
+@pytest.mark.parametrize("results", RESULTS)
+def test_rabbitmq_carries_runs_and_their_sender_can_follow_them(
+    team: Team, rabbitmq: RabbitServer, results: str
+) -> None:
+    """Whether results are in Redis, in RabbitMQ, or nowhere: the sender sees the report of its run."""
+    conf = {name: team.settings.redis_url if value == "REDIS" else value for name, value in RESULTS[results].items()}
+    team.write(celery_project(broker_url=rabbitmq.url, task_default_queue=f"of-{results}", **conf))
+    team.start_worker()
+
+    state = team.program(FOLLOW)
+
+    assert state["state"] == "done", state
+    assert state["report"]["status"] == "success"
+    assert team.reader.predictions().version == state["report"]["version"]
+    team.check()
