@@ -26,11 +26,19 @@ def shown_broker(app: Celery) -> str:
 
 
 def _place(url: str) -> tuple[Any, ...]:
+    """What a URL says of the server, the same for all spellings."""
     try:
         parsed = RedisUrl.parse(url)
     except ValueError:
-        info = Connection(url).info()  # type: ignore[no-untyped-call]
-        transport = str(info["transport"]).replace("pyamqp", "amqp")
-        return transport, info["hostname"], info["port"], str(info["virtual_host"] or "").strip("/")
+        return _place_by_kombu(url)
     has_port = parsed.scheme == "unix" or ":" in parsed.place.rpartition("]")[2]
     return parsed.scheme, parsed.place if has_port else f"{parsed.place}:6379", parsed.database
+
+
+def _place_by_kombu(url: str) -> tuple[Any, ...]:
+    try:
+        info = Connection(url).info()  # type: ignore[no-untyped-call]
+    except (KeyError, ImportError, ValueError):  # no such transport, or no URL
+        return (url,)
+    transport = str(info["transport"]).replace("pyamqp", "amqp")
+    return transport, info["hostname"], info["port"], str(info["virtual_host"] or "").strip("/")

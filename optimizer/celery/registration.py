@@ -13,7 +13,6 @@ be set before or after.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Final
@@ -33,8 +32,6 @@ __all__ = ["Registration", "register", "registration_of"]
 
 BROKER_VARIABLE: Final = "ROLLING_BROKER_URL"
 _ATTRIBUTE: Final = "rolling_optimizer"
-
-_log = logging.getLogger(__name__)
 
 
 def register(

@@ -137,6 +137,18 @@ def test_an_app_keeps_its_configuration(configure: Callable[[celery.Celery], Non
     assert not conf.task_queues
 
 
+def test_a_schedule_and_routes_that_are_assigned_later_do_not_replace_ours() -> None:
+    """Also on an app whose configuration has been read before: they are put together when it is finalized."""
+    app = celery.Celery("proj", set_as_current=False)
+    assert app.conf.task_default_queue == "celery"
+    register(app, queue="rolling")
+    app.conf.beat_schedule = dict(THEIRS)
+    app.conf.task_routes = ROUTES
+    app.finalize()
+    assert set(app.conf.beat_schedule) == {ENTRY, "theirs"}
+    assert [_queue(app, name) for name in (RUN, "proj.add")] == ["rolling", "theirs"]
+
+
 def test_without_queues_the_apps_own_routes_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """No queue and no schedule is made up; an entry of the same name is theirs."""
     monkeypatch.setenv("ROLLING_SOURCES", "brain=a.json; days=b/*.json")
@@ -206,6 +218,9 @@ def test_a_sender_needs_an_app_with_our_tasks() -> None:
         ("pyamqp://mq//", "amqp://mq", False),
         ("amqp://mq/one", "amqp://user:secret@mq/two", True),
         ("amqp://mq//", "redis://:secret@mq/0", True),
+        ("amqp://mq//", "nonsense://mq", True),
+        ("amqp://mq//", "nonsense", True),
+        ("amqp://mq//", "amqp://mq:port", True),
         ("amqp://a//;amqp://b//", "amqp://b//", False),
         (["amqp://a//", "amqp://b//"], "amqp://b//", False),
         ("redis+socket:///run/r.sock?virtual_host=2", "unix:///run/r.sock?db=2", False),

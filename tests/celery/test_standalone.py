@@ -93,6 +93,14 @@ def test_the_flower_of_another_app_stays_as_it_is(tmp_path: Path, settings: Sett
         assert "log in as admin" not in app.text
 
 
+def test_the_flower_of_the_module_is_closed(tmp_path: Path, settings: Settings) -> None:
+    """As that of `celery -A tasks`."""
+    with ForeignApp(tmp_path / "proj", "", ROLLING_REDIS_URL=settings.redis_url) as app:
+        app.start("flower", f"--port={free_port()}", module="optimizer.celery.standalone")
+        assert "127.0.0.1" in app.wait_for("Visit me at")
+        assert "log in as admin:" in app.text
+
+
 def test_the_deployment_reads_its_own_settings_and_keeps_the_tasks_of_old(tmp_path: Path) -> None:
     """What is assigned in `celeryconfig.py` counts for `celery -A tasks`; `tasks.rolling` and `tasks.sender` stay."""
     (tmp_path / "celeryconfig.py").write_text((ROOT / "celeryconfig.py").read_text() + "\nworker_concurrency = 7\n")

@@ -70,12 +70,12 @@ class ForeignApp:
         """All that its processes have printed."""
         return "".join(log.read_text() for _, log in self._started)
 
-    def start(self, *arguments: str) -> None:
-        """Start `celery -A proj` with these arguments."""
+    def start(self, *arguments: str, module: str = "proj") -> None:
+        """Start `celery -A` with these arguments."""
         log = self.directory / f"log-{len(self._started)}"
         with log.open("wb") as lines:
             process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "proj", *arguments],
+                [sys.executable, "-m", "celery", "-A", module, *arguments],
                 cwd=self.directory,
                 env=self.environ,
                 stdout=lines,
