@@ -110,7 +110,7 @@ def report_of(result: RunResult) -> Report | None:
     if result.error in ("ChordError", "TaskRevokedError"):
         raise RunLost(
             "it was revoked, or no worker has begun it in time; does one take every queue? "
-            "celery -A tasks inspect active_queues"
+            "celery -A optimizer.celery.standalone inspect active_queues"
         )
     if result.error == "WorkerLostError":
         raise RunLost(f"its worker was killed ({result.details}); the next tick makes it again")

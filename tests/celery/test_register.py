@@ -447,6 +447,19 @@ def test_a_wrong_variable_ends_no_worker_and_no_beat(tmp_path: Path, settings: S
 
 
 @pytest.mark.slow
+def test_the_stand_alone_apps_checks_end_no_worker_of_another_app(tmp_path: Path, settings: Settings) -> None:
+    """Though its process uses both: a misspelt name is a warning there, and its loggers keep their levels."""
+    variables = _variables(settings, ROLLING_INPT="x")
+    with ForeignApp(tmp_path / "proj", _redis_broker(settings), **variables) as app:
+        module = app.directory / "proj.py"
+        module.write_text("from optimizer.celery.standalone import app as ours\nours.finalize()\n" + module.read_text())
+        app.start("worker", "-c", "1")
+        app.wait_for("ROLLING_INPT is not a setting, and is passed over")
+        app.add(5, 6)
+        assert "engine" not in app.text
+
+
+@pytest.mark.slow
 def test_beat_with_its_own_scheduler_sends_ticks(tmp_path: Path, settings: Settings) -> None:
     """`PersistentScheduler`, which is the default, sees our entry beside theirs; a changed input is published."""
     write_json(settings.input, {"AAPL": a_record()})

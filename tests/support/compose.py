@@ -83,6 +83,9 @@ class Composed:
         self.well_before: dict[str, bool] = {}
         for path in (self.input.parent, self.output, directory / "data", directory / "app"):
             path.mkdir()
+        # As the Dockerfile does: the wheel holds neither.
+        shutil.copy(ROOT / "celeryconfig.py", directory / "app")
+        shutil.copytree(ROOT / "tasks", directory / "app" / "tasks")
 
     def __enter__(self) -> Composed:
         return self
