@@ -9,10 +9,12 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import closing, suppress
 
 import pytest
 
+import optimizer.reader.redis_store
 import optimizer.testing.memory
 from optimizer import AsyncSnapshotReader, Settings, SnapshotMissing, SnapshotReader, State, optimize, testing
 from tests.support.places import FIRST, SECOND, Place
@@ -22,24 +24,33 @@ from tests.support.redis_servers import wait_until
 # ---- callbacks
 
 
-def test_a_callback_is_called_once_with_each_newer_version(place: Place) -> None:
-    """Not with the current one, and not any more once it is removed."""
+def wait_for_refreshes(reader: SnapshotReader) -> None:
+    """Wait until the reader's thread has refreshed several times."""
+    refreshes: list[int] = []
+    reader.follower.on_refresh.append(lambda: refreshes.append(1))
+    wait_until(lambda: len(refreshes) > 2, limit_s=5, what="refreshes")
+    reader.follower.on_refresh.clear()
+
+
+def test_a_callback_is_called_once_with_each_newer_version(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the current one, not again with the next refreshes, and not any more once it is removed."""
+    for name in ("POLL_S", "FIRST_RETRY_S", "LONGEST_RETRY_S"):
+        monkeypatch.setattr(optimizer.reader.redis_store, name, 0.05)
     place.publish(FIRST)
     reader = place.open()
     told: list[State] = []
     remove = reader.on_version(told.append)
+    wait_for_refreshes(reader)
     second = place.publish(SECOND)
     wait_until(lambda: told != [], limit_s=5, what="the callback")
-    reader.refresh()
+    wait_for_refreshes(reader)
     third = place.publish(FIRST)
     wait_until(lambda: len(told) > 1, limit_s=5, what="the callback")
 
     remove()
     remove()
-    after: list[State] = []
-    reader.on_version(after.append)  # called after the one before, if that were there still
     place.publish(SECOND)
-    wait_until(lambda: after != [], limit_s=5, what="the other callback")
+    wait_for_refreshes(reader)
 
     assert [(state.version, state.origin) for state in told] == [(second, place.origin), (third, place.origin)]
 
@@ -100,6 +111,25 @@ def test_a_callback_may_use_the_reader(place: Place) -> None:
     assert reader.manifest().version == second  # and is used again
 
 
+def test_a_callback_may_remove_the_next_one(place: Place) -> None:
+    """Which is then not called with this version any more."""
+    place.publish(FIRST)
+    reader = place.open()
+    told: list[str] = []
+    removed: list[Callable[[], None]] = []
+
+    def remove(_state: State) -> None:
+        told.append("first")
+        removed.pop()()
+
+    reader.on_version(remove)
+    removed.append(reader.on_version(lambda _state: told.append("second")))
+    reader.on_version(lambda _state: told.append("third"))
+    place.publish(SECOND)
+    wait_until(lambda: "third" in told, limit_s=5, what="the callbacks")
+    assert told == ["first", "third"]
+
+
 def test_only_the_newest_version_counts(settings: Settings) -> None:
     """A callback that takes long is called with the newest of those that were published meanwhile."""
     run_old(settings)
@@ -121,8 +151,9 @@ def test_only_the_newest_version_counts(settings: Settings) -> None:
     assert told == [versions[0], versions[-1]]
 
 
-def test_callbacks_are_kept_when_a_reader_is_closed(place: Place) -> None:
-    """It calls them again once it is used again: with what was published meanwhile."""
+def test_callbacks_are_kept_when_a_reader_is_closed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls them again as soon as it is used again: with what was published meanwhile."""
+    monkeypatch.setattr(optimizer.reader.redis_store, "POLL_S", 60.0)
     place.publish(FIRST)
     reader = place.open()
     told: list[int] = []
@@ -334,7 +365,7 @@ def test_a_reader_for_asyncio_can_share_another_one() -> None:
     with closing(testing.reader(missing=True)) as reader:
         told: list[int] = []
         reader.on_version(lambda state: told.append(state.version))
-        shared = AsyncSnapshotReader.over(reader)
+        shared = AsyncSnapshotReader.over(AsyncSnapshotReader.over(reader))
 
         async def read() -> int:
             with pytest.raises(SnapshotMissing):

@@ -65,6 +65,24 @@ def test_there_may_be_no_version_yet() -> None:
         assert reader.predictions().value.predictions == []
 
 
+def test_files_with_a_part_that_cannot_be_read_are_no_version() -> None:
+    """As a set of real files that is not whole; in Redis the other parts stay."""
+    with closing(testing.reader(predictions=[RECORD], origin="files", unreadable=["bots"])) as reader:
+        with pytest.raises(SnapshotMissing, match="no snapshot of"):
+            reader.predictions()
+        reader.publish(origin="redis", unreadable=["bots"])
+        assert reader.predictions().value.count == 1
+
+
+def test_an_index_is_of_one_version() -> None:
+    """A lookup for a version that is not current any more finds none, as in Redis once it has expired."""
+    with closing(testing.reader(predictions=[RECORD], version=7)) as reader:
+        redis = reader.follower.redis
+        assert redis.records(7, ["AAPL"]) == reader.top(1).value
+        assert redis.records(6, ["AAPL"]) is None
+        assert redis.ranked(6, 1, 0) is None
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
