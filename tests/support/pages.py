@@ -113,7 +113,7 @@ class Sandbox:
         command = [sys.executable, "-c", block.text] if block.language == "python" else self._command(block)
         self.printed = self._execute(command, str(block))
         if block.language == "sh":
-            self._exports += [line for line in block.commands if line.startswith("export ")]
+            self._exports += [self._filled_in(line) for line in block.commands if line.startswith("export ")]
 
     def start(self, block: Block) -> None:
         """Start a block, and wait until it has printed the argument of its marker."""
@@ -160,6 +160,7 @@ class Sandbox:
         return os.environ | {
             "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}",
             "PYTHONPATH": "" if self.of_a_team else str(ROOT),
+            "PYTHONUNBUFFERED": "1",  # what a service prints is waited for
             "HOME": str(self.directory),
             "ROLLING_REDIS_URL": self.redis_url,
             "ROLLING_TRIGGER_TOKEN": "a-token-of-the-sandbox",
