@@ -115,9 +115,11 @@ return 0
 """
 
 # KEYS: output. ARGV: an id, an id that it may replace, its expiry in milliseconds. Returns the id that is then named.
+# What is named and is no id, 32 hexadecimal digits, is damage, and replaced.
 NAME_OUTPUT: Final = """
 local named = redis.call('GET', KEYS[1])
-if named and named ~= ARGV[1] and named ~= ARGV[2] then return named end
+local is_id = named and #named == 32 and not named:find('[^0-9a-f]')
+if is_id and named ~= ARGV[1] and named ~= ARGV[2] then return named end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 return ARGV[1]
 """

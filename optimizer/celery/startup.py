@@ -179,7 +179,7 @@ def _log_servers(every: Sequence[Settings]) -> None:
         except CacheUnavailable as error:
             problems = [str(error)]
         for problem in problems:
-            _log.warning("%s: %s", role, problem, source=source)
+            _log.warning(f"{role}: %s", problem, source=source)
 
 
 def _log_pool(name: str) -> None:

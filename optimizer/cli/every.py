@@ -7,6 +7,7 @@ its next chunk; the exit status is 128 plus the signal's number.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Final
 import click
 import msgspec
 
+from optimizer.cli.options import usage_errors
 from optimizer.config.settings import Settings
 from optimizer.models import Report
 from optimizer.pipeline.background import ABORT_S, ScheduledRuns
@@ -30,9 +32,9 @@ def run_every(sources: Sequence[Settings], *, use_cache: bool, as_json: bool) ->
     """Make scheduled runs until a signal; return the exit status. Logs to stderr, reports as JSON to stdout."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="[%(asctime)s: %(levelname)s] %(message)s")
     logging.getLogger("optimizer").setLevel(logging.INFO)
-    every = [
-        ScheduledRuns(settings, use_cache=use_cache, on_report=_print if as_json else _ignore) for settings in sources
-    ]
+    on_report = _print if as_json else _ignore
+    with usage_errors():
+        every = [ScheduledRuns(settings, use_cache=use_cache, on_report=on_report) for settings in sources]
     with _signals_blocked():
         for runs in every:
             runs.start()
@@ -66,7 +68,12 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _print(report: Report) -> None:
-    click.echo(msgspec.json.encode(report))
+    """Print a report; end the command as by SIGTERM if its output is not read any more."""
+    try:
+        click.echo(msgspec.json.encode(report))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer has to go somewhere
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _ignore(_report: Report) -> None:

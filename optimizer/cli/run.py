@@ -57,9 +57,6 @@ def run(
         if force or accept:
             raise click.UsageError("--force and --accept are for one run, and --every makes many")
         sources = every_or_usage_error(every, **options)
-        with usage_errors():
-            for settings in sources:
-                choose_engine(settings.engine)
         click.get_current_context().exit(run_every(sources, use_cache=not no_cache, as_json=as_json))
     settings = settings_or_usage_error(**options)
     with usage_errors():

@@ -54,12 +54,16 @@ class ScheduledRuns:
         settings: All settings of the source.
         use_cache: False to leave Redis alone: files only.
         on_report: Called in the thread with the report of each run.
+
+    Raises:
+        SettingsInvalid: The engine that a setting names is not installed.
     """
 
     def __init__(
         self, settings: Settings, *, use_cache: bool = True, on_report: Callable[[Report], None] = lambda _: None
     ) -> None:
         self._settings = settings
+        self._engine = choose_engine(settings.engine)
         self._use_cache = use_cache
         self._on_report = on_report
         self._stopped = threading.Event()
@@ -67,7 +71,9 @@ class ScheduledRuns:
         self._thread = threading.Thread(target=self._repeat, name=f"rolling-{settings.source}", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread; warn if scans will be slow."""
+        if self._engine.warning:
+            _log.warning("⚠️ %s", self._engine.warning, source=self._settings.source)
         self._thread.start()
 
     def stop(self) -> None:
@@ -132,8 +138,6 @@ def background(*sources: Settings, use_cache: bool = True, stop_s: float = STOP_
     Raises:
         SettingsInvalid: An engine that a setting names is not installed.
     """
-    for settings in sources:
-        choose_engine(settings.engine)
     every = [ScheduledRuns(settings, use_cache=use_cache) for settings in sources]
     owner = os.getpid()
     for runs in every:

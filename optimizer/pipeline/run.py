@@ -197,7 +197,7 @@ def run_locked(
                 report: _Report | Report
                 if directory_is_free if source_is_free is None else source_is_free:
                     report = work(session, before)
-                    if report is not None:  # it has ended, and what is in the directory is this source's
+                    if report is not None and report.status != "skipped":  # the directory holds what it stands for
                         warning = session.warn_unless_shared(settings.output_dir, store.marker)
                         report = msgspec.structs.replace(report, warning=warning)
                 else:

@@ -33,6 +33,7 @@ SCHEMA: Final = {
     "reads:files": ("string", False),
     "lock": ("string", True),
     "handed": ("hash", True),
+    "output": ("string", True),
     "part:D": ("string", True),
     "parts": ("set", False),
     "tick:N": ("string", True),

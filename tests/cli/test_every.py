@@ -140,6 +140,17 @@ def test_all_sources_have_runs(data: Path) -> None:
         assert "a: " not in command.log
 
 
+def test_it_ends_when_its_reports_are_not_read_any_more(data: Path) -> None:
+    """As `... | head -1`: the process does not stay without a thread."""
+    command = f"set -o pipefail; {sys.executable} -m optimizer.cli run --no-cache --every 0.1 --json | head -1"
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "ROLLING_STARTUP_DELAY_S": "0"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=data, env=environ, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "success")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
