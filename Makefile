@@ -12,7 +12,7 @@ LOWEST_PYTHON ?= 3.11
 LOWEST_TESTS := tests/celery tests/config tests/cli/test_run.py tests/pipeline/test_run.py tests/pipeline/test_distributed.py \
 	tests/reader/test_reader.py tests/reader/test_async_reader.py tests/scan/test_schema.py tests/storage \
 	tests/web/test_limits.py tests/web/test_routes.py tests/web/test_serve.py tests/web/test_trigger.py
-LOWEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis flask flask-cors httpx2 moto pyyaml boto3
+LOWEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis flask flask-cors httpx2 moto pyyaml
 
 .PHONY: run up test test-fast test-lowest check format docs bench chaos fuzz lock install clean
 
