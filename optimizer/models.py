@@ -145,7 +145,10 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 
 class Bot(msgspec.Struct, frozen=True):
-    """One bot of the input. `position_count` is the input's number of positions, also if it lists none of them."""
+    """One bot of the input. `position_count` is the input's number of positions, also if it lists none of them.
+
+    `has_fields` is false for a bot in which not one field is present: its engine may have other names for them.
+    """
 
     name: Annotated[str, Rule(InputSymbol)]
     enabled: Annotated[bool, Rule(InputFlag)] = False
@@ -154,6 +157,7 @@ class Bot(msgspec.Struct, frozen=True):
     position_count: int = 0
     positions: tuple[Position, ...] = ()
     last_updated: Annotated[Timestamp | None, Rule(InputTime)] = None
+    has_fields: bool = True
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -222,10 +226,15 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Units(msgspec.Struct, frozen=True):
-    """The number of units of one kind in an input, and the number of those that were rejected."""
+    """The number of units of one kind in an input, and the number of those that were rejected.
+
+    `without_fields` are bots of which not one field is present, and which therefore show defaults; not set if there are
+    none.
+    """
 
     seen: int = 0
     rejected: int = 0
+    without_fields: int | UnsetType = UNSET
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -275,6 +284,7 @@ class Stats(msgspec.Struct, frozen=True):
     bots_seen: int = 0
     bots_rejected: int = 0
     extras_dropped: int = 0
+    bots_without_fields: int = 0
 
 
 class RejectTally(msgspec.Struct, frozen=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec import UNSET
+
 from optimizer.models import Bot, PartResult, Record, Reject, Rejected, RejectReason, RejectTally, Units
 from optimizer.scan.batch import RecordBatch
 from optimizer.scan.decoder import RootShape, ScanEvent
@@ -155,6 +157,11 @@ class ScanResult:
         return list(self._bots.values())
 
     @property
+    def bots_without_fields(self) -> int:
+        """The number of bots that were not rejected, and have not one field."""
+        return sum(not bot.has_fields for bot in self._bots.values())
+
+    @property
     def records_used(self) -> int:
         """The number of records that were not rejected, duplicates included."""
         return self.records_seen - self.records_rejected
@@ -163,7 +170,8 @@ class ScanResult:
     def rejected(self) -> Rejected:
         """What the snapshots leave out."""
         return Rejected(
-            records=Units(self.records_seen, self.records_rejected), bots=Units(self.bots_seen, self.bots_rejected)
+            records=Units(self.records_seen, self.records_rejected),
+            bots=Units(self.bots_seen, self.bots_rejected, self.bots_without_fields or UNSET),
         )
 
     def tallies(self) -> list[RejectTally]:
