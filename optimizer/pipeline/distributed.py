@@ -181,8 +181,8 @@ def _check_settings(settings: Settings, parts: Sequence[Part]) -> None:
     for part in parts:
         if part.digest != part_digest(settings, part.location, part.fingerprint):
             raise PartFailed(
-                f"{part.location}: scanned by a worker with other settings than the one that merges; give all workers the "
-                "same ROLLING_FIELDS, ROLLING_BOT_FIELDS, ROLLING_POSITION_FIELDS, ROLLING_INDEX_SYMBOLS_LIMIT and "
+                f"{part.location}: scanned by a worker with other settings than the one that merges; give all workers "
+                "the same ROLLING_FIELDS, ROLLING_BOT_FIELDS, ROLLING_POSITION_FIELDS, ROLLING_INDEX_SYMBOLS_LIMIT and "
                 "ROLLING_MAX_RECORD_BYTES, and the same release"
             )
 

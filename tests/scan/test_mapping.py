@@ -70,7 +70,7 @@ def detail(record: dict[str, Any], fields: str) -> str:
     ids=["map", "section", "section array", "array", "lines", "symbol last", "symbol amid", "escaped"],
 )
 def test_every_shape(text: str, step: int) -> None:
-    """Names of sections inside a record, and names of kept objects elsewhere, mislead nothing."""
+    """Names of sections inside a record, and names of kept objects elsewhere, confuse nothing."""
     result = result_of(text, PATHS, step)
     assert result.part_result().records == EXPECTED
     assert (result.records_seen, result.records_rejected, result.extras_dropped) == (2, 0, 0)
