@@ -173,7 +173,10 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 
 class Bot(msgspec.Struct, frozen=True):
-    """One bot of the input. `position_count` is the input's number of positions, also if it lists none of them."""
+    """One bot of the input. `position_count` is the input's number of positions, also if it lists none of them.
+
+    `has_fields` is false for a bot in which not one field is present: its engine may have other names for them.
+    """
 
     name: Annotated[str, Rule(InputSymbol)]
     enabled: Annotated[bool, Rule(InputFlag)] = False
@@ -182,6 +185,7 @@ class Bot(msgspec.Struct, frozen=True):
     position_count: int = 0
     positions: tuple[Position, ...] = ()
     last_updated: Annotated[Timestamp | None, Rule(InputTime)] = None
+    has_fields: bool = True
 
 
 class Reject(Value, frozen=True):
@@ -252,8 +256,8 @@ class FileEntry(msgspec.Struct, frozen=True):
 class Units(Value, frozen=True):
     """The number of units of one kind in an input, and the number of those that were rejected.
 
-    `without_fields` is the number of bots that have no value in any field that is read; it is only there if that is
-    most of them.
+    `without_fields` are bots of which not one field is present, and which therefore show defaults; it is only there if
+    that is most of the bots.
     """
 
     seen: int = 0
@@ -308,6 +312,7 @@ class Stats(Value, frozen=True):
     bots_seen: int = 0
     bots_rejected: int = 0
     extras_dropped: int = 0
+    bots_without_fields: int = 0
 
 
 class RejectTally(Value, frozen=True):
