@@ -13,17 +13,19 @@ import os
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer.scan.fragment import MAX_DEPTH
+from optimizer.scan.native_pruner import _kept_objects
 from tests.support.broken_documents import BrokenDocuments
 from tests.support.engines import require_engine
 from tests.support.examples import examples
@@ -98,29 +100,51 @@ def fed(pruner: Any, *chunks: bytes) -> Iterator[Any]:
             yield batch
 
 
-def pruned(kernel: Any, *chunks: bytes) -> bytes:
+# Objects that are kept in records: two inside each other, one of them called as a section is, and one of another name.
+OBJECTS: Final[dict[str, Any]] = {"predictions": {"1d": {}, "predictions": {}}, "q": {}}
+FLAT_OBJECTS: Final = _kept_objects(OBJECTS)
+
+
+def pruned(kernel: Any, *chunks: bytes, objects: tuple[tuple[bytes, int, int], ...] = ()) -> bytes:
     """What the kernel leaves of a text that is sound."""
-    pruner = kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH)
+    pruner = kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH, objects)
     batches = [*fed(pruner, *chunks), pruner.finish()]
     assert (pruner.error, pruner.depth, pruner.in_string) == (None, 0, False)
     return b"".join(batch[0] for batch in batches)
 
 
-def reference(value: Any, level: int = 1, unit: int = 2, last: int = 2) -> Any:
-    """A value as it is kept: containers below the last kept level are empty, and so are arrays in place of units."""
+def reference(
+    value: Any,
+    level: int = 1,
+    unit: int = 2,
+    last: int = 2,
+    *,
+    objects: Mapping[str, Any] = MappingProxyType({}),
+    inside: tuple[Mapping[str, Any] | None, ...] = (),
+) -> Any:
+    """A value as it is kept: containers below the last kept level are empty, and so are arrays in place of units.
+
+    `objects` are kept in records; `inside` are those that may be kept in this value, if the root or the unit is one.
+    """
     if not isinstance(value, list):
         return value
-    if level > last or (level == unit and not isinstance(value, Pairs)):
+    is_kept = isinstance(value, Pairs) and any(names is not None for names in inside)
+    if (level > last and not is_kept) or (level == unit and not isinstance(value, Pairs)):
         return type(value)()
     if not isinstance(value, Pairs):
-        return [reference(element, level + 1, unit, last) for element in value]
+        return [reference(element, level + 1, unit, last, objects=objects) for element in value]
+    if level == 1:
+        inside = (objects,)
+    if level == unit and last == unit:
+        inside = (*inside, objects)
     kept, plain, record = Pairs(), level == 1, False
     for name, body in value:
         named = MEMBERS.get(name.encode("utf-8", "surrogatepass"), (2, 1, True)) if level == 1 else (unit, 0, True)
         below = (0, 0) if record else (named[0], named[0] + named[1] - 1) if level == 1 else (unit, last)
+        kept_inside = tuple(names.get(name) for names in inside if names is not None)
         record |= plain and name == "symbol" and isinstance(body, str)
         plain &= not isinstance(body, Pairs) and not (isinstance(body, list) and below[0] > 2)
-        kept.append((name, reference(body, level + 1, *below)))
+        kept.append((name, reference(body, level + 1, *below, objects=objects, inside=kept_inside)))
     return kept
 
 
@@ -146,7 +170,11 @@ trees = st.recursive(
     lambda inside: st.one_of(
         st.lists(inside, max_size=4),
         st.dictionaries(
-            st.one_of(st.text(max_size=4), st.sampled_from(["predictions", "symbols", "bots", "symbol", "_meta"])),
+            st.one_of(
+                st.text(max_size=4),
+                st.sampled_from(["predictions", "symbols", "bots", "symbol", "_meta"]),
+                st.sampled_from(["predictions", "1d", "q"]),
+            ),
             inside,
             max_size=4,
         ),
@@ -170,6 +198,83 @@ class TestReference:
         assert loads(pruned(kernel, text)) == expected
         assert loads(pruned(kernel, *(bytes((byte,)) for byte in text))) == expected
         assert loads(pruned(kernel, *data.draw(cuts(text)))) == expected
+
+    @hypothesis_settings(max_examples=examples(500))
+    @given(st.data(), trees, st.sampled_from([None, 1, 2]), st.booleans())
+    def test_any_value_with_objects_that_records_keep(
+        self, kernel: Any, data: st.DataObject, value: Any, indent: int | None, ascii_only: bool
+    ) -> None:
+        """Named objects inside records are kept too, wherever a record may be, and nothing else."""
+        text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+        expected = reference(loads(text), objects=OBJECTS)
+        event("keeps more" if expected != reference(loads(text)) else "keeps no more")
+
+        assert loads(pruned(kernel, text, objects=FLAT_OBJECTS)) == expected
+        assert loads(pruned(kernel, *(bytes((byte,)) for byte in text), objects=FLAT_OBJECTS)) == expected
+        assert loads(pruned(kernel, *data.draw(cuts(text)), objects=FLAT_OBJECTS)) == expected
+
+    @pytest.mark.parametrize("edge", BLOCK_EDGES)
+    @pytest.mark.parametrize(
+        ("key", "is_kept"),
+        [
+            ('"q":', True),
+            ('"q" \n : ', True),
+            ('"\\u0071":', True),
+            (f'"q"{" " * 80}:{" " * 80}', True),
+            ('"q\\"":', False),
+            ('"qq":', False),
+            ('"":', False),
+            ('"x":"q":', True),
+            ('"q"::', False),
+            ('"q"1:', False),
+            ('"q":1', False),
+            ('"q":NaN', False),
+            ('"q":-', False),
+            ('"q":[]:', False),
+            ('"q"{}:', False),
+            (f'"{"q" * 400}":', False),
+            (f'"x":"{"y" * 400}","q":', True),
+        ],
+    )
+    def test_keys_of_kept_objects_across_every_block_edge(
+        self, kernel: Any, edge: int, key: str, is_kept: bool
+    ) -> None:
+        """An object is kept if its key, and nothing but a colon and white space, comes before it; at any offset."""
+        for shift in range(-8, 3):
+            for opening, closing in (('[{"x":"', "}]"), ('{"A":{"x":"', "}}")):
+                filler = "f" * max(0, edge + shift - len(opening))
+                text = f'{opening}{filler}",{key}{{"k":1,"d":[2]}}{closing}'.encode()
+                kept = b'{"k":1,"d":[]}' if is_kept else b"{}"
+                for chunks in ([text], [bytes((byte,)) for byte in text], [text[:edge], text[edge:]]):
+                    output = pruned(kernel, *chunks, objects=FLAT_OBJECTS)
+                    assert output.endswith(kept + closing.encode()), (text, output)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b'{"A":{"q":{"x":1,"d":{"q":{}}},"predictions":{"1d":{"p":2,"d":[3]},"5d":{"p":4}}}}',
+            b'{"symbol":"A","predictions":{"predictions":{"q":{}},"1d":{"x":[1]}},"q":[{}],"z":{"q":{"a":1}}}',
+            b'{"predictions":{"1d":{"q":{"c":1},"p":{}}},"q":{"predictions":{"1d":{}}},"symbol":"A"}',
+        ],
+    )
+    def test_every_cut_of_small_inputs_with_kept_objects(self, kernel: Any, text: bytes) -> None:
+        """Cut in two at each place, and in three at each two places."""
+        whole = pruned(kernel, text, objects=FLAT_OBJECTS)
+
+        assert loads(whole) == reference(loads(text), objects=OBJECTS) != reference(loads(text))
+        for first, second in itertools.combinations_with_replacement(range(len(text) + 1), 2):
+            chunks = (text[:first], text[first:second], text[second:])
+            assert pruned(kernel, *chunks, objects=FLAT_OBJECTS) == whole
+
+    @pytest.mark.parametrize(
+        "objects", [((b"", 0, 0), (b"", 1, 1)), ((b"", 0, 0), (b"", 2, 1)), ((b"", 2, 1),), ((b"", 0, 0),) * 513]
+    )
+    def test_objects_that_lead_astray_are_refused(
+        self, kernel: Any, objects: tuple[tuple[bytes, int, int], ...]
+    ) -> None:
+        """The kernel does not check indexes."""
+        with pytest.raises(ValueError, match="object"):
+            kernel.Pruner((2, 1, True), MEMBERS, b"symbol", 96, MAX_DEPTH, objects)
 
     @pytest.mark.parametrize(
         "text",
@@ -247,14 +352,17 @@ def test_variants_give_the_same_bytes(kernel: Any) -> None:
     """Output, spans, offsets and errors are the same as from the installed kernel, to the byte."""
     installed = importlib.import_module("optimizer.scan._prune")
 
-    def everything(module: Any, data: bytes, step: int) -> object:
-        pruner = module.Pruner((2, 1, True), MEMBERS, b"symbol", 96, 20)
+    kept = _kept_objects({"curves": {"a": {}}, "x": {"x": {}}, "A": {}})
+
+    def everything(module: Any, data: bytes, step: int, objects: tuple[tuple[bytes, int, int], ...]) -> object:
+        pruner = module.Pruner((2, 1, True), MEMBERS, b"symbol", 96, 20, objects)
         batches = [*fed(pruner, *(data[start : start + step] for start in range(0, len(data), step)))]
         return batches, pruner.error, pruner.depth, pruner.in_string
 
     for data in broken_files():
         for step in (1 << 20, 64, 13):
-            assert everything(kernel, data, step) == everything(installed, data, step)
+            for objects in ((), kept):
+                assert everything(kernel, data, step, objects) == everything(installed, data, step, objects)
 
 
 def replay(program: list[str], data: bytes, step: int) -> bytes:

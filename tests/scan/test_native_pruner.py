@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from optimizer.config.field_map import UNMAPPED, InputMapping
 from optimizer.errors import RollingError
 from optimizer.models import Record, Reject
 from optimizer.scan.batch import EncodedBatch, RecordBatch
@@ -28,7 +29,7 @@ from tests.support.broken_documents import BrokenDocuments
 from tests.support.engines import decline, require_engine
 from tests.support.examples import examples
 from tests.support.rolling_files import a_record
-from tests.support.strategies import cuts, rolling_bytes
+from tests.support.strategies import MAPPINGS, cuts, rolling_bytes
 
 LIMIT = 1 << 20
 IJSON = choose_engine("ijson")
@@ -40,12 +41,14 @@ def native_engine() -> Engine:
     return require_engine("native")
 
 
-def outcome(chunks: Iterable[bytes], engine: Engine, limit: int = LIMIT) -> list[Item | tuple[str, str]]:
+def outcome(
+    chunks: Iterable[bytes], engine: Engine, limit: int = LIMIT, mapping: InputMapping = UNMAPPED
+) -> list[Item | tuple[str, str]]:
     """Return what a scan yields, and the class and the message of the error that it ends with."""
     outcomes: list[Item | tuple[str, str]] = []
     ignored = dropped = 0
     try:
-        for item in scan(chunks, engine, max_record_bytes=limit):  # what comes before an error counts
+        for item in scan(chunks, engine, max_record_bytes=limit, mapping=mapping):  # what comes before an error counts
             if isinstance(item, RecordBatch):
                 outcomes.extend(item.records())
             elif isinstance(item, SymbolsIgnored):
@@ -76,6 +79,19 @@ class TestBothEngines:
 
         for chunks in ([whole], one_by_one(whole), data.draw(cuts(whole))):
             assert outcome(chunks, native, limit) == expected
+
+    @hypothesis_settings(max_examples=examples(600))
+    @given(st.data(), st.sampled_from(MAPPINGS[1:]), st.sampled_from([64, 300, LIMIT]))
+    def test_on_files_with_fields_of_their_own(
+        self, native: Engine, data: st.DataObject, mapping: InputMapping, limit: int
+    ) -> None:
+        """With names, divisors, paths and extra fields; whole, byte by byte and cut anywhere."""
+        whole = data.draw(rolling_bytes(mapping))
+        expected = outcome([whole], IJSON, limit, mapping)
+
+        for chunks in ([whole], one_by_one(whole), data.draw(cuts(whole))):
+            assert outcome(chunks, native, limit, mapping) == expected
+        assert outcome(data.draw(cuts(whole)), IJSON, limit, mapping) == expected
 
     @pytest.mark.no_cover
     @pytest.mark.slow

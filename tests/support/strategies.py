@@ -16,7 +16,20 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-__all__ = ["OVERLONG", "Members", "Raw", "Style", "cuts", "render", "rolling_bytes", "rolling_files", "styles"]
+from optimizer.config.field_map import UNMAPPED, InputMapping, MappedField, parse_mapping
+
+__all__ = [
+    "MAPPINGS",
+    "OVERLONG",
+    "Members",
+    "Raw",
+    "Style",
+    "cuts",
+    "render",
+    "rolling_bytes",
+    "rolling_files",
+    "styles",
+]
 
 # Longer than any limit the tests set; nothing else that these strategies make comes near one.
 OVERLONG = 40_000
@@ -281,11 +294,101 @@ def maps(draw: st.DrawFn) -> Members:
     return Members(draw(st.permutations(members)))
 
 
+# What ROLLING_FIELDS, ROLLING_BOT_FIELDS and ROLLING_POSITION_FIELDS may be: other names, divisors and extra fields;
+# paths; paths with the names of sections in them; and other meanings for names that have one by default.
+MAPPINGS = [
+    parse_mapping(),
+    parse_mapping("prediction=score; confidence=certainty/100; last_price=close; +sector; +volume=v"),
+    parse_mapping(
+        "symbol=ticker; prediction=p.1d.prediction; confidence=p.1d.confidence/100; last_price=quote.close;"
+        "sentiment=quote.mood; timestamp=at.s; +sector; +volume=p.volume",
+        "equity=balance.total; positions=account.holdings; enabled=on; last_updated=account.at.s",
+        "quantity=size.amount; avg_price=cost/100; symbol=asset",
+    ),
+    parse_mapping(
+        "prediction=predictions.1d.prediction; target_price=predictions.AAPL.x.y/0.01; +q=symbols.q; +last=bots.a.last"
+    ),
+    parse_mapping("last_price=price; stop_loss=last.x; +timestamp2=timestamp; +price2=last_price"),
+]
+
+extra_values = st.one_of(
+    plain, st.sampled_from(["x" * 1_024, "x" * 1_025, [], [1], Members(), Raw("1e999"), Raw("9" * 400), Raw("NaN")])
+)
+_no_object = st.sampled_from([None, 5, [], "x", [Members([("prediction", 1)])]])
+
+
 @st.composite
-def rolling_files(draw: st.DrawFn) -> str:
+def _relocated(draw: st.DrawFn, members: Members, items: Sequence[MappedField]) -> Members:
+    """The members of a record, a bot or a position where a mapping says, and others as they are."""
+    by_name = {item.name: item for item in items}
+    result = Members()
+    for name, body in members:
+        item = by_name.get(name)
+        if item is None:
+            result.append((name, body))
+            continue
+        is_number = isinstance(body, int | float) and not isinstance(body, bool)
+        _put(result, item.path, body * item.divisor if is_number and item.divisor != 1 else body)
+    objects = sorted({item.path[0] for item in items if len(item.path) > 1})
+    if objects and draw(st.integers(0, 15)) == 0:
+        spoiled = draw(st.sampled_from(objects))
+        return Members((name, draw(_no_object) if name == spoiled else body) for name, body in result)
+    return Members(draw(st.permutations(result))) if draw(st.booleans()) else result
+
+
+def _put(members: Members, path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        inside = next((body for key, body in members if key == name and isinstance(body, Members)), None)
+        if inside is None:
+            inside = Members()
+            members.append((name, inside))
+        members = inside
+    members.append((path[-1], value))
+
+
+def _mapped(draw: st.DrawFn, value: Any, mapping: InputMapping, *, is_root: bool = True) -> Any:
+    """A tree whose records, bots and positions are written as a mapping says."""
+    if isinstance(value, Members):
+        body = Members(
+            (name, _mapped_bots(draw, body, mapping))
+            if is_root and name in ("bots", "_bots")
+            else (name, _mapped(draw, body, mapping, is_root=False))
+            for name, body in value
+        )
+        if any(name == "prediction" for name, _ in body):
+            for extra in mapping.records.extras:
+                if draw(st.integers(0, 3)):
+                    _put(body, extra.path, draw(extra_values))
+        return draw(_relocated(body, mapping.records.fields))
+    return [_mapped(draw, element, mapping, is_root=False) for element in value] if isinstance(value, list) else value
+
+
+def _mapped_bots(draw: st.DrawFn, value: Any, mapping: InputMapping) -> Any:
+    if not isinstance(value, Members):
+        return value
+
+    def position(body: Any) -> Any:
+        return draw(_relocated(body, mapping.positions.fields)) if isinstance(body, Members) else body
+
+    def held(body: Any) -> Any:
+        if isinstance(body, Members):
+            return Members((symbol, position(one)) for symbol, one in body)
+        return [position(one) for one in body] if isinstance(body, list) else body
+
+    def bot(body: Any) -> Any:
+        if not isinstance(body, Members):
+            return body
+        written = Members((name, held(part) if name == "positions" else part) for name, part in body)
+        return draw(_relocated(written, mapping.bots.fields))
+
+    return Members((name, bot(body)) for name, body in value)
+
+
+@st.composite
+def rolling_files(draw: st.DrawFn, mapping: InputMapping = UNMAPPED) -> str:
     """The JSON of a rolling file in any of the four shapes, well formed wherever something is kept.
 
-    Encode it with `surrogateescape`.
+    Its fields are where the mapping says. Encode it with `surrogateescape`.
     """
     style = draw(styles)
     shape = draw(st.sampled_from(["map", "array", "lines"]))
@@ -297,6 +400,8 @@ def rolling_files(draw: st.DrawFn) -> str:
         roots = draw(listed_records())
         if draw(st.integers(0, 3)) == 0:
             roots = [*roots, draw(maps()), *draw(st.lists(no_objects, max_size=1))]
+    if mapping != UNMAPPED:
+        roots = [_mapped(draw, root, mapping) for root in roots]
     between = draw(st.sampled_from(["\n", "\r\n", " "]))
     lead = draw(st.sampled_from(["", "", "\ufeff", " \n", "\ufeff\t"]))
     return lead + between.join(render(root, style) for root in roots) + draw(st.sampled_from(["", "\n"]))
@@ -307,17 +412,18 @@ _SOUP = [
     *(bytes((byte,)) for byte in b'{}[],:"\\ \n\r\t\x0c\x00\xff-NI1e.'),
     *(b'"symbol"', b'"predictions"', b'"bots"', b'"_x"', b'"confidence"', b'"prediction"', b'"last_price"', b'"A"'),
     *(b"NaN", b"-Infinity", b"Infinity", b"null", b"true", b"0.5", b"12", b"1e999", b"\xef\xbb\xbf", b"\xc3\xa9"),
+    *(b'"p":{', b'"1d":{', b'"ticker":"B"', b'"quote"', b'"last":{"x"', b'"AAPL"', b'"x":', b'"bots":{"a":{'),
     *(b'":', b'\\"', b"\\\\", b'"\\ud800"', b"]}", b"[[", b"{{", b'{"', b'":{"', b"a" * 20, b" " * 20, b"1" * 20),
 ]
 soup = st.lists(st.sampled_from(_SOUP), max_size=40).map(b"".join)
 
 
 @st.composite
-def rolling_bytes(draw: st.DrawFn) -> bytes:
+def rolling_bytes(draw: st.DrawFn, mapping: InputMapping = UNMAPPED) -> bytes:
     """The bytes of a small rolling file, most of them damaged somewhere, or a soup of tokens."""
     if draw(st.integers(0, 2)) == 0:
         return draw(soup)
-    data = draw(rolling_files().filter(lambda text: len(text) < 6_000)).encode("utf-8", "surrogateescape")
+    data = draw(rolling_files(mapping).filter(lambda text: len(text) < 6_000)).encode("utf-8", "surrogateescape")
     for _ in range(draw(st.integers(0, 2))):
         begin = draw(st.integers(0, len(data)))
         end = begin + draw(st.sampled_from([0, 0, 1, 2, 10]))

@@ -113,6 +113,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         {(const uint8_t *)"predictions", 11, {3, 1, 1}},
         {(const uint8_t *)"bots", 4, {3, 3, 0}},
     };
+    /* `a` with `b` and `symbol` in it, `predictions` with `a` in it; the names come often in what the fuzzer makes. */
+    static const rp_object objects[] = {
+        {0},
+        {NULL, 0, 2, 2},
+        {(const uint8_t *)"a", 1, 4, 2},
+        {(const uint8_t *)"predictions", 11, 6, 1},
+        {(const uint8_t *)"b", 1, 0, 0},
+        {(const uint8_t *)"symbol", 6, 7, 1},
+        {(const uint8_t *)"a", 1, 0, 0},
+        {(const uint8_t *)"b", 1, 0, 0},
+    };
     static const uint32_t levels[][2] = {{2, 1}, {1, 3}, {3, 2}, {1, 1}};
     if (size < 3 || size > MOST_INPUT) return 0;
     const rp_policy policy = {
@@ -121,6 +132,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         .member_count = data[0] & 4 ? 0 : 2,
         .record_key = data[0] & 8 ? NULL : (const uint8_t *)"symbol",
         .record_key_length = 6,
+        .objects = data[0] & 64 ? objects : NULL,
         .max_key_bytes = data[0] & 16 ? 10 : 1 << 20,
         .max_depth = data[0] & 32 ? 6 : 1000,
     };

@@ -15,7 +15,10 @@ int main(int argc, char **argv) {
         {(const uint8_t *)"bots", 4, {3, 3, 0}},
         {(const uint8_t *)"_bots", 5, {3, 3, 0}},
     };
-    const rp_policy policy = {{2, 1, 1}, members, 4, (const uint8_t *)"symbol", 6, 1 << 20, 1000};
+    static const rp_object objects[] = {
+        {0}, {NULL, 0, 2, 1}, {(const uint8_t *)"curves", 6, 3, 1}, {(const uint8_t *)"a", 1, 0, 0},
+    };
+    const rp_policy policy = {{2, 1, 1}, members, 4, (const uint8_t *)"symbol", 6, objects, 1 << 20, 1000};
     const size_t step = argc > 1 ? strtoul(argv[1], NULL, 10) : MOST;
     uint8_t *input = malloc(MOST);
     rp_output output = {.bytes = malloc(2 * (size_t)MOST), .size = 2 * (size_t)MOST,
