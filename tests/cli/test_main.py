@@ -22,6 +22,7 @@ from tests.support.s3_server import S3Server
     "arguments",
     [
         ["run", "--no-cache"],
+        ["inspect"],
         ["sample", "made.json", "--symbols", "1"],
         ["bench", "--rounds", "1"],
         ["status"],
@@ -46,7 +47,9 @@ def test_commands_that_need_no_celery_import_none(data: Path, redis_server: Redi
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("command", [["run"], ["status"], ["config"], ["trigger"]], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command", [["run"], ["inspect"], ["status"], ["config"], ["trigger"]], ids=lambda command: command[0]
+)
 def test_a_bad_variable_is_one_line_for_every_command(data: Path, command: list[str]) -> None:
     """The variable and the value are named."""
     done = rolling_optimizer(data, *command, ROLLING_INTERVAL_S="often")

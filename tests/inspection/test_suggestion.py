@@ -14,7 +14,7 @@ from optimizer.inspection.paths import UnitStats
 from optimizer.inspection.report import UnitReport
 from optimizer.inspection.reporting import BOTS, POSITIONS, RECORDS, report_on
 from optimizer.inspection.suggestion import UnitKind, fit, read_from
-from optimizer.inspection.synonyms import BOT_NAMES, EXTRA_NAMES, POSITION_NAMES, RECORD_NAMES
+from optimizer.inspection.synonyms import BOT_NAMES, EXTRA_NAMES, POSITION_NAMES, RECORD_NAMES, normalized
 from tests.support.examples import examples
 
 KINDS = {"fields": RECORDS, "bot_fields": BOTS, "position_fields": POSITIONS}
@@ -187,3 +187,12 @@ def test_bots_and_positions_have_lines_of_their_own() -> None:
         report(position, kind=POSITIONS, keyed=False).suggested == "symbol=ticker; quantity=size; avg_price=entryPrice"
     )
     assert report(position, kind=POSITIONS, keyed=True).suggested == "quantity=size; avg_price=entryPrice"
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_field_has_synonyms_that_are_compared_as_they_are_written(kind: UnitKind) -> None:
+    """The first is the field itself; a synonym with an underscore or a capital would never be found."""
+    assert {field.name for field in kind.fields} == set(kind.names)
+    for field, synonyms in kind.names.items():
+        assert normalized(field) in synonyms
+        assert list(synonyms) == [normalized(name) for name in dict.fromkeys(synonyms)]
