@@ -30,7 +30,7 @@ from optimizer.scan.validation import load_unit
 
 __all__ = ["InputShape", "ShapeName", "find_shape", "layout_of"]
 
-# A member of a map is taken for a section under another name only among so few: a map of records has more.
+# The objects of a root that is one record, or that has sections, are few: a map of records has more.
 MOST_SECTIONS: Final = 5
 # Of objects and arrays in a bot, whose positions are in either.
 BOT_LEVELS: Final = 6
@@ -137,7 +137,8 @@ class _Members:
             self.sections[key] = None
         elif step.unit is not None or step.event == "start_array":
             self.objects += step.unit is not None and not key.startswith("_")
-            if normalized(key) in SECTION_NAMES and (step.unit is None or _is_map(load_unit(step.unit))):
+            may_hold_records = normalized(key) in SECTION_NAMES and len(self.unknown) < MOST_SECTIONS
+            if may_hold_records and (step.unit is None or _is_map(load_unit(step.unit))):
                 self.unknown[key] = None
         elif len(self.plain) < MAP_MEMBERS:
             self.plain[key] = step.event
@@ -162,7 +163,8 @@ def _take_member(root: Root, step: Step, record_key: str) -> None:
 
 def _decided(root: Root, seen: _Members, roots: int) -> InputShape:
     text = root.description
-    names_a_symbol = any(event == "string" and normalized(name) in SYMBOL_NAMES for name, event in seen.plain.items())
+    symbols = (name for name, event in seen.plain.items() if event == "string" and normalized(name) in SYMBOL_NAMES)
+    names_a_symbol = seen.objects <= MOST_SECTIONS and any(symbols)
     if seen.count < MAP_MEMBERS and root.is_record:
         return InputShape(ShapeName.LINES, text)
     if roots > 1 and names_a_symbol:

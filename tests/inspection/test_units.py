@@ -65,6 +65,8 @@ def test_inspect_finds_as_many_records_and_bots_as_a_run(data: st.DataObject) ->
         ('{"ticker": "A", "quote": {"close": 1}}\n{"ticker": "B"}', ShapeName.LINES, (), ()),
         ('{"Ticker": "A", "px": 1}', ShapeName.LINES, (), ()),
         ('{"k": 1, "n": {"a": 1}}\n{"k": 2, "n": {"a": 1}}', ShapeName.LINES, (), ()),
+        ('{"code": "ok", "data": [{"ticker": "A"}]}', ShapeName.SECTION, ("data",), ("data",)),
+        ('{"asset": "equity", ' + ", ".join(f'"S{n}": {{"x": 1}}' for n in range(9)) + "}", ShapeName.MAP, (), ()),
         ('{"version": 3, "A": {"x": 1}}', ShapeName.MAP, (), ()),
         ("{}", ShapeName.NONE, (), ()),
         ("", ShapeName.NONE, (), ()),
