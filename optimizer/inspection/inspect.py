@@ -1,8 +1,8 @@
 """Read the beginning of an input, and report what it holds: shape, fields, and what to set.
 
 It reads the beginning twice: for the shape, then for the records of that shape with their nested objects. It stops
-after `MOST_RECORDS` records, `MOST_JSON_BYTES` of JSON or `MOST_STEPS` values around records. Memory is as bounded as
-that of a scan, by `MOST_UNIT_BYTES` in place of the limit of a record.
+after `MOST_RECORDS` records, `MOST_JSON_BYTES` of JSON or `MOST_STEPS` values around records. Memory is bounded
+as in a scan, by `MOST_UNIT_BYTES` in place of the limit of a record.
 
 Errors: those of `source` and of the scan, with the path.
 """

@@ -170,7 +170,7 @@ def test_records_without_keys_need_a_symbol() -> None:
 
 
 def test_items_in_force_stay_and_those_that_read_nothing_are_replaced() -> None:
-    """The line can be put in place of the one in force."""
+    """What is suggested can be put in place of the one in force."""
     unit = {"prediction": 1, "score": 0.5, "close": 3.0, "desk": "emea"}
     found = report(unit, text="last_price=gone; +desk; confidence=score")
     assert found.suggested == "confidence=score; last_price=close; +desk"
