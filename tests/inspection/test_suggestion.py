@@ -153,6 +153,9 @@ def test_a_type_that_contradicts_is_never_suggested() -> None:
     """Text under a name of a number, and numbers under a name of a text."""
     found = report({"prediction": 1, "confidence": 0.5, "close": "12.5", "px": 12.5, "signal": 3, "sector": {"id": 1}})
     assert found.suggested == "last_price=px"
+    mixed = [{"prediction": 1, "confidence": 0.5, "close": value} for value in (12.5, 13, None, 14.5, "n/a")]
+    assert report(*mixed).suggested is None
+    assert report(*mixed[:4]).suggested == "last_price=close"
 
 
 def test_a_field_that_would_reject_its_record_becomes_an_extra_field() -> None:
