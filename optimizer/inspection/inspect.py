@@ -1,14 +1,15 @@
 """Read the beginning of an input, and report what it holds: shape, fields, and what to set.
 
 It reads the beginning twice: for the shape, then for the records of that shape with their nested objects. It stops
-after `MOST_RECORDS` records, or `MOST_JSON_BYTES` of JSON; memory is as bounded as that of a scan.
+after `MOST_RECORDS` records, `MOST_JSON_BYTES` of JSON or `MOST_STEPS` values around records. Memory is bounded
+as in a scan, by `MOST_UNIT_BYTES` in place of the limit of a record.
 
 Errors: those of `source` and of the scan, with the path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import closing, suppress
 from typing import Final
 
@@ -17,11 +18,11 @@ from optimizer.config.settings import Settings
 from optimizer.errors import SourceError
 from optimizer.inspection.report import Inspection
 from optimizer.inspection.reporting import BOTS, POSITIONS, RECORDS, report_on
-from optimizer.inspection.shape import InputShape, find_shape, layouts_of
+from optimizer.inspection.shape import InputShape, find_shape, layout_of
 from optimizer.inspection.units import Units
 from optimizer.inspection.walk import Step, walk
 from optimizer.pipeline.parts import without_snapshots
-from optimizer.scan.layout import LAYOUTS, RECORD_LAYOUT, Layout
+from optimizer.scan.layout import FileLayout, file_layout
 from optimizer.source.input_file import InputFile
 from optimizer.source.opener import expand, open_input_file
 from optimizer.storage.location import Location
@@ -31,10 +32,10 @@ __all__ = ["MOST_RECORDS", "inspect_input"]
 MOST_RECORDS: Final = 1_000
 MOST_JSON_BYTES: Final = 256 << 20
 CHUNK_BYTES: Final = 128 << 10
-# A unit with its nested objects and arrays; longer ones are only counted.
+# A unit with its nested objects; longer ones are only counted.
 MOST_UNIT_BYTES: Final = 16 << 20
-# Of objects and arrays in a unit that are looked into.
-LEVELS: Final = 6
+# Of units and of the values around them: an input of nothing but plain values has one for each two bytes.
+MOST_STEPS: Final = 100_000
 
 
 def inspect_input(settings: Settings) -> Inspection:
@@ -70,16 +71,16 @@ def inspect_input(settings: Settings) -> Inspection:
 
 
 def _is_enough(units: Units) -> bool:
-    return units.records.count >= MOST_RECORDS or units.json_bytes >= MOST_JSON_BYTES
+    return units.records.count >= MOST_RECORDS or units.json_bytes >= MOST_JSON_BYTES or units.steps >= MOST_STEPS
 
 
 def _take_file(location: Location, units: Units, mapping: InputMapping) -> InputShape:
     """Take the units of a file, as far as they are needed; return its shape."""
     with open_input_file(location) as file:
         try:
-            with closing(_steps(file, Units(mapping.bots), RECORD_LAYOUT, LAYOUTS)) as steps:
+            with closing(_steps(file, Units(mapping.bots), file_layout(mapping))) as steps:
                 shape = find_shape(steps, mapping)
-            with closing(_steps(file, units, *layouts_of(shape, LEVELS))) as steps:
+            with closing(_steps(file, units, layout_of(shape))) as steps:
                 for step in steps:
                     units.take(step, shape)
                     if _is_enough(units):
@@ -94,8 +95,8 @@ class _Enough(Exception):
     """So much JSON was read, perhaps without any record, that the rest is left alone."""
 
 
-def _steps(file: InputFile, units: Units, default: Layout, members: Mapping[bytes, Layout]) -> Generator[Step]:
-    """Yield the steps of a file, and count its bytes, up to its end or the limit."""
+def _steps(file: InputFile, units: Units, layout: FileLayout) -> Generator[Step]:
+    """Yield the steps of a file, and count them and its bytes, up to its end or a limit."""
 
     def counted() -> Generator[bytes]:
         with closing(file.chunks(CHUNK_BYTES)) as chunks:
@@ -107,4 +108,8 @@ def _steps(file: InputFile, units: Units, default: Layout, members: Mapping[byte
 
     chunks = counted()
     with closing(chunks), suppress(_Enough):
-        yield from walk(chunks, default=default, members=members, max_unit_bytes=MOST_UNIT_BYTES)
+        for step in walk(chunks, layout, max_unit_bytes=MOST_UNIT_BYTES):
+            units.steps += 1
+            yield step
+            if units.steps >= MOST_STEPS:
+                raise _Enough

@@ -6,24 +6,34 @@ a run does not understand: records in a member of another name, and one record a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
-from optimizer.config.field_map import UNMAPPED, InputMapping
+from optimizer.config.field_map import MAX_PATH_NAMES, UNMAPPED, InputMapping
 from optimizer.inspection.synonyms import SECTION_NAMES, SYMBOL_NAMES, normalized
 from optimizer.inspection.walk import ENDS, Step
-from optimizer.scan.layout import BOT_SECTIONS, RECORD_SECTIONS, Layout, file_layout
+from optimizer.scan.layout import (
+    BOT_SECTIONS,
+    RECORD_SECTIONS,
+    FileLayout,
+    Layout,
+    Objects,
+    RecordNames,
+    file_layout,
+)
 from optimizer.scan.root import MAP_MEMBERS, Root, Shape, kind_of, telling_names
 from optimizer.scan.schema import schema_of
 from optimizer.scan.validation import load_unit
 
-__all__ = ["InputShape", "ShapeName", "find_shape", "layouts_of"]
+__all__ = ["InputShape", "ShapeName", "find_shape", "layout_of"]
 
-# A member of a map is taken for a section under another name only among so few: a map of records has more.
+# The objects of a root that is one record, or that has sections, are few: a map of records has more.
 MOST_SECTIONS: Final = 5
+# Of objects and arrays in a bot, whose positions are in either.
+BOT_LEVELS: Final = 6
 
 
 class ShapeName(StrEnum):
@@ -78,12 +88,32 @@ def find_shape(steps: Iterable[Step], mapping: InputMapping = UNMAPPED) -> Input
     return _decided(root, members, roots) if roots else InputShape(ShapeName.NONE, plain or "empty")
 
 
-def layouts_of(shape: InputShape, levels: int) -> tuple[Layout, Mapping[bytes, Layout]]:
-    """The layouts, default and by member, under which the records of a shape are units with so many levels."""
+def layout_of(shape: InputShape) -> FileLayout:
+    """The layout under which the records of a shape are units that keep their objects, and their arrays emptied."""
+    names = RecordNames(objects=_AnyObjects(MAX_PATH_NAMES - 1))
     if shape.name is ShapeName.LINES:
-        return Layout(1, levels), {}
-    names = (*RECORD_SECTIONS, *BOT_SECTIONS, *shape.unknown_sections)
-    return Layout(2, levels), {msgspec.json.encode(name): Layout(3, levels) for name in names}
+        return FileLayout(Layout(1, 1), {}, names)
+    records = {msgspec.json.encode(name): Layout(3, 1) for name in (*RECORD_SECTIONS, *shape.unknown_sections)}
+    bots = {msgspec.json.encode(name): Layout(3, BOT_LEVELS) for name in BOT_SECTIONS}
+    return FileLayout(Layout(2, 1), records | bots, names)
+
+
+class _AnyObjects(Mapping[str, "Objects"]):
+    """Objects of any name inside each other, so many levels of them."""
+
+    def __init__(self, levels: int) -> None:
+        self._levels = levels
+
+    def __getitem__(self, name: str) -> Objects:
+        if self._levels == 1:
+            raise KeyError(name)
+        return _AnyObjects(self._levels - 1)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return self._levels
 
 
 class _Members:
@@ -107,7 +137,8 @@ class _Members:
             self.sections[key] = None
         elif step.unit is not None or step.event == "start_array":
             self.objects += step.unit is not None and not key.startswith("_")
-            if normalized(key) in SECTION_NAMES and (step.unit is None or _is_map(load_unit(step.unit))):
+            may_hold_records = normalized(key) in SECTION_NAMES and len(self.unknown) < MOST_SECTIONS
+            if may_hold_records and (step.unit is None or _is_map(load_unit(step.unit))):
                 self.unknown[key] = None
         elif len(self.plain) < MAP_MEMBERS:
             self.plain[key] = step.event
@@ -132,7 +163,8 @@ def _take_member(root: Root, step: Step, record_key: str) -> None:
 
 def _decided(root: Root, seen: _Members, roots: int) -> InputShape:
     text = root.description
-    names_a_symbol = any(event == "string" and normalized(name) in SYMBOL_NAMES for name, event in seen.plain.items())
+    symbols = (name for name, event in seen.plain.items() if event == "string" and normalized(name) in SYMBOL_NAMES)
+    names_a_symbol = seen.objects <= MOST_SECTIONS and any(symbols)
     if seen.count < MAP_MEMBERS and root.is_record:
         return InputShape(ShapeName.LINES, text)
     if roots > 1 and names_a_symbol:

@@ -2,7 +2,7 @@
 
 A path is suggested for a field only if all its values have types that the field accepts, and most of those that were
 kept are within its limits. A line is put together item by item, and an item is kept only if the parser of the settings
-understands the line with it as it is meant: names that the grammar cannot express are left out.
+understands a line with it as it is meant: names that the grammar cannot express are left out.
 """
 
 from __future__ import annotations

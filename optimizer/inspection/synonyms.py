@@ -21,7 +21,7 @@ __all__ = [
 
 _IGNORED: Final = re.compile(r"[-_ ]")
 
-SYMBOL_NAMES: Final = ("symbol", "ticker", "instrument", "asset", "security", "sym", "ric", "figi", "isin", "code")
+SYMBOL_NAMES: Final = ("symbol", "ticker", "instrument", "asset", "security", "sym", "ric", "figi", "isin")
 _TIME_NAMES: Final = (
     "timestamp", "time", "ts", "updatedat", "lastupdated", "lastupdate", "updated", "asof", "generatedat", "createdat",
     "datetime", "date",

@@ -76,10 +76,12 @@ def _units(name: str, units: UnitReport) -> Iterator[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     for row in rows:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    if len(others) > OTHERS_SHOWN or units.paths_left_out:
+    if len(others) > OTHERS_SHOWN:
         yield f"  and {len(others) - OTHERS_SHOWN:,} paths more that no field is read from; --json lists them"
+    if units.paths_left_out:
+        yield f"  and {units.paths_left_out:,} values at more paths than are held"
     if units.absent:
-        yield f"  not there: {', '.join(units.absent)}"
+        yield f"  no path for: {', '.join(units.absent)}"
     for missing in units.missing:
         name_only = missing.partition(" ")[0]
         yield (

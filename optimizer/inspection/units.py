@@ -35,6 +35,7 @@ class Units:
         self.not_objects = 0  # values where a record should be
         self.too_large = 0  # units that are too long to be looked into
         self.json_bytes = 0
+        self.steps = 0
 
     def take(self, step: Step, shape: InputShape) -> None:
         """Take a step of a walk with the layouts of a shape."""

@@ -8,11 +8,11 @@ Errors: those of the scan, `SourceMalformed` and `SourceTorn`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from optimizer.scan.fragment import Fragment, FragmentKind
-from optimizer.scan.layout import Layout
+from optimizer.scan.layout import FileLayout
 from optimizer.scan.patterns import SPACE, STRING, compiled
 from optimizer.scan.pruner import Pruner
 from optimizer.scan.structure import Structure
@@ -39,11 +39,9 @@ class Step(NamedTuple):
     unit: Fragment | None = None
 
 
-def walk(
-    chunks: Iterable[bytes], *, default: Layout, members: Mapping[bytes, Layout], max_unit_bytes: int
-) -> Iterator[Step]:
-    """Yield the steps of an input; arguments as those of `Pruner`."""
-    pruner = Pruner(default=default, members=members, max_unit_bytes=max_unit_bytes)
+def walk(chunks: Iterable[bytes], layout: FileLayout, *, max_unit_bytes: int) -> Iterator[Step]:
+    """Yield the steps of an input whose units are where a layout says."""
+    pruner = Pruner(default=layout.default, members=layout.members, names=layout.names, max_unit_bytes=max_unit_bytes)
     structure = Structure()
     for fragment in _fragments(pruner, chunks):
         if fragment.kind is FragmentKind.UNIT:

@@ -62,7 +62,7 @@ def test_inspect_shows_what_a_file_holds_and_what_to_set(tmp_path: Path) -> None
     assert ["100 %", "text", "sector", '"Energy"', "suggested: +sector"] in rows
     assert ["100 %", "array", "curve", "[...]"] in rows
     assert "shape: an object of records by symbol" in done.stdout
-    assert "  not there: sentiment, target_price, stop_loss, timestamp" in done.stdout
+    assert "  no path for: sentiment, target_price, stop_loss, timestamp" in done.stdout
     assert done.stdout.endswith(f'suggested:\n  ROLLING_FIELDS="{SUGGESTED}"\n')
 
 

@@ -22,6 +22,7 @@ from tests.support.s3_server import S3Server
     "arguments",
     [
         ["run", "--no-cache"],
+        ["inspect"],
         ["sample", "made.json", "--symbols", "1"],
         ["bench", "--rounds", "1"],
         ["status"],
@@ -46,10 +47,10 @@ def test_commands_that_need_no_celery_import_none(data: Path, redis_server: Redi
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("command", [["run"], ["status"], ["config"], ["trigger"]], ids=lambda command: command[0])
-def test_a_bad_variable_is_one_line_for_every_command(data: Path, command: list[str]) -> None:
+@pytest.mark.parametrize("command", ["run", "inspect", "status", "config", "trigger"])
+def test_a_bad_variable_is_one_line_for_every_command(data: Path, command: str) -> None:
     """The variable and the value are named."""
-    done = rolling_optimizer(data, *command, ROLLING_INTERVAL_S="often")
+    done = rolling_optimizer(data, command, ROLLING_INTERVAL_S="often")
     assert done.returncode == 2
     assert "ROLLING_INTERVAL_S='often' is not a number" in done.stderr
     assert "Traceback" not in done.stderr
@@ -57,7 +58,7 @@ def test_a_bad_variable_is_one_line_for_every_command(data: Path, command: list[
 
 @pytest.mark.slow
 def test_urls_work_as_paths_do(data: Path, s3: S3Server) -> None:
-    """`run` from and to a bucket, `status` and `config` on it, and `bench` of an object."""
+    """`run` from and to a bucket, `status` and `config` on it, `inspect` and `bench` of an object."""
     place = s3.bucket / data.name
     s3.put(place / "rolling_brain.json.gz", data / "data" / "rolling_brain.json.gz")
     where = {"ROLLING_INPUT": f"{place}/rolling_brain.json.gz", "ROLLING_OUTPUT_DIR": f"{place}/out"}
@@ -67,11 +68,13 @@ def test_urls_work_as_paths_do(data: Path, s3: S3Server) -> None:
     ran = rolling_optimizer(data, "run", "--no-cache", *options)
     status = rolling_optimizer(data, "status", **where, **nowhere)
     config = rolling_optimizer(data, "config", **where, **nowhere)
+    inspect = rolling_optimizer(data, "inspect", where["ROLLING_INPUT"])
     bench = rolling_optimizer(data, "bench", "--rounds", 1, "--json", where["ROLLING_INPUT"], **nowhere)
 
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "6 predictions of 11 records" in ran.stdout
     assert "from files" in status.stdout
+    assert "records: 11\n" in inspect.stdout
     assert where["ROLLING_OUTPUT_DIR"] in config.stdout
     assert json.loads(bench.stdout)["input"] == where["ROLLING_INPUT"]
     assert {name.partition("/")[0] for name in s3.names(place / "out")} == {

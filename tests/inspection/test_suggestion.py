@@ -14,7 +14,7 @@ from optimizer.inspection.paths import UnitStats
 from optimizer.inspection.report import UnitReport
 from optimizer.inspection.reporting import BOTS, POSITIONS, RECORDS, report_on
 from optimizer.inspection.suggestion import UnitKind, fit, read_from
-from optimizer.inspection.synonyms import BOT_NAMES, EXTRA_NAMES, POSITION_NAMES, RECORD_NAMES
+from optimizer.inspection.synonyms import BOT_NAMES, EXTRA_NAMES, POSITION_NAMES, RECORD_NAMES, normalized
 from tests.support.examples import examples
 
 KINDS = {"fields": RECORDS, "bot_fields": BOTS, "position_fields": POSITIONS}
@@ -153,6 +153,9 @@ def test_a_type_that_contradicts_is_never_suggested() -> None:
     """Text under a name of a number, and numbers under a name of a text."""
     found = report({"prediction": 1, "confidence": 0.5, "close": "12.5", "px": 12.5, "signal": 3, "sector": {"id": 1}})
     assert found.suggested == "last_price=px"
+    mixed = [{"prediction": 1, "confidence": 0.5, "close": value} for value in (12.5, 13, None, 14.5, "n/a")]
+    assert report(*mixed).suggested is None
+    assert report(*mixed[:4]).suggested == "last_price=close"
 
 
 def test_a_field_that_would_reject_its_record_becomes_an_extra_field() -> None:
@@ -170,7 +173,7 @@ def test_records_without_keys_need_a_symbol() -> None:
 
 
 def test_items_in_force_stay_and_those_that_read_nothing_are_replaced() -> None:
-    """The line can be put in place of the one in force."""
+    """What is suggested can be put in place of the one in force."""
     unit = {"prediction": 1, "score": 0.5, "close": 3.0, "desk": "emea"}
     found = report(unit, text="last_price=gone; +desk; confidence=score")
     assert found.suggested == "confidence=score; last_price=close; +desk"
@@ -187,3 +190,12 @@ def test_bots_and_positions_have_lines_of_their_own() -> None:
         report(position, kind=POSITIONS, keyed=False).suggested == "symbol=ticker; quantity=size; avg_price=entryPrice"
     )
     assert report(position, kind=POSITIONS, keyed=True).suggested == "quantity=size; avg_price=entryPrice"
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_field_has_synonyms_that_are_compared_as_they_are_written(kind: UnitKind) -> None:
+    """The first is the field itself; a synonym with an underscore or a capital would never be found."""
+    assert {field.name for field in kind.fields} == set(kind.names)
+    for field, synonyms in kind.names.items():
+        assert normalized(field) in synonyms
+        assert list(synonyms) == [normalized(name) for name in dict.fromkeys(synonyms)]

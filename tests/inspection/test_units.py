@@ -9,14 +9,14 @@ from hypothesis import event, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from optimizer.config.field_map import FieldMap
+from optimizer.config.field_map import UNMAPPED, FieldMap
 from optimizer.inspection.paths import MOST_PATHS, VALUES_KEPT
-from optimizer.inspection.shape import InputShape, ShapeName, find_shape, layouts_of
+from optimizer.inspection.shape import InputShape, ShapeName, find_shape, layout_of
 from optimizer.inspection.units import Units
 from optimizer.inspection.walk import walk
 from optimizer.models import Bot, Reject, RejectReason
 from optimizer.scan.engine import choose_engine
-from optimizer.scan.layout import LAYOUTS, RECORD_LAYOUT
+from optimizer.scan.layout import file_layout
 from optimizer.scan.scanner import scan_items
 from tests.support.examples import examples
 from tests.support.scanned import LIMIT
@@ -25,10 +25,9 @@ from tests.support.strategies import Members, cuts, listed_records, maps, render
 
 def units_of(chunks: list[bytes]) -> tuple[InputShape, Units]:
     """The units of an input, read as inspect reads it."""
-    shape = find_shape(walk(chunks, default=RECORD_LAYOUT, members=LAYOUTS, max_unit_bytes=LIMIT))
+    shape = find_shape(walk(chunks, file_layout(UNMAPPED), max_unit_bytes=LIMIT))
     units = Units(FieldMap())
-    default, members = layouts_of(shape, 6)
-    for step in walk(chunks, default=default, members=members, max_unit_bytes=LIMIT):
+    for step in walk(chunks, layout_of(shape), max_unit_bytes=LIMIT):
         units.take(step, shape)
     return shape, units
 
@@ -66,6 +65,8 @@ def test_inspect_finds_as_many_records_and_bots_as_a_run(data: st.DataObject) ->
         ('{"ticker": "A", "quote": {"close": 1}}\n{"ticker": "B"}', ShapeName.LINES, (), ()),
         ('{"Ticker": "A", "px": 1}', ShapeName.LINES, (), ()),
         ('{"k": 1, "n": {"a": 1}}\n{"k": 2, "n": {"a": 1}}', ShapeName.LINES, (), ()),
+        ('{"code": "ok", "data": [{"ticker": "A"}]}', ShapeName.SECTION, ("data",), ("data",)),
+        ('{"asset": "equity", ' + ", ".join(f'"S{n}": {{"x": 1}}' for n in range(9)) + "}", ShapeName.MAP, (), ()),
         ('{"version": 3, "A": {"x": 1}}', ShapeName.MAP, (), ()),
         ("{}", ShapeName.NONE, (), ()),
         ("", ShapeName.NONE, (), ()),
