@@ -100,6 +100,15 @@ def test_events_of_a_reader_that_has_started_begin_with_its_version(reader: Snap
     assert any(b"id: %d\n" % reader.manifest().version in message for message in messages if message)
 
 
+def _reads(client: TestClient) -> float:
+    """The responses so far, over all origins."""
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in client.get("/metrics").text.splitlines()
+        if line.startswith("rolling_reads_total{")
+    )
+
+
 def test_apps_may_share_a_reader(settings: Settings, reader: SnapshotReader) -> None:
     """One after another, as in an app's tests, and at the same time; each shows the same and counts together."""
     for _ in range(2):
@@ -108,10 +117,11 @@ def test_apps_may_share_a_reader(settings: Settings, reader: SnapshotReader) -> 
     first, second = (app_of(optimizer.web.make_router(reader=reader)) for _ in range(2))
     with TestClient(first) as one:
         with TestClient(second) as other:
+            before = _reads(one)
             assert one.get("/predictions").content == other.get("/predictions").content
+            assert _reads(one) == _reads(other) == before + 2
         version = version_of(optimize(settings, force=True))
         wait_until(lambda: one.get("/page").json()["version"] == version, limit_s=5, what="the new version")
-        assert "rolling_reads_total" in one.get("/metrics").text
 
 
 @pytest.mark.parametrize(
