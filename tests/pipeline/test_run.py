@@ -99,7 +99,7 @@ def test_a_forced_run_scans_though_nothing_changed(settings: Settings) -> None:
         {"max_record_bytes": 4_096},
         {"fields": "+sector"},
         {"bot_fields": "equity=balance"},
-        {"position_fields": "quantity=size"},
+        {"position_fields": "avg_price=cost"},
     ],
     ids=lambda change: next(iter(change)),
 )
