@@ -65,7 +65,7 @@ Extras = Annotated[
     msgspec.Meta(
         description="The extra fields that ROLLING_FIELDS asks for, by name, as the prediction engine wrote them: "
         "text, numbers, true or false, and null where the input has none. Absent where none are configured.",
-        examples=[{"sector": "Technology", "volume": 41200000, "halted": False, "note": None}],
+        examples=[{"sector": "Technology", "volume": 41200000, "halted": False}],
     ),
 ]
 _NO_EXTRAS: Final[Mapping[str, ExtraValue]] = MappingProxyType({})
@@ -153,7 +153,10 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 
 class Bot(msgspec.Struct, frozen=True):
-    """One bot of the input. `position_count` is the input's number of positions, also if it lists none of them."""
+    """One bot of the input. `position_count` is the input's number of positions, also if it lists none of them.
+
+    `has_fields` is false for a bot in which not one field is present: its engine may have other names for them.
+    """
 
     name: Annotated[str, Rule(InputSymbol)]
     enabled: Annotated[bool, Rule(InputFlag)] = False
@@ -162,6 +165,7 @@ class Bot(msgspec.Struct, frozen=True):
     position_count: int = 0
     positions: tuple[Position, ...] = ()
     last_updated: Annotated[Timestamp | None, Rule(InputTime)] = None
+    has_fields: bool = True
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -232,8 +236,8 @@ class FileEntry(msgspec.Struct, frozen=True):
 class Units(msgspec.Struct, frozen=True):
     """The number of units of one kind in an input, and the number of those that were rejected.
 
-    `without_fields` is the number of bots that have no value in any field that is read; it is only there if that is
-    most of them.
+    `without_fields` are bots of which not one field is present, and which therefore show defaults; not set if there are
+    none.
     """
 
     seen: int = 0
@@ -288,6 +292,7 @@ class Stats(msgspec.Struct, frozen=True):
     bots_seen: int = 0
     bots_rejected: int = 0
     extras_dropped: int = 0
+    bots_without_fields: int = 0
 
 
 class RejectTally(msgspec.Struct, frozen=True):

@@ -33,6 +33,7 @@ from optimizer.pipeline.parts import (
     ScannedInput,
     ScannedPart,
     merge_results,
+    part_digest,
     parts_fingerprint,
     scan_part,
 )
@@ -171,6 +172,21 @@ def _check_outcomes(settings: Settings, assignment: Assignment, outcomes: Sequen
         )
 
 
+def _check_settings(settings: Settings, parts: Sequence[Part]) -> None:
+    """Check that every part was scanned with the settings of this process: other results do not go together.
+
+    Raises:
+        PartFailed: One was not.
+    """
+    for part in parts:
+        if part.digest != part_digest(settings, part.location, part.fingerprint):
+            raise PartFailed(
+                f"{part.location}: scanned by a worker with other settings than the one that merges; give all workers "
+                "the same ROLLING_FIELDS, ROLLING_BOT_FIELDS, ROLLING_POSITION_FIELDS, ROLLING_INDEX_SYMBOLS_LIMIT and "
+                "ROLLING_MAX_RECORD_BYTES, and the same release"
+            )
+
+
 def _merged(
     settings: Settings, assignment: Assignment, session: Session, outcomes: Sequence[PartOutcome]
 ) -> ScannedInput:
@@ -183,6 +199,7 @@ def _merged(
         assert outcome.scanned is not None  # noqa: S101 - checked before
         parts[index] = outcome.scanned.part
         scanned.count(outcome.scanned)
+    _check_settings(settings, parts)
 
     def result_of(part: Part) -> PartResult:
         result = session.ask(lambda: store.load(part.digest), absent=None)

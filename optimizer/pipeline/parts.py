@@ -45,6 +45,7 @@ __all__ = [
     "collect",
     "merge_results",
     "open_input",
+    "part_digest",
     "parts_fingerprint",
     "scan_part",
     "without_snapshots",
@@ -268,15 +269,21 @@ def _parts_at(settings: Settings, locations: Sequence[Location]) -> list[Part]:
 
 
 def _part(settings: Settings, source: InputFile) -> Part:
+    location = str(source.path)
+    return Part(location, source.fingerprint, part_digest(settings, location, source.fingerprint))
+
+
+def part_digest(settings: Settings, location: str, fingerprint: str) -> str:
+    """The digest under which the result of scanning a part with these settings is stored."""
     depends_on = (
-        str(source.path),
-        source.fingerprint,
+        location,
+        fingerprint,
         FORMAT,
         settings.index_symbols_limit,
         settings.max_record_bytes,
         settings.mapping,
     )
-    return Part(str(source.path), source.fingerprint, _digest(repr(depends_on)))
+    return _digest(repr(depends_on))
 
 
 def _with_options(fingerprint: str, settings: Settings) -> str:

@@ -86,4 +86,5 @@ def _stats(scanned: ScannedInput, snapshots: SnapshotSet) -> Stats:
         parts_scanned=scanned.parts_scanned,
         bots_seen=result.bots_seen,
         bots_rejected=result.bots_rejected,
+        bots_without_fields=result.bots_without_fields,
     )

@@ -48,8 +48,11 @@ class BotDecoder:
         given = load_unit(unit)
         try:
             checked(self._name, name, "its name")
-            count, positions = self._positions(member_at(given, self._positions_path))
-            return Bot(name, position_count=count, positions=positions, **read_fields(self._others, given))
+            held = member_at(given, self._positions_path)
+            count, positions = self._positions(held)
+            fields = read_fields(self._others, given)
+            has_fields = bool(fields) or held is not None
+            return Bot(name, position_count=count, positions=positions, has_fields=has_fields, **fields)
         except Unusable as error:
             return Reject(RejectReason.BOT, shown_name(name), where(unit.offset), str(error))
 

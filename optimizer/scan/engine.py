@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from optimizer.errors import SettingsInvalid
 from optimizer.scan.batch import OnBatch
 from optimizer.scan.fragment import Fragment
-from optimizer.scan.layout import RECORD_NAMES, Layout, RecordNames
+from optimizer.scan.layout import DEFAULT_NAMES, Layout, RecordNames
 from optimizer.scan.pruner import Pruner
 
 __all__ = ["AnyPruner", "Engine", "choose_engine"]
@@ -48,7 +48,7 @@ class PrunerFactory(Protocol):
         members: Mapping[bytes, Layout],
         max_unit_bytes: int,
         on_batch: OnBatch,
-        names: RecordNames = RECORD_NAMES,
+        names: RecordNames = DEFAULT_NAMES,
     ) -> AnyPruner: ...
 
 
@@ -94,7 +94,7 @@ def _python_pruner(
     members: Mapping[bytes, Layout],
     max_unit_bytes: int,
     on_batch: OnBatch,
-    names: RecordNames = RECORD_NAMES,
+    names: RecordNames = DEFAULT_NAMES,
 ) -> AnyPruner:
     del on_batch  # it has no batches: all records come as fragments
     return Pruner(default=default, members=members, max_unit_bytes=max_unit_bytes, names=names)

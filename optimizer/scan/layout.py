@@ -14,10 +14,10 @@ from optimizer.config.field_map import FieldMap, InputMapping
 __all__ = [
     "BOT_FILE_LAYOUT",
     "BOT_SECTIONS",
+    "DEFAULT_NAMES",
     "LAYOUTS",
     "RECORD_KEY",
     "RECORD_LAYOUT",
-    "RECORD_NAMES",
     "RECORD_SECTIONS",
     "FileLayout",
     "Layout",
@@ -65,7 +65,7 @@ class RecordNames(NamedTuple):
     objects: Objects = MappingProxyType({})
 
 
-RECORD_NAMES: Final = RecordNames()
+DEFAULT_NAMES: Final = RecordNames()
 
 
 class FileLayout(NamedTuple):

@@ -30,7 +30,7 @@ from optimizer.scan.fragment import (
     torn,
     unbalanced,
 )
-from optimizer.scan.layout import RECORD_NAMES, Layout, Objects, RecordNames
+from optimizer.scan.layout import DEFAULT_NAMES, Layout, Objects, RecordNames
 from optimizer.scan.offset_map import OffsetMap
 from optimizer.scan.pruner import Pruner
 
@@ -68,7 +68,7 @@ class NativePruner:
         members: Mapping[bytes, Layout],
         max_unit_bytes: int,
         on_batch: OnBatch,
-        names: RecordNames = RECORD_NAMES,
+        names: RecordNames = DEFAULT_NAMES,
     ) -> None:
         self._kernel = Kernel(
             (*default, True),

@@ -39,7 +39,7 @@ from optimizer.scan.fragment import (
     torn,
 )
 from optimizer.scan.fragment_builder import FragmentBuilder
-from optimizer.scan.layout import RECORD_NAMES, Layout, Objects, RecordNames
+from optimizer.scan.layout import DEFAULT_NAMES, Layout, Objects, RecordNames
 from optimizer.scan.patterns import FLAT, GAP, SPACE, STRING, compiled
 
 __all__ = ["Pruner"]
@@ -124,7 +124,7 @@ class Pruner:
         default: Layout,
         members: Mapping[bytes, Layout],
         max_unit_bytes: int,
-        names: RecordNames = RECORD_NAMES,
+        names: RecordNames = DEFAULT_NAMES,
         locate: Callable[[int], int] = int,
     ) -> None:
         self._default = default

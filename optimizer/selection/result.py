@@ -157,6 +157,11 @@ class ScanResult:
         return list(self._bots.values())
 
     @property
+    def bots_without_fields(self) -> int:
+        """The number of bots that were not rejected, and have not one field."""
+        return sum(not bot.has_fields for bot in self._bots.values())
+
+    @property
     def records_used(self) -> int:
         """The number of records that were not rejected, duplicates included."""
         return self.records_seen - self.records_rejected
@@ -164,10 +169,9 @@ class ScanResult:
     @property
     def rejected(self) -> Rejected:
         """What the snapshots leave out."""
-        empty = sum(bot == Bot(bot.name) for bot in self._bots.values())
         return Rejected(
             records=Units(self.records_seen, self.records_rejected),
-            bots=Units(self.bots_seen, self.bots_rejected, empty if 2 * empty > len(self._bots) else UNSET),
+            bots=Units(self.bots_seen, self.bots_rejected, self.bots_without_fields or UNSET),
         )
 
     def tallies(self) -> list[RejectTally]:

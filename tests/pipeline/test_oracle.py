@@ -23,11 +23,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer import Settings, optimize
+from optimizer.config.field_map import UNMAPPED, FieldMap, InputMapping, parse_mapping
 from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
 from optimizer.models import Report
 from tests.support.examples import examples
 from tests.support.rolling_files import local
-from tests.support.strategies import OVERLONG, rolling_files
+from tests.support.strategies import MAPPING_TEXTS, OVERLONG, rolling_files
 
 pytestmark = pytest.mark.slow
 
@@ -40,15 +41,67 @@ class Pairs(list[tuple[str, Any]]):
     """A JSON object as `json.loads` met it; a name may come twice."""
 
 
+class Bad:
+    """What is read where something else than an object is on the way."""
+
+
+BAD = Bad()
+NAMES = {
+    "last_price": ("last_price", "last", "price"),
+    "quantity": ("quantity", "qty"),
+    "avg_price": ("avg_price", "avg", "entry_price"),
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the fields of one kind are: by default, or as a mapping says."""
+
+    field_map: FieldMap
+
+    def paths(self, name: str) -> list[tuple[str, ...]]:
+        """The paths of a field, in the order in which they are tried."""
+        for item in self.field_map.fields:
+            if item.name == name:
+                return [item.path]
+        return [(key,) for key in NAMES.get(name, (name,)) if key not in self.field_map.claimed]
+
+    def divisor(self, name: str) -> float:
+        """What a field is divided by."""
+        return next((item.divisor for item in self.field_map.fields if item.name == name), 1.0)
+
+    def value(self, given: Pairs, name: str) -> Any:
+        """The first value of a field that is not null; `BAD` where there is no object on the way."""
+        return next((value for path in self.paths(name) if (value := at(given, path)) is not None), None)
+
+    def number(self, given: Pairs, name: str) -> float | None:
+        """The number of a field, divided; what is none has been rejected."""
+        value = self.value(given, name)
+        return None if value is None else float(value) / self.divisor(name)
+
+
+def at(given: Any, path: tuple[str, ...]) -> Any:
+    """The value at a path."""
+    for name in path:
+        if given is None:
+            return None
+        if not isinstance(given, Pairs):
+            return BAD
+        given = dict(given).get(name)
+    return given
+
+
 @dataclass
 class Oracle:
     """What a run should find."""
 
+    mapping: InputMapping
     records: list[dict[str, Any]] = field(default_factory=list)
     bots: dict[str, dict[str, Any]] = field(default_factory=dict)
     bots_used: int = 0  # as often as they came
     rejects: Counter[str] = field(default_factory=Counter)
     symbols_ignored: int = 0
+    extras_dropped: int = 0
     lines: bool = False
 
     @property
@@ -97,9 +150,9 @@ class Oracle:
         return {name: {key: bot[key] for key in bot if key != "held"} for name, bot in self.bots.items()}
 
 
-def predict(text: str) -> Oracle:
+def predict(text: str, mapping: InputMapping = UNMAPPED) -> Oracle:
     """Read a whole file, whatever its shape."""
-    oracle = Oracle()
+    oracle = Oracle(mapping)
     for root in _texts(text):
         if isinstance(root, Pairs):
             _root_object(oracle, root)
@@ -126,13 +179,14 @@ def _texts(text: str) -> Iterator[Any]:
 
 
 def _root_object(oracle: Oracle, root: Pairs) -> None:
-    if any(key == "symbol" and isinstance(value, str) for key, value in root):
+    (symbol_path,) = Places(oracle.mapping.records).paths("symbol")
+    if any(key == symbol_path[0] and isinstance(value, str) for key, value in root):
         oracle.lines = True
         _record(oracle, root, None)
         return
     sections = [key for key, value in root if key in SECTIONS and value is not None]
     names = [key for key, _ in root if key not in SECTIONS]
-    tells = any(key in TELLING or (oracle.lines and not key.startswith("_")) for key in names)
+    tells = any(key in _telling(oracle) or (oracle.lines and not key.startswith("_")) for key in names)
     if tells and not sections and not any(isinstance(value, Pairs) for _, value in root):
         # No map at all, but a line that lost its symbol.
         oracle.lines = True
@@ -157,8 +211,13 @@ def _root_object(oracle: Oracle, root: Pairs) -> None:
 
 
 SECTIONS = ("predictions", "symbols", "bots", "_bots")
-KEPT = ("symbol", "prediction", "confidence", "last_price", "last", "price", "sentiment", "target_price", "stop_loss")
-TELLING = KEPT  # of a record: a map has a timestamp too
+FIELDS = ("symbol", "prediction", "confidence", "last_price", "sentiment", "target_price", "stop_loss")
+
+
+def _telling(oracle: Oracle) -> set[str]:
+    """Names that only a record has: a map has a timestamp too."""
+    paths = [path for name in FIELDS for path in Places(oracle.mapping.records).paths(name)]
+    return {path[0] for path in paths if len(path) == 1}
 
 
 def _is_bad(value: Any) -> bool:
@@ -170,51 +229,69 @@ def _record(oracle: Oracle, value: Any, symbol: str | None) -> None:
     if not isinstance(value, Pairs):
         oracle.rejects["RecordNotObject"] += 1
         return
-    fields: dict[str, Any] = dict(value)
-    name = fields.get("symbol") if symbol is None else symbol
-    price: Any = next((fields[key] for key in ("last_price", "last", "price") if fields.get(key) is not None), None)
-    rest = [fields.get(key) for key in ("target_price", "stop_loss")]
-    stamp, mood = fields.get("timestamp"), fields.get("sentiment")
+    places = Places(oracle.mapping.records)
+    own = places.value(value, "symbol")
+    name = own if symbol is None else symbol
+    numbers = {key: places.value(value, key) for key in ("prediction", "last_price", "target_price", "stop_loss")}
+    confidence, stamp, mood = (places.value(value, key) for key in ("confidence", "timestamp", "sentiment"))
+    texts = (at(value, path) for key in (*FIELDS, "timestamp") for path in places.paths(key))
+    is_text = places.divisor("timestamp") == 1 and isinstance(stamp, str)
     reasons = {
         "RecordTooLarge": _is_overlong(value) or (symbol is not None and len(symbol) >= OVERLONG),
-        "TextInvalid": any(map(_is_bad, (symbol, *(fields.get(key) for key in (*KEPT, "timestamp"))))),
+        "TextInvalid": any(map(_is_bad, (symbol, *texts))),
         "SymbolMissing": not isinstance(name, str),
-        "ConfidenceInvalid": not (_is_number(fields.get("confidence")) and 0 <= fields["confidence"] <= 1),
-        "PredictionInvalid": not _is_number(fields.get("prediction")),
-        "LastPriceInvalid": not (_is_number(price) and float(price) > 0),
+        "ConfidenceInvalid": not (_is_number(confidence) and 0 <= confidence <= places.divisor("confidence")),
+        "PredictionInvalid": not _is_number(numbers["prediction"]),
+        "LastPriceInvalid": not (_is_number(numbers["last_price"]) and float(numbers["last_price"]) > 0),
         "FieldTypeInvalid": not (
             (mood is None or isinstance(mood, str))
-            and all(number is None or _is_number(number) for number in rest)
-            and (stamp is None or isinstance(stamp, str) or _is_number(stamp))
+            and all(
+                numbers[key] is None or _fits(numbers[key], places.divisor(key))
+                for key in ("target_price", "stop_loss")
+            )
+            and (stamp is None or is_text or _is_number(stamp))
         ),
     }
     for reason, holds in reasons.items():
         if holds:
             oracle.rejects[reason] += 1
             return
-    oracle.symbols_ignored += symbol is not None and fields.get("symbol") not in (None, symbol)
-    oracle.records.append(
-        {
-            "symbol": name,
-            "prediction": float(fields["prediction"]),
-            "confidence": float(fields["confidence"]),
-            "last_price": float(price),
-            "sentiment": "neutral" if mood is None else mood,
-            "target_price": None if rest[0] is None else float(rest[0]),
-            "stop_loss": None if rest[1] is None else float(rest[1]),
-            "timestamp": stamp,
-        }
-    )
+    oracle.symbols_ignored += symbol is not None and own not in (None, symbol)
+    record = {
+        "symbol": name,
+        "prediction": places.number(value, "prediction"),
+        "confidence": places.number(value, "confidence"),
+        "last_price": places.number(value, "last_price"),
+        "sentiment": "neutral" if mood is None else mood,
+        "target_price": places.number(value, "target_price"),
+        "stop_loss": places.number(value, "stop_loss"),
+        "timestamp": stamp,
+    }
+    if oracle.mapping.records.extras:
+        record["extra"] = {extra.name: _extra(oracle, value, extra.path) for extra in oracle.mapping.records.extras}
+    oracle.records.append(record)
+
+
+def _extra(oracle: Oracle, value: Pairs, path: tuple[str, ...]) -> Any:
+    """An extra field as it is; what cannot be passed on is counted, and null."""
+    given = at(value, path)
+    if isinstance(given, str) and not _is_bad(given) and len(given) <= 1_024:
+        return given
+    if given is None or isinstance(given, bool | int) or (isinstance(given, float) and math.isfinite(given)):
+        return given
+    oracle.extras_dropped += 1
+    return None
 
 
 def _bot(oracle: Oracle, value: Any, name: str) -> None:
-    held = _positions(dict(value).get("positions")) if isinstance(value, Pairs) else None
+    places = Places(oracle.mapping.bots)
+    given_positions = places.value(value, "positions") if isinstance(value, Pairs) else None
+    held = _positions(given_positions, Places(oracle.mapping.positions)) if isinstance(value, Pairs) else None
     if not isinstance(value, Pairs) or held is None or _is_overlong(value):
         oracle.rejects["BotInvalid"] += 1
         return
-    fields = dict(value)
-    enabled, stamp = fields.get("enabled"), fields.get("last_updated")
-    numbers = [fields.get("equity"), fields.get("pnl_today")]
+    enabled, stamp = places.value(value, "enabled"), places.value(value, "last_updated")
+    numbers = [places.value(value, key) for key in ("equity", "pnl_today")]
     if not (
         (enabled is None or isinstance(enabled, bool))
         and all(number is None or _is_number(number) for number in numbers)
@@ -224,32 +301,30 @@ def _bot(oracle: Oracle, value: Any, name: str) -> None:
         oracle.rejects["BotInvalid"] += 1
         return
     oracle.bots_used += 1
-    given_positions = fields.get("positions")
     oracle.bots[name] = {
         "enabled": bool(enabled),
-        "equity": None if numbers[0] is None else float(numbers[0]),
-        "pnl_today": None if numbers[1] is None else float(numbers[1]),
+        "equity": places.number(value, "equity"),
+        "pnl_today": places.number(value, "pnl_today"),
         "positions": given_positions if isinstance(given_positions, int) else len(held),
         "last_updated": stamp,
         "held": held,
     }
 
 
-def _positions(value: Any) -> list[tuple[str, Any, Any]] | None:
+def _positions(value: Any, places: Places) -> list[tuple[str, Any, Any]] | None:
     """Symbol, quantity and cost of each; `None` where anything is wrong with them."""
     if value is None or (_is_number(value) and isinstance(value, int) and value >= 0):
         return []
     if isinstance(value, Pairs):
         listed: list[tuple[Any, Any]] = list(dict(value).items())
     elif isinstance(value, list):
-        listed = [(dict(body).get("symbol"), body) if isinstance(body, Pairs) else (None, body) for body in value]
+        listed = [(places.value(body, "symbol") if isinstance(body, Pairs) else None, body) for body in value]
     else:
         return None
     found = []
     for symbol, body in listed:
-        fields = dict(body) if isinstance(body, Pairs) else {}
-        quantity = next((fields[key] for key in ("quantity", "qty") if fields.get(key) is not None), None)
-        price = next((fields[key] for key in ("avg_price", "avg", "entry_price") if fields.get(key) is not None), None)
+        fields = body if isinstance(body, Pairs) else Pairs()
+        quantity, price = places.value(fields, "quantity"), places.value(fields, "avg_price")
         if (
             not isinstance(symbol, str)
             or _is_bad(symbol)
@@ -257,8 +332,13 @@ def _positions(value: Any) -> list[tuple[str, Any, Any]] | None:
             or not (price is None or _is_number(price))
         ):
             return None
-        found.append((symbol, quantity, price))
+        found.append((symbol, places.number(fields, "quantity"), places.number(fields, "avg_price")))
     return found
+
+
+def _fits(value: Any, divisor: float) -> bool:
+    """Whether a value is a number that may be divided: the quotient is bounded, so that it is finite."""
+    return _is_number(value) and (divisor == 1 or abs(float(value)) <= 1e100 * divisor)
 
 
 def _is_number(value: Any) -> bool:
@@ -306,6 +386,7 @@ def _compare(oracle: Oracle, settings: Settings, report: Report, data: bytes) ->
         report.stats.bots_rejected,
         report.stats.duplicates,
         report.stats.symbols_ignored,
+        report.stats.extras_dropped,
         report.stats.predictions_extracted,
         report.stats.bots_processed,
         report.stats.portfolio_holdings,
@@ -318,6 +399,7 @@ def _compare(oracle: Oracle, settings: Settings, report: Report, data: bytes) ->
         oracle.rejects["BotInvalid"],
         len(oracle.records) - len({record["symbol"] for record in oracle.records}),
         oracle.symbols_ignored,
+        oracle.extras_dropped,
         len(predictions),
         len(oracle.bots),
         len(oracle.holdings()),
@@ -326,26 +408,12 @@ def _compare(oracle: Oracle, settings: Settings, report: Report, data: bytes) ->
     )
 
 
-@hypothesis_settings(max_examples=examples(250))
-@given(
-    text=rolling_files(),
-    limit=st.integers(1, 6),
-    more=st.sampled_from([0, 1, 100]),
-    min_confidence=st.sampled_from([0.0, 0.5, 0.5, 0.75, 1.0]),
-    places=st.lists(st.integers(0, 2_000), max_size=3),
-)
-def test_snapshots_are_those_of_the_oracle(
-    text: str, limit: int, more: int, min_confidence: float, places: list[int]
+def _check(
+    text: str, texts: tuple[str, str, str], *, limit: int, more: int, min_confidence: float, places: list[int]
 ) -> None:
-    """Whatever the file, all three snapshots, the counts and the rejects are those of plain `json.loads` and `sorted`.
-
-    Given a random file of any shape, as gzip of several members,
-    When a run reads it,
-    Then it publishes what the oracle found, or nothing where that is too little of what is there, unless it is told to
-    accept that, and never without a usable record.
-    """
+    """Run over a file, as gzip of several members, and compare what it publishes."""
     data = text.encode("utf-8", "surrogateescape")
-    oracle = predict(text)
+    oracle = predict(text, parse_mapping(*texts))
     with tempfile.TemporaryDirectory() as directory:
         settings = Settings(
             input=Path(directory, "rolling_brain.json.gz"),
@@ -354,6 +422,9 @@ def test_snapshots_are_those_of_the_oracle(
             index_symbols_limit=limit + more,
             min_confidence=min_confidence,
             max_record_bytes=MAX_RECORD_BYTES,
+            fields=texts[0],
+            bot_fields=texts[1],
+            position_fields=texts[2],
         )
         _write(local(settings.input), data, places)
 
@@ -367,3 +438,41 @@ def test_snapshots_are_those_of_the_oracle(
                 return
         event(f"{min(len(oracle.records), 10)} records")
         _compare(oracle, settings, optimize(settings, use_cache=False, accept=refusal is not None), data)
+
+
+LIMITS: dict[str, st.SearchStrategy[Any]] = {
+    "limit": st.integers(1, 6),
+    "more": st.sampled_from([0, 1, 100]),
+    "min_confidence": st.sampled_from([0.0, 0.5, 0.5, 0.75, 1.0]),
+    "places": st.lists(st.integers(0, 2_000), max_size=3),
+}
+
+
+@hypothesis_settings(max_examples=examples(250))
+@given(text=rolling_files(), **LIMITS)
+def test_snapshots_are_those_of_the_oracle(
+    text: str, limit: int, more: int, min_confidence: float, places: list[int]
+) -> None:
+    """Whatever the file, all three snapshots, the counts and the rejects are those of plain `json.loads` and `sorted`.
+
+    Given a random file of any shape, as gzip of several members,
+    When a run reads it,
+    Then it publishes what the oracle found, or nothing where that is too little of what is there, unless it is told to
+    accept that, and never without a usable record.
+    """
+    _check(text, ("", "", ""), limit=limit, more=more, min_confidence=min_confidence, places=places)
+
+
+@hypothesis_settings(max_examples=examples(250))
+@given(
+    mapped=st.sampled_from(MAPPING_TEXTS).flatmap(
+        lambda texts: st.tuples(st.just(texts), rolling_files(parse_mapping(*texts)))
+    ),
+    **LIMITS,
+)
+def test_snapshots_of_fields_of_their_own_are_those_of_the_oracle(
+    mapped: tuple[tuple[str, str, str], str], limit: int, more: int, min_confidence: float, places: list[int]
+) -> None:
+    """The same where a mapping says where the fields are, with extra fields in every snapshot that has records."""
+    texts, text = mapped
+    _check(text, texts, limit=limit, more=more, min_confidence=min_confidence, places=places)

@@ -50,8 +50,13 @@ def three_parts(settings: Settings) -> Settings:
     return replace(settings, input=directory / "*.json.gz", source="parted")
 
 
-def by_the_fleet(settings: Settings, *, order: random.Random | None = None, force: bool = False) -> Report:
-    """One run as the fleet makes it, in this process: parts in any order, everything by way of JSON."""
+def by_the_fleet(
+    settings: Settings, *, order: random.Random | None = None, force: bool = False, worker: Settings | None = None
+) -> Report:
+    """One run as the fleet makes it, in this process: parts in any order, everything by way of JSON.
+
+    The worker that scans the parts may have other settings.
+    """
     sent: list[Assignment] = []
     report = run_source(settings, Dispatcher("first", sent.append, lambda *_: None), force=force)
     if report is not None:
@@ -63,7 +68,7 @@ def by_the_fleet(settings: Settings, *, order: random.Random | None = None, forc
     outcomes: dict[int, PartOutcome] = {}
     for index in indexes:
         outcomes[index] = scan_one_part(
-            settings, assignment.token, assignment.parts[assignment.to_scan[index]].location
+            worker or settings, assignment.token, assignment.parts[assignment.to_scan[index]].location
         )
     return merge_parts(settings, assignment.token, [outcomes[index] for index in sorted(outcomes)])
 
@@ -300,3 +305,27 @@ def test_snapshots_are_no_parts(three_parts: Settings, run: Run) -> None:
     assert first.stats is not None
     assert first.stats.parts == 3
     assert run(beside).status == "unchanged"
+
+
+@pytest.mark.parametrize(
+    "other", [{"fields": "+sector"}, {"bot_fields": "equity=balance"}, {"index_symbols_limit": 301}], ids=str
+)
+def test_results_of_workers_with_other_settings_are_not_mixed(three_parts: Settings, other: dict[str, Any]) -> None:
+    """The run fails by the part, whichever of the two has the setting; with the same settings it succeeds."""
+    changed = replace(three_parts, **other)
+    for settings, worker in ((three_parts, changed), (changed, three_parts)):
+        with pytest.raises(PartFailed, match=r"a\.json\.gz: scanned by a worker with other settings .*ROLLING_FIELDS"):
+            by_the_fleet(settings, worker=worker)
+    assert by_the_fleet(changed).status == "success"
+
+
+def test_extra_fields_come_with_the_parts(three_parts: Settings, run: Run) -> None:
+    """As the fields do: through Redis, into the snapshots."""
+    directory = local(three_parts.input).parent
+    write_json(directory / "a.json.gz", {"AAPL": {**a_record(confidence=0.99), "sector": "Tech", "stats": {"v": 7}}})
+    settings = replace(three_parts, fields="+sector; +volume=stats.v")
+
+    assert run(settings).status == "success"
+    best, *others = content_of(settings)["index"]["symbols"]
+    assert (best["symbol"], best["extra"]) == ("AAPL", {"sector": "Tech", "volume": 7})
+    assert [record["extra"] for record in others] == [{"sector": None, "volume": None}] * len(others) != []

@@ -97,6 +97,9 @@ def test_a_forced_run_scans_though_nothing_changed(settings: Settings) -> None:
         {"index_symbols_limit": 300},
         {"gzip_level": 1},
         {"max_record_bytes": 4_096},
+        {"fields": "+sector"},
+        {"bot_fields": "equity=balance"},
+        {"position_fields": "quantity=size"},
     ],
     ids=lambda change: next(iter(change)),
 )

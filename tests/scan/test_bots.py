@@ -51,6 +51,7 @@ class TestBots:
             position_count=0,
             positions=(),
             last_updated=None,
+            has_fields=False,
         )
 
         assert bot("{}") == nothing

@@ -269,7 +269,7 @@ class TestReference:
     @pytest.mark.parametrize(
         "objects", [((b"", 0, 0), (b"", 1, 1)), ((b"", 0, 0), (b"", 2, 1)), ((b"", 2, 1),), ((b"", 0, 0),) * 513]
     )
-    def test_objects_that_lead_astray_are_refused(
+    def test_objects_with_wrong_indexes_are_refused(
         self, kernel: Any, objects: tuple[tuple[bytes, int, int], ...]
     ) -> None:
         """The kernel does not check indexes."""

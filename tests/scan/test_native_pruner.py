@@ -81,7 +81,7 @@ class TestBothEngines:
             assert outcome(chunks, native, limit) == expected
 
     @hypothesis_settings(max_examples=examples(600))
-    @given(st.data(), st.sampled_from(MAPPINGS[1:]), st.sampled_from([64, 300, LIMIT]))
+    @given(st.data(), st.sampled_from(MAPPINGS), st.sampled_from([64, 300, LIMIT]))
     def test_on_files_with_fields_of_their_own(
         self, native: Engine, data: st.DataObject, mapping: InputMapping, limit: int
     ) -> None:

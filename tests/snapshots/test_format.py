@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from optimizer.snapshots.format import FILE_NAMES, KINDS
-from tests.support.snapshot_sets import a_set, write
+from optimizer.snapshots.format import FILE_NAMES, KINDS, delta_between, encode_set
+from tests.support.snapshot_sets import RECORDS, a_set, write
 
 
 def test_files_are_gzip_of_compact_json(tmp_path: Path) -> None:
@@ -55,6 +56,30 @@ def test_each_file_has_the_shape_that_pages_know(tmp_path: Path) -> None:
     }
     assert shown["portfolio"]["holdings"] == [{"symbol": "AAPL", "qty": 2.0, "avg": 99.5}]
     assert [record["symbol"] for record in shown["index"]["symbols"]] == ["ÄÖ", 'A"/\\']
+
+
+def test_extra_fields_are_in_the_files_only_where_there_are_some() -> None:
+    """After the other fields, in their order; they are read back, and a change of one is a change of the record."""
+    old = a_set(1)
+    records = [replace(record, extra_fields={"sector": "Tech", "volume": None}) for record in RECORDS]
+    new = encode_set(
+        source="rolling_brain",
+        version=2,
+        generated_at="2026-11-01T10:00:00.002Z",
+        fingerprint="print-2",
+        ranked=records,
+        predictions=records[:1],
+        bots={},
+        holdings=[],
+        gzip_level=6,
+    )
+
+    assert b'"extra"' not in gzip.decompress(old.payloads["predictions"]) + gzip.decompress(old.payloads["index"])
+    (shown,) = json.loads(gzip.decompress(new.payloads["predictions"]))["predictions"]
+    assert list(shown.items())[-2:] == [("timestamp", None), ("extra", {"sector": "Tech", "volume": None})]
+    assert [dict(record.extra) for record in new.index()] == [{"sector": "Tech", "volume": None}] * 2
+    assert [dict(record.extra) for record in old.index()] == [{}, {}]
+    assert json.loads(delta_between(1, old.payloads["predictions"], new))["changed"] == [shown]
 
 
 def test_the_manifest_tells_the_truth(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from optimizer.config.field_map import UNMAPPED, InputMapping, MappedField, pars
 
 __all__ = [
     "MAPPINGS",
+    "MAPPING_TEXTS",
     "OVERLONG",
     "Members",
     "Raw",
@@ -296,20 +297,25 @@ def maps(draw: st.DrawFn) -> Members:
 
 # What ROLLING_FIELDS, ROLLING_BOT_FIELDS and ROLLING_POSITION_FIELDS may be: other names, divisors and extra fields;
 # paths; paths with the names of sections in them; and other meanings for names that have one by default.
-MAPPINGS = [
-    parse_mapping(),
-    parse_mapping("prediction=score; confidence=certainty/100; last_price=close; +sector; +volume=v"),
-    parse_mapping(
-        "symbol=ticker; prediction=p.1d.prediction; confidence=p.1d.confidence/100; last_price=quote.close;"
-        "sentiment=quote.mood; timestamp=at.s; +sector; +volume=p.volume",
+MAPPING_TEXTS: list[tuple[str, str, str]] = [
+    ("prediction=score; confidence=certainty/100; last_price=close; +sector; +volume=v", "", ""),
+    (
+        "symbol=ticker; prediction=p.1d.y; confidence=p.1d.z/100; last_price=q.x; sentiment=q.s; timestamp=a.s; +v=p.v",
         "equity=balance.total; positions=account.holdings; enabled=on; last_updated=account.at.s",
         "quantity=size.amount; avg_price=cost/100; symbol=asset",
     ),
-    parse_mapping(
-        "prediction=predictions.1d.prediction; target_price=predictions.AAPL.x.y/0.01; +q=symbols.q; +last=bots.a.last"
+    (
+        "prediction=predictions.1d.prediction; target_price=predictions.AAPL.x.y/0.01; +q=symbols.q; +last=bots.a.last",
+        "pnl_today=bots.x",
+        "",
     ),
-    parse_mapping("last_price=price; stop_loss=last.x; +timestamp2=timestamp; +price2=last_price"),
+    (
+        "last_price=price; stop_loss=last.x; +timestamp2=timestamp; +price2=last_price",
+        "",
+        "quantity=qty; symbol=quantity.x",
+    ),
 ]
+MAPPINGS = [parse_mapping(*texts) for texts in MAPPING_TEXTS]
 
 extra_values = st.one_of(
     plain, st.sampled_from(["x" * 1_024, "x" * 1_025, [], [1], Members(), Raw("1e999"), Raw("9" * 400), Raw("NaN")])
