@@ -70,7 +70,7 @@ Extras = Annotated[
     msgspec.Meta(
         description="The extra fields that ROLLING_FIELDS asks for, by name, as the prediction engine wrote them: "
         "text, numbers, true or false, and null where the input has none. Absent where none are configured.",
-        examples=[{"sector": "Technology", "volume": 41200000, "halted": False, "note": None}],
+        examples=[{"sector": "Technology", "volume": 41200000, "halted": False}],
     ),
 ]
 _NO_EXTRAS: Final[Mapping[str, ExtraValue]] = MappingProxyType({})
@@ -256,8 +256,8 @@ class FileEntry(msgspec.Struct, frozen=True):
 class Units(Value, frozen=True):
     """The number of units of one kind in an input, and the number of those that were rejected.
 
-    `without_fields` are bots of which not one field is present, and which therefore show defaults; it is only there if
-    that is most of the bots.
+    `without_fields` are bots of which not one field is present, and which therefore show defaults; not set if there are
+    none.
     """
 
     seen: int = 0

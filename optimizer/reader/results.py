@@ -248,8 +248,9 @@ def describe_rejected(rejected: Rejected | None) -> list[str]:
 
 def describe_bots_without_fields(rejected: Rejected | None) -> list[str]:
     """That most bots have none of the fields that are read, as one sentence; none if that is not so."""
-    if rejected is None or isinstance(rejected.bots.without_fields, msgspec.UnsetType):
+    empty = msgspec.UNSET if rejected is None else rejected.bots.without_fields
+    if rejected is None or empty is msgspec.UNSET or 2 * empty <= rejected.bots.seen - rejected.bots.rejected:
         return []
-    counts = f"{rejected.bots.without_fields:,} of {rejected.bots.seen:,} bots"
+    counts = f"{empty:,} of {rejected.bots.seen:,} bots"
     remedy = "set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect"
     return [f"{counts} have no value in any field that is read; if theirs have other names, {remedy}"]

@@ -169,10 +169,9 @@ class ScanResult:
     @property
     def rejected(self) -> Rejected:
         """What the snapshots leave out."""
-        empty = self.bots_without_fields
         return Rejected(
             records=Units(self.records_seen, self.records_rejected),
-            bots=Units(self.bots_seen, self.bots_rejected, empty if 2 * empty > len(self._bots) else UNSET),
+            bots=Units(self.bots_seen, self.bots_rejected, self.bots_without_fields or UNSET),
         )
 
     def tallies(self) -> list[RejectTally]:

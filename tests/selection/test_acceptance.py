@@ -460,7 +460,9 @@ def test_most_bots_without_a_known_field_are_told_in_one_sentence(settings_witho
     mapped = replace(settings_without_redis, bot_fields="enabled=active; equity=balance")
     assert publish(mapped, {**GOOD, "bots": foreign}).rejected == Rejected(Units(2, 0), Units(3, 0))
     half = {"b0": foreign["b0"], "own": bot()}
-    assert publish(settings_without_redis, {**GOOD, "bots": half}).rejected == Rejected(Units(2, 0), Units(2, 0))
+    counted = publish(settings_without_redis, {**GOOD, "bots": half}).rejected
+    assert counted == Rejected(Units(2, 0), Units(2, 0, 1))
+    assert describe_rejected(counted) == []
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun }) 
     notices.push({ level: "bad", title: "The data are stale.", text });
   }
   const bots = status.rejected?.bots;
-  if (bots?.without_fields) {
+  if (2 * (bots?.without_fields ?? 0) > bots?.seen - bots?.rejected) {
     const text =
       `${format.count(bots.without_fields)} of ${format.count(bots.seen)} bots have none. If theirs have other ` +
       "names, set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect";
