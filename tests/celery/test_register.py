@@ -396,38 +396,6 @@ for _ in range(2):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_other_pools_make_runs(tmp_path: Path, settings: Settings, pool: str) -> None:
-    """With the warning that they know no time limits."""
-    write_json(settings.input, {"AAPL": a_record()})
-    with ForeignApp(tmp_path / "proj", _redis_broker(settings), **_variables(settings)) as app:
-        app.start_worker("-P", pool)
-        app.wait_for("this pool knows no time limits")
-        assert "state='done'" in app.send()
-        app.add(2, 3)
-
-
-@pytest.mark.slow
-def test_a_pool_that_cannot_scan_fails_our_tasks_and_not_theirs(tmp_path: Path, settings: Settings) -> None:
-    """The worker goes on; the error says which pools can."""
-    write_json(settings.input, {"AAPL": a_record()})
-    with ForeignApp(
-        tmp_path / "proj",
-        _redis_broker(settings),
-        **_variables(settings, CELERY_CUSTOM_WORKER_POOL="green:TaskPool"),
-    ) as app:
-        (app.directory / "green.py").write_text(
-            "from celery.concurrency import solo\nclass TaskPool(solo.TaskPool):\n    pass\n"
-        )
-        app.start_worker("-P", "custom")
-        app.wait_for(r"no run is made by this worker: the pool green:TaskPool cannot run scans")
-        state = app.send()
-        app.add(3, 4)
-    assert "error='SettingsInvalid'" in state
-    assert "the pool green:TaskPool cannot run scans" in app.text.partition("Optimization failed")[2]
-
-
-@pytest.mark.slow
 def test_a_wrong_variable_ends_no_worker_and_no_beat(tmp_path: Path, settings: Settings) -> None:
     """One error each at the start; our task fails by name, theirs are made, also those that beat sends."""
     config = (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,75 +10,11 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings
-from tests.support.command import rolling_optimizer
 from tests.support.compose import ROOT
-from tests.support.fleet import Fleet
 from tests.support.foreign_app import ForeignApp
 from tests.support.ports import free_port
-from tests.support.redis_servers import wait_until
-from tests.support.rolling_files import a_record, write_json
 
 pytestmark = pytest.mark.slow
-
-PATHS = [{}, {"PYTHONPATH": f".:{ROOT}"}, {"PYTHONSAFEPATH": "1"}]
-
-
-@pytest.fixture
-def theirs(tmp_path: Path) -> Path:
-    """A working directory with modules of another program, which must not be imported."""
-    directory = tmp_path / "theirs"
-    directory.mkdir()
-    for name in ("tasks", "celeryconfig"):
-        (directory / f"{name}.py").write_text(
-            f"open('{name}-was-imported', 'w').close()\nbroker_url = 'amqp://theirs'\n"
-        )
-    return directory
-
-
-@pytest.mark.parametrize("variables", PATHS)
-def test_a_run_is_sent_from_a_directory_with_other_tasks(
-    tmp_path: Path, settings: Settings, theirs: Path, variables: dict[str, str]
-) -> None:
-    """By the command, to our broker."""
-    write_json(settings.input, {"AAPL": a_record()})
-    with Fleet(tmp_path, settings) as fleet:
-        fleet.start_worker()
-        sent = rolling_optimizer(theirs, "trigger", "--wait", ROLLING_REDIS_URL=settings.redis_url, **variables)
-    assert sent.stdout.startswith("success: "), sent.stderr
-    assert not list(theirs.glob("*-was-imported"))
-
-
-@pytest.mark.parametrize("variables", PATHS)
-def test_the_stack_starts_in_a_directory_with_other_tasks(
-    tmp_path: Path, settings: Settings, theirs: Path, variables: dict[str, str]
-) -> None:
-    """`rolling-optimizer up`: worker, beat, Flower and web."""
-    write_json(settings.input, {"AAPL": a_record()})
-    log = tmp_path / "log"
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | variables
-    environ |= {
-        "ROLLING_INPUT": str(settings.input),
-        "ROLLING_OUTPUT_DIR": str(settings.output_dir),
-        "ROLLING_REDIS_URL": settings.redis_url,
-        "ROLLING_STARTUP_DELAY_S": "0",
-        "FLOWER_PORT": str(free_port()),
-    }
-    with log.open("wb") as lines:
-        up = subprocess.Popen(
-            [sys.executable, "-m", "optimizer.cli", "up"], cwd=theirs, env=environ, stdout=lines, stderr=lines
-        )
-    try:
-        for pattern in (r"worker \| .* ready\.", "✅ Optimized", r"flower \| .*Visit me at", "running on|http://"):
-            wait_until(
-                lambda text=pattern: up.poll() is not None or re.search(text, log.read_text()),  # type: ignore[misc]
-                limit_s=60,
-                what=pattern,
-            )
-            assert up.poll() is None, log.read_text()
-    finally:
-        up.send_signal(signal.SIGTERM)
-        up.wait(60)
-    assert not list(theirs.glob("*-was-imported"))
 
 
 def test_the_flower_of_another_app_stays_as_it_is(tmp_path: Path, settings: Settings) -> None:

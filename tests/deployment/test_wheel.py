@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.wheels import build_wheel, copy_sources
+
 LEFT_OUT = {".c", ".h", ".so"}  # sources of the extension, and what is built here in place
 
 
@@ -21,24 +18,13 @@ def test_the_wheel_holds_the_modules_and_their_data(tmp_path: Path) -> None:
 
     Of this repository's top level the package alone: other programs have modules called `tasks` and `celeryconfig` too.
     """
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "celeryconfig.py", "MANIFEST.in"):
-        shutil.copy(ROOT / name, source)
-    for name in ("optimizer", "tasks"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    source = copy_sources(tmp_path)
     nested = source / "optimizer" / "web" / "static" / "a" / "b"
     nested.mkdir(parents=True)
     (nested / "nested.js").touch()
 
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path / "dist"), str(source)],
-        env=os.environ | {"BUILD_EXTENSION": "no"},
-        capture_output=True,
-        check=True,
-    )
+    wheel = build_wheel(source, tmp_path / "dist")
 
-    (wheel,) = (tmp_path / "dist").iterdir()
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     files = [path for path in (source / "optimizer").rglob("*") if path.is_file()]

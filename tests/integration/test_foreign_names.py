@@ -15,7 +15,7 @@ import redis
 from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer
 from tests.support.team import Team, celery_project
-from tests.support.wheels import build_wheel, make_environment, pip, site_packages, write_wheel
+from tests.support.wheels import build_wheel, copy_sources, make_environment, pip, site_packages, write_wheel
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ task_serializer = "pickle"
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our wheel."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+    return build_wheel(copy_sources(tmp_path_factory.mktemp("sources")), tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")

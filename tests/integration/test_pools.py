@@ -17,6 +17,7 @@ def test_a_pool_without_greenlets_publishes(team: Team, redis_server: RedisServe
     team.start_worker("-P", pool)
     team.start_beat()
     team.wait_for_run()
+    team.wait_for_line("this pool knows no time limits")
     assert team.reader.symbol("AAPL").value is not None
     team.wait_for_line("their task, by proj")
 

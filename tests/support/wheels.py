@@ -12,25 +12,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["build_wheel", "make_environment", "pip", "write_wheel"]
+__all__ = ["build_wheel", "copy_sources", "make_environment", "pip", "site_packages", "write_wheel"]
 
 ROOT: Final = Path(__file__).parents[2]
 
 
-def build_wheel(directory: Path) -> Path:
-    """Build the wheel, without the compiled engine, which takes seconds."""
+def copy_sources(directory: Path) -> Path:
+    """Copy the repository's modules and what builds them, without what was built here in place; return the copy."""
     source = directory / "source"
     source.mkdir(parents=True)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "celeryconfig.py", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "optimizer", source / "optimizer", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("optimizer", "tasks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return source
+
+
+def build_wheel(source: Path, directory: Path) -> Path:
+    """Build the wheel, without the compiled engine, which takes seconds."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(directory / "dist"), str(source)],
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(directory), str(source)],
         env=os.environ | {"BUILD_EXTENSION": "no"},
         capture_output=True,
         check=True,
     )
-    (wheel,) = (directory / "dist").iterdir()
+    (wheel,) = directory.iterdir()
     return wheel
 
 
