@@ -25,7 +25,7 @@ from redis.exceptions import RedisError, ResponseError
 from optimizer.cache.client import CacheClient, ping
 from optimizer.cache.keys import Keys
 from optimizer.celery.registration import Registration
-from optimizer.celery.results import MAX_RESULT_BYTES, RunResult, decode_result, read_result
+from optimizer.celery.results import MAX_RESULT_BYTES, ResultInvalid, RunResult, decode_result, read_result
 from optimizer.celery.schedule import time_limit_s
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable
@@ -127,7 +127,7 @@ class _InCache:
     def read(self, run_id: str) -> RunResult:
         app = self._registration.app
         if isinstance(app.backend, RedisBackend) and app.conf.result_serializer == "json":
-            with suppress(RedisError):  # a failure of theirs: the cache knows too
+            with suppress(RedisError, ResultInvalid):  # a failure, or compressed as they want: the cache knows too
                 result = read_result(app, run_id)
                 if result.state != "pending":
                     return result

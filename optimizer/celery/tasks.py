@@ -69,8 +69,12 @@ def bind_tasks(registration: Registration, options: Mapping[str, Any]) -> None:
     common = {**_OPTIONS, **options, "registration": registration}
     # `typing`: arguments that do not fit are to be a failed task that Flower shows, not an error 500 of its own.
     run = registration.app.task(name=TASK_NAME, typing=False, **common)(optimize_rolling_data)
-    registration.app.task(name=SCAN_TASK, **common)(scan_rolling_part)
-    registration.app.task(name=MERGE_TASK, **common)(merge_rolling_parts)
+    scan = registration.app.task(name=SCAN_TASK, **common)(scan_rolling_part)
+    merge = registration.app.task(name=MERGE_TASK, **common)(merge_rolling_parts)
+    for task in (run, scan, merge):
+        # An annotation for all tasks of the app may have set one of both, and Celery sends no task with a longer first.
+        if task.time_limit and task.soft_time_limit and task.soft_time_limit > task.time_limit:
+            task.soft_time_limit = task.time_limit
     task_postrun.connect(_drop_traceback, sender=run)
 
 

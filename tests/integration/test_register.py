@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from tests.support.redis_servers import RedisServer
-from tests.support.team import QUEUE, Team, celery_project
+from tests.support.team import FOLLOW, QUEUE, Team, celery_project
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +103,14 @@ def test_their_app_stays_as_it_is(team: Team, redis_server: RedisServer) -> None
     assert before == after
     with redis_server.client as client:
         assert client.llen(QUEUE) == 1
+
+
+def test_settings_of_theirs_for_all_tasks_hold_for_ours(team: Team, redis_server: RedisServer) -> None:
+    """A time limit that is shorter than ours, and results that are compressed: a run is sent, made and followed."""
+    conf: dict[str, Any] = {"task_annotations": {"*": {"time_limit": 30}}, "result_compression": "gzip"}
+    team.write(celery_project(broker_url=redis_server.url, result_backend=redis_server.url, **conf))
+    team.start_worker()
+    assert team.program(FOLLOW)["state"] == "done"
 
 
 def test_the_stand_alone_app_has_no_effect_on_their_worker(team: Team, redis_server: RedisServer) -> None:
