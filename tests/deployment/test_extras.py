@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.installed import CONSTRAINTS, Venv, build_wheel, user_environment
+from tests.support.installed import CONSTRAINTS, Venv, user_environment
 from tests.support.redis_servers import RedisServer, wait_until
 
 pytestmark = pytest.mark.slow
@@ -33,12 +33,6 @@ print(page.origin, page.value.count)
 """
 
 Environment = Callable[[str], "Venv"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")

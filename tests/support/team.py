@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from optimizer.cli.dev.stack import Stack
 from optimizer.config.settings import Settings
@@ -101,7 +101,7 @@ class Team:
             **variables,
         }
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
