@@ -2,8 +2,8 @@
 
     app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), prefix="/api")
 
-Runs go to the broker of the `ROLLING_*` variables, or to that of a Celery app of yours, whatever settings the router
-has. Of the runs that are sent here, a source has one at a time, over all processes: a key in Redis holds it.
+Runs go to the broker of the `ROLLING_*` variables, or to the broker of a Celery app of yours, whatever settings the
+router has. Of the runs that are sent here, a source has one at a time, over all processes: a key in Redis holds it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def test_the_flower_of_another_app_stays_as_it_is(tmp_path: Path, settings: Sett
 
 
 def test_the_flower_of_the_module_is_closed(tmp_path: Path, settings: Settings) -> None:
-    """As that of `celery -A tasks`."""
+    """As with `celery -A tasks`."""
     with ForeignApp(tmp_path / "proj", settings, "") as app:
         app.start_flower(module="optimizer.celery.standalone")
         assert "127.0.0.1" in app.wait_for_line("Visit me at")

@@ -44,6 +44,7 @@ COMMENTED: Final = (
     "mkdocs.yml",
     "docs/redis-acl.conf",
 )
+SOURCES: Final = (".py", ".c", ".h", ".js", ".html", ".css")
 # Names that a page shows because they are no settings.
 NO_SETTINGS: Final = ("ROLLING_INTERVAL", "ROLLING_REDIS_SERVICE_HOST")
 
@@ -126,6 +127,14 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
 def test_words(path: Path) -> None:
     """Plain English: none of the words that this project once had for people and for its own structure."""
     assert FORBIDDEN.findall(path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize("directory", ["optimizer", "tasks", "tests", "benchmarks"])
+def test_words_of_the_code(directory: str) -> None:
+    """The same in comments, docstrings and messages."""
+    for path in (ROOT / directory).rglob("*"):
+        if path.suffix in SOURCES and path != Path(__file__) and "node_modules" not in path.parts:
+            assert FORBIDDEN.findall(path.read_text("utf-8")) == [], path
 
 
 def test_the_readme_is_short() -> None:

@@ -62,7 +62,7 @@ def celery_project(register: str = "register(app)", **conf: Any) -> dict[str, st
     """The files of a package `proj` with a Celery app, a task, and a schedule for it.
 
     Args:
-        register: The line that registers our tasks.
+        register: The statement that registers our tasks.
         conf: Celery's settings, besides the default queue and the schedule.
     """
     theirs = {"task_default_queue": QUEUE, "beat_schedule": {"theirs": {"task": "proj.tasks.note", "schedule": 0.5}}}
