@@ -18,7 +18,7 @@ from optimizer.config.settings import Settings
 from optimizer.errors import SourceError
 from optimizer.inspection.report import BOTS, POSITIONS, RECORDS, Inspection, report_on
 from optimizer.inspection.shape import InputShape, find_shape, layout_of
-from optimizer.inspection.units import InputUnits
+from optimizer.inspection.units import Units
 from optimizer.inspection.walk import Step, walk
 from optimizer.pipeline.parts import without_snapshots
 from optimizer.scan.layout import FileLayout, file_layout
@@ -46,7 +46,7 @@ def inspect_input(settings: Settings) -> Inspection:
     locations = expand(settings.input)
     if locations != [settings.input]:
         locations = without_snapshots(settings.input, locations)
-    units = InputUnits(settings.mapping.bots)
+    units = Units(settings.mapping.bots)
     shapes: list[InputShape] = []
     for location in locations:
         if _is_enough(units):
@@ -69,15 +69,15 @@ def inspect_input(settings: Settings) -> Inspection:
     )
 
 
-def _is_enough(units: InputUnits) -> bool:
+def _is_enough(units: Units) -> bool:
     return units.records.count >= MOST_RECORDS or units.json_bytes >= MOST_JSON_BYTES or units.steps >= MOST_STEPS
 
 
-def _take_file(location: Location, units: InputUnits, mapping: InputMapping) -> InputShape:
+def _take_file(location: Location, units: Units, mapping: InputMapping) -> InputShape:
     """Take the units of a file, as far as they are needed; return its shape."""
     with open_input_file(location) as file:
         try:
-            with closing(_steps(file, InputUnits(mapping.bots), file_layout(mapping))) as steps:
+            with closing(_steps(file, Units(mapping.bots), file_layout(mapping))) as steps:
                 shape = find_shape(steps, mapping)
             with closing(_steps(file, units, layout_of(shape))) as steps:
                 for step in steps:
@@ -94,7 +94,7 @@ class _Enough(Exception):
     """So much JSON was read, perhaps without any record, that the rest is left alone."""
 
 
-def _steps(file: InputFile, units: InputUnits, layout: FileLayout) -> Generator[Step]:
+def _steps(file: InputFile, units: Units, layout: FileLayout) -> Generator[Step]:
     """Yield the steps of a file, and count them and its bytes, up to its end or a limit."""
 
     def counted() -> Generator[bytes]:

@@ -12,12 +12,12 @@ from optimizer.inspection.walk import ENDS, Step
 from optimizer.scan.layout import BOT_SECTIONS, RECORD_SECTIONS
 from optimizer.scan.validation import load_unit
 
-__all__ = ["InputUnits"]
+__all__ = ["Units"]
 
 _POSITION_LISTS: Final = BOT_NAMES["positions"]
 
 
-class InputUnits:
+class Units:
     """The units of the files that were read, and what stands where units should be.
 
     Args:

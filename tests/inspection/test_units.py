@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optimizer.config.field_map import UNMAPPED, FieldMap
 from optimizer.inspection.paths import MOST_PATHS, VALUES_KEPT
 from optimizer.inspection.shape import InputShape, ShapeName, find_shape, layout_of
-from optimizer.inspection.units import InputUnits
+from optimizer.inspection.units import Units
 from optimizer.inspection.walk import walk
 from optimizer.models import Bot, Reject, RejectReason
 from optimizer.scan.engine import choose_engine
@@ -23,10 +23,10 @@ from tests.support.scanned import LIMIT
 from tests.support.strategies import Members, cuts, listed_records, maps, render, styles
 
 
-def units_of(chunks: list[bytes]) -> tuple[InputShape, InputUnits]:
+def units_of(chunks: list[bytes]) -> tuple[InputShape, Units]:
     """The units of an input, read as inspect reads it."""
     shape = find_shape(walk(chunks, file_layout(UNMAPPED), max_unit_bytes=LIMIT))
-    units = InputUnits(FieldMap())
+    units = Units(FieldMap())
     for step in walk(chunks, layout_of(shape), max_unit_bytes=LIMIT):
         units.take(step, shape)
     return shape, units
