@@ -31,6 +31,12 @@ from optimizer import SnapshotReader
 page = SnapshotReader.from_env().predictions()
 print(page.origin, page.value.count)
 """
+SENDER: Final = """
+from optimizer.celery import CelerySender
+sender = CelerySender()
+run = sender.send(force=False, accept=False, source="brain")
+print(sender.state(run).state, sender.state(run).error)
+"""
 
 Environment = Callable[[str], "Venv"]
 
@@ -100,6 +106,14 @@ def test_the_web_alone_serves_the_router(environment: Environment, tmp_path: Pat
         assert json.loads(get(f"{url}/api/predictions"))["count"] == 50
     with served(web, tmp_path, ["rolling-optimizer", "web", "--port", "0"], variables) as url:
         assert json.loads(get(f"{url}/predictions"))["count"] == 50
+
+
+def test_celery_alone_sends_runs_and_follows_them(
+    environment: Environment, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """A backend of another framework has neither FastAPI nor uvicorn."""
+    done = environment("celery").run("python", "-c", SENDER, cwd=tmp_path, **settings_for(redis_server))
+    assert done.stdout == "pending None\n", done.stderr
 
 
 @pytest.mark.parametrize(
