@@ -1,4 +1,4 @@
-"""The typed values that packages exchange: records and bots of the input, snapshots, manifest and report.
+"""The typed values that packages exchange: records and bots of the input, snapshots, manifest, report, state of a run.
 
 Structs are frozen and have only fields that are used. The order of the fields of an output struct is their order in the
 JSON.
@@ -32,6 +32,7 @@ __all__ = [
     "BotSummary",
     "BotsSnapshot",
     "ExtraValue",
+    "Failure",
     "FileEntry",
     "Holding",
     "Index",
@@ -49,6 +50,7 @@ __all__ = [
     "Rejected",
     "Report",
     "Rule",
+    "RunState",
     "Stats",
     "Timestamp",
     "Units",
@@ -363,3 +365,20 @@ class Report(Value, frozen=True, omit_defaults=True):
     rejects: list[RejectTally] = msgspec.field(default_factory=list)
     rejected: Rejected | None = None
     warning: str | None = None
+
+
+class Failure(Value, frozen=True):
+    """Why a run failed: the error's name, and what it says."""
+
+    error: str
+    details: str
+
+
+class RunState(Value, frozen=True):
+    """What has become of a run that was sent; an unknown one is `pending`. `percent` is of the bytes read."""
+
+    id: str
+    state: Literal["pending", "running", "done", "failed"]
+    percent: float | None = None
+    report: Report | None = None
+    error: Failure | None = None

@@ -20,6 +20,7 @@ from optimizer.config.settings import Settings
 from tests.reliability.chaos.figures import Figures
 from tests.support.engines import engine
 from tests.support.examples import FAST
+from tests.support.installed import build_wheel, copy_sources
 from tests.support.redis_servers import RedisServer
 
 if TYPE_CHECKING:
@@ -160,6 +161,12 @@ def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
 def settings_without_redis(tmp_path: Path) -> Settings:
     """Settings for runs with `use_cache=False`."""
     return Settings(input=tmp_path / "rolling_brain.json.gz", output_dir=tmp_path / "snapshots")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the package."""
+    return build_wheel(copy_sources(tmp_path_factory.mktemp("wheel")))
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,6 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import click
@@ -24,7 +22,7 @@ from optimizer.celery.broker import Connection
 from optimizer.celery.config import celery_settings
 from optimizer.celery.flower import close_flower
 from optimizer.celery.registration import Registration
-from optimizer.errors import SettingsInvalid
+from optimizer.celery.startup import one_line_exit
 
 __all__ = ["create_app"]
 
@@ -47,12 +45,12 @@ class _Loader(AppLoader):  # type: ignore[misc]
 
     def read_configuration(self, env: str = "") -> dict[str, Any]:  # noqa: ARG002 - it may be another program's
         """Celery's settings of an app for which no module is named."""
-        with _one_line_exit():
+        with one_line_exit():
             return celery_settings(os.environ)
 
     def config_from_object(self, obj: Any, silent: bool = False) -> Any:
         """Celery's settings in a module."""
-        with _one_line_exit():
+        with one_line_exit():
             return super().config_from_object(obj, silent)
 
 
@@ -86,11 +84,3 @@ def _is_flower_of(module: str) -> bool:
         return False
     named = str(context.params.get("app")).partition(":")[0]
     return named in (module, f"{module}.app") or f"{named}.celery" == module  # `find_app` of Celery tries these
-
-
-@contextmanager
-def _one_line_exit() -> Iterator[None]:
-    try:
-        yield
-    except SettingsInvalid as error:
-        raise SystemExit(f"SettingsInvalid: {error}") from None  # where Celery would print a traceback

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from celery import Celery
 
-from optimizer.celery.brokers import same_broker, shown_broker
+from optimizer.celery.broker_url import same_broker, shown_broker
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
 from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME, beat_entries, time_limit_s
 from optimizer.celery.startup import watch_registered, watch_standalone

@@ -15,8 +15,8 @@ MERGE_TASK: Final = "tasks.merge_rolling_parts"
 
 
 def time_limit_s(every: Sequence[Settings]) -> int:
-    """The time limit of a run, in seconds."""
-    return max(60, round(10 * max(settings.interval_s for settings in every)))
+    """The time limit of a task that may run any of these sources, in whole seconds as Celery has it."""
+    return round(max(settings.time_limit_s for settings in every))
 
 
 def beat_entries(every: Sequence[Settings], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -2,8 +2,8 @@
 
     app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), prefix="/api")
 
-Runs go to the broker of the `ROLLING_*` variables, or to that of a Celery app of yours, whatever settings the router
-has. Of the runs that are sent here, a source has one at a time, over all processes: a key in Redis holds it.
+Runs go to the broker of the `ROLLING_*` variables, or to the broker of a Celery app of yours, whatever settings the
+router has. Of the runs that are sent here, a source has one at a time, over all processes: a key in Redis holds it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from optimizer.cache.keys import Keys
 from optimizer.celery.results import ResultInvalid
 from optimizer.celery.schedule import TASK_NAME
 from optimizer.errors import CacheUnavailable, RunPending
+from optimizer.models import Failure, RunState
 
 if TYPE_CHECKING:
     import redis
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from optimizer.celery.registration import Registration
     from optimizer.celery.run_states import RunStates
-    from optimizer.web.trigger import RunState
 
 __all__ = ["CelerySender"]
 
@@ -97,8 +97,6 @@ class CelerySender:
             CacheUnavailable: Redis cannot be reached, or holds a result that no worker has written.
             SettingsInvalid: As above.
         """
-        from optimizer.web.trigger import Failure, RunState  # noqa: PLC0415 - FastAPI is an extra
-
         _, states = self._registered()
         with states.reading():
             result = states.read(run_id)

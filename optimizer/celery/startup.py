@@ -31,7 +31,7 @@ from optimizer.storage.location import is_pattern
 if TYPE_CHECKING:
     from optimizer.celery.registration import Registration
 
-__all__ = ["watch_registered", "watch_standalone"]
+__all__ = ["one_line_exit", "watch_registered", "watch_standalone"]
 
 _log = SourceLog(__name__)
 
@@ -106,7 +106,7 @@ def _log_parts(every: Sequence[Settings], app: Celery) -> None:
 
 def _check_worker(worker: Any) -> None:
     """End a worker with a misspelt setting, without its engine, or with a broker or a pool that cannot be used."""
-    with _one_line_exit():
+    with one_line_exit():
         every = Settings.every_from_env(os.environ, strict=True)
         for settings in every:
             choose_engine(settings.engine)
@@ -117,14 +117,17 @@ def _check_worker(worker: Any) -> None:
 
 def _check_beat(_beat: Any) -> None:
     """End a beat with a misspelt setting, or with a Redis Cluster for its broker, to which it could not send a task."""
-    with _one_line_exit():
+    with one_line_exit():
         every = Settings.every_from_env(os.environ, strict=True)
         check_no_cluster(every[0].broker_url)
 
 
 @contextmanager
-def _one_line_exit() -> Iterator[None]:
-    """Exit with one line on invalid settings and on a broker that refuses; Celery waits for one that is away."""
+def one_line_exit() -> Iterator[None]:
+    """Exit with one line, in place of a traceback, on invalid settings and on a broker that refuses.
+
+    Celery waits for a broker that is away.
+    """
     try:
         yield
     except SettingsInvalid as error:

@@ -130,6 +130,11 @@ class Settings:
         """
         return parse_mapping(self.fields, self.bot_fields, self.position_fields)
 
+    @property
+    def time_limit_s(self) -> float:
+        """How long a run may take, in seconds: ten intervals, and a minute at least."""
+        return max(60.0, 10 * self.interval_s)
+
     def redacted(self) -> dict[str, str]:
         """Every setting as text under its variable's name, passwords in URLs as `***`."""
         shown = {variable_name(field.name): getattr(self, field.name) for field in fields(self)}

@@ -16,8 +16,7 @@ from typing import Final
 from optimizer.config.field_map import InputMapping
 from optimizer.config.settings import Settings
 from optimizer.errors import SourceError
-from optimizer.inspection.report import Inspection
-from optimizer.inspection.reporting import BOTS, POSITIONS, RECORDS, report_on
+from optimizer.inspection.report import BOTS, POSITIONS, RECORDS, Inspection, report_on
 from optimizer.inspection.shape import InputShape, find_shape, layout_of
 from optimizer.inspection.units import Units
 from optimizer.inspection.walk import Step, walk

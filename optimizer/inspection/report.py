@@ -1,12 +1,62 @@
-"""The values that an inspection returns; `rolling-optimizer inspect --json` prints them."""
+"""The report on an input: what units of each kind hold, what is read from them, what is missing, a better line. Pure.
+
+`rolling-optimizer inspect --json` prints the values.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Final
+
 import msgspec
 
+from optimizer.config.field_map import FieldMap, MappedField, parse_mapping
+from optimizer.inspection.paths import PathStats, UnitStats
 from optimizer.inspection.shape import InputShape
+from optimizer.inspection.suggestion import UnitKind, read_from, suggested_line
+from optimizer.inspection.synonyms import BOT_NAMES, POSITION_NAMES, RECORD_NAMES
+from optimizer.models import RejectReason
+from optimizer.scan.fragment import SHOWN_CHARACTERS
+from optimizer.scan.schema import Field, schema_of
+from optimizer.scan.validation import shown_name
 
-__all__ = ["Inspection", "PathReport", "UnitReport"]
+__all__ = ["BOTS", "POSITIONS", "RECORDS", "Inspection", "PathReport", "UnitReport", "report_on"]
+
+_SCHEMA: Final = schema_of()
+
+# A bot's positions are no row of its table, since they are units of their own.
+_LIST_OF_POSITIONS: Final = Field(
+    name="positions",
+    names=("positions",),
+    type=list[Any] | dict[str, Any] | Annotated[int, msgspec.Meta(ge=0)],
+    expected="a list, a map or a count",
+    max_characters=None,
+    reason=RejectReason.BOT,
+    required=False,
+    default=None,
+)
+
+RECORDS: Final = UnitKind(
+    variable="ROLLING_FIELDS",
+    parse=lambda text: parse_mapping(text, "", "").records,
+    fields=tuple(_SCHEMA.records.values()),
+    names=RECORD_NAMES,
+    has_extras=True,
+)
+BOTS: Final = UnitKind(
+    variable="ROLLING_BOT_FIELDS",
+    parse=lambda text: parse_mapping("", text, "").bots,
+    fields=(*(field for field in _SCHEMA.bots.values() if field.name != "name"), _LIST_OF_POSITIONS),
+    names=BOT_NAMES,
+)
+POSITIONS: Final = UnitKind(
+    variable="ROLLING_POSITION_FIELDS",
+    parse=lambda text: parse_mapping("", "", text).positions,
+    fields=tuple(_SCHEMA.position_fields.values()),
+    names=POSITION_NAMES,
+)
 
 
 class PathReport(msgspec.Struct, frozen=True):
@@ -63,3 +113,60 @@ class Inspection(msgspec.Struct, frozen=True):
     not_objects: int = 0
     too_large: int = 0
     listed_bots: int = 0
+
+
+def report_on(kind: UnitKind, text: str, stats: UnitStats, *, keyed: bool) -> UnitReport:
+    """Report on units.
+
+    Args:
+        kind: Which units.
+        text: The value of their setting.
+        stats: What they hold.
+        keyed: Whether they are named by their keys, so that they need no `symbol`.
+    """
+    if keyed:
+        kind = replace(kind, fields=[field for field in kind.fields if field.name != "symbol"])
+    mapping = kind.parse(text)
+    suggested = suggested_line(kind, mapping, stats)
+    better = mapping if suggested is None else kind.parse(suggested)
+    then = read_from(kind, better, stats)
+    unread = [field for field in kind.fields if field.name not in then] if stats.count else []
+    used_as = _by_path(read_from(kind, mapping, stats), mapping)
+    suggested_as = _by_path(then, better)
+    paths = [
+        PathReport(
+            path=shown_name(".".join(path)),
+            types=one.types,
+            share=round(one.count / stats.count, 4),
+            example=_example(one),
+            used_as=used_as.get(path),
+            suggested_as=suggested_as.get(path),
+        )
+        for path, one in stats.paths.items()
+    ]
+    return UnitReport(
+        variable=kind.variable,
+        in_force=text,
+        count=stats.count,
+        paths=paths,
+        suggested=suggested,
+        missing=[f"{field.name} ({field.expected})" for field in unread if field.required],
+        absent=[field.name for field in unread if not field.required],
+        paths_left_out=stats.paths_left_out,
+    )
+
+
+def _by_path(read: Mapping[str, MappedField], mapping: FieldMap) -> dict[tuple[str, ...], str]:
+    extras = set(mapping.extra_names)
+    return {item.path: f"+{name}" if name in extras else name for name, item in read.items()}
+
+
+def _example(stats: PathStats) -> str | None:
+    """Return the first value other than null as JSON, cut; of a container only its kind."""
+    if not stats.values:
+        return None
+    value = stats.values[0]
+    if isinstance(value, dict | list):
+        return "{...}" if isinstance(value, dict) else "[...]"
+    text = json.dumps(value, ensure_ascii=False)
+    return shown_name(text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "...")

@@ -120,8 +120,8 @@ def take_lost_assignment(session: Session, tell_lost: Callable[[str, RunLost], N
     if stored is None:
         return None
     lost = RunLost(
-        "the scan of an earlier run has not come back: was its worker killed, or is there none, or none that is free, "
-        "that takes the queue rolling.scan? See: celery -A tasks inspect active_queues"
+        "the scan of an earlier run has not come back: was its worker killed, or does none that is free take the queue "
+        "of its parts? See: celery -A APP inspect active_queues, with the module of the workers' Celery app as APP"
     )
     _log.warning("⚠️ a run is lost", source=session.cache.keys.source, error=lost)
     with suppress(*UNREADABLE):  # damaged: then its id is not known

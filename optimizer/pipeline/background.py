@@ -38,7 +38,6 @@ __all__ = ["ABORT_S", "STOP_S", "ScheduledRuns", "background"]
 # container has until it is killed.
 STOP_S: Final = 5.0
 ABORT_S: Final = 3.0
-LEAST_LIMIT_S: Final = 60.0
 
 _log = SourceLog(__name__)
 
@@ -99,7 +98,7 @@ class ScheduledRuns:
 
     def _run(self) -> Report:
         settings = self._settings
-        limit_s = time.monotonic() + max(LEAST_LIMIT_S, 10 * settings.interval_s)
+        limit_s = time.monotonic() + settings.time_limit_s
 
         def check(_done_bytes: int, _total_bytes: int) -> None:
             if self._aborted:

@@ -26,10 +26,11 @@ require("optimizer.web", "web", "fastapi")  # before the first import of it, by 
 
 from fastapi import APIRouter
 
+from optimizer.models import RunState
 from optimizer.web.app import create_app
 from optimizer.web.describe import EXPOSED_HEADERS
 from optimizer.web.routes import Routers, make_router, make_routers
-from optimizer.web.trigger import RunState, Trigger
+from optimizer.web.trigger import Trigger
 
 __all__ = ["EXPOSED_HEADERS", "Routers", "RunState", "Trigger", "create_app", "make_router", "make_routers", "router"]
 

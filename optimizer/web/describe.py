@@ -167,7 +167,7 @@ def _problem_response(status: int, detail: str) -> dict[str, Any]:
 class _ProblemContent(dict[str, Any]):
     """The content of a response with problem details.
 
-    FastAPI puts the schema of a `model` under the media type of the route, which is that of its success. It has no
+    FastAPI puts the schema of a `model` under the media type of the route, which is `application/json`, and has no
     option for another one. A literal reference to the component would break in an app with a `Problem` of its own,
     where pydantic gives both longer names.
     """

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
+from msgspec import UNSET
+
 from optimizer.errors import SnapshotMissing
 from optimizer.models import Origin, Report
 from optimizer.reader.follower import Follower
@@ -52,6 +54,8 @@ def _snapshot(follower: Follower) -> Iterable[str]:
     for kind, units in (("records", state.rejected.records), ("bots", state.rejected.bots)):
         yield _gauge(f"{kind}_seen", f"All {kind} of the input that the current version was made from.", units.seen)
         yield _gauge(f"{kind}_rejected", "Those of them that it leaves out: they cannot be used.", units.rejected)
+    empty = state.rejected.bots.without_fields
+    yield _gauge("bots_without_fields", "Bots with no value in any field that is read.", 0 if empty is UNSET else empty)
 
 
 def _last_run(runs: Sequence[Report]) -> Iterable[str]:

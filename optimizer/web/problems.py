@@ -1,4 +1,7 @@
-"""Errors as RFC 9457 problem details, from our own routes: an app that includes them keeps its own error handlers."""
+"""Responses that no cache keeps: values as JSON, and errors as RFC 9457 problem details.
+
+The errors come from our own routes: an app that includes them keeps its own error handlers.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ __all__ = [
     "SymbolRoute",
     "explain",
     "is_head",
+    "json_response",
     "problem",
     "unavailable",
 ]
@@ -53,6 +57,8 @@ NO_BROKER: Final = (
 )
 UNAUTHORIZED: Final = "a run needs the header 'Authorization: Bearer TOKEN' with the token of ROLLING_TRIGGER_TOKEN"
 TOO_MANY_UNAUTHORIZED: Final = "too many requests with a wrong token; one with the right token is answered at once"
+
+_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 _log = SourceLog(__name__)
 _logged: Final[deque[str]] = deque(maxlen=16)
@@ -72,13 +78,17 @@ class Problem(Value, frozen=True):
         return cls("about:blank", HTTPStatus(status).phrase, status, detail)
 
 
+def json_response(value: msgspec.Struct, status: int = HTTPStatus.OK) -> Response:
+    """A response with a value."""
+    return Response(msgspec.json.encode(value), status, _HEADERS, "application/json")
+
+
 def problem(
     status: int, detail: str, headers: Mapping[str, str] | None = None, members: Mapping[str, object] | None = None
 ) -> Response:
     """A response with problem details, and further members if there are any."""
     body = msgspec.json.encode(msgspec.structs.asdict(Problem.of(status, detail)) | dict(members or {}))
-    fixed = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(body, status, {**fixed, **(headers or {})}, MEDIA_TYPE)
+    return Response(body, status, {**_HEADERS, **(headers or {})}, MEDIA_TYPE)
 
 
 class PartMissing(SnapshotMissing):

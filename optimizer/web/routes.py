@@ -1,70 +1,36 @@
-"""The routes: each takes checked parameters, and sends what is prepared or the result of one lookup in Redis.
+"""The routers, and the routes of snapshots: each sends what is prepared, or the result of one lookup in Redis.
 
 GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page      of the current version; 503 without one
-GET /status  /runs  /events  /healthz  /readyz  /metrics
+GET /events
+GET /status  /runs  /healthz  /readyz  /metrics                       see `operations.py`
 POST /runs  GET /runs/{id}                                            if there is a trigger, see `trigger.py`
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
-import msgspec
-from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi import APIRouter, Header, Path, Query, Response
 
 from optimizer.config.settings import Settings
-from optimizer.errors import SettingsInvalid, SnapshotMissing
-from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Rejected, Report, Value
+from optimizer.errors import SettingsInvalid
+from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record
 from optimizer.reader.async_reader import AsyncSnapshotReader
-from optimizer.reader.lookups import ScanStatus
 from optimizer.reader.reader import SnapshotReader
-from optimizer.reader.results import describe_rejected
-from optimizer.web import describe, metrics
+from optimizer.web import describe
 from optimizer.web.events import TOO_MANY_LISTENERS, EventStream
+from optimizer.web.operations import add_operations
 from optimizer.web.pages import PredictionQuery, SnapshotPage
 from optimizer.web.prepared import Sending
-from optimizer.web.problems import PartMissing, ProblemRoute, SymbolRoute, problem, unavailable
+from optimizer.web.problems import PartMissing, ProblemRoute, SymbolRoute, problem
 from optimizer.web.service import Service
-from optimizer.web.trigger import Trigger, add_trigger_routes
+from optimizer.web.trigger import Trigger
 
 __all__ = ["Routers", "make_router", "make_routers", "router_of"]
 
 TAG: Final = "rolling optimizer"
-
-
-class SnapshotStatus(Value, frozen=True):
-    """How fresh the current version is, and where it is read from."""
-
-    source: str
-    sources: list[str]
-    version: int
-    generated_at: str
-    age_s: float
-    stale: bool
-    origin: Literal["redis", "files"]
-    interval_s: float
-    cache_up: bool
-    trigger: bool
-    flower_url: str | None
-    last_success: str | None
-    rejected: Rejected | None
-    notes: list[str]
-
-
-class RunReports(Value, frozen=True):
-    """The newest reports, newest first."""
-
-    runs: list[Report]
-
-
-class ProbeStatus(Value, frozen=True):
-    """The process lives, or is ready."""
-
-    status: str
 
 
 class Routers(NamedTuple):
@@ -123,7 +89,7 @@ def router_of(service: Service, trigger: Trigger | None = None, sources: Sequenc
     """All routes of a service, in one router; `sources` are all that the app serves."""
     router = _router(service)
     _add_snapshots(router, service)
-    _add_operations(router, service, trigger, sources)
+    add_operations(router, service, trigger, sources)
     return router
 
 
@@ -135,7 +101,7 @@ def _snapshots_router(service: Service) -> APIRouter:
 
 def _operations_router(service: Service, trigger: Trigger | None) -> APIRouter:
     router = _router(service)
-    _add_operations(router, service, trigger)
+    add_operations(router, service, trigger)
     return router
 
 
@@ -242,116 +208,3 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         await service.reader()
         known = last_event_id is not None and last_event_id.isascii() and last_event_id.isdecimal()
         return EventStream(service.hub, int(last_event_id[:20]) if known and last_event_id else None)
-
-
-def _add_operations(
-    router: APIRouter, service: Service, trigger: Trigger | None = None, sources: Sequence[str] = ()
-) -> None:
-    """Add the routes for operators and probes; those that start runs only where there are a trigger and a token."""
-    may_trigger = trigger is not None and bool(service.settings.trigger_token)
-
-    @router.get(
-        "/status",
-        summary="Version, age and origin",
-        responses=describe.responses(SnapshotStatus, describe.STATUS_EXAMPLE, 503),
-    )
-    async def status() -> Response:
-        """Without a snapshot the problem has the members that do not need one: a run may be wanted just then."""
-        reader = await service.reader()
-        follower = reader.follower
-        always: dict[str, Any] = {
-            "source": follower.source,
-            "sources": list(sources) or [follower.source],
-            "interval_s": follower.interval_s,
-            "cache_up": follower.redis.up,
-            "trigger": may_trigger,
-            "flower_url": service.flower_url,
-        }
-        try:
-            state = await reader.manifest()
-        except SnapshotMissing as error:
-            return unavailable(error, always)
-        return _json(
-            SnapshotStatus(
-                version=state.version,
-                generated_at=state.generated_at,
-                age_s=round(state.age_s, 3),
-                stale=state.stale,
-                origin=state.origin,
-                last_success=state.checked_at,
-                rejected=state.rejected,
-                notes=describe_rejected(state.rejected),
-                **always,
-            )
-        )
-
-    @router.get(
-        "/runs",
-        summary="The last runs, newest first; none while Redis is away",
-        responses=describe.responses(RunReports, describe.RUNS_EXAMPLE, 422),
-    )
-    async def runs(
-        limit: Annotated[int, Query(ge=1, le=1_000, examples=[20])] = 20,
-        status: Annotated[
-            ScanStatus | None,
-            Query(description="Only scans that were published, of which 100 are kept.", examples=["success"]),
-        ] = None,
-    ) -> Response:
-        return _json(RunReports(await (await service.reader()).runs(limit, status=status)))
-
-    @router.get("/healthz", summary="The process lives", responses=describe.responses(ProbeStatus, {"status": "alive"}))
-    async def healthz() -> Response:
-        return _json(ProbeStatus("alive"))
-
-    @router.get(
-        "/readyz",
-        summary="There is a snapshot that can be read, and it is not stale",
-        responses=describe.responses(ProbeStatus, {"status": "ready"}, 503),
-    )
-    async def readyz() -> Response:
-        reader = await service.reader()
-        state = await reader.manifest()
-        if not reader.follower.current().is_whole:
-            detail = f"a part of version {state.version} cannot be read; the next publish mends it"
-            return problem(503, detail, {"Retry-After": "5"})
-        if state.stale:
-            detail = (
-                f"no run has made or confirmed version {state.version} for {state.age_s:.0f} s: "
-                f"{await _why_stale(reader)}"
-            )
-            return problem(503, detail, {"Retry-After": "5"})
-        return _json(ProbeStatus("ready"))
-
-    @router.get(
-        "/metrics",
-        name="metrics",
-        response_class=PlainTextResponse,
-        summary="For Prometheus",
-        responses=describe.text_response(
-            "text/plain", "Prometheus's text format.", "# TYPE rolling_cache_up gauge\nrolling_cache_up 1\n"
-        ),
-    )
-    async def prometheus(_request: Request) -> Response:
-        reader = await service.reader()
-        runs, scans = await reader.runs(1), await reader.runs(1, status="success")
-        await asyncio.to_thread(service.read_counters.share, reader.follower)
-        text = metrics.render(reader.follower, runs, scans, service.read_counters.totals(), len(service.hub))
-        return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
-
-    if trigger is not None and may_trigger:
-        add_trigger_routes(router, trigger, service.settings.trigger_token, service.settings.source)
-
-
-async def _why_stale(reader: AsyncSnapshotReader) -> str:
-    """What to check first: Redis, the last run, or the worker."""
-    if not reader.follower.redis.up:
-        return "Redis does not answer this server, whose log says why"
-    for run in await reader.runs(1):
-        if run.status == "failed":
-            return f"the last run failed at {run.timestamp} ({run.error}), and its report in /runs says why"
-    return "are the worker and beat running?"
-
-
-def _json(value: msgspec.Struct) -> Response:
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(msgspec.json.encode(value), headers=headers, media_type="application/json")

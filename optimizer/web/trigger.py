@@ -10,7 +10,7 @@ import hmac
 import math
 import time
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Literal, NoReturn, Protocol
+from typing import Annotated, Any, Final, NoReturn, Protocol
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -19,34 +19,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from optimizer.errors import RunPending
-from optimizer.models import Report, Value
+from optimizer.models import RunState, Value
 from optimizer.web.describe import RUN_STATE_EXAMPLE, responses
-from optimizer.web.problems import TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, problem
+from optimizer.web.problems import TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, json_response, problem
 
-__all__ = ["Failure", "RunState", "Trigger", "add_trigger_routes"]
+__all__ = ["Trigger", "add_trigger_routes"]
 
 MAX_BODY_BYTES: Final = 1_024
 # Wrong tokens: ten are answered at once, and then two a second.
 ANSWER_EVERY_S: Final = 0.5
 AT_ONCE_S: Final = 10 * ANSWER_EVERY_S
 LONGEST_DELAY_S: Final = 2.0
-
-
-class Failure(Value, frozen=True):
-    """Why a run failed: the error's name, and what it says."""
-
-    error: str
-    details: str
-
-
-class RunState(Value, frozen=True):
-    """What has become of a run that was sent; an unknown one is `pending`. `percent` is of the bytes read."""
-
-    id: str
-    state: Literal["pending", "running", "done", "failed"]
-    percent: float | None = None
-    report: Report | None = None
-    error: Failure | None = None
 
 
 class RunSent(Value, frozen=True):
@@ -105,7 +88,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
             run_id = await asyncio.to_thread(trigger.send, force=order.force, accept=order.accept, source=source)
         except RunPending as error:
             return problem(HTTPStatus.CONFLICT, str(error))
-        return _json(RunSent(run_id), HTTPStatus.ACCEPTED)
+        return json_response(RunSent(run_id), HTTPStatus.ACCEPTED)
 
     @router.get(
         "/runs/{id}",
@@ -117,7 +100,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
         run_id: Annotated[str, Path(alias="id", pattern="^[0-9a-f-]{36}$", examples=[RUN_STATE_EXAMPLE["id"]])],
     ) -> Response:
         """Results are kept for a quarter of an hour; an unknown run is `pending`."""
-        return _json(await asyncio.to_thread(trigger.state, run_id), HTTPStatus.OK)
+        return json_response(await asyncio.to_thread(trigger.state, run_id))
 
 
 class _WrongTokens:
@@ -165,11 +148,6 @@ async def _read_order(request: Request) -> _Order:
         raise HTTPException(
             HTTPStatus.BAD_REQUEST, f'the body is not {{"force": true or false, "accept": true or false}}: {error}'
         ) from None
-
-
-def _json(value: msgspec.Struct, status: int) -> Response:
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(msgspec.json.encode(value), status, headers, "application/json")
 
 
 _ORDER_DESCRIPTION: Final[dict[str, Any]] = {

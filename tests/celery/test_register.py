@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -15,7 +14,7 @@ from typing import Any, Final
 import celery
 import pytest
 
-from optimizer import Settings, SnapshotReader
+from optimizer import Settings
 from optimizer.celery import CelerySender, create_app, register
 from optimizer.cli.dev.sample import write_sample
 from optimizer.errors import SettingsInvalid
@@ -293,15 +292,6 @@ def test_no_import_has_an_effect(tmp_path: Path, variable: str) -> None:
 # ---- real processes
 
 
-def _variables(settings: Settings, **more: str) -> dict[str, str]:
-    return {
-        "ROLLING_REDIS_URL": settings.redis_url,
-        "ROLLING_INPUT": str(settings.input),
-        "ROLLING_OUTPUT_DIR": str(settings.output_dir),
-        **more,
-    }
-
-
 def _files_broker(directory: Path) -> str:
     """A broker that is no Redis and needs no server."""
     queues = directory / "queues"
@@ -329,9 +319,9 @@ def test_a_run_is_sent_made_and_followed(tmp_path: Path, settings: Settings, bac
     write_json(settings.input, {"AAPL": a_record()})
     results = backend.format(redis=settings.redis_url[:-1], directory=tmp_path)
     config = _files_broker(tmp_path) + "\n" + results
-    with ForeignApp(tmp_path / "proj", config, **_variables(settings, C_FORCE_ROOT="1")) as app:  # for pickle
-        app.start_worker()
-        app.wait_for("rolling_brain: engine")
+    with ForeignApp(tmp_path / "proj", settings, config, C_FORCE_ROOT="1") as app:  # for pickle
+        app.start_worker("-c", "1")
+        app.wait_for_line("rolling_brain: engine")
         done = app.send()
         local(settings.input).unlink()
         failed = app.send()
@@ -347,7 +337,7 @@ def test_a_run_is_sent_made_and_followed(tmp_path: Path, settings: Settings, bac
 def test_a_run_that_no_worker_begins_is_held_once_and_then_expires(tmp_path: Path, settings: Settings) -> None:
     """Its key in the cache tells that it came too late."""
     config = _files_broker(tmp_path)
-    with ForeignApp(tmp_path / "proj", config, **_variables(settings)) as app:
+    with ForeignApp(tmp_path / "proj", settings, config) as app:
         code = """
 import redis, os
 from optimizer.celery import CelerySender
@@ -368,7 +358,7 @@ print(sender.state(run).state, sender.state(run).error.error)
 assert sender.send(**order) != run
 client.close()
 """
-        said = app.python(code).splitlines()
+        said = app.printed(code).splitlines()
     assert "sent without force, has not ended" in said[0]
     assert said[1:] == ["pending", "failed Expired"]
 
@@ -377,7 +367,7 @@ client.close()
 def test_a_broker_that_is_away_is_one_sentence(tmp_path: Path, settings: Settings) -> None:
     """Within seconds, without the password, and the next request is not held up."""
     config = 'broker_url = "amqp://user:secret@127.0.0.1:1//"'
-    with ForeignApp(tmp_path / "proj", config, **_variables(settings)) as app:
+    with ForeignApp(tmp_path / "proj", settings, config) as app:
         code = """
 from optimizer.celery import CelerySender
 from optimizer.errors import CacheUnavailable
@@ -388,7 +378,7 @@ for _ in range(2):
     except CacheUnavailable as error:
         print(error)
 """
-        said = app.python(code).splitlines()
+        said = app.printed(code).splitlines()
     assert len(said) == 2
     for line in said:
         assert "the broker amqp://user:**@127.0.0.1:1// cannot be reached" in line
@@ -401,15 +391,13 @@ def test_a_wrong_variable_ends_no_worker_and_no_beat(tmp_path: Path, settings: S
     config = (
         _redis_broker(settings) + '\nbeat_schedule = {"x": {"task": "proj.add", "schedule": 0.5, "args": [20, 22]}}'
     )
-    variables = _variables(settings, ROLLING_GZIP_LEVEL="11")
-    with ForeignApp(tmp_path / "proj", config, **variables) as app:
-        app.start_worker()
-        app.wait_for(r"no run can be made.*SettingsInvalid: ROLLING_GZIP_LEVEL=11 is not between 1 and 9")
-        app.python("from proj import app; app.tasks['tasks.optimize_rolling_data'].delay()")
-        app.wait_for(r"Optimization failed.*SettingsInvalid.*ROLLING_GZIP_LEVEL=11")
-        app.start("beat", "--loglevel", "INFO", "-s", str(tmp_path / "schedule"))
-        added = app.directory / "added"
-        wait_until(lambda: added.exists() and "42" in added.read_text().split(), what="their tick")
+    with ForeignApp(tmp_path / "proj", settings, config, ROLLING_GZIP_LEVEL="11") as app:
+        app.start_worker("-c", "1")
+        app.wait_for_line(r"no run can be made.*SettingsInvalid: ROLLING_GZIP_LEVEL=11 is not between 1 and 9")
+        app.printed("from proj import app; app.tasks['tasks.optimize_rolling_data'].delay()")
+        app.wait_for_line(r"Optimization failed.*SettingsInvalid.*ROLLING_GZIP_LEVEL=11")
+        app.start_beat()
+        app.wait_for_sum(42)
         assert app.text.count("no run can be made") == 2
         assert "Traceback" not in app.text
 
@@ -417,12 +405,11 @@ def test_a_wrong_variable_ends_no_worker_and_no_beat(tmp_path: Path, settings: S
 @pytest.mark.slow
 def test_the_stand_alone_apps_checks_end_no_worker_of_another_app(tmp_path: Path, settings: Settings) -> None:
     """Though its process uses both: a misspelt name is a warning there, and its loggers keep their levels."""
-    variables = _variables(settings, ROLLING_INPT="x")
-    with ForeignApp(tmp_path / "proj", _redis_broker(settings), **variables) as app:
+    with ForeignApp(tmp_path / "proj", settings, _redis_broker(settings), ROLLING_INPT="x") as app:
         module = app.directory / "proj.py"
         module.write_text("from optimizer.celery.standalone import app as ours\nours.finalize()\n" + module.read_text())
-        app.start("worker", "-c", "1")
-        app.wait_for("ROLLING_INPT is not a setting, and is passed over")
+        app.start("worker", app.python, "-m", "celery", "-A", "proj", "worker", "-c", "1")
+        app.wait_for_line("ROLLING_INPT is not a setting, and is passed over")
         app.add(5, 6)
         assert "engine" not in app.text
 
@@ -434,20 +421,16 @@ def test_beat_with_its_own_scheduler_sends_ticks(tmp_path: Path, settings: Setti
     config = (
         _redis_broker(settings) + '\nbeat_schedule = {"x": {"task": "proj.add", "schedule": 0.5, "args": [20, 22]}}'
     )
-    variables = _variables(settings, ROLLING_INTERVAL_S="1")
-    arguments = ', queue="rolling"'
-    with (
-        ForeignApp(tmp_path / "proj", config, arguments, **variables) as app,
-        closing(SnapshotReader.from_settings(settings)) as reader,
-    ):
-        app.start_worker("-Q", "celery,rolling")
-        app.start("beat", "--loglevel", "INFO", "-s", str(tmp_path / "schedule"))
-        wait_until(lambda: [run.status for run in reader.runs(10)].count("unchanged") >= 1, what="a second tick")
+    with ForeignApp(tmp_path / "proj", settings, config, ', queue="rolling"', ROLLING_INTERVAL_S="1") as app:
+        app.start_worker("-c", "1", "-Q", "celery,rolling")
+        app.start_beat()
+        wait_until(lambda: [run.status for run in app.reader.runs(10)].count("unchanged") >= 1, what="a second tick")
         write_json(settings.input, {"TSLA": a_record()})
         wait_until(
-            lambda: [record.symbol for record in reader.predictions().value.predictions] == ["TSLA"], what="the change"
+            lambda: [record.symbol for record in app.reader.predictions().value.predictions] == ["TSLA"],
+            what="the change",
         )
-        app.wait_for("Sending due task x")
+        app.wait_for_line("Sending due task x")
         assert "tick_taken" not in app.text
 
 
@@ -459,15 +442,15 @@ def test_parts_are_distributed_where_the_result_backend_can_join_them(
     """Else the run scans them itself, and the worker says so at its start."""
     for number in range(3):
         write_json(tmp_path / "parts" / f"{number}.json", {f"S{number}": a_record()})
-    variables = _variables(settings, ROLLING_INPUT=f"{tmp_path}/parts/*.json", ROLLING_SOURCE="parted")
+    variables = {"ROLLING_INPUT": f"{tmp_path}/parts/*.json", "ROLLING_SOURCE": "parted"}
     results = f'\nresult_backend = "{settings.redis_url[:-1]}7"' if may_join else ""
     arguments = ', queue="runs", scan_queue="scans"'
-    with ForeignApp(tmp_path / "proj", _redis_broker(settings) + results, arguments, **variables) as app:
-        app.start_worker("-Q", "celery,runs")
+    with ForeignApp(tmp_path / "proj", settings, _redis_broker(settings) + results, arguments, **variables) as app:
+        app.start_worker("-c", "1", "-Q", "celery,runs")
         if may_join:
-            app.start("worker", "-c", "1", "-Q", "scans", "-n", "scans@%h", "--loglevel", "INFO")
+            app.start_worker("-c", "1", "-Q", "scans", "-n", "scans@%h", name="scans")
         else:
-            app.wait_for(r"parted: the result backend of this app, disabled://, cannot join tasks")
+            app.wait_for_line(r"parted: the result backend of this app, disabled://, cannot join tasks")
         state = app.send(source="parted")
         assert "parts_scanned=3" in state, app.text
         assert app.text.count("Task tasks.scan_rolling_part") == (6 if may_join else 0)  # received, and succeeded
@@ -478,9 +461,8 @@ def test_parts_are_distributed_where_the_result_backend_can_join_them(
 def test_a_sender_sees_progress_where_results_are_off(tmp_path: Path, settings: Settings) -> None:
     """As with the stand-alone app."""
     write_sample(local(settings.input), symbols=1_000, points=4_000)
-    variables = _variables(settings, ROLLING_ENGINE="ijson")
-    with ForeignApp(tmp_path / "proj", _files_broker(tmp_path), **variables) as app:
-        app.start_worker()
+    with ForeignApp(tmp_path / "proj", settings, _files_broker(tmp_path), ROLLING_ENGINE="ijson") as app:
+        app.start_worker("-c", "1")
         code = """
 import json, time
 from optimizer.celery import CelerySender
@@ -494,6 +476,6 @@ while (state := sender.state(run)).state in ("pending", "running"):
     time.sleep(0.05)
 print(json.dumps([*seen, (state.state, state.percent)]))
 """
-        states = json.loads(app.python(code))
+        states = json.loads(app.printed(code))
     assert states[-1] == ["done", 100.0]
     assert any(state == "running" and percent and 0 < percent < 100 for state, percent in states)

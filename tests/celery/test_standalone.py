@@ -12,26 +12,25 @@ import pytest
 from optimizer import Settings
 from tests.support.compose import ROOT
 from tests.support.foreign_app import ForeignApp
-from tests.support.ports import free_port
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_flower_of_another_app_stays_as_it_is(tmp_path: Path, settings: Settings) -> None:
     """It gets no password and no address of ours, also where that app imports ours."""
-    with ForeignApp(tmp_path / "proj", f'broker_url = "{settings.redis_url}"') as app:
+    with ForeignApp(tmp_path / "proj", settings, f'broker_url = "{settings.redis_url}"', PYTHONPATH=str(ROOT)) as app:
         module = app.directory / "proj.py"
         module.write_text("import optimizer.celery.standalone, tasks.rolling, tasks.sender\n" + module.read_text())
-        app.start("flower", f"--port={free_port()}", "--address=127.0.0.1")
-        app.wait_for("Visit me at")
+        app.start_flower("--address=127.0.0.1")
+        app.wait_for_line("Visit me at")
         assert "log in as admin" not in app.text
 
 
 def test_the_flower_of_the_module_is_closed(tmp_path: Path, settings: Settings) -> None:
-    """As that of `celery -A tasks`."""
-    with ForeignApp(tmp_path / "proj", "", ROLLING_REDIS_URL=settings.redis_url) as app:
-        app.start("flower", f"--port={free_port()}", module="optimizer.celery.standalone")
-        assert "127.0.0.1" in app.wait_for("Visit me at")
+    """As with `celery -A tasks`."""
+    with ForeignApp(tmp_path / "proj", settings, "") as app:
+        app.start_flower(module="optimizer.celery.standalone")
+        assert "127.0.0.1" in app.wait_for_line("Visit me at")
         assert "log in as admin:" in app.text
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.installed import CONSTRAINTS, Venv, build_wheel, user_environment
+from tests.support.installed import CONSTRAINTS, Venv, user_environment
 from tests.support.redis_servers import RedisServer, wait_until
 
 pytestmark = pytest.mark.slow
@@ -31,14 +31,14 @@ from optimizer import SnapshotReader
 page = SnapshotReader.from_env().predictions()
 print(page.origin, page.value.count)
 """
+SENDER: Final = """
+from optimizer.celery import CelerySender
+sender = CelerySender()
+run = sender.send(force=False, accept=False, source="brain")
+print(sender.state(run).state, sender.state(run).error)
+"""
 
 Environment = Callable[[str], "Venv"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,14 @@ def test_the_web_alone_serves_the_router(environment: Environment, tmp_path: Pat
         assert json.loads(get(f"{url}/api/predictions"))["count"] == 50
     with served(web, tmp_path, ["rolling-optimizer", "web", "--port", "0"], variables) as url:
         assert json.loads(get(f"{url}/predictions"))["count"] == 50
+
+
+def test_celery_alone_sends_runs_and_follows_them(
+    environment: Environment, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """A backend of another framework has neither FastAPI nor uvicorn."""
+    done = environment("celery").run("python", "-c", SENDER, cwd=tmp_path, **settings_for(redis_server))
+    assert done.stdout == "pending None\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wheels import build_wheel, copy_sources
+from tests.support.installed import build_wheel, copy_sources
 
 LEFT_OUT = {".c", ".h", ".so"}  # sources of the extension, and what is built here in place
 
@@ -23,7 +23,7 @@ def test_the_wheel_holds_the_modules_and_their_data(tmp_path: Path) -> None:
     nested.mkdir(parents=True)
     (nested / "nested.js").touch()
 
-    wheel = build_wheel(source, tmp_path / "dist")
+    wheel = build_wheel(source)
 
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}

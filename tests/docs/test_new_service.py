@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.installed import CONSTRAINTS, build_wheel, user_environment
+from tests.support.installed import CONSTRAINTS, user_environment
 from tests.support.pages import ROOT, blocks
 from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer, wait_until
@@ -26,9 +26,8 @@ SERVICES: Final = {
 
 
 @pytest.mark.slow
-def test_from_an_empty_directory_to_a_running_service(tmp_path: Path, redis_server: RedisServer) -> None:
+def test_from_an_empty_directory_to_a_running_service(tmp_path: Path, wheel: Path, redis_server: RedisServer) -> None:
     """Every block in the order of the page: files are written, commands exit with 0, services come up and stay."""
-    wheel = build_wheel(tmp_path)
     service = tmp_path / "service"
     service.mkdir()
     port = str(free_port())

@@ -27,6 +27,7 @@ from optimizer.celery.sender import CelerySender
 from optimizer.cli.main import commands
 from optimizer.config.environment import FILE_SUFFIX, OWN_MARK, SECRETS, SOURCES_VARIABLE
 from optimizer.config.settings import Settings, variable_name
+from optimizer.models import Report, Stats
 from optimizer.web import create_app
 from tests.support.pages import PAGES, ROOT, Block, Sandbox, blocks, code_spans
 from tests.support.redis_servers import RedisServer
@@ -43,6 +44,7 @@ COMMENTED: Final = (
     "mkdocs.yml",
     "docs/redis-acl.conf",
 )
+SOURCES: Final = (".py", ".c", ".h", ".js", ".html", ".css")
 # Names that a page shows because they are no settings.
 NO_SETTINGS: Final = ("ROLLING_INTERVAL", "ROLLING_REDIS_SERVICE_HOST")
 
@@ -127,6 +129,14 @@ def test_words(path: Path) -> None:
     assert FORBIDDEN.findall(path.read_text("utf-8")) == []
 
 
+@pytest.mark.parametrize("directory", ["optimizer", "tasks", "tests", "benchmarks"])
+def test_words_of_the_code(directory: str) -> None:
+    """The same in comments, docstrings and messages."""
+    for path in (ROOT / directory).rglob("*"):
+        if path.suffix in SOURCES and path != Path(__file__) and "node_modules" not in path.parts:
+            assert FORBIDDEN.findall(path.read_text("utf-8")) == [], path
+
+
 def test_the_readme_is_short() -> None:
     """At most 900 words; the rest has pages of its own."""
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
@@ -156,13 +166,14 @@ def test_variables_in_pages_exist(page: Path) -> None:
 
 def test_every_error_has_a_row() -> None:
     """`operations.md` says of each error of the tree what to do, and of no other."""
-    page = (ROOT / "docs/operations.md").read_text("utf-8")
-    table = page.partition("### A run fails with an error")[2].partition("\n### ")[0]
-    listed = {
-        name for cell in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
-    }
-
+    listed = names_of_rows("docs/operations.md", "### A run fails with an error", "\n### ")
     assert listed == set(errors.__all__) - {"RollingError", "SourceError"}
+
+
+def test_every_member_of_a_report_has_a_row() -> None:
+    """`operations.md` has each member of a report, and each statistic of a scan."""
+    listed = names_of_rows("docs/operations.md", "### The report of a run", "\n## ")
+    assert listed == {*Report.__struct_fields__, *Stats.__struct_fields__}
 
 
 def test_every_warning_is_explained() -> None:
@@ -239,3 +250,10 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and the site make them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.lower())) for heading in headings}
+
+
+def names_of_rows(page: str, begin: str, end: str) -> set[str]:
+    """The names in code of the first cells, in the tables of a page between two texts."""
+    tables = (ROOT / page).read_text("utf-8").partition(begin)[2].partition(end)[0]
+    cells = re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from optimizer import Settings
 from optimizer.inspection.paths import UnitStats
-from optimizer.inspection.report import UnitReport
-from optimizer.inspection.reporting import BOTS, POSITIONS, RECORDS, report_on
+from optimizer.inspection.report import BOTS, POSITIONS, RECORDS, UnitReport, report_on
 from optimizer.inspection.suggestion import UnitKind, fit, read_from
 from optimizer.inspection.synonyms import BOT_NAMES, EXTRA_NAMES, POSITION_NAMES, RECORD_NAMES, normalized
 from tests.support.examples import examples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import sys
+import sysconfig
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +12,10 @@ from typing import Any, Final
 import pytest
 import redis
 
+from tests.support.installed import Venv, write_wheel
 from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer
 from tests.support.team import Team, celery_project
-from tests.support.wheels import build_wheel, copy_sources, make_environment, pip, site_packages, write_wheel
 
 pytestmark = pytest.mark.slow
 
@@ -46,37 +46,31 @@ task_serializer = "pickle"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our wheel."""
-    return build_wheel(copy_sources(tmp_path_factory.mktemp("sources")), tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """The Python of an environment with our wheel and what it needs."""
-    python = make_environment(tmp_path_factory.mktemp("environment"))
-    pip(python, "install", "--no-deps", "--no-index", str(wheel))
+    environment = Venv(tmp_path_factory.mktemp("environment") / "venv")
+    environment.pip("install", "--no-deps", "--no-index", str(wheel))
     # Packages of this environment, without its own `.pth` files: one of those leads to the repository.
-    (site_packages(python) / "needs.pth").write_text(f"{site_packages(Path(sys.executable))}\n")
-    return python
+    (environment.packages / "needs.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    return environment.python
 
 
 def test_their_installed_modules_stay_as_they_are(tmp_path: Path, wheel: Path) -> None:
     """Installing ours adds one package, and uninstalling leaves every file of theirs with its content."""
-    python = make_environment(tmp_path / "environment")
+    environment = Venv(tmp_path / "environment")
     theirs = write_wheel(tmp_path, "theirs", {"tasks.py": TASKS, "celeryconfig.py": CELERYCONFIG})
-    pip(python, "install", "--no-index", str(theirs))
-    before = files_in(site_packages(python))
+    environment.pip("install", "--no-index", str(theirs))
+    before = files_in(environment.packages)
     assert {"tasks.py", "celeryconfig.py"} <= before.keys()
 
-    pip(python, "install", "--no-deps", "--no-index", str(wheel))
-    installed = files_in(site_packages(python))
-    pip(python, "uninstall", "--yes", "rolling-optimizer")
+    environment.pip("install", "--no-deps", "--no-index", str(wheel))
+    installed = files_in(environment.packages)
+    environment.pip("uninstall", "--yes", "rolling-optimizer")
 
     added = {name.partition("/")[0] for name in installed.keys() - before.keys()}
     assert [name for name in added if not name.endswith(".dist-info")] == ["optimizer"]
     assert before.items() <= installed.items()
-    assert files_in(site_packages(python)) == before
+    assert files_in(environment.packages) == before
 
 
 MODES: Final[dict[str, dict[str, str]]] = {

@@ -195,8 +195,8 @@ def test_a_run_that_takes_too_long_to_wait_for_is_ended(slow: Settings, redis_se
 def test_a_run_has_the_time_limit_of_a_task(
     slow: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten intervals, and at least a minute; here a tenth of a second."""
-    monkeypatch.setattr(module, "LEAST_LIMIT_S", 0.0)
+    """Ten intervals, and at least a minute; here a second."""
+    monkeypatch.setattr(Settings, "time_limit_s", 1.0)
     with optimizer.background(replace(slow, interval_s=0.1), stop_s=60):
         report = wait_for(redis_server, slow, "failed")
 

@@ -1,16 +1,14 @@
-"""A Celery app of another team, `proj`, with a task of its own: real workers and beats, started as its users do."""
+"""A team's Celery app in one module, `proj`, with a task of its own."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support.compose import ROOT
+from optimizer.config.settings import Settings
+from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
+from tests.support.team import Team
 
 __all__ = ["ForeignApp"]
 
@@ -34,83 +32,36 @@ def add(a, b):
 """
 
 
-class ForeignApp:
+class ForeignApp(Team):
     """The app in a directory of its own; its processes end with the `with` block.
 
     Args:
         directory: Where `proj.py` is written, and the working directory of its processes.
+        settings: The settings of its processes.
         config: The members of its configuration.
         arguments: What is passed to `register` after the app, with a comma before it.
-        variables: Environment variables.
+        variables: More environment variables.
     """
 
-    def __init__(self, directory: Path, config: str, arguments: str = "", **variables: str) -> None:
-        self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, directory: Path, settings: Settings, config: str, arguments: str = "", **variables: str) -> None:
+        directory.mkdir()
+        super().__init__(directory, settings, **{"ROLLING_INTERVAL_S": "30", **variables})
         lines = "\n".join(f"    {line.strip()}" for line in config.strip().splitlines())
-        (directory / "proj.py").write_text(MODULE.format(config=lines, arguments=arguments))
-        self.environ = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | variables
-        self._started: list[tuple[subprocess.Popen[bytes], Path]] = []
-
-    def __enter__(self) -> ForeignApp:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process, _log in reversed(self._started):
-            process.terminate()
-        for process, _log in self._started:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        self.write({"proj.py": MODULE.format(config=lines, arguments=arguments)})
 
     @property
     def text(self) -> str:
         """All that its processes have printed."""
-        return "".join(log.read_text() for _, log in self._started)
+        return "\n".join(self.lines)
 
-    def start(self, *arguments: str, module: str = "proj") -> None:
-        """Start `celery -A` with these arguments."""
-        log = self.directory / f"log-{len(self._started)}"
-        with log.open("wb") as lines:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", module, *arguments],
-                cwd=self.directory,
-                env=self.environ,
-                stdout=lines,
-                stderr=lines,
-            )
-        self._started.append((process, log))
+    def start_flower(self, *options: str, module: str = "proj") -> None:
+        """Start `celery -A proj flower`."""
+        command = ("-A", module, "flower", f"--port={free_port()}", *options)
+        self.start("flower", self.python, "-m", "celery", *command)
 
-    def start_worker(self, *options: str) -> None:
-        """Start a worker and wait until it takes tasks."""
-        self.start("worker", "--loglevel", "INFO", "-c", "1", *options)
-        self.wait_for(r" ready\.")
-
-    def wait_for(self, pattern: str, *, limit_s: float = 30.0) -> str:
-        """Wait until a process has printed a line, and return it."""
-
-        def line() -> str:
-            for process, log in self._started:
-                assert process.poll() is None, log.read_text()
-            match = re.search(f".*{pattern}.*", self.text)
-            return match.group() if match else ""
-
-        wait_until(line, limit_s=limit_s, what=f"{pattern} in {self.text}")
-        return line()
-
-    def python(self, code: str) -> str:
+    def printed(self, code: str) -> str:
         """Run code in which `proj` can be imported; return what it prints."""
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=self.directory,
-            env=self.environ | {"PYTHONPATH": f"{self.directory}:{ROOT}"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        done = self.run(self.python, "-c", code)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -128,10 +79,14 @@ while (state := sender.state(run)).state in ("pending", "running") and time.mono
     time.sleep(0.05)
 print(state)
 """
-        return self.python(code)
+        return self.printed(code)
 
     def add(self, one: int, other: int) -> None:
         """Send the task of its own, and wait until a worker has made it."""
-        self.python(f"from proj import add; add.delay({one}, {other})")
+        self.printed(f"from proj import add; add.delay({one}, {other})")
+        self.wait_for_sum(one + other)
+
+    def wait_for_sum(self, total: int) -> None:
+        """Wait until a worker has added to this."""
         added = self.directory / "added"
-        wait_until(lambda: added.exists() and str(one + other) in added.read_text().split(), what="their task")
+        wait_until(lambda: added.exists() and str(total) in added.read_text().split(), what="their task")

@@ -6,32 +6,56 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CONSTRAINTS", "Venv", "build_wheel", "user_environment"]
+__all__ = ["CONSTRAINTS", "Venv", "build_wheel", "copy_sources", "user_environment", "write_wheel"]
 
 ROOT: Final = Path(__file__).parents[2]
 CONSTRAINTS: Final = ROOT / "constraints.txt"
 _UV: Final = (sys.executable, "-m", "uv")
 
 
-def build_wheel(directory: Path) -> Path:
-    """Build the wheel in a directory, without the kernel, which takes longer to compile than most tests."""
+def copy_sources(directory: Path) -> Path:
+    """Copy the repository's modules and what builds them, without what was built here in place; return the copy."""
     source = directory / "source"
     source.mkdir()
-    for path in ROOT.iterdir():
-        if path.name in {"optimizer", "tasks"}:
-            shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        elif path.suffix in {".toml", ".py", ".md", ".in", ".txt"} or path.name == "LICENSE":
-            shutil.copy(path, source)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "celeryconfig.py", "MANIFEST.in"):
+        shutil.copy(ROOT / name, source)
+    for name in ("optimizer", "tasks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return source
+
+
+def build_wheel(source: Path) -> Path:
+    """Build the wheel beside a copy of the sources, without the kernel, which takes longer than most tests."""
+    directory = source.with_name("dist")
     subprocess.run(
-        [*_UV, "build", "--quiet", "--wheel", "--out-dir", str(directory / "dist"), str(source)],
+        [*_UV, "build", "--quiet", "--wheel", "--out-dir", str(directory), str(source)],
         env=os.environ | {"BUILD_EXTENSION": "no"},
         check=True,
     )
-    return next((directory / "dist").glob("*.whl"))
+    (wheel,) = directory.glob("*.whl")
+    return wheel
+
+
+def write_wheel(directory: Path, name: str, files: Mapping[str, str]) -> Path:
+    """Write the wheel of another program, with these files at its top level."""
+    info = f"{name}-1.0.dist-info"
+    files = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+    wheel = directory / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+        archive.writestr(f"{info}/RECORD", record)
+    return wheel
 
 
 def user_environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -41,18 +65,30 @@ def user_environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 class Venv:
-    """A virtual environment with the versions of `constraints.txt`.
+    """A virtual environment.
 
     Args:
         directory: Where it is made.
-        requirements: What to install into it.
+        requirements: What to install into it, in the versions of `constraints.txt`; nothing, if none are named.
     """
 
     def __init__(self, directory: Path, *requirements: str) -> None:
         self.python = directory / "bin" / "python"
         subprocess.run([*_UV, "venv", "--quiet", "--python", sys.executable, str(directory)], check=True)
-        command = [*_UV, "pip", "install", "--quiet", "--python", str(self.python), "-c", str(CONSTRAINTS)]
-        subprocess.run([*command, *requirements], check=True)
+        if requirements:
+            command = [*_UV, "pip", "install", "--quiet", "--python", str(self.python), "-c", str(CONSTRAINTS)]
+            subprocess.run([*command, *requirements], check=True)
+
+    @property
+    def packages(self) -> Path:
+        """Its directory of packages."""
+        (packages,) = self.python.parents[1].glob("lib/python3.*/site-packages")
+        return packages
+
+    def pip(self, *arguments: str) -> None:
+        """Run pip itself, which is not in the environment."""
+        command = [sys.executable, "-m", "pip", "--python", str(self.python), *arguments]
+        subprocess.run(command, check=True, capture_output=True, text=True)
 
     def command(self, *words: str) -> list[str]:
         """The command line of a program of this environment."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from optimizer.cli.dev.stack import Stack
 from optimizer.config.settings import Settings
@@ -62,7 +62,7 @@ def celery_project(register: str = "register(app)", **conf: Any) -> dict[str, st
     """The files of a package `proj` with a Celery app, a task, and a schedule for it.
 
     Args:
-        register: The line that registers our tasks.
+        register: The statement that registers our tasks.
         conf: Celery's settings, besides the default queue and the schedule.
     """
     theirs = {"task_default_queue": QUEUE, "beat_schedule": {"theirs": {"task": "proj.tasks.note", "schedule": 0.5}}}
@@ -101,7 +101,7 @@ class Team:
             **variables,
         }
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

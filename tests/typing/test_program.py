@@ -10,17 +10,11 @@ from typing import Final
 
 import pytest
 
-from tests.support.installed import Venv, build_wheel, user_environment
+from tests.support.installed import Venv, user_environment
 
 pytestmark = pytest.mark.slow
 
 PROGRAM: Final = Path(__file__).parent / "program.py"
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")

@@ -52,11 +52,22 @@ def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
     assert values["last_scan_records"] == 3
     assert values["last_scan_rejected ConfidenceInvalid"] == 2
     assert (values["records_seen"], values["records_rejected"]) == (3, 2)
-    assert (values["bots_seen"], values["bots_rejected"]) == (0, 0)
+    assert (values["bots_seen"], values["bots_rejected"], values["bots_without_fields"]) == (0, 0, 0)
     assert values["cache_up"] == 1
     assert values["reads_total redis"] == 1
     assert values["snapshot_stale"] == 0
     assert values["last_success_timestamp_seconds"] >= values["snapshot_generated_timestamp_seconds"]
+
+
+def test_metrics_show_fields_that_are_lost(settings: Settings) -> None:
+    """Bots of which no field is read, and extra fields that cannot be passed on."""
+    settings = replace(settings, fields="+sector; +tags")
+    record = {**a_record(), "sector": "Technology", "tags": ["a"]}
+    write_json(settings.input, {"AAPL": record, "_bots": {"alpha": {"balance": 1.5}, "beta": {"enabled": True}}})
+    optimize(settings)
+    with asking(settings) as client:
+        values = metrics(client.get("/metrics").text)
+    assert (values["bots_seen"], values["bots_without_fields"], values["last_scan_extras_dropped"]) == (2, 1, 1)
 
 
 READER = ("%R~rolling:*", "&rolling:*", "-@all", "+@read", "+@pubsub", "+ping", "+hello", "+select")

@@ -40,7 +40,7 @@ def redis_executable() -> Path:
     except ImportError:
         raise RedisMissing(
             f"no redis-server or valkey-server on the PATH; install one, or {install_command('embedded')}, or set "
-            " ROLLING_REDIS_URL to a server that runs"
+            "ROLLING_REDIS_URL to a server that runs"
         ) from None
     return Path(get_binary_path())
 

@@ -1,0 +1,165 @@
+"""The routes for operators and probes.
+
+GET /status  /runs  /healthz  /readyz  /metrics
+POST /runs  GET /runs/{id}                           if there is a trigger, see `trigger.py`
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import PlainTextResponse
+
+from optimizer.errors import SnapshotMissing
+from optimizer.models import Rejected, Report, Value
+from optimizer.reader.async_reader import AsyncSnapshotReader
+from optimizer.reader.lookups import ScanStatus
+from optimizer.reader.results import describe_rejected
+from optimizer.web import describe, metrics
+from optimizer.web.problems import json_response, problem, unavailable
+from optimizer.web.service import Service
+from optimizer.web.trigger import Trigger, add_trigger_routes
+
+__all__ = ["add_operations"]
+
+
+class SnapshotStatus(Value, frozen=True):
+    """How fresh the current version is, and where it is read from."""
+
+    source: str
+    sources: list[str]
+    version: int
+    generated_at: str
+    age_s: float
+    stale: bool
+    origin: Literal["redis", "files"]
+    interval_s: float
+    cache_up: bool
+    trigger: bool
+    flower_url: str | None
+    last_success: str | None
+    rejected: Rejected | None
+    notes: list[str]
+
+
+class RunReports(Value, frozen=True):
+    """The newest reports, newest first."""
+
+    runs: list[Report]
+
+
+class ProbeStatus(Value, frozen=True):
+    """The process lives, or is ready."""
+
+    status: str
+
+
+def add_operations(
+    router: APIRouter, service: Service, trigger: Trigger | None = None, sources: Sequence[str] = ()
+) -> None:
+    """Add the routes for operators and probes; those that start runs only where there are a trigger and a token."""
+    may_trigger = trigger is not None and bool(service.settings.trigger_token)
+
+    @router.get(
+        "/status",
+        summary="Version, age and origin",
+        responses=describe.responses(SnapshotStatus, describe.STATUS_EXAMPLE, 503),
+    )
+    async def status() -> Response:
+        """Without a snapshot the problem has the members that do not need one: a run may be wanted just then."""
+        reader = await service.reader()
+        follower = reader.follower
+        always: dict[str, Any] = {
+            "source": follower.source,
+            "sources": list(sources) or [follower.source],
+            "interval_s": follower.interval_s,
+            "cache_up": follower.redis.up,
+            "trigger": may_trigger,
+            "flower_url": service.flower_url,
+        }
+        try:
+            state = await reader.manifest()
+        except SnapshotMissing as error:
+            return unavailable(error, always)
+        return json_response(
+            SnapshotStatus(
+                version=state.version,
+                generated_at=state.generated_at,
+                age_s=round(state.age_s, 3),
+                stale=state.stale,
+                origin=state.origin,
+                last_success=state.checked_at,
+                rejected=state.rejected,
+                notes=describe_rejected(state.rejected),
+                **always,
+            )
+        )
+
+    @router.get(
+        "/runs",
+        summary="The last runs, newest first; none while Redis is away",
+        responses=describe.responses(RunReports, describe.RUNS_EXAMPLE, 422),
+    )
+    async def runs(
+        limit: Annotated[int, Query(ge=1, le=1_000, examples=[20])] = 20,
+        status: Annotated[
+            ScanStatus | None,
+            Query(description="Only scans that were published, of which 100 are kept.", examples=["success"]),
+        ] = None,
+    ) -> Response:
+        return json_response(RunReports(await (await service.reader()).runs(limit, status=status)))
+
+    @router.get("/healthz", summary="The process lives", responses=describe.responses(ProbeStatus, {"status": "alive"}))
+    async def healthz() -> Response:
+        return json_response(ProbeStatus("alive"))
+
+    @router.get(
+        "/readyz",
+        summary="There is a snapshot that can be read, and it is not stale",
+        responses=describe.responses(ProbeStatus, {"status": "ready"}, 503),
+    )
+    async def readyz() -> Response:
+        reader = await service.reader()
+        state = await reader.manifest()
+        if not reader.follower.current().is_whole:
+            detail = f"a part of version {state.version} cannot be read; the next publish mends it"
+            return problem(503, detail, {"Retry-After": "5"})
+        if state.stale:
+            detail = (
+                f"no run has made or confirmed version {state.version} for {state.age_s:.0f} s: "
+                f"{await _why_stale(reader)}"
+            )
+            return problem(503, detail, {"Retry-After": "5"})
+        return json_response(ProbeStatus("ready"))
+
+    @router.get(
+        "/metrics",
+        name="metrics",
+        response_class=PlainTextResponse,
+        summary="For Prometheus",
+        responses=describe.text_response(
+            "text/plain", "Prometheus's text format.", "# TYPE rolling_cache_up gauge\nrolling_cache_up 1\n"
+        ),
+    )
+    async def prometheus(_request: Request) -> Response:
+        reader = await service.reader()
+        runs, scans = await reader.runs(1), await reader.runs(1, status="success")
+        await asyncio.to_thread(service.read_counters.share, reader.follower)
+        text = metrics.render(reader.follower, runs, scans, service.read_counters.totals(), len(service.hub))
+        return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
+
+    if trigger is not None and may_trigger:
+        add_trigger_routes(router, trigger, service.settings.trigger_token, service.settings.source)
+
+
+async def _why_stale(reader: AsyncSnapshotReader) -> str:
+    """What to check first: Redis, the last run, or the worker."""
+    if not reader.follower.redis.up:
+        return "Redis does not answer this server, whose log says why"
+    for run in await reader.runs(1):
+        if run.status == "failed":
+            return f"the last run failed at {run.timestamp} ({run.error}), and its report in /runs says why"
+    return "are the worker and beat running?"
