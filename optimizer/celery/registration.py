@@ -55,7 +55,8 @@ def register(
         source: The source, or several by name; by default all that `ROLLING_SOURCES` or `ROLLING_INPUT` names.
 
     Raises:
-        ValueError: The app has them already.
+        ValueError: The app has them already, or tasks of its own with their names. Of an app that is not finalized yet,
+            Celery logs the latter then.
     """
     if getattr(app, _ATTRIBUTE, None) is not None:
         raise ValueError(
@@ -201,7 +202,7 @@ class Registration:
         theirs = conf.task_routes or ()
         theirs = theirs if isinstance(theirs, (list, tuple)) else (theirs,)
         if ours and ours not in theirs:
-            conf.task_routes = (ours, *theirs)
+            conf.update(task_routes=(ours, *theirs))  # not as an attribute: Celery then keeps the router it has made
         every = self._every_or_none()
         if self._beat and every:
             entries = beat_entries(every, {"queue": self._queue} if self._queue else {})

@@ -65,7 +65,16 @@ def bind_tasks(registration: Registration, options: Mapping[str, Any]) -> None:
     Args:
         registration: The app, and its settings.
         options: More of their attributes.
+
+    Raises:
+        ValueError: The app has a task of the same name, which Celery would keep in place of ours.
     """
+    for name in (TASK_NAME, SCAN_TASK, MERGE_TASK):
+        if theirs := registration.app.tasks.get(name):
+            raise ValueError(
+                f"the Celery app {registration.app.main!r} has a task {name} already, {theirs.__module__}."
+                f"{theirs.__name__}: give it another name, by @app.task(name=...)"
+            )
     common = {**_OPTIONS, **options, "registration": registration}
     # `typing`: arguments that do not fit are to be a failed task that Flower shows, not an error 500 of its own.
     run = registration.app.task(name=TASK_NAME, typing=False, **common)(optimize_rolling_data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from optimizer.config.settings import Settings
@@ -195,7 +195,8 @@ class Service:
             self.hub.publish(follower.cached.version, follower.cached.manifest.generated_at)
         self.hub.cache_is(up=follower.redis.up)
         if not self.read_counters.are_shared:
-            asyncio.get_running_loop().run_in_executor(None, self.read_counters.share, follower)
+            with suppress(RuntimeError):  # the loop ends, and the reader of the app goes on
+                asyncio.get_running_loop().run_in_executor(None, self.read_counters.share, follower)
 
 
 def _check_agreement(settings: Settings, follower: Follower) -> None:

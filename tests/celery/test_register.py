@@ -148,6 +148,15 @@ def test_a_schedule_and_routes_that_are_assigned_later_do_not_replace_ours() -> 
     assert [_queue(app, name) for name in (RUN, "proj.add")] == ["rolling", "theirs"]
 
 
+def test_queues_count_in_an_app_that_has_sent_something_before() -> None:
+    """Celery keeps the router that it has made for the first message."""
+    app = celery.Celery("proj", set_as_current=False)
+    app.finalize()
+    assert _queue(app, RUN) == "celery"
+    register(app, queue="rolling")
+    assert _queue(app, RUN) == "rolling"
+
+
 def test_without_queues_the_apps_own_routes_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """No queue and no schedule is made up; an entry of the same name is theirs."""
     monkeypatch.setenv("ROLLING_SOURCES", "brain=a.json; days=b/*.json")
@@ -191,6 +200,16 @@ def test_other_apps_get_no_tasks_and_the_current_app_stays() -> None:
     assert ours.tasks[RUN] is not theirs.tasks[RUN]
     assert RUN not in other.tasks
     assert celery.current_app._get_current_object() is before
+
+
+@pytest.mark.parametrize("name", [RUN, SCAN, MERGE])
+def test_a_task_of_theirs_with_a_name_of_ours_is_refused_by_name(name: str) -> None:
+    """Celery would keep theirs, and send it what is meant for ours; a module `tasks` of theirs may have such a one."""
+    app = celery.Celery("proj", set_as_current=False)
+    app.task(name=name, shared=False)(_no_route)
+    app.finalize()
+    with pytest.raises(ValueError, match=f"has a task {name} already, {__name__}._no_route"):
+        register(app)
 
 
 def test_a_second_register_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
+import optimizer.testing
 import optimizer.web
 from optimizer import AsyncSnapshotReader, Settings, SnapshotReader, optimize
 from optimizer.errors import SettingsInvalid
@@ -107,6 +109,25 @@ def _reads(client: TestClient) -> float:
         for line in client.get("/metrics").text.splitlines()
         if line.startswith("rolling_reads_total{")
     )
+
+
+def test_a_version_that_comes_while_the_event_loop_ends_is_no_error() -> None:
+    """The app's reader goes on, and the loop has no threads any more."""
+    errors: list[dict[str, Any]] = []
+
+    async def end(reader: SnapshotReader, publish: Callable[[], object]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        service = Service(reader=reader)
+        await service.reader()
+        service.read_counters.count("redis")  # so that there is something to share
+        await loop.shutdown_default_executor()
+        publish()
+        await asyncio.sleep(0)  # the news are in the loop by now
+
+    with closing(optimizer.testing.reader()) as reader:
+        asyncio.run(end(reader, reader.publish))
+    assert not errors
 
 
 def test_apps_may_share_a_reader(settings: Settings, reader: SnapshotReader) -> None:
