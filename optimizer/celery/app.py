@@ -78,9 +78,17 @@ def _set_result_backend(sender: Celery, source: Any, **_: Any) -> None:
 
 
 def _is_flower_of(module: str) -> bool:
-    """Whether this process is `celery -A MODULE flower`: an app that is imported by another app's Flower is not."""
+    """Whether this process is `celery -A MODULE flower`: an app that is imported by another app's Flower is not.
+
+    By the command line, since Celery 5.4 loads the app before its context knows the subcommand.
+    """
     context = click.get_current_context(silent=True)
-    if context is None or context.invoked_subcommand != "flower":
+    options = context.command.params if context is not None and isinstance(context.command, click.Group) else []
+    option = next((option for option in options if option.name == "app"), None)
+    if context is None or option is None:
         return False
-    named = str(context.params.get("app")).partition(":")[0]
+    given, words, _ = context.command.make_parser(context).parse_args(sys.argv[1:])
+    if words[:1] != ["flower"]:
+        return False
+    named = str(option.consume_value(context, given)[0]).partition(":")[0]
     return named in (module, f"{module}.app") or f"{named}.celery" == module  # `find_app` of Celery tries these

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from celery import Celery
+from celery.utils.collections import match_case
 
 from optimizer.celery.broker_url import same_broker, shown_broker
 from optimizer.celery.queues import SCAN_QUEUE, source_queue
@@ -202,11 +203,11 @@ class Registration:
         theirs = conf.task_routes or ()
         theirs = theirs if isinstance(theirs, (list, tuple)) else (theirs,)
         if ours and ours not in theirs:
-            conf.update(task_routes=(ours, *theirs))  # not as an attribute: Celery then keeps the router it has made
+            _assign(conf, "task_routes", (ours, *theirs))
         every = self._every_or_none()
         if self._beat and every:
             entries = beat_entries(every, {"queue": self._queue} if self._queue else {})
-            conf.beat_schedule = {**entries, **(conf.beat_schedule or {})}
+            _assign(conf, "beat_schedule", {**entries, **(conf.beat_schedule or {})})
 
     def _every_or_none(self) -> list[Settings]:
         try:
@@ -228,3 +229,13 @@ class Registration:
             limit_s = time_limit_s(every)
             options |= {"soft_time_limit": limit_s, "time_limit": limit_s + 30}
         return options
+
+
+def _assign(conf: Any, name: str, value: Any) -> None:
+    """Assign a setting. Celery 5.4 returns what its name with the namespace's prefix has, whatever is assigned.
+
+    By `update`: after an assignment as an item or attribute, Celery keeps the router that it has made.
+    """
+    conf.update({name: value})
+    if conf[name] is not value:
+        conf.update({match_case(conf.prefix + name, conf.prefix): value})
