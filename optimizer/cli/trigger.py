@@ -27,7 +27,7 @@ POLL_S: Final = 0.2
 @click.option("--wait", is_flag=True, help="Wait for the run to end, and print its report.")
 @click.option("--timeout", default=600.0, show_default=True, metavar="S", help="How long to wait.")
 def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: float) -> None:
-    """Send one run to the fleet."""
+    """Send one run to the stand-alone workers; CelerySender(app) sends to a Celery app of your own."""
     source = settings_or_usage_error(source).source
     # An extra, which takes 0.3 s: it is imported by no other command.
     from optimizer.celery.registration import registration_of  # noqa: PLC0415
