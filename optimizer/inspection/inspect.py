@@ -4,8 +4,8 @@ It reads the beginning twice: for the shape, then for the records of that shape 
 after `MOST_RECORDS` records, `MOST_JSON_BYTES` of JSON or `MOST_STEPS` values around records. Memory is bounded
 as in a scan, by `MOST_UNIT_BYTES` in place of the limit of a record.
 
-Bots often come after all records. Where the beginning has none, they are looked for with the engine of a scan, which
-empties the records at the speed of a run.
+Bots often come after all records. Where the beginning has none, they are looked for with the engine of a scan, at
+the speed of a run.
 
 Errors: those of `source` and of the scan, with the path.
 """
@@ -20,12 +20,12 @@ from optimizer.config.settings import Settings
 from optimizer.errors import SourceError
 from optimizer.inspection.report import Inspection
 from optimizer.inspection.reporting import BOTS, POSITIONS, RECORDS, report_on
-from optimizer.inspection.shape import BOT_LEVELS, InputShape, ShapeName, find_shape, layout_of
+from optimizer.inspection.shape import InputShape, ShapeName, find_shape, layout_of
 from optimizer.inspection.units import Units
 from optimizer.inspection.walk import ENDS, Step, walk
 from optimizer.pipeline.parts import without_snapshots
 from optimizer.scan.engine import Engine, choose_engine
-from optimizer.scan.layout import BOT_SECTIONS, DEFAULT_NAMES, RECORD_LAYOUT, FileLayout, file_layout
+from optimizer.scan.layout import BOT_SECTIONS, DEFAULT_NAMES, FileLayout, file_layout
 from optimizer.source.input_file import InputFile
 from optimizer.source.opener import expand, open_input_file
 from optimizer.storage.location import Location
@@ -105,9 +105,7 @@ def _take_file(location: Location, units: Units, settings: Settings) -> InputSha
 
 def _take_bots(file: InputFile, units: Units, shape: InputShape, engine: Engine) -> None:
     """Take the bots of a file, wherever in it they are."""
-    bots = {name: layout for name, layout in layout_of(shape).members.items() if layout.kept_levels == BOT_LEVELS}
-    # A section of records is not known here, so all of it is one unit, and its records are emptied.
-    layout = FileLayout(RECORD_LAYOUT, bots, DEFAULT_NAMES)
+    layout = layout_of(shape)._replace(names=DEFAULT_NAMES)
     with closing(file.chunks(engine.chunk_bytes)) as chunks:
         for step in walk(chunks, layout, max_unit_bytes=MOST_UNIT_BYTES, engine=engine):
             if step.section not in BOT_SECTIONS or step.level == 0:

@@ -28,7 +28,7 @@ from optimizer.scan.root import MAP_MEMBERS, Root, Shape, kind_of, telling_names
 from optimizer.scan.schema import schema_of
 from optimizer.scan.validation import load_unit
 
-__all__ = ["BOT_LEVELS", "InputShape", "ShapeName", "find_shape", "layout_of"]
+__all__ = ["InputShape", "ShapeName", "find_shape", "layout_of"]
 
 # The objects of a root that is one record, or that has sections, are few: a map of records has more.
 MOST_SECTIONS: Final = 5

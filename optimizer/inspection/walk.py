@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+from optimizer.scan.batch import BatchKind, EncodedBatch
 from optimizer.scan.engine import AnyPruner, Engine, choose_engine
 from optimizer.scan.fragment import Fragment, FragmentKind
 from optimizer.scan.layout import FileLayout
@@ -44,16 +45,25 @@ def walk(
 ) -> Iterator[Step]:
     """Yield the steps of an input whose units are where a layout says.
 
-    Without an engine it is the one in Python, which alone can keep objects of any name.
+    With the native engine, batches of records are passed over, at the speed of a scan. Without an engine it is the
+    pruner in Python, which alone can keep objects of any name.
     """
+    structure = Structure()
+
+    def pass_over(batch: EncodedBatch) -> bool:
+        is_members = batch.kind is BatchKind.MEMBERS
+        if structure.in_object != is_members or structure.last not in (b"{" if is_members else b"[", b","):
+            return False
+        structure.send_batch(members=is_members)
+        return True
+
     pruner = (engine or choose_engine("ijson")).pruner(
         default=layout.default,
         members=layout.members,
         names=layout.names,
         max_unit_bytes=max_unit_bytes,
-        on_batch=lambda _batch: False,
+        on_batch=pass_over,
     )
-    structure = Structure()
     for fragment in _fragments(pruner, chunks):
         if fragment.kind is FragmentKind.UNIT:
             structure.send_unit(fragment.offset)
