@@ -4,6 +4,9 @@ It reads the beginning twice: for the shape, then for the records of that shape 
 after `MOST_RECORDS` records, `MOST_JSON_BYTES` of JSON or `MOST_STEPS` values around records. Memory is bounded
 as in a scan, by `MOST_UNIT_BYTES` in place of the limit of a record.
 
+Bots often come after all records. Where the beginning has none, they are looked for with the engine of a scan, at
+the speed of a run.
+
 Errors: those of `source` and of the scan, with the path.
 """
 
@@ -13,15 +16,15 @@ from collections.abc import Generator
 from contextlib import closing, suppress
 from typing import Final
 
-from optimizer.config.field_map import InputMapping
 from optimizer.config.settings import Settings
 from optimizer.errors import SourceError
 from optimizer.inspection.report import BOTS, POSITIONS, RECORDS, Inspection, report_on
-from optimizer.inspection.shape import InputShape, find_shape, layout_of
+from optimizer.inspection.shape import InputShape, ShapeName, find_shape, layout_of
 from optimizer.inspection.units import Units
-from optimizer.inspection.walk import Step, walk
+from optimizer.inspection.walk import ENDS, Step, walk
 from optimizer.pipeline.parts import without_snapshots
-from optimizer.scan.layout import FileLayout, file_layout
+from optimizer.scan.engine import Engine, choose_engine
+from optimizer.scan.layout import BOT_SECTIONS, DEFAULT_NAMES, FileLayout, file_layout
 from optimizer.source.input_file import InputFile
 from optimizer.source.opener import expand, open_input_file
 from optimizer.storage.location import Location
@@ -51,13 +54,14 @@ def inspect_input(settings: Settings) -> Inspection:
     for location in locations:
         if _is_enough(units):
             break
-        shapes.append(_take_file(location, units, settings.mapping))
+        shapes.append(_take_file(location, units, settings))
     shape = shapes[0]
     return Inspection(
         input=str(settings.input),
         files=len(locations),
         files_read=len(shapes),
         to_the_end=not _is_enough(units),
+        rest=units.rest,
         json_bytes=units.json_bytes,
         shape=shape,
         records=report_on(RECORDS, settings.fields, units.records, keyed=units.records_have_keys),
@@ -73,8 +77,9 @@ def _is_enough(units: Units) -> bool:
     return units.records.count >= MOST_RECORDS or units.json_bytes >= MOST_JSON_BYTES or units.steps >= MOST_STEPS
 
 
-def _take_file(location: Location, units: Units, mapping: InputMapping) -> InputShape:
+def _take_file(location: Location, units: Units, settings: Settings) -> InputShape:
     """Take the units of a file, as far as they are needed; return its shape."""
+    mapping = settings.mapping
     with open_input_file(location) as file:
         try:
             with closing(_steps(file, Units(mapping.bots), file_layout(mapping))) as steps:
@@ -84,10 +89,31 @@ def _take_file(location: Location, units: Units, mapping: InputMapping) -> Input
                     units.take(step, shape)
                     if _is_enough(units):
                         break
+            if _is_enough(units) and shape.name in (ShapeName.MAP, ShapeName.SECTION) and not units.has_bots:
+                units.rest = "was read for bots only"
+                try:
+                    _take_bots(file, units, shape, choose_engine(settings.engine))
+                except SourceError as error:
+                    file.check_unchanged()
+                    units.rest = f"cannot be read for bots: {type(error).__name__}: {error}"
         except SourceError as error:
             file.check_unchanged()  # a file that was written to explains whatever else is wrong with it
             raise type(error)(f"{file.path}: {error}") from error
         return shape
+
+
+def _take_bots(file: InputFile, units: Units, shape: InputShape, engine: Engine) -> None:
+    """Take the bots of a file, wherever in it they are."""
+    layout = layout_of(shape)._replace(names=DEFAULT_NAMES)
+    with closing(file.chunks(engine.chunk_bytes)) as chunks:
+        for step in walk(chunks, layout, max_unit_bytes=MOST_UNIT_BYTES, engine=engine):
+            if step.section not in BOT_SECTIONS or step.level == 0:
+                continue
+            if step.level == 1 and step.event in ENDS:
+                break
+            units.take(step, shape)
+            if units.bots.count >= MOST_RECORDS:
+                break
 
 
 class _Enough(Exception):

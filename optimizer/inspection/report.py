@@ -97,8 +97,9 @@ class Inspection(msgspec.Struct, frozen=True):
     """What the beginning of an input holds.
 
     `files` is the number of files, of which `files_read` were read, to the end if `to_the_end`. `json_bytes` were read
-    of them. `not_objects` counts values where a record should be, `too_large` units that are too long to be looked
-    into, `listed_bots` bots in an array, which have no name.
+    of them, and `rest` says what was done with the rest of the last one. `not_objects` counts values where a record
+    should be, `too_large` units that are too long to be looked into, `listed_bots` bots in an array, which have no
+    name.
     """
 
     input: str
@@ -110,6 +111,7 @@ class Inspection(msgspec.Struct, frozen=True):
     records: UnitReport
     bots: UnitReport
     positions: UnitReport
+    rest: str
     not_objects: int = 0
     too_large: int = 0
     listed_bots: int = 0

@@ -31,7 +31,7 @@ _SHAPES: Final = {
 def describe(inspection: Inspection) -> Iterator[str]:
     """Yield the lines."""
     files = f", {inspection.files_read:,} of {inspection.files:,} files" if inspection.files > 1 else ""
-    extent = "to the end" if inspection.to_the_end else "the rest was not read"
+    extent = "to the end" if inspection.to_the_end else f"the rest {inspection.rest}"
     size = (
         f"{inspection.json_bytes / 1e6:,.1f} MB" if inspection.json_bytes >= 1e5 else f"{inspection.json_bytes:,} bytes"
     )
@@ -48,7 +48,8 @@ def describe(inspection: Inspection) -> Iterator[str]:
 
 def _shape(shape: InputShape) -> str:
     sections = ", ".join(map(repr, shape.sections))
-    return f"{_SHAPES[shape.name]}{f' {sections}' if sections else ''} (the input is {shape.root})"
+    beside = ", and more in" if shape.name is ShapeName.MAP else ""
+    return f"{_SHAPES[shape.name]}{f'{beside} {sections}' if sections else ''} (the input is {shape.root})"
 
 
 def _shape_advice(inspection: Inspection) -> Iterator[str]:

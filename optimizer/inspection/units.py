@@ -36,6 +36,12 @@ class Units:
         self.too_large = 0  # units that are too long to be looked into
         self.json_bytes = 0
         self.steps = 0
+        self.rest = "was not read"  # of the last file, beyond the records that are enough
+
+    @property
+    def has_bots(self) -> bool:
+        """Whether any bots were seen."""
+        return bool(self.bots.count or self.listed_bots)
 
     def take(self, step: Step, shape: InputShape) -> None:
         """Take a step of a walk with the layouts of a shape."""

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from optimizer.config.settings import Settings
-from optimizer.errors import PublishRefused, RollingError
+from optimizer.errors import PublishRefused, RollingError, SettingsInvalid
 from optimizer.log import SourceLog
 from optimizer.models import Report
 from optimizer.pipeline.run import failed_report, optimize
@@ -135,8 +135,10 @@ def background(*sources: Settings, use_cache: bool = True, stop_s: float = STOP_
             publishes nothing, and a later tick makes it again.
 
     Raises:
-        SettingsInvalid: An engine that a setting names is not installed.
+        SettingsInvalid: An engine that a setting names is not installed; or there are no settings.
     """
+    if not sources:
+        raise SettingsInvalid("background() has no settings, so nothing would run; pass Settings.from_env(os.environ)")
     every = [ScheduledRuns(settings, use_cache=use_cache) for settings in sources]
     owner = os.getpid()
     for runs in every:

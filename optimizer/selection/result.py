@@ -182,7 +182,10 @@ class ScanResult:
     def summary(self) -> str:
         """Return what was seen and rejected, as one line of text; if no record can be used, also what the input is."""
         parts = [f"{self.records_seen:,} records seen"]
-        parts += (f"{tally.count:,} x {tally.reason} ({tally.first[0].details})" for tally in self.tallies())
+        for tally in self.tallies():
+            # Two of them: the first may be no record at all, such as an object of metadata before the records.
+            examples = dict.fromkeys(reject.details for reject in tally.first[:2])
+            parts.append(f"{tally.count:,} x {tally.reason} ({'; '.join(examples)})")
         if self.root is not None and not self.records_used:
             parts += (f"the input is {self.root}", SHAPES)
         elif len(parts) == 1 and not self.records_seen:

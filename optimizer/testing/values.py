@@ -72,6 +72,8 @@ def content_of(version: Version, before: Content) -> Content:
     if "index" in version:
         index = _records(version["index"], "index")
     if "bots" in version:
+        if not isinstance(version["bots"], Mapping):
+            raise SettingsInvalid(f"bots={version['bots']!r} has to be a mapping of names to bots")
         given = {
             name: _struct(BotSummary, bot, f"bots[{name!r}]", BOT_DEFAULTS) for name, bot in version["bots"].items()
         }

@@ -160,6 +160,34 @@ def test_only_the_beginning_of_a_large_file_is_read(tmp_path: Path) -> None:
     assert found.json_bytes < len(head) + 200_000
 
 
+@pytest.mark.parametrize("engine", ["auto", "ijson"])
+@pytest.mark.parametrize("shape", ["map", "section", "array in a section"])
+def test_bots_after_all_records_are_found(tmp_path: Path, shape: str, engine: str) -> None:
+    """Where engines usually write them: a run that says to set `ROLLING_BOT_FIELDS` is answered here."""
+    records = {f"S{n}": foreign_record(n) for n in range(3 * MOST_RECORDS)}
+    listed = [{"symbol": symbol, **record} for symbol, record in records.items()]
+    roots: dict[str, dict[str, Any]] = {
+        "map": records,
+        "section": {"predictions": records},
+        "array in a section": {"predictions": listed},
+    }
+    path = write_json(tmp_path / "mine.json", {**roots[shape], "bots": BOTS, "more": {"curve": [{"bots": {"x": {}}}]}})
+    found = inspection(path, ROLLING_ENGINE=engine)
+    assert (found.records.count, found.to_the_end, found.rest) == (MOST_RECORDS, False, "was read for bots only")
+    assert (found.bots.count, found.bots.suggested) == (1, "enabled=active; equity=balance; positions=holdings")
+    assert found.positions.suggested == "symbol=ticker; quantity=size"
+
+
+def test_a_rest_without_bots_or_torn_loses_no_records(tmp_path: Path) -> None:
+    """What the beginning holds is shown, and why no bots are."""
+    text = json.dumps({f"S{n}": foreign_record(n) for n in range(2 * MOST_RECORDS)})
+    whole = inspection(write_raw(tmp_path / "whole.json", text.encode()))
+    assert (whole.records.count, whole.bots.count, whole.rest) == (MOST_RECORDS, 0, "was read for bots only")
+    torn = inspection(write_raw(tmp_path / "torn.json", text[:-9].encode()))
+    assert (torn.records.count, torn.records.suggested) == (MOST_RECORDS, SUGGESTED)
+    assert torn.rest.startswith("cannot be read for bots: SourceTorn: ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "data",

@@ -17,6 +17,7 @@ import pytest
 import optimizer
 from optimizer import Report, Settings
 from optimizer.cli.dev.sample import write_sample
+from optimizer.errors import SettingsInvalid
 from optimizer.pipeline import background as module
 from optimizer.storage.location import parse_location
 from tests.support.compose import ROOT
@@ -136,6 +137,12 @@ def test_without_redis_files_are_written(settings_without_redis: Settings) -> No
     with optimizer.background(settings, use_cache=False):
         wait_until((local(settings.output_dir) / "manifest.json").exists, what="the files")
     assert symbols_shown(settings) == ["MSFT", "AAPL"]
+
+
+def test_no_settings_are_refused() -> None:
+    """Nothing would ever run, and nothing would say so."""
+    with pytest.raises(SettingsInvalid, match="has no settings"), optimizer.background():
+        pass
 
 
 def test_several_sources_have_a_thread_each(settings_without_redis: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

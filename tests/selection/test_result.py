@@ -34,6 +34,15 @@ def test_rejects_are_counted_and_the_first_few_named() -> None:
     assert result.summary() == ("6 records seen; 7 x BotInvalid (torn); 5 x ConfidenceInvalid (confidence is missing)")
 
 
+def test_a_summary_gives_two_examples_of_a_reason() -> None:
+    """The first may be an object of metadata, which says nothing about the thousands of records after it."""
+    result = ScanResult(Selection(10))
+    result.take(Reject(RejectReason.CONFIDENCE, "meta", "byte 9", "confidence is missing"))
+    for number in range(5):
+        result.take(Reject(RejectReason.CONFIDENCE, f"S{number}", f"byte {number}", f"confidence={60 + number}"))
+    assert result.summary() == "6 records seen; 6 x ConfidenceInvalid (confidence is missing; confidence=60)"
+
+
 def test_bots_are_bounded() -> None:
     """A file of nothing but bots takes no more memory than these; the ones that count may still be replaced."""
     result = ScanResult(Selection(10))

@@ -100,6 +100,7 @@ def test_an_index_is_of_one_version() -> None:
             "index: 'B' comes before the prediction 'AAPL'",
         ),
         ({"bots": {"a": {"equity": float("nan")}}}, r"bots\['a'\].equity=nan is not a finite number"),
+        ({"bots": [{"equity": 1.0}]}, r"bots=\[\{'equity': 1.0\}\] has to be a mapping of names to bots"),
         ({"bots": {"a": {"positions": [1]}}}, r"bots\['a'\]: Expected `int`, got `array` - at `\$.positions`"),
         ({"portfolio": [{"symbol": "A", "quantity": 1}]}, r"portfolio\[0\]: a Holding has no quantity"),
         ({"portfolio": [Holding("A", 1.0, None)] * 2}, "portfolio: the symbol 'A' is there twice"),
