@@ -20,7 +20,7 @@ PACKAGE: Final = Path(__file__).parent.parent / "optimizer"
 WITHOUT_SOURCE: Final = {
     "celery/broker.py": 1,
     "celery/consumer.py": 1,
-    "celery/startup.py": 3,
+    "celery/startup.py": 5,
     "config/environment.py": 1,
     "web/problems.py": 1,
 }
