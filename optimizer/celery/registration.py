@@ -235,3 +235,4 @@ def _assign(conf: Any, name: str, value: Any) -> None:
     conf[name] = value
     if conf[name] is not value:
         conf[match_case(conf.prefix + name, conf.prefix)] = value
+    conf.update(**{name: value})  # the router that was made before is told by this alone, and by a keyword
