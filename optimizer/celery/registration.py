@@ -232,10 +232,8 @@ class Registration:
 
 
 def _assign(conf: Any, name: str, value: Any) -> None:
-    """Assign a setting. Celery 5.4 returns what its name with the namespace's prefix has, whatever is assigned.
-
-    By `update`: after an assignment as an item or attribute, Celery keeps the router that it has made.
-    """
-    conf.update({name: value})
+    """Assign a setting. Celery 5.4 returns what its name with the namespace's prefix has, whatever is assigned."""
+    conf[name] = value
     if conf[name] is not value:
-        conf.update({match_case(conf.prefix + name, conf.prefix): value})
+        conf[match_case(conf.prefix + name, conf.prefix)] = value
+    conf.update(**{name: value})  # the router that was made before is told by this alone, and by a keyword

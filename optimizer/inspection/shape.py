@@ -70,14 +70,15 @@ def find_shape(steps: Iterable[Step], mapping: InputMapping = UNMAPPED) -> Input
         if step.event in ENDS:
             continue
         if step.level == 0:
-            roots += 1
-            if roots > 1:
+            is_object = step.event == "start_map"
+            if roots:
+                roots += is_object
                 break
             if step.event == "start_array":
                 return InputShape(ShapeName.ARRAY, kind_of(step.event))
-            if step.event != "start_map":
+            if not is_object:
                 plain = plain or kind_of(step.event)
-                roots = 0
+            roots += is_object
         elif step.level == 1:
             _take_member(root, step, record_key)
             members.take(step)

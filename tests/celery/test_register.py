@@ -297,6 +297,7 @@ assert "optimizer.celery.consumer" in sys.modules
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["ROLLING_GZIP_LEVEL", "ROLLING_INPT", "ROLLING_BROKER_URL"])
 def test_no_import_has_an_effect(tmp_path: Path, variable: str) -> None:
     """No current app, signal, level, variable or command of a worker is changed, and no variable ends the process."""

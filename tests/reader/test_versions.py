@@ -209,6 +209,7 @@ print(code, told == [version])
 """
 
 
+@pytest.mark.slow
 def test_a_forked_child_calls_the_callbacks_that_it_inherits(settings: Settings) -> None:
     """Once it has read, and as its parent does."""
     run_old(settings)

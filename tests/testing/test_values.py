@@ -133,6 +133,7 @@ def test_a_publish_that_is_refused_changes_nothing() -> None:
         assert len(reader.predictions().value.predictions) == 1
 
 
+@pytest.mark.slow
 def test_importing_it_starts_nothing_and_needs_no_pytest() -> None:
     """It is imported by the tests of others, under whatever runs them."""
     program = (
