@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -116,7 +118,10 @@ class Sandbox:
             self._exports += [self._filled_in(line) for line in block.commands if line.startswith("export ")]
 
     def start(self, block: Block) -> None:
-        """Start a block, and wait until it has printed the argument of its marker."""
+        """Start a block, and wait until it has printed the argument of its marker, and listens where it has a port.
+
+        Uvicorn prints before it listens: a line of its application, and with several workers its address.
+        """
         log = self.directory / f"service-{block.line}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -132,7 +137,8 @@ class Sandbox:
 
         def is_up() -> bool:
             self.check()
-            return self._filled_in(block.argument) in log.read_text()
+            has_printed = self._filled_in(block.argument) in log.read_text()
+            return has_printed and ("8000" not in block.text or _listens(int(self._port)))
 
         wait_until(is_up, limit_s=60, what=f"{block} to print {block.argument!r}")
 
@@ -166,6 +172,12 @@ class Sandbox:
             "ROLLING_TRIGGER_TOKEN": "a-token-of-the-sandbox",
             "TOKEN": "a-token-of-the-sandbox",
         }
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
 
 
 def _recipe(target: str) -> str:
