@@ -223,7 +223,7 @@ def test_a_sender_by_another_app_needs_the_rights_that_are_written_there(
         sender.send(force=False, accept=False, source="a")
     (rights,) = re.findall(r"^# (\+multi .*)$", ACL_FILE.read_text(), re.MULTILINE)
     with own_redis.client as admin:
-        admin.execute_command("ACL", "SETUSER", "router", *re.findall(r"\(.*?\)|\S+", rights))  # type: ignore[no-untyped-call]
+        admin.execute_command("ACL", "SETUSER", "router", *re.findall(r"\(.*?\)|\S+", rights))
     run_id = sender.send(force=False, accept=False, source="a")
     assert sender.send(force=False, accept=False, source="a") == run_id
     assert sender.state(run_id).state == "pending"
