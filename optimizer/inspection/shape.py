@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from optimizer.config.field_map import MAX_PATH_NAMES, UNMAPPED, InputMapping
+from optimizer.inspection.paths import NAME_KEPT
 from optimizer.inspection.synonyms import SECTION_NAMES, SYMBOL_NAMES, normalized
 from optimizer.inspection.walk import ENDS, Step
 from optimizer.scan.layout import (
@@ -142,7 +143,7 @@ class _Members:
             if may_hold_records and (step.unit is None or _is_map(load_unit(step.unit))):
                 self.unknown[key] = None
         elif len(self.plain) < MAP_MEMBERS:
-            self.plain[key] = step.event
+            self.plain[key[:NAME_KEPT]] = step.event  # a name may have as many bytes as a unit
 
 
 def _take_member(root: Root, step: Step, record_key: str) -> None:

@@ -15,6 +15,8 @@ from celery import Celery, chord
 from optimizer.cache.client import connect
 from optimizer.cache.keys import Keys
 from optimizer.cache.server_checks import eviction_warning
+from optimizer.celery import CelerySender, register
+from optimizer.errors import CacheUnavailable
 from tests.support.acl_users import ACL_FILE, REFUSED_TO_CONFIG, ROLES, secrets_in
 from tests.support.redis_servers import RedisServer, wait_until, written
 from tests.support.whole_fleet import QUEUE, TASK, UrlOf, WholeFleet, celery_inspect
@@ -206,6 +208,25 @@ def is_refused(client: redis.Redis, command: str) -> bool:
     except redis.exceptions.ResponseError as error:
         return "ACL failure in script" in str(error)
     return False
+
+
+def test_a_sender_by_another_app_needs_the_rights_that_are_written_there(
+    tmp_path: Path, own_redis: RedisServer, guarded: UrlOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps its note, and the states of its runs, in the cache."""
+    for name, value in (("INPUT", "a.json"), ("OUTPUT_DIR", str(tmp_path / "out")), ("REDIS_URL", guarded("router"))):
+        monkeypatch.setenv(f"ROLLING_{name}", value)
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    register(app)
+    sender = CelerySender(app)
+    with pytest.raises(CacheUnavailable, match="permissions"):
+        sender.send(force=False, accept=False, source="a")
+    (rights,) = re.findall(r"^# (\+multi .*)$", ACL_FILE.read_text(), re.MULTILINE)
+    with own_redis.client as admin:
+        admin.execute_command("ACL", "SETUSER", "router", *re.findall(r"\(.*?\)|\S+", rights))
+    run_id = sender.send(force=False, accept=False, source="a")
+    assert sender.send(force=False, accept=False, source="a") == run_id
+    assert sender.state(run_id).state == "pending"
 
 
 @pytest.mark.parametrize("name", ["default", "unknown"])
