@@ -31,23 +31,26 @@ UNCHANGED_GOAL_MS: Final = 10.0
 
 @dataclass(frozen=True)
 class Case:
-    """A file as `write_sample` makes it, and the goals for the scan's ratios to inflate."""
+    """A file as `write_sample` makes it, the mapping of its fields, and the goals for the scan's ratios to inflate."""
 
     name: str
     wall_goal: float
     cpu_goal: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    fields: str = ""
+    file: str = ""  # by default of its own name
 
     @property
     def path(self) -> Path:
         """Where it lies."""
-        return DIRECTORY / f"{self.name.replace(' ', '-')}.json.gz"
+        return DIRECTORY / f"{self.file or self.name.replace(' ', '-')}.json.gz"
 
 
 LARGE: Final[dict[str, Any]] = {"symbols": 8_000, "points": 2_700}
 CASES: Final = (
     Case("narrow", 1.10, 1.25, LARGE),
     Case("wide", 1.8, None, {"symbols": 1_000_000, "points": 0, "lean": True}),
+    Case("two paths", 1.15, None, LARGE, "prediction=features.f00; +momentum=features.f01", "narrow"),
     Case("indented", 1.25, None, LARGE | {"indent": True}),
     Case("NaN", 1.5, None, LARGE | {"nan": True}),
     Case("array", 1.10, None, LARGE | {"shape": "array"}),
@@ -68,7 +71,7 @@ def main() -> int:
         print(f"{'':<13}{'JSON, MB':>9}{'inflate':>9}{'scan':>7}{'run':>7}   MB/s", end="")
         print(f"{'scan, wall':>12}{'goal':>7}{'CPU':>7}{'goal':>7}{'run, MB':>9}{'unchanged, ms':>15}")
         for case in CASES:
-            found[case.name] = compare(Settings(input=case.path, redis_url=redis_url))
+            found[case.name] = compare(Settings(input=case.path, redis_url=redis_url, fields=case.fields))
             missed += _show(case, found[case.name])
     growth_mb = found["narrow"].rows[-1].peak_mb - found["a tenth"].rows[-1].peak_mb
     missed += growth_mb > GROWTH_GOAL_MB

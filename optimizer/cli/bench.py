@@ -177,6 +177,9 @@ def _variables(settings: Settings, directory: Path, source: str) -> dict[str, st
         f"{PREFIX}SOURCE": source,
         f"{PREFIX}REDIS_URL": settings.redis_url,
         f"{PREFIX}ENGINE": settings.engine,
+        f"{PREFIX}FIELDS": settings.fields,
+        f"{PREFIX}BOT_FIELDS": settings.bot_fields,
+        f"{PREFIX}POSITION_FIELDS": settings.position_fields,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from optimizer.cli.measure import Measured, measure
 from optimizer.errors import BenchFailed
 from tests.support.command import rolling_optimizer
 from tests.support.redis_servers import RedisServer
-from tests.support.rolling_files import local
+from tests.support.rolling_files import local, write_json
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +70,18 @@ def test_real_runs_are_left_alone(settings: Settings, redis_server: RedisServer)
     assert comparison.cache
     assert len(lines) == 6
     assert "files and Redis" in table(comparison)
+
+
+def test_a_sources_own_mapping_is_measured(data: Path) -> None:
+    """The processes get the mapping of the settings, not that of the environment: records are found by it alone."""
+    path = data / "other.json"
+    write_json(path, {"AAPL": {"score": 0.9, "now": {"price": 2.0}, "prediction": 3.0}})
+    fields = "confidence=score; last_price=now.price"
+    settings = Settings(input=path, fields=fields, redis_url="redis://127.0.0.1:1")
+
+    assert compare(settings, rounds=1).rows[-1].way == "run"
+    with pytest.raises(BenchFailed, match="NoRecords"):
+        compare(replace(settings, fields=""), rounds=1)
 
 
 @pytest.mark.parametrize(("name", "error"), [("missing.json.gz", "SourceMissing"), ("bad.json", "BenchFailed")])
