@@ -13,7 +13,7 @@ from optimizer.extras import require
 
 if TYPE_CHECKING:
     from optimizer.celery.app import create_app
-    from optimizer.celery.registration import register
+    from optimizer.celery.binding import register
     from optimizer.celery.sender import CelerySender
 
 require("optimizer.celery", "celery", "celery", "kombu")
@@ -23,7 +23,7 @@ __all__ = ["CelerySender", "create_app", "register"]
 _MODULES: Final = {
     "CelerySender": "optimizer.celery.sender",
     "create_app": "optimizer.celery.app",
-    "register": "optimizer.celery.registration",
+    "register": "optimizer.celery.binding",
 }
 
 

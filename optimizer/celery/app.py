@@ -18,6 +18,7 @@ from celery.app.amqp import AMQP
 from celery.app.log import Logging
 from celery.loaders.app import AppLoader
 
+from optimizer.celery.binding import connect
 from optimizer.celery.broker import Connection
 from optimizer.celery.config import celery_settings
 from optimizer.celery.flower import close_flower
@@ -68,7 +69,7 @@ def create_app(config: Any = None) -> Celery:
         app.config_from_object(config)
     app.steps["consumer"].add("optimizer.celery.consumer:DroppedMessages")  # by name: only a worker imports it
     app.on_after_configure.connect(_set_result_backend)
-    Registration(app, is_standalone=True).connect()
+    connect(Registration(app, is_standalone=True))
     return app
 
 
