@@ -123,13 +123,18 @@ def _found(kind: UnitKind, mapping: FieldMap, stats: UnitStats) -> Iterator[Mapp
 
 
 def _best(
-    field: Field, names: Sequence[str], stats: UnitStats, used: set[tuple[str, ...]], beside: tuple[str, ...]
+    field: Field,
+    names: Sequence[str],
+    stats: UnitStats,
+    used: set[tuple[str, ...]],
+    beside: tuple[str, ...],
 ) -> MappedField | None:
     """Return the best path for a field; one beside the path of another field is preferred."""
     ranked = []
     for number, (path, one) in enumerate(stats.paths.items()):
         name = normalized(path[-1])
-        if path in used or name not in names:
+        # A path into a member that is read whole would take it from its field.
+        if name not in names or any(path[: len(one)] == one for one in used):
             continue
         divisors = _DIVISORS.get(field.name, (1,))
         divisor = max(divisors, key=lambda divisor: fit(field, one, divisor))  # the first one, which is 1, if both fit

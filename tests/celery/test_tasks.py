@@ -456,8 +456,8 @@ def test_a_run_of_many_parts_that_is_revoked_never_publishes(
     tmp_path: Path, settings: Settings, redis_server: RedisServer
 ) -> None:
     """Its parts may be scanned to their ends; they are not merged, and the next run need not wait for them."""
-    for name in "ab":
-        write_sample(tmp_path / "parts" / f"{name}.json.gz", symbols=300, points=3_000)
+    for name, points in (("a", 1_000), ("b", 6_000)):  # the second is scanned long after the first
+        write_sample(tmp_path / "parts" / f"{name}.json.gz", symbols=300, points=points)
     parted = replace(settings, input=tmp_path / "parts" / "*.json.gz", source="parted")
     with Fleet(tmp_path, parted, ROLLING_SOURCE="parted", **SLOW_SCAN) as fleet, redis_server.client as client:
         fleet.start_worker()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -66,6 +66,7 @@ lines = st.sampled_from(
 
 
 @given(units=some_units, variable=st.sampled_from(list(KINDS)), line=lines, keyed=st.booleans())
+@example(units=[{"positions": {"accountvalue": 0}}], variable="bot_fields", line="", keyed=False)
 @hypothesis_settings(max_examples=examples(300), deadline=None)
 def test_a_suggested_line_is_accepted_as_it_is(
     units: list[dict[str, Any]], variable: str, line: str, *, keyed: bool
