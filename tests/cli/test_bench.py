@@ -73,7 +73,7 @@ def test_real_runs_are_left_alone(settings: Settings, redis_server: RedisServer)
 
 
 def test_a_sources_own_mapping_is_measured(data: Path) -> None:
-    """The processes get the mapping of the settings, not that of the environment: records are found by it alone."""
+    """The processes get the mapping of the settings, not what the environment says: records are found by it alone."""
     path = data / "other.json"
     write_json(path, {"AAPL": {"score": 0.9, "now": {"price": 2.0}, "prediction": 3.0}})
     fields = "confidence=score; last_price=now.price"
