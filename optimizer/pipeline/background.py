@@ -93,17 +93,21 @@ class ScheduledRuns:
         interval_s = self._settings.interval_s
         due_s = time.monotonic() + self._settings.startup_delay_s
         while not self._stopped.wait(max(0.0, due_s - time.monotonic())):
-            self._on_report(self._run())
+            report = self._run()
+            try:
+                self._on_report(report)
+            except Exception as error:  # say, stdout on a full disk: the schedule must not end by it
+                _log.exception("a report could not be passed on", source=self._settings.source, error=error)
             due_s += interval_s * max(1, 1 + (time.monotonic() - due_s) // interval_s)
 
     def _run(self) -> Report:
         settings = self._settings
-        limit_s = time.monotonic() + settings.time_limit_s
+        until_s = time.monotonic() + settings.time_limit_s
 
         def check(_done_bytes: int, _total_bytes: int) -> None:
             if self._aborted:
                 raise PublishRefused("the process ended during the run; the next tick starts anew")
-            if time.monotonic() > limit_s:
+            if time.monotonic() > until_s:
                 raise _TimeLimitExceeded
 
         try:

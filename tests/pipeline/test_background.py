@@ -45,6 +45,28 @@ def rolling_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("rolling-")]
 
 
+def test_a_report_that_cannot_be_passed_on_ends_no_schedule(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where standard output is on a full disk: the next tick is made, and its report is passed on."""
+    write_json(settings.input, OLD)
+    reports: list[Report] = []
+
+    def pass_on(report: Report) -> None:
+        reports.append(report)
+        if len(reports) == 1:
+            raise OSError(28, "No space left on device")
+
+    runs = module.ScheduledRuns(replace(settings, **FAST), on_report=pass_on)
+    runs.start()
+    wait_until(lambda: len(reports) > 1, what="the next report")
+    runs.stop()
+    assert runs.wait(20)
+    assert [record.message for record in caplog.records if "could not be passed on" in record.message] == [
+        "[RollingOptimizer] rolling_brain: a report could not be passed on: OSError: [Errno 28] No space left on device"
+    ]
+
+
 def test_runs_are_made_each_interval_until_the_block_is_left(settings: Settings, redis_server: RedisServer) -> None:
     """A changed input is published by a later tick; afterwards there is neither a thread nor a lock."""
     settings = replace(settings, **FAST)
