@@ -23,6 +23,8 @@ from tests.support.readers import READS, Open
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import local
 
+pytestmark = pytest.mark.slow  # seconds of waiting for threads, Redis and event loops
+
 
 @pytest.mark.parametrize("origin", ["redis", "files"])
 def test_what_no_run_has_confirmed_for_three_intervals_is_stale(

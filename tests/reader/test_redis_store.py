@@ -16,6 +16,8 @@ from tests.support.published_state import run_old, version_of
 from tests.support.readers import READS, Open, every_read, shows
 from tests.support.redis_servers import RedisServer, wait_until
 
+pytestmark = pytest.mark.slow  # seconds of waiting for threads, Redis and event loops
+
 DAMAGED_PAYLOADS: dict[str, bytes | None] = {
     "evicted": None,
     "no gzip": b"junk",

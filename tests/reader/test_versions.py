@@ -21,6 +21,8 @@ from tests.support.places import FIRST, SECOND, Place
 from tests.support.published_state import run_old, version_of
 from tests.support.redis_servers import wait_until
 
+pytestmark = pytest.mark.slow  # seconds of waiting for threads, Redis and event loops
+
 # ---- callbacks
 
 

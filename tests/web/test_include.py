@@ -27,6 +27,8 @@ from tests.support.published_state import NEW, OLD, run_old, version_of
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
 
+pytestmark = pytest.mark.slow  # seconds of waiting for threads, Redis and event loops
+
 OPERATIONS = ("/status", "/runs", "/healthz", "/readyz", "/metrics")
 SNAPSHOTS = ("/predictions", "/bots", "/portfolio", "/page", "/predictions/AAPL", "/predictions?limit=1")
 
