@@ -10,7 +10,8 @@
     |   |-- PartFailed           one of several parts could not be scanned, so none counts
     |   |-- NoRecords            it is whole and well formed, and holds no record that can be shown
     |   |-- NoBots               it, or the bots directory, has bots, and not one of them can be used
-    |   `-- TooManyRejected      more of its records or bots cannot be used than the setting allows
+    |   |-- TooManyRejected      more of its records or bots cannot be used than the setting allows
+    |   `-- GuardRefused         it is usable, and a guard of the user's refuses to show it
     |-- OutputUnwritable         the snapshot files could not be written; the old ones stay
     |-- OutputUnreadable         the snapshot files may not be read, or their object store does not answer
     |-- CacheUnavailable         Redis does not answer
@@ -20,7 +21,9 @@
     |-- RunTimedOut              the run took longer than its time limit
     |-- ExtraMissing             an optional package is not installed
     |-- BenchFailed              a measurement did not end as it should
-    `-- SnapshotMissing          a reader found no snapshot, neither in Redis nor in the files
+    |-- SnapshotMissing          a reader found no snapshot, neither in Redis nor in the files
+    |-- ChangesMissing           what changed since a version is not held any more; take the whole snapshot
+    `-- VersionMissing           a version that is to be published again is not kept, or is damaged
 
 Every message says what broke, where (path, byte offset), the value, and what to do. Each class takes only the message,
 so that Celery can serialise an error as JSON and restore it on the other side.
@@ -31,7 +34,9 @@ from __future__ import annotations
 __all__ = [
     "BenchFailed",
     "CacheUnavailable",
+    "ChangesMissing",
     "ExtraMissing",
+    "GuardRefused",
     "NoBots",
     "NoRecords",
     "OutputUnreadable",
@@ -50,6 +55,7 @@ __all__ = [
     "SourceTorn",
     "SourceUnreadable",
     "TooManyRejected",
+    "VersionMissing",
 ]
 
 
@@ -97,6 +103,10 @@ class TooManyRejected(SourceError):
     """More records or bots were rejected than `ROLLING_MAX_REJECTED_PERCENT` allows; the old snapshots stay."""
 
 
+class GuardRefused(SourceError):
+    """A guard refuses to publish this version; the message names guard, value and limit. The old snapshots stay."""
+
+
 class OutputUnwritable(RollingError):
     """The snapshot files could not be written: disk full, read-only, no permission."""
 
@@ -135,3 +145,11 @@ class BenchFailed(RollingError):
 
 class SnapshotMissing(RollingError):
     """There is no snapshot to read, neither in Redis nor in the files."""
+
+
+class ChangesMissing(RollingError):
+    """The changes since a version are not held any more, or never were; the message names the snapshot to take."""
+
+
+class VersionMissing(RollingError):
+    """A version is not kept, or its files are damaged; the message names the versions that are kept."""

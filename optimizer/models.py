@@ -12,6 +12,7 @@ messages, the snapshots and the OpenAPI schemas are made of them, so a new field
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -31,15 +32,18 @@ __all__ = [
     "Bot",
     "BotSummary",
     "BotsSnapshot",
+    "ChangeCounts",
     "ExtraValue",
     "Failure",
     "FileEntry",
     "Holding",
     "Index",
     "InputExtra",
+    "KindCounts",
     "Manifest",
     "Origin",
     "PartResult",
+    "Pin",
     "PortfolioSnapshot",
     "Position",
     "PredictionsSnapshot",
@@ -55,6 +59,7 @@ __all__ = [
     "Timestamp",
     "Units",
     "Value",
+    "VersionContent",
 ]
 
 Origin = Literal["redis", "files"]
@@ -274,10 +279,38 @@ class Rejected(Value, frozen=True):
     bots: Units
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class KindCounts(Value, frozen=True):
+    """How many entries of one kind a version added, changed and removed."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+
+class ChangeCounts(Value, frozen=True):
+    """How many predictions, bots and holdings a version added, changed and removed, against the one before it."""
+
+    predictions: KindCounts = KindCounts()
+    bots: KindCounts = KindCounts()
+    holdings: KindCounts = KindCounts()
+
+
+class Pin(Value, frozen=True):
+    """That no run replaces a version until it is unpinned: since when, and by whom (`user@host`)."""
+
+    at: str
+    by: str
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`manifest.json`, the commit record of a set of snapshot files, and the pointer in Redis.
 
-    `rejected` is null in a set that an older release has written, which did not count bots.
+    Absent in a set that an older release has written: `rejected`, `content_since`, `changes`, `made_by`.
+
+    `content_since` is the oldest version from which on predictions, bots and holdings have been what they are;
+    `changes` counts what differs from the version before, absent for the first one. `made_by` is `user@host`.
+    `restored_from` is the old version that a rollback published again. Two manifests of one version may differ in
+    `fingerprint`, `rejected` and `pinned` alone: another input with the same content, and a pin that was removed.
     """
 
     source: str
@@ -285,6 +318,27 @@ class Manifest(msgspec.Struct, frozen=True):
     generated_at: str
     fingerprint: str
     snapshots: dict[str, FileEntry]
+    rejected: Rejected | None = None
+    content_since: int | None = None
+    changes: ChangeCounts | None = None
+    made_by: str | None = None
+    restored_from: int | None = None
+    pinned: Pin | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionContent:
+    """Predictions, bots and holdings of one version, decoded.
+
+    `generated_at` is when the version was made. The `timestamp` of each of the three is when its content was: a kind
+    that has not changed keeps it. `rejected` is `None` if an older release has published the version.
+    """
+
+    version: int
+    generated_at: str
+    predictions: PredictionsSnapshot
+    bots: BotsSnapshot
+    portfolio: PortfolioSnapshot
     rejected: Rejected | None = None
 
 
@@ -350,7 +404,9 @@ class Report(Value, frozen=True, omit_defaults=True):
 
     `cache` says what became of Redis: `published`, `republished` (from the files, without a scan), `current`, `down`
     or `off`. `reason` goes with `skipped`, `error` and `details` with `failed`, `rejected` with the version that is
-    current. `warning` says what is wrong with the run's worker though the run is right.
+    current. `warning` says what is wrong with the run's worker though the run is right. `changes` goes with `success`
+    and counts what differs from the version before: nothing, if the new input has the same content, which keeps its
+    version. `pinned` goes with the reason `pinned`.
     """
 
     status: Literal["success", "unchanged", "skipped", "failed"]
@@ -365,6 +421,8 @@ class Report(Value, frozen=True, omit_defaults=True):
     rejects: list[RejectTally] = msgspec.field(default_factory=list)
     rejected: Rejected | None = None
     warning: str | None = None
+    changes: ChangeCounts | None = None
+    pinned: Pin | None = None
 
 
 class Failure(Value, frozen=True):

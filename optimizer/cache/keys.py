@@ -16,7 +16,9 @@
 | rolling:{S}:V:symbols     | HASH    | symbol -> JSON record, the whole index              |                    |
 | rolling:{S}:V:ranking     | ZSET    | symbol by confidence, the same symbols              |                    |
 | rolling:{S}:staged:T:*    |         | the five above before the flip; T is a run's token  | 180 s              |
-| rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in the predictions   | the newest 120     |
+| rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in predictions, bots | the newest 120, of |
+|                           |         | and holdings (gz JSON, in the field `change`; `end` | at most 8 MiB      |
+|                           |         | is the bytes of all changes up to it)               |                    |
 | rolling:{S}:runs          | STREAM  | one report a run (JSON, in the field `report`)      | about a day        |
 | rolling:{S}:scans         | STREAM  | the same for each run that has published a scan     | the newest 100     |
 | rolling:{S}:reads:O       | STRING  | the number of HTTP responses from origin O (redis,  | never              |

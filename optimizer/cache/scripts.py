@@ -137,12 +137,15 @@ end
 
 # KEYS: lock, current, published, deltas, flipped, then the staged keys, their final names, and old versions' keys.
 # ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of kinds,
-#       deltas kept, delta ('' for none), then the type of each staged key, then the pointer's fields and values.
+#       changes kept, their bytes at the most, change ('' for none), then the type of each staged key, then the
+#       pointer's fields and values.
+# Each entry of the stream of changes has in `end` the bytes of all changes up to it, so that the bytes of those that
+# are there are a difference. The newest stays, whatever its size.
 FLIP: Final = """
 local kinds = tonumber(ARGV[5])
 local is_staged = true
 for i = 1, kinds do
-    if redis.call('TYPE', KEYS[5 + i]).ok ~= ARGV[7 + i] then is_staged = false end
+    if redis.call('TYPE', KEYS[5 + i]).ok ~= ARGV[8 + i] then is_staged = false end
 end
 local flipped = redis.call('HMGET', KEYS[5], 'version', 'token')
 -- repeated after a lost reply
@@ -162,14 +165,32 @@ for i = 1, kinds do
     redis.call('PERSIST', KEYS[5 + kinds + i])
 end
 redis.call('DEL', KEYS[2], KEYS[5])
-redis.call('HSET', KEYS[2], unpack(ARGV, 8 + kinds))
+redis.call('HSET', KEYS[2], unpack(ARGV, 9 + kinds))
 redis.call('HSET', KEYS[5], 'version', ARGV[2], 'token', ARGV[1])
-if ARGV[7] ~= '' then
-    local delta = {'MAXLEN', ARGV[6], ARGV[2] .. '-0', 'delta', ARGV[7]}
-    local added = redis.pcall('XADD', KEYS[4], unpack(delta))
-    if type(added) == 'table' and added.err then -- its newest id is higher, so nothing can be added
+if ARGV[8] ~= '' then
+    local function field(entry, name)
+        for i = 1, entry and #entry[2] or 0, 2 do
+            if entry[2][i] == name then return entry[2][i + 1] end
+        end
+        return nil
+    end
+    local function end_of(entry) return tonumber(field(entry, 'end')) or 0 end
+    local function add()
+        local ends = end_of(redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1]) + #ARGV[8]
+        local id = ARGV[2] .. '-0'
+        local fields = {'change', ARGV[8], 'end', string.format('%.0f', ends)}
+        local added = redis.pcall('XADD', KEYS[4], 'MAXLEN', ARGV[6], id, unpack(fields))
+        if type(added) == 'table' and added.err then return false end
+        while true do
+            local oldest = redis.call('XRANGE', KEYS[4], '-', '+', 'COUNT', 1)[1]
+            local before = end_of(oldest) - #(field(oldest, 'change') or '')
+            if oldest[1] == id or ends - before <= tonumber(ARGV[7]) then return true end
+            redis.call('XDEL', KEYS[4], oldest[1])
+        end
+    end
+    if not add() then -- its newest id is higher, so nothing can be added
         redis.call('DEL', KEYS[4])
-        redis.call('XADD', KEYS[4], unpack(delta))
+        add()
     end
 end
 redis.pcall('PUBLISH', KEYS[3], ARGV[2]) -- if the ACL forbids it, readers see the version a second later

@@ -30,13 +30,16 @@ from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
-from optimizer.snapshots.format import SnapshotSet, delta_between
+from optimizer.snapshots.delta import change_between, encode_stored
+from optimizer.snapshots.format import SnapshotSet
 
 __all__ = ["VersionWriter"]
 
 STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
-DELTAS_KEPT: Final = 120
+# Of the stream of changes. Of 300 predictions that all change an entry has 25 KB; a few of 10,000 reach the bytes.
+CHANGES_KEPT: Final = 120
+CHANGES_BYTES: Final = 8 * 1024 * 1024
 STAGE_BATCH: Final = 1_000
 
 _log = SourceLog(__name__)
@@ -117,7 +120,7 @@ class VersionWriter:
             )
         with self._cache.commands() as client:
             checked_at = _now(client)
-            delta = self._delta(client, snapshots, before)
+            change = self._change(client, snapshots, before)
             self._stage(client, snapshots, lock.token)
             # The pointer alone can be lost: whatever names a version that may not expire yet is asked.
             known = {self._newest_delta(client), self._flipped_version(client), version_before, in_files}
@@ -134,8 +137,9 @@ class VersionWriter:
                 str(before.version) if before else "",
                 str(OLD_VERSION_TTL_S),
                 str(len(VERSION_KINDS)),
-                str(DELTAS_KEPT),
-                delta,
+                str(CHANGES_KEPT),
+                str(CHANGES_BYTES),
+                change,
                 *VERSION_TYPES.values(),
                 *chain.from_iterable(pointer_fields(manifest, checked_at).items()),
             )
@@ -175,19 +179,26 @@ class VersionWriter:
                 "needs more memory"
             )
 
-    def _delta(self, client: redis.Redis, snapshots: SnapshotSet, before: Pointer | None) -> bytes:
-        """Encode what changed in the predictions since the version before; empty if that cannot be read."""
+    def _change(self, client: redis.Redis, snapshots: SnapshotSet, before: Pointer | None) -> bytes:
+        """Encode what changed since the version before; empty if nothing did, or if that version cannot be read."""
         if before is None or before.version == snapshots.manifest.version:
             return b""
-        name = self._keys.payload(before.version, "predictions")
+        names = [self._keys.payload(before.version, kind) for kind in PAYLOAD_KINDS]
         try:
-            old = cast("bytes | None", client.get(name))
-            if old is None:
+            old = cast("list[bytes | None]", client.mget(names))
+            payloads = {kind: data for kind, data in zip(PAYLOAD_KINDS, old, strict=True) if data is not None}
+            if len(payloads) < len(names):
                 return b""
-            return delta_between(before.version, old, snapshots)
+            stored = change_between(
+                SnapshotSet(before.manifest, payloads).content(),
+                snapshots.content(),
+                since=before.manifest.content_since,
+            )
         except (redis.ResponseError, *UNREADABLE) as error:  # of another type, or damaged
-            _log.warning("%s cannot be read, so there is no delta from it", name, source=self._keys.source, error=error)
+            text = "version %d cannot be read, so there is no change from it"
+            _log.warning(text, before.version, source=self._keys.source, error=error)
             return b""
+        return b"" if stored is None else encode_stored(stored)
 
 
 def _now(client: redis.Redis) -> str:

@@ -29,6 +29,7 @@ ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 # `rolling.scan` is the queue of scans, and the queue of a source is `rolling.SOURCE`.
 RESERVED_NAMES: Final = ("scan",)
 
+_GUARD = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
 
 
@@ -45,6 +46,10 @@ class Settings:
     top_symbols_limit: int = 300
     min_confidence: float = 0.5
     max_rejected_percent: float = 50.0
+    min_records: int = 0  # guards: off by default
+    max_drop_percent: float = 100.0
+    guard: str = ""  # package.module:function
+    keep_versions: int = 2
     index_symbols_limit: int = 10_000
     interval_s: float = 30.0
     startup_delay_s: float = 5.0
@@ -146,6 +151,9 @@ class Settings:
             ("index_symbols_limit", 1, 1_000_000),
             ("min_confidence", 0, 1),
             ("max_rejected_percent", 0, 100),
+            ("min_records", 0, 1_000_000_000),
+            ("max_drop_percent", 0, 100),
+            ("keep_versions", 2, 1_000),
             ("interval_s", 0.1, 86_400),
             ("startup_delay_s", 0, 86_400),
             ("gzip_level", 1, 9),
@@ -163,6 +171,10 @@ class Settings:
             )
         if self.source in RESERVED_NAMES:
             raise SettingsInvalid(f"{variable_name('source')}={self.source!r} is the name of the queue for scans")
+        if self.guard and not _GUARD.fullmatch(self.guard):
+            raise SettingsInvalid(
+                f"{variable_name('guard')}={self.guard!r} is not package.module:function, such as shop.guards:check"
+            )
         if self.engine not in ENGINES:
             raise SettingsInvalid(f"{variable_name('engine')}={self.engine!r} is not one of {', '.join(ENGINES)}")
 

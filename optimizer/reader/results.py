@@ -30,6 +30,7 @@ from optimizer.models import (
     PredictionsSnapshot,
     Record,
     Rejected,
+    VersionContent,
 )
 
 __all__ = [
@@ -88,18 +89,12 @@ class Snapshot(Generic[T]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VersionSnapshot:
+class VersionSnapshot(VersionContent):
     """All snapshots of one version, each as the `value` of its `Snapshot`; shared likewise, and may not be changed."""
 
-    version: int
-    generated_at: str
-    predictions: PredictionsSnapshot
-    bots: BotsSnapshot
-    portfolio: PortfolioSnapshot
     origin: Origin
     age_s: float
     stale: bool
-    rejected: Rejected | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,6 +29,7 @@ from optimizer.models import (
     PredictionsSnapshot,
     Record,
     Rejected,
+    VersionContent,
 )
 from optimizer.storage.location import Location
 
@@ -44,7 +45,6 @@ __all__ = [
     "SnapshotSet",
     "check_newer",
     "decode_manifest",
-    "delta_between",
     "encode_manifest",
     "encode_set",
 ]
@@ -67,6 +67,8 @@ READ_ATTEMPTS: Final = 3
 _MANIFEST = msgspec.json.Decoder(Manifest)
 _INDEX = msgspec.json.Decoder(Index)
 _PREDICTIONS = msgspec.json.Decoder(PredictionsSnapshot)
+_BOTS = msgspec.json.Decoder(BotsSnapshot)
+_PORTFOLIO = msgspec.json.Decoder(PortfolioSnapshot)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,17 @@ class SnapshotSet:
         """Whether the payloads have the digests that the manifest lists."""
         entries = self.manifest.snapshots
         return all(hashlib.sha256(data).hexdigest() == entries[kind].sha256 for kind, data in self.payloads.items())
+
+    def content(self) -> VersionContent:
+        """Decode predictions, bots and holdings; raises what gzip raises, or one of `UNDECODABLE`."""
+        return VersionContent(
+            version=self.manifest.version,
+            generated_at=self.manifest.generated_at,
+            predictions=_PREDICTIONS.decode(gzip.decompress(self.payloads["predictions"])),
+            bots=_BOTS.decode(gzip.decompress(self.payloads["bots"])),
+            portfolio=_PORTFOLIO.decode(gzip.decompress(self.payloads["portfolio"])),
+            rejected=self.manifest.rejected,
+        )
 
     def index(self) -> list[Record]:
         """The records of the index, best first."""
@@ -142,30 +155,6 @@ def decode_manifest(data: bytes) -> Manifest | None:
         return _MANIFEST.decode(data)
     except UNDECODABLE:
         return None
-
-
-def delta_between(old_version: int, old: bytes, new: SnapshotSet) -> bytes:
-    """Encode what changed in the predictions: the versions, the records that are new or differ, the symbols removed.
-
-    Args:
-        old_version: The version before.
-        old: Its gzipped predictions.
-        new: The version after.
-
-    Returns:
-        The delta as JSON; empty if nothing has changed.
-    """
-    before, after = _by_symbol(old), _by_symbol(new.payloads["predictions"])
-    changed = [record for symbol, record in after.items() if before.get(symbol) != record]
-    removed = sorted(before.keys() - after.keys())
-    if not changed and not removed:
-        return b""
-    versions = {"version": new.manifest.version, "before": old_version}
-    return msgspec.json.encode({**versions, "changed": changed, "removed": removed})
-
-
-def _by_symbol(predictions: bytes) -> dict[str, Record]:
-    return {record.symbol: record for record in _PREDICTIONS.decode(gzip.decompress(predictions)).predictions}
 
 
 def check_newer(version: int, replaced: int | None, current: Manifest | None, where: Location) -> None:

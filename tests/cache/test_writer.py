@@ -24,6 +24,7 @@ from optimizer.cache.pointer import Pointer
 from optimizer.cache.writer import OLD_VERSION_TTL_S, STAGE_BATCH, STAGED_TTL_S, VersionWriter
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.models import Record
+from optimizer.snapshots.delta import decode_stored
 from optimizer.snapshots.format import SnapshotSet
 from tests.support.cache_writers import KEYS, NOW, SOURCE, a_cache, a_set, publish, version_shown
 from tests.support.examples import examples
@@ -168,7 +169,7 @@ def deltas(server: RedisServer) -> dict[str, dict[str, Any]]:
     """The stream of deltas: id to content."""
     with server.client as client:
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(KEYS.deltas))
-        return {name.decode(): msgspec.json.decode(fields[b"delta"]) for name, fields in entries}
+        return {name.decode(): decode_stored(fields[b"change"]).change.to_dict() for name, fields in entries}
 
 
 # The fixture's Redis is emptied by each example itself.
@@ -191,9 +192,10 @@ def test_a_delta_makes_the_new_predictions_of_the_old(redis_server: RedisServer,
         assert (delta is None) == (shown == expected)
         if delta is not None:
             assert (delta["version"], delta["before"]) == (version, version - 1)
-            assert all(shown.get(record["symbol"]) != record for record in delta["changed"])
-            shown |= {record["symbol"]: record for record in delta["changed"]}
-            for symbol in delta["removed"]:
+            changed = delta["predictions"]["changed"]
+            assert all(shown.get(record["symbol"]) != record for record in changed)
+            shown |= {record["symbol"]: record for record in changed}
+            for symbol in delta["predictions"]["removed"]:
                 del shown[symbol]
         assert shown == expected
     assert remaining == {}
@@ -206,7 +208,7 @@ def test_a_delta_holds_what_changed_and_no_more(cache: CacheClient, redis_server
     publish(cache, a_set(1, old))
     publish(cache, a_set(5, new))
 
-    delta = deltas(redis_server)["5-0"]
+    delta = deltas(redis_server)["5-0"]["predictions"]
     assert [record["symbol"] for record in delta["changed"]] == ["COME", "OTHER"]
     assert delta["removed"] == ["GONE"]
     with redis_server.client as client:

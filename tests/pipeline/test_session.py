@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from optimizer.cache.clocks import seconds_of
 from optimizer.cache.keys import VERSION_KINDS, Keys
 from optimizer.errors import PublishRefused, SourceMissing
 from optimizer.models import Manifest
+from optimizer.snapshots.delta import decode_stored
 from optimizer.snapshots.format import encode_manifest
 from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import (
@@ -171,7 +171,7 @@ def test_what_was_made_without_cache_is_published_by_the_next_run(
     assert_redis_holds_the_files(redis_server, settings)
     with redis_server.client as client:
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(Keys(settings.source).deltas))
-    assert [(name.decode(), json.loads(fields[b"delta"])["before"]) for name, fields in entries] == [
+    assert [(name.decode(), decode_stored(fields[b"change"]).change.before) for name, fields in entries] == [
         (f"{second.version}-0", first.version)
     ]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from optimizer.snapshots.format import FILE_NAMES, KINDS, delta_between, encode_set
+from optimizer.snapshots.delta import change_between
+from optimizer.snapshots.format import FILE_NAMES, KINDS, encode_set
 from tests.support.snapshot_sets import RECORDS, a_set, write
 
 
@@ -79,7 +80,9 @@ def test_extra_fields_are_in_the_files_only_where_there_are_some() -> None:
     assert list(shown.items())[-2:] == [("timestamp", None), ("extra", {"sector": "Tech", "volume": None})]
     assert [dict(record.extra) for record in new.index()] == [{"sector": "Tech", "volume": None}] * 2
     assert [dict(record.extra) for record in old.index()] == [{}, {}]
-    assert json.loads(delta_between(1, old.payloads["predictions"], new))["changed"] == [shown]
+    stored = change_between(old.content(), new.content())
+    assert stored is not None
+    assert stored.change.to_dict()["predictions"]["changed"] == [shown]
 
 
 def test_the_manifest_tells_the_truth(tmp_path: Path) -> None:
