@@ -183,7 +183,7 @@ def run_locked(
         RollingError: The run failed.
     """
     started = time.monotonic()
-    store = snapshot_store(settings.output_dir)
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
     with Session(settings, use_cache=use_cache) as session:
         try:
             if tick is not None and not session.ask(lambda: session.run_log.take_tick(tick), absent=True):
@@ -226,7 +226,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     """
     if manifest is None or manifest.fingerprint != opened.fingerprint:
         return None
-    store = snapshot_store(settings.output_dir)
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
     snapshots = store.read_set(manifest=manifest)
     if snapshots is None or snapshots.manifest != manifest:
         return None
