@@ -18,12 +18,12 @@ from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.errors import VersionMissing
 from optimizer.log import SourceLog
-from optimizer.models import Manifest, Pin, Report
+from optimizer.models import Manifest, Report
 from optimizer.pipeline.session import Session
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
-__all__ = ["confirm_set", "describe_pin", "keep_pinned", "publish_again"]
+__all__ = ["confirm_set", "keep_pinned", "publish_again"]
 
 NOT_WHOLE: Final = "the files of the pinned version %d in %s are not whole; Redis shows it"
 
@@ -84,7 +84,7 @@ def keep_pinned(settings: Settings, session: Session, in_files: Manifest | None)
             warning = NOT_WHOLE % (newest.version, settings.output_dir)
     else:
         raise VersionMissing(
-            f"{describe_pin(newest.version, pin)}, and is whole neither in {settings.output_dir} nor in "
+            f"version {newest.version} is {pin.describe()}, and is whole neither in {settings.output_dir} nor in "
             "Redis. Take another one of: rolling-optimizer versions; or let runs publish: rolling-optimizer unpin"
         )
     return Report(
@@ -94,7 +94,7 @@ def keep_pinned(settings: Settings, session: Session, in_files: Manifest | None)
         version=newest.version,
         cache=session.outcome(done),
         reason="pinned",
-        details=f"{describe_pin(newest.version, pin)}; runs publish again after: rolling-optimizer unpin",
+        details=f"version {newest.version} is {pin.describe()}; runs publish again after: rolling-optimizer unpin",
         rejected=newest.rejected,
         warning=warning,
         pinned=pin,
@@ -117,8 +117,3 @@ def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **ch
     store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
     session.publish(snapshots)
     return snapshots
-
-
-def describe_pin(version: int, pin: Pin) -> str:
-    """Say in words since when a version is pinned, and by whom."""
-    return f"version {version} is pinned since {pin.at} by {pin.by}"

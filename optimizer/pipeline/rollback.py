@@ -26,7 +26,7 @@ from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.errors import PublishRefused, VersionMissing
 from optimizer.models import ChangeCounts, Manifest, Pin, Report
-from optimizer.pipeline.confirm import describe_pin, publish_again
+from optimizer.pipeline.confirm import publish_again
 from optimizer.pipeline.identity import user_at_host
 from optimizer.pipeline.run import run_locked
 from optimizer.pipeline.session import Session
@@ -94,7 +94,7 @@ def rollback(
             manifest.generated_at,
             version=manifest.version,
             cache=session.outcome("published"),
-            details=f"version {version} again; {describe_pin(manifest.version, manifest.pinned)}",
+            details=f"version {version} again; version {manifest.version} is {manifest.pinned.describe()}",
             rejected=manifest.rejected,
             changes=manifest.changes,
             pinned=manifest.pinned,
@@ -124,7 +124,7 @@ def unpin(
         if newest is in_files:
             _store(settings).replace_manifest(manifest, before_commit=session.check_superseded)
         session.replace_manifest(manifest)
-        details = f"unpinned by {user_at_host()}: {describe_pin(newest.version, newest.pinned)}"
+        details = f"unpinned by {user_at_host()}: version {newest.version} was {newest.pinned.describe()}"
         if newest is not in_files:
             details += f"; {settings.output_dir} does not hold it, and a worker whose directory does pins it again"
         return Report(

@@ -274,10 +274,10 @@ def test_a_pinned_version_below_one_that_redis_has_shown_gets_a_number_above_it(
     """Files of a backup, say: readers hold the newer version and never go back."""
     old = version_of(run_old(settings))
     pinned = version_of(rollback(settings, old))
-    shutil.copytree(settings.output_dir, backup := local(settings.output_dir).with_name("backup"), symlinks=True)
+    shutil.copytree(local(settings.output_dir), backup := local(settings.output_dir).with_name("backup"), symlinks=True)
     unpin(settings)
     newest = version_of(run_new(settings))
-    shutil.rmtree(settings.output_dir)
+    shutil.rmtree(local(settings.output_dir))
     backup.rename(local(settings.output_dir))
     with redis_server.client as client:
         client.delete(Keys(settings.source).current)
@@ -419,7 +419,7 @@ def test_unpin_lets_the_next_run_publish(settings: Settings, redis_server: Redis
 
     assert (report.status, report.version) == ("unchanged", pinned)
     assert report.details is not None
-    assert report.details.startswith(f"unpinned by {user_at_host()}: version {pinned} is pinned since ")
+    assert report.details.startswith(f"unpinned by {user_at_host()}: version {pinned} was pinned since ")
     assert (state.version, state.pinned, state.restored_from) == (pinned, None, old)
     assert_redis_holds_the_files(redis_server, settings)
     report = optimize(settings)
@@ -458,7 +458,7 @@ def test_unpin_without_redis_is_in_the_files_and_reaches_redis_later(
 def test_unpin_where_the_version_is_in_redis_alone(settings: Settings, redis_server: RedisServer) -> None:
     """The directory that holds it is lost: Redis' manifest is replaced, and runs publish again."""
     rollback(settings, version_of(run_old(settings)))
-    shutil.rmtree(settings.output_dir)
+    shutil.rmtree(local(settings.output_dir))
     assert optimize(settings, progress=no_scan).reason == "pinned"
     report = unpin(settings)
     assert report.details is not None
