@@ -46,6 +46,7 @@ from optimizer.snapshots.format import (
     SET_FILES,
     VERSIONS_NAME,
     CurrentManifest,
+    KeptVersion,
     SnapshotSet,
     check_newer,
     check_same_set,
@@ -64,10 +65,16 @@ _SET_NAME = re.compile(r"[0-9]+(\.[0-9a-f]+\.partial)?")
 
 
 class DirectoryStore:
-    """The sets in a directory; a `SnapshotStore`."""
+    """The sets in a directory; a `SnapshotStore`.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The directory.
+        keep: How many sets stay, the current one included.
+    """
+
+    def __init__(self, path: Path, keep: int = KEPT_SETS) -> None:
         self._path = path
+        self._keep = keep
         self._current = path / CURRENT_NAME
         self._versions = path / VERSIONS_NAME
         self.marker = Marker(path)
@@ -218,6 +225,26 @@ class DirectoryStore:
             return snapshots if snapshots.is_whole else None
         return None
 
+    def versions(self) -> list[KeptVersion]:
+        """List the kept sets that are not newer than the current one, newest first; only sets of trusted users."""
+        try:
+            newest, ours = self._current_version(), self._sets()
+        except OSError as error:
+            self._check_damaged(error)
+            return []
+        versions = sorted((int(path.name) for path in ours if path.name.isdecimal()), reverse=True)
+        return [self._kept_version(version) for version in versions if version <= newest]
+
+    def _kept_version(self, version: int) -> KeptVersion:
+        directory = self._versions / str(version)
+        try:
+            sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+            manifest = decode_manifest((directory / MANIFEST_NAME).read_bytes())
+        except OSError as error:
+            self._check_damaged(error)
+            return KeptVersion.of(version, None, {})
+        return KeptVersion.of(version, manifest, sizes)
+
     def mark_checked(self) -> None:
         """Note that the current set is still the newest: the manifest's time of modification becomes now.
 
@@ -244,18 +271,25 @@ class DirectoryStore:
             leftover = durable.partial_link(self._path / name)
             if leftover.is_symlink():
                 leftover.unlink()
-        current = ""
-        with suppress(OSError):
-            current = self._current.readlink().name
-        trusted = self._trusted()
-        ours = [path for path in self._versions.iterdir() if _is_set(path, trusted)]
+        newest, ours = self._current_version(), self._sets()
         versions = sorted(int(path.name) for path in ours if path.name.isdecimal())
         # A set newer than the current one never became current: its writer died before.
-        newest = int(current) if current.isdecimal() else 0
-        kept = {current, *[str(version) for version in versions if version <= newest][-KEPT_SETS:]}
+        kept = {str(version) for version in [version for version in versions if version <= newest][-self._keep :]}
         for path in ours:
             if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _current_version(self) -> int:
+        """The version that `current` names, 0 for none."""
+        current = ""
+        with suppress(OSError):
+            current = self._current.readlink().name
+        return int(current) if current.isdecimal() else 0
+
+    def _sets(self) -> list[Path]:
+        """The directories of sets, complete or not, that a trusted user has made."""
+        trusted = self._trusted()
+        return [path for path in self._versions.iterdir() if _is_set(path, trusted)]
 
     def _check_names(self) -> None:
         """Check, before anything is written, that our links and sets would replace nothing of another program."""

@@ -37,6 +37,7 @@ from optimizer.snapshots.format import (
     SET_FILES,
     VERSIONS_NAME,
     CurrentManifest,
+    KeptVersion,
     SnapshotSet,
     check_newer,
     check_same_set,
@@ -56,12 +57,18 @@ _log = SourceLog(__name__)
 
 
 class ObjectStore:
-    """The sets below a URL; a `SnapshotStore`."""
+    """The sets below a URL; a `SnapshotStore`.
+
+    Args:
+        url: Where they are.
+        keep: How many sets stay, the current one included.
+    """
 
     marker: Final = None  # it has the same URL for every worker, and an object more is a request more at each tick
 
-    def __init__(self, url: Url) -> None:
+    def __init__(self, url: Url, keep: int = KEPT_SETS) -> None:
         self._url = url
+        self._keep = keep
         self._manifest = (url / MANIFEST_NAME).text
 
     @property
@@ -151,6 +158,33 @@ class ObjectStore:
             return snapshots if snapshots.is_whole else None
         return None
 
+    def versions(self) -> list[KeptVersion]:
+        """List the kept sets that are not newer than the current one, newest first."""
+        current = self.read_manifest()
+        if current is None:
+            return []
+        sizes: dict[int, dict[str, int]] = {}
+        with self._reading():
+            found = self._store.find((self._url / VERSIONS_NAME).text, detail=True)
+            for name, info in found.items():
+                version, file = name.rsplit("/", 2)[-2:]
+                if version.isdecimal() and file in SET_FILES and int(version) <= current.version:
+                    sizes.setdefault(int(version), {})[file] = info["size"]
+            manifests = self._manifests([version for version in sizes if version != current.version])
+        manifests[current.version] = current
+        return [KeptVersion.of(each, manifests.get(each), sizes[each]) for each in sorted(sizes, reverse=True)]
+
+    def _manifests(self, versions: Sequence[int]) -> dict[int, Manifest | None]:
+        """Read the manifests of several sets at the same time; those that are gone are left out."""
+        names = [(self._set(version) / MANIFEST_NAME).text for version in versions]
+        manifests = {}
+        for name, data in self._store.cat(names, on_error="return").items() if names else ():
+            if isinstance(data, bytes):
+                manifests[int(name.rsplit("/", 2)[-2])] = decode_manifest(data)
+            elif not isinstance(data, FileNotFoundError):
+                raise data
+        return manifests
+
     def mark_checked(self) -> None:
         """Note that the current set is still the newest: put the manifest again, so that the store dates it anew.
 
@@ -179,7 +213,7 @@ class ObjectStore:
                 names = self._store.find((self._url / VERSIONS_NAME).text)
             pieces = [name.rsplit("/", 2)[-2:] for name in names]
             versions = sorted({int(version) for version, file in pieces if version.isdecimal() and file in SET_FILES})
-            kept = [version for version in versions if version <= current][-KEPT_SETS:]
+            kept = [version for version in versions if version <= current][-self._keep :]
             oldest_written = time.time() * 1000 - GRACE_MS
             for version in versions:
                 if version not in kept and (version < current or version < oldest_written):
