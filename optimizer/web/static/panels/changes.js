@@ -45,6 +45,7 @@ export class Changes {
   // The step that the reader went to; null follows the newest.
   #chosen = null;
   #wanted = null;
+  #since = null;
   #answered = null;
   #asking = false;
   #shown = null;
@@ -59,11 +60,11 @@ export class Changes {
     this.panel.addEventListener("keydown", (event) => this.#key(event));
   }
 
-  /** Take notice of the version that the page shows, made at `madeAt`, and ask for the steps if they are of another. */
-  async notice(version, madeAt) {
-    if (version === null || version === undefined) return;
-    this.#wanted = version;
-    this.madeAt = madeAt;
+  /** Take notice of the content that the page shows, or null, and ask for the steps if they are of another version. */
+  async notice(content) {
+    if (content === null) return;
+    this.#wanted = content.version;
+    this.#since = content.timestamp;
     if (this.#asking) return;
     this.#asking = true;
     try {
@@ -124,8 +125,7 @@ export class Changes {
     byId("changes-empty").hidden = step !== undefined;
     byId("changes-lists").hidden = byId("changes-steps").hidden = step === undefined;
     if (step === undefined) {
-      const since = this.madeAt ? ` since the version of ${format.time(this.madeAt)}` : " since the first version";
-      setText(byId("changes-empty"), `Nothing has changed${since}.`);
+      setText(byId("changes-empty"), `Nothing has changed since the version of ${format.time(this.#since)}.`);
       setText(byId("changes-when"), "");
       setText(byId("changes-counts"), "");
       return;

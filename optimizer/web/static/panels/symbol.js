@@ -36,7 +36,9 @@ const CHARTS = [
 export class SymbolPage {
   // The symbol of the address; null while the overview is shown.
   symbol = null;
-  #data = null;
+  #content = null;
+  #until = 0;
+  #points = [];
   #left = { scroll: 0, link: null };
   #asked = 0;
 
@@ -64,10 +66,16 @@ export class SymbolPage {
     if (symbolOf(location.hash) !== null) this.#route();
   }
 
-  /** Show the data of a version: {version, madeAt, records, holdings}, the records best first. */
-  update(data) {
-    this.#data = data;
+  /** Show the content of a version, as follow.js has it. */
+  update(content) {
+    this.#content = content;
     if (this.symbol !== null) this.#load();
+  }
+
+  /** Draw the lines until then: when a run last made or confirmed the values. */
+  confirm(timestamp) {
+    this.#until = Date.parse(timestamp) || 0;
+    if (this.symbol !== null) this.#draw();
   }
 
   #route() {
@@ -110,12 +118,12 @@ export class SymbolPage {
   async #load() {
     const asked = (this.#asked += 1);
     const { symbol } = this;
-    const rank = this.#data?.records.findIndex((record) => record.symbol === symbol) ?? -1;
+    const rank = this.#content?.predictions.findIndex((record) => record.symbol === symbol) ?? -1;
     const path = `predictions/${encodeURIComponent(symbol)}`;
     // At once what is known; the rest when it has come, unless the reader has gone on.
-    if (rank >= 0) this.#showRecord(this.#data.records[rank], rank);
+    if (rank >= 0) this.#showRecord(this.#content.predictions[rank], rank);
     const [record, history] = await Promise.all([
-      rank >= 0 ? this.#data.records[rank] : answerOf(path),
+      rank >= 0 ? this.#content.predictions[rank] : answerOf(path),
       answerOf(`${path}/history`),
     ]);
     if (asked !== this.#asked || symbol !== this.symbol) return;
@@ -136,7 +144,7 @@ export class SymbolPage {
       );
     }
     columns.forEach((column, index) => column.show(box.children[index].lastElementChild, record));
-    const all = this.#data?.records.length ?? 0;
+    const all = this.#content?.predictions.length ?? 0;
     setText(
       byId("symbol-rank"),
       rank < 0 ? `outside of the ${format.count(all)} predictions` : `rank ${format.count(rank + 1)} of ${format.count(all)}`,
@@ -145,7 +153,7 @@ export class SymbolPage {
   }
 
   #heldText() {
-    const holding = this.#data?.holdings.find(({ symbol }) => symbol === this.symbol);
+    const holding = this.#content?.holdings.find(({ symbol }) => symbol === this.symbol);
     if (!holding) return "";
     const cost = holding.avg === null ? "" : `, average cost ${format.price(holding.avg)}`;
     return `Held: ${format.quantity(holding.qty)}${cost}.`;
@@ -167,7 +175,7 @@ export class SymbolPage {
   /** A symbol that is written the same but for capitals. */
   #similar() {
     const plain = this.symbol.toLocaleLowerCase();
-    const found = this.#data?.records.find(({ symbol }) => symbol.toLocaleLowerCase() === plain);
+    const found = this.#content?.predictions.find(({ symbol }) => symbol.toLocaleLowerCase() === plain);
     return found ? [" Did you mean ", element("a", { href: symbolAddress(found.symbol) }, found.symbol), "?"] : [];
   }
 
@@ -185,19 +193,23 @@ export class SymbolPage {
   }
 
   #showPoints(points, note) {
-    const end = Date.parse(this.#data?.madeAt ?? "") || 0;
-    for (const chart of this.charts) chart.update(points, end);
+    this.#points = points;
+    this.#draw();
     this.table.update(points);
     byId("symbol-charts").hidden = byId("symbol-table").hidden = note !== "";
     setText(byId("symbol-history-note"), note);
     const [first] = points;
-    const since = first ? `${changes(points.length - 1)} since ${format.time(first.timestamp)}` : "";
+    const since = first ? `${changesSince(points.length - 1)} since ${format.time(first.timestamp)}` : "";
     setText(byId("symbol-history-count"), since);
     setAttribute(byId("symbol-history-count"), "title", first ? format.fullTime(first.timestamp) : "");
   }
+
+  #draw() {
+    for (const chart of this.charts) chart.update(this.#points, this.#until);
+  }
 }
 
-const changes = (number) => (number === 0 ? "unchanged" : `${format.count(number)} change${number === 1 ? "" : "s"}`);
+const changesSince = (number) => (number === 0 ? "unchanged" : `${format.count(number)} change${number === 1 ? "" : "s"}`);
 
 /** What the API answers, or its Problem. */
 async function answerOf(path) {
