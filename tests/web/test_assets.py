@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ FOLLOW = Path(optimizer.web.__file__).parent / "static" / "follow.js"
 
 def test_follow_js_comes_with_the_routes_wherever_they_are(settings: Settings) -> None:
     """The stand-alone app and a router under a prefix send the same module, which browsers keep and ask for again."""
-    with optimizer.testing.reader() as reader:
+    with closing(optimizer.testing.reader()) as reader:
         app = FastAPI()
         app.include_router(optimizer.web.make_router(reader=reader, operations=False), prefix="/api")
         with asking(settings) as alone, TestClient(app, headers={"Accept-Encoding": "gzip"}) as included:
