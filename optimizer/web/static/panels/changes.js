@@ -68,7 +68,7 @@ export class Changes {
     if (this.#asking) return;
     this.#asking = true;
     try {
-      for (let asked = null; asked !== this.#wanted && this.#answered !== this.#wanted; ) {
+      for (let asked = null; asked !== this.#wanted && this.#answered !== this.#wanted;) {
         asked = this.#wanted;
         await this.#ask();
       }

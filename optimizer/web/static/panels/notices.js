@@ -99,7 +99,11 @@ function notice({ level, title, action }) {
   const text = element("span", { "aria-live": "off" });
   const box = element("p", { class: "notice", "data-level": level }, element("strong", {}, title), " ", text);
   if (action) {
-    const button = element("button", { class: "button quiet", type: "button", "aria-haspopup": "dialog" }, action.label);
+    const button = element(
+      "button",
+      { class: "button quiet", type: "button", "aria-haspopup": "dialog" },
+      action.label,
+    );
     button.addEventListener("click", action.press);
     box.append(" ", button);
   }

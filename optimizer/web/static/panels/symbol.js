@@ -9,8 +9,14 @@ import * as format from "../lib/format.js";
 import { symbolAddress, symbolOf } from "../lib/route.js";
 
 const tickOf = (factor, suffix) => (value, step) => {
-  const digits = Math.max(0, Math.min(8, Math.ceil(-Math.log10(step * factor) - 1e-9) + (isRound(step * factor) ? 0 : 1)));
-  return (value * factor).toLocaleString(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits }) + suffix;
+  const digits = Math.max(
+    0,
+    Math.min(8, Math.ceil(-Math.log10(step * factor) - 1e-9) + (isRound(step * factor) ? 0 : 1)),
+  );
+  return (
+    (value * factor).toLocaleString(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits }) +
+    suffix
+  );
 };
 /** Whether a step begins with 1, 2 or 5, and so needs no digit more than its power of ten. */
 const isRound = (step) => !Number(step).toExponential().startsWith("2.5");
@@ -133,7 +139,11 @@ export class SymbolPage {
   }
 
   #showRecord(record, rank) {
-    const columns = [...predictionColumns.filter(({ id }) => id !== "symbol"), ...extraColumns([record])];
+    const columns = [
+      ...predictionColumns.filter(({ id }) => id !== "symbol"),
+      ...extraColumns([record]),
+      { id: "held", label: "Held", show: (cell) => setText(cell, this.#held()) },
+    ];
     const box = byId("symbol-fields");
     // The cells are kept while the fields are the same, so that a price that moved is seen to.
     const told = JSON.stringify(columns.map(({ id, label }) => [id, label]));
@@ -147,16 +157,18 @@ export class SymbolPage {
     const all = this.#content?.predictions.length ?? 0;
     setText(
       byId("symbol-rank"),
-      rank < 0 ? `outside of the ${format.count(all)} predictions` : `rank ${format.count(rank + 1)} of ${format.count(all)}`,
+      rank < 0
+        ? `outside of the ${format.count(all)} predictions`
+        : `rank ${format.count(rank + 1)} of ${format.count(all)}`,
     );
-    setText(byId("symbol-note"), this.#heldText());
+    setText(byId("symbol-note"), "");
   }
 
-  #heldText() {
+  /** The quantity that the bots hold, and its average cost. */
+  #held() {
     const holding = this.#content?.holdings.find(({ symbol }) => symbol === this.symbol);
-    if (!holding) return "";
-    const cost = holding.avg === null ? "" : `, average cost ${format.price(holding.avg)}`;
-    return `Held: ${format.quantity(holding.qty)}${cost}.`;
+    if (!holding) return format.MISSING;
+    return format.quantity(holding.qty) + (holding.avg === null ? "" : ` at ${format.price(holding.avg)}`);
   }
 
   #showNone(problem, history) {
@@ -169,7 +181,9 @@ export class SymbolPage {
         : gone
           ? "The current version has no record of it any more."
           : "No such symbol: neither the current version nor one before it, of those held, has a record of it.";
-    byId("symbol-note").replaceChildren(text, ...this.#similar(), this.#heldText() && ` ${this.#heldText()}`);
+    const held = this.#held();
+    const holding = held === format.MISSING ? "" : ` The bots hold ${held}.`;
+    byId("symbol-note").replaceChildren(text, holding, ...this.#similar());
   }
 
   /** A symbol that is written the same but for capitals. */
@@ -209,7 +223,8 @@ export class SymbolPage {
   }
 }
 
-const changesSince = (number) => (number === 0 ? "unchanged" : `${format.count(number)} change${number === 1 ? "" : "s"}`);
+const changesSince = (number) =>
+  number === 0 ? "unchanged" : `${format.count(number)} change${number === 1 ? "" : "s"}`;
 
 /** What the API answers, or its Problem. */
 async function answerOf(path) {

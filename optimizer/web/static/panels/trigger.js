@@ -66,7 +66,11 @@ export class Trigger {
     byId("run-send").disabled = true;
     setText(byId("run-error"), "");
     try {
-      const { id } = await post("runs", { force: byId("run-force").checked, accept: byId("run-accept").checked }, token);
+      const { id } = await post(
+        "runs",
+        { force: byId("run-force").checked, accept: byId("run-accept").checked },
+        token,
+      );
       sessionStorage.setItem(TOKEN, token);
       this.dialog.close();
       this.#follow(id, token);
