@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -20,11 +21,15 @@ from optimizer.reader.reader import SnapshotReader
 from optimizer.reader.results import Answer, CachedVersion
 from optimizer.storage.location import redact_url
 from optimizer.web.events import Hub
+from optimizer.web.messages import ChangeMessages
 from optimizer.web.pages import Pages
 from optimizer.web.prepared import Headers
 from optimizer.web.read_counters import ReadCounters
 
 __all__ = ["Service"]
+
+# A version that its files have, and Redis not yet, comes to listeners as a change if Redis has it within this time.
+REDIS_PATIENCE_S: Final = 5.0
 
 _ORIGIN: Final[dict[Origin, bytes]] = {"redis": b"redis", "files": b"files"}
 
@@ -47,6 +52,8 @@ class Service:
     ) -> None:
         self.hub = Hub()
         self.read_counters = ReadCounters()
+        self._messages: ChangeMessages | None = None
+        self._waits: tuple[int, float] = (0, 0.0)  # for what leads to a version, and since when
         self._settings = settings
         self._source = source
         self._reader: AsyncSnapshotReader | None = None
@@ -122,10 +129,19 @@ class Service:
         if is_first:
             self._loop = asyncio.get_running_loop()
             self.hub.open()
+        if self._messages is None:
+            # Before its thread starts, so that the first refresh is this one, in the reader's own time limits.
+            self._messages = ChangeMessages(await asyncio.to_thread(self._reader.follower.hold_changes))
         await self._reader.start()
         if is_first and not self._is_readers_owner:
             self._renew()  # it may have started long ago, and refreshes in a while
         return self._reader
+
+    async def messages(self) -> ChangeMessages:
+        """The messages of what changed, with the changes that are held."""
+        await self.reader()
+        assert self._messages is not None  # noqa: S101 - for mypy
+        return self._messages
 
     def _use(self, reader: AsyncSnapshotReader) -> None:
         self._reader = reader
@@ -184,6 +200,8 @@ class Service:
 
     def __call__(self, cached: CachedVersion) -> Pages:
         """Prepare the responses of a version before it is shown, in the reader's thread: all routes show it at once."""
+        if self._messages is not None:
+            self._messages.prepare()
         pages = self.pages
         return pages if pages is not None and pages.show(cached) else Pages(cached, self.per_request_headers)
 
@@ -191,12 +209,28 @@ class Service:
         """After each refresh: send news to the listeners, and share what was counted."""
         assert self._reader is not None  # noqa: S101 - it is the reader that calls
         follower = self._reader.follower
-        if follower.cached is not None:
-            self.hub.publish(follower.cached.version, follower.cached.manifest.generated_at)
+        cached = follower.cached
+        if cached is not None:
+            self.hub.publish(cached.version, cached.manifest.generated_at)
+            if self._messages is not None and not self._waits_for_redis(cached):
+                self.hub.show(cached, self._messages)
         self.hub.cache_is(up=follower.redis.up)
         if not self.read_counters.are_shared:
             with suppress(RuntimeError):  # the loop ends, and the reader of the app goes on
                 asyncio.get_running_loop().run_in_executor(None, self.read_counters.share, follower)
+
+    def _waits_for_redis(self, cached: CachedVersion) -> bool:
+        """Whether Redis, which is up, does not have a version yet that this process has from the files.
+
+        A run writes the files first. Without this, each version that is seen between the two would be a `reset`.
+        """
+        assert self._reader is not None  # noqa: S101 - as above
+        assert self._messages is not None  # noqa: S101
+        if not self._reader.follower.redis.up or self._messages.log.read_to >= cached.version:
+            return False
+        if self._waits[0] != cached.version:
+            self._waits = (cached.version, time.monotonic())
+        return time.monotonic() - self._waits[1] < REDIS_PATIENCE_S
 
 
 def _check_agreement(settings: Settings, follower: Follower) -> None:
