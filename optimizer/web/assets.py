@@ -1,19 +1,26 @@
-"""The dashboard's files, read once and sent from memory, under a policy that allows nothing from other origins."""
+"""The static files, read once and sent from memory: the dashboard, and the module with which any page follows a source.
+
+The policy of the dashboard allows nothing from other origins.
+"""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import mimetypes
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from optimizer.web.prepared import Headers, Prepared
 
-__all__ = ["load_assets"]
+__all__ = ["FOLLOW_PATH", "load_asset", "load_assets"]
 
 DIRECTORY: Final = Path(__file__).parent / "static"
 INDEX_NAME: Final = "index.html"
+FOLLOW_PATH: Final = "/static/follow.js"
+# Python's own answers depend on the machine and on its version: a module of another type is refused by browsers.
+MEDIA_TYPES: Final = {".js": "text/javascript", ".ts": "text/plain"}
 
 # No inline script or style, nothing from another origin, no frame around the page or within it.
 POLICY: Final = (
@@ -38,9 +45,15 @@ def load_assets(directory: Path = DIRECTORY) -> dict[str, Prepared]:
     return assets | {"/": assets[f"/static/{INDEX_NAME}"]}
 
 
+@cache
+def load_asset(path: str, directory: Path = DIRECTORY) -> Prepared:
+    """The file that is served at this path below `/static/`."""
+    return _prepare(directory / path.removeprefix("/static/"))
+
+
 def _prepare(path: Path) -> Prepared:
     body = path.read_bytes()
-    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    media_type = MEDIA_TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     charset = "; charset=utf-8" if media_type.startswith("text/") else ""
     headers: Headers = [
         (b"content-type", f"{media_type}{charset}".encode()),

@@ -3,6 +3,7 @@
 GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page      of the current version; 503 without one
 GET /events                                                           `?data=changes`: with what changed
 GET /changes  /snapshot                                               see `changes.py`
+GET /static/follow.js                                                 follows these routes in a page
 GET /status  /runs  /healthz  /readyz  /metrics                       see `operations.py`
 POST /runs  GET /runs/{id}                                            if there is a trigger, see `trigger.py`
 """
@@ -22,6 +23,7 @@ from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapsho
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.reader import SnapshotReader
 from optimizer.web import describe
+from optimizer.web.assets import FOLLOW_PATH, load_asset
 from optimizer.web.changes import LONGEST_VERSION, add_changes
 from optimizer.web.events import TOO_MANY_LISTENERS, ChangeStream, EventStream
 from optimizer.web.operations import add_operations
@@ -121,6 +123,11 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         if response is None:
             raise PartMissing(f"version {pages.version} has no readable {kind}; the next publish mends it")
         return Sending(response)
+
+    # Not described: it is no operation of the API, but the program that calls them.
+    @router.get(FOLLOW_PATH, response_class=Response, include_in_schema=False)
+    async def follow() -> Response:
+        return Sending(load_asset(FOLLOW_PATH))
 
     @router.get(
         "/predictions",

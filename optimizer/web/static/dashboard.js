@@ -1,9 +1,11 @@
-// The page: asks the API, passes the data to the panels that show them, and shows the state of the connection.
+// The page: passes the data to the panels that show them, and shows the state of the connection.
 //
-// The stream of versions says when to ask for data. /status is asked every few seconds all the same: it knows the age
-// of data that do not change, and notices a version that a broken stream has missed.
+// Predictions, bots and holdings come through follow.js and nothing else. /status is asked every few seconds besides: it
+// knows the age of data that do not change and what a version leaves out, and notices a version that the stream has
+// missed.
 
-import { get, getVersioned, Live, Problem } from "./lib/api.js";
+import { follow } from "./follow.js";
+import { get, Problem } from "./lib/api.js";
 import { byId, element, setAttribute, setText } from "./lib/dom.js";
 import * as format from "./lib/format.js";
 import { Freshness } from "./panels/freshness.js";
@@ -28,14 +30,6 @@ const trigger = new Trigger(() => {
   refreshStatus();
   refreshRuns();
 });
-const live = new Live({
-  onVersion: (version) => {
-    noticeVersion(version);
-    refreshStatus(); // a new version is a new age
-  },
-  onCache: () => refreshStatus(),
-  onState: showConnection,
-});
 
 const state = {
   status: null,
@@ -44,6 +38,27 @@ const state = {
   connection: "connecting",
   dataAt: null,
 };
+
+// Data ----------------------------------------------------------------------------------------------------------------
+
+const following = follow("", {
+  onVersion(content) {
+    state.version = content.version;
+    state.dataAt = new Date();
+    state.problem = null;
+    predictions.update(content.predictions);
+    positions.update(content);
+    announce(`Version of ${format.time(content.timestamp)}: ${format.count(content.predictions.length)} predictions.`);
+    showHowThingsStand();
+    refreshStatus(); // a new version is a new age
+  },
+  onState: showConnection,
+  onStatus: () => refreshStatus(),
+  onError(problem) {
+    state.problem = problem;
+    showHowThingsStand();
+  },
+});
 
 // Asking --------------------------------------------------------------------------------------------------------------
 
@@ -74,7 +89,8 @@ const refreshStatus = once(async () => {
     state.problem = null;
     freshness.update(status);
     showStatus(status);
-    noticeVersion(status.version);
+    positions.leaveOut(status.rejected);
+    if (status.version > (state.version ?? 0)) following.check();
     if (changed || Date.now() - lastRunsAt > 1000 * Math.max(5, status.interval_s / 2)) refreshRuns();
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
@@ -85,27 +101,6 @@ const refreshStatus = once(async () => {
       showStatus(problem.body);
       refreshRuns();
     }
-  }
-  showHowThingsStand();
-});
-
-const refreshData = once(async () => {
-  try {
-    const [{ body: page }, { body: whole, version }] = await Promise.all([
-      getVersioned("page"),
-      getVersioned("predictions"),
-    ]);
-    // A version may come between the two: then the older one counts, and the newer is asked for when it is noticed.
-    state.version = Math.min(page.version, version ?? page.version);
-    state.dataAt = new Date();
-    positions.update(page);
-    predictions.update(whole.predictions);
-    announce(`Version of ${format.time(page.timestamp)}: ${format.count(whole.predictions.length)} predictions.`);
-  } catch (problem) {
-    if (!(problem instanceof Problem)) throw problem;
-    state.problem = problem;
-  } finally {
-    asking = null;
   }
   showHowThingsStand();
 });
@@ -123,14 +118,6 @@ const refreshRuns = once(async () => {
     if (!(problem instanceof Problem)) throw problem;
   }
 });
-
-// The stream and /status name the same version: it is asked for once.
-let asking = null;
-function noticeVersion(version) {
-  if (version === state.version || version === asking) return;
-  asking = version;
-  refreshData();
-}
 
 // Showing -------------------------------------------------------------------------------------------------------------
 
@@ -167,16 +154,17 @@ function showSources({ source, sources = [] }) {
 }
 
 function showConnection(connection) {
-  if (connection === "live" && state.connection === "lost") refreshStatus();
+  const isFoundAgain = connection === "live" && state.connection === "polling";
   state.connection = connection;
   const [level, text] = {
     connecting: ["unknown", "Connecting"],
     live: ["good", "Live"],
-    lost: ["warn", "Reconnecting"],
+    polling: ["warn", "Reconnecting"],
+    closed: ["unknown", "Paused"],
   }[connection];
   setAttribute(byId("connection"), "data-level", level);
   setText(byId("connection-text"), text);
-  if (connection === "lost") refreshStatus();
+  if (isFoundAgain || connection === "polling") refreshStatus();
 }
 
 function showHowThingsStand() {
@@ -204,9 +192,9 @@ let hiding = null;
 document.addEventListener("visibilitychange", () => {
   clearTimeout(hiding);
   if (document.hidden) {
-    hiding = setTimeout(() => live.close(), HIDDEN_MS);
+    hiding = setTimeout(() => following.close(), HIDDEN_MS);
   } else {
-    live.open();
+    following.open();
     refreshStatus();
   }
 });
@@ -223,4 +211,3 @@ async function poll() {
 
 showHowThingsStand();
 poll();
-live.open();

@@ -6,6 +6,10 @@ import * as format from "../lib/format.js";
 import { DataTable } from "../components/table.js";
 
 export class Positions {
+  #content = null;
+  #rejected = null;
+  #rows = new WeakMap();
+
   constructor() {
     this.bots = new DataTable(byId("bots"), {
       columns: botColumns,
@@ -21,35 +25,60 @@ export class Positions {
     });
   }
 
-  /** Show what /page says. */
-  update({ summary, bots, holdings }) {
-    const all = Object.entries(bots).map(([name, bot]) => ({ name, ...bot }));
-    showSums(summary, all.length, holdings.length);
-    this.bots.update(all);
-    this.holdings.update(holdings);
-    const left = leftOut(summary);
-    setNote(byId("bots-count"), format.count(all.length), left);
+  /** Show the bots and holdings of a version. */
+  update(content) {
+    const last = this.#content;
+    this.#content = content;
+    if (content.bots !== last?.bots) this.bots.update([...content.bots].map(([name, bot]) => this.#row(name, bot)));
+    if (content.holdings !== last?.holdings) this.holdings.update(content.holdings);
+    this.#showSums();
+  }
+
+  /** Tell beside the sums what the version leaves out, as /status says. */
+  leaveOut(rejected) {
+    this.#rejected = rejected;
+    if (this.#content) this.#showSums();
+  }
+
+  // A bot that has not changed keeps its row, so that its line is not written anew.
+  #row(name, bot) {
+    if (!this.#rows.has(bot)) this.#rows.set(bot, { name, ...bot });
+    return this.#rows.get(bot);
+  }
+
+  #showSums() {
+    const { bots, holdings } = this.#content;
+    const left = leftOut(this.#rejected);
+    const { equity, pnl, active, positions } = sumsOf(bots);
+    const opened = equity - pnl;
+    setText(byId("tile-equity"), format.money(equity));
+    setNote(byId("tile-equity-note"), `over ${plural(bots.size, "bot")}`, left);
+    setText(byId("tile-pnl"), format.gain(pnl));
+    setAttribute(byId("tile-pnl"), "data-sign", pnl > 0 ? "up" : pnl < 0 ? "down" : "flat");
+    setNote(byId("tile-pnl-note"), opened > 0 ? `${format.percentChange(pnl / opened)} on the day` : "", left);
+    setText(byId("tile-bots"), format.count(active));
+    setNote(byId("tile-bots-note"), `of ${format.count(bots.size)}`, left);
+    setText(byId("tile-positions"), format.count(positions));
+    setNote(byId("tile-positions-note"), `${plural(holdings.length, "symbol")} held`, left);
+    setNote(byId("bots-count"), format.count(bots.size), left);
     setNote(byId("holdings-count"), format.count(holdings.length), left);
   }
 }
 
-function showSums(summary, bots, symbols) {
-  const pnl = summary.pnl_today;
-  const opened = summary.total_equity - pnl;
-  const left = leftOut(summary);
-  setText(byId("tile-equity"), format.money(summary.total_equity));
-  setNote(byId("tile-equity-note"), `over ${plural(bots, "bot")}`, left);
-  setText(byId("tile-pnl"), format.gain(pnl));
-  setAttribute(byId("tile-pnl"), "data-sign", pnl > 0 ? "up" : pnl < 0 ? "down" : "flat");
-  setNote(byId("tile-pnl-note"), opened > 0 ? `${format.percentChange(pnl / opened)} on the day` : "", left);
-  setText(byId("tile-bots"), format.count(summary.active_bots));
-  setNote(byId("tile-bots-note"), `of ${format.count(bots)}`, left);
-  setText(byId("tile-positions"), format.count(summary.open_positions));
-  setNote(byId("tile-positions-note"), `${plural(symbols, "symbol")} held`, left);
+/** Sums over all bots; a value that a bot lacks counts as 0, as in the summary of /page. */
+function sumsOf(bots) {
+  const sums = { equity: 0, pnl: 0, active: 0, positions: 0 };
+  for (const bot of bots.values()) {
+    sums.equity += bot.equity ?? 0;
+    sums.pnl += bot.pnl_today ?? 0;
+    sums.active += bot.enabled;
+    sums.positions += bot.positions;
+  }
+  return sums;
 }
 
 /** Which bots the sums leave out, because they could not be used; "" if none. */
-function leftOut({ rejected }) {
+function leftOut(rejected) {
   const bots = rejected?.bots;
   return bots?.rejected ? `${format.count(bots.rejected)} of ${plural(bots.seen, "bot")} left out` : "";
 }

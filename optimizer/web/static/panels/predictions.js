@@ -27,8 +27,9 @@ export class Predictions {
     document.addEventListener("keydown", (event) => this.#goThere(event));
   }
 
-  /** Show these records in place of those before. */
+  /** Show these records in place of those before. Only lines of records that are other objects are written anew. */
   update(records) {
+    if (records === this.#records) return;
     this.#records = records;
     this.table.setColumns([...predictionColumns, ...extraColumns(records)]);
     this.table.update(records);
