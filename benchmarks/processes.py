@@ -6,15 +6,18 @@ import os
 import signal
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from optimizer import Settings
 from optimizer.cache.client import ping
 from optimizer.cli.dev.redis_server import free_port, redis_command
 from optimizer.errors import CacheUnavailable
 
-__all__ = ["running", "throwaway_redis", "wait_until"]
+__all__ = ["running", "throwaway_redis", "wait_until", "web_server"]
 
 
 @contextmanager
@@ -38,6 +41,21 @@ def throwaway_redis(directory: Path) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def web_server(command: list[str], settings: Settings) -> Iterator[str]:
+    """Serve the source until the `with` block ends, by a command to which a port is added; yield the URL."""
+    port = free_port()
+    environ = dict(os.environ) | {
+        "ROLLING_INPUT": str(settings.input),
+        "ROLLING_OUTPUT_DIR": str(settings.output_dir),
+        "ROLLING_REDIS_URL": settings.redis_url,
+    }
+    url = f"http://127.0.0.1:{port}"
+    with running([*command, str(port)], environ):
+        wait_until(lambda: _listens(url))
+        yield url
+
+
 def wait_until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
     """Wait for a server to come up."""
     deadline = time.monotonic() + limit_s
@@ -51,5 +69,15 @@ def _answers(url: str) -> bool:
     try:
         ping(url)
     except CacheUnavailable:
+        return False
+    return True
+
+
+def _listens(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=1).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
         return False
     return True

@@ -10,7 +10,6 @@ always full has no latency of its own. Throwaway Redis, ports and directory. Exi
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import shutil
 import statistics
@@ -25,9 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.processes import running, throwaway_redis, wait_until
+from benchmarks.processes import throwaway_redis, web_server
 from optimizer import Settings, SnapshotReader, optimize
-from optimizer.cli.dev.redis_server import free_port
 from optimizer.cli.dev.sample import write_sample
 
 __all__ = ["main"]
@@ -71,10 +69,10 @@ def main() -> int:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         settings = stack.enter_context(_published(directory))
         missed = _measure_reader(settings)
-        ours = stack.enter_context(_server([sys.executable, "-m", "optimizer.cli", "web", "--port"], settings))
+        ours = stack.enter_context(web_server([sys.executable, "-m", "optimizer.cli", "web", "--port"], settings))
         cases = _cases(ours, directory / "bare", settings)
         bare = stack.enter_context(
-            _server([sys.executable, "-m", "benchmarks.bare", str(directory / "bare")], settings)
+            web_server([sys.executable, "-m", "benchmarks.bare", str(directory / "bare")], settings)
         )
         print(f"\n{'at full load, then p99 in ms at half load':<60}  goal {P99_LIMIT_MS:g} ms")
         print(f"{'':<24}{'bare, 1/s':>12}{'ours, 1/s':>12}{'ratio':>8}{'goal':>7}{'bare, p99':>14}{'ours':>10}")
@@ -197,30 +195,6 @@ def _number(pattern: str, said: str) -> float:
     found = re.search(pattern, said)
     assert found is not None, said
     return float(found[1])
-
-
-@contextmanager
-def _server(command: list[str], settings: Settings) -> Iterator[str]:
-    port = free_port()
-    environ = dict(os.environ) | {
-        "ROLLING_INPUT": str(settings.input),
-        "ROLLING_OUTPUT_DIR": str(settings.output_dir),
-        "ROLLING_REDIS_URL": settings.redis_url,
-    }
-    url = f"http://127.0.0.1:{port}"
-    with running([*command, str(port)], environ):
-        wait_until(lambda: _listens(url))
-        yield url
-
-
-def _listens(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url, timeout=1).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

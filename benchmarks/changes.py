@@ -1,0 +1,175 @@
+"""What a new version costs an open page when 1 % of its records have changed, as a share of taking the whole.
+
+    python -m benchmarks.changes
+
+First at the socket: the stream of changes, and the ways to take the whole. Then the dashboard in Chromium: everything
+that it moves, and its CPU time. Bytes are counted by proxies before `rolling-optimizer web`, headers included, in both
+directions. Medians over versions, with least and most. Throwaway Redis, ports and directories. Exit status 1 where the
+goal is missed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import statistics
+import sys
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from benchmarks.changing_source import ChangingSource, changing_source
+from benchmarks.counting_proxy import CountingProxy, counting_proxy
+from benchmarks.open_page import PageCost, open_page_cost
+from benchmarks.processes import wait_until, web_server
+
+__all__ = ["main"]
+
+RECORDS: Final = (300, 10_000)
+VERSIONS: Final = 15
+GOAL_PERCENT: Final = 3.0
+COMPRESSED: Final = {"Accept-Encoding": "gzip"}
+WHOLE: Final = "GET /snapshot, gzip"
+STREAM: Final = "/events?data=changes, gzip"
+
+
+def main() -> int:
+    """Measure, print, and return the exit status."""
+    missed = 0
+    for records in RECORDS:
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            source = stack.enter_context(changing_source(directory, records))
+            server = stack.enter_context(
+                web_server([sys.executable, "-m", "optimizer.cli", "web", "--port"], source.settings)
+            )
+            port = urlsplit(server).port
+            assert port is not None
+            ways = _at_the_socket(source, port)
+            print(f"{f'{records:,} records, 1 % changed':<40}{'bytes a version':>16}{'share':>9}  least to most")
+            whole = statistics.median(ways[WHOLE])
+            for name, counts in ways.items():
+                missed += _show(name, counts, whole, GOAL_PERCENT if name == STREAM else None)
+            missed += _show_page(open_page_cost(source, port, "no-preference"), whole)
+            print(f"  with reduced motion: {_cpu(open_page_cost(source, port, 'reduce'))}")
+            print()
+    return 1 if missed else 0
+
+
+def _show(name: str, counts: Sequence[float], whole: float, goal: float | None = None) -> int:
+    percent = [100 * count / whole for count in counts]
+    middle = statistics.median(percent)
+    missed = goal is not None and middle >= goal
+    print(
+        f"{name:<40}{statistics.median(counts):>16,.0f}{middle:>7.1f} %  {min(percent):.1f} to {max(percent):.1f} %"
+        + (f"   goal {goal:g} %" if goal is not None else "")
+        + ("   MISSED" if missed else ""),
+        flush=True,
+    )
+    return missed
+
+
+def _show_page(cost: PageCost, whole: float) -> int:
+    print("the dashboard in Chromium")
+    missed = _show("  data, a version", cost.data, whole, GOAL_PERCENT)
+    for path, counts in cost.beside.items():
+        _show(f"  {path}, a version", counts, whole)
+    _show("  in 30 s without a version", [cost.idle_bytes], whole)
+    print(f"  CPU: {_cpu(cost)}")
+    return missed
+
+
+def _cpu(cost: PageCost) -> str:
+    return "; ".join(
+        f"{name} {_spread(cost.cpu_ms[name])} ms a version, {cost.idle_cpu_ms[name]:.0f} ms a second without one"
+        for name in cost.cpu_ms
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def _at_the_socket(source: ChangingSource, port: int) -> dict[str, list[int]]:
+    """Return the bytes of each version by way."""
+    ways: dict[str, list[int]] = {
+        name: []
+        for name in (WHOLE, "GET /page and /predictions, gzip", STREAM, "the same without gzip", "GET /changes")
+    }
+    with ExitStack() as stack:
+        proxies = [stack.enter_context(counting_proxy(port)) for _ in range(3)]
+        compressed = stack.enter_context(_listening(proxies[0], COMPRESSED))
+        plain = stack.enter_context(_listening(proxies[1], {}))
+        last = source.publish()
+        for number in range(1 + VERSIONS):
+            _wait(compressed, plain, last)
+            before, last = last, source.publish()
+            _wait(compressed, plain, last)
+            counts = [
+                _asked(proxies[2], "/snapshot"),
+                _asked(proxies[2], "/page") + _asked(proxies[2], "/predictions"),
+                _taken(proxies[0]),
+                _taken(proxies[1]),
+                _asked(proxies[2], f"/changes?since={before}"),
+            ]
+            if number:  # the first one opened the streams
+                for name, count in zip(ways, counts, strict=True):
+                    ways[name].append(count)
+    return ways
+
+
+def _wait(compressed: Callable[[], int], plain: Callable[[], int], version: int) -> None:
+    wait_until(lambda: compressed() >= version <= plain())
+
+
+def _taken(proxy: CountingProxy) -> int:
+    proxy.wait_quiet()
+    return sum(proxy.take()[0].values())
+
+
+def _asked(proxy: CountingProxy, path: str) -> int:
+    """The bytes of a request that a client without a cache makes on an open connection, and of its answer."""
+    host = urlsplit(proxy.url)
+    connection = http.client.HTTPConnection(str(host.hostname), host.port, timeout=20)
+    proxy.take()
+    connection.request("GET", path, headers=COMPRESSED)
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 200, f"{path}: {answer.status}"
+    connection.close()
+    return _taken(proxy)
+
+
+@contextmanager
+def _listening(proxy: CountingProxy, headers: dict[str, str]) -> Iterator[Callable[[], int]]:
+    """Read the stream of changes in a thread; yield what returns the last version that has come."""
+    host = urlsplit(proxy.url)
+    connection = http.client.HTTPConnection(str(host.hostname), host.port, timeout=60)
+    connection.request("GET", "/events?data=changes", headers={"Accept": "text/event-stream", **headers})
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.status
+    assert answer.headers.get("Content-Encoding") == headers.get("Accept-Encoding"), answer.headers.as_string()
+    inflate = zlib.decompressobj(31).decompress if headers else bytes
+    versions = [0]
+
+    def read() -> None:
+        text = b""
+        while data := answer.read1(1 << 16):
+            lines = (text + inflate(data)).split(b"\n")
+            text = lines.pop()
+            versions[0] = max(versions[0], *(int(line[3:]) for line in lines if line.startswith(b"id:")), 0)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    yield lambda: versions[0]
+    proxy.close()
+    thread.join(10)
+    connection.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

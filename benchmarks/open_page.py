@@ -1,0 +1,104 @@
+"""The dashboard in a real Chromium: what it moves and what it computes while versions come."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from playwright.sync_api import CDPSession
+
+from benchmarks.changing_source import ChangingSource
+from benchmarks.counting_proxy import counting_proxy
+from tests.support.browser import chromium
+
+__all__ = ["PageCost", "open_page_cost"]
+
+VERSIONS: Final = 11
+# All that a version moves on the page has ended by then, also the highlight of changed cells.
+WINDOW_S: Final = 3.0
+IDLE_S: Final = 15.0
+LIMIT_MS: Final = 20_000
+# What brings predictions, bots and holdings; the rest is the page's own state.
+DATA: Final = frozenset(("/events", "/changes", "/snapshot", "/page", "/predictions", "/bots", "/portfolio"))
+
+
+@dataclass(frozen=True)
+class PageCost:
+    """Of each version: bytes of data, and of what else was asked by path, ms of CPU by thread or process.
+
+    `idle_bytes` are those of 30 s without a version; `idle_cpu_ms` of a second, which is taken off the ms of versions.
+    """
+
+    data: list[int]
+    beside: dict[str, list[int]]
+    cpu_ms: dict[str, list[float]]
+    idle_bytes: float
+    idle_cpu_ms: dict[str, float]
+
+
+def open_page_cost(source: ChangingSource, port: int, motion: Literal["no-preference", "reduce"]) -> PageCost:
+    """Open the dashboard, publish versions, and return what each of them cost; `motion` is what its user prefers."""
+    with counting_proxy(port) as proxy, chromium() as browser:
+        context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion=motion)
+        page = context.new_page()
+        cpu = _Cpu(context.new_cdp_session(page), browser.new_browser_cdp_session())
+        page.goto(proxy.url)
+
+        def wait_for(version: int) -> None:
+            page.wait_for_function(
+                "(version) => document.getElementById('version').textContent.includes(version)",
+                arg=str(version),
+                timeout=LIMIT_MS,
+            )
+
+        def wait(seconds: float) -> None:
+            page.wait_for_timeout(1_000 * max(0, seconds))
+
+        for _ in range(3):  # until the engine has compiled what it runs often
+            wait_for(source.publish())
+            wait(WINDOW_S)
+        proxy.take()
+        before, started = cpu.read_ms(), time.monotonic()
+        wait(IDLE_S)
+        idle_s = time.monotonic() - started
+        idle_rate = {name: (now - before[name]) / idle_s for name, now in cpu.read_ms().items()}
+        idle_bytes = sum(proxy.take()[0].values()) / idle_s * 30
+        cpu_ms: dict[str, list[float]] = {name: [] for name in idle_rate}
+        moved: list[Counter[str]] = []
+        for _ in range(VERSIONS):
+            before, started = cpu.read_ms(), time.monotonic()
+            wait_for(source.publish())
+            wait(started + WINDOW_S - time.monotonic())
+            took_s = time.monotonic() - started
+            for name, now in cpu.read_ms().items():
+                cpu_ms[name].append(now - before[name] - idle_rate[name] * took_s)
+            moved.append(proxy.take()[0])
+        context.close()
+    paths = sorted({path for counts in moved for path in counts} - DATA)
+    return PageCost(
+        data=[sum(counts[path] for path in DATA) for counts in moved],
+        beside={path: [counts[path] for counts in moved] for path in paths},
+        cpu_ms=cpu_ms,
+        idle_bytes=idle_bytes,
+        idle_cpu_ms=idle_rate,
+    )
+
+
+class _Cpu:
+    """CPU time of a page: of its main thread by Chromium's count, and of its whole process by the system's."""
+
+    def __init__(self, page: CDPSession, browser: CDPSession) -> None:
+        self._page, self._browser = page, browser
+        # Ticks of the thread, not of the clock: a neighbour on the machine must not count.
+        page.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def read_ms(self) -> dict[str, float]:
+        metrics = {metric["name"]: metric["value"] for metric in self._page.send("Performance.getMetrics")["metrics"]}
+        processes = self._browser.send("SystemInfo.getProcessInfo")["processInfo"]
+        return {
+            "main thread": 1e3 * metrics["TaskDuration"],
+            "layout and style": 1e3 * (metrics["LayoutDuration"] + metrics["RecalcStyleDuration"]),
+            "renderer": 1e3 * sum(each["cpuTime"] for each in processes if each["type"] == "renderer"),
+        }
