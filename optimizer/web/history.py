@@ -1,0 +1,317 @@
+"""What the versions of a source changed, as one value: steps to show, and the values of each symbol over time. No I/O.
+
+    history = follow(None, content, content_since, stored)       at the start: back from the content, by the undos
+    history = follow(history, content, content_since, stored)    later: adds what is new, drops what has fallen out
+
+`stored` are the changes that the stream holds, oldest first. Both ways have the same result. A history is never changed
+once it is made, so any thread may read it. Where a change is missing, the history begins after the gap.
+
+Held are, for each version, its step as JSON, and for each symbol 32 bytes for each version that changed its record.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import struct
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import UnsetType
+
+from optimizer.cache.clocks import text_of
+from optimizer.models import ChangeCounts, KindCounts, Record, Value, VersionContent
+from optimizer.snapshots.delta import BotsChange, HoldingsChange, StoredChange
+
+__all__ = ["ConfidenceMove", "History", "HistoryPoint", "HistoryStep", "RankMove", "Ranked", "follow"]
+
+# Of each list of a step.
+LISTED: Final = 20
+
+# Version, confidence, prediction, last price; NaN where the symbol left. A version has at most 15 digits.
+_POINT: Final = struct.Struct("<4d")
+_LEFT: Final = (math.nan,) * 3
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Ranked(Value, frozen=True):
+    """A prediction that entered or left, with its rank, from 1, and its confidence in the version that has it."""
+
+    symbol: str
+    rank: int
+    confidence: float
+
+
+class RankMove(Value, frozen=True):
+    """A prediction whose rank is another."""
+
+    symbol: str
+    from_: int = msgspec.field(name="from")
+    to: int
+
+
+class ConfidenceMove(Value, frozen=True):
+    """A prediction whose confidence is another."""
+
+    symbol: str
+    from_: float = msgspec.field(name="from")
+    to: float
+
+
+class HistoryStep(Value, frozen=True):
+    """What one version changed; `counts` are of everything, each list has at most 20 entries.
+
+    Those that entered or left are best first, the others biggest move first.
+    """
+
+    version: int
+    before: int
+    timestamp: str
+    counts: ChangeCounts
+    entered: list[Ranked]
+    left: list[Ranked]
+    moved: list[RankMove]
+    confidence: list[ConfidenceMove]
+
+
+class HistoryPoint(Value, frozen=True):
+    """A symbol's values from a version on; null where it left."""
+
+    version: int
+    timestamp: str
+    confidence: float | None
+    prediction: float | None
+    last_price: float | None
+
+
+class HeldStep(NamedTuple):
+    """A step as it is held: `json` is a `HistoryStep`, `symbols` are those that have a point at this version."""
+
+    version: int
+    since: int
+    timestamp: str
+    symbols: tuple[str, ...]
+    json: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The steps that led to a version, oldest first, and the points of each symbol.
+
+    Attributes:
+        version: The version that the last step made, or from which on there was no step.
+        since: The oldest version whose predictions are known: the one before the first step.
+        steps: The steps.
+        points: By symbol, its points one after another: the first is of `since` or of the version with which it came.
+        ranking: The predictions of `version`, best first: minus the confidence, and the symbol.
+        bots: The names of the bots of `version`.
+        holdings: The symbols of the holdings of `version`.
+    """
+
+    version: int
+    since: int
+    steps: tuple[HeldStep, ...]
+    points: dict[str, bytes]
+    ranking: list[tuple[float, str]]
+    bots: frozenset[str]
+    holdings: frozenset[str]
+
+    @classmethod
+    def at(cls, version: int, records: Iterable[Record], bots: Iterable[str], holdings: Iterable[str]) -> History:
+        """The history that begins with a version, without a step."""
+        points, ranking = {}, []
+        for record in records:
+            symbol = sys.intern(record.symbol)
+            points[symbol] = _point(version, record)
+            ranking.append((-record.confidence, symbol))
+        ranking.sort()
+        return cls(version, version, (), points, ranking, frozenset(bots), frozenset(holdings))
+
+    def latest(self, limit: int) -> list[msgspec.Raw]:
+        """The last steps, newest first, each a `HistoryStep` as JSON."""
+        return [step.json for step in self.steps[-limit:][::-1]]
+
+    def of_symbol(self, symbol: str) -> list[HistoryPoint] | None:
+        """The points of a symbol, oldest first; `None` if no version that is known has it."""
+        data = self.points.get(symbol)
+        if data is None:
+            return None
+        # Of what was before the first step only the version is known, which is milliseconds since the epoch.
+        timestamps = {step.version: step.timestamp for step in self.steps} | {self.since: text_of(self.since / 1e3)}
+        points = []
+        for made, *values in _POINT.iter_unpack(data):
+            version = max(int(made), self.since)
+            shown = (None, None, None) if math.isnan(values[0]) else values
+            points.append(HistoryPoint(version, timestamps[version], *shown))
+        return points
+
+    def after(self, stored: StoredChange) -> History:
+        """The history with one more step; `version` has the content that the change is from."""
+        change = stored.change
+        bots, bot_counts = _names_after(self.bots, change.bots)
+        holdings, holding_counts = _names_after(self.holdings, change.holdings)
+        step = HistoryStep(change.version, change.before, change.timestamp, ChangeCounts(), [], [], [], [])
+        counts, points, ranking = KindCounts(), self.points, self.ranking
+        symbols: tuple[str, ...] = ()
+        if not isinstance(change.predictions, UnsetType):
+            changed = {sys.intern(record.symbol): record for record in change.predictions.changed}
+            removed = set(map(sys.intern, change.predictions.removed))
+            symbols = (*changed, *removed)
+            kept = [key for key in ranking if key[1] not in changed and key[1] not in removed]
+            ranking = sorted([*kept, *((-record.confidence, symbol) for symbol, record in changed.items())])
+            points = {**points}
+            for symbol in symbols:
+                points[symbol] = points.get(symbol, b"") + _point(change.version, changed.get(symbol))
+            step, counts = _with_predictions(step, self.ranking, ranking, changed)
+        step = msgspec.structs.replace(step, counts=ChangeCounts(counts, bot_counts, holding_counts))
+        held = HeldStep(change.version, change.since, change.timestamp, symbols, msgspec.Raw(_encode(step)))
+        steps = (*self.steps, held)
+        return History(change.version, steps[0].since, steps, points, ranking, bots, holdings)
+
+    def without_oldest(self) -> History:
+        """The history without its first step."""
+        first, *rest = self.steps
+        points = {**self.points}
+        for symbol in first.symbols:
+            kept = b"".join(
+                _POINT.pack(version, *values)
+                for version, *values in _POINT.iter_unpack(points.pop(symbol))
+                if version > first.version or (version == first.version and not math.isnan(values[0]))
+            )
+            if kept:
+                points[symbol] = kept
+        since = rest[0].since if rest else first.version
+        return replace(self, since=since, steps=tuple(rest), points=points)
+
+
+def follow(
+    history: History | None, content: VersionContent, content_since: int, stored: Sequence[StoredChange]
+) -> History:
+    """The history of a version.
+
+    Args:
+        history: The history so far, if there is one.
+        content: The version.
+        content_since: The oldest version from which on the content has been the same.
+        stored: The changes that the stream holds, oldest first.
+    """
+    chain = _chain(content, content_since, stored)
+    extended = None if history is None else _extended(history, chain)
+    if extended is not None:
+        return extended
+    records = {record.symbol: record for record in content.predictions.predictions}
+    for entry in reversed(chain):
+        if not isinstance(entry.undo, UnsetType):
+            records |= {record.symbol: record for record in entry.undo.changed}
+            for symbol in entry.undo.removed:
+                records.pop(symbol, None)
+    since = chain[0].change.since if chain else content_since
+    bots, holdings = _names_before(content, chain)
+    history = History.at(since, records.values(), bots, holdings)
+    for entry in chain:
+        history = history.after(entry)
+    return history
+
+
+def _chain(content: VersionContent, content_since: int, stored: Sequence[StoredChange]) -> list[StoredChange]:
+    """The changes that lead to a version without a gap, oldest first."""
+    chain: list[StoredChange] = []
+    after = (content_since, content.version)
+    for entry in reversed(stored):
+        change = entry.change
+        if change.version > content.version:
+            continue
+        if not after[0] <= change.version <= after[1]:
+            break
+        if isinstance(entry.undo, UnsetType) and not isinstance(change.predictions, UnsetType):
+            break
+        chain.append(entry)
+        after = (change.since, change.before)
+    return chain[::-1]
+
+
+def _extended(history: History, chain: Sequence[StoredChange]) -> History | None:
+    """The history made one of exactly these changes; `None` if it lacks one of them."""
+    for entry in chain:
+        if entry.change.version > history.version:
+            if not entry.change.since <= history.version <= entry.change.before:
+                return None
+            history = history.after(entry)
+    while history.steps and chain and history.steps[0].version < chain[0].change.version:
+        history = history.without_oldest()
+    versions = [step.version for step in history.steps]
+    return history if versions and versions == [entry.change.version for entry in chain] else None
+
+
+def _with_predictions(
+    step: HistoryStep, old: list[tuple[float, str]], new: list[tuple[float, str]], changed: dict[str, Record]
+) -> tuple[HistoryStep, KindCounts]:
+    """A step with what became of the predictions, and their counts; both rankings are best first."""
+    before = {symbol: rank for rank, (_, symbol) in enumerate(old, 1)}
+    after = {symbol: rank for rank, (_, symbol) in enumerate(new, 1)}
+    entered = [Ranked(symbol, after[symbol], -minus) for minus, symbol in new if symbol not in before]
+    left = [Ranked(symbol, before[symbol], -minus) for minus, symbol in old if symbol not in after]
+    moved = ((abs(rank - before.get(symbol, rank)), symbol) for symbol, rank in after.items())
+    confidence = (
+        (abs(record.confidence + old[before[symbol] - 1][0]), symbol)
+        for symbol, record in changed.items()
+        if symbol in before
+    )
+    filled = msgspec.structs.replace(
+        step,
+        entered=entered[:LISTED],
+        left=left[:LISTED],
+        moved=[RankMove(symbol, before[symbol], after[symbol]) for symbol in _biggest(moved)],
+        confidence=[
+            ConfidenceMove(symbol, -old[before[symbol] - 1][0], changed[symbol].confidence)
+            for symbol in _biggest(confidence)
+        ],
+    )
+    return filled, KindCounts(len(entered), len(changed) - len(entered), len(left))
+
+
+def _biggest(moves: Iterable[tuple[float, str]]) -> list[str]:
+    """The symbols of the biggest moves that are not 0, biggest first, then by symbol."""
+    biggest = heapq.nsmallest(LISTED, ((-size, symbol) for size, symbol in moves if size))
+    return [symbol for _, symbol in biggest]
+
+
+def _names(change: BotsChange | HoldingsChange | UnsetType) -> tuple[list[str], list[str]]:
+    """The names of bots or holdings that were added or changed, and of those removed."""
+    if isinstance(change, UnsetType):
+        return [], []
+    if isinstance(change, BotsChange):
+        return list(change.changed), change.removed
+    return [holding.symbol for holding in change.changed], change.removed
+
+
+def _names_after(
+    names: frozenset[str], change: BotsChange | HoldingsChange | UnsetType
+) -> tuple[frozenset[str], KindCounts]:
+    changed, removed = _names(change)
+    added = [name for name in changed if name not in names]
+    counts = KindCounts(len(added), len(changed) - len(added), len(removed))
+    return (names.union(added).difference(removed) if added or removed else names), counts
+
+
+def _names_before(content: VersionContent, chain: Sequence[StoredChange]) -> tuple[set[str], set[str]]:
+    """The bots and holdings before the first change.
+
+    Changes have no undo of these: whether the first one that names a bot added or changed it is unknown. It counts as
+    changed, unless a process has seen both versions.
+    """
+    bots, holdings = set(content.bots.bots), {holding.symbol for holding in content.portfolio.holdings}
+    for entry in reversed(chain):
+        bots.update(*_names(entry.change.bots))
+        holdings.update(*_names(entry.change.holdings))
+    return bots, holdings
+
+
+def _point(version: int, record: Record | None) -> bytes:
+    """A point; without a record the symbol left."""
+    if record is None:
+        return _POINT.pack(version, *_LEFT)
+    return _POINT.pack(version, record.confidence, record.prediction, record.last_price)
