@@ -11,7 +11,6 @@ Held are, for each version, its step as JSON, and for each symbol 32 bytes for e
 
 from __future__ import annotations
 
-import heapq
 import math
 import struct
 import sys
@@ -25,56 +24,14 @@ from msgspec import UnsetType
 from optimizer.cache.clocks import text_of
 from optimizer.models import ChangeCounts, KindCounts, Record, Value, VersionContent
 from optimizer.snapshots.delta import BotsChange, HoldingsChange, StoredChange
+from optimizer.web.history_steps import HistoryStep, Ranking, fill
 
-__all__ = ["ConfidenceMove", "History", "HistoryPoint", "HistoryStep", "RankMove", "Ranked", "follow"]
-
-# Of each list of a step.
-LISTED: Final = 20
+__all__ = ["History", "HistoryPoint", "follow"]
 
 # Version, confidence, prediction, last price; NaN where the symbol left. A version has at most 15 digits.
 _POINT: Final = struct.Struct("<4d")
 _LEFT: Final = (math.nan,) * 3
 _encode: Final = msgspec.json.Encoder().encode
-
-
-class Ranked(Value, frozen=True):
-    """A prediction that entered or left, with its rank, from 1, and its confidence in the version that has it."""
-
-    symbol: str
-    rank: int
-    confidence: float
-
-
-class RankMove(Value, frozen=True):
-    """A prediction whose rank is another."""
-
-    symbol: str
-    from_: int = msgspec.field(name="from")
-    to: int
-
-
-class ConfidenceMove(Value, frozen=True):
-    """A prediction whose confidence is another."""
-
-    symbol: str
-    from_: float = msgspec.field(name="from")
-    to: float
-
-
-class HistoryStep(Value, frozen=True):
-    """What one version changed; `counts` are of everything, each list has at most 20 entries.
-
-    Those that entered or left are best first, the others biggest move first.
-    """
-
-    version: int
-    before: int
-    timestamp: str
-    counts: ChangeCounts
-    entered: list[Ranked]
-    left: list[Ranked]
-    moved: list[RankMove]
-    confidence: list[ConfidenceMove]
 
 
 class HistoryPoint(Value, frozen=True):
@@ -106,7 +63,7 @@ class History:
         since: The oldest version whose predictions are known: the one before the first step.
         steps: The steps.
         points: By symbol, its points one after another: the first is of `since` or of the version with which it came.
-        ranking: The predictions of `version`, best first: minus the confidence, and the symbol.
+        ranking: The predictions of `version`.
         bots: The names of the bots of `version`.
         holdings: The symbols of the holdings of `version`.
     """
@@ -115,7 +72,7 @@ class History:
     since: int
     steps: tuple[HeldStep, ...]
     points: dict[str, bytes]
-    ranking: list[tuple[float, str]]
+    ranking: Ranking
     bots: frozenset[str]
     holdings: frozenset[str]
 
@@ -165,7 +122,7 @@ class History:
             points = {**points}
             for symbol in symbols:
                 points[symbol] = points.get(symbol, b"") + _point(change.version, changed.get(symbol))
-            step, counts = _with_predictions(step, self.ranking, ranking, changed)
+            step, counts = fill(step, self.ranking, ranking, changed, removed)
         step = msgspec.structs.replace(step, counts=ChangeCounts(counts, bot_counts, holding_counts))
         held = HeldStep(change.version, change.since, change.timestamp, symbols, msgspec.Raw(_encode(step)))
         steps = (*self.steps, held)
@@ -176,13 +133,14 @@ class History:
         first, *rest = self.steps
         points = {**self.points}
         for symbol in first.symbols:
-            kept = b"".join(
-                _POINT.pack(version, *values)
-                for version, *values in _POINT.iter_unpack(points.pop(symbol))
-                if version > first.version or (version == first.version and not math.isnan(values[0]))
-            )
-            if kept:
-                points[symbol] = kept
+            data = points.pop(symbol)
+            # At most one point is older than the step; one at the step that says that the symbol left says no more.
+            if _POINT.unpack_from(data)[0] < first.version:
+                data = data[_POINT.size :]
+            if math.isnan(_POINT.unpack_from(data)[1]):
+                data = data[_POINT.size :]
+            if data:
+                points[symbol] = data
         since = rest[0].since if rest else first.version
         return replace(self, since=since, steps=tuple(rest), points=points)
 
@@ -244,39 +202,6 @@ def _extended(history: History, chain: Sequence[StoredChange]) -> History | None
         history = history.without_oldest()
     versions = [step.version for step in history.steps]
     return history if versions and versions == [entry.change.version for entry in chain] else None
-
-
-def _with_predictions(
-    step: HistoryStep, old: list[tuple[float, str]], new: list[tuple[float, str]], changed: dict[str, Record]
-) -> tuple[HistoryStep, KindCounts]:
-    """A step with what became of the predictions, and their counts; both rankings are best first."""
-    before = {symbol: rank for rank, (_, symbol) in enumerate(old, 1)}
-    after = {symbol: rank for rank, (_, symbol) in enumerate(new, 1)}
-    entered = [Ranked(symbol, after[symbol], -minus) for minus, symbol in new if symbol not in before]
-    left = [Ranked(symbol, before[symbol], -minus) for minus, symbol in old if symbol not in after]
-    moved = ((abs(rank - before.get(symbol, rank)), symbol) for symbol, rank in after.items())
-    confidence = (
-        (abs(record.confidence + old[before[symbol] - 1][0]), symbol)
-        for symbol, record in changed.items()
-        if symbol in before
-    )
-    filled = msgspec.structs.replace(
-        step,
-        entered=entered[:LISTED],
-        left=left[:LISTED],
-        moved=[RankMove(symbol, before[symbol], after[symbol]) for symbol in _biggest(moved)],
-        confidence=[
-            ConfidenceMove(symbol, -old[before[symbol] - 1][0], changed[symbol].confidence)
-            for symbol in _biggest(confidence)
-        ],
-    )
-    return filled, KindCounts(len(entered), len(changed) - len(entered), len(left))
-
-
-def _biggest(moves: Iterable[tuple[float, str]]) -> list[str]:
-    """The symbols of the biggest moves that are not 0, biggest first, then by symbol."""
-    biggest = heapq.nsmallest(LISTED, ((-size, symbol) for size, symbol in moves if size))
-    return [symbol for _, symbol in biggest]
 
 
 def _names(change: BotsChange | HoldingsChange | UnsetType) -> tuple[list[str], list[str]]:

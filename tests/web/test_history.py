@@ -21,7 +21,8 @@ from optimizer.models import (
     VersionContent,
 )
 from optimizer.snapshots.delta import StoredChange, change_between, count_changes, decode_stored, encode_stored
-from optimizer.web.history import LISTED, ConfidenceMove, History, HistoryPoint, HistoryStep, Ranked, RankMove, follow
+from optimizer.web.history import History, HistoryPoint, follow
+from optimizer.web.history_steps import LISTED, ConfidenceMove, HistoryStep, Ranked, RankMove
 
 SYMBOLS: Final = ["A", "B", "C", "D/é", "E"]
 
