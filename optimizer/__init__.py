@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from optimizer.config.settings import Settings
-    from optimizer.errors import RollingError, SnapshotMissing
+    from optimizer.errors import ChangesMissing, RollingError, SnapshotMissing
     from optimizer.models import BotSummary, Holding, Record, Report
     from optimizer.pipeline.background import background
     from optimizer.pipeline.run import optimize
     from optimizer.reader.async_reader import AsyncSnapshotReader
     from optimizer.reader.reader import SnapshotReader
-    from optimizer.reader.results import Answer, Snapshot, State, VersionSnapshot
+    from optimizer.reader.results import Answer, Changes, Snapshot, State, VersionSnapshot
+    from optimizer.snapshots.delta import Change, apply_change
 
 __all__ = [
     "Answer",
     "AsyncSnapshotReader",
     "BotSummary",
+    "Change",
+    "Changes",
+    "ChangesMissing",
     "Holding",
     "Record",
     "Report",
@@ -32,19 +36,21 @@ __all__ = [
     "SnapshotReader",
     "State",
     "VersionSnapshot",
+    "apply_change",
     "background",
     "optimize",
 ]
 
 _MODULES: Final = {
     "optimizer.config.settings": ("Settings",),
-    "optimizer.errors": ("RollingError", "SnapshotMissing"),
+    "optimizer.errors": ("ChangesMissing", "RollingError", "SnapshotMissing"),
     "optimizer.models": ("BotSummary", "Holding", "Record", "Report"),
     "optimizer.pipeline.background": ("background",),
     "optimizer.pipeline.run": ("optimize",),
     "optimizer.reader.async_reader": ("AsyncSnapshotReader",),
     "optimizer.reader.reader": ("SnapshotReader",),
-    "optimizer.reader.results": ("Answer", "Snapshot", "State", "VersionSnapshot"),
+    "optimizer.reader.results": ("Answer", "Changes", "Snapshot", "State", "VersionSnapshot"),
+    "optimizer.snapshots.delta": ("Change", "apply_change"),
 }
 
 

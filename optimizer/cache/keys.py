@@ -57,6 +57,8 @@ from typing import Final, NamedTuple, get_args
 from optimizer.models import Origin
 
 __all__ = [
+    "CHANGES_BYTES",
+    "CHANGES_KEPT",
     "NUMBER",
     "ORIGINS",
     "PART",
@@ -79,6 +81,10 @@ VERSION_KINDS: Final = tuple(VERSION_TYPES)
 NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 # Milliseconds beyond any clock. A longer version is damage: later ones, each one more, would have too many digits.
 VERSION: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
+
+# Of the stream of changes. Of 300 predictions that all change an entry has 25 KB; a few of 10,000 reach the bytes.
+CHANGES_KEPT: Final = 120
+CHANGES_BYTES: Final = 8 * 1024 * 1024
 
 
 class KeyType(NamedTuple):

@@ -24,7 +24,16 @@ import redis
 from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, CacheClient, connect, translated_errors
 from optimizer.cache.clocks import text_of
 from optimizer.cache.damage import delete_unusable, warn_of_damage
-from optimizer.cache.keys import NUMBER, ORIGINS, PAYLOAD_KINDS, VERSION, VERSION_KINDS, VERSION_TYPES
+from optimizer.cache.keys import (
+    CHANGES_BYTES,
+    CHANGES_KEPT,
+    NUMBER,
+    ORIGINS,
+    PAYLOAD_KINDS,
+    VERSION,
+    VERSION_KINDS,
+    VERSION_TYPES,
+)
 from optimizer.cache.lock import Lock
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP
@@ -37,9 +46,6 @@ __all__ = ["VersionWriter"]
 
 STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
-# Of the stream of changes. Of 300 predictions that all change an entry has 25 KB; a few of 10,000 reach the bytes.
-CHANGES_KEPT: Final = 120
-CHANGES_BYTES: Final = 8 * 1024 * 1024
 STAGE_BATCH: Final = 1_000
 
 _log = SourceLog(__name__)

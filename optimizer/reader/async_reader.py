@@ -27,7 +27,7 @@ from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapsho
 from optimizer.reader.follower import Follower
 from optimizer.reader.lookups import ScanStatus
 from optimizer.reader.reader import SnapshotReader
-from optimizer.reader.results import Answer, Snapshot, State, VersionSnapshot
+from optimizer.reader.results import Answer, Changes, Snapshot, State, VersionSnapshot
 from optimizer.reader.versions import Versions
 
 if TYPE_CHECKING:
@@ -149,6 +149,16 @@ class AsyncSnapshotReader:
             SnapshotMissing: There is no version, or one of the three cannot be read in Redis or in the files.
         """
         return (await self.start()).whole()
+
+    async def changes(self, since: int) -> Changes:
+        """What changed between a version and the current one; decoded in a thread, for it may be a lot.
+
+        Raises:
+            ChangesMissing: That is not held, any more or at all; take `snapshot()`.
+            SnapshotMissing: There is no version.
+        """
+        await self.start()
+        return await asyncio.to_thread(self._reader.changes, since)
 
     async def manifest(self) -> State:
         """Which version is current."""

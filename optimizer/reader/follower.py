@@ -30,6 +30,7 @@ from optimizer.reader.redis_store import RedisStore
 from optimizer.reader.results import CachedVersion, Payload, Sighting, Snapshot, State, VersionSnapshot
 
 if TYPE_CHECKING:
+    from optimizer.reader.changes import ChangeLog
     from optimizer.reader.file_store import FileStore
     from optimizer.reader.stores import CacheStore, Stores, VersionFiles
     from optimizer.storage.location import Location
@@ -75,6 +76,8 @@ class Follower:
         self.prepare: Callable[[CachedVersion], Any] | None = None
         # Each is called after each refresh, by the same thread.
         self.on_refresh: list[Callable[[], None]] = []
+        # What changed, where something in this process has asked for it.
+        self.changes: ChangeLog | None = None
         self._files_problem = f"none in {output_dir}"
         self._lock = threading.Lock()
 
@@ -89,6 +92,17 @@ class Follower:
             self.prepare = prepare
             if self.cached is not None:
                 self.cached = replace(self.cached, prepared=prepare(self.cached))
+
+    def hold_changes(self) -> ChangeLog:
+        """What changed, held from now on; the first call refreshes, so that it holds what there is."""
+        if self.changes is None:
+            from optimizer.reader.changes import ChangeLog  # noqa: PLC0415 - most readers never ask for changes
+
+            with self._lock:
+                if self.changes is None:
+                    self.changes = ChangeLog()
+                    self._refresh(ask_redis=self.redis.up)
+        return self.changes
 
     # ---- what is held
 
@@ -193,6 +207,9 @@ class Follower:
         if ask_redis:
             with suppress(CacheUnavailable):  # `problem` says why
                 shown_by_redis, newest = self.redis.read(cached)
+                # Before the version shows: what leads to it is there when it does.
+                if self.changes is not None and shown_by_redis is not None:
+                    self.changes.read(self.redis, shown_by_redis.version)
         if self.files is not None and self._needs_files(shown_by_redis, newest):
             self._files_problem = f"none in {self.output_dir}"
             try:

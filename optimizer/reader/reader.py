@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, Record, Report
 from optimizer.reader.follower import Follower
 from optimizer.reader.lookups import Lookups, ScanStatus
-from optimizer.reader.results import Answer, Snapshot, State, VersionSnapshot
+from optimizer.reader.results import Answer, Changes, Snapshot, State, VersionSnapshot
 
 if TYPE_CHECKING:
     from optimizer.config.settings import Settings
@@ -126,6 +126,22 @@ class SnapshotReader:
             SnapshotMissing: There is no version, or one of the three cannot be read in Redis or in the files.
         """
         return self.start().whole()
+
+    def changes(self, since: int) -> Changes:
+        """What changed between a version and the current one, to be applied by `optimizer.apply_change`.
+
+        From the first call on this process holds what changed; that call may ask Redis, later ones never do.
+
+        Args:
+            since: The version that the caller has.
+
+        Raises:
+            ChangesMissing: That is not held, any more or at all; take `snapshot()`.
+            SnapshotMissing: There is no version.
+        """
+        from optimizer.reader.changes import changes_since  # noqa: PLC0415 - most readers never ask for changes
+
+        return changes_since(self.start(), since)
 
     def manifest(self) -> State:
         """Which version is current."""

@@ -22,7 +22,7 @@ import redis.client
 
 from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, connect, is_away, is_forbidden, translated_errors
 from optimizer.cache.clocks import Sightings, seconds_of
-from optimizer.cache.keys import PAYLOAD_KINDS, Keys
+from optimizer.cache.keys import CHANGES_KEPT, PAYLOAD_KINDS, Keys
 from optimizer.cache.pointer import Pointer
 from optimizer.errors import CacheUnavailable
 from optimizer.models import Origin, Record, Report
@@ -173,6 +173,17 @@ class RedisStore:
                 pipeline.get(self.keys.payload(version, kind))
             replies = cast("list[bytes | None]", pipeline.execute())
         return {kind: data for kind, data in zip(kinds, replies, strict=True) if data is not None}
+
+    def changes(self, after: int, version: int) -> list[tuple[int, bytes]]:
+        """The newest entries after one version and up to another, oldest first; without those of older releases."""
+        with self.translated_errors():
+            entries = cast(
+                "list[tuple[bytes, dict[bytes, bytes]]]",
+                self.client.xrevrange(self.keys.deltas, str(version), str(after + 1), CHANGES_KEPT),
+            )
+        return [
+            (int(name.partition(b"-")[0]), fields[b"change"]) for name, fields in entries[::-1] if b"change" in fields
+        ]
 
     # ---- lookups
 

@@ -15,7 +15,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 import msgspec
 
@@ -33,9 +33,13 @@ from optimizer.models import (
     VersionContent,
 )
 
+if TYPE_CHECKING:
+    from optimizer.snapshots.delta import Change
+
 __all__ = [
     "Answer",
     "CachedVersion",
+    "Changes",
     "Origin",
     "Payload",
     "Sighting",
@@ -104,6 +108,20 @@ class Answer(Generic[T]):
     version: int
     etag: str
     value: T
+    origin: Origin
+    age_s: float
+    stale: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """What leads from one version to the current one, which is `version`: changes to apply in their order.
+
+    There are none where the content is the same, and where the version asked about is newer than the current one here.
+    """
+
+    version: int
+    changes: list[Change]
     origin: Origin
     age_s: float
     stale: bool

@@ -52,6 +52,9 @@ class CacheStore(Protocol):
     def read(self, cached: CachedVersion | None) -> tuple[Sighting | None, CachedVersion | None]:
         """The current version, unless what is held is newer."""
 
+    def changes(self, after: int, version: int) -> list[tuple[int, bytes]]:
+        """The newest entries of the stream of changes after one version and up to another, each with its version."""
+
     def records(self, version: int, symbols: Sequence[str]) -> list[Record | None] | None:
         """Records of the index by symbol."""
 

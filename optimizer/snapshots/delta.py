@@ -13,9 +13,10 @@ versions that changed nothing here need no change of their own.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
+from itertools import pairwise
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -37,17 +38,21 @@ __all__ = [
     "BotsChange",
     "Change",
     "HoldingsChange",
+    "Link",
     "PredictionsChange",
     "StoredChange",
     "apply_change",
     "apply_predictions",
+    "chain",
     "change_between",
     "count_changes",
     "decode_stored",
     "encode_stored",
+    "oldest_start",
 ]
 
 C = TypeVar("C", bound=VersionContent)
+L = TypeVar("L", bound="Link")
 T = TypeVar("T")
 
 # The entry is compressed once and inflated by each reader: the fast levels differ little for so small a text.
@@ -90,6 +95,22 @@ class Change(Value, frozen=True):
     predictions: PredictionsChange | UnsetType = UNSET
     bots: BotsChange | UnsetType = UNSET
     holdings: HoldingsChange | UnsetType = UNSET
+
+
+class Link(Protocol):
+    """What a chain needs of a change."""
+
+    @property
+    def version(self) -> int:
+        """The version that the change leads to."""
+
+    @property
+    def before(self) -> int:
+        """The newest version that it may be applied to."""
+
+    @property
+    def since(self) -> int:
+        """The oldest version that it may be applied to."""
 
 
 class StoredChange(msgspec.Struct, frozen=True):
@@ -160,6 +181,46 @@ def apply_predictions(records: Iterable[Record], change: PredictionsChange) -> l
     """Return the predictions after a change, best first."""
     merged = _merge(_by_symbol(records), _by_symbol(change.changed), change.removed)
     return sorted(merged.values(), key=_rank)
+
+
+def chain(changes: Iterable[L], since: int, current: int, content_since: int | None = None) -> list[L] | None:
+    """Return the changes that lead from the content of one version to the current one's, or `None` if one is missing.
+
+    Args:
+        changes: All that are known, oldest first.
+        since: The version to begin with. From one that is newer than the current one there is nothing to do.
+        current: The current version.
+        content_since: The oldest version from which on the content has been the current one; by default `current`.
+    """
+    target = current if content_since is None else content_since
+    if since >= target:
+        return []
+    links, version = [], since
+    for change in changes:
+        if since < change.version <= current:
+            if not change.since <= version <= change.before:
+                return None
+            links.append(change)
+            version = change.version
+    return links if version >= target else None
+
+
+def oldest_start(changes: Sequence[L], current: int, content_since: int | None = None) -> int | None:
+    """Return the oldest version with other content from which `chain` leads to the current one; `None` if none does."""
+    target = current if content_since is None else content_since
+    known = [change for change in changes if change.version <= current]
+    if not known or known[-1].version < target:
+        return None
+    oldest = None
+    for change, earlier in pairwise([*reversed(known), None]):
+        assert change is not None  # noqa: S101 - for mypy: only the last one is
+        start = change.since if earlier is None else max(change.since, earlier.version)
+        if start > change.before:
+            break
+        oldest = start
+        if earlier is None or earlier.version < change.since:
+            break
+    return oldest
 
 
 def count_changes(before: VersionContent, stored: StoredChange | None) -> ChangeCounts:

@@ -19,11 +19,12 @@ from typing import Final, Unpack
 import msgspec
 
 from optimizer.cache.clocks import text_of
-from optimizer.cache.keys import ORIGINS, PAYLOAD_KINDS
+from optimizer.cache.keys import CHANGES_KEPT, ORIGINS, PAYLOAD_KINDS
 from optimizer.errors import CacheUnavailable, SettingsInvalid
-from optimizer.models import Index, Origin, Record, Report, Stats
+from optimizer.models import Index, Origin, Record, Report, Stats, VersionContent
 from optimizer.reader.results import CachedVersion, Sighting, load_payload, load_payloads
 from optimizer.reader.stores import Stores
+from optimizer.snapshots.delta import change_between, encode_stored
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.testing.values import Content, Version, content_of, encode
 
@@ -66,8 +67,12 @@ class Memory:
         self.published: Published | None = None
         self.reports: list[Report] = []  # newest first
         self.stores = Stores(MemoryCache(self), MemoryFiles(self))
+        self.changes: list[tuple[int, bytes]] = []  # encoded, oldest first, each with its version
         self._stale_after_s = stale_after_s
         self._content = Content()
+        # What the last version had, and the last one in what stands for Redis; since when each has had it.
+        self._last: tuple[VersionContent, int] | None = None
+        self._last_in_redis: tuple[VersionContent, int] | None = None
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -108,8 +113,23 @@ class Memory:
             raise SettingsInvalid(f"generated_at={generated_at!r} is not ISO 8601 with a time zone")
         age_s = self._age_s(version)
         snapshots = encode(content, version, source=self.source, number=number, generated_at=generated_at)
+        snapshots = self._note_changes(snapshots, origin)
         sighting = Sighting(snapshots.manifest, text_of(time.time() - age_s), time.monotonic() - age_s)
         return Published(snapshots, sighting, origin, unreadable)
+
+    def _note_changes(self, snapshots: SnapshotSet, origin: Origin) -> SnapshotSet:
+        """Add the change to those that are kept, as a publish does; files alone keep none."""
+        content, since = snapshots.content(), snapshots.manifest.version
+        if self._last is not None and change_between(self._last[0], content) is None:
+            since = self._last[1]
+        self._last = (content, since)
+        if origin == "redis":
+            before, self._last_in_redis = self._last_in_redis, self._last
+            stored = None if before is None else change_between(before[0], content, since=before[1])
+            if stored is not None:
+                self.changes = [*self.changes, (content.version, encode_stored(stored))][-CHANGES_KEPT:]
+        manifest = msgspec.structs.replace(snapshots.manifest, content_since=since)
+        return SnapshotSet(manifest, snapshots.payloads)
 
     def _age_s(self, version: Version) -> float:
         stale = version.get("stale", False)
@@ -209,6 +229,11 @@ class MemoryCache:
         if cached is not None and cached.is_whole and cached.origin == "redis" and cached.version == sighting.version:
             return sighting, cached
         return sighting, CachedVersion.load(sighting, "redis", load_payloads(sighting, published.readable))
+
+    def changes(self, after: int, version: int) -> list[tuple[int, bytes]]:
+        """The changes after one version and up to another."""
+        self._check_up()
+        return [entry for entry in self._memory.changes if after < entry[0] <= version]
 
     def records(self, version: int, symbols: Sequence[str]) -> list[Record | None] | None:
         """Records of the index by symbol."""

@@ -1,0 +1,112 @@
+"""The changes that a process holds: the entries of the stream in Redis, up to the version that Redis shows.
+
+The refresher reads what is new when Redis shows a newer version, before that version shows here, so no request waits
+for it. An entry is decoded once, to see that it can be, and held as stored: 300 predictions that all change, 120 times,
+are 3 MB so, and 60 decoded. It is bounded as the stream is. An entry that is damaged, or of an older release, is a gap.
+So is a version that only the files had: what leads past it comes with the next one in Redis.
+
+Errors: `ChangesMissing` where a gap, or the end of what is held, is between two versions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from optimizer.cache.client import UNREADABLE
+from optimizer.cache.keys import CHANGES_BYTES, CHANGES_KEPT
+from optimizer.errors import ChangesMissing
+from optimizer.reader.results import CachedVersion, Changes
+from optimizer.snapshots.delta import StoredChange, chain, decode_stored, oldest_start
+
+if TYPE_CHECKING:
+    from optimizer.reader.follower import Follower
+    from optimizer.reader.stores import CacheStore
+
+__all__ = ["ChangeLog", "HeldChange", "changes_since"]
+
+GONE: Final = "what changed since version {since} is not held: {held}; take the whole version {version}{remedy}"
+
+
+class HeldChange(NamedTuple):
+    """An entry of the stream: the version that it leads to, those that it leads from, and its gz bytes."""
+
+    version: int
+    before: int
+    since: int
+    gz: bytes
+
+    def stored(self) -> StoredChange:
+        """Decode it."""
+        return decode_stored(self.gz)
+
+
+class ChangeLog:
+    """The newest changes. One thread at a time reads; any may use `entries`, which are replaced, never changed."""
+
+    def __init__(self) -> None:
+        self.entries: tuple[HeldChange, ...] = ()  # oldest first
+        self.read_to = 0
+
+    def read(self, store: CacheStore, shown: int) -> None:
+        """Read what is new in the stream, up to the version that Redis shows; blocks.
+
+        Raises:
+            CacheUnavailable: Redis does not answer.
+        """
+        if shown <= self.read_to:
+            return
+        entries = [*self.entries, *_decodable(store.changes(self.read_to, shown))][-CHANGES_KEPT:]
+        size = sum(len(entry.gz) for entry in entries)
+        while len(entries) > 1 and size > CHANGES_BYTES:
+            size -= len(entries.pop(0).gz)
+        self.entries, self.read_to = tuple(entries), shown
+
+    def since(self, version: int, current: CachedVersion) -> list[HeldChange] | None:
+        """What leads from a version to the current one; `None` if that is not held."""
+        return chain(self.entries, version, current.version, current.manifest.content_since)
+
+    def oldest(self, current: CachedVersion) -> int | None:
+        """The oldest version from which something leads to the current one; `None` if nothing does."""
+        return oldest_start(self.entries, current.version, current.manifest.content_since)
+
+
+def _decodable(entries: list[tuple[int, bytes]]) -> list[HeldChange]:
+    """Those entries of a stream, each with its version, that can be decoded."""
+    held = []
+    for version, gz in entries:
+        try:
+            change = decode_stored(gz).change
+        except UNREADABLE:
+            continue
+        if change.version == version:
+            held.append(HeldChange(version, change.before, change.since, gz))
+    return held
+
+
+def changes_since(follower: Follower, version: int) -> Changes:
+    """What changed between a version and the current one.
+
+    Raises:
+        ChangesMissing: That is not held.
+        SnapshotMissing: There is no version.
+    """
+    log = follower.hold_changes()
+    cached = follower.current()
+    held = log.since(version, cached)
+    if held is None:
+        raise ChangesMissing(describe_gone(log, version, cached, ": reader.snapshot()"))
+    age_s = cached.age_s()
+    return Changes(
+        version=cached.version,
+        changes=[entry.stored().change for entry in held],
+        origin=cached.origin,
+        age_s=age_s,
+        stale=age_s > follower.stale_after_s,
+    )
+
+
+def describe_gone(log: ChangeLog, since: int, current: CachedVersion, remedy: str) -> str:
+    """Say which changes are held, where those since a version are not."""
+    oldest = log.oldest(current)
+    held = "none are" if oldest is None else f"the oldest version from which changes are held is {oldest}"
+    return GONE.format(since=since, held=held, version=current.version, remedy=remedy)
