@@ -1,9 +1,9 @@
 """What the versions of a source changed, as one value: steps to show, and the values of each symbol over time. No I/O.
 
-    history = follow(None, content, content_since, stored)       at the start: back from the content, by the undos
-    history = follow(history, content, content_since, stored)    later: adds what is new, drops what has fallen out
+    history = follow(None, content, content_since, held)       at the start: back from the content, by the undos
+    history = follow(history, content, content_since, held)    later: adds what is new, drops what has fallen out
 
-`stored` are the changes that the stream holds, oldest first. Both ways have the same result. A history is never changed
+`held` are the changes that the stream holds, oldest first. Both ways have the same result. A history is never changed
 once it is made, so any thread may read it. Where a change is missing, the history begins after the gap.
 
 Held are, for each version, its step as JSON, and for each symbol 32 bytes for each version that changed its record.
@@ -23,7 +23,8 @@ from msgspec import UnsetType
 
 from optimizer.cache.clocks import text_of
 from optimizer.models import ChangeCounts, KindCounts, Record, Value, VersionContent
-from optimizer.snapshots.delta import BotsChange, HoldingsChange, StoredChange
+from optimizer.reader.changes import HeldChange
+from optimizer.snapshots.delta import BotsChange, Change, HoldingsChange, chain, oldest_start
 from optimizer.web.history_steps import HistoryStep, Ranking, fill
 
 __all__ = ["History", "HistoryPoint", "follow"]
@@ -105,9 +106,8 @@ class History:
             points.append(HistoryPoint(version, timestamps[version], *shown))
         return points
 
-    def after(self, stored: StoredChange) -> History:
+    def after(self, change: Change) -> History:
         """The history with one more step; `version` has the content that the change is from."""
-        change = stored.change
         bots, bot_counts = _names_after(self.bots, change.bots)
         holdings, holding_counts = _names_after(self.holdings, change.holdings)
         step = HistoryStep(change.version, change.before, change.timestamp, ChangeCounts(), [], [], [], [])
@@ -146,62 +146,51 @@ class History:
 
 
 def follow(
-    history: History | None, content: VersionContent, content_since: int, stored: Sequence[StoredChange]
+    history: History | None, content: VersionContent, content_since: int | None, held: Sequence[HeldChange]
 ) -> History:
     """The history of a version.
 
     Args:
         history: The history so far, if there is one.
         content: The version.
-        content_since: The oldest version from which on the content has been the same.
-        stored: The changes that the stream holds, oldest first.
+        content_since: The oldest version from which on the content has been the same; by default the version itself.
+        held: The changes that the stream holds, oldest first.
     """
-    chain = _chain(content, content_since, stored)
-    extended = None if history is None else _extended(history, chain)
+    oldest = oldest_start(held, content.version, content_since)
+    links = [] if oldest is None else chain(held, oldest, content.version, content_since) or []
+    extended = None if history is None else _extended(history, links)
     if extended is not None:
         return extended
     records = {record.symbol: record for record in content.predictions.predictions}
-    for entry in reversed(chain):
-        if not isinstance(entry.undo, UnsetType):
-            records |= {record.symbol: record for record in entry.undo.changed}
-            for symbol in entry.undo.removed:
+    # Changes have no undo of bots and holdings: whether the first one that names one of them added it is unknown. It
+    # counts as changed, unless this process has seen the version before.
+    bots, holdings = set(content.bots.bots), {holding.symbol for holding in content.portfolio.holdings}
+    for link in reversed(links):
+        stored = link.stored()
+        bots.update(*_names(stored.change.bots))
+        holdings.update(*_names(stored.change.holdings))
+        if not isinstance(stored.undo, UnsetType):
+            records |= {record.symbol: record for record in stored.undo.changed}
+            for symbol in stored.undo.removed:
                 records.pop(symbol, None)
-    since = chain[0].change.since if chain else content_since
-    bots, holdings = _names_before(content, chain)
+    since = links[0].since if links else content.version if content_since is None else content_since
     history = History.at(since, records.values(), bots, holdings)
-    for entry in chain:
-        history = history.after(entry)
+    for link in links:
+        history = history.after(link.stored().change)
     return history
 
 
-def _chain(content: VersionContent, content_since: int, stored: Sequence[StoredChange]) -> list[StoredChange]:
-    """The changes that lead to a version without a gap, oldest first."""
-    chain: list[StoredChange] = []
-    after = (content_since, content.version)
-    for entry in reversed(stored):
-        change = entry.change
-        if change.version > content.version:
-            continue
-        if not after[0] <= change.version <= after[1]:
-            break
-        if isinstance(entry.undo, UnsetType) and not isinstance(change.predictions, UnsetType):
-            break
-        chain.append(entry)
-        after = (change.since, change.before)
-    return chain[::-1]
-
-
-def _extended(history: History, chain: Sequence[StoredChange]) -> History | None:
+def _extended(history: History, links: Sequence[HeldChange]) -> History | None:
     """The history made one of exactly these changes; `None` if it lacks one of them."""
-    for entry in chain:
-        if entry.change.version > history.version:
-            if not entry.change.since <= history.version <= entry.change.before:
+    for link in links:
+        if link.version > history.version:
+            if not link.since <= history.version <= link.before:
                 return None
-            history = history.after(entry)
-    while history.steps and chain and history.steps[0].version < chain[0].change.version:
+            history = history.after(link.stored().change)
+    while links and history.steps and history.steps[0].version < links[0].version:
         history = history.without_oldest()
     versions = [step.version for step in history.steps]
-    return history if versions and versions == [entry.change.version for entry in chain] else None
+    return history if versions and versions == [link.version for link in links] else None
 
 
 def _names(change: BotsChange | HoldingsChange | UnsetType) -> tuple[list[str], list[str]]:
@@ -220,19 +209,6 @@ def _names_after(
     added = [name for name in changed if name not in names]
     counts = KindCounts(len(added), len(changed) - len(added), len(removed))
     return (names.union(added).difference(removed) if added or removed else names), counts
-
-
-def _names_before(content: VersionContent, chain: Sequence[StoredChange]) -> tuple[set[str], set[str]]:
-    """The bots and holdings before the first change.
-
-    Changes have no undo of these: whether the first one that names a bot added or changed it is unknown. It counts as
-    changed, unless a process has seen both versions.
-    """
-    bots, holdings = set(content.bots.bots), {holding.symbol for holding in content.portfolio.holdings}
-    for entry in reversed(chain):
-        bots.update(*_names(entry.change.bots))
-        holdings.update(*_names(entry.change.holdings))
-    return bots, holdings
 
 
 def _point(version: int, record: Record | None) -> bytes:

@@ -115,9 +115,13 @@ class Pages:
             PartMissing: A part of it cannot be read.
         """
         if self.whole_page is None:
-            missing = ", ".join(kind for kind in PAYLOAD_KINDS if kind not in self._whole)
-            raise PartMissing(f"version {self.version} has no readable {missing}; the next publish mends it")
+            raise self.part_missing()
         return self.whole_page
+
+    def part_missing(self) -> PartMissing:
+        """The error that says which parts cannot be read."""
+        missing = ", ".join(kind for kind in PAYLOAD_KINDS if kind not in self._whole)
+        return PartMissing(f"version {self.version} has no readable {missing}; the next publish mends it")
 
     def symbol(self, symbol: str) -> Prepared | None:
         """The record of a symbol among the predictions; `None` if it is not one of them."""
@@ -167,6 +171,11 @@ class Pages:
                 self._filtered.popitem(last=False)
         return response
 
+    def prepare(self, body: bytes) -> Prepared:
+        """A response of this version that is JSON, as it is and gzipped."""
+        gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
+        return self._prepare(None, body, _digest(body), gz, _digest(gz))
+
     def _prepare_page(self) -> Prepared:
         payloads = self._cached.payloads
         best, bots = payloads["predictions"].value, payloads["bots"].value.bots
@@ -178,9 +187,7 @@ class Pages:
             payloads["portfolio"].value.holdings,
             _summary(bots.values(), self._cached.manifest.rejected),
         )
-        body = _encode(page)
-        gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
-        return self._prepare(None, body, _digest(body), gz, _digest(gz))
+        return self.prepare(_encode(page))
 
     def _prepare(self, kind: str | None, plain: bytes, etag: str, gz: bytes, gz_etag: str) -> Prepared:
         return Prepared(

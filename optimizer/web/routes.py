@@ -1,6 +1,7 @@
 """The routers, and the routes of snapshots: each sends what is prepared, or the result of one lookup in Redis.
 
 GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page      of the current version; 503 without one
+GET /history  /predictions/{symbol}/history                            see `history_routes.py`
 GET /events
 GET /status  /runs  /healthz  /readyz  /metrics                       see `operations.py`
 POST /runs  GET /runs/{id}                                            if there is a trigger, see `trigger.py`
@@ -21,6 +22,7 @@ from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.reader import SnapshotReader
 from optimizer.web import describe
 from optimizer.web.events import TOO_MANY_LISTENERS, EventStream
+from optimizer.web.history_routes import add_history
 from optimizer.web.operations import add_operations
 from optimizer.web.pages import PredictionQuery, SnapshotPage
 from optimizer.web.prepared import Sending
@@ -166,6 +168,8 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     )
     async def page() -> Response:
         return Sending((await service.current()).page())
+
+    add_history(router, service)  # before the symbols: a path that ends in /history and could be of both is its own
 
     async def prediction(
         symbol: Annotated[str, Path(description="Any text; a slash is written as %2F.", examples=["AAPL"])],

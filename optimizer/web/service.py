@@ -11,15 +11,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
+from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.config.settings import Settings
 from optimizer.errors import SettingsInvalid
-from optimizer.models import Origin
+from optimizer.models import Origin, VersionContent
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.follower import Follower
 from optimizer.reader.reader import SnapshotReader
 from optimizer.reader.results import Answer, CachedVersion
 from optimizer.storage.location import redact_url
 from optimizer.web.events import Hub
+from optimizer.web.history import follow
+from optimizer.web.history_pages import HistoryPages
 from optimizer.web.pages import Pages
 from optimizer.web.prepared import Headers
 from optimizer.web.read_counters import ReadCounters
@@ -50,6 +53,8 @@ class Service:
         self._settings = settings
         self._source = source
         self._reader: AsyncSnapshotReader | None = None
+        self._history: HistoryPages | None = None
+        self._history_of: tuple[object, ...] = ()
         self._is_readers_owner = reader is None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lifespans = 0
@@ -122,7 +127,9 @@ class Service:
         if is_first:
             self._loop = asyncio.get_running_loop()
             self.hub.open()
-        await self._reader.start()
+        follower = await self._reader.start()
+        if follower.changes is None:
+            await asyncio.to_thread(follower.hold_changes)
         if is_first and not self._is_readers_owner:
             self._renew()  # it may have started long ago, and refreshes in a while
         return self._reader
@@ -130,6 +137,7 @@ class Service:
     def _use(self, reader: AsyncSnapshotReader) -> None:
         self._reader = reader
         reader.follower.prepare_with(self)
+        reader.follower.on_refresh.append(self._follow_history)
 
     @property
     def pages(self) -> Pages | None:
@@ -146,6 +154,18 @@ class Service:
         """
         pages: Pages = (await self.reader()).follower.current().prepared
         return pages
+
+    async def history(self) -> HistoryPages:
+        """The history of the version that is held.
+
+        Raises:
+            SnapshotMissing: There is no version, or a part of it cannot be read.
+        """
+        pages = await self.current()
+        history = self._history
+        if history is None:
+            raise pages.part_missing()
+        return history
 
     async def close(self) -> None:
         """End the streams, and close the reader, unless the app has passed it."""
@@ -185,7 +205,29 @@ class Service:
     def __call__(self, cached: CachedVersion) -> Pages:
         """Prepare the responses of a version before it is shown, in the reader's thread: all routes show it at once."""
         pages = self.pages
-        return pages if pages is not None and pages.show(cached) else Pages(cached, self.per_request_headers)
+        if pages is None or not pages.show(cached):
+            pages = Pages(cached, self.per_request_headers)
+        self._add_history(cached, pages)
+        return pages
+
+    def _follow_history(self) -> None:
+        """After each refresh, in the reader's thread: changes that came after their version are in the history too."""
+        if self._reader is not None and self.pages is not None:
+            self._add_history(self._reader.follower.current(), self.pages)
+
+    def _add_history(self, cached: CachedVersion, pages: Pages) -> None:
+        assert self._reader is not None  # noqa: S101 - it is its reader that calls
+        log = self._reader.follower.changes
+        held = () if log is None else log.entries
+        if self._history_of == (pages, held):
+            return
+        if cached.is_whole:
+            history = None if self._history is None else self._history.history
+            history = follow(history, _content(cached), cached.manifest.content_since, held)
+            self._history = HistoryPages(history, pages)
+        else:
+            self._history = None
+        self._history_of = (pages, held)
 
     def _renew(self) -> None:
         """After each refresh: send news to the listeners, and share what was counted."""
@@ -197,6 +239,17 @@ class Service:
         if not self.read_counters.are_shared:
             with suppress(RuntimeError):  # the loop ends, and the reader of the app goes on
                 asyncio.get_running_loop().run_in_executor(None, self.read_counters.share, follower)
+
+
+def _content(cached: CachedVersion) -> VersionContent:
+    predictions, bots, portfolio = (cached.payloads[kind].value for kind in PAYLOAD_KINDS)
+    return VersionContent(
+        version=cached.version,
+        generated_at=cached.manifest.generated_at,
+        predictions=predictions,
+        bots=bots,
+        portfolio=portfolio,
+    )
 
 
 def _check_agreement(settings: Settings, follower: Follower) -> None:

@@ -20,7 +20,8 @@ from optimizer.models import (
     Record,
     VersionContent,
 )
-from optimizer.snapshots.delta import StoredChange, change_between, count_changes, decode_stored, encode_stored
+from optimizer.reader.changes import HeldChange
+from optimizer.snapshots.delta import StoredChange, change_between, count_changes, encode_stored
 from optimizer.web.history import History, HistoryPoint, follow
 from optimizer.web.history_steps import LISTED, ConfidenceMove, HistoryStep, Ranked, RankMove
 
@@ -69,10 +70,13 @@ class Model:
         return self.versions[-1]
 
     @property
-    def stream(self) -> list[StoredChange]:
-        """What the stream holds, as it is read from there."""
-        there = [decode_stored(encode_stored(entry)) for _, _, entry, is_lost in self.made if not is_lost]
-        return there[-self.kept :]
+    def stream(self) -> list[HeldChange]:
+        """What the stream holds, as readers hold it."""
+        there = [entry for _, _, entry, is_lost in self.made if not is_lost]
+        return [
+            HeldChange(entry.change.version, entry.change.before, entry.change.since, encode_stored(entry))
+            for entry in there[-self.kept :]
+        ]
 
     def publish(self, content: VersionContent, *, is_lost: bool = False) -> None:
         """Make a version current."""
@@ -86,7 +90,7 @@ class Model:
 
     def known(self) -> list[tuple[VersionContent, VersionContent, StoredChange]]:
         """The changes that the history is to have, with the versions before and after."""
-        in_stream = {entry.change.version for entry in self.stream}
+        in_stream = {entry.version for entry in self.stream}
         known: list[tuple[VersionContent, VersionContent, StoredChange]] = []
         for before, after, entry, _ in reversed(self.made):
             if after.version not in in_stream:
