@@ -60,6 +60,8 @@ class Front:
                 return pages.symbol(path[len(SYMBOL_PREFIX) :])
             if path == "/page":
                 return pages.whole_page
+            if path == "/snapshot" and pages.whole_version is not None:
+                return pages.whole_version
         return self._assets.get(path)
 
 

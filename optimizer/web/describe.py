@@ -8,26 +8,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from optimizer.web.problems import MEDIA_TYPE, NO_SNAPSHOT, TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, Problem
+import msgspec
+
+from optimizer.web.problems import (
+    MEDIA_TYPE,
+    NO_SNAPSHOT,
+    TOO_MANY_UNAUTHORIZED,
+    UNAUTHORIZED,
+    ChangesGone,
+    Problem,
+)
 
 __all__ = [
     "BOTS_EXAMPLE",
+    "CHANGES_EXAMPLE",
+    "CHANGE_EXAMPLE",
     "EXPOSED_HEADERS",
     "HISTORY_EXAMPLE",
+    "JSON_LINES",
     "PAGE_EXAMPLE",
     "PORTFOLIO_EXAMPLE",
     "PREDICTIONS_EXAMPLE",
     "RECORD_EXAMPLE",
     "RUNS_EXAMPLE",
     "RUN_STATE_EXAMPLE",
+    "SNAPSHOT_EXAMPLE",
     "STATUS_EXAMPLE",
     "SYMBOL_HISTORY_EXAMPLE",
     "responses",
     "text_response",
 ]
 
+# The media types of one JSON value a line; there is no registered one.
+JSON_LINES: Final = ("application/jsonl", "application/x-ndjson")
 _TIMESTAMP: Final = "2026-11-01T10:00:00.000Z"
 _VERSION: Final = 1795000000000
+_OLDEST: Final = _VERSION - 3_600_000
 
 RECORD_EXAMPLE: Final[dict[str, Any]] = {
     "symbol": "AAPL",
@@ -98,6 +114,25 @@ SYMBOL_HISTORY_EXAMPLE: Final[dict[str, Any]] = {
         }
     ],
 }
+CHANGE_EXAMPLE: Final[dict[str, Any]] = {
+    "version": _VERSION,
+    "before": _VERSION - 30_000,
+    "since": _VERSION - 60_000,
+    "timestamp": _TIMESTAMP,
+    "predictions": {"changed": [RECORD_EXAMPLE], "removed": ["MSFT"]},
+    "bots": {"changed": _BOTS, "removed": []},
+    "holdings": {"changed": _HOLDINGS, "removed": ["MSFT"]},
+}
+CHANGES_EXAMPLE: Final[dict[str, Any]] = {"version": _VERSION, "changes": [CHANGE_EXAMPLE]}
+SNAPSHOT_EXAMPLE: Final[dict[str, Any]] = {
+    "version": _VERSION,
+    "generated_at": _TIMESTAMP,
+    "predictions": [RECORD_EXAMPLE],
+    "bots": _BOTS,
+    "holdings": _HOLDINGS,
+    "rejected": _REJECTED,
+    "timestamp": _TIMESTAMP,
+}
 STATUS_EXAMPLE: Final = {
     "source": "rolling_brain",
     "sources": ["rolling_brain"],
@@ -130,6 +165,7 @@ _DETAILS: Final = {
     401: "The token is missing or wrong.",
     404: "There is no such thing.",
     409: "A run that does less is on its way, and has not ended.",
+    410: "What changed since that version is not held (any more): take the snapshot.",
     422: "A parameter has a value that cannot be used.",
     429: "Too many tokens were wrong.",
     503: "There is no snapshot, or a server behind this one is away.",
@@ -139,9 +175,15 @@ _PROBLEMS: Final = {
     401: UNAUTHORIZED,
     404: f"no prediction for 'XYZ' in version {_VERSION}",
     409: "the run 7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11, sent without force, has not ended: ask again then",
+    410: f"what changed since version 7 is not held: the oldest version from which changes are held is {_OLDEST}; "
+    f"take all of version {_VERSION}, by reader.snapshot() or GET /snapshot, and what changes after it",
     422: "query.limit: Input should be greater than or equal to 0",
     429: TOO_MANY_UNAUTHORIZED,
     503: NO_SNAPSHOT,
+}
+# Of problems that have more members: their struct, and the examples of these.
+_MEMBERS: Final[dict[int, tuple[type[Problem], dict[str, Any]]]] = {
+    410: (ChangesGone, {"version": _VERSION, "oldest": _OLDEST, "snapshot": "snapshot"}),
 }
 _PROBLEM_HEADERS: Final = {
     401: {"WWW-Authenticate": "`Bearer`."},
@@ -162,7 +204,7 @@ EXPOSED_HEADERS: Final = (*sorted(_SNAPSHOT_HEADERS.keys() - {"Last-Modified"}),
 
 
 def responses(
-    type_: Any, example: Any, *others: int, status: int = 200, snapshot: bool = False
+    type_: Any, example: Any, *others: int, status: int = 200, snapshot: bool = False, lines: Any = None
 ) -> dict[int | str, dict[str, Any]]:
     """Every response of an operation.
 
@@ -172,6 +214,7 @@ def responses(
         others: The other statuses.
         status: The status of success.
         snapshot: Whether it is of a version, with its headers.
+        lines: One line of it, where it can also be asked for as JSON lines.
     """
     headers = _headers(_SNAPSHOT_HEADERS if snapshot else {})
     described: dict[int | str, dict[str, Any]] = {
@@ -182,6 +225,9 @@ def responses(
             "content": {"application/json": {"example": example}},
         }
     }
+    if lines is not None:
+        text = {"schema": {"type": "string"}, "example": msgspec.json.encode(lines).decode() + "\n"}
+        described[status]["content"] |= dict.fromkeys(JSON_LINES, text)
     for other in others:
         described[other] = {"description": _DETAILS[other]}
         if other == 304:
@@ -192,8 +238,9 @@ def responses(
 
 
 def _problem_response(status: int, detail: str) -> dict[str, Any]:
-    content = _ProblemContent({MEDIA_TYPE: {"example": Problem.of(status, detail).to_dict()}})
-    return {"headers": _headers(_PROBLEM_HEADERS.get(status, {})), "model": Problem, "content": content}
+    model, members = _MEMBERS.get(status, (Problem, {}))
+    content = _ProblemContent({MEDIA_TYPE: {"example": Problem.of(status, detail).to_dict() | members}})
+    return {"headers": _headers(_PROBLEM_HEADERS.get(status, {})), "model": model, "content": content}
 
 
 class _ProblemContent(dict[str, Any]):

@@ -3,6 +3,10 @@
 A listener has a queue of a few messages. One that does not read them loses the oldest: each message says which version
 is current, so only the newest counts. The last versions are kept for listeners that reconnect (Last-Event-ID).
 
+A listener of changes gets each change once, in order. Messages of a chain may not be lost one by one, so one that does
+not read loses all that wait for it, and is told to take the whole (`reset`). The hub knows which version each has been
+sent: one that comes with a newer version than this process shows gets nothing until that is passed.
+
 Each listener holds a descriptor for as long as it likes, so a process takes only so many, see `limits.py`.
 """
 
@@ -11,18 +15,22 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import deque
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 from weakref import WeakSet
 
 import msgspec
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
+from optimizer.reader.results import CachedVersion
 from optimizer.web.limits import RETRY_AFTER_S, listener_limit
+from optimizer.web.messages import GZIP_HEADER, ChangeMessages, Message
+from optimizer.web.negotiate import takes_gzip
 from optimizer.web.problems import is_head, problem
 
-__all__ = ["TOO_MANY_LISTENERS", "EventStream", "Hub"]
+__all__ = ["TOO_MANY_LISTENERS", "ChangeStream", "EventStream", "Hub"]
 
 QUEUE_MESSAGES: Final = 16
 KEPT_VERSIONS: Final = 120
@@ -30,6 +38,8 @@ KEPT_VERSIONS: Final = 120
 PING_S: Final = 15.0
 CHECK_S: Final = 1.0
 RECONNECT_MS: Final = 2_000
+PING: Final = b": ping\n\n"
+RETRY: Final = b"retry: %d\n\n" % RECONNECT_MS
 TOO_MANY_LISTENERS: Final = (
     "this process has {} listeners, and descriptors for no more: poll /status, or raise its limit of open files"
 )
@@ -41,6 +51,12 @@ _HEADERS: Final = [
     (b"x-content-type-options", b"nosniff"),
 ]
 
+Queue = asyncio.Queue[bytes | None]
+ChangeQueue = asyncio.Queue[Message | None]
+
+_PING: Final = Message(PING)
+_RETRY: Final = Message(RETRY)
+
 # The hubs of all sources: the limit of descriptors is a process's.
 _hubs: Final[WeakSet[Hub]] = WeakSet()
 
@@ -50,14 +66,17 @@ class Hub:
 
     def __init__(self) -> None:
         _hubs.add(self)
-        self._queues: set[asyncio.Queue[bytes | None]] = set()
+        self._queues: set[Queue] = set()
         self._versions: deque[tuple[int, bytes]] = deque(maxlen=KEPT_VERSIONS)
+        # Listeners of changes, and the version that each has been sent; `None` if it has none.
+        self._followers: dict[ChangeQueue, int | None] = {}
+        self._shown: tuple[CachedVersion, ChangeMessages] | None = None
         self._cache_up = True
         self._closed = False
         self._pinging: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._queues)
+        return len(self._queues) + len(self._followers)
 
     def open(self) -> None:
         """Begin to ping, and to check whether the server stops, in this event loop."""
@@ -72,6 +91,8 @@ class Hub:
             self._pinging = None
         for queue in self._queues:
             _put(queue, None)
+        for follower in self._followers:
+            _end(follower)
 
     def publish(self, version: int, generated_at: str) -> None:
         """Send a version to all listeners, once."""
@@ -82,19 +103,36 @@ class Hub:
         self._versions.append((version, message))
         self._send(message)
 
+    def show(self, current: CachedVersion, messages: ChangeMessages) -> None:
+        """Send what leads to a version to all listeners of changes that have an older one, once."""
+        is_new = self._shown is None or self._shown[0].version != current.version
+        self._shown = (current, messages)
+        if is_new:
+            made: dict[int | None, list[Message]] = {}  # most have the same version
+            for queue, version in self._followers.items():
+                if version is None or version < current.version:
+                    if version not in made:
+                        made[version] = messages.since(version, current)
+                    self._put_changes(queue, made[version])
+                    self._followers[queue] = current.version
+
     def cache_is(self, *, up: bool) -> None:
         """Send a message to all listeners when Redis goes away or comes back."""
         if up != self._cache_up:
             self._cache_up = up
             self._send(self._status())
+            if self._followers:
+                status = [Message(self._status())]
+                for queue in self._followers:
+                    self._put_changes(queue, status)
 
-    def join(self, last_version: int | None) -> asyncio.Queue[bytes | None]:
+    def join(self, last_version: int | None) -> Queue:
         """Add a listener; return its queue, with every version since its last one, or else with the current one."""
         versions = [version for version, _ in self._versions]
         first = versions.index(last_version) + 1 if last_version in versions else -1
         missed = [message for _, message in list(self._versions)[first:]]
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MESSAGES + len(missed))
-        for message in (b"retry: %d\n\n" % RECONNECT_MS, *missed):
+        queue: Queue = asyncio.Queue(QUEUE_MESSAGES + len(missed))
+        for message in (RETRY, *missed):
             _put(queue, message)
         if not self._cache_up:
             _put(queue, self._status())
@@ -103,9 +141,26 @@ class Hub:
         self._queues.add(queue)
         return queue
 
-    def leave(self, queue: asyncio.Queue[bytes | None]) -> None:
-        """Remove a listener."""
+    def join_changes(self, version: int | None) -> ChangeQueue:
+        """Add a listener of changes; return its queue, with what leads from its version to the current one."""
+        missed: list[Message] = []
+        if self._shown is not None:
+            current, messages = self._shown
+            missed = messages.since(version, current)
+            version = current.version if version is None else max(version, current.version)
+        queue: ChangeQueue = asyncio.Queue(QUEUE_MESSAGES + len(missed))
+        self._followers[queue] = version
+        self._put_changes(queue, [_RETRY, *missed])
+        if not self._cache_up:
+            self._put_changes(queue, [Message(self._status())])
+        if self._closed:
+            _end(queue)
+        return queue
+
+    def leave(self, queue: asyncio.Queue[Any]) -> None:
+        """Remove a listener of either kind."""
         self._queues.discard(queue)
+        self._followers.pop(queue, None)
 
     def _status(self) -> bytes:
         return b"event: status\ndata: %b\n\n" % msgspec.json.encode({"cache_up": self._cache_up})
@@ -114,6 +169,15 @@ class Hub:
         for queue in self._queues:
             _put(queue, message)
 
+    def _put_changes(self, queue: ChangeQueue, messages: Sequence[Message]) -> None:
+        """Add messages to a queue; if it has no place for all, a reset takes the place of all that is in it."""
+        if queue.qsize() + len(messages) > queue.maxsize and self._shown is not None:
+            _clear(queue)
+            current, made = self._shown
+            messages = [made.reset(current), Message(self._status())]
+        for message in messages:
+            queue.put_nowait(message)
+
     async def _ping(self) -> None:
         while True:
             for _ in range(round(PING_S / CHECK_S)):
@@ -121,7 +185,10 @@ class Hub:
                 if _server_ends():
                     self.close()
                     return
-            self._send(b": ping\n\n")
+            self._send(PING)
+            for queue in self._followers:
+                if queue.empty():
+                    queue.put_nowait(_PING)
 
 
 def _server_ends() -> bool:
@@ -145,24 +212,25 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the messages of the queue until the client disconnects."""
+        headers = self._headers_for(scope)
         if is_head(scope):
-            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
             return
         most = listener_limit()
         if most is not None and sum(map(len, _hubs)) >= most:
-            headers = {"Retry-After": str(RETRY_AFTER_S)}
+            refused = {"Retry-After": str(RETRY_AFTER_S)}
             if scope["http_version"].startswith("1"):
-                headers["Connection"] = "close"  # else those refused would hold as many descriptors for a while
-            answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, TOO_MANY_LISTENERS.format(most), headers)
+                refused["Connection"] = "close"  # else those refused would hold as many descriptors for a while
+            answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, TOO_MANY_LISTENERS.format(most), refused)
             await answer(scope, receive, send)
             return
-        queue = self._hub.join(self._last_version)
+        queue = self._join()
         gone = asyncio.ensure_future(_wait_until_gone(receive, queue))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             while (message := await queue.get()) is not None:
-                await send({"type": "http.response.body", "body": message, "more_body": True})
+                await send({"type": "http.response.body", "body": self._encode(message), "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except OSError:  # by its own version of ASGI a server may say so when the client has gone
             return
@@ -170,14 +238,59 @@ class EventStream(Response):
             self._hub.leave(queue)
             gone.cancel()
 
+    def _headers_for(self, scope: Scope) -> list[tuple[bytes, bytes]]:  # noqa: ARG002 - those of changes depend on it
+        return [*_HEADERS]
 
-async def _wait_until_gone(receive: Receive, queue: asyncio.Queue[bytes | None]) -> None:
+    def _join(self) -> Queue | ChangeQueue:
+        return self._hub.join(self._last_version)
+
+    def _encode(self, message: bytes | Message) -> bytes:
+        assert isinstance(message, bytes)  # noqa: S101 - as its queue has them
+        return message
+
+
+class ChangeStream(EventStream):
+    """One listener's stream of changes, gzipped for clients that accept it."""
+
+    _gzip = False
+    _begun = False
+
+    def _headers_for(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        accepted = b",".join(value for name, value in scope["headers"] if name == b"accept-encoding")
+        self._gzip = takes_gzip(accepted)
+        headers = [*_HEADERS, (b"vary", b"accept-encoding")]
+        return [*headers, (b"content-encoding", b"gzip")] if self._gzip else headers
+
+    def _join(self) -> Queue | ChangeQueue:
+        return self._hub.join_changes(self._last_version)
+
+    def _encode(self, message: bytes | Message) -> bytes:
+        assert isinstance(message, Message)  # noqa: S101 - as its queue has them
+        if not self._gzip:
+            return message.plain
+        header, self._begun = b"" if self._begun else GZIP_HEADER, True
+        return header + message.block
+
+
+async def _wait_until_gone(receive: Receive, queue: Queue | ChangeQueue) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    _put(queue, None)
+    _end(queue)
 
 
-def _put(queue: asyncio.Queue[bytes | None], message: bytes | None) -> None:
+def _end(queue: Queue | ChangeQueue) -> None:
+    """End a stream: what waits in a full queue is dropped, all of it, so that none of a chain is missing."""
+    if queue.full():
+        _clear(queue)
+    queue.put_nowait(None)
+
+
+def _clear(queue: Queue | ChangeQueue) -> None:
+    while not queue.empty():
+        queue.get_nowait()
+
+
+def _put(queue: Queue, message: bytes | None) -> None:
     if queue.full():
         queue.get_nowait()
     queue.put_nowait(message)

@@ -157,7 +157,7 @@ def follow(
         held: The changes that the stream holds, oldest first.
     """
     oldest = oldest_start(held, content.version, content_since)
-    links = [] if oldest is None else chain(held, oldest, content.version, content_since) or []
+    links = [] if oldest is None else chain(held, oldest, content.version, content_since)
     extended = None if history is None else _extended(history, links)
     if extended is not None:
         return extended

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from optimizer.models import Value
-from optimizer.web.history import History, HistoryPoint
+from optimizer.cache.keys import PAYLOAD_KINDS
+from optimizer.models import Value, VersionContent
+from optimizer.reader.changes import HeldChange
+from optimizer.reader.results import CachedVersion
+from optimizer.web.history import History, HistoryPoint, follow
 from optimizer.web.history_steps import HistoryStep
 from optimizer.web.pages import CACHED_RESPONSE_BYTES, Pages
 from optimizer.web.prepared import Prepared
@@ -56,10 +60,26 @@ class HistoryPages:
         self.shown = self.latest(SHOWN_STEPS)
         self._cached: OrderedDict[str, Prepared] = OrderedDict()
 
+    @classmethod
+    def after(
+        cls, before: HistoryPages | None, cached: CachedVersion, pages: Pages, held: Sequence[HeldChange]
+    ) -> HistoryPages:
+        """The responses for a version, which is whole, from those before it, if there are any, and the changes."""
+        predictions, bots, portfolio = (cached.payloads[kind].value for kind in PAYLOAD_KINDS)
+        content = VersionContent(
+            version=cached.version,
+            generated_at=cached.manifest.generated_at,
+            predictions=predictions,
+            bots=bots,
+            portfolio=portfolio,
+        )
+        history = None if before is None else before.history
+        return cls(follow(history, content, cached.manifest.content_since, held), pages)
+
     def latest(self, limit: int) -> Prepared:
         """The last steps; made anew each time, which takes milliseconds."""
         # As `HistorySteps`, of steps that are JSON.
-        return self._pages.prepare(_encode({"version": self.version, "steps": self.history.latest(limit)}))
+        return self._pages.respond(_encode({"version": self.version, "steps": self.history.latest(limit)}))
 
     def of_symbol(self, symbol: str) -> Prepared | None:
         """The history of a symbol; `None` if no version that is known has it."""
@@ -69,7 +89,7 @@ class HistoryPages:
             if points is None:
                 return None
             body = _encode(SymbolHistory(symbol, self.version, self.history.since, points))
-            response = self._pages.prepare(body)
+            response = self._pages.respond(body)
             if len(body) <= CACHED_RESPONSE_BYTES:
                 self._cached[symbol] = response
             if len(self._cached) > CACHED_RESPONSES:

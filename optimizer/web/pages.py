@@ -1,4 +1,4 @@
-"""The responses of one version: whole snapshots and the page, prepared; symbols and filtered lists on demand.
+"""The responses of one version: whole snapshots and the page, prepared; the rest on demand.
 
 Values in, bytes out; no I/O. Prepared once a version, in the reader's thread, for a page of ten thousand bots takes a
 while.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -23,7 +24,7 @@ from optimizer.web.negotiate import http_date
 from optimizer.web.prepared import Headers, Prepared
 from optimizer.web.problems import PartMissing
 
-__all__ = ["PageSummary", "Pages", "PredictionQuery", "SnapshotPage"]
+__all__ = ["PageSummary", "Pages", "PredictionQuery", "SnapshotPage", "WholeVersion"]
 
 PAGE_SYMBOLS: Final = 50
 PAGE_GZIP_LEVEL: Final = 6
@@ -31,6 +32,8 @@ PAGE_GZIP_LEVEL: Final = 6
 CACHED_RESPONSES: Final = 256
 # A longer one is made anew each time, so that made-up filters cannot fill the memory.
 CACHED_RESPONSE_BYTES: Final = 32 * 1024
+# Of a response that is made on demand: a shorter one is sent as it is.
+SHORTEST_GZIP_BYTES: Final = 512
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -58,6 +61,18 @@ class SnapshotPage(Value, frozen=True):
     bots: dict[str, BotSummary]
     holdings: list[Holding]
     summary: PageSummary
+
+
+class WholeVersion(Value, frozen=True):
+    """All of one version: every prediction, bot and holding."""
+
+    version: int
+    generated_at: str
+    predictions: list[Record]
+    bots: dict[str, BotSummary]
+    holdings: list[Holding]
+    rejected: Rejected | None
+    timestamp: str
 
 
 class PredictionQuery(NamedTuple):
@@ -92,6 +107,9 @@ class Pages:
             for kind, payload in cached.payloads.items()
         }
         self.whole_page = self._prepare_page() if cached.is_whole else None
+        # Made at the first request: few ask for it, and of 10,000 records it takes a tenth of a second.
+        self.whole_version: Prepared | None = None
+        self._making = threading.Lock()
         self._symbols: dict[str, Prepared] = {}
         self._filtered: OrderedDict[PredictionQuery, Prepared] = OrderedDict()
 
@@ -114,14 +132,50 @@ class Pages:
         Raises:
             PartMissing: A part of it cannot be read.
         """
-        if self.whole_page is None:
-            raise self.part_missing()
-        return self.whole_page
+        return self.whole_page or self._fail()
 
-    def part_missing(self) -> PartMissing:
-        """The error that says which parts cannot be read."""
+    def make_whole_version(self) -> Prepared:
+        """All of the version, made once; in a thread, for it may take a while.
+
+        Raises:
+            PartMissing: A part of it cannot be read.
+        """
+        with self._making:
+            if self.whole_version is None:
+                if not self._cached.is_whole:
+                    self._fail()
+                best, bots, portfolio = (self._cached.payloads[kind].value for kind in PAYLOAD_KINDS)
+                manifest = self._cached.manifest
+                whole = WholeVersion(
+                    version=self.version,
+                    generated_at=manifest.generated_at,
+                    predictions=best.predictions,
+                    bots=bots.bots,
+                    holdings=portfolio.holdings,
+                    rejected=manifest.rejected,
+                    timestamp=best.timestamp,
+                )
+                self.whole_version = self.respond(_encode(whole))
+            return self.whole_version
+
+    def respond(self, body: bytes, media_type: str = "application/json", *, vary: str = "accept-encoding") -> Prepared:
+        """A response of this version with a body that was made on demand."""
+        gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0) if len(body) >= SHORTEST_GZIP_BYTES else None
+        own = [(b"content-type", media_type.encode()), (b"vary", vary.encode())]
+        names = {name for name, _ in own}
+        return Prepared(
+            body,
+            _digest(body),
+            [*own, *(header for header in self._headers if header[0] not in names)],
+            gz=gz,
+            gz_etag="" if gz is None else _digest(gz),
+            per_request_headers=partial(self._per_request_headers, self._cached, None),
+            last_modified_s=self._last_modified_s,
+        )
+
+    def _fail(self) -> NoReturn:
         missing = ", ".join(kind for kind in PAYLOAD_KINDS if kind not in self._whole)
-        return PartMissing(f"version {self.version} has no readable {missing}; the next publish mends it")
+        raise PartMissing(f"version {self.version} has no readable {missing}; the next publish mends it")
 
     def symbol(self, symbol: str) -> Prepared | None:
         """The record of a symbol among the predictions; `None` if it is not one of them."""
@@ -171,11 +225,6 @@ class Pages:
                 self._filtered.popitem(last=False)
         return response
 
-    def prepare(self, body: bytes) -> Prepared:
-        """A response of this version that is JSON, as it is and gzipped."""
-        gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
-        return self._prepare(None, body, _digest(body), gz, _digest(gz))
-
     def _prepare_page(self) -> Prepared:
         payloads = self._cached.payloads
         best, bots = payloads["predictions"].value, payloads["bots"].value.bots
@@ -187,7 +236,9 @@ class Pages:
             payloads["portfolio"].value.holdings,
             _summary(bots.values(), self._cached.manifest.rejected),
         )
-        return self.prepare(_encode(page))
+        body = _encode(page)
+        gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
+        return self._prepare(None, body, _digest(body), gz, _digest(gz))
 
     def _prepare(self, kind: str | None, plain: bytes, etag: str, gz: bytes, gz_etag: str) -> Prepared:
         return Prepared(

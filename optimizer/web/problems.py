@@ -33,6 +33,7 @@ __all__ = [
     "NO_SNAPSHOT",
     "TOO_MANY_UNAUTHORIZED",
     "UNAUTHORIZED",
+    "ChangesGone",
     "PartMissing",
     "Problem",
     "ProblemRoute",
@@ -72,10 +73,21 @@ class Problem(Value, frozen=True):
     status: int
     detail: str
 
-    @classmethod
-    def of(cls, status: int, detail: str) -> Problem:
+    @staticmethod
+    def of(status: int, detail: str) -> Problem:
         """The problem of a response with this status."""
-        return cls("about:blank", HTTPStatus(status).phrase, status, detail)
+        return Problem("about:blank", HTTPStatus(status).phrase, status, detail)
+
+
+class ChangesGone(Problem, frozen=True):
+    """The body of a 410: the current version, the oldest one from which changes are held, and the path of the whole.
+
+    `oldest` is null where none are held. `snapshot` is relative to the path that was asked for.
+    """
+
+    version: int
+    oldest: int | None
+    snapshot: str
 
 
 def json_response(value: msgspec.Struct, status: int = HTTPStatus.OK) -> Response:

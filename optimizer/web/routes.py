@@ -1,17 +1,19 @@
 """The routers, and the routes of snapshots: each sends what is prepared, or the result of one lookup in Redis.
 
 GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page      of the current version; 503 without one
+GET /events                                                           `?data=changes`: with what changed
+GET /changes  /snapshot                                               see `changes.py`
 GET /history  /predictions/{symbol}/history                            see `history_routes.py`
-GET /events
 GET /status  /runs  /healthz  /readyz  /metrics                       see `operations.py`
 POST /runs  GET /runs/{id}                                            if there is a trigger, see `trigger.py`
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
@@ -21,7 +23,8 @@ from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapsho
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.reader import SnapshotReader
 from optimizer.web import describe
-from optimizer.web.events import TOO_MANY_LISTENERS, EventStream
+from optimizer.web.changes import LONGEST_VERSION, add_changes
+from optimizer.web.events import TOO_MANY_LISTENERS, ChangeStream, EventStream
 from optimizer.web.history_routes import add_history
 from optimizer.web.operations import add_operations
 from optimizer.web.pages import PredictionQuery, SnapshotPage
@@ -205,10 +208,35 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         ),
     )
     async def events(
+        data: Annotated[
+            Literal["changes"] | None,
+            Query(
+                description="`changes`: messages have what changed, or `reset`: take the snapshot.",
+                examples=["changes"],
+            ),
+        ] = None,
+        since: Annotated[
+            int | None,
+            Query(
+                ge=0,
+                le=LONGEST_VERSION,
+                description="With `data=changes`: the version that the client has. Last-Event-ID takes precedence.",
+                examples=[1795000000000],
+            ),
+        ] = None,
         last_event_id: Annotated[
             str | None, Header(description="The id of the last message received.", examples=["1795000000000"])
         ] = None,
     ) -> Response:
-        await service.reader()
+        messages = await service.messages()
         known = last_event_id is not None and last_event_id.isascii() and last_event_id.isdecimal()
-        return EventStream(service.hub, int(last_event_id[:20]) if known and last_event_id else None)
+        version = int(last_event_id[:20]) if known and last_event_id else None
+        if data is None:
+            return EventStream(service.hub, version)
+        version = since if version is None else version
+        cached = (await service.reader()).follower.cached
+        if cached is not None and version is not None:
+            await asyncio.to_thread(messages.since, version, cached)  # made there; the stream finds them
+        return ChangeStream(service.hub, version)
+
+    add_changes(router, service)

@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
-from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.config.settings import Settings
 from optimizer.errors import SettingsInvalid
-from optimizer.models import Origin, VersionContent
+from optimizer.models import Origin
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.follower import Follower
 from optimizer.reader.reader import SnapshotReader
 from optimizer.reader.results import Answer, CachedVersion
 from optimizer.storage.location import redact_url
 from optimizer.web.events import Hub
-from optimizer.web.history import follow
 from optimizer.web.history_pages import HistoryPages
+from optimizer.web.messages import ChangeMessages
 from optimizer.web.pages import Pages
 from optimizer.web.prepared import Headers
+from optimizer.web.problems import PartMissing
 from optimizer.web.read_counters import ReadCounters
 
 __all__ = ["Service"]
+
+# A version that its files have, and Redis not yet, comes to listeners as a change if Redis has it within this time.
+REDIS_PATIENCE_S: Final = 5.0
 
 _ORIGIN: Final[dict[Origin, bytes]] = {"redis": b"redis", "files": b"files"}
 
@@ -50,6 +54,8 @@ class Service:
     ) -> None:
         self.hub = Hub()
         self.read_counters = ReadCounters()
+        self._messages: ChangeMessages | None = None
+        self._waits: tuple[int, float] = (0, 0.0)  # for what leads to a version, and since when
         self._settings = settings
         self._source = source
         self._reader: AsyncSnapshotReader | None = None
@@ -127,12 +133,19 @@ class Service:
         if is_first:
             self._loop = asyncio.get_running_loop()
             self.hub.open()
-        follower = await self._reader.start()
-        if follower.changes is None:
-            await asyncio.to_thread(follower.hold_changes)
+        if self._messages is None:
+            # Before its thread starts, so that the first refresh is this one, in the reader's own time limits.
+            self._messages = ChangeMessages(await asyncio.to_thread(self._reader.follower.hold_changes))
+        await self._reader.start()
         if is_first and not self._is_readers_owner:
             self._renew()  # it may have started long ago, and refreshes in a while
         return self._reader
+
+    async def messages(self) -> ChangeMessages:
+        """The messages of what changed, with the changes that are held."""
+        await self.reader()
+        assert self._messages is not None  # noqa: S101 - for mypy
+        return self._messages
 
     def _use(self, reader: AsyncSnapshotReader) -> None:
         self._reader = reader
@@ -161,11 +174,10 @@ class Service:
         Raises:
             SnapshotMissing: There is no version, or a part of it cannot be read.
         """
-        pages = await self.current()
-        history = self._history
-        if history is None:
-            raise pages.part_missing()
-        return history
+        version = (await self.current()).version
+        if self._history is None:
+            raise PartMissing(f"version {version} has a part that cannot be read; the next publish mends it")
+        return self._history
 
     async def close(self) -> None:
         """End the streams, and close the reader, unless the app has passed it."""
@@ -204,52 +216,56 @@ class Service:
 
     def __call__(self, cached: CachedVersion) -> Pages:
         """Prepare the responses of a version before it is shown, in the reader's thread: all routes show it at once."""
+        if self._messages is not None:
+            self._messages.prepare()
         pages = self.pages
         if pages is None or not pages.show(cached):
             pages = Pages(cached, self.per_request_headers)
-        self._add_history(cached, pages)
+        self._add_to_history(cached, pages)
         return pages
 
     def _follow_history(self) -> None:
-        """After each refresh, in the reader's thread: changes that came after their version are in the history too."""
+        """After each refresh, in the reader's thread: changes may come after the version that they lead to."""
         if self._reader is not None and self.pages is not None:
-            self._add_history(self._reader.follower.current(), self.pages)
+            self._add_to_history(self._reader.follower.current(), self.pages)
 
-    def _add_history(self, cached: CachedVersion, pages: Pages) -> None:
-        assert self._reader is not None  # noqa: S101 - it is its reader that calls
-        log = self._reader.follower.changes
-        held = () if log is None else log.entries
-        if self._history_of == (pages, held):
+    def _add_to_history(self, cached: CachedVersion, pages: Pages) -> None:
+        """Make the history that leads to a version, unless it is made, or Redis will soon have what it lacks."""
+        log = self._reader.follower.changes if self._reader is not None else None
+        if log is None or self._history_of == (pages, log.entries):
             return
-        if cached.is_whole:
-            history = None if self._history is None else self._history.history
-            history = follow(history, _content(cached), cached.manifest.content_since, held)
-            self._history = HistoryPages(history, pages)
-        else:
-            self._history = None
-        self._history_of = (pages, held)
+        before = self._history
+        if before is not None and self._messages is not None and self._waits_for_redis(cached):
+            return
+        self._history = HistoryPages.after(before, cached, pages, log.entries) if cached.is_whole else None
+        self._history_of = (pages, log.entries)
 
     def _renew(self) -> None:
         """After each refresh: send news to the listeners, and share what was counted."""
         assert self._reader is not None  # noqa: S101 - it is the reader that calls
         follower = self._reader.follower
-        if follower.cached is not None:
-            self.hub.publish(follower.cached.version, follower.cached.manifest.generated_at)
+        cached = follower.cached
+        if cached is not None:
+            self.hub.publish(cached.version, cached.manifest.generated_at)
+            if self._messages is not None and not self._waits_for_redis(cached):
+                self.hub.show(cached, self._messages)
         self.hub.cache_is(up=follower.redis.up)
         if not self.read_counters.are_shared:
             with suppress(RuntimeError):  # the loop ends, and the reader of the app goes on
                 asyncio.get_running_loop().run_in_executor(None, self.read_counters.share, follower)
 
+    def _waits_for_redis(self, cached: CachedVersion) -> bool:
+        """Whether Redis, which is up, does not have a version yet that this process has from the files.
 
-def _content(cached: CachedVersion) -> VersionContent:
-    predictions, bots, portfolio = (cached.payloads[kind].value for kind in PAYLOAD_KINDS)
-    return VersionContent(
-        version=cached.version,
-        generated_at=cached.manifest.generated_at,
-        predictions=predictions,
-        bots=bots,
-        portfolio=portfolio,
-    )
+        A run writes the files first. Without this, each version that is seen between the two would be a `reset`.
+        """
+        assert self._reader is not None  # noqa: S101 - as above
+        assert self._messages is not None  # noqa: S101
+        if not self._reader.follower.redis.up or self._messages.log.read_to >= cached.version:
+            return False
+        if self._waits[0] != cached.version:
+            self._waits = (cached.version, time.monotonic())
+        return time.monotonic() - self._waits[1] < REDIS_PATIENCE_S
 
 
 def _check_agreement(settings: Settings, follower: Follower) -> None:

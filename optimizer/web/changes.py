@@ -1,0 +1,124 @@
+"""The routes of what changed between versions, and of all of one version.
+
+GET /changes?since=V      what leads from a version to the current one; 410 if that is not held
+GET /snapshot             all of the current version
+
+Nothing here asks Redis: the reader holds what changed. What may be large is made in a thread, beside the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request, Response
+
+from optimizer.errors import ChangesMissing
+from optimizer.models import Value
+from optimizer.reader.changes import HeldChange
+from optimizer.snapshots.delta import Change
+from optimizer.web import describe
+from optimizer.web.messages import ChangeMessages
+from optimizer.web.pages import Pages, WholeVersion
+from optimizer.web.prepared import Prepared, Sending
+from optimizer.web.problems import problem
+from optimizer.web.service import Service
+
+__all__ = ["ChangesPage", "add_changes"]
+
+# Of changes as stored: less is made at once, in the event loop.
+THREAD_BYTES: Final = 32 * 1024
+# Responses that are held a version: clients that follow ask for the same few.
+HELD_RESPONSES: Final = 64
+LONGEST_VERSION: Final = 10**15 - 1
+
+_LINES: Final = re.compile("|".join(map(re.escape, describe.JSON_LINES)), re.IGNORECASE)
+
+
+class ChangesPage(Value, frozen=True):
+    """What leads from one version to the current one, oldest first: apply them in this order."""
+
+    version: int
+    changes: list[Change]
+
+
+class Responses:
+    """The responses of one version, by what was asked."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._pages: Pages | None = None
+        self._held: OrderedDict[tuple[int, str], Prepared] = OrderedDict()
+
+    async def respond(self, pages: Pages, held: Sequence[HeldChange], since: int, media_type: str) -> Prepared:
+        """Make the response, or take it from those that are held."""
+        if pages is not self._pages:
+            self._pages = pages
+            self._held.clear()
+        response = self._held.get((since, media_type))
+        if response is None:
+            arguments = (pages, await self._service.messages(), held, media_type)
+            if sum(len(change.gz) for change in held) < THREAD_BYTES:
+                response = _make(*arguments)
+            else:
+                response = await asyncio.to_thread(_make, *arguments)
+            if pages is self._pages:
+                self._held[since, media_type] = response
+                if len(self._held) > HELD_RESPONSES:
+                    self._held.popitem(last=False)
+        return response
+
+
+def _make(pages: Pages, messages: ChangeMessages, held: Sequence[HeldChange], media_type: str) -> Prepared:
+    changes = [message.data for message in messages.encoded(held)]
+    if media_type == "application/json":
+        body = b'{"version":%d,"changes":[%b]}' % (pages.version, b",".join(changes))
+    else:
+        body = b"".join(change + b"\n" for change in changes)
+    return pages.respond(body, media_type, vary="accept, accept-encoding")
+
+
+def add_changes(router: APIRouter, service: Service) -> None:
+    """Add the two routes."""
+    responses = Responses(service)
+
+    @router.get(
+        "/changes",
+        summary="What changed since a version, oldest first",
+        responses=describe.responses(
+            ChangesPage, describe.CHANGES_EXAMPLE, 304, 410, 422, 503, snapshot=True, lines=describe.CHANGE_EXAMPLE
+        ),
+    )
+    async def changes(
+        request: Request,
+        since: Annotated[
+            int,
+            Query(ge=0, le=LONGEST_VERSION, description="The version that the client has.", examples=[1795000000000]),
+        ],
+    ) -> Response:
+        """With `Accept: application/jsonl` one change a line, with the current version in `X-Snapshot-Version`."""
+        log = (await service.messages()).log
+        cached = (await service.reader()).follower.current()
+        try:
+            held = log.since(since, cached)
+        except ChangesMissing as error:
+            members = {"version": cached.version, "oldest": log.oldest(cached), "snapshot": "snapshot"}
+            return problem(410, str(error), members=members)
+        lines = _LINES.search(request.headers.get("accept", ""))
+        media_type = lines[0].lower() if lines else "application/json"
+        return Sending(await responses.respond(cached.prepared, held, since, media_type))
+
+    @router.get(
+        "/snapshot",
+        summary="All of the current version, to which changes can be applied",
+        responses=describe.responses(WholeVersion, describe.SNAPSHOT_EXAMPLE, 304, 503, snapshot=True),
+    )
+    async def snapshot() -> Response:
+        pages = await service.current()
+        made = pages.whole_version
+        if made is None:
+            made = await asyncio.to_thread(pages.make_whole_version)
+        return Sending(made)
