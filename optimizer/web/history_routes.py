@@ -47,9 +47,7 @@ def add_history(router: APIRouter, service: Service) -> None:
         response = pages.of_symbol(symbol)
         if response is None:
             since, version = pages.history.since, pages.version
-            return problem(
-                404, f"{symbol!r} is among the predictions of none of the versions from {since} to {version}"
-            )
+            return problem(404, f"{symbol!r} is in the predictions of no version from {since} to {version}")
         return Sending(response)
 
     router.add_api_route(
