@@ -193,7 +193,7 @@ def run_locked(
                 session.lock(token, run_id=run_id) as source_is_free,
             ):
                 before = store.read_manifest()
-                session.start_from(before.version if before else 0)
+                session.start_from(before)
                 report: _Report | Report
                 if directory_is_free if source_is_free is None else source_is_free:
                     report = work(session, before)
