@@ -26,6 +26,7 @@ from optimizer.models import (
     Index,
     Manifest,
     Origin,
+    Pin,
     PortfolioSnapshot,
     PredictionsSnapshot,
     Record,
@@ -60,7 +61,11 @@ _DECODERS: Final[Mapping[str, Callable[[bytes], Any]]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """Which version is current. `generated_at` is when it was made, `checked_at` when a run last confirmed it."""
+    """Which version is current. `generated_at` is when it was made, `checked_at` when a run last confirmed it.
+
+    `pinned` says since when no run replaces it, and by whom; `None` if runs do. `restored_from` is the old version that a
+    rollback published again as this one.
+    """
 
     version: int
     generated_at: str
@@ -69,6 +74,8 @@ class State:
     age_s: float
     stale: bool
     rejected: Rejected | None = None
+    pinned: Pin | None = None
+    restored_from: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
