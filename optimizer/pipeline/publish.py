@@ -31,9 +31,8 @@ def publish(
 ) -> Report:
     """Select, ask the guards, write the files, then Redis; the lock is checked before either shows anything.
 
-    `progress` is called while a guard of the user's is on, as if all was read; what it raises ends the run.
-
     An input with the same content keeps its version: only the manifest is replaced, in the files and in Redis.
+    `progress` is called while a guard of the user's is on, as if all was read; what it raises ends the run.
     """
     result = scanned.result
     check_plausible(
@@ -61,15 +60,8 @@ def publish(
         gzip_level=settings.gzip_level,
         made_by=user_at_host(),
     )
-    watched = session.watched(progress)
-    check_guards(
-        settings,
-        snapshots,
-        None if before is None else before.manifest,
-        lambda: None if before is None or before.snapshots is None else before.snapshots.content(),
-        accept=accept,
-        wait=lambda: watched(scanned.input_bytes, scanned.input_bytes),
-    )
+    watched, read_bytes = session.watched(progress), scanned.input_bytes
+    check_guards(settings, snapshots, before, accept=accept, wait=lambda: watched(read_bytes, read_bytes))
     manifest = snapshots.manifest
     is_equal = before is not None and before.manifest.version == manifest.version
     if is_equal:

@@ -67,7 +67,7 @@ def optimize(
     Args:
         settings: All settings of the source.
         force: Scan though nothing changed.
-        accept: Publish an input though too many of its records or bots are rejected.
+        accept: Publish an input though too many of its records or bots are rejected, or a guard refuses it.
         tick: The number of the scheduled tick (time / interval), of which only one run is made; `None` for a run by
             hand, which ignores ticks.
         use_cache: False to leave Redis alone: files only.
