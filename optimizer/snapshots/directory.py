@@ -4,7 +4,8 @@
         current -> versions/1795000000000          the only link that changes
         rolling_optimized.json.gz -> current/...   fixed names for plain readers; these links never change
         bots_snapshot.json.gz, portfolio_snapshot.json.gz, symbols_index.json.gz, manifest.json   likewise
-        versions/1795000000000/                    a whole set, never written again; until complete, it has another name
+        versions/1795000000000/                    a whole set; until complete, it has another name. Of the current
+                                                   one the manifest may be replaced, by one rename
         .output-id                                 what tells it from other directories, see `marker.py`
         .lock                                      locked by the current run; mode 0600
 
@@ -47,6 +48,7 @@ from optimizer.snapshots.format import (
     CurrentManifest,
     SnapshotSet,
     check_newer,
+    check_same_set,
     decode_manifest,
     encode_manifest,
 )
@@ -110,9 +112,7 @@ class DirectoryStore:
         """
         version = snapshots.manifest.version
         complete = self._versions / str(version)
-        # A unique name: a run that is stopped here and overtaken continues later, and the other may have made the same
-        # version (if the clock is behind the newest). What it then writes and removes must be its own.
-        partial = self._versions / f"{version}.{secrets.token_hex(8)}.partial"
+        partial = self._partial(version)
 
         def check() -> None:
             before_commit()
@@ -142,6 +142,38 @@ class DirectoryStore:
             self._link_names()
             durable.sync_directory(self._path)
             self._sweep()
+
+    def replace_manifest(self, manifest: Manifest, *, before_commit: Callable[[], None] = lambda: None) -> None:
+        """Replace the manifest of the current set by another one of the same set, in one rename.
+
+        It is written in a directory of its own beside the sets, which the next writer removes if this one dies.
+        """
+        directory = self._versions / str(manifest.version)
+        partial = self._partial(manifest.version)
+        with self._writing():
+            self._check_owner(self._versions, self._versions.lstat())
+            try:
+                partial.mkdir()
+                durable.write_file(partial / MANIFEST_NAME, encode_manifest(manifest))
+                before_commit()
+                check_same_set(manifest, self.read_manifest(), self._path)
+                (partial / MANIFEST_NAME).rename(directory / MANIFEST_NAME)
+            except OSError:
+                before_commit()  # a run that overtook this one has removed its files: then that is the reason
+                raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            durable.sync_directory(directory)
+            self._link_names()
+            self._sweep()
+
+    def _partial(self, version: int) -> Path:
+        """The directory in which a version is written.
+
+        A unique name: a run that is stopped and overtaken continues later, and the other may have made the same version
+        (if the clock is behind the newest). What it then writes and removes must be its own.
+        """
+        return self._versions / f"{version}.{secrets.token_hex(8)}.partial"
 
     def read_manifest(self) -> Manifest | None:
         """Read the manifest of the current set; `None` if there is no usable one."""

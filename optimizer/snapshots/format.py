@@ -44,6 +44,7 @@ __all__ = [
     "CurrentManifest",
     "SnapshotSet",
     "check_newer",
+    "check_same_set",
     "decode_manifest",
     "encode_manifest",
     "encode_set",
@@ -175,4 +176,23 @@ def check_newer(version: int, replaced: int | None, current: Manifest | None, wh
         raise PublishRefused(
             f"version {version} was not published: {where} holds version {current.version} by now, written while this "
             "run was on; the next tick starts anew"
+        )
+
+
+def check_same_set(manifest: Manifest, current: Manifest | None, where: Location) -> None:
+    """Check, before a manifest replaces the current one, that both are of the same set.
+
+    Args:
+        manifest: The new manifest.
+        current: The current manifest.
+        where: The location, for the message.
+
+    Raises:
+        PublishRefused: Another set is the current one by now.
+    """
+    if current is None or (current.version, current.snapshots) != (manifest.version, manifest.snapshots):
+        now = "no usable set" if current is None else f"version {current.version}"
+        raise PublishRefused(
+            f"the manifest of version {manifest.version} was not replaced: {where} holds {now} by now; the next tick "
+            "starts anew"
         )

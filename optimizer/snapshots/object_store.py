@@ -1,7 +1,7 @@
 """Snapshot sets in an object store, which has neither rename nor links.
 
     output/
-        versions/1795000000000/    a whole set with its manifest, never written again
+        versions/1795000000000/    a whole set with its manifest; of the current one the manifest may be replaced
         rolling_optimized.json.gz ...   fixed names for plain readers: copies, each whole, briefly of two different sets
         manifest.json              put last: it names the current set, and one put changes it
 
@@ -39,6 +39,7 @@ from optimizer.snapshots.format import (
     CurrentManifest,
     SnapshotSet,
     check_newer,
+    check_same_set,
     decode_manifest,
     encode_manifest,
 )
@@ -101,6 +102,18 @@ class ObjectStore:
             self._store.pipe({(self._url / name).text: data for name, data in files.items()})
             self._store.pipe_file(self._manifest, manifest)
         self._sweep(version, source)
+
+    def replace_manifest(self, manifest: Manifest, *, before_commit: Callable[[], None] = lambda: None) -> None:
+        """Replace the manifest of the current set by another one of the same set: in the set, then the one that counts.
+
+        A writer that dies between the two leaves the old one in force.
+        """
+        data = encode_manifest(manifest)
+        with self._writing():
+            before_commit()
+            check_same_set(manifest, self.read_manifest(), self._url)
+            self._store.pipe_file((self._set(manifest.version) / MANIFEST_NAME).text, data)
+            self._store.pipe_file(self._manifest, data)
 
     def read_manifest(self) -> Manifest | None:
         """Read the manifest of the current set; `None` if there is no usable one."""

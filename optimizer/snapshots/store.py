@@ -47,6 +47,18 @@ class SnapshotStore(Protocol):
             PublishRefused: A newer set is the current one by now.
         """
 
+    def replace_manifest(self, manifest: Manifest, *, before_commit: Callable[[], None] = lambda: None) -> None:
+        """Replace the manifest of the current set by another one of the same set. The caller holds the `lock`.
+
+        Args:
+            manifest: The new manifest; its version and digests are those of the current one.
+            before_commit: Called before the new manifest is shown; an exception from it stops the replacement.
+
+        Raises:
+            OutputUnwritable: It cannot be written; the current manifest is unchanged.
+            PublishRefused: Another set is the current one by now.
+        """
+
     def read_manifest(self) -> Manifest | None:
         """Read the manifest of the current set; `None` if there is no usable one."""
 

@@ -144,7 +144,7 @@ _PROBLEMS: Final = {
     404: f"no prediction for 'XYZ' in version {_VERSION}",
     409: "the run 7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11, sent without force, has not ended: ask again then",
     410: f"what changed since version 7 is not held: the oldest version from which changes are held is {_OLDEST}; "
-    f"take the whole version {_VERSION} from snapshot",
+    f"take all of version {_VERSION}, by reader.snapshot() or GET /snapshot, and what changes after it",
     422: "query.limit: Input should be greater than or equal to 0",
     429: TOO_MANY_UNAUTHORIZED,
     503: NO_SNAPSHOT,
