@@ -6,8 +6,12 @@
 The order is not part of a change: predictions are in order of confidence, then symbol, bots of their names, holdings of
 their symbols. Values are compared as JSON: in Python 1, 1.0 and True are equal.
 
+    chain(changes, ...)               those that lead from a version to the current one
+
 A change holds for every version with the content of the one before: from `since`, which first had it, to `before`. So
 versions that changed nothing here need no change of their own.
+
+Errors: `ChangesMissing` where changes are not held any more.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from optimizer.errors import ChangesMissing
 from optimizer.models import (
     BotsSnapshot,
     BotSummary,
@@ -41,6 +46,7 @@ __all__ = [
     "StoredChange",
     "apply_change",
     "apply_predictions",
+    "chain",
     "change_between",
     "count_changes",
     "decode_stored",
@@ -160,6 +166,36 @@ def apply_predictions(records: Iterable[Record], change: PredictionsChange) -> l
     """Return the predictions after a change, best first."""
     merged = _merge(_by_symbol(records), _by_symbol(change.changed), change.removed)
     return sorted(merged.values(), key=_rank)
+
+
+def chain(changes: Iterable[Change], since: int, current: int, content_since: int | None) -> list[Change]:
+    """Return the changes that lead from a version to the current one, oldest first.
+
+    Args:
+        changes: The changes that are held, oldest first; there may be gaps.
+        since: The version to start from; from one that is newer than the current one there is nothing to do.
+        current: The current version.
+        content_since: As its manifest says; `None`, as in older releases, if it is not known to have older content.
+
+    Raises:
+        ChangesMissing: One of them is not held.
+    """
+    content_since = current if content_since is None else content_since
+    if since >= content_since:
+        return []
+    needed = [change for change in changes if since < change.version <= current]
+    reached = since
+    for change in needed:
+        if not change.since <= reached <= change.before:
+            break
+        reached = change.version
+    else:
+        if reached >= content_since:
+            return needed
+    raise ChangesMissing(
+        f"the changes from version {since} to {current} are not held any more; take the whole snapshot of version "
+        f"{current}, and the changes since then"
+    )
 
 
 def count_changes(before: VersionContent, stored: StoredChange | None) -> ChangeCounts:
