@@ -110,4 +110,3 @@ class InNode:
         assert answer, self._process.communicate()[1]
         log: dict[str, Any] = json.loads(answer)
         return log
-
