@@ -17,7 +17,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -158,16 +158,17 @@ def _listening(proxy: CountingProxy, headers: dict[str, str]) -> Iterator[Callab
 
     def read() -> None:
         text = b""
-        while data := answer.read1(1 << 16):
-            lines = (text + inflate(data)).split(b"\n")
-            text = lines.pop()
-            versions[0] = max(versions[0], *(int(line[3:]) for line in lines if line.startswith(b"id:")), 0)
+        with suppress(http.client.IncompleteRead):  # the proxy has closed
+            while data := answer.read1(1 << 16):
+                lines = (text + inflate(data)).split(b"\n")
+                text = lines.pop()
+                versions.extend(int(line[3:]) for line in lines if line.startswith(b"id:"))
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    yield lambda: versions[0]
+    yield lambda: versions[-1]
     proxy.close()
-    thread.join(10)
+    thread.join()
     connection.close()
 
 

@@ -49,9 +49,7 @@ class CountingProxy:
 
     def close(self) -> None:
         """Close every connection, and take no more."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for each in list(self._sockets):
+        for each in (self._listener, *list(self._sockets)):
             _shut(each)
 
     def _accept(self) -> None:
