@@ -301,6 +301,10 @@ class Pin(Value, frozen=True):
     at: str
     by: str
 
+    def describe(self) -> str:
+        """Return it in words: `pinned since ... by ...`."""
+        return f"pinned since {self.at} by {self.by}"
+
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`manifest.json`, the commit record of a set of snapshot files, and the pointer in Redis.

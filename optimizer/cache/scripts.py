@@ -19,6 +19,7 @@ __all__ = [
     "EXTEND",
     "FLIP",
     "NAME_OUTPUT",
+    "REPLACE_MANIFEST",
     "REVOKE",
 ]
 
@@ -133,6 +134,14 @@ if redis.call('HGET', KEYS[2], 'version') ~= ARGV[1] then
     redis.call('DEL', KEYS[2])
     redis.call('HSET', KEYS[2], 'version', ARGV[1])
 end
+"""
+
+# KEYS: lock, current. ARGV: token, version, manifest.
+# A pointer to another version stays as it is: the next run publishes from the files.
+REPLACE_MANIFEST: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[2], 'version') == ARGV[2] then redis.call('HSET', KEYS[2], 'manifest', ARGV[3]) end
+return 1
 """
 
 # KEYS: lock, current, published, deltas, flipped, then the staged keys, their final names, and old versions' keys.

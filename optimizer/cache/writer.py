@@ -36,11 +36,12 @@ from optimizer.cache.keys import (
 )
 from optimizer.cache.lock import Lock
 from optimizer.cache.pointer import Pointer, pointer_fields
-from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP
+from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP, REPLACE_MANIFEST
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
+from optimizer.models import Manifest
 from optimizer.snapshots.delta import change_between, encode_stored
-from optimizer.snapshots.format import SnapshotSet
+from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
 __all__ = ["VersionWriter"]
 
@@ -103,6 +104,12 @@ class VersionWriter:
         """Note that a version is still the newest, if the pointer still names it."""
         with self._cache.commands() as client:
             client.eval(CONFIRM, 2, self._keys.current, self._keys.flipped, str(version), _now(client))
+
+    def replace_manifest(self, manifest: Manifest, lock: Lock) -> bool:
+        """Replace the manifest in the pointer if it names this version; false if the lock is lost."""
+        with self._cache.commands() as client:
+            arguments = (lock.token, str(manifest.version), encode_manifest(manifest))
+            return bool(client.eval(REPLACE_MANIFEST, 2, self._keys.lock, self._keys.current, *arguments))
 
     def publish(self, snapshots: SnapshotSet, *, lock: Lock, before: Pointer | None, in_files: int = 0) -> None:
         """Make a set the current version.

@@ -27,6 +27,7 @@ from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunTime
 from optimizer.log import SourceLog
 from optimizer.models import Manifest, PartResult, Report
 from optimizer.pipeline.assignment import Assignment, dispatch_lock_ttl_s, end_assignment, read_assignment
+from optimizer.pipeline.confirm import keep_pinned
 from optimizer.pipeline.parts import (
     Part,
     Progress,
@@ -125,11 +126,14 @@ def merge_parts(
         RollingError: The run failed otherwise.
     """
 
-    def merge(session: Session, _before: Manifest | None) -> Report:
+    def merge(session: Session, before: Manifest | None) -> Report:
         assignment = read_assignment(session, token)
         if assignment is None:
             return skipped(settings, "superseded")
         try:
+            pinned = keep_pinned(settings, session, before)
+            if pinned is not None:
+                return pinned
             is_newest = session.version_before == assignment.version_before and (
                 assignment.newest_before is None or session.newest_before <= assignment.newest_before
             )

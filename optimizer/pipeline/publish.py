@@ -47,7 +47,7 @@ def publish(settings: Settings, session: Session, scanned: ScannedInput, *, acce
         rejected=result.rejected,
         gzip_level=settings.gzip_level,
     )
-    snapshot_store(settings.output_dir).write(
+    snapshot_store(settings.output_dir, keep=settings.keep_versions).write(
         snapshots, replaced=session.newest_before, before_commit=session.check_superseded
     )
     session.publish(snapshots)

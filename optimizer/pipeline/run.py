@@ -10,9 +10,10 @@ stream of runs. Every failure but a bug is a `RollingError`, after which files a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -29,11 +30,12 @@ from optimizer.pipeline.assignment import (
     store_assignment,
     take_lost_assignment,
 )
+from optimizer.pipeline.confirm import confirm_set, keep_pinned
 from optimizer.pipeline.parts import Input, Part, Progress, open_input
 from optimizer.pipeline.publish import publish
 from optimizer.pipeline.session import Session
 from optimizer.scan.engine import choose_engine
-from optimizer.snapshots.store import snapshot_store
+from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
 __all__ = [
     "Progress",
@@ -43,6 +45,9 @@ __all__ = [
     "run_source",
     "skipped",
 ]
+
+# How often a run that waits for another one tries its locks.
+WAIT_POLL_S: Final = 0.2
 
 _Report = TypeVar("_Report", bound=Report | None)
 
@@ -112,6 +117,9 @@ def run_source(
             lost = take_lost_assignment(session, dispatcher.tell_lost)
             if lost is not None:
                 session.record(failed_report(settings, lost))
+        pinned = keep_pinned(settings, session, before)
+        if pinned is not None:
+            return pinned
         began_s = time.time()
         with closing(open_input(settings)) as opened:
             are_kept = _renew_parts(session, opened.parts) if opened.parts else []
@@ -159,6 +167,8 @@ def run_locked(
     token: str | None = None,
     tick: int | None = None,
     use_cache: bool = True,
+    wait_s: float = 0.0,
+    on_wait: Callable[[], object] = lambda: None,
     time_limit_error: type[Exception] = TimeoutError,
 ) -> _Report | Report:
     """Do a run's work under the locks of the output directory and of the source, and record how it ended.
@@ -173,6 +183,8 @@ def run_locked(
         token: The token of a distributed run, to end it here.
         tick: As of `optimize`.
         use_cache: As of `optimize`.
+        wait_s: How long to wait for a run that is on, before this one is skipped.
+        on_wait: Called once if it waits.
         time_limit_error: As of `optimize`.
 
     Returns:
@@ -183,19 +195,17 @@ def run_locked(
         RollingError: The run failed.
     """
     started = time.monotonic()
-    store = snapshot_store(settings.output_dir)
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
     with Session(settings, use_cache=use_cache) as session:
         try:
             if tick is not None and not session.ask(lambda: session.run_log.take_tick(tick), absent=True):
                 return skipped(settings, "tick_taken")
-            with (
-                store.lock() as directory_is_free,
-                session.lock(token, run_id=run_id) as source_is_free,
-            ):
+            take = partial(session.lock, token, run_id=run_id)
+            with _locked(store, take, wait_s, on_wait) as is_free:
                 before = store.read_manifest()
                 session.start_from(before.version if before else 0)
                 report: _Report | Report
-                if directory_is_free if source_is_free is None else source_is_free:
+                if is_free:
                     report = work(session, before)
                     if report is not None and report.status != "skipped":  # the directory holds what it stands for
                         warning = session.warn_unless_shared(settings.output_dir, store.marker)
@@ -217,6 +227,28 @@ def run_locked(
         return report
 
 
+@contextmanager
+def _locked(
+    store: SnapshotStore,
+    take: Callable[[], AbstractContextManager[bool | None]],
+    wait_s: float,
+    on_wait: Callable[[], object],
+) -> Iterator[bool]:
+    """Hold the locks of the output directory and of the source; yield whether they were free within `wait_s`."""
+    until_s = time.monotonic() + wait_s
+    told = False
+    while True:
+        with store.lock() as directory_is_free, take() as source_is_free:
+            is_free = directory_is_free if source_is_free is None else source_is_free
+            if is_free or time.monotonic() >= until_s:
+                yield is_free
+                return
+        if not told:
+            on_wait()
+            told = True
+        time.sleep(WAIT_POLL_S)
+
+
 def _confirm(settings: Settings, session: Session, opened: Input, manifest: Manifest | None) -> Report | None:
     """Confirm the current set if the input has not changed; publish it again if Redis has none or an older one.
 
@@ -226,20 +258,13 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     """
     if manifest is None or manifest.fingerprint != opened.fingerprint:
         return None
-    store = snapshot_store(settings.output_dir)
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
     snapshots = store.read_set(manifest=manifest)
     if snapshots is None or snapshots.manifest != manifest:
         return None
-    standing = session.compare(manifest)
-    if standing == "other":
+    done = confirm_set(store, session, snapshots)
+    if done is None:
         return None
-    if standing == "current" and session.shows(snapshots):
-        session.ask(lambda: session.writer.confirm(session.version_before), absent=None)
-        done = "current"
-    else:
-        session.publish(snapshots)
-        done = "republished"
-    store.mark_checked()
     return Report(
         "unchanged",
         settings.source,

@@ -9,6 +9,7 @@ its lock is lost, or another run has published since, though Redis was away when
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -188,6 +189,17 @@ class Session:
         """Note the version in the files before the input is opened; a newer one at the end was published meanwhile."""
         self.newest_before = max(self.newest_before, self.version_before, version)
 
+    def newest(self, in_files: Manifest | None) -> Manifest | None:
+        """The manifest that counts: of the newest set in the files and in Redis, at equal versions the files'."""
+        in_redis = self._before.manifest if self._before else None
+        if in_files is None or (in_redis is not None and in_redis.version > in_files.version):
+            return in_redis
+        return in_files
+
+    def next_version(self) -> int:
+        """A version above all that are known: milliseconds since the epoch, unless the clock is behind the newest."""
+        return max(time.time_ns() // 1_000_000, self.newest_version() + 1, self.newest_before + 1)
+
     def newest_version(self) -> int:
         """The newest version that Redis knows of, 0 for none."""
         return max(self.version_before, self.ask(self.writer.newest_known, absent=0))
@@ -208,6 +220,10 @@ class Session:
         is_taken = before is not None and before.version == version and not is_same
         return "other" if is_taken or self.newest_version() > version else "behind"
 
+    def has(self, version: int) -> bool:
+        """Whether Redis shows this version, and every value of it is there."""
+        return self.version_before == version and self._is_intact(version)
+
     def _is_intact(self, version: int) -> bool:
         return self.ask(lambda: is_intact(self.cache, version), absent=True)
 
@@ -216,6 +232,20 @@ class Session:
         if self.version_before != snapshots.manifest.version:
             return True
         return self.ask(lambda: shows(self.cache, snapshots), absent=True)
+
+    def confirm(self) -> None:
+        """Note in Redis that the version that the run starts from is still the newest."""
+        self.ask(lambda: self.writer.confirm(self.version_before), absent=None)
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        """Replace the manifest that Redis shows, if it shows this version.
+
+        Raises:
+            PublishRefused: The run is no longer the only one.
+        """
+        lock = self._lock
+        if lock and not self.ask(lambda: self.writer.replace_manifest(manifest, lock), absent=True):
+            raise PublishRefused(LOCK_LOST)
 
     def publish(self, snapshots: SnapshotSet) -> None:
         """Make a set the current one.

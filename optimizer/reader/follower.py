@@ -173,6 +173,8 @@ class Follower:
             age_s=age_s,
             stale=age_s > self.stale_after_s,
             rejected=cached.manifest.rejected,
+            pinned=cached.manifest.pinned,
+            restored_from=cached.manifest.restored_from,
         )
 
     def holds(self, version: int) -> bool:

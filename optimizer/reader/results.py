@@ -26,6 +26,7 @@ from optimizer.models import (
     Index,
     Manifest,
     Origin,
+    Pin,
     PortfolioSnapshot,
     PredictionsSnapshot,
     Record,
@@ -64,7 +65,11 @@ _DECODERS: Final[Mapping[str, Callable[[bytes], Any]]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """Which version is current. `generated_at` is when it was made, `checked_at` when a run last confirmed it."""
+    """Which version is current. `generated_at` is when it was made, `checked_at` when a run last confirmed it.
+
+    `pinned` says since when no run replaces it, and by whom; `None` if runs do. `restored_from` is the old version that
+    a rollback published again as this one.
+    """
 
     version: int
     generated_at: str
@@ -73,6 +78,8 @@ class State:
     age_s: float
     stale: bool
     rejected: Rejected | None = None
+    pinned: Pin | None = None
+    restored_from: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,22 +168,29 @@ class Sighting:
         return None if entry is None else entry.sha256
 
     def confirmed_by(self, *others: Sighting | None) -> Sighting:
-        """The same version with its newest confirmation, and with what it leaves out, if another store says so.
+        """The same version with its newest confirmation, and with the manifest that the last of the others shows of it.
 
+        The manifest of a version may be replaced by one of the same payloads: another input, or a pin that was removed.
         A confirmation of an older version of the same input says as much of this one: the input is still what it was.
         """
         newest, manifest = self, self.manifest
         for other in others:
             if other is None:
                 continue
-            if other.manifest.fingerprint == manifest.fingerprint and other.checked_s > newest.checked_s:
+            is_same_set = self._is_same_set(other)
+            is_same_input = other.manifest.fingerprint == self.manifest.fingerprint
+            if (is_same_set or is_same_input) and other.checked_s > newest.checked_s:
                 newest = other
-            # A pointer that an older release has written does not say what is left out; the files may.
-            if manifest.rejected is None and other.manifest.rejected and other.version == self.version:
-                manifest = msgspec.structs.replace(manifest, rejected=other.manifest.rejected)
-        if newest is self and manifest is self.manifest:
+            if is_same_set:
+                # A pointer that an older release has written does not say what is left out; the files may.
+                rejected = other.manifest.rejected or manifest.rejected
+                manifest = msgspec.structs.replace(other.manifest, rejected=rejected)
+        if newest is self and manifest == self.manifest:
             return self
         return Sighting(manifest, newest.checked_at, newest.checked_s)
+
+    def _is_same_set(self, other: Sighting) -> bool:
+        return self.version == other.version and all(self.etag(kind) == other.etag(kind) for kind in PAYLOAD_KINDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@
         current -> versions/1795000000000          the only link that changes
         rolling_optimized.json.gz -> current/...   fixed names for plain readers; these links never change
         bots_snapshot.json.gz, portfolio_snapshot.json.gz, symbols_index.json.gz, manifest.json   likewise
-        versions/1795000000000/                    a whole set, never written again; until complete, it has another name
+        versions/1795000000000/                    a whole set; until complete, it has another name. Of the current
+                                                   one the manifest may be replaced, by one rename
         .output-id                                 what tells it from other directories, see `marker.py`
         .lock                                      locked by the current run; mode 0600
 
@@ -45,8 +46,10 @@ from optimizer.snapshots.format import (
     SET_FILES,
     VERSIONS_NAME,
     CurrentManifest,
+    KeptVersion,
     SnapshotSet,
     check_newer,
+    check_same_set,
     decode_manifest,
     encode_manifest,
 )
@@ -62,10 +65,16 @@ _SET_NAME = re.compile(r"[0-9]+(\.[0-9a-f]+\.partial)?")
 
 
 class DirectoryStore:
-    """The sets in a directory; a `SnapshotStore`."""
+    """The sets in a directory; a `SnapshotStore`.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The directory.
+        keep: How many sets stay, the current one included.
+    """
+
+    def __init__(self, path: Path, keep: int = KEPT_SETS) -> None:
         self._path = path
+        self._keep = keep
         self._current = path / CURRENT_NAME
         self._versions = path / VERSIONS_NAME
         self.marker = Marker(path)
@@ -110,9 +119,7 @@ class DirectoryStore:
         """
         version = snapshots.manifest.version
         complete = self._versions / str(version)
-        # A unique name: a run that is stopped here and overtaken continues later, and the other may have made the same
-        # version (if the clock is behind the newest). What it then writes and removes must be its own.
-        partial = self._versions / f"{version}.{secrets.token_hex(8)}.partial"
+        partial = self._partial(version)
 
         def check() -> None:
             before_commit()
@@ -142,6 +149,38 @@ class DirectoryStore:
             self._link_names()
             durable.sync_directory(self._path)
             self._sweep()
+
+    def replace_manifest(self, manifest: Manifest, *, before_commit: Callable[[], None] = lambda: None) -> None:
+        """Replace the manifest of the current set by another one of the same set, in one rename.
+
+        It is written in a directory of its own beside the sets, which the next writer removes if this one dies.
+        """
+        directory = self._versions / str(manifest.version)
+        partial = self._partial(manifest.version)
+        with self._writing():
+            self._check_owner(self._versions, self._versions.lstat())
+            try:
+                partial.mkdir()
+                durable.write_file(partial / MANIFEST_NAME, encode_manifest(manifest))
+                before_commit()
+                check_same_set(manifest, self.read_manifest(), self._path)
+                (partial / MANIFEST_NAME).rename(directory / MANIFEST_NAME)
+            except OSError:
+                before_commit()  # a run that overtook this one has removed its files: then that is the reason
+                raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            durable.sync_directory(directory)
+            self._link_names()
+            self._sweep()
+
+    def _partial(self, version: int) -> Path:
+        """The directory in which a version is written.
+
+        A unique name: a run that is stopped and overtaken continues later, and the other may have made the same version
+        (if the clock is behind the newest). What it then writes and removes must be its own.
+        """
+        return self._versions / f"{version}.{secrets.token_hex(8)}.partial"
 
     def read_manifest(self) -> Manifest | None:
         """Read the manifest of the current set; `None` if there is no usable one."""
@@ -186,6 +225,26 @@ class DirectoryStore:
             return snapshots if snapshots.is_whole else None
         return None
 
+    def versions(self) -> list[KeptVersion]:
+        """List the kept sets that are not newer than the current one, newest first; only sets of trusted users."""
+        try:
+            newest, ours = self._current_version(), self._sets()
+        except OSError as error:
+            self._check_damaged(error)
+            return []
+        versions = sorted((int(path.name) for path in ours if path.name.isdecimal()), reverse=True)
+        return [self._kept_version(version) for version in versions if version <= newest]
+
+    def _kept_version(self, version: int) -> KeptVersion:
+        directory = self._versions / str(version)
+        try:
+            sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+            manifest = decode_manifest((directory / MANIFEST_NAME).read_bytes())
+        except OSError as error:
+            self._check_damaged(error)
+            return KeptVersion.of(version, None, {})
+        return KeptVersion.of(version, manifest, sizes)
+
     def mark_checked(self) -> None:
         """Note that the current set is still the newest: the manifest's time of modification becomes now.
 
@@ -212,18 +271,25 @@ class DirectoryStore:
             leftover = durable.partial_link(self._path / name)
             if leftover.is_symlink():
                 leftover.unlink()
-        current = ""
-        with suppress(OSError):
-            current = self._current.readlink().name
-        trusted = self._trusted()
-        ours = [path for path in self._versions.iterdir() if _is_set(path, trusted)]
+        newest, ours = self._current_version(), self._sets()
         versions = sorted(int(path.name) for path in ours if path.name.isdecimal())
         # A set newer than the current one never became current: its writer died before.
-        newest = int(current) if current.isdecimal() else 0
-        kept = {current, *[str(version) for version in versions if version <= newest][-KEPT_SETS:]}
+        kept = {str(version) for version in [version for version in versions if version <= newest][-self._keep :]}
         for path in ours:
             if path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _current_version(self) -> int:
+        """The version that `current` names, 0 for none."""
+        current = ""
+        with suppress(OSError):
+            current = self._current.readlink().name
+        return int(current) if current.isdecimal() else 0
+
+    def _sets(self) -> list[Path]:
+        """The directories of sets, complete or not, that a trusted user has made."""
+        trusted = self._trusted()
+        return [path for path in self._versions.iterdir() if _is_set(path, trusted)]
 
     def _check_names(self) -> None:
         """Check, before anything is written, that our links and sets would replace nothing of another program."""

@@ -42,8 +42,10 @@ __all__ = [
     "SET_FILES",
     "VERSIONS_NAME",
     "CurrentManifest",
+    "KeptVersion",
     "SnapshotSet",
     "check_newer",
+    "check_same_set",
     "decode_manifest",
     "encode_manifest",
     "encode_set",
@@ -59,7 +61,8 @@ FILE_NAMES: Final = {
 MANIFEST_NAME: Final = "manifest.json"
 SET_FILES: Final = frozenset({MANIFEST_NAME, *FILE_NAMES.values()})
 VERSIONS_NAME: Final = "versions"
-# The set before the current one is kept for readers that looked up the current one just before it was replaced.
+# How many sets are kept at least: the current one, and the one before it, for readers that looked that up just before
+# it was replaced.
 KEPT_SETS: Final = 2
 # How often a reader starts again after a set was removed between two of its reads.
 READ_ATTEMPTS: Final = 3
@@ -111,6 +114,32 @@ class CurrentManifest:
     manifest: Manifest
     checked_s: float
     validator: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class KeptVersion:
+    """A kept set, as far as a look at its manifest and the sizes of its files tells.
+
+    `manifest` is `None` if it is missing or damaged. `problem` says what is wrong with the set, empty if nothing is.
+    """
+
+    version: int
+    manifest: Manifest | None
+    problem: str = ""
+
+    @classmethod
+    def of(cls, version: int, manifest: Manifest | None, sizes: Mapping[str, int]) -> KeptVersion:
+        """The set of this manifest, with the sizes in bytes of the files that are there, by name."""
+        if manifest is None or manifest.version != version:
+            return cls(version, None, f"{MANIFEST_NAME} is missing or damaged")
+        for kind in KINDS:
+            entry = manifest.snapshots.get(kind)
+            if entry is None:
+                return cls(version, manifest, f"the manifest lacks {FILE_NAMES[kind]}")
+            if sizes.get(entry.file) != entry.bytes:
+                found = f"has {sizes[entry.file]:,} of {entry.bytes:,} bytes" if entry.file in sizes else "is missing"
+                return cls(version, manifest, f"{entry.file} {found}")
+        return cls(version, manifest)
 
 
 def encode_set(
@@ -175,4 +204,23 @@ def check_newer(version: int, replaced: int | None, current: Manifest | None, wh
         raise PublishRefused(
             f"version {version} was not published: {where} holds version {current.version} by now, written while this "
             "run was on; the next tick starts anew"
+        )
+
+
+def check_same_set(manifest: Manifest, current: Manifest | None, where: Location) -> None:
+    """Check, before a manifest replaces the current one, that both are of the same set.
+
+    Args:
+        manifest: The new manifest.
+        current: The current manifest.
+        where: The location, for the message.
+
+    Raises:
+        PublishRefused: Another set is the current one by now.
+    """
+    if current is None or (current.version, current.snapshots) != (manifest.version, manifest.snapshots):
+        now = "no usable set" if current is None else f"version {current.version}"
+        raise PublishRefused(
+            f"the manifest of version {manifest.version} was not replaced: {where} holds {now} by now; the next tick "
+            "starts anew"
         )

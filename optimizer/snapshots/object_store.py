@@ -1,7 +1,7 @@
 """Snapshot sets in an object store, which has neither rename nor links.
 
     output/
-        versions/1795000000000/    a whole set with its manifest, never written again
+        versions/1795000000000/    a whole set with its manifest; of the current one the manifest may be replaced
         rolling_optimized.json.gz ...   fixed names for plain readers: copies, each whole, briefly of two different sets
         manifest.json              put last: it names the current set, and one put changes it
 
@@ -37,8 +37,10 @@ from optimizer.snapshots.format import (
     SET_FILES,
     VERSIONS_NAME,
     CurrentManifest,
+    KeptVersion,
     SnapshotSet,
     check_newer,
+    check_same_set,
     decode_manifest,
     encode_manifest,
 )
@@ -55,12 +57,18 @@ _log = SourceLog(__name__)
 
 
 class ObjectStore:
-    """The sets below a URL; a `SnapshotStore`."""
+    """The sets below a URL; a `SnapshotStore`.
+
+    Args:
+        url: Where they are.
+        keep: How many sets stay, the current one included.
+    """
 
     marker: Final = None  # it has the same URL for every worker, and an object more is a request more at each tick
 
-    def __init__(self, url: Url) -> None:
+    def __init__(self, url: Url, keep: int = KEPT_SETS) -> None:
         self._url = url
+        self._keep = keep
         self._manifest = (url / MANIFEST_NAME).text
 
     @property
@@ -102,6 +110,18 @@ class ObjectStore:
             self._store.pipe_file(self._manifest, manifest)
         self._sweep(version, source)
 
+    def replace_manifest(self, manifest: Manifest, *, before_commit: Callable[[], None] = lambda: None) -> None:
+        """Replace the manifest of the current set by another one of the same set: in the set, then the one that counts.
+
+        A writer that dies between the two leaves the old one in force.
+        """
+        data = encode_manifest(manifest)
+        with self._writing():
+            before_commit()
+            check_same_set(manifest, self.read_manifest(), self._url)
+            self._store.pipe_file((self._set(manifest.version) / MANIFEST_NAME).text, data)
+            self._store.pipe_file(self._manifest, data)
+
     def read_manifest(self) -> Manifest | None:
         """Read the manifest of the current set; `None` if there is no usable one."""
         with self._reading():
@@ -138,6 +158,33 @@ class ObjectStore:
             return snapshots if snapshots.is_whole else None
         return None
 
+    def versions(self) -> list[KeptVersion]:
+        """List the kept sets that are not newer than the current one, newest first."""
+        current = self.read_manifest()
+        if current is None:
+            return []
+        sizes: dict[int, dict[str, int]] = {}
+        with self._reading():
+            found = self._store.find((self._url / VERSIONS_NAME).text, detail=True)
+            for name, info in found.items():
+                version, file = name.rsplit("/", 2)[-2:]
+                if version.isdecimal() and file in SET_FILES and int(version) <= current.version:
+                    sizes.setdefault(int(version), {})[file] = info["size"]
+            manifests = self._manifests([version for version in sizes if version != current.version])
+        manifests[current.version] = current
+        return [KeptVersion.of(each, manifests.get(each), sizes[each]) for each in sorted(sizes, reverse=True)]
+
+    def _manifests(self, versions: Sequence[int]) -> dict[int, Manifest | None]:
+        """Read the manifests of several sets at the same time; those that are gone are left out."""
+        names = [(self._set(version) / MANIFEST_NAME).text for version in versions]
+        manifests = {}
+        for name, data in self._store.cat(names, on_error="return").items() if names else ():
+            if isinstance(data, bytes):
+                manifests[int(name.rsplit("/", 2)[-2])] = decode_manifest(data)
+            elif not isinstance(data, FileNotFoundError):
+                raise data
+        return manifests
+
     def mark_checked(self) -> None:
         """Note that the current set is still the newest: put the manifest again, so that the store dates it anew.
 
@@ -166,7 +213,7 @@ class ObjectStore:
                 names = self._store.find((self._url / VERSIONS_NAME).text)
             pieces = [name.rsplit("/", 2)[-2:] for name in names]
             versions = sorted({int(version) for version, file in pieces if version.isdecimal() and file in SET_FILES})
-            kept = [version for version in versions if version <= current][-KEPT_SETS:]
+            kept = [version for version in versions if version <= current][-self._keep :]
             oldest_written = time.time() * 1000 - GRACE_MS
             for version in versions:
                 if version not in kept and (version < current or version < oldest_written):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from optimizer.models import Manifest
-from optimizer.snapshots.format import KINDS, CurrentManifest, SnapshotSet
+from optimizer.snapshots.format import KEPT_SETS, KINDS, CurrentManifest, KeptVersion, SnapshotSet
 from optimizer.snapshots.marker import Marker
 from optimizer.storage.location import Location, Url
 
@@ -47,6 +47,18 @@ class SnapshotStore(Protocol):
             PublishRefused: A newer set is the current one by now.
         """
 
+    def replace_manifest(self, manifest: Manifest, *, before_commit: Callable[[], None] = lambda: None) -> None:
+        """Replace the manifest of the current set by another one of the same set. The caller holds the `lock`.
+
+        Args:
+            manifest: The new manifest; its version and digests are those of the current one.
+            before_commit: Called before the new manifest is shown; an exception from it stops the replacement.
+
+        Raises:
+            OutputUnwritable: It cannot be written; the current manifest is unchanged.
+            PublishRefused: Another set is the current one by now.
+        """
+
     def read_manifest(self) -> Manifest | None:
         """Read the manifest of the current set; `None` if there is no usable one."""
 
@@ -65,16 +77,27 @@ class SnapshotStore(Protocol):
             manifest: The manifest that this caller has just read, if any; it is not read again.
         """
 
+    def versions(self) -> list[KeptVersion]:
+        """List the kept sets that are not newer than the current one, newest first; none if there is no current one.
+
+        `read_set(manifest=...)` reads one of them; what it returns has this manifest, or is not that set.
+        """
+
     def mark_checked(self) -> None:
         """Note that the current set is still the newest, and restore its fixed names."""
 
 
-def snapshot_store(output: Location) -> SnapshotStore:
-    """The store of an output directory or URL. The code of the other kind, and fsspec, is not imported."""
+def snapshot_store(output: Location, *, keep: int = KEPT_SETS) -> SnapshotStore:
+    """The store of an output directory or URL. The code of the other kind, and fsspec, is not imported.
+
+    Args:
+        output: The directory or the URL.
+        keep: How many sets stay when one is written or confirmed, the current one included; readers need not know.
+    """
     if isinstance(output, Url):
         from optimizer.snapshots.object_store import ObjectStore  # noqa: PLC0415
 
-        return ObjectStore(output)
+        return ObjectStore(output, keep)
     from optimizer.snapshots.directory import DirectoryStore  # noqa: PLC0415
 
-    return DirectoryStore(output)
+    return DirectoryStore(output, keep)

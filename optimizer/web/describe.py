@@ -116,6 +116,8 @@ STATUS_EXAMPLE: Final = {
     "last_success": _TIMESTAMP,
     "rejected": _REJECTED,
     "notes": ["1 of 2 bots rejected; sums leave it out"],
+    "pinned": None,
+    "restored_from": None,
 }
 _REPORT: Final = {"status": "unchanged", "source": "rolling_brain", "timestamp": _TIMESTAMP, "version": _VERSION}
 RUNS_EXAMPLE: Final = {"runs": [_REPORT]}

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from optimizer.errors import SnapshotMissing
-from optimizer.models import Rejected, Report, Value
+from optimizer.models import Pin, Rejected, Report, Value
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.lookups import ScanStatus
 from optimizer.reader.results import describe_rejected
@@ -43,6 +43,8 @@ class SnapshotStatus(Value, frozen=True):
     last_success: str | None
     rejected: Rejected | None
     notes: list[str]
+    pinned: Pin | None
+    restored_from: int | None
 
 
 class RunReports(Value, frozen=True):
@@ -51,10 +53,11 @@ class RunReports(Value, frozen=True):
     runs: list[Report]
 
 
-class ProbeStatus(Value, frozen=True):
-    """The process lives, or is ready."""
+class ProbeStatus(Value, frozen=True, omit_defaults=True):
+    """The process lives, or is ready; `pinned` where no run replaces the version that it shows."""
 
     status: str
+    pinned: Pin | None = None
 
 
 def add_operations(
@@ -94,6 +97,8 @@ def add_operations(
                 last_success=state.checked_at,
                 rejected=state.rejected,
                 notes=describe_rejected(state.rejected),
+                pinned=state.pinned,
+                restored_from=state.restored_from,
                 **always,
             )
         )
@@ -133,7 +138,7 @@ def add_operations(
                 f"{await _why_stale(reader)}"
             )
             return problem(503, detail, {"Retry-After": "5"})
-        return json_response(ProbeStatus("ready"))
+        return json_response(ProbeStatus("ready", state.pinned))
 
     @router.get(
         "/metrics",

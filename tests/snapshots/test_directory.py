@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
+import msgspec
 import pytest
 
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused
 from optimizer.snapshots.directory import DirectoryStore
-from optimizer.snapshots.format import FILE_NAMES
+from optimizer.snapshots.format import FILE_NAMES, encode_manifest
 from tests.support.published_state import as_unprivileged, files_of
 from tests.support.snapshot_sets import RECORDS, a_set, write
 
 NAMES = (*FILE_NAMES.values(), "manifest.json")
+CONFIRMED = msgspec.structs.replace(a_set(2).manifest, fingerprint="of another input with the same content")
 
 
 def through_fixed_names(output_dir: Path) -> dict[str, bytes]:
@@ -407,7 +409,17 @@ class Death:
         self._fsync(descriptor)
 
 
-def die_everywhere(root: Path) -> None:
+def write_set_3(store: DirectoryStore) -> None:
+    """What a publish of a new version does."""
+    store.write(a_set(3))
+
+
+def replace_manifest_2(store: DirectoryStore) -> None:
+    """What a publish of equal content does."""
+    store.replace_manifest(CONFIRMED)
+
+
+def die_everywhere(root: Path, work: Callable[[DirectoryStore], None] = write_set_3) -> None:
     """In directories 0, 1, 2...: copy the caller's template, then write set 3 and die at that call.
 
     It runs in a separate process, since it forks.
@@ -419,7 +431,7 @@ def die_everywhere(root: Path) -> None:
         if child == 0:
             try:
                 Death(nth)
-                DirectoryStore(directory).write(a_set(3))
+                work(DirectoryStore(directory))
                 os._exit(0)
             finally:
                 os._exit(1)
@@ -480,6 +492,122 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
     assert len(deaths) > 20  # there are so many calls
     assert seen == sorted(seen)
     assert {0, 3} == set(seen)
+
+
+# ---- another manifest for the current set
+
+
+def test_a_manifest_is_replaced_and_its_set_is_young(tmp_path: Path) -> None:
+    """Payloads and links stay; a reader of the fixed name sees the new one, and knows that it is another file."""
+    write(tmp_path, 1, 2)
+    before = DirectoryStore(tmp_path).read_current()
+    os.utime(tmp_path / "manifest.json", (0, 0))
+    inodes = {path: path.lstat().st_ino for path in tmp_path.rglob("*") if path.name != "manifest.json"}
+
+    DirectoryStore(tmp_path).replace_manifest(CONFIRMED)
+
+    current = DirectoryStore(tmp_path).read_current(before)
+    assert current is not None
+    assert current.manifest == CONFIRMED
+    assert abs(time.time() - current.checked_s) < 60
+    assert DirectoryStore(tmp_path).read_set() == replace(a_set(2), manifest=CONFIRMED)
+    assert through_fixed_names(tmp_path)["manifest.json"] == encode_manifest(CONFIRMED)
+    assert inodes == {path: path.lstat().st_ino for path in tmp_path.rglob("*") if path.name != "manifest.json"}
+
+
+@pytest.mark.parametrize("versions", [(1,), (2, 3), (2, 3, 4)])
+def test_a_manifest_replaces_none_of_another_version(tmp_path: Path, versions: tuple[int, ...]) -> None:
+    """Another run has published since: older, newer, or so much that this set is gone."""
+    write(tmp_path, *versions)
+    before = files_of(tmp_path)
+
+    with pytest.raises(
+        PublishRefused, match=f"manifest of version 2 was not replaced: {tmp_path} holds version {versions[-1]} by now"
+    ):
+        DirectoryStore(tmp_path).replace_manifest(CONFIRMED)
+
+    assert files_of(tmp_path) == before
+
+
+def test_a_manifest_replaces_none_of_other_files(tmp_path: Path) -> None:
+    """Two hosts with a directory each may have made one version."""
+    write(tmp_path, 2)
+    other = msgspec.structs.replace(CONFIRMED, snapshots=a_set(3).manifest.snapshots)
+
+    with pytest.raises(PublishRefused, match="holds version 2 by now"):
+        DirectoryStore(tmp_path).replace_manifest(other)
+
+    assert DirectoryStore(tmp_path).read_set() == a_set(2)
+
+
+def test_a_damaged_manifest_is_not_replaced(tmp_path: Path) -> None:
+    """The next run makes a new set."""
+    write(tmp_path, 2)
+    (tmp_path / "versions" / "2" / "manifest.json").write_bytes(b"{")
+
+    with pytest.raises(PublishRefused, match="holds no usable set by now"):
+        DirectoryStore(tmp_path).replace_manifest(CONFIRMED)
+
+
+def test_a_manifest_that_before_commit_refuses_leaves_no_trace(tmp_path: Path) -> None:
+    """A run that lost its lock is refused when the manifest is on the disk, before any reader sees it."""
+    write(tmp_path, 2)
+    before = files_of(tmp_path)
+
+    def refuse() -> None:
+        assert len(list((tmp_path / "versions").glob("2.*/manifest.json"))) == 1
+        raise PublishRefused("the lock was lost")
+
+    with pytest.raises(PublishRefused, match="the lock was lost"):
+        DirectoryStore(tmp_path).replace_manifest(CONFIRMED, before_commit=refuse)
+
+    assert files_of(tmp_path) == before
+    assert [path.name for path in (tmp_path / "versions").iterdir()] == ["2"]
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is an error with the path, and the old manifest stays."""
+    write(tmp_path, 2)
+    before = files_of(tmp_path)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputUnwritable, match=f"No space left.*ROLLING_OUTPUT_DIR={tmp_path}"):
+        DirectoryStore(tmp_path).replace_manifest(CONFIRMED)
+
+    assert files_of(tmp_path) == before
+    assert [path.name for path in (tmp_path / "versions").iterdir()] == ["2"]
+
+
+@pytest.mark.slow
+def test_wherever_a_writer_dies_one_of_two_manifests_is_whole(tmp_path: Path) -> None:
+    """Readers see the same files with the old manifest or the new one; the next writer removes all that is left."""
+    write(tmp_path / "template", 1, 2)
+    old, new = a_set(2), replace(a_set(2), manifest=CONFIRMED)
+
+    code = (
+        "import sys, pathlib, tests.snapshots.test_directory as t; "
+        "t.die_everywhere(pathlib.Path(sys.argv[1]), t.replace_manifest_2)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+    seen, left = [], set()
+    deaths = sorted((path for path in tmp_path.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+    for directory in deaths:
+        current = DirectoryStore(directory).read_set()
+        assert current in (old, new), directory.name
+        assert through_fixed_names(directory)["manifest.json"] == encode_manifest(current.manifest)
+        seen.append(current == new)
+        left.update(path.name.partition(".")[2] != "" for path in (directory / "versions").iterdir())
+
+        DirectoryStore(directory).mark_checked()  # what a run over the unchanged input does
+        assert DirectoryStore(directory).read_set() == current
+        assert {path.name for path in (directory / "versions").iterdir()} == {"1", "2"}
+    assert len(deaths) > 8  # there are so many calls
+    assert seen == sorted(seen)
+    assert left == {False, True} == set(seen)
 
 
 def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import msgspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -20,7 +21,7 @@ from optimizer.config.settings import Settings
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused, SnapshotMissing
 from optimizer.models import Report
 from optimizer.pipeline.run import optimize
-from optimizer.snapshots.format import FILE_NAMES, KINDS, MANIFEST_NAME
+from optimizer.snapshots.format import FILE_NAMES, KINDS, MANIFEST_NAME, decode_manifest, encode_manifest
 from optimizer.snapshots.object_store import ObjectStore
 from optimizer.storage.location import Url
 from tests.support.published_state import NEW, OLD, no_scan, once, version_of
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.slow
 
 NAMES = {MANIFEST_NAME, *FILE_NAMES.values()}
 PUTS = 2 * len(NAMES)
+CONFIRMED = msgspec.structs.replace(a_set(2).manifest, fingerprint="of another input with the same content")
 
 
 @pytest.fixture
@@ -61,6 +63,27 @@ def names_in(output: Url) -> set[str]:
         name.strip("/").removeprefix(root + "/")
         for name in fsspec.filesystem(output.scheme, use_listings_cache=False).find(output.text)
     }
+
+
+def _die_after(puts: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> bool:
+    """Do some work that is killed at its next put after so many; return whether there was one more."""
+    left = [puts]
+    pipe_file = MemoryFileSystem.pipe_file
+
+    def dying(store: MemoryFileSystem, path: str, value: bytes, **options: Any) -> None:
+        if not left[0]:
+            raise SystemExit("killed")
+        left[0] -= 1
+        pipe_file(store, path, value, **options)
+
+    with monkeypatch.context() as dead:
+        dead.setattr(MemoryFileSystem, "pipe_file", dying)
+        dead.setattr(ObjectStore, "_remove", lambda *_: None)  # a killed process removes nothing
+        try:
+            work()
+        except SystemExit:
+            return True
+        return False
 
 
 def names_of(*versions: int) -> set[str]:
@@ -123,6 +146,59 @@ def test_an_exception_of_before_commit_stops_the_set(output: Url) -> None:
     assert ObjectStore(output).read_set() == a_set(1)
 
 
+def test_a_manifest_is_replaced_in_its_set_and_under_its_name(output: Url) -> None:
+    """The files stay as they are."""
+    write(output, 1, 2)
+
+    ObjectStore(output).replace_manifest(CONFIRMED)
+
+    assert ObjectStore(output).read_set() == replace(a_set(2), manifest=CONFIRMED)
+    store = fsspec.filesystem(output.scheme)
+    for place in (output, output / "versions/2"):
+        assert store.cat_file((place / MANIFEST_NAME).text) == encode_manifest(CONFIRMED)
+    assert names_in(output) == names_of(1, 2)
+
+
+def test_a_manifest_replaces_none_of_another_version(output: Url) -> None:
+    """Another run has published since: nothing is put."""
+    write(output, 2, 3)
+
+    with pytest.raises(PublishRefused, match=f"manifest of version 2 was not replaced: {output} holds version 3"):
+        ObjectStore(output).replace_manifest(CONFIRMED)
+
+    assert ObjectStore(output).read_set() == a_set(3)
+    assert decode_manifest(fsspec.filesystem(output.scheme).cat_file((output / "versions/2/manifest.json").text)) == (
+        a_set(2).manifest
+    )
+
+
+def test_an_exception_of_before_commit_keeps_the_manifest(output: Url) -> None:
+    """A run that lost its lock puts nothing."""
+    write(output, 2)
+
+    def fence() -> None:
+        raise PublishRefused("the lock is lost")
+
+    with pytest.raises(PublishRefused, match="the lock is lost"):
+        ObjectStore(output).replace_manifest(CONFIRMED, before_commit=fence)
+    assert ObjectStore(output).read_set() == a_set(2)
+
+
+@pytest.mark.parametrize("puts", range(3))
+def test_a_writer_that_dies_leaves_one_of_two_manifests(
+    memory: Url, monkeypatch: pytest.MonkeyPatch, puts: int
+) -> None:
+    """After any of its puts the set is whole with the old manifest or the new one."""
+    write(memory, 1, 2)
+    assert _die_after(puts, monkeypatch, lambda: ObjectStore(memory).replace_manifest(CONFIRMED)) == (puts < 2)
+    expected = CONFIRMED if puts == 2 else a_set(2).manifest
+    assert ObjectStore(memory).read_set() == replace(a_set(2), manifest=expected)
+
+    write(memory, 3)
+    assert ObjectStore(memory).read_set() == a_set(3)
+    assert names_in(memory) == names_of(2, 3)
+
+
 def test_a_run_that_was_overtaken_leaves_the_newer_set(
     settings_without_redis: Settings, s3: S3Server, tmp_path: Path
 ) -> None:
@@ -147,20 +223,7 @@ def test_a_run_that_was_overtaken_leaves_the_newer_set(
 def test_a_writer_that_dies_leaves_the_old_set_whole(memory: Url, monkeypatch: pytest.MonkeyPatch, puts: int) -> None:
     """After any of its puts; the next writer's set is whole, and later ones remove all that the dead one left."""
     write(memory, 1, 2)
-    left = [puts]
-    pipe_file = MemoryFileSystem.pipe_file
-
-    def dying(store: MemoryFileSystem, path: str, value: bytes, **options: Any) -> None:
-        if not left[0]:
-            raise SystemExit("killed")
-        left[0] -= 1
-        pipe_file(store, path, value, **options)
-
-    with monkeypatch.context() as dead:
-        dead.setattr(MemoryFileSystem, "pipe_file", dying)
-        dead.setattr(ObjectStore, "_remove", lambda *_: None)  # a killed process removes nothing
-        with pytest.raises(SystemExit):
-            ObjectStore(memory).write(a_set(3))
+    assert _die_after(puts, monkeypatch, lambda: ObjectStore(memory).write(a_set(3)))
     assert ObjectStore(memory).read_set() == a_set(2)
 
     write(memory, 4)

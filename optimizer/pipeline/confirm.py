@@ -1,0 +1,119 @@
+"""Confirm the current version without reading an input: one whose input has not changed, or one that is pinned.
+
+A pinned version stays until it is unpinned, whatever the input. The pin is in the manifest, and the manifest of the
+newest of files and Redis counts. So a worker that writes to another directory obeys a pin that it sees only in Redis.
+
+Errors: `VersionMissing` for a pinned version that is whole neither in the files nor in Redis; `OutputUnwritable`,
+`PublishRefused`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from optimizer.cache.clocks import text_of
+from optimizer.config.settings import Settings
+from optimizer.errors import VersionMissing
+from optimizer.log import SourceLog
+from optimizer.models import Manifest, Report
+from optimizer.pipeline.session import Session
+from optimizer.snapshots.format import SnapshotSet
+from optimizer.snapshots.store import SnapshotStore, snapshot_store
+
+__all__ = ["confirm_set", "keep_pinned", "publish_again"]
+
+NOT_WHOLE: Final = "the files of the pinned version %d in %s are not whole; Redis shows it"
+
+_log = SourceLog(__name__)
+
+
+def confirm_set(store: SnapshotStore, session: Session, snapshots: SnapshotSet) -> str | None:
+    """Confirm the set in the files; publish it again if Redis has none, an older one, or this one damaged.
+
+    Returns:
+        What became of Redis: `current` or `republished`; `None`, and nothing is confirmed, if it shows another set that
+        is as new.
+    """
+    standing = session.compare(snapshots.manifest)
+    if standing == "other":
+        return None
+    done = "current"
+    if standing == "current" and session.shows(snapshots):
+        session.confirm()
+    else:
+        session.publish(snapshots)
+        done = "republished"
+    store.mark_checked()
+    return done
+
+
+def keep_pinned(settings: Settings, session: Session, in_files: Manifest | None) -> Report | None:
+    """Confirm the current version if it is pinned, and repair Redis from the files.
+
+    Args:
+        settings: All settings of the source.
+        session: Its Redis, in a run that holds the lock.
+        in_files: The manifest of the current set in the files.
+
+    Returns:
+        The report of a run that has nothing more to do; `None` if no version is pinned.
+
+    Raises:
+        VersionMissing: Neither the files nor Redis have the pinned version whole.
+    """
+    newest = session.newest(in_files)
+    pin = None if newest is None else newest.pinned
+    if newest is None or pin is None:
+        return None
+    warning = None
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
+    snapshots = store.read_set(manifest=newest) if newest is in_files else None
+    if snapshots is not None and snapshots.manifest == newest:
+        done = confirm_set(store, session, snapshots)
+        if done is None:  # readers may hold the set that Redis shows, so this one needs a number above it
+            newest = publish_again(store, session, snapshots).manifest
+            done = "republished"
+    elif session.has(newest.version):
+        session.confirm()
+        done = "current"
+        if newest is in_files:
+            _log.warning(NOT_WHOLE, newest.version, settings.output_dir, source=settings.source)
+            warning = NOT_WHOLE % (newest.version, settings.output_dir)
+    else:
+        raise VersionMissing(
+            f"version {newest.version} is {pin.describe()}, and is whole neither in {settings.output_dir} nor in "
+            "Redis. Take another one of: rolling-optimizer versions; or let runs publish: rolling-optimizer unpin"
+        )
+    return Report(
+        "skipped",
+        settings.source,
+        text_of(time.time()),
+        version=newest.version,
+        cache=session.outcome(done),
+        reason="pinned",
+        details=f"version {newest.version} is {pin.describe()}; runs publish again after: rolling-optimizer unpin",
+        rejected=newest.rejected,
+        warning=warning,
+        pinned=pin,
+    )
+
+
+def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **changed: Any) -> SnapshotSet:
+    """Publish the payloads of a set under a new version, in the files and then in Redis; return the new set.
+
+    Args:
+        store: The files.
+        session: Redis, in a run that holds the lock.
+        old: The set.
+        changed: Members of the manifest that are new, besides its version and its time.
+    """
+    common = {"content_since": None, "changes": None}
+    version, now = session.next_version(), text_of(time.time())
+    manifest = replace(old.manifest, version=version, generated_at=now, **(common | changed))
+    snapshots = SnapshotSet(manifest, old.payloads)
+    store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
+    session.publish(snapshots)
+    return snapshots

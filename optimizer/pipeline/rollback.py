@@ -1,0 +1,210 @@
+"""Go back to a kept version, and let runs publish again.
+
+    rollback    publishes an old set as a new version, and pins it: no run replaces it
+    unpin       removes the pin; the next run publishes what the input holds by then
+
+Both are runs: under the same locks, one at a time, each in the stream of runs. A rollback goes the way of a publish, so
+one that is killed at any moment leaves the old version or the new, pinned one. `unpin` replaces the manifest of the
+version in the files, then in Redis: if it is killed between the two, the files' counts, and the next run repairs Redis.
+
+A run that is on is waited for: what it publishes is then replaced. A distributed run whose parts come back later finds
+another version than the one that it was to replace, and does nothing.
+
+Errors: `VersionMissing`, `PublishRefused` if a run is on for too long, `OutputUnwritable`, `OutputUnreadable`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
+
+from optimizer.cache.client import UNREADABLE
+from optimizer.cache.clocks import text_of
+from optimizer.config.settings import Settings
+from optimizer.errors import PublishRefused, VersionMissing
+from optimizer.models import ChangeCounts, Manifest, Pin, Report
+from optimizer.pipeline.confirm import publish_again
+from optimizer.pipeline.identity import user_at_host
+from optimizer.pipeline.run import run_locked
+from optimizer.pipeline.session import Session
+from optimizer.snapshots.delta import change_between, count_changes
+from optimizer.snapshots.format import KeptVersion, SnapshotSet
+from optimizer.snapshots.store import SnapshotStore, snapshot_store
+
+__all__ = ["rollback", "unpin"]
+
+# The highest ROLLING_KEEP_VERSIONS.
+MAX_KEPT: Final = 1_000
+NAMED: Final = 10
+
+_Report = TypeVar("_Report", bound=Report | None)
+_Wait = Callable[[], object]
+
+
+def rollback(
+    settings: Settings,
+    version: int,
+    *,
+    wait_s: float | None = None,
+    on_wait: _Wait = lambda: None,
+    use_cache: bool = True,
+) -> Report:
+    """Publish a kept version again, under a new number, and pin it; the current one too, which pins what is shown.
+
+    Args:
+        settings: All settings of the source.
+        version: The kept version.
+        wait_s: How long to wait for a run that is on; by default as long as a run may take.
+        on_wait: Called once if it waits.
+        use_cache: False to leave Redis alone: files only.
+
+    Returns:
+        A report of `success` with the new version and its pin.
+
+    Raises:
+        VersionMissing: The version is not kept, or its files are damaged; nothing has changed.
+        PublishRefused: A run is on for longer than `wait_s`, or has published meanwhile.
+    """
+    # One that was mistyped must not wait, and is no run that has failed.
+    _read(_store(settings), settings, version)
+
+    def publish_old(session: Session, in_files: Manifest | None) -> Report:
+        store = _store(settings)
+        old = _read(store, settings, version)
+        counts, since = _changes(store, session.newest(in_files), in_files, old)
+        by = user_at_host()
+        snapshots = publish_again(
+            store,
+            session,
+            old,
+            made_by=by,
+            restored_from=version,
+            pinned=Pin(text_of(time.time()), by),
+            changes=counts,
+            content_since=since,
+        )
+        manifest = snapshots.manifest
+        assert manifest.pinned is not None  # noqa: S101 - set above
+        return Report(
+            "success",
+            settings.source,
+            manifest.generated_at,
+            version=manifest.version,
+            cache=session.outcome("published"),
+            details=f"version {version} again; version {manifest.version} is {manifest.pinned.describe()}",
+            rejected=manifest.rejected,
+            changes=manifest.changes,
+            pinned=manifest.pinned,
+        )
+
+    return _run(settings, publish_old, wait_s, on_wait, use_cache=use_cache)
+
+
+def unpin(
+    settings: Settings, *, wait_s: float | None = None, on_wait: _Wait = lambda: None, use_cache: bool = True
+) -> Report:
+    """Remove the pin of the current version, which stays until a run publishes another; arguments as of `rollback`.
+
+    Returns:
+        A report of `unchanged`, with the version, which is the same.
+
+    Raises:
+        VersionMissing: No version is pinned.
+        PublishRefused: As of `rollback`.
+    """
+
+    def replace_manifest(session: Session, in_files: Manifest | None) -> Report | None:
+        newest = session.newest(in_files)
+        if newest is None or newest.pinned is None:
+            return None
+        manifest = replace(newest, pinned=None)
+        if newest is in_files:
+            _store(settings).replace_manifest(manifest, before_commit=session.check_superseded)
+        session.replace_manifest(manifest)
+        details = f"unpinned by {user_at_host()}: version {newest.version} was {newest.pinned.describe()}"
+        if newest is not in_files:
+            details += f"; {settings.output_dir} does not hold it, and a worker whose directory does pins it again"
+        return Report(
+            "unchanged",
+            settings.source,
+            text_of(time.time()),
+            version=newest.version,
+            cache=session.outcome("current"),
+            details=details,
+            rejected=newest.rejected,
+        )
+
+    report = _run(settings, replace_manifest, wait_s, on_wait, use_cache=use_cache)
+    if report is None:
+        raise VersionMissing(f"no version of {settings.source!r} is pinned: runs publish what the input holds")
+    return report
+
+
+def _run(
+    settings: Settings,
+    work: Callable[[Session, Manifest | None], _Report],
+    wait_s: float | None,
+    on_wait: _Wait,
+    *,
+    use_cache: bool,
+) -> _Report | Report:
+    limit_s = settings.time_limit_s if wait_s is None else wait_s
+    report = run_locked(settings, work, use_cache=use_cache, wait_s=limit_s, on_wait=on_wait)
+    if report is not None and report.reason == "already_running":
+        raise PublishRefused(
+            f"nothing has changed: a run of {settings.source!r} is on, and has not ended within {limit_s:g} s; try "
+            "again, wait longer with --wait, or end the run: celery -A tasks control terminate SIGTERM ID"
+        )
+    return report
+
+
+def _store(settings: Settings) -> SnapshotStore:
+    """The files. A shell may lack the worker's `ROLLING_KEEP_VERSIONS`, so nothing kept is removed from here."""
+    return snapshot_store(settings.output_dir, keep=MAX_KEPT)
+
+
+def _read(store: SnapshotStore, settings: Settings, version: int) -> SnapshotSet:
+    """Read a kept set.
+
+    Raises:
+        VersionMissing: It is not kept, or is not whole.
+    """
+    kept = store.versions()
+    found = next((each for each in kept if each.version == version), None)
+    if found is None:
+        problem = f"is not kept in {settings.output_dir}"
+    else:
+        snapshots = None if found.problem else store.read_set(manifest=found.manifest)
+        if snapshots is not None and snapshots.manifest == found.manifest:
+            return snapshots
+        problem = f"in {settings.output_dir} is damaged: {found.problem or 'a file is not what its manifest lists'}"
+    raise VersionMissing(f"version {version} of {settings.source!r} {problem}; {_describe_kept(kept)}")
+
+
+def _describe_kept(kept: Sequence[KeptVersion]) -> str:
+    whole = [str(each.version) for each in kept if not each.problem]
+    if not whole:
+        return "no version is kept there"
+    more = f" and {len(whole) - NAMED} more" if len(whole) > NAMED else ""
+    return f"kept are {', '.join(whole[:NAMED])}{more}: rolling-optimizer versions"
+
+
+def _changes(
+    store: SnapshotStore, newest: Manifest | None, in_files: Manifest | None, old: SnapshotSet
+) -> tuple[ChangeCounts | None, int | None]:
+    """What an old set changes in the current one, and since which version the content is the same, if it is.
+
+    Both are `None` if the current set is not in the files, or is damaged.
+    """
+    before = store.read_set(manifest=newest) if newest is not None and newest is in_files else None
+    if newest is None or before is None or before.manifest != newest:
+        return None, None
+    try:
+        content = before.content()
+        change = change_between(content, old.content())
+    except UNREADABLE:
+        return None, None
+    return count_changes(content, change), (newest.content_since or newest.version) if change is None else None
