@@ -95,8 +95,10 @@ class ChangeMessages:
 
     @staticmethod
     def shown(current: CachedVersion) -> Message:
-        """That this is the current version, with what is in it known."""
-        data = {"version": current.version, "generated_at": current.manifest.generated_at}
+        """That this is the current version, with the content that versions from `since` on have."""
+        manifest = current.manifest
+        since = manifest.version if manifest.content_since is None else manifest.content_since
+        data = {"version": current.version, "generated_at": manifest.generated_at, "since": since}
         return Message.of(b"version", current.version, data)
 
     @staticmethod

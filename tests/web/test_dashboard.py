@@ -174,7 +174,7 @@ def test_without_the_stream_the_page_is_slower_but_right(
     """A proxy that lets no stream through delays the page by some seconds, and a notice says so."""
     publish(settings, many_records(3))
     watched = watch(web.url)
-    watched.page.route("**/events", lambda route: route.abort())
+    watched.page.route("**/events?*", lambda route: route.abort())
     page = watched.open()
     expect(rows(page)).to_have_count(3)
     expect(page.locator("#connection-text")).to_have_text("Reconnecting")
@@ -459,7 +459,7 @@ def test_until_the_first_answer_the_page_shows_that_it_waits(
     publish(settings, many_records(3))
     watched = watch(web.url)
     held: list[Route] = []
-    watched.page.route("**/page", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks the function
+    watched.page.route("**/snapshot", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks the function
     page = watched.open()
     expect(page.locator("#connection-text")).to_have_text("Live")
     wait_until(lambda: page.title() and held, what="a request for the page's data")

@@ -43,7 +43,7 @@ export interface Holding {
 export interface Content {
   /** Strictly rising. */
   readonly version: number;
-  /** When these predictions, bots and holdings were made. */
+  /** When its predictions were made, as ISO 8601 text. */
   readonly timestamp: string;
   /** By confidence, the highest first, then by symbol. */
   readonly predictions: readonly Record[];

@@ -193,7 +193,8 @@ class Following {
         return;
       }
       maps = applied(maps, change);
-      ({ version: reached, timestamp } = change);
+      reached = change.version;
+      timestamp = timeAfter(change, timestamp);
     }
     if (version > this.#content.version) this.#show(version, timestamp, maps);
   }
@@ -233,7 +234,7 @@ class Following {
     this.#hear(version);
     if (version <= held?.version) return;
     if (kind === "change" && fits(message, held?.version)) {
-      this.#show(version, message.timestamp, applied(this.#maps, message));
+      this.#show(version, timeAfter(message, held.timestamp), applied(this.#maps, message));
     } else if (kind === "version" && since <= held?.version) {
       this.#show(version, held.timestamp, this.#maps);
     } else {
@@ -290,6 +291,9 @@ const bySymbol = (values) => values.map((value) => [value.symbol, value]);
 
 /** Whether a change may be applied to the content of this version. */
 const fits = ({ since, before }, version) => since <= version && version <= before;
+
+/** When the predictions were made, after a change. */
+const timeAfter = (change, timestamp) => (change.predictions ? change.timestamp : timestamp);
 
 /** What is held, after a change. */
 function applied(maps, change) {

@@ -1,0 +1,130 @@
+"""A proxy before a web server that refuses, cuts, holds and repeats answers, as a test says."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+__all__ = ["HttpProxy"]
+
+BAD_GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n<h1>502</h1>"
+HOLD_S = 30.0
+
+
+class HttpProxy:
+    """A proxy that passes one request a connection on. What it does to them a test may set at any time.
+
+    Attributes:
+        asked: The paths of the requests, with their queries.
+        refuses: Paths that are answered with a 502 in HTML.
+        drops: Paths whose connections are closed without an answer.
+        repeats: Paths that get the oldest answer that any request of them has had: a process or a cache that lags.
+        passes: Cleared, it holds answers that are complete until it is set.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = ("127.0.0.1", port)
+        self.url = ""
+        self.asked: list[str] = []
+        self.heads: list[bytes] = []
+        self.refuses: set[str] = set()
+        self.drops: set[str] = set()
+        self.repeats: set[str] = set()
+        self.passes = threading.Event()
+        self.passes.set()
+        self._oldest: dict[str, bytes] = {}
+        self._streams: set[socket.socket] = set()
+
+    @contextmanager
+    def open(self) -> Iterator[HttpProxy]:
+        """Listen on a free port."""
+        proxy = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with suppress(OSError):
+                    proxy._answer(self.request)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+        with Server(("127.0.0.1", 0), Handler) as server:
+            self.url = f"http://127.0.0.1:{server.server_address[1]}/"
+            thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+            thread.start()
+            try:
+                yield self
+            finally:
+                self.passes.set()
+                self.cut_streams()
+                server.shutdown()
+                thread.join()
+
+    def mend(self) -> None:
+        """End all faults."""
+        for paths in (self.refuses, self.drops, self.repeats):
+            paths.clear()
+        self.passes.set()
+
+    def cut_streams(self) -> None:
+        """Close the connections of all streams that are open."""
+        for client in list(self._streams):
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+    def _answer(self, client: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            data = client.recv(65_536)
+            if not data:
+                return
+            head += data
+        request, _, headers = head.partition(b"\r\n")
+        address = request.split(b" ")[1].decode()
+        path = address.partition("?")[0]
+        self.asked.append(address)
+        self.heads.append(head)
+        if path in self.drops:
+            return
+        if path in self.refuses:
+            client.sendall(BAD_GATEWAY)
+            return
+        if path in self.repeats and path in self._oldest:
+            client.sendall(self._oldest[path])
+            return
+        kept = [line for line in headers.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+        with socket.create_connection(self._target) as upstream:
+            upstream.sendall(b"\r\n".join([request, b"Connection: close", *kept]))
+            if path == "/events":
+                self._relay_stream(client, upstream)
+                return
+            answer = b"".join(iter(lambda: upstream.recv(65_536), b""))
+        if b" 200 " in answer[:20]:
+            self._oldest.setdefault(path, answer)
+        self.passes.wait(HOLD_S)
+        client.sendall(answer)
+
+    def _relay_stream(self, client: socket.socket, upstream: socket.socket) -> None:
+        self._streams.add(client)
+        leaving = threading.Thread(target=_close_with, args=(client, upstream), daemon=True)
+        leaving.start()
+        try:
+            while data := upstream.recv(65_536):
+                client.sendall(data)
+        finally:
+            self._streams.discard(client)
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+
+def _close_with(client: socket.socket, upstream: socket.socket) -> None:
+    """Close the stream of the server when the client has closed its own."""
+    with suppress(OSError):
+        while client.recv(1_024):
+            pass
+    with suppress(OSError):
+        upstream.shutdown(socket.SHUT_RDWR)
