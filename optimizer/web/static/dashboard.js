@@ -8,11 +8,13 @@ import { follow } from "./follow.js";
 import { get, Problem } from "./lib/api.js";
 import { byId, element, setAttribute, setText } from "./lib/dom.js";
 import * as format from "./lib/format.js";
+import { Changes } from "./panels/changes.js";
 import { Freshness } from "./panels/freshness.js";
 import { sentence, showNotices, whatToKnow } from "./panels/notices.js";
 import { Positions } from "./panels/positions.js";
 import { Predictions } from "./panels/predictions.js";
 import { Runs, RUNS_ASKED, SCANS_ASKED } from "./panels/runs.js";
+import { SymbolPage } from "./panels/symbol.js";
 import { Trigger } from "./panels/trigger.js";
 
 const POLL_MS = 5_000;
@@ -22,6 +24,8 @@ const HIDDEN_MS = 60_000;
 const predictions = new Predictions();
 const positions = new Positions();
 const runs = new Runs();
+const changes = new Changes();
+const symbolPage = new SymbolPage(showHowThingsStand);
 const freshness = new Freshness((level) => {
   showHowThingsStand();
   if (level === "stale") announce("The data are stale.");
@@ -48,6 +52,8 @@ const following = follow("", {
     state.problem = null;
     predictions.update(content.predictions);
     positions.update(content);
+    changes.notice(content);
+    symbolPage.update(content);
     announce(`Version of ${format.time(content.timestamp)}: ${format.count(content.predictions.length)} predictions.`);
     showHowThingsStand();
     refreshStatus(); // a new version is a new age
@@ -90,6 +96,8 @@ const refreshStatus = once(async () => {
     freshness.update(status);
     showStatus(status);
     positions.leaveOut(status.rejected);
+    symbolPage.confirm(status.last_success);
+    changes.notice(following.content); // an answer may have been of another version
     if (status.version > (state.version ?? 0)) following.check();
     if (changed || Date.now() - lastRunsAt > 1000 * Math.max(5, status.interval_s / 2)) refreshRuns();
   } catch (problem) {
@@ -173,12 +181,13 @@ function showHowThingsStand() {
   byId("no-data").hidden = !empty;
   if (empty) setText(byId("no-data-text"), sentence(problem.message));
   setAttribute(document.body, "data-state", version !== null ? "ready" : empty ? "empty" : "loading");
-  const notices = whatToKnow({ ...state, ageS: freshness.ageS, lastRun: runs.latest });
+  const accept = trigger.allowed ? () => trigger.ask({ accept: true }) : null;
+  const notices = whatToKnow({ ...state, ageS: freshness.ageS, lastRun: runs.latest, accept });
   showNotices(notices);
-  const source = status?.source ?? "Rolling Optimizer";
-  document.title = notices.length
-    ? `${notices[0].title.replace(/\.$/, "")} – ${source}`
-    : `${source} – Rolling Optimizer`;
+  document.title = [notices[0]?.title.replace(/\.$/, ""), symbolPage.symbol, status?.source, "Rolling Optimizer"]
+    .filter(Boolean)
+    .slice(0, 3)
+    .join(" – ");
 }
 
 function announce(text) {
@@ -210,4 +219,5 @@ async function poll() {
 }
 
 showHowThingsStand();
+symbolPage.open();
 poll();

@@ -1,62 +1,45 @@
-// Small charts in SVG: values over runs, the oldest left. A chart is drawn anew at the width it has; its numbers are
-// also in its title, under the pointer, and in the table of runs.
+// Small charts in SVG of values over runs, the oldest left. Their numbers are in the table of runs too.
 
-import { element, setText, svg } from "../lib/dom.js";
+import { setText, svg } from "../lib/dom.js";
 import * as format from "../lib/format.js";
+import { BOTTOM, HEIGHT, Plot, RIGHT, tick, timeAxis, TOP } from "./plot.js";
 
-const HEIGHT = 132;
 const LEFT = 44;
-const RIGHT = 8;
-const TOP = 8;
-const BOTTOM = 20;
 
 /** One chart: a heading with the newest value, a plot of `series`, each {name, kind, value(report), show(value)}. */
 export class Chart {
   #reports = [];
+  #plot;
 
   constructor(box, { title, series }) {
     this.title = title;
     this.series = series;
-    this.latest = element("strong");
-    this.plot = element("div", { class: "plot" });
-    this.tip = element("p", { class: "tip", hidden: true, "aria-hidden": "true" });
-    this.plot.addEventListener("pointermove", (event) => this.#point(event));
-    this.plot.addEventListener("pointerleave", () => this.#leave());
-    box.append(
-      element(
-        "figure",
-        { class: "chart" },
-        element("figcaption", {}, element("span", {}, title), this.latest),
-        this.plot,
-      ),
-    );
-    new ResizeObserver(() => this.#draw()).observe(this.plot);
+    this.#plot = new Plot(box, title, {
+      draw: (drawing, width) => this.#draw(drawing, width),
+      find: (x) => this.#find(x),
+    });
   }
 
   /** Show these reports, the oldest first; all have stats. */
   update(reports) {
     this.#reports = reports;
-    this.#draw();
+    this.#plot.redraw();
   }
 
-  #draw() {
-    const width = this.plot.clientWidth;
-    if (width < LEFT + RIGHT + 20) return;
+  #draw(drawing, width) {
     this.width = width;
-    const drawing = svg("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
-    const summary = this.#reports.length ? this.series.map((one) => this.#summary(one)).join("; ") : "no run yet";
-    drawing.append(svg("title", {}, `${this.title}: ${summary}`));
     // Each series has a scale of its own, and so a plot of its own, one above the other.
     const gap = 18;
     const each = (HEIGHT - TOP - BOTTOM - gap * (this.series.length - 1)) / this.series.length;
     this.series.forEach((one, index) => this.#drawSeries(drawing, one, TOP + index * (each + gap), each));
-    this.#drawTimes(drawing);
-    this.line = svg("line", { class: "pointer", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
-    drawing.append(this.line);
-    this.plot.replaceChildren(drawing, this.tip);
     const last = this.#reports.at(-1);
+    if (last) {
+      const first = this.#reports.length > 1 ? format.time(this.#reports[0].timestamp) : null;
+      timeAxis(drawing, { left: LEFT, right: width - RIGHT, first, last: format.time(last.timestamp) });
+    }
     const newest = (one, index) => one.show(one.value(last)) + (index ? ` ${one.name}` : "");
-    setText(this.latest, last ? this.series.map(newest).join(" · ") : format.MISSING);
+    setText(this.#plot.note, last ? this.series.map(newest).join(" · ") : format.MISSING);
+    return `${this.title}: ${last ? this.series.map((one) => this.#summary(one)).join("; ") : "no run yet"}`;
   }
 
   #summary(one) {
@@ -71,11 +54,8 @@ export class Chart {
     const values = this.#reports.map(one.value);
     const ceiling = niceCeiling(Math.max(0, ...values));
     const y = (value) => top + height * (1 - value / ceiling);
-    for (const tick of height > 70 ? [0, ceiling / 2, ceiling] : [0, ceiling]) {
-      drawing.append(
-        svg("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: y(tick), y2: y(tick) }),
-        svg("text", { class: "tick", x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, format.measured(tick)),
-      );
+    for (const value of height > 70 ? [0, ceiling / 2, ceiling] : [0, ceiling]) {
+      tick(drawing, { left: LEFT, right: this.width - RIGHT, y: y(value), text: format.measured(value) });
     }
     if (!values.length) return;
     const marks = svg("g", { class: `series ${one.kind}`, "data-series": one.name });
@@ -106,20 +86,6 @@ export class Chart {
     drawing.append(marks);
   }
 
-  #drawTimes(drawing) {
-    if (!this.#reports.length) return;
-    const y = HEIGHT - 4;
-    const last = this.#reports.length - 1;
-    drawing.append(
-      svg(
-        "text",
-        { class: "tick", x: this.width - RIGHT, y, "text-anchor": "end" },
-        format.time(this.#reports[last].timestamp),
-      ),
-    );
-    if (last > 0) drawing.append(svg("text", { class: "tick", x: LEFT, y }, format.time(this.#reports[0].timestamp)));
-  }
-
   #step() {
     return (this.width - LEFT - RIGHT - 8) / Math.max(1, this.#reports.length - 1);
   }
@@ -128,26 +94,14 @@ export class Chart {
     return this.#reports.length === 1 ? this.width - RIGHT - 8 : LEFT + 4 + index * this.#step();
   }
 
-  #point(event) {
-    if (!this.#reports.length) return;
-    const offset = event.clientX - this.plot.getBoundingClientRect().left;
-    const index = Math.max(0, Math.min(this.#reports.length - 1, Math.round((offset - LEFT - 4) / this.#step())));
+  #find(x) {
+    if (!this.#reports.length) return null;
+    const index = Math.max(0, Math.min(this.#reports.length - 1, Math.round((x - LEFT - 4) / this.#step())));
     const report = this.#reports[index];
-    this.line.setAttribute("x1", this.#x(index));
-    this.line.setAttribute("x2", this.#x(index));
-    this.line.setAttribute("visibility", "visible");
     const values = this.series.map(
       (one) => `${this.series.length > 1 ? `${one.name} ` : ""}${one.show(one.value(report))}`,
     );
-    setText(this.tip, `${values.join(", ")} at ${format.time(report.timestamp)}`);
-    this.tip.hidden = false;
-    const maxLeft = this.width - this.tip.offsetWidth;
-    this.tip.style.left = `${Math.max(0, Math.min(maxLeft, this.#x(index) - this.tip.offsetWidth / 2))}px`;
-  }
-
-  #leave() {
-    this.tip.hidden = true;
-    this.line?.setAttribute("visibility", "hidden");
+    return { x: this.#x(index), text: `${values.join(", ")} at ${format.time(report.timestamp)}` };
   }
 }
 

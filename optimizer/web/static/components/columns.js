@@ -3,6 +3,8 @@
 
 import { element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
+import { symbolAddress } from "../lib/route.js";
+import { changesText } from "./counts.js";
 
 // How an engine's words read; another word is shown as it is, without a sign or a colour.
 const TONES = new Map([
@@ -25,7 +27,7 @@ export const predictionColumns = [
     id: "symbol",
     label: "Symbol",
     value: (record) => record.symbol,
-    show: (cell, record) => name(cell, record.symbol),
+    show: (cell, record) => symbolLink(cell, record.symbol),
   },
   {
     id: "confidence",
@@ -142,7 +144,7 @@ export const holdingColumns = [
     id: "symbol",
     label: "Symbol",
     value: (holding) => holding.symbol,
-    show: (cell, holding) => name(cell, holding.symbol),
+    show: (cell, holding) => symbolLink(cell, holding.symbol),
   },
   {
     id: "side",
@@ -173,7 +175,49 @@ export const holdingColumns = [
   },
 ];
 
+/** The columns of one symbol's versions; one where it had left has no values. */
+export const versionColumns = [
+  {
+    id: "timestamp",
+    label: "From",
+    value: (point) => format.instant(point.timestamp)?.getTime(),
+    show: (cell, point) => time(cell, point.timestamp),
+  },
+  {
+    id: "confidence",
+    label: "Confidence",
+    numeric: true,
+    value: (point) => point.confidence,
+    show: (cell, point) =>
+      setText(cell, point.confidence === null ? "not among them" : format.percent(point.confidence)),
+  },
+  {
+    id: "prediction",
+    label: "Prediction",
+    numeric: true,
+    value: (point) => point.prediction,
+    show: (cell, point) => setText(cell, format.price(point.prediction)),
+  },
+  {
+    id: "last_price",
+    label: "Last",
+    numeric: true,
+    value: (point) => point.last_price,
+    show: (cell, point) => setText(cell, format.price(point.last_price)),
+  },
+  {
+    id: "version",
+    label: "Version",
+    numeric: true,
+    value: (point) => point.version,
+    show: (cell, point) => setText(cell, String(point.version)),
+  },
+];
+
 const rejected = (report) => report.stats?.records_rejected;
+
+// What a run changed in words; null where it published nothing, and for the first version.
+const changedBy = ({ changes }) => (changes ? changesText(changes) || "content as before" : null);
 
 export const runColumns = [
   {
@@ -224,6 +268,12 @@ export const runColumns = [
     show: (cell, report) => setText(cell, format.count(rejected(report))),
   },
   {
+    id: "changes",
+    label: "Changed",
+    value: (report) => changedBy(report),
+    show: (cell, report) => setText(cell, changedBy(report) ?? format.MISSING),
+  },
+  {
     id: "cache",
     label: "Cache",
     value: (report) => report.cache ?? null,
@@ -236,6 +286,14 @@ export const runColumns = [
     show: (cell, report) => setText(cell, report.reason ?? report.error ?? ""),
   },
 ];
+
+/** A symbol, which leads to its page. */
+function symbolLink(cell, symbol) {
+  if (!cell.firstChild) cell.append(element("a", { class: "name" }, element("bdi")));
+  setText(cell.firstChild.firstChild, symbol);
+  setAttribute(cell.firstChild, "href", symbolAddress(symbol));
+  setAttribute(cell.firstChild, "title", symbol);
+}
 
 /** A name from the data: any text of any length, in any direction of writing. */
 function name(cell, text) {

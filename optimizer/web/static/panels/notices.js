@@ -3,9 +3,15 @@
 
 import { byId, element, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
+import { isAcceptable } from "./trigger.js";
 
-/** The notices of a state, the worst first, each {level, title, text}. */
-export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun }) {
+const SAID = 300; // characters of what a guard said; all of it is under Last errors
+
+/**
+ * The notices of a state, the worst first, each {level, title, text}, and perhaps {action: {label, press}}. `accept`
+ * opens the dialog that starts a run which accepts its input; null where no run can be started.
+ */
+export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun, accept }) {
   const shown = dataAt ? ` What you see was read at ${format.time(dataAt.getTime())}.` : "";
   if (problem) return ofProblem(problem, version, shown);
   if (!status) return [];
@@ -27,9 +33,9 @@ export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun }) 
     notices.push({ level: "warn", title: "Most bots have no value in any field that is read.", text });
   }
   if (lastRun?.status === "failed") {
-    const text = `${lastRun.error} at ${format.time(lastRun.timestamp)}; what it said is under Last errors.`;
-    notices.push({ level: "warn", title: "The last run failed.", text });
+    notices.push(ofFailure(lastRun, accept));
   }
+  if (status.pinned) notices.push(ofPin(status));
   if (status.origin === "files" || !status.cache_up) {
     const from =
       status.origin === "files"
@@ -48,6 +54,26 @@ function hasRunLately(status, ageS, lastRun) {
   return ageS - afterConfirmationS <= 3 * status.interval_s;
 }
 
+function ofFailure({ error, details, timestamp }, accept) {
+  const action = accept && isAcceptable(error) ? { label: "Accept this input…", press: accept } : null;
+  const at = format.time(timestamp);
+  if (error !== "GuardRefused") {
+    const text = `${error} at ${at}; what it said is under Last errors.`;
+    return { level: "warn", title: "The last run failed.", text, action };
+  }
+  const said = details.length > SAID ? `${details.slice(0, SAID)}…` : details;
+  const text = `At ${at}: ${sentence(said)} The version before stays.`;
+  return { level: "warn", title: "A guard refused the last run.", text, action };
+}
+
+function ofPin({ pinned, restored_from }) {
+  const restored = restored_from ? ` It is what version ${restored_from} was.` : "";
+  const text =
+    `Since ${format.time(pinned.at)} by ${pinned.by}: runs do not replace it.${restored} ` +
+    "To let them again: rolling-optimizer unpin";
+  return { level: "warn", title: "The version is pinned.", text };
+}
+
 function ofProblem(problem, version, shown) {
   if (problem.status === 0) {
     return [{ level: "bad", title: "The API is away.", text: `The page tries again by itself.${shown}` }];
@@ -61,17 +87,27 @@ function ofProblem(problem, version, shown) {
 /** Show notices. The same ones with another age change in place, so that they are not read out again each time. */
 export function showNotices(notices) {
   const box = byId("notices");
-  const titles = notices.map(({ title }) => title).join(" ");
+  const titles = notices.map(({ title, action }) => title + (action?.label ?? "")).join(" ");
   if (box.dataset.titles !== titles) {
     box.dataset.titles = titles;
     box.replaceChildren(...notices.map(notice));
   }
-  notices.forEach(({ text }, index) => setText(box.children[index].lastElementChild, text));
+  notices.forEach(({ text }, index) => setText(box.children[index].querySelector("span"), text));
 }
 
-function notice({ level, title }) {
+function notice({ level, title, action }) {
   const text = element("span", { "aria-live": "off" });
-  return element("p", { class: "notice", "data-level": level }, element("strong", {}, title), " ", text);
+  const box = element("p", { class: "notice", "data-level": level }, element("strong", {}, title), " ", text);
+  if (action) {
+    const button = element(
+      "button",
+      { class: "button quiet", type: "button", "aria-haspopup": "dialog" },
+      action.label,
+    );
+    button.addEventListener("click", action.press);
+    box.append(" ", button);
+  }
+  return box;
 }
 
 /** A text of the API as a sentence. */

@@ -1,7 +1,7 @@
 // The predictions: their table, the search over it (`/` goes there, Escape empties it), the filter by sentiment.
 
 import { extraColumns, predictionColumns, tone } from "../components/columns.js";
-import { byId, element, setText } from "../lib/dom.js";
+import { byId, element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
 import { DataTable } from "../components/table.js";
 
@@ -63,9 +63,22 @@ export class Predictions {
     const shown = this.table.filter(
       (record) => has(record, this.#tone) && (matches(record.symbol) || matches(record.sentiment)),
     );
+    this.#linkExport();
     const total = this.#records.length;
     const all = format.count(total);
     setText(byId("predictions-count"), shown === total ? all : `${format.count(shown)} of ${all}`);
+  }
+
+  /** The file has what the buttons show, where it is one word of the engine's: the API filters by words. */
+  #linkExport() {
+    const fitting = this.#records.filter((record) => has(record, this.#tone));
+    const words = new Set(fitting.map(({ sentiment }) => sentiment.toLowerCase()));
+    const [word] = this.#tone !== "" && words.size === 1 ? words : [];
+    const query = word === undefined ? "" : `?sentiment=${encodeURIComponent(word)}`;
+    setAttribute(byId("predictions-csv"), "href", `predictions.csv${query}`);
+    const told = word === undefined ? "all predictions" : `predictions that are ${word}`;
+    setText(byId("predictions-csv-note"), ` of ${told}`);
+    setAttribute(byId("predictions-csv"), "title", `Download ${told} as CSV`);
   }
 
   #empty(event) {
@@ -75,6 +88,7 @@ export class Predictions {
   }
 
   #goThere(event) {
+    if (byId("overview").hidden) return;
     const typing = event.target.closest("input, textarea, select, dialog");
     if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();

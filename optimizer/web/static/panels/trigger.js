@@ -1,6 +1,8 @@
 // "Run now": asks for the token, starts a run, follows it to its end. The token lives in this tab's session storage and
-// goes nowhere but into the Authorization header of these two requests.
+// goes nowhere but into the Authorization header of these two requests. Where a run was refused for what its input has,
+// it offers another one that accepts it.
 
+import { changesText } from "../components/counts.js";
 import { get, post, Problem } from "../lib/api.js";
 import { byId, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
@@ -11,7 +13,14 @@ const WAITS_LONG_MS = 15_000;
 // The server keeps results for so long. A run that has not begun by then is lost, or unknown.
 const GIVES_UP_MS = 15 * 60_000;
 
+// Errors of an input that can be accepted all the same.
+const ACCEPTABLE = ["TooManyRejected", "NoBots", "GuardRefused"];
+
+/** Whether a failed run's input can be accepted. */
+export const isAcceptable = (error) => ACCEPTABLE.includes(error);
+
 export class Trigger {
+  allowed = false;
   // The id of the run that is followed; null for none.
   #followed = null;
 
@@ -19,7 +28,8 @@ export class Trigger {
   constructor(onEnd) {
     this.onEnd = onEnd;
     this.dialog = byId("run-dialog");
-    byId("run-open").addEventListener("click", () => this.#ask());
+    byId("run-open").addEventListener("click", () => this.ask());
+    byId("run-accept-open").addEventListener("click", () => this.ask({ accept: true }));
     byId("run-cancel").addEventListener("click", () => this.dialog.close());
     byId("run-dismiss").addEventListener("click", () => {
       this.#followed = null;
@@ -35,10 +45,13 @@ export class Trigger {
 
   /** The button is there only where the server takes triggers. */
   allow(allowed) {
+    this.allowed = allowed;
     byId("run-open").hidden = !allowed;
   }
 
-  #ask() {
+  /** Open the dialog, where `accept` is chosen already or not. */
+  ask({ accept = false } = {}) {
+    byId("run-accept").checked = accept;
     byId("run-token").value = sessionStorage.getItem(TOKEN) ?? "";
     setText(byId("run-error"), "");
     this.dialog.showModal();
@@ -53,7 +66,11 @@ export class Trigger {
     byId("run-send").disabled = true;
     setText(byId("run-error"), "");
     try {
-      const { id } = await post("runs", { force: byId("run-force").checked }, token);
+      const { id } = await post(
+        "runs",
+        { force: byId("run-force").checked, accept: byId("run-accept").checked },
+        token,
+      );
       sessionStorage.setItem(TOKEN, token);
       this.dialog.close();
       this.#follow(id, token);
@@ -71,6 +88,7 @@ export class Trigger {
     this.#followed = id;
     byId("run-open").disabled = true;
     byId("run-progress").hidden = false;
+    byId("run-accept-open").hidden = true;
     this.#show("pending", "Sent; waiting for a worker", "", null);
     // The button that had the focus is disabled now.
     byId("run-progress").focus();
@@ -92,9 +110,10 @@ export class Trigger {
 
   #step(run, waitedMs) {
     if (run.state === "done") {
-      this.#end(run.report?.status ?? "success", outcome(run.report), run.report?.reason ?? "");
+      this.#end(run.report?.status ?? "success", outcome(run.report), run.report?.details ?? run.report?.reason ?? "");
     } else if (run.state === "failed") {
       this.#end("failed", `Failed: ${run.error?.error ?? "unknown"}`, run.error?.details ?? "");
+      byId("run-accept-open").hidden = !isAcceptable(run.error?.error);
     } else if (run.state === "running") {
       const percent = run.percent ?? null;
       this.#show(
@@ -136,9 +155,12 @@ export class Trigger {
 function outcome(report) {
   if (!report) return "Done";
   if (report.status === "unchanged") return "Done: the file has not changed";
-  if (report.status === "skipped") return "Skipped";
+  if (report.status === "skipped") return report.reason === "pinned" ? "Skipped: the version is pinned" : "Skipped";
   if (report.status === "failed") return `Failed: ${report.error}`;
   if (!report.stats) return "Done";
   const { seconds, predictions_extracted: kept, records_seen: seen } = report.stats;
-  return `Done in ${format.runTime(seconds)}: ${format.count(kept)} predictions of ${format.count(seen)} records`;
+  const content = report.changes && !changesText(report.changes) ? ", content as before" : "";
+  return (
+    `Done in ${format.runTime(seconds)}: ${format.count(kept)} predictions of ${format.count(seen)} records` + content
+  );
 }

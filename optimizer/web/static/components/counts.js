@@ -1,0 +1,14 @@
+// What a version or a run changed, counted, in words.
+
+import { count } from "../lib/format.js";
+
+const KINDS = ["predictions", "bots", "holdings"];
+
+/** `Predictions 2 added, 5 changed; bots 1 removed` of counts by kind; "" where all are 0. */
+export function changesText(counts) {
+  const text = KINDS.map((kind) => [kind, Object.entries(counts[kind] ?? {}).filter(([, number]) => number > 0)])
+    .filter(([, numbers]) => numbers.length)
+    .map(([kind, numbers]) => `${kind} ${numbers.map(([word, number]) => `${count(number)} ${word}`).join(", ")}`)
+    .join("; ");
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
