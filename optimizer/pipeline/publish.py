@@ -1,7 +1,7 @@
 """The end of a run that has scanned: select, write the files, publish in Redis, and count for the report.
 
-Errors: `NoRecords`, `NoBots` and `TooManyRejected` for a result that is not acceptable, `OutputUnwritable`, and
-`PublishRefused`. The old version stays in files and Redis.
+Errors: `NoRecords`, `NoBots` and `TooManyRejected` for a result that is not acceptable, `GuardRefused`,
+`OutputUnwritable`, and `PublishRefused`. The old version stays in files and Redis.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import time
 from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.models import Report, Stats
+from optimizer.pipeline.guard import check_guards
 from optimizer.pipeline.memory import peak_rss_mb
-from optimizer.pipeline.parts import ScannedInput
+from optimizer.pipeline.parts import Progress, ScannedInput
 from optimizer.pipeline.session import Session
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.portfolio import holdings, summaries
@@ -23,8 +24,13 @@ from optimizer.snapshots.store import snapshot_store
 __all__ = ["publish"]
 
 
-def publish(settings: Settings, session: Session, scanned: ScannedInput, *, accept: bool) -> Report:
-    """Select, write the files, then Redis; the lock is checked before either shows anything."""
+def publish(
+    settings: Settings, session: Session, scanned: ScannedInput, *, accept: bool, progress: Progress | None = None
+) -> Report:
+    """Select, ask the guards, write the files, then Redis; the lock is checked before either shows anything.
+
+    `progress` is called while a guard of the user's is on, as if all was read; what it raises ends the run.
+    """
     result = scanned.result
     check_plausible(
         result,
@@ -47,9 +53,18 @@ def publish(settings: Settings, session: Session, scanned: ScannedInput, *, acce
         rejected=result.rejected,
         gzip_level=settings.gzip_level,
     )
-    snapshot_store(settings.output_dir, keep=settings.keep_versions).write(
-        snapshots, replaced=session.newest_before, before_commit=session.check_superseded
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
+    watched = session.watched(progress)
+    current = store.read_set()
+    check_guards(
+        settings,
+        snapshots,
+        None if current is None else current.manifest,
+        lambda: None if current is None else current.content(),
+        accept=accept,
+        wait=lambda: watched(scanned.input_bytes, scanned.input_bytes),
     )
+    store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
     session.publish(snapshots)
     return Report(
         "success",

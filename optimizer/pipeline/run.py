@@ -286,7 +286,7 @@ def _scan(
 ) -> Report:
     """Scan the input in this process and publish the result."""
     scanned = opened.scan(choose_engine(settings.engine), session, session.watched(progress), force=force)
-    return publish(settings, session, scanned, accept=accept)
+    return publish(settings, session, scanned, accept=accept, progress=progress)
 
 
 def failed_report(settings: Settings, error: Exception) -> Report:
