@@ -55,7 +55,8 @@ def main() -> int:
             for name, counts in ways.items():
                 missed += _show(name, counts, whole, GOAL_PERCENT if name == STREAM else None)
             missed += _show_page(open_page_cost(source, port, "no-preference"), whole)
-            print(f"  with reduced motion: {_cpu(open_page_cost(source, port, 'reduce'))}")
+            print("the same, its user wants reduced motion")
+            _show_cpu(open_page_cost(source, port, "reduce"))
             print()
     return 1 if missed else 0
 
@@ -79,19 +80,17 @@ def _show_page(cost: PageCost, whole: float) -> int:
     for path, counts in cost.beside.items():
         _show(f"  {path}, a version", counts, whole)
     _show("  in 30 s without a version", [cost.idle_bytes], whole)
-    print(f"  CPU: {_cpu(cost)}")
+    _show_cpu(cost)
     return missed
 
 
-def _cpu(cost: PageCost) -> str:
-    return "; ".join(
-        f"{name} {_spread(cost.cpu_ms[name])} ms a version, {cost.idle_cpu_ms[name]:.0f} ms a second without one"
-        for name in cost.cpu_ms
-    )
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+def _show_cpu(cost: PageCost) -> None:
+    for name, values in cost.cpu_ms.items():
+        print(
+            f"{f'  CPU of its {name}, ms':<40}{statistics.median(values):>16,.0f}{'':>9}"
+            f"  {min(values):.0f} to {max(values):.0f}   and {cost.idle_cpu_ms[name]:.0f} a second without a version",
+            flush=True,
+        )
 
 
 def _at_the_socket(source: ChangingSource, port: int) -> dict[str, list[int]]:
@@ -128,7 +127,7 @@ def _wait(compressed: Callable[[], int], plain: Callable[[], int], version: int)
 
 def _taken(proxy: CountingProxy) -> int:
     proxy.wait_quiet()
-    return sum(proxy.take()[0].values())
+    return sum(proxy.take().values())
 
 
 def _asked(proxy: CountingProxy, path: str) -> int:

@@ -10,7 +10,7 @@ Errors: `ChangesMissing` where a gap, or the end of what is held, is between two
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from optimizer.cache.client import UNREADABLE
 from optimizer.cache.keys import CHANGES_BYTES, CHANGES_KEPT
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from optimizer.reader.stores import CacheStore
 
 __all__ = ["ChangeLog", "HeldChange", "changes_since"]
-
-GONE: Final = "what changed since version {since} is not held: {held}; take the whole version {version}{remedy}"
 
 
 class HeldChange(NamedTuple):
@@ -61,9 +59,21 @@ class ChangeLog:
             size -= len(entries.pop(0).gz)
         self.entries, self.read_to = tuple(entries), shown
 
-    def since(self, version: int, current: CachedVersion) -> list[HeldChange] | None:
-        """What leads from a version to the current one; `None` if that is not held."""
-        return chain(self.entries, version, current.version, current.manifest.content_since)
+    def since(self, version: int, current: CachedVersion) -> list[HeldChange]:
+        """What leads from a version to the current one.
+
+        Raises:
+            ChangesMissing: That is not held.
+        """
+        try:
+            return chain(self.entries, version, current.version, current.manifest.content_since)
+        except ChangesMissing:
+            oldest = self.oldest(current)
+            held = "none are" if oldest is None else f"the oldest version from which changes are held is {oldest}"
+            raise ChangesMissing(
+                f"what changed since version {version} is not held: {held}; take all of version {current.version}, by "
+                "reader.snapshot() or GET /snapshot, and what changes after it"
+            ) from None
 
     def oldest(self, current: CachedVersion) -> int | None:
         """The oldest version from which something leads to the current one; `None` if nothing does."""
@@ -93,8 +103,6 @@ def changes_since(follower: Follower, version: int) -> Changes:
     log = follower.hold_changes()
     cached = follower.current()
     held = log.since(version, cached)
-    if held is None:
-        raise ChangesMissing(describe_gone(log, version, cached, ": reader.snapshot()"))
     age_s = cached.age_s()
     return Changes(
         version=cached.version,
@@ -103,10 +111,3 @@ def changes_since(follower: Follower, version: int) -> Changes:
         age_s=age_s,
         stale=age_s > follower.stale_after_s,
     )
-
-
-def describe_gone(log: ChangeLog, since: int, current: CachedVersion, remedy: str) -> str:
-    """Say which changes are held, where those since a version are not."""
-    oldest = log.oldest(current)
-    held = "none are" if oldest is None else f"the oldest version from which changes are held is {oldest}"
-    return GONE.format(since=since, held=held, version=current.version, remedy=remedy)

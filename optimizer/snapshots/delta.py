@@ -6,8 +6,12 @@
 The order is not part of a change: predictions are in order of confidence, then symbol, bots of their names, holdings of
 their symbols. Values are compared as JSON: in Python 1, 1.0 and True are equal.
 
+    chain(changes, ...)               those that lead from a version to the current one
+
 A change holds for every version with the content of the one before: from `since`, which first had it, to `before`. So
 versions that changed nothing here need no change of their own.
+
+Errors: `ChangesMissing` where changes are not held any more.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from optimizer.errors import ChangesMissing
 from optimizer.models import (
     BotsSnapshot,
     BotSummary,
@@ -183,26 +188,34 @@ def apply_predictions(records: Iterable[Record], change: PredictionsChange) -> l
     return sorted(merged.values(), key=_rank)
 
 
-def chain(changes: Iterable[L], since: int, current: int, content_since: int | None = None) -> list[L] | None:
-    """Return the changes that lead from the content of one version to the current one's, or `None` if one is missing.
+def chain(changes: Iterable[L], since: int, current: int, content_since: int | None = None) -> list[L]:
+    """Return the changes that lead from a version to the current one, oldest first.
 
     Args:
-        changes: All that are known, oldest first.
-        since: The version to begin with. From one that is newer than the current one there is nothing to do.
+        changes: The changes that are held, oldest first; there may be gaps.
+        since: The version to start from; from one that is newer than the current one there is nothing to do.
         current: The current version.
-        content_since: The oldest version from which on the content has been the current one; by default `current`.
+        content_since: As its manifest says; `None`, as in older releases, if it is not known to have older content.
+
+    Raises:
+        ChangesMissing: One of them is not held.
     """
-    target = current if content_since is None else content_since
-    if since >= target:
+    content_since = current if content_since is None else content_since
+    if since >= content_since:
         return []
-    links, version = [], since
-    for change in changes:
-        if since < change.version <= current:
-            if not change.since <= version <= change.before:
-                return None
-            links.append(change)
-            version = change.version
-    return links if version >= target else None
+    needed = [change for change in changes if since < change.version <= current]
+    reached = since
+    for change in needed:
+        if not change.since <= reached <= change.before:
+            break
+        reached = change.version
+    else:
+        if reached >= content_since:
+            return needed
+    raise ChangesMissing(
+        f"the changes from version {since} to {current} are not held any more; take the whole snapshot of version "
+        f"{current}, and the changes since then"
+    )
 
 
 def oldest_start(changes: Sequence[L], current: int, content_since: int | None = None) -> int | None:

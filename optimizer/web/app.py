@@ -28,6 +28,7 @@ from optimizer.web.trigger import Trigger
 __all__ = ["Front", "create_app", "create_app_of_many"]
 
 SYMBOL_PREFIX: Final = "/predictions/"
+HISTORY_SUFFIX: Final = "/history"
 WHOLE: Final = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "portfolio"}
 
 
@@ -54,7 +55,8 @@ class Front:
             kind = WHOLE.get(path)
             if kind is not None:
                 return pages.whole(kind)
-            if path.startswith(SYMBOL_PREFIX):
+            # Whether it is the history of a symbol is seen only in the path as it was sent.
+            if path.startswith(SYMBOL_PREFIX) and not path.endswith(HISTORY_SUFFIX):
                 return pages.symbol(path[len(SYMBOL_PREFIX) :])
             if path == "/page":
                 return pages.whole_page

@@ -16,8 +16,9 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
+from optimizer.errors import ChangesMissing
 from optimizer.models import Value
-from optimizer.reader.changes import HeldChange, describe_gone
+from optimizer.reader.changes import HeldChange
 from optimizer.snapshots.delta import Change
 from optimizer.web import describe
 from optimizer.web.messages import ChangeMessages
@@ -101,11 +102,11 @@ def add_changes(router: APIRouter, service: Service) -> None:
         """With `Accept: application/jsonl` one change a line, with the current version in `X-Snapshot-Version`."""
         log = (await service.messages()).log
         cached = (await service.reader()).follower.current()
-        held = log.since(since, cached)
-        if held is None:
-            detail = describe_gone(log, since, cached, " from snapshot")
+        try:
+            held = log.since(since, cached)
+        except ChangesMissing as error:
             members = {"version": cached.version, "oldest": log.oldest(cached), "snapshot": "snapshot"}
-            return problem(410, detail, members=members)
+            return problem(410, str(error), members=members)
         lines = _LINES.search(request.headers.get("accept", ""))
         media_type = lines[0].lower() if lines else "application/json"
         return Sending(await responses.respond(cached.prepared, held, since, media_type))

@@ -24,6 +24,7 @@ __all__ = [
     "CHANGES_EXAMPLE",
     "CHANGE_EXAMPLE",
     "EXPOSED_HEADERS",
+    "HISTORY_EXAMPLE",
     "JSON_LINES",
     "PAGE_EXAMPLE",
     "PORTFOLIO_EXAMPLE",
@@ -33,6 +34,7 @@ __all__ = [
     "RUN_STATE_EXAMPLE",
     "SNAPSHOT_EXAMPLE",
     "STATUS_EXAMPLE",
+    "SYMBOL_HISTORY_EXAMPLE",
     "responses",
     "text_response",
 ]
@@ -81,6 +83,36 @@ PAGE_EXAMPLE: Final = {
         "rejected": _REJECTED,
         "notes": ["1 of 2 bots rejected; sums leave it out"],
     },
+}
+_COUNTS: Final = {"added": 1, "changed": 12, "removed": 1}
+HISTORY_EXAMPLE: Final[dict[str, Any]] = {
+    "version": _VERSION,
+    "steps": [
+        {
+            "version": _VERSION,
+            "before": _VERSION - 30_000,
+            "timestamp": _TIMESTAMP,
+            "counts": {"predictions": _COUNTS, "bots": _COUNTS, "holdings": _COUNTS},
+            "entered": [{"symbol": "AAPL", "rank": 3, "confidence": 0.93}],
+            "left": [{"symbol": "NVDA", "rank": 7, "confidence": 0.91}],
+            "moved": [{"symbol": "MSFT", "from": 9, "to": 4}],
+            "confidence": [{"symbol": "MSFT", "from": 0.87, "to": 0.92}],
+        }
+    ],
+}
+SYMBOL_HISTORY_EXAMPLE: Final[dict[str, Any]] = {
+    "symbol": "AAPL",
+    "version": _VERSION,
+    "since": _VERSION - 3_600_000,
+    "points": [
+        {
+            "version": _VERSION,
+            "timestamp": _TIMESTAMP,
+            "confidence": 0.93,
+            "prediction": 104.2,
+            "last_price": 101.5,
+        }
+    ],
 }
 CHANGE_EXAMPLE: Final[dict[str, Any]] = {
     "version": _VERSION,
@@ -146,7 +178,7 @@ _PROBLEMS: Final = {
     404: f"no prediction for 'XYZ' in version {_VERSION}",
     409: "the run 7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11, sent without force, has not ended: ask again then",
     410: f"what changed since version 7 is not held: the oldest version from which changes are held is {_OLDEST}; "
-    f"take the whole version {_VERSION} from snapshot",
+    f"take all of version {_VERSION}, by reader.snapshot() or GET /snapshot, and what changes after it",
     422: "query.limit: Input should be greater than or equal to 0",
     429: TOO_MANY_UNAUTHORIZED,
     503: NO_SNAPSHOT,

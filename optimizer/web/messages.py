@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from optimizer.errors import ChangesMissing
 from optimizer.reader.changes import ChangeLog, HeldChange
 from optimizer.reader.results import CachedVersion
 
@@ -86,8 +87,9 @@ class ChangeMessages:
             return []
         if version is None:
             return [self.shown(current)]
-        held = self.log.since(version, current)
-        if held is None:
+        try:
+            held = self.log.since(version, current)
+        except ChangesMissing:
             return [self.reset(current)]
         messages = self.encoded(held)
         is_there = bool(held) and held[-1].version == current.version

@@ -187,26 +187,32 @@ class ProblemRoute(APIRoute):
 
 
 class SymbolRoute(ProblemRoute):
-    """A route whose path ends in `{symbol:path}`: a symbol may contain slashes, which are written as `%2F`.
+    """A route with `{symbol:path}` in its path, last or before more: a symbol's slashes are written as `%2F`.
 
     A slash that stands for itself, or no symbol at all, matches only if no other route of the app does, whichever was
     included first: `/predictions/history/AAPL` may be a route of the app.
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match in full if the symbol is the last segment of the path as it was sent."""
+        """Match in full if the symbol is one segment of the path as it was sent."""
         match, child_scope = super().matches(scope)
         if match is Match.FULL:
             symbol = child_scope["path_params"]["symbol"]
-            if not symbol or ("/" in symbol and symbol != _last_segment(scope)):
+            after = self.path_format.rpartition("{symbol}")[2].split("/")[1:]
+            if not symbol or (("/" in symbol or after) and not _ends_in([symbol, *after], scope)):
                 match = Match.PARTIAL
         return match, child_scope
 
 
-def _last_segment(scope: Scope) -> str:
-    """Decode the last segment of the path as it was sent; servers may leave that out."""
+def _ends_in(segments: list[str], scope: Scope) -> bool:
+    """Whether these are the last segments of the path as it was sent.
+
+    Servers may leave that out: then every slash stands for itself.
+    """
     raw_path: bytes = scope.get("raw_path") or b""
-    return unquote(raw_path.rpartition(b"/")[2].decode("latin-1"))
+    if not raw_path:
+        return "/" not in segments[0]
+    return [unquote(segment.decode("latin-1")) for segment in raw_path.split(b"/")[-len(segments) :]] == segments
 
 
 def _operation_id(path: str, route: APIRoute) -> str:

@@ -3,6 +3,7 @@
 GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page      of the current version; 503 without one
 GET /events                                                           `?data=changes`: with what changed
 GET /changes  /snapshot                                               see `changes.py`
+GET /history  /predictions/{symbol}/history                            see `history_routes.py`
 GET /static/follow.js                                                 follows these routes in a page
 GET /status  /runs  /healthz  /readyz  /metrics                       see `operations.py`
 POST /runs  GET /runs/{id}                                            if there is a trigger, see `trigger.py`
@@ -26,6 +27,7 @@ from optimizer.web import describe
 from optimizer.web.assets import FOLLOW_PATH, load_asset
 from optimizer.web.changes import LONGEST_VERSION, add_changes
 from optimizer.web.events import TOO_MANY_LISTENERS, ChangeStream, EventStream
+from optimizer.web.history_routes import add_history
 from optimizer.web.operations import add_operations
 from optimizer.web.pages import PredictionQuery, SnapshotPage
 from optimizer.web.prepared import Sending
@@ -176,6 +178,8 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     )
     async def page() -> Response:
         return Sending((await service.current()).page())
+
+    add_history(router, service)  # before the symbols: a path that ends in /history and could be of both is its own
 
     async def prediction(
         symbol: Annotated[str, Path(description="Any text; a slash is written as %2F.", examples=["AAPL"])],

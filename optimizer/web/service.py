@@ -21,9 +21,11 @@ from optimizer.reader.reader import SnapshotReader
 from optimizer.reader.results import Answer, CachedVersion
 from optimizer.storage.location import redact_url
 from optimizer.web.events import Hub
+from optimizer.web.history_pages import HistoryPages
 from optimizer.web.messages import ChangeMessages
 from optimizer.web.pages import Pages
 from optimizer.web.prepared import Headers
+from optimizer.web.problems import PartMissing
 from optimizer.web.read_counters import ReadCounters
 
 __all__ = ["Service"]
@@ -57,6 +59,8 @@ class Service:
         self._settings = settings
         self._source = source
         self._reader: AsyncSnapshotReader | None = None
+        self._history: HistoryPages | None = None
+        self._history_of: tuple[object, ...] = ()
         self._is_readers_owner = reader is None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lifespans = 0
@@ -146,6 +150,7 @@ class Service:
     def _use(self, reader: AsyncSnapshotReader) -> None:
         self._reader = reader
         reader.follower.prepare_with(self)
+        reader.follower.on_refresh.append(self._follow_history)
 
     @property
     def pages(self) -> Pages | None:
@@ -162,6 +167,17 @@ class Service:
         """
         pages: Pages = (await self.reader()).follower.current().prepared
         return pages
+
+    async def history(self) -> HistoryPages:
+        """The history of the version that is held.
+
+        Raises:
+            SnapshotMissing: There is no version, or a part of it cannot be read.
+        """
+        version = (await self.current()).version
+        if self._history is None:
+            raise PartMissing(f"version {version} has a part that cannot be read; the next publish mends it")
+        return self._history
 
     async def close(self) -> None:
         """End the streams, and close the reader, unless the app has passed it."""
@@ -203,7 +219,26 @@ class Service:
         if self._messages is not None:
             self._messages.prepare()
         pages = self.pages
-        return pages if pages is not None and pages.show(cached) else Pages(cached, self.per_request_headers)
+        if pages is None or not pages.show(cached):
+            pages = Pages(cached, self.per_request_headers)
+        self._add_to_history(cached, pages)
+        return pages
+
+    def _follow_history(self) -> None:
+        """After each refresh, in the reader's thread: changes may come after the version that they lead to."""
+        if self._reader is not None and self.pages is not None:
+            self._add_to_history(self._reader.follower.current(), self.pages)
+
+    def _add_to_history(self, cached: CachedVersion, pages: Pages) -> None:
+        """Make the history that leads to a version, unless it is made, or Redis will soon have what it lacks."""
+        log = self._reader.follower.changes if self._reader is not None else None
+        if log is None or self._history_of == (pages, log.entries):
+            return
+        before = self._history
+        if before is not None and self._messages is not None and self._waits_for_redis(cached):
+            return
+        self._history = HistoryPages.after(before, cached, pages, log.entries) if cached.is_whole else None
+        self._history_of = (pages, log.entries)
 
     def _renew(self) -> None:
         """After each refresh: send news to the listeners, and share what was counted."""

@@ -593,7 +593,8 @@ def test_wherever_a_writer_dies_one_of_two_manifests_is_whole(tmp_path: Path) ->
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
-    seen, left = [], set()
+    seen: list[bool] = []
+    left: set[bool] = set()
     deaths = sorted((path for path in tmp_path.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
     for directory in deaths:
         current = DirectoryStore(directory).read_set()

@@ -1,0 +1,218 @@
+"""What the versions of a source changed, as one value: steps to show, and the values of each symbol over time. No I/O.
+
+    history = follow(None, content, content_since, held)       at the start: back from the content, by the undos
+    history = follow(history, content, content_since, held)    later: adds what is new, drops what has fallen out
+
+`held` are the changes that the stream holds, oldest first. Both ways have the same result. A history is never changed
+once it is made, so any thread may read it. Where a change is missing, the history begins after the gap.
+
+Held are, for each version, its step as JSON, and for each symbol 32 bytes for each version that changed its record.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import UnsetType
+
+from optimizer.cache.clocks import text_of
+from optimizer.models import ChangeCounts, KindCounts, Record, Value, VersionContent
+from optimizer.reader.changes import HeldChange
+from optimizer.snapshots.delta import BotsChange, Change, HoldingsChange, chain, oldest_start
+from optimizer.web.history_steps import HistoryStep, Ranking, fill
+
+__all__ = ["History", "HistoryPoint", "follow"]
+
+# Version, confidence, prediction, last price; NaN where the symbol left. A version has at most 15 digits.
+_POINT: Final = struct.Struct("<4d")
+_LEFT: Final = (math.nan,) * 3
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class HistoryPoint(Value, frozen=True):
+    """A symbol's values from a version on; null where it left."""
+
+    version: int
+    timestamp: str
+    confidence: float | None
+    prediction: float | None
+    last_price: float | None
+
+
+class HeldStep(NamedTuple):
+    """A step as it is held: `json` is a `HistoryStep`, `symbols` are those that have a point at this version."""
+
+    version: int
+    since: int
+    timestamp: str
+    symbols: tuple[str, ...]
+    json: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The steps that led to a version, oldest first, and the points of each symbol.
+
+    Attributes:
+        version: The version that the last step made, or from which on there was no step.
+        since: The oldest version whose predictions are known: the one before the first step.
+        steps: The steps.
+        points: By symbol, its points one after another: the first is of `since` or of the version with which it came.
+        ranking: The predictions of `version`.
+        bots: The names of the bots of `version`.
+        holdings: The symbols of the holdings of `version`.
+    """
+
+    version: int
+    since: int
+    steps: tuple[HeldStep, ...]
+    points: dict[str, bytes]
+    ranking: Ranking
+    bots: frozenset[str]
+    holdings: frozenset[str]
+
+    @classmethod
+    def at(cls, version: int, records: Iterable[Record], bots: Iterable[str], holdings: Iterable[str]) -> History:
+        """The history that begins with a version, without a step."""
+        points, ranking = {}, []
+        for record in records:
+            symbol = sys.intern(record.symbol)
+            points[symbol] = _point(version, record)
+            ranking.append((-record.confidence, symbol))
+        ranking.sort()
+        return cls(version, version, (), points, ranking, frozenset(bots), frozenset(holdings))
+
+    def latest(self, limit: int) -> list[msgspec.Raw]:
+        """The last steps, newest first, each a `HistoryStep` as JSON."""
+        return [step.json for step in self.steps[-limit:][::-1]]
+
+    def of_symbol(self, symbol: str) -> list[HistoryPoint] | None:
+        """The points of a symbol, oldest first; `None` if no version that is known has it."""
+        data = self.points.get(symbol)
+        if data is None:
+            return None
+        # Of what was before the first step only the version is known, which is milliseconds since the epoch.
+        timestamps = {step.version: step.timestamp for step in self.steps} | {self.since: text_of(self.since / 1e3)}
+        points = []
+        for made, *values in _POINT.iter_unpack(data):
+            version = max(int(made), self.since)
+            shown = (None, None, None) if math.isnan(values[0]) else values
+            points.append(HistoryPoint(version, timestamps[version], *shown))
+        return points
+
+    def after(self, change: Change) -> History:
+        """The history with one more step; `version` has the content that the change is from."""
+        bots, bot_counts = _names_after(self.bots, change.bots)
+        holdings, holding_counts = _names_after(self.holdings, change.holdings)
+        step = HistoryStep(change.version, change.before, change.timestamp, ChangeCounts(), [], [], [], [])
+        counts, points, ranking = KindCounts(), self.points, self.ranking
+        symbols: tuple[str, ...] = ()
+        if not isinstance(change.predictions, UnsetType):
+            changed = {sys.intern(record.symbol): record for record in change.predictions.changed}
+            removed = set(map(sys.intern, change.predictions.removed))
+            symbols = (*changed, *removed)
+            kept = [key for key in ranking if key[1] not in changed and key[1] not in removed]
+            ranking = sorted([*kept, *((-record.confidence, symbol) for symbol, record in changed.items())])
+            points = {**points}
+            for symbol in symbols:
+                points[symbol] = points.get(symbol, b"") + _point(change.version, changed.get(symbol))
+            step, counts = fill(step, self.ranking, ranking, changed, removed)
+        step = msgspec.structs.replace(step, counts=ChangeCounts(counts, bot_counts, holding_counts))
+        held = HeldStep(change.version, change.since, change.timestamp, symbols, msgspec.Raw(_encode(step)))
+        steps = (*self.steps, held)
+        return History(change.version, steps[0].since, steps, points, ranking, bots, holdings)
+
+    def without_oldest(self) -> History:
+        """The history without its first step."""
+        first, *rest = self.steps
+        points = {**self.points}
+        for symbol in first.symbols:
+            data = points.pop(symbol)
+            # At most one point is older than the step; one at the step that says that the symbol left says no more.
+            if _POINT.unpack_from(data)[0] < first.version:
+                data = data[_POINT.size :]
+            if math.isnan(_POINT.unpack_from(data)[1]):
+                data = data[_POINT.size :]
+            if data:
+                points[symbol] = data
+        since = rest[0].since if rest else first.version
+        return replace(self, since=since, steps=tuple(rest), points=points)
+
+
+def follow(
+    history: History | None, content: VersionContent, content_since: int | None, held: Sequence[HeldChange]
+) -> History:
+    """The history of a version.
+
+    Args:
+        history: The history so far, if there is one.
+        content: The version.
+        content_since: The oldest version from which on the content has been the same; by default the version itself.
+        held: The changes that the stream holds, oldest first.
+    """
+    oldest = oldest_start(held, content.version, content_since)
+    links = [] if oldest is None else chain(held, oldest, content.version, content_since)
+    extended = None if history is None else _extended(history, links)
+    if extended is not None:
+        return extended
+    records = {record.symbol: record for record in content.predictions.predictions}
+    # Changes have no undo of bots and holdings: whether the first one that names one of them added it is unknown. It
+    # counts as changed, unless this process has seen the version before.
+    bots, holdings = set(content.bots.bots), {holding.symbol for holding in content.portfolio.holdings}
+    for link in reversed(links):
+        stored = link.stored()
+        bots.update(*_names(stored.change.bots))
+        holdings.update(*_names(stored.change.holdings))
+        if not isinstance(stored.undo, UnsetType):
+            records |= {record.symbol: record for record in stored.undo.changed}
+            for symbol in stored.undo.removed:
+                records.pop(symbol, None)
+    since = links[0].since if links else content.version if content_since is None else content_since
+    history = History.at(since, records.values(), bots, holdings)
+    for link in links:
+        history = history.after(link.stored().change)
+    return history
+
+
+def _extended(history: History, links: Sequence[HeldChange]) -> History | None:
+    """The history made one of exactly these changes; `None` if it lacks one of them."""
+    for link in links:
+        if link.version > history.version:
+            if not link.since <= history.version <= link.before:
+                return None
+            history = history.after(link.stored().change)
+    while links and history.steps and history.steps[0].version < links[0].version:
+        history = history.without_oldest()
+    versions = [step.version for step in history.steps]
+    return history if versions and versions == [link.version for link in links] else None
+
+
+def _names(change: BotsChange | HoldingsChange | UnsetType) -> tuple[list[str], list[str]]:
+    """The names of bots or holdings that were added or changed, and of those removed."""
+    if isinstance(change, UnsetType):
+        return [], []
+    if isinstance(change, BotsChange):
+        return list(change.changed), change.removed
+    return [holding.symbol for holding in change.changed], change.removed
+
+
+def _names_after(
+    names: frozenset[str], change: BotsChange | HoldingsChange | UnsetType
+) -> tuple[frozenset[str], KindCounts]:
+    changed, removed = _names(change)
+    added = [name for name in changed if name not in names]
+    counts = KindCounts(len(added), len(changed) - len(added), len(removed))
+    return (names.union(added).difference(removed) if added or removed else names), counts
+
+
+def _point(version: int, record: Record | None) -> bytes:
+    """A point; without a record the symbol left."""
+    if record is None:
+        return _POINT.pack(version, *_LEFT)
+    return _POINT.pack(version, record.confidence, record.prediction, record.last_price)

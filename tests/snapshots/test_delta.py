@@ -1,0 +1,59 @@
+"""Changes between versions: which of them lead from a version to the current one."""
+
+from __future__ import annotations
+
+import pytest
+
+from optimizer.errors import ChangesMissing
+from optimizer.snapshots.delta import Change, chain
+
+NOW = "2026-11-01T10:00:00.000Z"
+
+
+def a_change(version: int, before: int, since: int | None = None) -> Change:
+    """A change of which only the versions matter."""
+    return Change(version=version, before=before, since=before if since is None else since, timestamp=NOW)
+
+
+# Version 3 is as 2 and 6 is as 5; after the current one, 9, come two that a slower process does not know yet.
+HELD = [a_change(2, 1), a_change(5, 3, since=2), a_change(9, 6, since=5), a_change(10, 9), a_change(11, 10)]
+
+
+@pytest.mark.parametrize(
+    ("since", "versions"), [(1, [2, 5, 9]), (2, [5, 9]), (3, [5, 9]), (5, [9]), (6, [9]), (9, []), (12, [])]
+)
+def test_a_chain_leads_from_a_version_to_the_current_one(since: int, versions: list[int]) -> None:
+    """A version that changed nothing starts where its predecessor does; one that is ahead needs no change."""
+    assert [change.version for change in chain(HELD, since, 9, 9)] == versions
+
+
+@pytest.mark.parametrize("content_since", [7, None])
+@pytest.mark.parametrize("since", [0, 4])
+def test_a_version_that_is_in_no_change_is_too_old_or_unknown(since: int, content_since: int | None) -> None:
+    """The message says which snapshot to take."""
+    with pytest.raises(ChangesMissing, match=f"from version {since} to 9 are not held any more; .* of version 9"):
+        chain(HELD, since, 9, content_since)
+
+
+@pytest.mark.parametrize(
+    ("content_since", "since", "versions"), [(5, 5, []), (5, 6, []), (5, 7, []), (5, 3, [5]), (5, 2, [5])]
+)
+def test_the_content_may_be_older_than_the_version(content_since: int, since: int, versions: list[int]) -> None:
+    """Versions since then have the same content and need no change, be they in the stream or not."""
+    assert [change.version for change in chain(HELD[:2], since, 8, content_since)] == versions
+
+
+@pytest.mark.parametrize("gap", [0, 1, 2])
+def test_a_gap_is_noticed_wherever_it_is(gap: int) -> None:
+    """At the start, between two changes, or at the end, where nothing follows that would not fit."""
+    held = [change for place, change in enumerate(HELD) if place != gap]
+    with pytest.raises(ChangesMissing):
+        chain(held, 1, 9, 9)
+
+
+def test_without_changes_only_the_current_content_is_reached() -> None:
+    """A Redis that lost its stream."""
+    assert chain([], 9, 9, None) == []
+    assert chain([], 7, 9, 7) == []
+    with pytest.raises(ChangesMissing):
+        chain([], 6, 9, 7)
