@@ -26,6 +26,7 @@ from benchmarks.changing_source import ChangingSource, changing_source
 from benchmarks.counting_proxy import CountingProxy, counting_proxy
 from benchmarks.open_page import PageCost, open_page_cost
 from benchmarks.processes import wait_until, web_server
+from tests.support.browser import BrowserMissing, chromium_executable
 
 __all__ = ["main"]
 
@@ -39,6 +40,11 @@ STREAM: Final = "/events?data=changes, gzip"
 
 def main() -> int:
     """Measure, print, and return the exit status."""
+    try:
+        chromium_executable()
+    except BrowserMissing as error:
+        print(error)
+        return 1
     missed = 0
     for records in RECORDS:
         with ExitStack() as stack:
@@ -131,16 +137,18 @@ def _taken(proxy: CountingProxy) -> int:
 
 
 def _asked(proxy: CountingProxy, path: str) -> int:
-    """The bytes of a request that a client without a cache makes on an open connection, and of its answer."""
+    """The bytes of a request by a client without a cache, and of the response."""
     host = urlsplit(proxy.url)
     connection = http.client.HTTPConnection(str(host.hostname), host.port, timeout=20)
     proxy.take()
     connection.request("GET", path, headers=COMPRESSED)
     answer = connection.getresponse()
-    answer.read()
+    body = answer.read()
     assert answer.status == 200, f"{path}: {answer.status}"
     connection.close()
-    return _taken(proxy)
+    counted = _taken(proxy)
+    assert counted > len(body)
+    return counted
 
 
 @contextmanager
