@@ -66,7 +66,7 @@ docs: install ## the site of docs/ with the API reference, in .site; fails on br
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	$(BIN)/zensical build --clean --strict
 
-bench: install ## the scan against inflate and its peers, the web against a bare endpoint; writes docs/benchmarks.md; needs wrk
+bench: install ## the scan against inflate and its peers, the web against a bare endpoint, changes against the whole; writes docs/benchmarks.md; needs wrk and Chromium
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python -m benchmarks
 

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from benchmarks.changing_source import ChangingSource, changing_source
 from benchmarks.counting_proxy import CountingProxy, counting_proxy
 from benchmarks.open_page import PageCost, open_page_cost
 from benchmarks.processes import wait_until, web_server
+from tests.support.browser import BrowserMissing, chromium_executable
 
 __all__ = ["main"]
 
@@ -39,6 +40,11 @@ STREAM: Final = "/events?data=changes, gzip"
 
 def main() -> int:
     """Measure, print, and return the exit status."""
+    try:
+        chromium_executable()
+    except BrowserMissing as error:
+        print(error)
+        return 1
     missed = 0
     for records in RECORDS:
         with ExitStack() as stack:
@@ -55,7 +61,8 @@ def main() -> int:
             for name, counts in ways.items():
                 missed += _show(name, counts, whole, GOAL_PERCENT if name == STREAM else None)
             missed += _show_page(open_page_cost(source, port, "no-preference"), whole)
-            print(f"  with reduced motion: {_cpu(open_page_cost(source, port, 'reduce'))}")
+            print("the same, its user wants reduced motion")
+            _show_cpu(open_page_cost(source, port, "reduce"))
             print()
     return 1 if missed else 0
 
@@ -79,19 +86,17 @@ def _show_page(cost: PageCost, whole: float) -> int:
     for path, counts in cost.beside.items():
         _show(f"  {path}, a version", counts, whole)
     _show("  in 30 s without a version", [cost.idle_bytes], whole)
-    print(f"  CPU: {_cpu(cost)}")
+    _show_cpu(cost)
     return missed
 
 
-def _cpu(cost: PageCost) -> str:
-    return "; ".join(
-        f"{name} {_spread(cost.cpu_ms[name])} ms a version, {cost.idle_cpu_ms[name]:.0f} ms a second without one"
-        for name in cost.cpu_ms
-    )
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+def _show_cpu(cost: PageCost) -> None:
+    for name, values in cost.cpu_ms.items():
+        print(
+            f"{f'  CPU of its {name}, ms':<40}{statistics.median(values):>16,.0f}{'':>9}"
+            f"  {min(values):.0f} to {max(values):.0f}   and {cost.idle_cpu_ms[name]:.0f} a second without a version",
+            flush=True,
+        )
 
 
 def _at_the_socket(source: ChangingSource, port: int) -> dict[str, list[int]]:
@@ -128,20 +133,22 @@ def _wait(compressed: Callable[[], int], plain: Callable[[], int], version: int)
 
 def _taken(proxy: CountingProxy) -> int:
     proxy.wait_quiet()
-    return sum(proxy.take()[0].values())
+    return sum(proxy.take().values())
 
 
 def _asked(proxy: CountingProxy, path: str) -> int:
-    """The bytes of a request that a client without a cache makes on an open connection, and of its answer."""
+    """The bytes of a request by a client without a cache, and of the response."""
     host = urlsplit(proxy.url)
     connection = http.client.HTTPConnection(str(host.hostname), host.port, timeout=20)
     proxy.take()
     connection.request("GET", path, headers=COMPRESSED)
     answer = connection.getresponse()
-    answer.read()
+    body = answer.read()
     assert answer.status == 200, f"{path}: {answer.status}"
     connection.close()
-    return _taken(proxy)
+    counted = _taken(proxy)
+    assert counted > len(body)
+    return counted
 
 
 @contextmanager
@@ -158,16 +165,17 @@ def _listening(proxy: CountingProxy, headers: dict[str, str]) -> Iterator[Callab
 
     def read() -> None:
         text = b""
-        while data := answer.read1(1 << 16):
-            lines = (text + inflate(data)).split(b"\n")
-            text = lines.pop()
-            versions[0] = max(versions[0], *(int(line[3:]) for line in lines if line.startswith(b"id:")), 0)
+        with suppress(http.client.IncompleteRead):  # the proxy has closed
+            while data := answer.read1(1 << 16):
+                lines = (text + inflate(data)).split(b"\n")
+                text = lines.pop()
+                versions.extend(int(line[3:]) for line in lines if line.startswith(b"id:"))
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    yield lambda: versions[0]
+    yield lambda: versions[-1]
     proxy.close()
-    thread.join(10)
+    thread.join()
     connection.close()
 
 

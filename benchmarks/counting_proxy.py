@@ -22,24 +22,22 @@ _REQUEST: Final = re.compile(rb"(?:GET|POST|HEAD) (\S+) HTTP/1\.1\r\n")
 
 
 class CountingProxy:
-    """What has passed so far: bytes and requests by the path of the request, without the query."""
+    """What has passed: bytes by the path of the request, without the query."""
 
     def __init__(self, server_port: int) -> None:
         self._server = ("127.0.0.1", server_port)
         self._lock = threading.Lock()
         self._bytes: Counter[str] = Counter()
-        self._requests: Counter[str] = Counter()
         self._last = time.monotonic()
         self._sockets: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def take(self) -> tuple[Counter[str], Counter[str]]:
-        """Return bytes and requests by path since the last call."""
+    def take(self) -> Counter[str]:
+        """Return the bytes by path since the last call."""
         with self._lock:
-            taken = self._bytes, self._requests
-            self._bytes, self._requests = Counter(), Counter()
+            taken, self._bytes = self._bytes, Counter()
         return taken
 
     def wait_quiet(self, quiet_s: float = 0.4) -> None:
@@ -49,9 +47,7 @@ class CountingProxy:
 
     def close(self) -> None:
         """Close every connection, and take no more."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for each in list(self._sockets):
+        for each in (self._listener, *list(self._sockets)):
             _shut(each)
 
     def _accept(self) -> None:
@@ -74,7 +70,6 @@ class CountingProxy:
                     path[0] = begun[1].decode().partition("?")[0]
                 with self._lock:
                     self._bytes[path[0]] += len(data)
-                    self._requests[path[0]] += begun is not None
                     self._last = time.monotonic()
                 target.sendall(data)
         except OSError:

@@ -18,7 +18,8 @@ __all__ = ["PageCost", "open_page_cost"]
 VERSIONS: Final = 11
 # All that a version moves on the page has ended by then, also the highlight of changed cells.
 WINDOW_S: Final = 3.0
-IDLE_S: Final = 15.0
+# An interval: the page asks for some things twice in it.
+IDLE_S: Final = 30.0
 LIMIT_MS: Final = 20_000
 # What brings predictions, bots and holdings; the rest is the page's own state.
 DATA: Final = frozenset(("/events", "/changes", "/snapshot", "/page", "/predictions", "/bots", "/portfolio"))
@@ -26,7 +27,7 @@ DATA: Final = frozenset(("/events", "/changes", "/snapshot", "/page", "/predicti
 
 @dataclass(frozen=True)
 class PageCost:
-    """Of each version: bytes of data, and of what else was asked by path, ms of CPU by thread or process.
+    """Of each version: bytes of data, bytes of what else the page asked for by path, ms of CPU by thread or process.
 
     `idle_bytes` are those of 30 s without a version; `idle_cpu_ms` of a second, which is taken off the ms of versions.
     """
@@ -34,7 +35,7 @@ class PageCost:
     data: list[int]
     beside: dict[str, list[int]]
     cpu_ms: dict[str, list[float]]
-    idle_bytes: float
+    idle_bytes: int
     idle_cpu_ms: dict[str, float]
 
 
@@ -64,7 +65,7 @@ def open_page_cost(source: ChangingSource, port: int, motion: Literal["no-prefer
         wait(IDLE_S)
         idle_s = time.monotonic() - started
         idle_rate = {name: (now - before[name]) / idle_s for name, now in cpu.read_ms().items()}
-        idle_bytes = sum(proxy.take()[0].values()) / idle_s * 30
+        idle_bytes = sum(proxy.take().values())
         cpu_ms: dict[str, list[float]] = {name: [] for name in idle_rate}
         moved: list[Counter[str]] = []
         for _ in range(VERSIONS):
@@ -74,7 +75,7 @@ def open_page_cost(source: ChangingSource, port: int, motion: Literal["no-prefer
             took_s = time.monotonic() - started
             for name, now in cpu.read_ms().items():
                 cpu_ms[name].append(now - before[name] - idle_rate[name] * took_s)
-            moved.append(proxy.take()[0])
+            moved.append(proxy.take())
         context.close()
     paths = sorted({path for counts in moved for path in counts} - DATA)
     return PageCost(
@@ -99,6 +100,5 @@ class _Cpu:
         processes = self._browser.send("SystemInfo.getProcessInfo")["processInfo"]
         return {
             "main thread": 1e3 * metrics["TaskDuration"],
-            "layout and style": 1e3 * (metrics["LayoutDuration"] + metrics["RecalcStyleDuration"]),
-            "renderer": 1e3 * sum(each["cpuTime"] for each in processes if each["type"] == "renderer"),
+            "whole process": 1e3 * sum(each["cpuTime"] for each in processes if each["type"] == "renderer"),
         }
