@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow  # seconds of waiting for threads, Redis and event
 OPERATIONS = ("/status", "/runs", "/healthz", "/readyz", "/metrics")
 SNAPSHOTS = (
     *("/predictions", "/bots", "/portfolio", "/page", "/snapshot", "/predictions/AAPL", "/predictions?limit=1"),
-    "/changes?since=999999999999999",
+    *("/changes?since=999999999999999", "/history", "/predictions/AAPL/history"),
 )
 
 
@@ -224,6 +224,7 @@ def test_without_operations_an_apps_own_routes_are_not_shadowed(reader: Snapshot
     assert shown == {
         *OPERATIONS,
         *("/predictions", "/predictions/{symbol}", "/bots", "/portfolio", "/page", "/snapshot", "/changes", "/events"),
+        *("/history", "/predictions/{symbol}/history"),
     }
 
 
@@ -360,6 +361,7 @@ def test_components_are_named_and_operation_ids_short(settings: Settings) -> Non
     one = app_of(optimizer.web.make_router(settings, operations=False))
     assert set(operation_ids(one)) == {
         *("predictions", "prediction", "bots", "portfolio", "page", "snapshot", "changes", "events"),
+        *("history", "prediction_history"),
     }
     schemas = one.openapi()["components"]["schemas"]
     assert {"Record", "PredictionsSnapshot", "BotSummary", "BotsSnapshot", "Holding", "Problem"} <= set(schemas)
@@ -372,7 +374,7 @@ def test_components_are_named_and_operation_ids_short(settings: Settings) -> Non
         two.include_router(optimizer.web.make_router(replace(settings, source=name)), prefix=f"/api/{name}")
     ids = operation_ids(two)
     assert {"api_brain_predictions", "api_intraday_predictions", "api_intraday_metrics"} <= set(ids)
-    assert len(set(ids)) == len(ids) == 26
+    assert len(set(ids)) == len(ids) == 30
 
 
 def test_an_apps_own_operation_ids_hold(settings: Settings) -> None:
