@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import changes, fleet, scan, web
+from benchmarks import changes, fleet, history, scan, web
 from optimizer.scan.native_pruner import VARIANT
 
 PAGE = Path("docs/benchmarks.md")
@@ -44,6 +44,11 @@ all headers, in both directions. Medians over 15 versions by a client, over 11 i
 
 `data` are predictions, bots and holdings; what else the page asks for is listed by path. Chromium is headless, without
 a GPU. CPU is that of the 3 s after a publish, less what the page takes in 3 s without one.
+"""
+HISTORY = """## The history
+
+What a serving process holds for `/history` and `/predictions/{symbol}/history`: resident memory of a fresh one, with
+the stream that it is made from, the time to make it at the start, and for each further version.
 """
 
 
@@ -79,7 +84,14 @@ def main() -> int:
     """Measure everything; exit status 1 where a goal is missed."""
     status = 0
     parts = [INTRODUCTION, _machine() + "\n"]
-    for text, benchmark in ((SCAN, scan.main), (FLEET, fleet.main), (WEB, web.main), (CHANGES, changes.main)):
+    measured = (
+        (SCAN, scan.main),
+        (FLEET, fleet.main),
+        (WEB, web.main),
+        (CHANGES, changes.main),
+        (HISTORY, history.main),
+    )
+    for text, benchmark in measured:
         with redirect_stdout(_Tee()) as shown:
             status |= benchmark()
         parts += [text, "".join(f"    {line}".rstrip() + "\n" for line in shown.getvalue().strip("\n").splitlines())]

@@ -329,6 +329,10 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     restored_from: int | None = None
     pinned: Pin | None = None
 
+    def is_same_set(self, other: Manifest) -> bool:
+        """Whether both are manifests of one version with the same files."""
+        return self.version == other.version and self.snapshots == other.snapshots
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionContent:

@@ -139,7 +139,7 @@ def merge_parts(
             )
             if not is_newest:
                 return skipped(settings, "superseded")
-            session.start_from(assignment.newest_before or 0)
+            session.newest_before = max(session.newest_before, assignment.newest_before or 0)
             _check_outcomes(settings, assignment, outcomes)
             return publish(
                 settings, session, _merged(settings, assignment, session, outcomes), accept=assignment.accept

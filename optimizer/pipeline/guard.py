@@ -1,7 +1,6 @@
 """The guards of a version, asked before anything of it is written: two by its numbers, and a function of the user's.
 
-In: the new set, the manifest of the version that is shown, and a function that decodes its content. Out: nothing, or
-`GuardRefused`.
+In: the new set, and the version before, which is shown. Out: nothing, or `GuardRefused`.
 
 `ROLLING_GUARD` is code of another program: it may hang, exit, or change what it is given. It is called in a thread of
 its own, with copies, so that whatever it does, this run can still be ended by its time limit, by a signal (which Python
@@ -14,14 +13,17 @@ from __future__ import annotations
 import reprlib
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import copy_context
 from importlib import import_module
 from typing import Final
 
+from optimizer.cache.client import UNREADABLE
 from optimizer.config.settings import Settings
 from optimizer.errors import GuardRefused, SettingsInvalid
 from optimizer.log import SourceLog
-from optimizer.models import Manifest, VersionContent
+from optimizer.models import VersionContent
+from optimizer.pipeline.version import Predecessor
 from optimizer.selection.acceptance import advise
 from optimizer.selection.guards import check_counts
 from optimizer.snapshots.format import SnapshotSet
@@ -41,8 +43,7 @@ _calls: Final[dict[tuple[str, str, str], threading.Thread]] = {}  # the last one
 def check_guards(
     settings: Settings,
     new: SnapshotSet,
-    current: Manifest | None,
-    read_current: Callable[[], VersionContent | None],
+    before: Predecessor | None,
     *,
     accept: bool,
     wait: Callable[[], None] = lambda: None,
@@ -52,10 +53,8 @@ def check_guards(
     Args:
         settings: All settings of the source.
         new: The version.
-        current: The manifest of the version that is shown, if there is one.
-        read_current: Decodes the content of that version, anew; `None` if it is damaged. Called only for a guard of the
-            user's, which then is told of none: a version that cannot be read is not shown either, and is replaced
-            by this one.
+        before: The version before, if there is one. If its content cannot be read, or is not known, a guard of the
+            user's is told of none, and a warning is logged: to refuse then would keep what is damaged.
         accept: The user lets this input through: no guard is asked.
         wait: Called again and again while the user's guard is on; what it raises ends the run.
 
@@ -66,13 +65,14 @@ def check_guards(
         return
     check_counts(
         new.manifest,
-        current,
+        before.manifest if before else None,
         input_name=str(settings.input),
         min_records=settings.min_records,
         max_drop_percent=settings.max_drop_percent,
     )
     if settings.guard:
-        reason = _ask(settings, new.content(), read_current(), wait)
+        # Decoded anew: it may change what it gets.
+        reason = _ask(settings, new.content(), _read(settings, before), wait)
         if reason:
             raise GuardRefused(f"{settings.input}: {reason}; the old snapshots stay. {advise('See what it checks')}")
 
@@ -96,6 +96,21 @@ def load_guard(name: str) -> Guard:
     if not callable(guard):
         raise SettingsInvalid(f"ROLLING_GUARD={name} is not a function: {reprlib.repr(guard)}")
     return guard
+
+
+def _read(settings: Settings, before: Predecessor | None) -> VersionContent | None:
+    if before is None:
+        return None
+    with suppress(*UNREADABLE):
+        if before.snapshots is not None:
+            return before.snapshots.content()
+    _log.warning(
+        "the guard %s is told of no version before, for version %s cannot be read",
+        settings.guard,
+        before.manifest.version,
+        source=settings.source,
+    )
+    return None
 
 
 def _ask(settings: Settings, new: VersionContent, current: VersionContent | None, wait: Callable[[], None]) -> str:

@@ -10,15 +10,17 @@ import time
 
 from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
-from optimizer.models import Report, Stats
+from optimizer.models import ChangeCounts, Report, Stats
 from optimizer.pipeline.guard import check_guards
+from optimizer.pipeline.identity import user_at_host
 from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.pipeline.parts import Progress, ScannedInput
 from optimizer.pipeline.session import Session
+from optimizer.pipeline.version import encode_version, read_predecessor
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.portfolio import holdings, summaries
 from optimizer.selection.top_n import top
-from optimizer.snapshots.format import SnapshotSet, encode_set
+from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import snapshot_store
 
 __all__ = ["publish"]
@@ -29,6 +31,7 @@ def publish(
 ) -> Report:
     """Select, ask the guards, write the files, then Redis; the lock is checked before either shows anything.
 
+    An input with the same content keeps its version: only the manifest is replaced, in the files and in Redis.
     `progress` is called while a guard of the user's is on, as if all was read; what it raises ends the run.
     """
     result = scanned.result
@@ -39,12 +42,15 @@ def publish(
         max_rejected_percent=settings.max_rejected_percent,
         accept=accept,
     )
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
+    before = read_predecessor(store, session)
+    now = text_of(time.time())
     ranked = result.selection.finish()
-    newest = max(session.newest_version(), session.newest_before)
-    snapshots = encode_set(
+    snapshots = encode_version(
+        before,
         source=settings.source,
-        version=max(time.time_ns() // 1_000_000, newest + 1),
-        generated_at=text_of(time.time()),
+        version=session.next_version(),
+        generated_at=now,
         fingerprint=scanned.fingerprint,
         ranked=ranked,
         predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
@@ -52,27 +58,25 @@ def publish(
         holdings=holdings(result.bots),
         rejected=result.rejected,
         gzip_level=settings.gzip_level,
+        made_by=user_at_host(),
     )
-    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
-    watched = session.watched(progress)
-    current = store.read_set()
-    check_guards(
-        settings,
-        snapshots,
-        None if current is None else current.manifest,
-        lambda: None if current is None else current.content(),
-        accept=accept,
-        wait=lambda: watched(scanned.input_bytes, scanned.input_bytes),
-    )
-    store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
+    watched, read_bytes = session.watched(progress), scanned.input_bytes
+    check_guards(settings, snapshots, before, accept=accept, wait=lambda: watched(read_bytes, read_bytes))
+    manifest = snapshots.manifest
+    is_equal = before is not None and before.manifest.version == manifest.version
+    if is_equal:
+        store.replace_manifest(manifest, before_commit=session.check_superseded)
+    else:
+        store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
     session.publish(snapshots)
     return Report(
         "success",
         settings.source,
-        snapshots.manifest.generated_at,
-        version=snapshots.manifest.version,
+        now,
+        version=manifest.version,
         cache=session.outcome("published"),
         stats=_stats(scanned, snapshots),
+        changes=ChangeCounts() if is_equal else manifest.changes,
         rejects=result.tallies(),
         rejected=result.rejected,
     )

@@ -67,7 +67,7 @@ def optimize(
     Args:
         settings: All settings of the source.
         force: Scan though nothing changed.
-        accept: Publish an input though too many of its records or bots are rejected.
+        accept: Publish an input though too many of its records or bots are rejected, or a guard refuses it.
         tick: The number of the scheduled tick (time / interval), of which only one run is made; `None` for a run by
             hand, which ignores ticks.
         use_cache: False to leave Redis alone: files only.
@@ -203,7 +203,7 @@ def run_locked(
             take = partial(session.lock, token, run_id=run_id)
             with _locked(store, take, wait_s, on_wait) as is_free:
                 before = store.read_manifest()
-                session.start_from(before.version if before else 0)
+                session.start_from(before)
                 report: _Report | Report
                 if is_free:
                     report = work(session, before)

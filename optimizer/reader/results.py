@@ -167,30 +167,37 @@ class Sighting:
         entry = self.manifest.snapshots.get(kind)
         return None if entry is None else entry.sha256
 
-    def confirmed_by(self, *others: Sighting | None) -> Sighting:
-        """The same version with its newest confirmation, and with the manifest that the last of the others shows of it.
+    def confirmed_by(self, held: Sighting | None, *shown: Sighting | None) -> Sighting:
+        """The same version with its newest confirmation, and with the manifest that a store shows of it now.
 
-        The manifest of a version may be replaced by one of the same payloads: another input, or a pin that was removed.
-        A confirmation of an older version of the same input says as much of this one: the input is still what it was.
+        The manifest of a version may be replaced by one of the same set: of another input with the same content, or
+        without a pin. If two stores show different ones, the one that was confirmed last counts. A confirmation of an
+        older version of the same input says as much of this one: the input is still what it was.
+
+        Args:
+            held: What was held before.
+            shown: What the stores show.
         """
         newest, manifest = self, self.manifest
-        for other in others:
-            if other is None:
+        for each in (held, *shown):
+            if each is None:
                 continue
-            is_same_set = self._is_same_set(other)
-            is_same_input = other.manifest.fingerprint == self.manifest.fingerprint
-            if (is_same_set or is_same_input) and other.checked_s > newest.checked_s:
-                newest = other
-            if is_same_set:
-                # A pointer that an older release has written does not say what is left out; the files may.
-                rejected = other.manifest.rejected or manifest.rejected
-                manifest = msgspec.structs.replace(other.manifest, rejected=rejected)
+            if each.manifest.is_same_set(manifest) or each.manifest.fingerprint == manifest.fingerprint:
+                newest = max(newest, each, key=_checked_s)
+        same = [each for each in shown if each is not None and each.manifest.is_same_set(manifest)]
+        if same:
+            manifest = max(reversed(same), key=_checked_s).manifest
+        if manifest.rejected is None:  # as a pointer of an older release; the files may say it
+            for each in shown:
+                if each is not None and each.version == self.version and each.manifest.rejected:
+                    manifest = msgspec.structs.replace(manifest, rejected=each.manifest.rejected)
         if newest is self and manifest == self.manifest:
             return self
         return Sighting(manifest, newest.checked_at, newest.checked_s)
 
-    def _is_same_set(self, other: Sighting) -> bool:
-        return self.version == other.version and all(self.etag(kind) == other.etag(kind) for kind in PAYLOAD_KINDS)
+
+def _checked_s(sighting: Sighting) -> float:
+    return sighting.checked_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def _tallies(result: ScanResult, kind: str) -> list[RejectTally]:
 
 
 def advise(first: str) -> str:
-    """Return what to do about a refused input: this, or let it through."""
+    """Return what to do about an input that is refused: something first, or else let it through."""
     return f"{first}; --accept of run or trigger lets this input through once: rolling-optimizer run --accept"
 
 

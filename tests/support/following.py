@@ -12,8 +12,6 @@ from typing import Any, Final, Protocol
 import pytest
 from playwright.sync_api import Page
 
-from tests.support.http_proxy import HttpProxy
-
 __all__ = ["Followed", "InNode", "InPage", "node_executable"]
 
 RECORDER: Final = Path(__file__).parents[1] / "web" / "follow" / "recorder.js"
@@ -113,7 +111,3 @@ class InNode:
         log: dict[str, Any] = json.loads(answer)
         return log
 
-
-def requests_to(proxy: HttpProxy, path: str) -> list[str]:
-    """The addresses asked for below a path."""
-    return [address for address in proxy.asked if address.partition("?")[0] == path]

@@ -62,6 +62,7 @@ def test_every_operation_is_described_with_examples(web_settings: Settings) -> N
     assert {(path, method) for path, method, _ in operations} == {
         *((f"/{name}", "get") for name in ("predictions", "bots", "portfolio", "page", "status", "runs", "events")),
         *((f"/{name}", "get") for name in ("healthz", "readyz", "metrics", "predictions/{symbol}", "runs/{id}")),
+        ("/predictions.csv", "get"),
         ("/runs", "post"),
     }
     assert len({operation["operationId"] for _, _, operation in operations}) == len(operations)
