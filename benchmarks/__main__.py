@@ -84,14 +84,14 @@ def main() -> int:
     """Measure everything; exit status 1 where a goal is missed."""
     status = 0
     parts = [INTRODUCTION, _machine() + "\n"]
-    measured = (
+    every = (
         (SCAN, scan.main),
         (FLEET, fleet.main),
         (WEB, web.main),
         (CHANGES, changes.main),
         (HISTORY, history.main),
     )
-    for text, benchmark in measured:
+    for text, benchmark in every:
         with redirect_stdout(_Tee()) as shown:
             status |= benchmark()
         parts += [text, "".join(f"    {line}".rstrip() + "\n" for line in shown.getvalue().strip("\n").splitlines())]

@@ -18,7 +18,7 @@ from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.errors import VersionMissing
 from optimizer.log import SourceLog
-from optimizer.models import Manifest, Report
+from optimizer.models import Report
 from optimizer.pipeline.session import Session
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
@@ -50,13 +50,12 @@ def confirm_set(store: SnapshotStore, session: Session, snapshots: SnapshotSet) 
     return done
 
 
-def keep_pinned(settings: Settings, session: Session, in_files: Manifest | None) -> Report | None:
+def keep_pinned(settings: Settings, session: Session) -> Report | None:
     """Confirm the current version if it is pinned, and repair Redis from the files.
 
     Args:
         settings: All settings of the source.
         session: Its Redis, in a run that holds the lock.
-        in_files: The manifest of the current set in the files.
 
     Returns:
         The report of a run that has nothing more to do; `None` if no version is pinned.
@@ -64,13 +63,13 @@ def keep_pinned(settings: Settings, session: Session, in_files: Manifest | None)
     Raises:
         VersionMissing: Neither the files nor Redis have the pinned version whole.
     """
-    newest = session.newest(in_files)
+    newest = session.newest_manifest
     pin = None if newest is None else newest.pinned
     if newest is None or pin is None:
         return None
     warning = None
     store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
-    snapshots = store.read_set(manifest=newest) if newest is in_files else None
+    snapshots = store.read_set(manifest=newest) if newest is session.in_files else None
     if snapshots is not None and snapshots.manifest == newest:
         done = confirm_set(store, session, snapshots)
         if done is None:  # readers may hold the set that Redis shows, so this one needs a number above it
@@ -79,7 +78,7 @@ def keep_pinned(settings: Settings, session: Session, in_files: Manifest | None)
     elif session.has(newest.version):
         session.confirm()
         done = "current"
-        if newest is in_files:
+        if newest is session.in_files:
             _log.warning(NOT_WHOLE, newest.version, settings.output_dir, source=settings.source)
             warning = NOT_WHOLE % (newest.version, settings.output_dir)
     else:
@@ -110,8 +109,8 @@ def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **ch
         old: The set.
         changed: Members of the manifest that are new, besides its version and its time.
     """
-    common = {"content_since": None, "changes": None}
     version, now = session.next_version(), text_of(time.time())
+    common = {"content_since": version, "changes": None}
     manifest = replace(old.manifest, version=version, generated_at=now, **(common | changed))
     snapshots = SnapshotSet(manifest, old.payloads)
     store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)

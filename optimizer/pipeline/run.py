@@ -117,7 +117,7 @@ def run_source(
             lost = take_lost_assignment(session, dispatcher.tell_lost)
             if lost is not None:
                 session.record(failed_report(settings, lost))
-        pinned = keep_pinned(settings, session, before)
+        pinned = keep_pinned(settings, session)
         if pinned is not None:
             return pinned
         began_s = time.time()

@@ -192,20 +192,13 @@ class Session:
         """The pointer that the run starts from."""
         return self._before
 
-    def newest(self, in_files: Manifest | None) -> Manifest | None:
+    @property
+    def newest_manifest(self) -> Manifest | None:
         """The manifest that counts: of the newest set in the files and in Redis, at equal versions the files'."""
-        in_redis = self._before.manifest if self._before else None
+        in_files, in_redis = self.in_files, self._before.manifest if self._before else None
         if in_files is None or (in_redis is not None and in_redis.version > in_files.version):
             return in_redis
         return in_files
-
-    def next_version(self) -> int:
-        """A version above all that are known: milliseconds since the epoch, unless the clock is behind the newest."""
-        return max(time.time_ns() // 1_000_000, self.newest_version() + 1, self.newest_before + 1)
-
-    def newest_version(self) -> int:
-        """The newest version that Redis knows of, 0 for none."""
-        return max(self.version_before, self.ask(self.writer.newest_known, absent=0))
 
     def payloads_before(self) -> dict[str, bytes] | None:
         """Predictions, bots and holdings of the pointer's version; `None` unless Redis has all of them undamaged."""
@@ -216,6 +209,14 @@ class Session:
         """Note what is in the files before the input is opened; a newer version at the end was published meanwhile."""
         self.in_files = in_files
         self.newest_before = max(self.newest_before, self.version_before, in_files.version if in_files else 0)
+
+    def newest(self) -> int:
+        """The newest version that Redis knows of or the files had when the run began, 0 for none."""
+        return max(self.newest_before, self.version_before, self.ask(self.writer.newest_known, absent=0))
+
+    def next_version(self) -> int:
+        """A version above all that are known: milliseconds since the epoch, unless the clock is behind the newest."""
+        return max(time.time_ns() // 1_000_000, self.newest() + 1)
 
     def compare(self, manifest: Manifest) -> Literal["current", "behind", "other"]:
         """Compare Redis with the set in the files, which was made from the input as it is now.
@@ -233,7 +234,7 @@ class Session:
         if before and before.version >= version and is_same_input and self._is_intact(before.version):
             return "behind" if is_same_set and before.manifest != manifest else "current"
         is_taken = before is not None and before.version == version and not (is_same_input or is_same_set)
-        return "other" if is_taken or self.newest_version() > version else "behind"
+        return "other" if is_taken or self.newest() > version else "behind"
 
     def has(self, version: int) -> bool:
         """Whether Redis shows this version, and every value of it is there."""

@@ -32,15 +32,15 @@ class Predecessor:
 
 def read_predecessor(store: SnapshotStore, session: Session) -> Predecessor | None:
     """Read the version before, as it was when the run began; `None` if there is none."""
-    in_files, pointer = session.in_files, session.pointer
-    in_redis, manifest = pointer.manifest if pointer else None, session.newest(in_files)
+    manifest, pointer = session.newest_manifest, session.pointer
     if manifest is None:
         return None
+    in_redis = pointer.manifest if pointer else None
     is_ambiguous = in_redis is not None and in_redis.version == manifest.version and not in_redis.is_same_set(manifest)
-    if is_ambiguous or session.newest_version() > manifest.version:
+    if is_ambiguous or session.newest() > manifest.version:
         return Predecessor(manifest, None)
     snapshots = None
-    if manifest is in_files:
+    if manifest is session.in_files:
         with suppress(OutputUnreadable):
             snapshots = store.read_set(manifest=manifest)
     if (snapshots is None or snapshots.manifest != manifest) and in_redis and in_redis.version == manifest.version:

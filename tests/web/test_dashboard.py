@@ -6,21 +6,20 @@ violation of its content security policy.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from optimizer.cli.dev.sample import write_sample
 from optimizer.config.settings import Settings
 from optimizer.errors import NoBots, SourceMalformed, SourceMissing
 from optimizer.pipeline.run import optimize
-from tests.support.browser import TOKEN, BrowserMissing, Watched, Web, chromium, chromium_executable
+from tests.support.browser import TOKEN, Watched, Web
 from tests.support.fleet import Fleet
 from tests.support.published_state import report_unchanged
 from tests.support.redis_servers import RedisServer, wait_until
@@ -42,47 +41,6 @@ BOTS = {
 }
 
 Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for the module; Playwright's loop may not outlive it, for others start loops of their own."""
-    try:
-        chromium_executable()
-    except BrowserMissing as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def watch(browser: Browser) -> Iterator[Callable[..., Watched]]:
-    """Make pages; at the end none of them may have complained."""
-    opened: list[Watched] = []
-
-    def make(url: str, **options: Any) -> Watched:
-        opened.append(Watched(browser, url, **options))
-        return opened[-1]
-
-    yield make
-    for page in opened:
-        page.close()
-    assert [page.complaints for page in opened] == [[] for _ in opened]
-
-
-@pytest.fixture
-def web(tmp_path: Path, settings: Settings) -> Iterator[Web]:
-    """An API that runs."""
-    with Web(tmp_path, settings) as running:
-        yield running
-
-
-@pytest.fixture
-def open_page(web: Web, watch: Callable[..., Watched]) -> Open:
-    """Open the dashboard of that API."""
-    return lambda **options: watch(web.url, **options).open()
 
 
 def publish(settings: Settings, records: dict[str, Any], bots: dict[str, Any] | None = None) -> None:
