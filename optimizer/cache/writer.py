@@ -192,7 +192,7 @@ class VersionWriter:
             )
 
     def _change(self, client: redis.Redis, snapshots: SnapshotSet, before: Pointer | None) -> bytes:
-        """Encode what changed since the version before; empty if nothing did, or if no change leads from that version."""
+        """Encode what changed since the version before; empty if nothing did, or if no change leads from there."""
         if before is None or before.version == snapshots.manifest.version:
             return b""
         try:

@@ -107,7 +107,10 @@ class Memory:
         if zone is None:
             raise SettingsInvalid(f"generated_at={generated_at!r} is not ISO 8601 with a time zone")
         age_s = self._age_s(version)
-        snapshots = encode(content, version, source=self.source, number=number, generated_at=generated_at)
+        before = self.published.snapshots if self.published else None
+        snapshots = encode(
+            content, version, source=self.source, number=number, generated_at=generated_at, before=before
+        )
         sighting = Sighting(snapshots.manifest, text_of(time.time() - age_s), time.monotonic() - age_s)
         return Published(snapshots, sighting, origin, unreadable)
 
