@@ -176,6 +176,7 @@ class Service:
         self.fleet.__exit__()
         self._check_files()
         self._check_keys()
+        self._check_changes()
 
     def _check_files(self) -> None:
         directory = local(self.settings.output_dir)
@@ -188,6 +189,20 @@ class Service:
         sets = [path.name for path in (directory / "versions").iterdir()]
         assert len(sets) <= 2, sets
         assert all(name.isdecimal() for name in sets), sets
+
+    def _check_changes(self) -> None:
+        """What the stream holds makes the current version of the one before in the files, or there is a gap."""
+        with self.redis.client as client:
+            current, stored = shown(client, self.keys), held(client, self.keys)
+        assert current is not None
+        versions = local(self.settings.output_dir) / "versions"
+        for directory in versions.iterdir():
+            manifest = decode_manifest((directory / "manifest.json").read_bytes())
+            assert manifest is not None
+            payloads = {kind: (directory / manifest.snapshots[kind].file).read_bytes() for kind in PAYLOAD_KINDS}
+            lead(stored, SnapshotSet(manifest, payloads).content(), current)
+        generations = [one.change.predictions.changed[0].prediction for one in stored]  # type: ignore[union-attr]
+        assert generations == sorted(set(generations)), "an input with the same content has made a change"
 
     def _check_keys(self) -> None:
         with self.redis.client as client:
