@@ -261,7 +261,8 @@ class Service:
         """
         assert self._reader is not None  # noqa: S101 - as above
         assert self._messages is not None  # noqa: S101
-        if not self._reader.follower.redis.up or self._messages.log.read_to >= cached.version:
+        is_known = self._messages.log.read_to >= cached.version
+        if is_known or self.hub.shown is None or not self._reader.follower.redis.up:
             return False
         if self._waits[0] != cached.version:
             self._waits = (cached.version, time.monotonic())

@@ -146,6 +146,15 @@ def test_a_listener_that_is_ahead_waits_for_this_process(source: Source) -> None
         assert received(queue) == events
 
 
+def test_who_is_ahead_is_never_set_back(source: Source) -> None:
+    """Though it does not read, and loses what it was told of Redis; nor does a hub without a version fail of that."""
+    ahead, early = source.hub.join_changes(9), (hub := Hub()).join_changes(None)
+    for number in range(3 * QUEUE_MESSAGES):
+        for each in (source.hub, hub):
+            each.cache_is(up=bool(number % 2))
+    assert received(ahead) == received(early) == []
+
+
 def test_a_chain_that_is_broken_is_a_reset(source: Source) -> None:
     """Once; what comes after it is a change again."""
     queue, late = source.hub.join_changes(None), source.hub.join_changes(9)
