@@ -232,12 +232,12 @@ class Service:
     def _add_to_history(self, cached: CachedVersion, pages: Pages) -> None:
         """Make the history that leads to a version, unless it is made, or Redis will soon have what it lacks."""
         log = self._reader.follower.changes if self._reader is not None else None
-        if log is None or self._history_of == (pages, log.entries):
+        if log is None or not cached.is_whole or self._history_of == (pages, log.entries):
             return
         before = self._history
         if before is not None and self._messages is not None and self._waits_for_redis(cached):
             return
-        self._history = HistoryPages.after(before, cached, pages, log.entries) if cached.is_whole else None
+        self._history = HistoryPages.after(before, cached, pages, log.entries)
         self._history_of = (pages, log.entries)
 
     def _renew(self) -> None:
