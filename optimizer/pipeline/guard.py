@@ -150,8 +150,9 @@ def _call(settings: Settings, new: VersionContent, current: VersionContent | Non
     except GuardRefused as error:
         return f"{variable} refuses: {_shorten(str(error))}"
     except BaseException as error:  # SystemExit too: it would end the thread of a schedule, or a child of Celery's
-        _log.exception("the guard %s failed", name, source=source, error=error)
-        return f"{variable} failed, and so refuses: {_describe(error)}; the log has its traceback"
+        described = _describe(error)  # not the error itself: a log that fails to show it would end this thread
+        _log.exception("the guard %s failed: %s", name, described, source=source)
+        return f"{variable} failed, and so refuses: {described}; the log has its traceback"
     return _judge(variable, returned)
 
 
