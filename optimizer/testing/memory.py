@@ -70,7 +70,7 @@ class Memory:
         self.changes: list[tuple[int, bytes]] = []  # encoded, oldest first, each with its version
         self._stale_after_s = stale_after_s
         self._content = Content()
-        # What the last version had, and the last one in what stands for Redis; since when each has had it.
+        # What the last version in what stands for Redis had, and since which version that has been so.
         self._last_in_redis: tuple[VersionContent, int] | None = None
         self.begin_anew()
 

@@ -24,9 +24,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer import Record, Report, Settings, optimize
-from optimizer.cache.keys import PAYLOAD_KINDS, Keys
+from optimizer.cache.keys import CHANGES_BYTES, CHANGES_KEPT, PAYLOAD_KINDS, Keys
 from optimizer.cache.lock import SourceLock
-from optimizer.cache.writer import CHANGES_BYTES, CHANGES_KEPT, VersionWriter
+from optimizer.cache.writer import VersionWriter
 from optimizer.models import ChangeCounts, KindCounts, Manifest, Pin, VersionContent
 from optimizer.pipeline.identity import user_at_host
 from optimizer.snapshots.format import FILE_NAMES, KINDS, SnapshotSet, encode_manifest
