@@ -19,12 +19,13 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from optimizer import Settings, optimize
 from tests.support.browser import BrowserMissing, chromium, chromium_executable
 from tests.support.following import Followed, InNode, InPage
 from tests.support.http_proxy import HttpProxy
+from tests.support.pages import ROOT, blocks
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 from tests.support.web_apps import WebServer
@@ -96,7 +97,9 @@ def page() -> Iterator[Page]:
     try:
         chromium_executable()
     except BrowserMissing as error:
-        pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
     with chromium() as browser:
         yield _page_of(browser)
 
@@ -261,6 +264,43 @@ def test_without_a_stream_only_what_has_changed_is_asked_for(source: Source) -> 
     assert len(source.proxy.requests_to("/snapshot")) == 1
 
 
+_WATCH_LINES = """
+() => {
+  window.touched = new Set();
+  const lineOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement)?.closest("tbody > tr");
+  new MutationObserver((records) => {
+    for (const { target, addedNodes } of records) {
+      for (const line of [lineOf(target), ...[...addedNodes].map(lineOf)]) if (line) window.touched.add(line);
+    }
+  }).observe(document.querySelector("main"), {
+    subtree: true, childList: true, characterData: true, attributes: true,
+  });
+}
+"""
+
+
+def test_the_dashboard_has_its_data_from_it_and_touches_only_what_has_changed(source: Source, page: Page) -> None:
+    """Of twenty predictions and three bots the lines of two and of one are written; no other data are asked for."""
+    records, bots = {f"S{number}": number for number in range(20)}, {"a": 1, "c": 2}
+    source.publish(records_of(records), bots_of(bots))
+    page.goto(source.proxy.url)
+    expect(page.locator("#connection-text")).to_have_text("Live")
+    expect(page.locator("#predictions tbody tr")).to_have_count(20)
+    page.evaluate(_WATCH_LINES)
+
+    source.publish(records_of(records | {"S4": 7, "S5": 8}), bots_of(bots | {"c": 4}))
+
+    expect(page.locator("#tile-equity")).to_have_text("5.00")
+    touched = "() => [...window.touched].filter((line) => !line.closest('#runs'))"
+    wait_until(lambda: page.evaluate(f"() => ({touched})().length >= 4"), what="lines that are written")
+    names = page.evaluate(f"() => ({touched})().map((line) => line.firstChild.textContent)")
+    assert sorted(names) == ["S4", "S5", "c", "c"]  # the bot, and what it holds
+    paths = {address.partition("?")[0] for address in source.proxy.asked}
+    assert paths & {"/page", "/predictions", "/bots", "/portfolio", "/changes"} == set()
+    assert len(source.proxy.requests_to("/snapshot")) == 1
+    page.goto("about:blank")
+
+
 # ---- what breaks
 
 
@@ -423,3 +463,37 @@ def test_an_api_of_another_origin_is_followed_with_its_cookies(source: Source, p
         wait_until(lambda: followed.log()["state"] == "live", what="the stream")
         last = source.publish(records_of({"A": 1, "B": 1}), bots_of({}))
         assert_told(wait_for(followed, last), source)
+
+
+WITH_A_PAGE = """
+from pathlib import Path
+
+import optimizer.web
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+
+app = FastAPI()
+app.get("/healthz")(lambda: {})
+app.include_router(optimizer.web.make_router(), prefix="/api")
+app.get("/", response_class=HTMLResponse)(lambda: Path(__file__).with_name("page.html").read_text())
+"""
+
+
+def test_the_page_of_the_documentation_shows_each_version(source: Source, page: Page, tmp_path: Path) -> None:
+    """As it stands there: rows change, move, come and go."""
+    [block] = [block for block in blocks(ROOT / "docs" / "http.md") if block.language == "html"]
+    (tmp_path / "page.html").write_text(block.text)
+    (tmp_path / "with_a_page.py").write_text(WITH_A_PAGE)
+    mistakes: list[str] = []
+    page.on("pageerror", lambda error: mistakes.append(str(error)))
+    command = ["-m", "uvicorn", "--app-dir", str(tmp_path), "with_a_page:app"]
+    with WebServer(tmp_path, source.settings, command) as web:
+        page.goto(f"http://127.0.0.1:{web.port}/")
+        for numbers in ({"A": 0, "B": 1}, {"B": 1, "A": 2, "C": 0}, {"C": 0}):
+            version = source.publish(records_of(numbers), bots_of({}))
+            expect(page).to_have_title(f"Version {version}")
+            best = sorted(numbers, key=lambda name: -numbers[name])
+            expected = [f"{name} {numbers[name] / 4 + 0.25:g}" for name in best]
+            expect(page.locator("li")).to_have_text(expected)
+        page.goto("about:blank")
+    assert mistakes == []
