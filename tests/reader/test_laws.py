@@ -12,7 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from optimizer import BotSummary, Holding, Record, SnapshotMissing, SnapshotReader
+from optimizer import (
+    BotSummary,
+    ChangesMissing,
+    Holding,
+    Record,
+    SnapshotMissing,
+    SnapshotReader,
+    apply_change,
+)
 from optimizer.models import Rejected, Units
 from optimizer.testing.values import Kind
 from tests.support.places import FIRST, MARKED, SECOND, Place, marked
@@ -98,10 +106,37 @@ def test_a_newer_version_shows_by_itself(place: Place, opened: SnapshotReader) -
     assert opened.portfolio().value.holdings == []
 
 
+def test_changes_lead_from_one_version_to_the_next(place: Place, opened: SnapshotReader) -> None:
+    """Applied to all of the old one they give the new one; what was published to files alone has none."""
+    first = place.publish(FIRST)
+    whole = opened.snapshot()
+    assert opened.changes(first).changes == []
+
+    second = place.publish(SECOND)
+
+    wait_until(lambda: opened.manifest().version == second, limit_s=5, what="the new version")
+    newest = opened.snapshot()
+    nothing = opened.changes(second)
+    assert (nothing.version, nothing.changes, nothing.origin) == (second, [], place.origin)
+    assert (0 <= nothing.age_s < 60, nothing.stale) == (True, False)
+    assert opened.changes(second + 1).changes == []  # of a process that is ahead
+    if place.origin == "files":
+        with pytest.raises(ChangesMissing, match=rf"since version {first} is not held: none are; .* {second}, "):
+            opened.changes(first)
+        return
+    (change,) = opened.changes(first).changes
+    assert (change.since, change.before, change.version) == (first, first, second)
+    after = apply_change(whole, change)
+    for kind in ("predictions", "bots", "portfolio"):
+        assert getattr(after, kind) == getattr(newest, kind)
+    with pytest.raises(ChangesMissing, match=rf"from which changes are held is {first}; "):
+        opened.changes(first - 1)
+
+
 @every_read
 def test_without_a_version_every_method_says_so(opened: SnapshotReader, read: Callable[[SnapshotReader], Any]) -> None:
     """`SnapshotMissing`, with the cause."""
-    for call in (read, read_whole, lambda reader: reader.wait(0)):
+    for call in (read, read_whole, lambda reader: reader.wait(0), lambda reader: reader.changes(1)):
         with pytest.raises(SnapshotMissing, match=r"no snapshot of 'rolling_brain': Redis: .+; files: "):
             call(opened)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from optimizer.errors import ChangesMissing
-from optimizer.snapshots.delta import Change, chain
+from optimizer.snapshots.delta import Change, chain, oldest_start
 
 NOW = "2026-11-01T10:00:00.000Z"
 
@@ -57,3 +59,33 @@ def test_without_changes_only_the_current_content_is_reached() -> None:
     assert chain([], 7, 9, 7) == []
     with pytest.raises(ChangesMissing):
         chain([], 6, 9, 7)
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[list[Change], int, int]:
+    """Changes of which some fit and some do not; the current version, and since when its content has been there."""
+    versions = sorted(draw(st.sets(st.integers(2, 14), max_size=6)))
+    changes = [
+        a_change(version, before, draw(st.integers(0, before)))
+        for version in versions
+        for before in [draw(st.integers(1, version - 1))]
+    ]
+    current = draw(st.integers(1, 15))
+    newest = max((version for version in versions if version <= current), default=1)
+    return changes, current, draw(st.integers(newest, current))
+
+
+@given(drawn=chains())
+def test_the_oldest_start_is_the_oldest_version_that_a_change_leads_from(
+    drawn: tuple[list[Change], int, int],
+) -> None:
+    """As trying each version finds it."""
+    changes, current, content_since = drawn
+
+    def leads(since: int) -> bool:
+        try:
+            return bool(chain(changes, since, current, content_since))
+        except ChangesMissing:
+            return False
+
+    assert oldest_start(changes, current, content_since) == next(filter(leads, range(current)), None)

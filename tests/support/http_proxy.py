@@ -22,17 +22,20 @@ class HttpProxy:
         refuses: Paths that are answered with a 502 in HTML.
         drops: Paths whose connections are closed without an answer.
         repeats: Paths that get the oldest answer that any request of them has had: a process or a cache that lags.
+        mutes: Whether the messages of streams are kept back, as by a proxy with buffers.
         passes: Cleared, it holds answers that are complete until it is set.
+        port: Of the server behind it.
     """
 
     def __init__(self, port: int) -> None:
-        self._target = ("127.0.0.1", port)
+        self.port = port
         self.url = ""
         self.asked: list[str] = []
         self.heads: list[bytes] = []
         self.refuses: set[str] = set()
         self.drops: set[str] = set()
         self.repeats: set[str] = set()
+        self.mutes = False
         self.passes = threading.Event()
         self.passes.set()
         self._oldest: dict[str, bytes] = {}
@@ -68,6 +71,7 @@ class HttpProxy:
         """End all faults."""
         for paths in (self.refuses, self.drops, self.repeats):
             paths.clear()
+        self.mutes = False
         self.passes.set()
 
     def cut_streams(self) -> None:
@@ -75,6 +79,10 @@ class HttpProxy:
         for client in list(self._streams):
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
+
+    def requests_to(self, path: str) -> list[str]:
+        """The addresses below a path that were asked for."""
+        return [address for address in self.asked if address.partition("?")[0] == path]
 
     def _answer(self, client: socket.socket) -> None:
         head = b""
@@ -97,7 +105,7 @@ class HttpProxy:
             client.sendall(self._oldest[path])
             return
         kept = [line for line in headers.split(b"\r\n") if not line.lower().startswith(b"connection:")]
-        with socket.create_connection(self._target) as upstream:
+        with socket.create_connection(("127.0.0.1", self.port)) as upstream:
             upstream.sendall(b"\r\n".join([request, b"Connection: close", *kept]))
             if path == "/events":
                 self._relay_stream(client, upstream)
@@ -114,7 +122,8 @@ class HttpProxy:
         leaving.start()
         try:
             while data := upstream.recv(65_536):
-                client.sendall(data)
+                if not self.mutes:
+                    client.sendall(data)
         finally:
             self._streams.discard(client)
             with suppress(OSError):

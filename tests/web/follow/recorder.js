@@ -2,7 +2,7 @@
 
 export function record(follow, base, options = {}) {
   const rows = { predictions: new Map(), bots: new Map(), holdings: new Map() };
-  const log = { versions: [], states: [], statuses: [], problems: [] };
+  const log = { versions: [], states: [], statuses: [], problems: [], waits: globalThis.waits ?? [] };
   const pairs = (kind, values) => (kind === "bots" ? values : values.map((value) => [value.symbol, value]));
   const textOf = (values) => JSON.stringify([...values]);
   let calls = 0;
@@ -39,8 +39,12 @@ export function record(follow, base, options = {}) {
   return { following, log };
 }
 
-/** Let waits pass faster, so that retries do not take a test minutes. */
+/** Let waits pass faster, so that retries do not take a test minutes; what was to be waited is in `waits`, in ms. */
 export function hasten(factor) {
   const real = globalThis.setTimeout;
-  globalThis.setTimeout = (call, ms, ...values) => real(call, ms / factor, ...values);
+  globalThis.waits = [];
+  globalThis.setTimeout = (call, ms, ...values) => {
+    globalThis.waits.push(ms);
+    return real(call, ms / factor, ...values);
+  };
 }
