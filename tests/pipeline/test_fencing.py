@@ -79,11 +79,12 @@ def test_a_run_that_is_stopped_before_its_rename_refuses_when_it_goes_on(
     settings: Settings,
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
+    *,
     stops_at: tuple[str, str],
     ahead_s: int,
     work: str,
 ) -> None:
-    """A run, or a rollback, that was overtaken leaves the other's files and keys alone, and says why it published nothing.
+    """A run or a rollback that was overtaken leaves the other's files and keys alone, and says why it did nothing.
 
     Where the clock is behind the newest version, both runs make the same version: one more than that.
     """
