@@ -301,6 +301,10 @@ class Pin(Value, frozen=True):
     at: str
     by: str
 
+    def describe(self) -> str:
+        """Return it in words: `pinned since ... by ...`."""
+        return f"pinned since {self.at} by {self.by}"
+
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`manifest.json`, the commit record of a set of snapshot files, and the pointer in Redis.
@@ -324,6 +328,10 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     made_by: str | None = None
     restored_from: int | None = None
     pinned: Pin | None = None
+
+    def is_same_set(self, other: Manifest) -> bool:
+        """Whether both are manifests of one version with the same files."""
+        return self.version == other.version and self.snapshots == other.snapshots
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -162,6 +162,18 @@ class VersionWriter:
                 f"{cast('bytes', reply).decode()}; the next tick makes it again"
             )
 
+    def payloads(self, pointer: Pointer) -> dict[str, bytes] | None:
+        """Read predictions, bots and holdings of a version; `None` unless all are there as the pointer says."""
+        with self._cache.commands() as client:
+            return self._payloads(client, pointer)
+
+    def _payloads(self, client: redis.Redis, pointer: Pointer) -> dict[str, bytes] | None:
+        names = [self._keys.payload(pointer.version, kind) for kind in PAYLOAD_KINDS]
+        replies = cast("list[bytes | None]", client.mget(names))  # None for a key of another type too
+        payloads = {kind: data for kind, data in zip(PAYLOAD_KINDS, replies, strict=True) if data is not None}
+        is_whole = len(payloads) == len(names) and SnapshotSet(pointer.manifest, payloads).is_whole
+        return payloads if is_whole else None
+
     def _newest_delta(self, client: redis.Redis) -> int:
         """The version of the newest delta, 0 for none; it may outlive a pointer, and its id can only rise."""
         entries = cast("list[tuple[bytes, Any]]", client.xrevrange(self._keys.deltas, count=1))
@@ -196,18 +208,16 @@ class VersionWriter:
         """Encode what changed since the version before; empty if nothing did, or if that version cannot be read."""
         if before is None or before.version == snapshots.manifest.version:
             return b""
-        names = [self._keys.payload(before.version, kind) for kind in PAYLOAD_KINDS]
         try:
-            old = cast("list[bytes | None]", client.mget(names))
-            payloads = {kind: data for kind, data in zip(PAYLOAD_KINDS, old, strict=True) if data is not None}
-            if len(payloads) < len(names):
-                return b""
+            payloads = self._payloads(client, before)
+            if payloads is None:
+                raise CacheUnavailable("it is evicted or damaged")
             stored = change_between(
                 SnapshotSet(before.manifest, payloads).content(),
                 snapshots.content(),
                 since=before.manifest.content_since,
             )
-        except (redis.ResponseError, *UNREADABLE) as error:  # of another type, or damaged
+        except (CacheUnavailable, *UNREADABLE) as error:  # or of another release
             text = "version %d cannot be read, so there is no change from it"
             _log.warning(text, before.version, source=self._keys.source, error=error)
             return b""

@@ -21,6 +21,7 @@ from optimizer.cli.sample import sample
 from optimizer.cli.status import status
 from optimizer.cli.trigger import trigger
 from optimizer.cli.up import up
+from optimizer.cli.versions import rollback, unpin, versions
 from optimizer.cli.web import web
 from optimizer.errors import ExtraMissing, RollingError
 
@@ -41,7 +42,7 @@ class _CommandGroup(click.Group):
 
 commands = _CommandGroup(
     "rolling-optimizer",
-    commands=[run, inspect, sample, bench, status, config, web, trigger, up, demo],
+    commands=[run, inspect, sample, bench, status, versions, rollback, unpin, config, web, trigger, up, demo],
     help="Small, fresh snapshots from one big rolling file.",
 )
 

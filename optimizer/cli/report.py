@@ -14,6 +14,8 @@ def describe(report: Report) -> str:
     lines = [f"{report.status}: " + (report.reason or f"version {report.version}, cache {report.cache}")]
     if report.status == "failed":
         lines = [f"failed: {report.error}: {report.details}"]
+    elif report.details:
+        lines.append(f"  {report.details}")
     stats = report.stats
     if stats:
         lines.append(

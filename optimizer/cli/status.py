@@ -42,6 +42,12 @@ def status(source: str | None, as_json: bool, max_age: float | None) -> None:
             f"version {state.version}, made {state.generated_at}, confirmed {state.age_s:.0f} s ago, "
             f"from {state.origin}"
         )
+        if state.restored_from is not None:
+            click.echo(f"  restored from version {state.restored_from}")
+        if state.pinned is not None:
+            click.echo(
+                f"  version {state.version} is {state.pinned.describe()}; unpin it with: rolling-optimizer unpin"
+            )
         for line in describe_rejected(state.rejected):
             click.echo(f"  {line}")
         for report in runs:

@@ -18,12 +18,12 @@ from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.errors import VersionMissing
 from optimizer.log import SourceLog
-from optimizer.models import Manifest, Pin, Report
+from optimizer.models import Report
 from optimizer.pipeline.session import Session
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
-__all__ = ["confirm_set", "describe_pin", "keep_pinned", "publish_again"]
+__all__ = ["confirm_set", "keep_pinned", "publish_again"]
 
 NOT_WHOLE: Final = "the files of the pinned version %d in %s are not whole; Redis shows it"
 
@@ -50,13 +50,12 @@ def confirm_set(store: SnapshotStore, session: Session, snapshots: SnapshotSet) 
     return done
 
 
-def keep_pinned(settings: Settings, session: Session, in_files: Manifest | None) -> Report | None:
+def keep_pinned(settings: Settings, session: Session) -> Report | None:
     """Confirm the current version if it is pinned, and repair Redis from the files.
 
     Args:
         settings: All settings of the source.
         session: Its Redis, in a run that holds the lock.
-        in_files: The manifest of the current set in the files.
 
     Returns:
         The report of a run that has nothing more to do; `None` if no version is pinned.
@@ -64,13 +63,13 @@ def keep_pinned(settings: Settings, session: Session, in_files: Manifest | None)
     Raises:
         VersionMissing: Neither the files nor Redis have the pinned version whole.
     """
-    newest = session.newest(in_files)
+    newest = session.newest_manifest
     pin = None if newest is None else newest.pinned
     if newest is None or pin is None:
         return None
     warning = None
     store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
-    snapshots = store.read_set(manifest=newest) if newest is in_files else None
+    snapshots = store.read_set(manifest=newest) if newest is session.in_files else None
     if snapshots is not None and snapshots.manifest == newest:
         done = confirm_set(store, session, snapshots)
         if done is None:  # readers may hold the set that Redis shows, so this one needs a number above it
@@ -79,12 +78,12 @@ def keep_pinned(settings: Settings, session: Session, in_files: Manifest | None)
     elif session.has(newest.version):
         session.confirm()
         done = "current"
-        if newest is in_files:
+        if newest is session.in_files:
             _log.warning(NOT_WHOLE, newest.version, settings.output_dir, source=settings.source)
             warning = NOT_WHOLE % (newest.version, settings.output_dir)
     else:
         raise VersionMissing(
-            f"{describe_pin(newest.version, pin)}, and is whole neither in {settings.output_dir} nor in "
+            f"version {newest.version} is {pin.describe()}, and is whole neither in {settings.output_dir} nor in "
             "Redis. Take another one of: rolling-optimizer versions; or let runs publish: rolling-optimizer unpin"
         )
     return Report(
@@ -94,7 +93,7 @@ def keep_pinned(settings: Settings, session: Session, in_files: Manifest | None)
         version=newest.version,
         cache=session.outcome(done),
         reason="pinned",
-        details=f"{describe_pin(newest.version, pin)}; runs publish again after: rolling-optimizer unpin",
+        details=f"version {newest.version} is {pin.describe()}; runs publish again after: rolling-optimizer unpin",
         rejected=newest.rejected,
         warning=warning,
         pinned=pin,
@@ -110,15 +109,10 @@ def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **ch
         old: The set.
         changed: Members of the manifest that are new, besides its version and its time.
     """
-    common = {"content_since": None, "changes": None}
     version, now = session.next_version(), text_of(time.time())
+    common = {"content_since": version, "changes": None}
     manifest = replace(old.manifest, version=version, generated_at=now, **(common | changed))
     snapshots = SnapshotSet(manifest, old.payloads)
     store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
     session.publish(snapshots)
     return snapshots
-
-
-def describe_pin(version: int, pin: Pin) -> str:
-    """Say in words since when a version is pinned, and by whom."""
-    return f"version {version} is pinned since {pin.at} by {pin.by}"

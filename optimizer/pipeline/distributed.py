@@ -126,12 +126,12 @@ def merge_parts(
         RollingError: The run failed otherwise.
     """
 
-    def merge(session: Session, before: Manifest | None) -> Report:
+    def merge(session: Session, _before: Manifest | None) -> Report:
         assignment = read_assignment(session, token)
         if assignment is None:
             return skipped(settings, "superseded")
         try:
-            pinned = keep_pinned(settings, session, before)
+            pinned = keep_pinned(settings, session)
             if pinned is not None:
                 return pinned
             is_newest = session.version_before == assignment.version_before and (
@@ -139,7 +139,7 @@ def merge_parts(
             )
             if not is_newest:
                 return skipped(settings, "superseded")
-            session.start_from(assignment.newest_before or 0)
+            session.newest_before = max(session.newest_before, assignment.newest_before or 0)
             _check_outcomes(settings, assignment, outcomes)
             return publish(
                 settings, session, _merged(settings, assignment, session, outcomes), accept=assignment.accept

@@ -10,21 +10,26 @@ import time
 
 from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
-from optimizer.models import Report, Stats
+from optimizer.models import ChangeCounts, Report, Stats
+from optimizer.pipeline.identity import user_at_host
 from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.pipeline.parts import ScannedInput
 from optimizer.pipeline.session import Session
+from optimizer.pipeline.version import encode_version, read_predecessor
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.portfolio import holdings, summaries
 from optimizer.selection.top_n import top
-from optimizer.snapshots.format import SnapshotSet, encode_set
+from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import snapshot_store
 
 __all__ = ["publish"]
 
 
 def publish(settings: Settings, session: Session, scanned: ScannedInput, *, accept: bool) -> Report:
-    """Select, write the files, then Redis; the lock is checked before either shows anything."""
+    """Select, write the files, then Redis; the lock is checked before either shows anything.
+
+    An input with the same content keeps its version: only the manifest is replaced, in the files and in Redis.
+    """
     result = scanned.result
     check_plausible(
         result,
@@ -33,12 +38,15 @@ def publish(settings: Settings, session: Session, scanned: ScannedInput, *, acce
         max_rejected_percent=settings.max_rejected_percent,
         accept=accept,
     )
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
+    before = read_predecessor(store, session)
+    now = text_of(time.time())
     ranked = result.selection.finish()
-    newest = max(session.newest_version(), session.newest_before)
-    snapshots = encode_set(
+    snapshots = encode_version(
+        before,
         source=settings.source,
-        version=max(time.time_ns() // 1_000_000, newest + 1),
-        generated_at=text_of(time.time()),
+        version=session.next_version(),
+        generated_at=now,
         fingerprint=scanned.fingerprint,
         ranked=ranked,
         predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
@@ -46,18 +54,23 @@ def publish(settings: Settings, session: Session, scanned: ScannedInput, *, acce
         holdings=holdings(result.bots),
         rejected=result.rejected,
         gzip_level=settings.gzip_level,
+        made_by=user_at_host(),
     )
-    snapshot_store(settings.output_dir, keep=settings.keep_versions).write(
-        snapshots, replaced=session.newest_before, before_commit=session.check_superseded
-    )
+    manifest = snapshots.manifest
+    is_equal = before is not None and before.manifest.version == manifest.version
+    if is_equal:
+        store.replace_manifest(manifest, before_commit=session.check_superseded)
+    else:
+        store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
     session.publish(snapshots)
     return Report(
         "success",
         settings.source,
-        snapshots.manifest.generated_at,
-        version=snapshots.manifest.version,
+        now,
+        version=manifest.version,
         cache=session.outcome("published"),
         stats=_stats(scanned, snapshots),
+        changes=ChangeCounts() if is_equal else manifest.changes,
         rejects=result.tallies(),
         rejected=result.rejected,
     )

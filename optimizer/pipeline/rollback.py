@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -25,11 +25,12 @@ from optimizer.cache.client import UNREADABLE
 from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.errors import PublishRefused, VersionMissing
-from optimizer.models import ChangeCounts, Manifest, Pin, Report
-from optimizer.pipeline.confirm import describe_pin, publish_again
+from optimizer.models import Manifest, Pin, Report
+from optimizer.pipeline.confirm import publish_again
 from optimizer.pipeline.identity import user_at_host
 from optimizer.pipeline.run import run_locked
 from optimizer.pipeline.session import Session
+from optimizer.pipeline.version import Predecessor, read_predecessor
 from optimizer.snapshots.delta import change_between, count_changes
 from optimizer.snapshots.format import KeptVersion, SnapshotSet
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
@@ -71,10 +72,10 @@ def rollback(
     # One that was mistyped must not wait, and is no run that has failed.
     _read(_store(settings), settings, version)
 
-    def publish_old(session: Session, in_files: Manifest | None) -> Report:
+    def publish_old(session: Session, _before: Manifest | None) -> Report:
         store = _store(settings)
         old = _read(store, settings, version)
-        counts, since = _changes(store, session.newest(in_files), in_files, old)
+        changed = _changes(read_predecessor(store, session), old)
         by = user_at_host()
         snapshots = publish_again(
             store,
@@ -83,8 +84,7 @@ def rollback(
             made_by=by,
             restored_from=version,
             pinned=Pin(text_of(time.time()), by),
-            changes=counts,
-            content_since=since,
+            **changed,
         )
         manifest = snapshots.manifest
         assert manifest.pinned is not None  # noqa: S101 - set above
@@ -94,7 +94,7 @@ def rollback(
             manifest.generated_at,
             version=manifest.version,
             cache=session.outcome("published"),
-            details=f"version {version} again; {describe_pin(manifest.version, manifest.pinned)}",
+            details=f"version {version} again; version {manifest.version} is {manifest.pinned.describe()}",
             rejected=manifest.rejected,
             changes=manifest.changes,
             pinned=manifest.pinned,
@@ -117,14 +117,14 @@ def unpin(
     """
 
     def replace_manifest(session: Session, in_files: Manifest | None) -> Report | None:
-        newest = session.newest(in_files)
+        newest = session.newest_manifest
         if newest is None or newest.pinned is None:
             return None
         manifest = replace(newest, pinned=None)
         if newest is in_files:
             _store(settings).replace_manifest(manifest, before_commit=session.check_superseded)
         session.replace_manifest(manifest)
-        details = f"unpinned by {user_at_host()}: {describe_pin(newest.version, newest.pinned)}"
+        details = f"unpinned by {user_at_host()}: version {newest.version} was {newest.pinned.describe()}"
         if newest is not in_files:
             details += f"; {settings.output_dir} does not hold it, and a worker whose directory does pins it again"
         return Report(
@@ -192,19 +192,16 @@ def _describe_kept(kept: Sequence[KeptVersion]) -> str:
     return f"kept are {', '.join(whole[:NAMED])}{more}: rolling-optimizer versions"
 
 
-def _changes(
-    store: SnapshotStore, newest: Manifest | None, in_files: Manifest | None, old: SnapshotSet
-) -> tuple[ChangeCounts | None, int | None]:
-    """What an old set changes in the current one, and since which version the content is the same, if it is.
-
-    Both are `None` if the current set is not in the files, or is damaged.
-    """
-    before = store.read_set(manifest=newest) if newest is not None and newest is in_files else None
-    if newest is None or before is None or before.manifest != newest:
-        return None, None
+def _changes(before: Predecessor | None, old: SnapshotSet) -> dict[str, Any]:
+    """What the manifest says of the changes against the version before; nothing if that is not known."""
+    if before is None or before.snapshots is None:
+        return {}
     try:
-        content = before.content()
+        content = before.snapshots.content()
         change = change_between(content, old.content())
-    except UNREADABLE:
-        return None, None
-    return count_changes(content, change), (newest.content_since or newest.version) if change is None else None
+    except UNREADABLE:  # of another release
+        return {}
+    counts = {"changes": count_changes(content, change)}
+    if change is None:
+        return counts | {"content_since": before.manifest.content_since or before.manifest.version}
+    return counts

@@ -117,7 +117,7 @@ def run_source(
             lost = take_lost_assignment(session, dispatcher.tell_lost)
             if lost is not None:
                 session.record(failed_report(settings, lost))
-        pinned = keep_pinned(settings, session, before)
+        pinned = keep_pinned(settings, session)
         if pinned is not None:
             return pinned
         began_s = time.time()
@@ -203,7 +203,7 @@ def run_locked(
             take = partial(session.lock, token, run_id=run_id)
             with _locked(store, take, wait_s, on_wait) as is_free:
                 before = store.read_manifest()
-                session.start_from(before.version if before else 0)
+                session.start_from(before)
                 report: _Report | Report
                 if is_free:
                     report = work(session, before)

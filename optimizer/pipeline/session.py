@@ -55,11 +55,13 @@ class Session:
         writer: Versions.
         state: `up` until the first failure, then `down`; `off` without a cache.
         problem: The first failure.
+        in_files: The manifest in the files when the run began.
         newest_before: The newest version when the run began, in Redis and in the files.
     """
 
     def __init__(self, settings: Settings, *, use_cache: bool) -> None:
         self.state: Literal["up", "down", "off"] = "up" if use_cache else "off"
+        self.in_files: Manifest | None = None
         self.newest_before = 0
         self.problem = ""
         self.cache = CacheClient(settings.redis_url, settings.source, settings.interval_s)
@@ -185,40 +187,54 @@ class Session:
         """The version that the run starts from, 0 for none."""
         return self._before.version if self._before else 0
 
-    def start_from(self, version: int) -> None:
-        """Note the version in the files before the input is opened; a newer one at the end was published meanwhile."""
-        self.newest_before = max(self.newest_before, self.version_before, version)
+    @property
+    def pointer(self) -> Pointer | None:
+        """The pointer that the run starts from."""
+        return self._before
 
-    def newest(self, in_files: Manifest | None) -> Manifest | None:
+    @property
+    def newest_manifest(self) -> Manifest | None:
         """The manifest that counts: of the newest set in the files and in Redis, at equal versions the files'."""
-        in_redis = self._before.manifest if self._before else None
+        in_files, in_redis = self.in_files, self._before.manifest if self._before else None
         if in_files is None or (in_redis is not None and in_redis.version > in_files.version):
             return in_redis
         return in_files
 
+    def payloads_before(self) -> dict[str, bytes] | None:
+        """Predictions, bots and holdings of the pointer's version; `None` unless Redis has all of them undamaged."""
+        before = self._before
+        return self.ask(lambda: self.writer.payloads(before), absent=None) if before else None
+
+    def start_from(self, in_files: Manifest | None) -> None:
+        """Note what is in the files before the input is opened; a newer version at the end was published meanwhile."""
+        self.in_files = in_files
+        self.newest_before = max(self.newest_before, self.version_before, in_files.version if in_files else 0)
+
+    def newest(self) -> int:
+        """The newest version that Redis knows of or the files had when the run began, 0 for none."""
+        return max(self.newest_before, self.version_before, self.ask(self.writer.newest_known, absent=0))
+
     def next_version(self) -> int:
         """A version above all that are known: milliseconds since the epoch, unless the clock is behind the newest."""
-        return max(time.time_ns() // 1_000_000, self.newest_version() + 1, self.newest_before + 1)
-
-    def newest_version(self) -> int:
-        """The newest version that Redis knows of, 0 for none."""
-        return max(self.version_before, self.ask(self.writer.newest_known, absent=0))
+        return max(time.time_ns() // 1_000_000, self.newest() + 1)
 
     def compare(self, manifest: Manifest) -> Literal["current", "behind", "other"]:
         """Compare Redis with the set in the files, which was made from the input as it is now.
 
         Returns:
             `current`: Redis shows this set or a newer one of the same input, and all of it. `behind`: it has to be
-            given this set. `other`: it shows another set that is as new, so a new version has to be made.
+            given this set, or its manifest, which may have been replaced since. `other`: it shows another set that is
+            as new, so a new version has to be made.
         """
         if self.state != "up":
             return "current"
         before, version = self._before, manifest.version
-        is_same = before is not None and before.manifest.fingerprint == manifest.fingerprint
-        if before and is_same and before.version >= version and self._is_intact(before.version):
-            return "current"
-        is_taken = before is not None and before.version == version and not is_same
-        return "other" if is_taken or self.newest_version() > version else "behind"
+        is_same_input = before is not None and before.manifest.fingerprint == manifest.fingerprint
+        is_same_set = before is not None and before.manifest.is_same_set(manifest)
+        if before and before.version >= version and is_same_input and self._is_intact(before.version):
+            return "behind" if is_same_set and before.manifest != manifest else "current"
+        is_taken = before is not None and before.version == version and not (is_same_input or is_same_set)
+        return "other" if is_taken or self.newest() > version else "behind"
 
     def has(self, version: int) -> bool:
         """Whether Redis shows this version, and every value of it is there."""

@@ -135,7 +135,7 @@ class RedisStore:
                 break
         else:
             return sighting, None
-        if not missing and cached is not None and cached.origin == "redis":
+        if not missing and cached is not None and cached.version == sighting.version and cached.origin == "redis":
             return sighting, cached
         payloads |= load_payloads(sighting, data)
         return sighting, CachedVersion.load(sighting, "redis", payloads)
@@ -316,8 +316,8 @@ def _log() -> SourceLog:
 
 
 def _cached_payloads(cached: CachedVersion | None, sighting: Sighting) -> dict[str, Payload]:
-    """The payloads of this version that are held already."""
-    if cached is None or cached.version != sighting.version:
+    """The payloads of this version that are held already, be it of an earlier one: they are as they were."""
+    if cached is None:
         return {}
     if cached.origin != "redis":
         cached = cached.from_("redis")

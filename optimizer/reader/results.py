@@ -168,24 +168,25 @@ class Sighting:
         return None if entry is None else entry.sha256
 
     def confirmed_by(self, *others: Sighting | None) -> Sighting:
-        """The same version with its newest confirmation, and with the manifest that the last of the others shows of it.
+        """The same version with its newest confirmation, and with the manifest that was confirmed last.
 
-        The manifest of a version may be replaced by one of the same payloads: another input, or a pin that was removed.
-        A confirmation of an older version of the same input says as much of this one: the input is still what it was.
+        A manifest of the same set may count other rejects, of another input with the same content. A confirmation of an
+        older version of the same input says as much of this one: the input is still what it was.
         """
         newest, manifest = self, self.manifest
         for other in others:
             if other is None:
                 continue
-            is_same_set = self._is_same_set(other)
-            is_same_input = other.manifest.fingerprint == self.manifest.fingerprint
-            if (is_same_set or is_same_input) and other.checked_s > newest.checked_s:
+            is_same_set = other.manifest.is_same_set(manifest)
+            is_same_input = other.manifest.fingerprint == manifest.fingerprint
+            if (is_same_set or is_same_input) and other.checked_s >= newest.checked_s:
                 newest = other
-            if is_same_set:
-                # A pointer that an older release has written does not say what is left out; the files may.
-                rejected = other.manifest.rejected or manifest.rejected
-                manifest = msgspec.structs.replace(other.manifest, rejected=rejected)
-        if newest is self and manifest == self.manifest:
+                if is_same_set:  # at equal times too: what is shown now comes after what is held
+                    manifest = other.manifest
+            # A pointer that an older release has written does not say what is left out; the files may.
+            if manifest.rejected is None and other.manifest.rejected and other.version == self.version:
+                manifest = msgspec.structs.replace(manifest, rejected=other.manifest.rejected)
+        if newest.checked_s == self.checked_s and manifest == self.manifest:
             return self
         return Sighting(manifest, newest.checked_at, newest.checked_s)
 

@@ -12,7 +12,7 @@ import gzip
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NotRequired, TypedDict, Unpack
 
 import msgspec
 
@@ -43,6 +43,7 @@ __all__ = [
     "VERSIONS_NAME",
     "CurrentManifest",
     "KeptVersion",
+    "SetValues",
     "SnapshotSet",
     "check_newer",
     "check_same_set",
@@ -142,35 +143,54 @@ class KeptVersion:
         return cls(version, manifest)
 
 
-def encode_set(
-    *,
-    source: str,
-    version: int,
-    generated_at: str,
-    fingerprint: str,
-    ranked: Sequence[Record],
-    predictions: list[Record],
-    bots: Mapping[str, BotSummary],
-    holdings: list[Holding],
-    gzip_level: int,
-    rejected: Rejected | None = None,
-) -> SnapshotSet:
-    """Encode the snapshots of a version. Equal content gives equal bytes: the time in the gzip header is 0."""
+class SetValues(TypedDict):
+    """What a version is made of."""
+
+    source: str
+    version: int
+    generated_at: str
+    fingerprint: str
+    ranked: Sequence[Record]
+    predictions: list[Record]
+    bots: Mapping[str, BotSummary]
+    holdings: list[Holding]
+    gzip_level: int
+    rejected: NotRequired[Rejected | None]
+    made_by: NotRequired[str | None]
+
+
+def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) -> SnapshotSet:
+    """Encode the snapshots of a version. Equal content gives equal bytes: the time in the gzip header is 0.
+
+    Args:
+        kept: The kinds that are as in an earlier version, with their files.
+        values: The values of the new version, also of these.
+    """
+    generated_at, bots = values["generated_at"], dict(values["bots"])
+    predictions, holdings, ranked = values["predictions"], values["holdings"], list(values["ranked"])
     contents: dict[str, tuple[msgspec.Struct, int]] = {
         "predictions": (PredictionsSnapshot(predictions, generated_at, len(predictions)), len(predictions)),
-        "bots": (BotsSnapshot(dict(bots), generated_at), len(bots)),
+        "bots": (BotsSnapshot(bots, generated_at), len(bots)),
         "portfolio": (PortfolioSnapshot(holdings, generated_at), len(holdings)),
-        "index": (Index(list(ranked), generated_at), len(ranked)),
+        "index": (Index(ranked, generated_at), len(ranked)),
     }
-    payloads = {
-        kind: gzip.compress(msgspec.json.encode(content), gzip_level, mtime=0)
-        for kind, (content, _) in contents.items()
-    }
-    entries = {
-        kind: FileEntry(FILE_NAMES[kind], hashlib.sha256(data).hexdigest(), len(data), contents[kind][1])
-        for kind, data in payloads.items()
-    }
-    return SnapshotSet(Manifest(source, version, generated_at, fingerprint, entries, rejected), payloads)
+    payloads, entries = {}, {}
+    for kind, (content, count) in contents.items():
+        if kept is not None and kind in kept.payloads:
+            payloads[kind], entries[kind] = kept.payloads[kind], kept.manifest.snapshots[kind]
+        else:
+            data = payloads[kind] = gzip.compress(msgspec.json.encode(content), values["gzip_level"], mtime=0)
+            entries[kind] = FileEntry(FILE_NAMES[kind], hashlib.sha256(data).hexdigest(), len(data), count)
+    manifest = Manifest(
+        source=values["source"],
+        version=values["version"],
+        generated_at=generated_at,
+        fingerprint=values["fingerprint"],
+        snapshots=entries,
+        rejected=values.get("rejected"),
+        made_by=values.get("made_by"),
+    )
+    return SnapshotSet(manifest, payloads)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -218,7 +238,7 @@ def check_same_set(manifest: Manifest, current: Manifest | None, where: Location
     Raises:
         PublishRefused: Another set is the current one by now.
     """
-    if current is None or (current.version, current.snapshots) != (manifest.version, manifest.snapshots):
+    if current is None or not current.is_same_set(manifest):
         now = "no usable set" if current is None else f"version {current.version}"
         raise PublishRefused(
             f"the manifest of version {manifest.version} was not replaced: {where} holds {now} by now; the next tick "

@@ -212,6 +212,7 @@ def test_without_redis_everything_is_scanned_at_once(settings: Settings, parted:
 def test_a_run_in_one_process_waits_for_a_distributed_one(parted: Settings) -> None:
     """The command line and the fleet have one lock."""
     before = optimize(parted)
+    write_json(local(parted.input).parent / "a.json", {"AAPL": a_record(confidence=0.6)})
     assignment = dispatched(parted, force=True)
     assert optimize(parted).reason == "already_running"
     assert version_of(merge_parts(parted, assignment.token, scan_all(parted, assignment))) > version_of(before)

@@ -28,6 +28,7 @@ from tests.support.published_state import (
     assert_tidy,
     files_of,
     keys_of,
+    run_next,
     run_old,
     runs_of,
     version_of,
@@ -73,9 +74,9 @@ def test_versions_rise_though_the_clock_goes_back(
     versions = [version_of(run_old(settings))]
     assert before_ms <= versions[0] <= time.time_ns() // 1_000_000
 
-    versions += [version_of(optimize(settings, force=True)) for _ in range(3)]
+    versions += [version_of(run_next(settings)) for _ in range(3)]
     clock_gone_back()
-    versions += [version_of(optimize(settings, force=True)) for _ in range(3)]
+    versions += [version_of(run_next(settings)) for _ in range(3)]
 
     assert versions == sorted(set(versions))
     assert versions[-1] == versions[3] + 3
@@ -107,7 +108,7 @@ def test_versions_rise_where_only_the_files_know_the_last(
     last = version_of(run_old(settings, use_cache=False))
     clock_gone_back()
 
-    assert version_of(optimize(settings, force=True)) == last + 1
+    assert version_of(run_next(settings)) == last + 1
     assert_redis_holds_the_files(redis_server, settings)
 
 

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 from msgspec.structs import replace
 
 from optimizer.models import Manifest
 from optimizer.snapshots import directory, object_store
-from optimizer.snapshots.format import decode_manifest
+from optimizer.snapshots.format import KeptVersion, decode_manifest, encode_manifest
 from optimizer.snapshots.store import snapshot_store
 from optimizer.storage.location import Location, Url
 from tests.support.snapshot_sets import a_set, write
@@ -89,3 +90,91 @@ def test_the_code_of_object_stores_is_imported_for_urls_only(statement: str, abs
     assert "optimizer.storage.location" in modules
     assert not [name for name in absent if f"optimizer.{name}" in modules]
     assert "fsspec" not in modules
+
+
+# ---- kept sets
+
+
+@pytest.mark.parametrize("keep", [2, 4])
+def test_as_many_sets_are_kept_as_asked_for(output: Location, keep: int) -> None:
+    """The newest ones, listed newest first, and each can be read."""
+    write(output, 1, 2, 3, 4, 5, 6, keep=keep)
+    store = snapshot_store(output)
+    versions = list(range(6, 6 - keep, -1))
+    assert store.versions() == [KeptVersion(version, a_set(version).manifest) for version in versions]
+    for kept in store.versions():
+        assert store.read_set(manifest=kept.manifest) == a_set(kept.version)
+
+
+def test_fewer_sets_are_kept_once_fewer_are_asked_for(output: Location) -> None:
+    """The next set that is written removes the others."""
+    write(output, 1, 2, 3, 4, 5, keep=5)
+    write(output, 6, keep=2)
+    assert [kept.version for kept in snapshot_store(output).versions()] == [6, 5]
+
+
+def test_without_a_current_set_nothing_is_kept(output: Location) -> None:
+    """Nor if there is not even the directory."""
+    assert snapshot_store(output).versions() == []
+
+
+def test_a_set_that_never_became_current_is_not_listed(output: Location) -> None:
+    """Its writer died, or is still at it."""
+    write(output, 1, 2)
+    for name, data in objects_of(output, 2).items():
+        put(output, f"versions/3/{name}", data)
+    assert [kept.version for kept in snapshot_store(output).versions()] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("bots_snapshot.json.gz", None, "bots_snapshot.json.gz is missing"),
+        ("symbols_index.json.gz", b"12345", "symbols_index.json.gz has 5 of {size} bytes"),
+        ("manifest.json", None, "manifest.json is missing or damaged"),
+        ("manifest.json", b"{", "manifest.json is missing or damaged"),
+        ("manifest.json", encode_manifest(a_set(1).manifest), "manifest.json is missing or damaged"),
+        (
+            "manifest.json",
+            encode_manifest(replace(a_set(2).manifest, snapshots={})),
+            "the manifest lacks rolling_optimized.json.gz",
+        ),
+    ],
+    ids=["file missing", "file short", "manifest missing", "manifest torn", "manifest of another", "manifest empty"],
+)
+def test_damaged_sets_are_told(output: Location, name: str, data: bytes | None, problem: str) -> None:
+    """What can be seen without reading the payloads; the others are as they were."""
+    write(output, 1, 2, 3, keep=3)
+    size = len(objects_of(output, 2)["symbols_index.json.gz"])
+    put(output, f"versions/2/{name}", data)
+    third, second, first = snapshot_store(output).versions()
+    assert (third.problem, first.problem) == ("", "")
+    assert (second.version, second.problem) == (2, problem.format(size=f"{size:,}"))
+    assert (second.manifest is None) == problem.startswith("manifest.json")
+
+
+def test_a_manifest_that_was_replaced_is_listed(output: Location) -> None:
+    """Of the current set; the sets before it keep theirs."""
+    write(output, 1, 2)
+    store = snapshot_store(output)
+    manifest = replace(a_set(2).manifest, fingerprint="another input")
+    with store.lock():
+        store.replace_manifest(manifest)
+    assert [kept.manifest for kept in store.versions()] == [manifest, a_set(1).manifest]
+
+
+def objects_of(output: Location, version: int) -> dict[str, bytes]:
+    """The files of a set."""
+    files = fsspec.filesystem("memory" if isinstance(output, Url) else "file")
+    return {name.rsplit("/", 1)[1]: files.cat_file(name) for name in files.find(f"{output}/versions/{version}")}
+
+
+def put(output: Location, name: str, data: bytes | None) -> None:
+    """Write a file below a location, or remove it."""
+    files = fsspec.filesystem("memory" if isinstance(output, Url) else "file")
+    path = f"{output}/{name}"
+    if data is None:
+        files.rm_file(path)
+    else:
+        files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        files.pipe_file(path, data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optimizer.models import BotSummary, Holding, Record
-from optimizer.snapshots.format import SnapshotSet, encode_set
+from optimizer.snapshots.format import KEPT_SETS, SnapshotSet, encode_set
 from optimizer.snapshots.store import snapshot_store
 from optimizer.storage.location import Location
 
@@ -32,9 +32,9 @@ def a_set(version: int) -> SnapshotSet:
     )
 
 
-def write(output: Location, *versions: int) -> None:
+def write(output: Location, *versions: int, keep: int = KEPT_SETS) -> None:
     """Write sets one after another, as runs do."""
-    store = snapshot_store(output)
+    store = snapshot_store(output, keep=keep)
     for version in versions:
         with store.lock() as is_acquired:
             assert is_acquired

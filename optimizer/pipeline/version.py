@@ -1,0 +1,57 @@
+"""The version before, which a run's own one follows.
+
+It is the newest of the files and of Redis' pointer; at equal numbers the one in the files. Its content is read from
+either. It is not known if another version came between, of which only the number is left, or if files and Redis have
+different sets of one number: then no statement about what changed would be true for all who read it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Unpack
+
+from optimizer.cache.client import UNREADABLE
+from optimizer.errors import OutputUnreadable
+from optimizer.models import Manifest
+from optimizer.pipeline.session import Session
+from optimizer.snapshots.format import SetValues, SnapshotSet
+from optimizer.snapshots.store import SnapshotStore
+from optimizer.snapshots.successor import encode_next
+
+__all__ = ["Predecessor", "encode_version", "read_predecessor"]
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """The version before: its manifest, and its set if it is known. From Redis a set comes without its index."""
+
+    manifest: Manifest
+    snapshots: SnapshotSet | None
+
+
+def read_predecessor(store: SnapshotStore, session: Session) -> Predecessor | None:
+    """Read the version before, as it was when the run began; `None` if there is none."""
+    manifest, pointer = session.newest_manifest, session.pointer
+    if manifest is None:
+        return None
+    in_redis = pointer.manifest if pointer else None
+    is_ambiguous = in_redis is not None and in_redis.version == manifest.version and not in_redis.is_same_set(manifest)
+    if is_ambiguous or session.newest() > manifest.version:
+        return Predecessor(manifest, None)
+    snapshots = None
+    if manifest is session.in_files:
+        with suppress(OutputUnreadable):
+            snapshots = store.read_set(manifest=manifest)
+    if (snapshots is None or snapshots.manifest != manifest) and in_redis and in_redis.version == manifest.version:
+        payloads = session.payloads_before()
+        snapshots = SnapshotSet(manifest, payloads) if payloads else None
+    return Predecessor(manifest, snapshots)
+
+
+def encode_version(before: Predecessor | None, **values: Unpack[SetValues]) -> SnapshotSet:
+    """Encode the run's version; if all is as in the version before, it is that one, with another manifest."""
+    try:
+        return encode_next(before.snapshots if before else None, **values)
+    except UNREADABLE:  # the version before is of another release
+        return encode_next(None, **values)

@@ -1,0 +1,72 @@
+"""The version after another one: what is equal stays as it is. No I/O.
+
+In: the set before, and the values of the new version. Out: the new set. A kind that is equal keeps its bytes, so that
+no reader fetches or decodes it again. If all four are equal, it is the set before with another manifest.
+
+Errors: `UNREADABLE` if the set before cannot be inflated or decoded.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Unpack
+
+import msgspec
+from msgspec import UNSET
+
+from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, VersionContent
+from optimizer.snapshots.delta import change_between, count_changes
+from optimizer.snapshots.format import KINDS, SetValues, SnapshotSet, encode_set
+
+__all__ = ["encode_next"]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def encode_next(before: SnapshotSet | None, **values: Unpack[SetValues]) -> SnapshotSet:
+    """Encode a version and count what it changed.
+
+    Args:
+        before: The set before; one without its index counts as one with another index. `None` if there is none, or if
+            not all who read this version can be known to have seen that one.
+        values: As of `encode_set`.
+
+    Returns:
+        The set. If all is equal, it has the version of the set before.
+    """
+    version = values["version"]
+    if before is None:
+        return _with(encode_set(**values), content_since=version)
+    old, manifest = before.content(), before.manifest
+    stored = change_between(old, _content(values))
+    kept = [
+        kind
+        for kind, is_equal in (
+            ("predictions", stored is None or stored.change.predictions is UNSET),
+            ("bots", stored is None or stored.change.bots is UNSET),
+            ("portfolio", stored is None or stored.change.holdings is UNSET),
+            ("index", "index" in before.payloads and _encode(before.index()) == _encode(values["ranked"])),
+        )
+        if is_equal
+    ]
+    if len(kept) == len(KINDS):
+        return _with(before, fingerprint=values["fingerprint"], rejected=values.get("rejected"))
+    return _with(
+        encode_set(**values, kept=SnapshotSet(manifest, {kind: before.payloads[kind] for kind in kept})),
+        content_since=(manifest.content_since or manifest.version) if stored is None else version,
+        changes=count_changes(old, stored),
+    )
+
+
+def _with(snapshots: SnapshotSet, **members: object) -> SnapshotSet:
+    return SnapshotSet(msgspec.structs.replace(snapshots.manifest, **members), snapshots.payloads)
+
+
+def _content(values: SetValues) -> VersionContent:
+    predictions, time = values["predictions"], values["generated_at"]
+    return VersionContent(
+        version=values["version"],
+        generated_at=time,
+        predictions=PredictionsSnapshot(predictions, time, len(predictions)),
+        bots=BotsSnapshot(dict(values["bots"]), time),
+        portfolio=PortfolioSnapshot(values["holdings"], time),
+    )

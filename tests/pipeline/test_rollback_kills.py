@@ -1,0 +1,144 @@
+"""A rollback and an unpin that are killed before each of their steps: real processes, files and Redis.
+
+A step is a file or directory that is made, opened for writing, renamed, linked or removed, or a command to Redis.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Literal
+
+import msgspec
+import pytest
+
+from optimizer import Settings, optimize
+from optimizer.cache.keys import ORIGINS, Keys
+from optimizer.models import Manifest
+from optimizer.pipeline.rollback import rollback, unpin
+from optimizer.snapshots.store import snapshot_store
+from tests.support.published_state import (
+    NEW,
+    assert_redis_holds_the_files,
+    assert_tidy,
+    no_scan,
+    run_old,
+    version_of,
+)
+from tests.support.readers import Open
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import write_json
+
+pytestmark = pytest.mark.slow
+
+# Makes a rollback, or an unpin for the version 0, and kills itself before the step with this number.
+DIES_AT = """
+import os, signal, sys
+from pathlib import Path
+import redis.connection
+from optimizer import Settings
+from optimizer.pipeline.rollback import rollback, unpin
+
+left, version = int(sys.argv[1]), int(sys.argv[2])
+settings = Settings(input=Path(sys.argv[3]), output_dir=Path(sys.argv[4]), redis_url=sys.argv[5], keep_versions=4)
+sent = redis.connection.AbstractConnection.send_packed_command
+
+def step():
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def hook(event, arguments):
+    is_written = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    if is_written or event in ("os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.utime"):
+        step()
+
+def send(*arguments, **options):
+    step()
+    return sent(*arguments, **options)
+
+redis.connection.AbstractConnection.send_packed_command = send
+sys.addaudithook(hook)
+rollback(settings, version) if version else unpin(settings)
+print("ended", flush=True)
+"""
+
+
+def run_until(step: int, settings: Settings, version: int) -> bool:
+    """Make a rollback, or an unpin, that dies before this step; return whether it did."""
+    arguments = [str(each) for each in (step, version, settings.input, settings.output_dir, settings.redis_url)]
+    process = subprocess.run([sys.executable, "-c", DIES_AT, *arguments], capture_output=True, text=True, check=False)
+    assert process.returncode in (0, -signal.SIGKILL), process.stderr
+    assert (process.returncode == 0) == (process.stdout == "ended\n")
+    return process.returncode != 0
+
+
+def shown_by(settings: Settings, server: RedisServer) -> tuple[Manifest, Manifest]:
+    """The manifests of the files and of Redis, after each was read whole."""
+    with server.client as client:
+        in_redis = msgspec.json.decode(client.hget(Keys(settings.source).current, "manifest"), type=Manifest)
+    in_files = snapshot_store(settings.output_dir).read_set()
+    assert in_files is not None
+    for origin in ORIGINS:
+        with ExitStack() as stack:
+            whole = Open(stack, "threads")(settings, origin).snapshot()
+            assert whole.version == (in_redis if origin == "redis" else in_files.manifest).version
+    return in_files.manifest, in_redis
+
+
+@pytest.mark.parametrize("action", ["rollback", "unpin"])
+def test_killed_before_any_step_it_was_not_made_or_the_next_tick_completes_it(
+    settings: Settings, redis_server: RedisServer, action: Literal["rollback", "unpin"]
+) -> None:
+    """The files decide: what they show becomes what Redis shows, and the pin is there, or is not, in both."""
+    settings = replace(settings, keep_versions=4)
+    old = version_of(run_old(settings))
+    write_json(settings.input, NEW)
+    new = version_of(optimize(settings))
+    if action == "unpin":
+        rollback(settings, new)
+    outcomes = set()
+    newest = 0
+    step = 0
+    is_killed = True
+    while is_killed:
+        step += 1
+        before, _ = shown_by(settings, redis_server)
+        is_killed = run_until(step, settings, old if action == "rollback" else 0)
+
+        in_files, in_redis = shown_by(settings, redis_server)
+        is_made = in_files != before
+        outcomes.add((is_made, in_redis != before))
+        assert in_redis in (before, in_files)
+        assert (in_files.pinned is None) == (is_made == (action == "unpin"))
+        with redis_server.client as client:
+            client.delete(Keys(settings.source).lock)  # rather than wait until it expires
+        report = optimize(settings, progress=no_scan)
+        outcome = "unchanged" if in_files.pinned is None else "skipped"
+        assert (report.status, report.version) == (outcome, in_files.version)
+        assert shown_by(settings, redis_server) == (in_files, in_files)
+        assert_redis_holds_the_files(redis_server, settings)
+        assert_tidy(settings)
+        assert in_files.version >= newest
+        newest = in_files.version
+
+        if is_made and action == "rollback":  # begin anew: the new input is published again
+            unpin(settings)
+            optimize(settings, force=True)
+        elif is_made:
+            rollback(settings, in_files.version)
+        old = next(
+            (kept.version for kept in snapshot_store(settings.output_dir).versions() if is_old(kept.manifest)), 0
+        )
+
+    assert outcomes == {(False, False), (True, False), (True, True)}
+    assert step > 20
+
+
+def is_old(manifest: Manifest | None) -> bool:
+    """Whether a version is of the first input."""
+    return manifest is not None and manifest.snapshots["portfolio"].count == 1
