@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import fleet, scan, web
+from benchmarks import fleet, history, scan, web
 from optimizer.scan.native_pruner import VARIANT
 
 PAGE = Path("docs/benchmarks.md")
@@ -35,6 +35,11 @@ to the publish.
 WEB = """## The web
 
 `wrk` on loopback, one uvicorn process; the limit is a bare Starlette endpoint that returns the same bytes from memory.
+"""
+HISTORY = """## The history
+
+What a serving process holds for `/history` and `/predictions/{symbol}/history`: resident memory of a fresh one, with
+the stream that it is made from, the time to make it at the start, and for each further version.
 """
 
 
@@ -70,7 +75,7 @@ def main() -> int:
     """Measure everything; exit status 1 where a goal is missed."""
     status = 0
     parts = [INTRODUCTION, _machine() + "\n"]
-    for text, benchmark in ((SCAN, scan.main), (FLEET, fleet.main), (WEB, web.main)):
+    for text, benchmark in ((SCAN, scan.main), (FLEET, fleet.main), (WEB, web.main), (HISTORY, history.main)):
         with redirect_stdout(_Tee()) as shown:
             status |= benchmark()
         parts += [text, "".join(f"    {line}".rstrip() + "\n" for line in shown.getvalue().strip("\n").splitlines())]

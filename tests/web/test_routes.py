@@ -36,7 +36,7 @@ from tests.support.rolling_files import a_record, local, write_json
 from tests.support.web_apps import WebServer, asking
 
 WHOLE = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "portfolio"}
-OF_A_VERSION = [*WHOLE, "/page", "/predictions/AAPL"]
+OF_A_VERSION = [*WHOLE, "/page", "/snapshot", "/predictions/AAPL", "/history", "/predictions/AAPL/history"]
 
 
 def raw(client: TestClient, path: str, **headers: str) -> tuple[Response, bytes]:
@@ -469,7 +469,7 @@ def test_no_request_reads_a_file_or_inflates_while_redis_is_up(
         statuses = [client.send(client.build_request("GET", path), stream=True).status_code for path in paths]
         monkeypatch.undo()
 
-    assert statuses == [200, 200, 200, 200, 200, 200, 200, 404, 200, 200, 200]
+    assert statuses == [200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 404, 200, 200, 200]
 
 
 # ---- in an app that is not ours
