@@ -102,7 +102,7 @@ def optimize_rolling_data(
         force: Scan though nothing changed.
         scheduled: Sent by beat: take the tick, of which only one run is made. A run by hand ignores ticks.
         source: Which of several sources; may be left out where there is one.
-        accept: Publish an input though too many of its records or bots are rejected.
+        accept: Publish an input though too many of its records or bots are rejected, or a guard refuses it.
 
     Raises:
         RollingError: The run failed; the old snapshots are as they were. The next tick is the retry.

@@ -1,4 +1,4 @@
-"""`rolling-optimizer config`: the settings in force, and whether both Redis servers allow what the service needs."""
+"""`rolling-optimizer config`: the settings in force, whether the guard can be imported, and what both Redis allow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from optimizer.cache.server_checks import check_broker, check_cache
 from optimizer.cli.options import usage_errors
 from optimizer.config.environment import FILE_SUFFIX, variables_of
 from optimizer.config.settings import Settings
-from optimizer.errors import CacheUnavailable
+from optimizer.errors import CacheUnavailable, SettingsInvalid
+from optimizer.pipeline.guard import load_guard
 from optimizer.storage.location import redact_url
 
 __all__ = ["config"]
@@ -19,14 +20,20 @@ __all__ = ["config"]
 
 @click.command()
 def config() -> None:
-    """Show the settings in force, secrets as ***, and try on both Redis what is needed there."""
+    """Show the settings in force, secrets as ***; import the guard, and try on both Redis what is needed there."""
     with usage_errors():
         every = Settings.every_from_env(os.environ, strict=True)
     for settings in every:
         if len(every) > 1:
             click.echo(f"source {settings.source}:")
         _show(settings)
-    _check_servers(every)
+    guards = _check_guards(every)
+    try:
+        _check_servers(every)
+    except CacheUnavailable as error:
+        raise CacheUnavailable("; ".join([str(error), *guards])) from None
+    if guards:
+        raise SettingsInvalid("; ".join(guards))
 
 
 def _show(settings: Settings) -> None:
@@ -37,6 +44,19 @@ def _show(settings: Settings) -> None:
         in_file = os.environ.get(name + FILE_SUFFIX)
         origin = "environment" if any(map(os.environ.get, variables)) else "file" if in_file else "default"
         click.echo(f"{name:<{width}}  {value or '-':<40}  {origin}")
+
+
+def _check_guards(every: Sequence[Settings]) -> list[str]:
+    """Import each guard; return why those cannot be imported that cannot."""
+    problems = []
+    for name in dict.fromkeys(settings.guard for settings in every if settings.guard):
+        try:
+            load_guard(name)
+        except SettingsInvalid as error:
+            problems.append(str(error))
+        else:
+            click.echo(f"guard: {name} is imported, and called before a version is published")
+    return problems
 
 
 def _check_servers(every: Sequence[Settings]) -> None:

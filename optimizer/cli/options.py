@@ -24,7 +24,7 @@ def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def accept_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--accept`, for commands that start a run."""
-    text = "Publish though too many records or bots are rejected, this once."
+    text = "Publish though too much is rejected, or a guard refuses, this once."
     return click.option("--accept", is_flag=True, help=text)(command)
 
 

@@ -1,7 +1,7 @@
 """The end of a run that has scanned: select, write the files, publish in Redis, and count for the report.
 
-Errors: `NoRecords`, `NoBots` and `TooManyRejected` for a result that is not acceptable, `OutputUnwritable`, and
-`PublishRefused`. The old version stays in files and Redis.
+Errors: `NoRecords`, `NoBots` and `TooManyRejected` for a result that is not acceptable, `GuardRefused`,
+`OutputUnwritable`, and `PublishRefused`. The old version stays in files and Redis.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import time
 from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.models import ChangeCounts, Report, Stats
+from optimizer.pipeline.guard import check_guards
 from optimizer.pipeline.identity import user_at_host
 from optimizer.pipeline.memory import peak_rss_mb
-from optimizer.pipeline.parts import ScannedInput
+from optimizer.pipeline.parts import Progress, ScannedInput
 from optimizer.pipeline.session import Session
 from optimizer.pipeline.version import encode_version, read_predecessor
 from optimizer.selection.acceptance import check_plausible
@@ -25,10 +26,13 @@ from optimizer.snapshots.store import snapshot_store
 __all__ = ["publish"]
 
 
-def publish(settings: Settings, session: Session, scanned: ScannedInput, *, accept: bool) -> Report:
-    """Select, write the files, then Redis; the lock is checked before either shows anything.
+def publish(
+    settings: Settings, session: Session, scanned: ScannedInput, *, accept: bool, progress: Progress | None = None
+) -> Report:
+    """Select, ask the guards, write the files, then Redis; the lock is checked before either shows anything.
 
     An input with the same content keeps its version: only the manifest is replaced, in the files and in Redis.
+    `progress` is called while a guard of the user's is on, as if all was read; what it raises ends the run.
     """
     result = scanned.result
     check_plausible(
@@ -56,6 +60,8 @@ def publish(settings: Settings, session: Session, scanned: ScannedInput, *, acce
         gzip_level=settings.gzip_level,
         made_by=user_at_host(),
     )
+    watched, read_bytes = session.watched(progress), scanned.input_bytes
+    check_guards(settings, snapshots, before, accept=accept, wait=lambda: watched(read_bytes, read_bytes))
     manifest = snapshots.manifest
     is_equal = before is not None and before.manifest.version == manifest.version
     if is_equal:

@@ -67,7 +67,7 @@ def optimize(
     Args:
         settings: All settings of the source.
         force: Scan though nothing changed.
-        accept: Publish an input though too many of its records or bots are rejected.
+        accept: Publish an input though too many of its records or bots are rejected, or a guard refuses it.
         tick: The number of the scheduled tick (time / interval), of which only one run is made; `None` for a run by
             hand, which ignores ticks.
         use_cache: False to leave Redis alone: files only.
@@ -286,7 +286,7 @@ def _scan(
 ) -> Report:
     """Scan the input in this process and publish the result."""
     scanned = opened.scan(choose_engine(settings.engine), session, session.watched(progress), force=force)
-    return publish(settings, session, scanned, accept=accept)
+    return publish(settings, session, scanned, accept=accept, progress=progress)
 
 
 def failed_report(settings: Settings, error: Exception) -> Report:

@@ -19,7 +19,7 @@ from optimizer.errors import NoBots, NoRecords, TooManyRejected
 from optimizer.models import Reject, RejectReason, RejectTally, Units
 from optimizer.selection.result import ScanResult
 
-__all__ = ["check_plausible", "describe_tally"]
+__all__ = ["advise", "check_plausible", "describe_tally"]
 
 _INSPECT: Final = "What it holds, and what to set so that it is read, is shown by: rolling-optimizer inspect"
 
@@ -62,7 +62,7 @@ def _check_bots(result: ScanResult, input_name: str, bots_dir: str | None) -> No
         first = next((reject for reject in named if reject.where.startswith(str(place))), named[0])
         raise NoBots(
             f"{place}: no bot there can be used ({bots.seen:,} rejected), the old snapshots stay: the first "
-            f"is{_describe(first)}. {_advice('Mend them')}"
+            f"is{_describe(first)}. {advise('Mend them')}"
         )
 
 
@@ -73,7 +73,7 @@ def _too_many(result: ScanResult, input_name: str, kind: str, units: Units, limi
     return (
         f"{input_name}: {units.rejected:,} of {units.seen:,} {kind} ({percent:.1f} %) cannot be used, more than "
         f"{variable}={limit:g} allows; the old snapshots stay: {reasons}. "
-        f"{_INSPECT}. {_advice(f'Look at what the engine writes now, or raise {variable}')}"
+        f"{_INSPECT}. {advise(f'Look at what the engine writes now, or raise {variable}')}"
     )
 
 
@@ -81,7 +81,8 @@ def _tallies(result: ScanResult, kind: str) -> list[RejectTally]:
     return [tally for tally in result.tallies() if (tally.reason is RejectReason.BOT) == (kind == "bots")]
 
 
-def _advice(first: str) -> str:
+def advise(first: str) -> str:
+    """Return what to do about an input that is refused: something first, or else let it through."""
     return f"{first}; --accept of run or trigger lets this input through once: rolling-optimizer run --accept"
 
 

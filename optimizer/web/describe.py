@@ -1,14 +1,15 @@
-"""The OpenAPI descriptions of responses: the structs that are sent, each with an example.
+"""The OpenAPI descriptions: of responses the structs that are sent, each with an example; of parameters shared ones.
 
 FastAPI makes a component of each struct, in the description of whatever app includes the router.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final
 
 import msgspec
+from fastapi import Query
 
 from optimizer.web.problems import (
     MEDIA_TYPE,
@@ -35,12 +36,22 @@ __all__ = [
     "SNAPSHOT_EXAMPLE",
     "STATUS_EXAMPLE",
     "SYMBOL_HISTORY_EXAMPLE",
+    "Limit",
+    "MinConfidence",
+    "Offset",
+    "Sentiment",
     "responses",
     "text_response",
 ]
 
 # The media types of one JSON value a line; there is no registered one.
 JSON_LINES: Final = ("application/jsonl", "application/x-ndjson")
+# The filters of predictions.
+Limit = Annotated[int | None, Query(ge=0, le=1_000_000, description="As many at the most.", examples=[50])]
+Offset = Annotated[int, Query(ge=0, le=1_000_000, description="Without the first so many.", examples=[0])]
+MinConfidence = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, examples=[0.8])]
+Sentiment = Annotated[str | None, Query(max_length=1_024, description="In upper or lower case.", examples=["bullish"])]
+
 _TIMESTAMP: Final = "2026-11-01T10:00:00.000Z"
 _VERSION: Final = 1795000000000
 _OLDEST: Final = _VERSION - 3_600_000
@@ -202,7 +213,10 @@ _SNAPSHOT_HEADERS: Final = {
     "X-Snapshot-Stale": "`true` where no run has confirmed the version for three intervals.",
 }
 # What a browser hides from a page of another origin unless the server exposes it. It always shows Last-Modified.
-EXPOSED_HEADERS: Final = (*sorted(_SNAPSHOT_HEADERS.keys() - {"Last-Modified"}), "X-Total-Count", "Retry-After")
+EXPOSED_HEADERS: Final = (
+    *sorted(_SNAPSHOT_HEADERS.keys() - {"Last-Modified"}),
+    *("Content-Disposition", "X-Total-Count", "Retry-After"),
+)
 
 
 def responses(
@@ -230,12 +244,14 @@ def responses(
     if lines is not None:
         text = {"schema": {"type": "string"}, "example": msgspec.json.encode(lines).decode() + "\n"}
         described[status]["content"] |= dict.fromkeys(JSON_LINES, text)
+    return described | _other_responses(others, headers)
+
+
+def _other_responses(others: Iterable[int], headers: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
+    described: dict[int | str, dict[str, Any]] = {}
     for other in others:
-        described[other] = {"description": _DETAILS[other]}
-        if other == 304:
-            described[other]["headers"] = headers
-        else:
-            described[other] |= _problem_response(other, _PROBLEMS[other])
+        more = {"headers": headers} if other == 304 else _problem_response(other, _PROBLEMS[other])
+        described[other] = {"description": _DETAILS[other], **more}
     return described
 
 
@@ -262,14 +278,29 @@ def _headers(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def text_response(
-    media_type: str, description: str, example: str, *, full: str | None = None
+    media_type: str,
+    description: str,
+    example: str,
+    *others: int,
+    headers: Mapping[str, str] | None = None,
+    full: str | None = None,
 ) -> dict[int | str, dict[str, Any]]:
-    """The response of an operation that sends text; with `full`, also the 503 that says why there are too many.
+    """Every response of an operation that sends text.
 
-    The 422 is described since FastAPI would describe its own, which is not sent.
+    Args:
+        media_type: Its type.
+        description: What it is.
+        example: An example.
+        others: The other statuses.
+        headers: If it is of a version: its own headers, beside those of all such responses.
+        full: Why there are too many, for a 503 then. The 422 is described too, since FastAPI would describe its own.
     """
+    of_version = {} if headers is None else _headers({**_SNAPSHOT_HEADERS, **headers})
     content = {media_type: {"schema": {"type": "string"}, "example": example}}
     described: dict[int | str, dict[str, Any]] = {200: {"description": description, "content": content}}
+    if of_version:
+        described[200]["headers"] = of_version
+    described |= _other_responses(others, of_version)
     if full is not None:
         described[422] = {"description": _DETAILS[422]} | _problem_response(422, _PROBLEMS[422])
         described[503] = {"description": "There are too many."} | _problem_response(503, full)

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple, NoReturn
@@ -24,7 +24,7 @@ from optimizer.web.negotiate import http_date
 from optimizer.web.prepared import Headers, Prepared
 from optimizer.web.problems import PartMissing
 
-__all__ = ["PageSummary", "Pages", "PredictionQuery", "SnapshotPage", "WholeVersion"]
+__all__ = ["ALL", "Form", "PageSummary", "Pages", "PredictionQuery", "SnapshotPage", "WholeVersion"]
 
 PAGE_SYMBOLS: Final = 50
 PAGE_GZIP_LEVEL: Final = 6
@@ -84,6 +84,28 @@ class PredictionQuery(NamedTuple):
     sentiment: str | None
 
 
+ALL: Final = PredictionQuery(None, 0, 0.0, None)
+
+
+class Form(NamedTuple):
+    """How a part of the predictions is sent.
+
+    `encode` gets the whole snapshot and the records to send; `headers` are those of the form, the content type among
+    them.
+    """
+
+    name: str
+    encode: Callable[[PredictionsSnapshot, Sequence[Record]], bytes]
+    headers: Callable[[CachedVersion], Headers]
+
+
+def _encode_part(whole: PredictionsSnapshot, shown: Sequence[Record]) -> bytes:
+    return _encode(PredictionsSnapshot(list(shown), whole.timestamp, len(shown)))
+
+
+JSON: Final = Form("json", _encode_part, lambda _: [(b"content-type", b"application/json")])
+
+
 class Pages:
     """The responses of one version.
 
@@ -111,7 +133,7 @@ class Pages:
         self.whole_version: Prepared | None = None
         self._making = threading.Lock()
         self._symbols: dict[str, Prepared] = {}
-        self._filtered: OrderedDict[PredictionQuery, Prepared] = OrderedDict()
+        self._filtered: OrderedDict[tuple[str, PredictionQuery], Prepared] = OrderedDict()
 
     def show(self, cached: CachedVersion) -> bool:
         """Whether these are its responses too: the same payloads, though confirmed since or from the other store."""
@@ -203,27 +225,44 @@ class Pages:
             last_modified_s=self._last_modified_s,
         )
 
-    def filtered(self, query: PredictionQuery) -> Prepared:
-        """A part of the predictions, in the shape of the whole."""
-        response = self._filtered.get(query)
+    def held(self, query: PredictionQuery, form: Form = JSON) -> Prepared | None:
+        """What `filtered` has made before, if that is cached."""
+        return self._filtered.get((form.name, query))
+
+    def filtered(self, query: PredictionQuery, form: Form = JSON) -> Prepared:
+        """A part of the predictions, by default in the shape of the whole."""
+        response = self.held(query, form)
         if response is None:
             whole: PredictionsSnapshot = self._cached.payloads["predictions"].value
             fitting = list(_fitting(whole.predictions, query))
             end = None if query.limit is None else query.offset + query.limit
-            shown = fitting[query.offset : end]
-            body = _encode(PredictionsSnapshot(shown, whole.timestamp, len(shown)))
-            response = Prepared(
-                body,
-                _digest(body),
-                [*self._headers, (b"x-total-count", str(len(fitting)).encode())],
-                per_request_headers=partial(self._per_request_headers, self._cached, "predictions"),
-                last_modified_s=self._last_modified_s,
-            )
-            if len(body) <= CACHED_RESPONSE_BYTES:
-                self._filtered[query] = response
+            body = form.encode(whole, fitting[query.offset : end])
+            response = self._prepare_part(body, form, total=len(fitting))
+            if len(body) <= CACHED_RESPONSE_BYTES or query == ALL:
+                self._filtered[form.name, query] = response
             if len(self._filtered) > CACHED_RESPONSES:
                 self._filtered.popitem(last=False)
         return response
+
+    def _prepare_part(self, body: bytes, form: Form, *, total: int) -> Prepared:
+        gz = (
+            gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
+            if form is not JSON and len(body) >= SHORTEST_GZIP_BYTES
+            else None
+        )
+        return Prepared(
+            body,
+            _digest(body),
+            [
+                *(item for item in self._headers if item[0] != b"content-type"),
+                *form.headers(self._cached),
+                (b"x-total-count", str(total).encode()),
+            ],
+            gz=gz,
+            gz_etag="" if gz is None else _digest(gz),
+            per_request_headers=partial(self._per_request_headers, self._cached, "predictions"),
+            last_modified_s=self._last_modified_s,
+        )
 
     def _prepare_page(self) -> Prepared:
         payloads = self._cached.payloads

@@ -1,6 +1,7 @@
 """The routers, and the routes of snapshots: each sends what is prepared, or the result of one lookup in Redis.
 
 GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page      of the current version; 503 without one
+GET /predictions.csv                                                  the same, see `csv.py`
 GET /events                                                           `?data=changes`: with what changed
 GET /changes  /snapshot                                               see `changes.py`
 GET /static/follow.js                                                 follows these routes in a page
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Final, Literal, NamedTuple
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Response
 
 from optimizer.config.settings import Settings
 from optimizer.errors import SettingsInvalid
@@ -26,10 +27,11 @@ from optimizer.reader.reader import SnapshotReader
 from optimizer.web import describe
 from optimizer.web.assets import FOLLOW_PATH, load_asset
 from optimizer.web.changes import LONGEST_VERSION, add_changes
+from optimizer.web.csv import add_csv
 from optimizer.web.events import TOO_MANY_LISTENERS, ChangeStream, EventStream
 from optimizer.web.history_routes import add_history
 from optimizer.web.operations import add_operations
-from optimizer.web.pages import PredictionQuery, SnapshotPage
+from optimizer.web.pages import ALL, PredictionQuery, SnapshotPage
 from optimizer.web.prepared import Sending
 from optimizer.web.problems import PartMissing, ProblemRoute, SymbolRoute, problem
 from optimizer.web.service import Service
@@ -137,23 +139,21 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         responses=describe.responses(PredictionsSnapshot, describe.PREDICTIONS_EXAMPLE, 304, 422, 503, snapshot=True),
     )
     async def predictions(
-        limit: Annotated[
-            int | None, Query(ge=0, le=1_000_000, description="As many at the most.", examples=[50])
-        ] = None,
-        offset: Annotated[int, Query(ge=0, le=1_000_000, description="Without the first so many.", examples=[0])] = 0,
-        min_confidence: Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, examples=[0.8])] = 0.0,
-        sentiment: Annotated[
-            str | None, Query(max_length=1_024, description="In upper or lower case.", examples=["bullish"])
-        ] = None,
+        limit: describe.Limit = None,
+        offset: describe.Offset = 0,
+        min_confidence: describe.MinConfidence = 0.0,
+        sentiment: describe.Sentiment = None,
     ) -> Response:
         """`count` is the number in the answer; of how many that fit, says the header `X-Total-Count`."""
         query = PredictionQuery(limit, offset, min_confidence, sentiment)
-        if query == PredictionQuery(None, 0, 0.0, None):
+        if query == ALL:
             return await whole("predictions")
         pages = await service.current()
         if pages.whole("predictions") is None:
             return await whole("predictions")
         return Sending(pages.filtered(query))
+
+    add_csv(router, service)
 
     @router.get(
         "/bots",

@@ -165,7 +165,7 @@ _ORDER_DESCRIPTION: Final[dict[str, Any]] = {
                     "accept": {
                         "type": "boolean",
                         "default": False,
-                        "description": "Publish though too many records or bots are rejected, this once.",
+                        "description": "Publish though too much is rejected, or a guard refuses, this once.",
                     },
                 },
                 "additionalProperties": False,

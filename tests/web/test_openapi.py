@@ -64,6 +64,7 @@ def test_every_operation_is_described_with_examples(web_settings: Settings) -> N
         *((f"/{name}", "get") for name in ("changes", "snapshot")),
         *((f"/{name}", "get") for name in ("history", "predictions/{symbol}/history")),
         *((f"/{name}", "get") for name in ("healthz", "readyz", "metrics", "predictions/{symbol}", "runs/{id}")),
+        ("/predictions.csv", "get"),
         ("/runs", "post"),
     }
     assert len({operation["operationId"] for _, _, operation in operations}) == len(operations)

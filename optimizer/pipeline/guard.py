@@ -1,0 +1,181 @@
+"""The guards of a version, asked before anything of it is written: two by its numbers, and a function of the user's.
+
+In: the new set, and the version before, which is shown. Out: nothing, or `GuardRefused`.
+
+`ROLLING_GUARD` is code of another program: it may hang, exit, or change what it is given. It is called in a thread of
+its own, with copies, so that whatever it does, this run can still be ended by its time limit, by a signal (which Python
+handles in the main thread), or by the end of the process. A call that is left behind goes on as long as it likes; until
+it ends, the guard refuses, so that no more than one of them hangs.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import copy_context
+from importlib import import_module
+from typing import Final
+
+from optimizer.cache.client import UNREADABLE
+from optimizer.config.settings import Settings
+from optimizer.errors import GuardRefused, SettingsInvalid
+from optimizer.log import SourceLog
+from optimizer.models import VersionContent
+from optimizer.pipeline.version import Predecessor
+from optimizer.selection.acceptance import advise
+from optimizer.selection.guards import check_counts
+from optimizer.snapshots.format import SnapshotSet
+
+__all__ = ["check_guards", "load_guard"]
+
+Guard = Callable[[VersionContent, VersionContent | None], object]
+
+POLL_S: Final = 0.2
+# Of what a guard says: reports of a day are kept in Redis, and each tick that is refused has one.
+MAX_REASON_CHARACTERS: Final = 1_024
+
+_log = SourceLog(__name__)
+_calls: Final[dict[tuple[str, str, str], threading.Thread]] = {}  # the last one of each source
+
+
+def check_guards(
+    settings: Settings,
+    new: SnapshotSet,
+    before: Predecessor | None,
+    *,
+    accept: bool,
+    wait: Callable[[], None] = lambda: None,
+) -> None:
+    """Check that a version may be published.
+
+    Args:
+        settings: All settings of the source.
+        new: The version.
+        before: The version before, if there is one. If its content cannot be read, or is not known, a guard of the
+            user's is told of none, and a warning is logged: to refuse then would keep what is damaged.
+        accept: The user lets this input through: no guard is asked.
+        wait: Called again and again while the user's guard is on; what it raises ends the run.
+
+    Raises:
+        GuardRefused: It may not, and why.
+    """
+    if accept:
+        return
+    check_counts(
+        new.manifest,
+        before.manifest if before else None,
+        input_name=str(settings.input),
+        min_records=settings.min_records,
+        max_drop_percent=settings.max_drop_percent,
+    )
+    if settings.guard:
+        # Decoded anew: it may change what it gets.
+        reason = _ask(settings, new.content(), _read(settings, before), wait)
+        if reason:
+            raise GuardRefused(f"{settings.input}: {reason}; the old snapshots stay. {advise('See what it checks')}")
+
+
+def load_guard(name: str) -> Guard:
+    """Import a guard by its name, `package.module:function`.
+
+    Raises:
+        SettingsInvalid: It cannot be imported, or is no function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        guard: Guard = getattr(import_module(module), function)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise SettingsInvalid(
+            f"ROLLING_GUARD={name} cannot be imported: {_describe(error)}; it has to be in an installed package, or in "
+            "a directory of PYTHONPATH"
+        ) from error
+    if not callable(guard):
+        raise SettingsInvalid(f"ROLLING_GUARD={name} is not a function: {reprlib.repr(guard)}")
+    return guard
+
+
+def _read(settings: Settings, before: Predecessor | None) -> VersionContent | None:
+    if before is None:
+        return None
+    with suppress(*UNREADABLE):
+        if before.snapshots is not None:
+            return before.snapshots.content()
+    _log.warning(
+        "the guard %s is told of no version before, for version %s cannot be read",
+        settings.guard,
+        before.manifest.version,
+        source=settings.source,
+    )
+    return None
+
+
+def _ask(settings: Settings, new: VersionContent, current: VersionContent | None, wait: Callable[[], None]) -> str:
+    """Call the user's guard; return why it refuses, empty if it does not."""
+    owner = (settings.source, str(settings.output_dir), settings.guard)
+    before = _calls.get(owner)
+    if before is not None and before.is_alive():
+        return (
+            f"ROLLING_GUARD={settings.guard} has not returned since an earlier run was ended, and refuses until then; "
+            "restart this process"
+        )
+    reasons: list[str] = []
+    call = threading.Thread(
+        target=copy_context().run,  # so that a trace of the run has the guard in it
+        args=(lambda: reasons.append(_call(settings, new, current)),),
+        name=f"rolling-guard-{settings.source}",
+        daemon=True,
+    )
+    _calls[owner] = call
+    call.start()
+    while call.is_alive():
+        wait()
+        call.join(POLL_S)
+    return reasons[0]
+
+
+def _call(settings: Settings, new: VersionContent, current: VersionContent | None) -> str:
+    name, source = settings.guard, settings.source
+    variable = f"ROLLING_GUARD={name}"
+    try:
+        guard = load_guard(name)
+    except BaseException as error:
+        _log.exception("the guard %s cannot be used", name, source=source, error=error)
+        return str(error)
+    try:
+        returned = guard(new, current)
+    except GuardRefused as error:
+        return f"{variable} refuses: {_shorten(str(error))}"
+    except BaseException as error:  # SystemExit too: it would end the thread of a schedule, or a child of Celery's
+        described = _describe(error)  # not the error itself: a log that fails to show it would end this thread
+        _log.exception("the guard %s failed: %s", name, described, source=source)
+        return f"{variable} failed, and so refuses: {described}; the log has its traceback"
+    return _judge(variable, returned)
+
+
+def _judge(variable: str, returned: object) -> str:
+    if returned is None or returned == "":
+        return ""
+    if isinstance(returned, str):
+        return f"{variable} refuses: {_shorten(returned)}"
+    if isinstance(returned, Coroutine):
+        returned.close()
+        return f"{variable} is an async function, and so refuses; make it a plain one, which may call asyncio.run"
+    return f"{variable} returned {reprlib.repr(returned)}, and so refuses; return None to pass, and text to refuse"
+
+
+def _describe(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        text = "its message cannot be shown"
+    return f"{type(error).__name__}: {_shorten(text)}"
+
+
+def _shorten(text: str) -> str:
+    """Return text that fits into a report, which is valid UTF-8."""
+    valid = text.encode("utf-8", "replace").decode().strip() or "no reason is given"
+    return valid if len(valid) <= MAX_REASON_CHARACTERS else f"{valid[:MAX_REASON_CHARACTERS]}..."
