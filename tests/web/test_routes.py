@@ -26,6 +26,7 @@ import optimizer.web.app
 from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import SettingsInvalid, SourceMissing
+from optimizer.pipeline.rollback import rollback, unpin
 from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
@@ -327,6 +328,23 @@ def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:
         assert client.get("/runs?status=success").json()["runs"] == runs[1:]
         for wrong in ("limit=0", "limit=1001", "limit=x", "status=failed", "status="):
             assert client.get(f"/runs?{wrong}").status_code == 422
+
+
+def test_a_pinned_version_is_shown_to_be_until_it_is_unpinned(settings: Settings) -> None:
+    """`/status` says of which version it is and by whom, `/readyz` stays ready; ticks keep it fresh."""
+    old = run_old(settings)
+    report = rollback(settings, version_of(old))
+    assert report.pinned is not None
+    pin = report.pinned.to_dict()
+    with asking(settings) as client:
+        status = client.get("/status").json()
+        assert (status["version"], status["pinned"], status["restored_from"]) == (report.version, pin, old.version)
+        assert client.get("/readyz").json() == {"status": "ready", "pinned": pin}
+        unpin(settings)
+        wait_until(lambda: client.get("/status").json()["pinned"] is None, what="the reader to see it", limit_s=5)
+        status = client.get("/status").json()
+        assert (status["version"], status["restored_from"]) == (report.version, old.version)
+        assert client.get("/readyz").json() == {"status": "ready"}
 
 
 def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:

@@ -50,6 +50,7 @@ class Service:
         write_every_s: Seconds between generations.
         padding_bytes: What each record has besides; it makes a scan longer.
         output_dir: Where the files go, if not into `directory`.
+        keep_versions: How many versions stay in the files; with more than two, a test goes back to older ones.
         worker_variables: Variables of the worker's alone.
         variables: More variables of the fleet's environment.
     """
@@ -65,6 +66,7 @@ class Service:
         write_every_s: float = 0.2,
         padding_bytes: int = 2_000,
         output_dir: Path | None = None,
+        keep_versions: int = 2,
         worker_variables: dict[str, str] | None = None,
         **variables: str,
     ) -> None:
@@ -76,11 +78,13 @@ class Service:
             output_dir=output_dir or directory / "snapshots",
             redis_url=redis.url,
             interval_s=interval_s,
+            keep_versions=keep_versions,
         )
         self.keys = Keys(self.settings.source)
         variables = {
             "ROLLING_INTERVAL_S": str(interval_s),
             "ROLLING_STARTUP_DELAY_S": "0.1",
+            "ROLLING_KEEP_VERSIONS": str(keep_versions),
             **variables,
         }
         self.engine = Engine(local(self.settings.input), rng, every_s=write_every_s, padding_bytes=padding_bytes)
@@ -115,6 +119,28 @@ class Service:
         """Send a run by hand, as any Celery client would; it never expires."""
         with celery.Celery(broker=self.settings.broker_url, set_as_current=False) as client:
             return str(client.send_task(TASK, kwargs=kwargs, queue=f"rolling.{self.settings.source}").id)
+
+    def command(self, *arguments: object, kill_after_s: float | None = None) -> int:
+        """Run `rolling-optimizer` on this service, and kill it after so long; return its exit status."""
+        settings = self.settings
+        variables = {
+            "ROLLING_INPUT": str(settings.input),
+            "ROLLING_OUTPUT_DIR": str(settings.output_dir),
+            "ROLLING_REDIS_URL": settings.redis_url,
+            "ROLLING_INTERVAL_S": str(settings.interval_s),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "optimizer.cli", *map(str, arguments)],
+            cwd=PROJECT,
+            env=os.environ | variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            return process.wait(60.0 if kill_after_s is None else kill_after_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
 
     # ---- what readers see
 
@@ -187,7 +213,7 @@ class Service:
         assert there == names, there
         assert len(names) == 9, names
         sets = [path.name for path in (directory / "versions").iterdir()]
-        assert len(sets) <= 2, sets
+        assert len(sets) <= self.settings.keep_versions, sets
         assert all(name.isdecimal() for name in sets), sets
 
     def _check_changes(self) -> None:
@@ -322,7 +348,8 @@ class Pollers:
 
     def start(self) -> None:
         """Begin to poll."""
-        arguments = (self._settings.input, self._settings.output_dir, self._settings.redis_url)
+        order = "versions" if self._settings.keep_versions > 2 else "generations"
+        arguments = (self._settings.input, self._settings.output_dir, self._settings.redis_url, order)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.reliability.chaos.pollers", *map(str, arguments)],
             stdin=subprocess.PIPE,
