@@ -1,4 +1,4 @@
-"""What runs record of changes: whoever has seen a version gets to the current one by them, or is told to start anew.
+"""What runs record of changes: they lead from any version to the current one, or it is said that they are not held.
 
 The law is tried with real runs over random histories: inputs, a Redis that is away for some of them, other output
 directories, values that Redis has evicted, entries of an older release.
@@ -103,7 +103,7 @@ class History:
             self.check(optimize(replace(self.settings, output_dir=other)))
         elif where == "without Redis":
             optimize(self.settings, use_cache=False)
-            self.is_broken = True  # of several versions the times may be others than that of the one that is shown
+            self.is_broken = True  # several versions have several times, and a change has one
         else:
             self.check(optimize(self.settings))
 

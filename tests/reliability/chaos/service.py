@@ -20,11 +20,13 @@ import celery
 import msgspec
 
 from optimizer import Settings
-from optimizer.cache.keys import ORIGINS, Keys
+from optimizer.cache.keys import ORIGINS, PAYLOAD_KINDS, Keys
 from optimizer.models import Report
+from optimizer.snapshots.format import SnapshotSet, decode_manifest
 from tests.reliability.chaos.figures import Figures
 from tests.reliability.chaos.generations import Engine
 from tests.reliability.chaos.pollers import WAYS
+from tests.support.changes import held, lead, shown
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import local
