@@ -23,7 +23,7 @@ from optimizer.errors import SettingsInvalid
 from optimizer.web import RunState
 from optimizer.web.routes import router_of
 from optimizer.web.service import Service
-from tests.support.published_state import NEW, OLD, run_old, version_of
+from tests.support.published_state import NEW, OLD, run_next, run_old, version_of
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
 
@@ -75,7 +75,7 @@ def test_the_router_uses_the_reader_and_leaves_it_open(settings: Settings, reade
 
     assert refreshers() == before
     assert reader.predictions().version == new
-    newest = version_of(optimize(settings, force=True))
+    newest = version_of(run_next(settings))
     wait_until(lambda: reader.manifest().version == newest, limit_s=5, what="the reader to follow still")
 
 
@@ -87,7 +87,7 @@ def test_a_reader_for_asyncio_does_as_well(settings: Settings) -> None:
     with anyio.from_thread.start_blocking_portal() as portal:
         with TestClient(app_of(optimizer.web.make_router(reader=reader))) as client:
             assert portal.call(reader.predictions).value.count == client.get("/predictions").json()["count"] == 2
-            version = version_of(optimize(settings, force=True))
+            version = version_of(run_next(settings))
             wait_until(lambda: client.get("/page").json()["version"] == version, limit_s=5, what="the new version")
         called.clear()
         wait_until(called.is_set, limit_s=5, what="a refresh after the app has ended")
@@ -143,7 +143,7 @@ def test_apps_may_share_a_reader(settings: Settings, reader: SnapshotReader) -> 
             before = _reads(one)
             assert one.get("/predictions").content == other.get("/predictions").content
             assert _reads(one) == _reads(other) == before + 2
-        version = version_of(optimize(settings, force=True))
+        version = version_of(run_next(settings))
         wait_until(lambda: one.get("/page").json()["version"] == version, limit_s=5, what="the new version")
 
 

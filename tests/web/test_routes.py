@@ -30,7 +30,7 @@ from optimizer.pipeline.rollback import rollback, unpin
 from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
-from tests.support.published_state import NEW, OLD, run_old, version_of
+from tests.support.published_state import NEW, OLD, run_next, run_old, version_of
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 from tests.support.web_apps import WebServer, asking
@@ -711,7 +711,7 @@ def test_no_route_shows_a_version_before_the_others_do(settings: Settings, monke
 
         try:
             assert versions() == {old}
-            new = version_of(optimize(settings, force=True))
+            new = version_of(run_next(settings))
             assert prepares.wait(20)
             assert versions() == {old}
         finally:
