@@ -19,12 +19,13 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from optimizer import Settings, optimize
 from tests.support.browser import BrowserMissing, chromium, chromium_executable
 from tests.support.following import Followed, InNode, InPage
 from tests.support.http_proxy import HttpProxy
+from tests.support.pages import ROOT, blocks
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 from tests.support.web_apps import WebServer
@@ -423,3 +424,37 @@ def test_an_api_of_another_origin_is_followed_with_its_cookies(source: Source, p
         wait_until(lambda: followed.log()["state"] == "live", what="the stream")
         last = source.publish(records_of({"A": 1, "B": 1}), bots_of({}))
         assert_told(wait_for(followed, last), source)
+
+
+WITH_A_PAGE = """
+from pathlib import Path
+
+import optimizer.web
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+
+app = FastAPI()
+app.get("/healthz")(lambda: {})
+app.include_router(optimizer.web.make_router(), prefix="/api")
+app.get("/", response_class=HTMLResponse)(lambda: Path(__file__).with_name("page.html").read_text())
+"""
+
+
+def test_the_page_of_the_documentation_shows_each_version(source: Source, page: Page, tmp_path: Path) -> None:
+    """As it stands there: rows change, move, come and go."""
+    [block] = [block for block in blocks(ROOT / "docs" / "http.md") if block.language == "html"]
+    (tmp_path / "page.html").write_text(block.text)
+    (tmp_path / "with_a_page.py").write_text(WITH_A_PAGE)
+    mistakes: list[str] = []
+    page.on("pageerror", lambda error: mistakes.append(str(error)))
+    command = ["-m", "uvicorn", "--app-dir", str(tmp_path), "with_a_page:app"]
+    with WebServer(tmp_path, source.settings, command) as web:
+        page.goto(f"http://127.0.0.1:{web.port}/")
+        for numbers in ({"A": 0, "B": 1}, {"B": 1, "A": 2, "C": 0}, {"C": 0}):
+            version = source.publish(records_of(numbers), bots_of({}))
+            expect(page).to_have_title(f"Version {version}")
+            best = sorted(numbers, key=lambda name: -numbers[name])
+            expected = [f"{name} {numbers[name] / 4 + 0.25:g}" for name in best]
+            expect(page.locator("li")).to_have_text(expected)
+        page.goto("about:blank")
+    assert mistakes == []

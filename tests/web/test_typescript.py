@@ -18,6 +18,7 @@ from optimizer import Settings
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).parent / "typescript"
+STATIC = Path(optimizer.web.__file__).parent / "static"
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,22 @@ def test_types_are_made_of_an_app_that_has_a_record_of_its_own(project: Path) ->
 
     run(project, "node_modules/.bin/openapi-typescript", "openapi.json", "--output", "schema.d.ts")
     run(project, "node_modules/.bin/tsc", "--strict", "--noEmit", "--target", "es2022", "both.ts")
+
+
+def test_a_page_compiles_against_the_types_of_follow_js(project: Path) -> None:
+    """They are those of the description, in both directions, and the module has what they declare."""
+    app = FastAPI()
+    app.include_router(optimizer.web.make_router(Settings()))
+    (project / "openapi.json").write_text(json.dumps(app.openapi()))
+    for name in ("follow.js", "follow.d.ts"):
+        shutil.copy(STATIC / name, project)
+
+    run(project, "node_modules/.bin/openapi-typescript", "openapi.json", "--output", "schema.d.ts")
+    strict = ("--strict", "--exactOptionalPropertyTypes", "--noUncheckedIndexedAccess")
+    libraries = ("--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom,dom.iterable")
+    run(project, "node_modules/.bin/tsc", *strict, *libraries, "--noEmit", "following.ts")
+    # What is declared is there when the module is loaded.
+    run(project, "node_modules/.bin/tsc", *libraries, "--outDir", "out", "declared.mts")
+    shutil.copy(STATIC / "follow.js", project / "out")
+    (project / "out" / "package.json").write_text('{"type": "module"}')
+    run(project, "node", "out/declared.mjs")

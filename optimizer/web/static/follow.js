@@ -67,7 +67,7 @@ class Following {
   #base;
   #options;
   #opened = null; // an AbortController while it is open
-  #state = globalThis.EventSource ? "connecting" : "polling";
+  #state = "closed";
   #content = null;
   #maps = { predictions: new Map(), bots: new Map(), holdings: new Map() }; // of #content, by name and in its order
   #newest = 0; // the newest version that was named, though it may not be held yet
@@ -86,6 +86,8 @@ class Following {
     this.#base = base;
     this.#options = { credentials: "same-origin", pollMs: POLL_MS, ...options };
     this.#options.signal?.addEventListener("abort", () => this.close());
+    // Not told: onState is called when the state changes, and never before `follow` has returned.
+    if (!this.#options.signal?.aborted) this.#state = globalThis.EventSource ? "connecting" : "polling";
   }
 
   get content() {
