@@ -2,8 +2,9 @@
 
 One column a field of a record, in the order of the JSON, then one for each extra field, `extra.NAME`: the name that
 `pandas.json_normalize` gives it, and never the name of a field that a later release adds. Text is quoted and
-numbers are not; null is `""`. A cell of text that a spreadsheet would take for a formula begins with an apostrophe (OWASP, "CSV
-Injection"), also behind a separator inside the text: where the list separator is a semicolon, a cell may begin there.
+numbers are not; null is `""`. A cell of text that a spreadsheet would take for a formula begins with an apostrophe
+(OWASP, "CSV Injection"), also behind a separator inside the text: where the list separator is a semicolon, a cell may
+begin there.
 """
 
 from __future__ import annotations
