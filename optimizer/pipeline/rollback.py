@@ -25,15 +25,16 @@ from optimizer.cache.client import UNREADABLE
 from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.errors import PublishRefused, VersionMissing
-from optimizer.models import Manifest, Pin, Report
+from optimizer.models import ChangeCounts, Manifest, Pin, Report
 from optimizer.pipeline.confirm import publish_again
 from optimizer.pipeline.identity import user_at_host
 from optimizer.pipeline.run import run_locked
 from optimizer.pipeline.session import Session
 from optimizer.pipeline.version import Predecessor, read_predecessor
-from optimizer.snapshots.delta import change_between, count_changes
+from optimizer.snapshots.delta import change_between
 from optimizer.snapshots.format import KeptVersion, SnapshotSet
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
+from optimizer.snapshots.successor import equal_kinds
 
 __all__ = ["rollback", "unpin"]
 
@@ -75,7 +76,7 @@ def rollback(
     def publish_old(session: Session, _before: Manifest | None) -> Report:
         store = _store(settings)
         old = _read(store, settings, version)
-        changed = _changes(read_predecessor(store, session), old)
+        old, changed = _following(read_predecessor(store, session), old)
         by = user_at_host()
         snapshots = publish_again(
             store,
@@ -192,16 +193,21 @@ def _describe_kept(kept: Sequence[KeptVersion]) -> str:
     return f"kept are {', '.join(whole[:NAMED])}{more}: rolling-optimizer versions"
 
 
-def _changes(before: Predecessor | None, old: SnapshotSet) -> dict[str, Any]:
-    """What the manifest says of the changes against the version before; nothing if that is not known."""
+def _following(before: Predecessor | None, old: SnapshotSet) -> tuple[SnapshotSet, dict[str, Any]]:
+    """An old set after the version before, and what its manifest says of that.
+
+    A kind that is equal in both stays as it is shown, so that it keeps its time and its ETag.
+    """
     if before is None or before.snapshots is None:
-        return {}
+        return old, {}
     try:
-        content = before.snapshots.content()
-        change = change_between(content, old.content())
+        stored = change_between(before.snapshots.content(), old.content())
     except UNREADABLE:  # of another release
-        return {}
-    counts = {"changes": count_changes(content, change)}
-    if change is None:
-        return counts | {"content_since": before.manifest.content_since or before.manifest.version}
-    return counts
+        return old, {}
+    kept, entries = equal_kinds(stored), before.snapshots.manifest.snapshots
+    manifest = replace(old.manifest, snapshots=old.manifest.snapshots | {kind: entries[kind] for kind in kept})
+    payloads = old.payloads | {kind: before.snapshots.payloads[kind] for kind in kept}
+    if stored is not None:
+        return SnapshotSet(manifest, payloads), {"changes": stored.counts}
+    since = before.manifest.content_since or before.manifest.version
+    return SnapshotSet(manifest, payloads), {"changes": ChangeCounts(), "content_since": since}

@@ -50,7 +50,6 @@ __all__ = [
     "apply_predictions",
     "chain",
     "change_between",
-    "count_changes",
     "decode_stored",
     "encode_stored",
     "is_same_content",
@@ -72,6 +71,7 @@ class PredictionsChange(Value, frozen=True):
 
     changed: list[Record]
     removed: list[str]
+    timestamp: str | UnsetType = UNSET
 
 
 class BotsChange(Value, frozen=True):
@@ -79,6 +79,7 @@ class BotsChange(Value, frozen=True):
 
     changed: dict[str, BotSummary]
     removed: list[str]
+    timestamp: str | UnsetType = UNSET
 
 
 class HoldingsChange(Value, frozen=True):
@@ -86,12 +87,14 @@ class HoldingsChange(Value, frozen=True):
 
     changed: list[Holding]
     removed: list[str]
+    timestamp: str | UnsetType = UNSET
 
 
 class Change(Value, frozen=True):
     """What `version` changed in the content that the versions from `since` to `before` have.
 
-    `timestamp` is the new one of each of the three that is there; one that is absent has not changed.
+    `timestamp` is the new one of each of the three that is there, unless it has its own, as after a rollback to content
+    of another time; one that is absent has not changed.
     """
 
     version: int
@@ -123,10 +126,12 @@ class StoredChange(msgspec.Struct, frozen=True):
     """An entry of the stream of changes: the change, and what turns the new predictions into the old ones again.
 
     From the latter a process that has just started knows what was shown before. Not set if predictions did not change.
+    `counts` tells what was added from what was changed, which the change alone does not.
     """
 
     change: Change
     undo: PredictionsChange | UnsetType = UNSET
+    counts: ChangeCounts = ChangeCounts()
 
 
 _STORED: Final = msgspec.json.Decoder(StoredChange)
@@ -141,23 +146,38 @@ def change_between(before: VersionContent, after: VersionContent, *, since: int 
         since: The oldest version from which on the content has been the same as `before`; by default its version.
     """
     old, new = _by_symbol(before.predictions.predictions), _by_symbol(after.predictions.predictions)
-    predictions, undo = _records_change(old, new), _records_change(new, old)
-    changed, removed = _difference(before.bots.bots, after.bots.bots)
-    bots = BotsChange(changed, removed) if changed or removed else UNSET
-    held, dropped = _difference(_holdings(before), _holdings(after))
-    holdings = HoldingsChange(list(held.values()), dropped) if held or dropped else UNSET
-    if predictions is UNSET and bots is UNSET and holdings is UNSET:
+    records, gone = _difference(old, new)
+    bots, gone_bots = _difference(before.bots.bots, after.bots.bots)
+    held, gone_holdings = _difference(_holdings(before), _holdings(after))
+    if not (records or gone or bots or gone_bots or held or gone_holdings):
         return None
+
+    def own(snapshot: PredictionsSnapshot | BotsSnapshot | PortfolioSnapshot) -> str | UnsetType:
+        return UNSET if snapshot.timestamp == after.generated_at else snapshot.timestamp
+
     change = Change(
         version=after.version,
         before=before.version,
         since=before.version if since is None else since,
         timestamp=after.generated_at,
-        predictions=predictions,
-        bots=bots,
-        holdings=holdings,
+        predictions=PredictionsChange(list(records.values()), gone, own(after.predictions))
+        if records or gone
+        else UNSET,
+        bots=BotsChange(bots, gone_bots, own(after.bots)) if bots or gone_bots else UNSET,
+        holdings=HoldingsChange(list(held.values()), gone_holdings, own(after.portfolio))
+        if held or gone_holdings
+        else UNSET,
     )
-    return StoredChange(change, undo)
+    undone, added = _difference(new, old)
+    return StoredChange(
+        change,
+        PredictionsChange(list(undone.values()), added) if undone or added else UNSET,
+        ChangeCounts(
+            _counts(old, records, gone),
+            _counts(before.bots.bots, bots, gone_bots),
+            _counts(_holdings(before), held, gone_holdings),
+        ),
+    )
 
 
 def apply_change(content: C, change: Change) -> C:
@@ -165,14 +185,15 @@ def apply_change(content: C, change: Change) -> C:
     predictions, bots, portfolio = content.predictions, content.bots, content.portfolio
     if not isinstance(change.predictions, UnsetType):
         records = apply_predictions(predictions.predictions, change.predictions)
-        predictions = PredictionsSnapshot(records, change.timestamp, len(records))
+        predictions = PredictionsSnapshot(records, change.predictions.timestamp or change.timestamp, len(records))
     if not isinstance(change.bots, UnsetType):
         merged = _merge(bots.bots, change.bots.changed, change.bots.removed)
-        bots = BotsSnapshot(dict(sorted(merged.items())), change.timestamp)
+        bots = BotsSnapshot(dict(sorted(merged.items())), change.bots.timestamp or change.timestamp)
     if not isinstance(change.holdings, UnsetType):
         changed = {holding.symbol: holding for holding in change.holdings.changed}
         held = _merge(_holdings(content), changed, change.holdings.removed)
-        portfolio = PortfolioSnapshot([held[symbol] for symbol in sorted(held)], change.timestamp)
+        timestamp = change.holdings.timestamp or change.timestamp
+        portfolio = PortfolioSnapshot([held[symbol] for symbol in sorted(held)], timestamp)
     return replace(
         content,
         version=change.version,
@@ -249,23 +270,6 @@ def oldest_start(changes: Sequence[L], current: int, content_since: int | None =
     return oldest
 
 
-def count_changes(before: VersionContent, stored: StoredChange | None) -> ChangeCounts:
-    """Count what a change adds, changes and removes; `None` is no change."""
-    if stored is None:
-        return ChangeCounts()
-    change = stored.change
-    counts = [KindCounts()] * 3
-    if not isinstance(change.predictions, UnsetType):
-        names = [record.symbol for record in change.predictions.changed]
-        counts[0] = _counts(_by_symbol(before.predictions.predictions), names, change.predictions.removed)
-    if not isinstance(change.bots, UnsetType):
-        counts[1] = _counts(before.bots.bots, change.bots.changed, change.bots.removed)
-    if not isinstance(change.holdings, UnsetType):
-        names = [holding.symbol for holding in change.holdings.changed]
-        counts[2] = _counts(_holdings(before), names, change.holdings.removed)
-    return ChangeCounts(*counts)
-
-
 def encode_stored(stored: StoredChange) -> bytes:
     """Encode an entry as gzipped JSON."""
     return gzip.compress(_encode(stored), GZIP_LEVEL, mtime=0)
@@ -274,11 +278,6 @@ def encode_stored(stored: StoredChange) -> bytes:
 def decode_stored(data: bytes) -> StoredChange:
     """Decode an entry; raises what gzip raises, or one of `UNDECODABLE`."""
     return _STORED.decode(gzip.decompress(data))
-
-
-def _records_change(old: Mapping[str, Record], new: Mapping[str, Record]) -> PredictionsChange | UnsetType:
-    changed, removed = _difference(old, new)
-    return PredictionsChange(list(changed.values()), removed) if changed or removed else UNSET
 
 
 def _difference(old: Mapping[str, T], new: Mapping[str, T]) -> tuple[dict[str, T], list[str]]:
@@ -294,10 +293,10 @@ def _merge(values: Mapping[str, T], changed: Mapping[str, T], removed: Iterable[
     return merged
 
 
-def _counts(old: Mapping[str, object], changed: Iterable[str], removed: Iterable[str]) -> KindCounts:
+def _counts(old: Mapping[str, object], changed: Iterable[str], removed: Sequence[str]) -> KindCounts:
     names = list(changed)
     added = sum(name not in old for name in names)
-    return KindCounts(added, len(names) - added, len(list(removed)))
+    return KindCounts(added, len(names) - added, len(removed))
 
 
 def _by_symbol(records: Iterable[Record]) -> dict[str, Record]:

@@ -34,6 +34,7 @@ from optimizer.models import (
 from optimizer.storage.location import Location
 
 __all__ = [
+    "CONTENT_KINDS",
     "FILE_NAMES",
     "KEPT_SETS",
     "KINDS",
@@ -52,7 +53,8 @@ __all__ = [
     "encode_set",
 ]
 
-KINDS: Final = ("predictions", "bots", "portfolio", "index")
+CONTENT_KINDS: Final = ("predictions", "bots", "portfolio")
+KINDS: Final = (*CONTENT_KINDS, "index")
 FILE_NAMES: Final = {
     "predictions": "rolling_optimized.json.gz",
     "bots": "bots_snapshot.json.gz",

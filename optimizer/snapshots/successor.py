@@ -13,11 +13,11 @@ from typing import Final, Unpack
 import msgspec
 from msgspec import UNSET
 
-from optimizer.models import BotsSnapshot, PortfolioSnapshot, PredictionsSnapshot, VersionContent
-from optimizer.snapshots.delta import change_between, count_changes
-from optimizer.snapshots.format import KINDS, SetValues, SnapshotSet, encode_set
+from optimizer.models import BotsSnapshot, ChangeCounts, PortfolioSnapshot, PredictionsSnapshot, VersionContent
+from optimizer.snapshots.delta import StoredChange, change_between
+from optimizer.snapshots.format import CONTENT_KINDS, KINDS, SetValues, SnapshotSet, encode_set
 
-__all__ = ["encode_next"]
+__all__ = ["encode_next", "equal_kinds"]
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -38,23 +38,25 @@ def encode_next(before: SnapshotSet | None, **values: Unpack[SetValues]) -> Snap
         return _with(encode_set(**values), content_since=version)
     old, manifest = before.content(), before.manifest
     stored = change_between(old, _content(values))
-    kept = [
-        kind
-        for kind, is_equal in (
-            ("predictions", stored is None or stored.change.predictions is UNSET),
-            ("bots", stored is None or stored.change.bots is UNSET),
-            ("portfolio", stored is None or stored.change.holdings is UNSET),
-            ("index", "index" in before.payloads and _encode(before.index()) == _encode(values["ranked"])),
-        )
-        if is_equal
-    ]
+    kept = equal_kinds(stored)
+    if "index" in before.payloads and _encode(before.index()) == _encode(values["ranked"]):
+        kept.append("index")
     if len(kept) == len(KINDS):
         return _with(before, fingerprint=values["fingerprint"], rejected=values.get("rejected"))
     return _with(
         encode_set(**values, kept=SnapshotSet(manifest, {kind: before.payloads[kind] for kind in kept})),
         content_since=(manifest.content_since or manifest.version) if stored is None else version,
-        changes=count_changes(old, stored),
+        changes=ChangeCounts() if stored is None else stored.counts,
     )
+
+
+def equal_kinds(stored: StoredChange | None) -> list[str]:
+    """The kinds that a change leaves as they are."""
+    if stored is None:
+        return list(CONTENT_KINDS)
+    change = stored.change
+    values = zip(CONTENT_KINDS, (change.predictions, change.bots, change.holdings), strict=True)
+    return [kind for kind, value in values if value is UNSET]
 
 
 def _with(snapshots: SnapshotSet, **members: object) -> SnapshotSet:

@@ -22,9 +22,9 @@ import msgspec
 from msgspec import UnsetType
 
 from optimizer.cache.clocks import text_of
-from optimizer.models import ChangeCounts, KindCounts, Record, Value, VersionContent
+from optimizer.models import Record, Value, VersionContent
 from optimizer.reader.changes import HeldChange
-from optimizer.snapshots.delta import BotsChange, Change, HoldingsChange, chain, oldest_start
+from optimizer.snapshots.delta import StoredChange, chain, oldest_start
 from optimizer.web.history_steps import HistoryStep, Ranking, fill
 
 __all__ = ["History", "HistoryPoint", "follow"]
@@ -65,8 +65,6 @@ class History:
         steps: The steps.
         points: By symbol, its points one after another: the first is of `since` or of the version with which it came.
         ranking: The predictions of `version`.
-        bots: The names of the bots of `version`.
-        holdings: The symbols of the holdings of `version`.
     """
 
     version: int
@@ -74,11 +72,9 @@ class History:
     steps: tuple[HeldStep, ...]
     points: dict[str, bytes]
     ranking: Ranking
-    bots: frozenset[str]
-    holdings: frozenset[str]
 
     @classmethod
-    def at(cls, version: int, records: Iterable[Record], bots: Iterable[str], holdings: Iterable[str]) -> History:
+    def at(cls, version: int, records: Iterable[Record]) -> History:
         """The history that begins with a version, without a step."""
         points, ranking = {}, []
         for record in records:
@@ -86,7 +82,7 @@ class History:
             points[symbol] = _point(version, record)
             ranking.append((-record.confidence, symbol))
         ranking.sort()
-        return cls(version, version, (), points, ranking, frozenset(bots), frozenset(holdings))
+        return cls(version, version, (), points, ranking)
 
     def latest(self, limit: int) -> list[msgspec.Raw]:
         """The last steps, newest first, each a `HistoryStep` as JSON."""
@@ -106,12 +102,10 @@ class History:
             points.append(HistoryPoint(version, timestamps[version], *shown))
         return points
 
-    def after(self, change: Change) -> History:
+    def after(self, stored: StoredChange) -> History:
         """The history with one more step; `version` has the content that the change is from."""
-        bots, bot_counts = _names_after(self.bots, change.bots)
-        holdings, holding_counts = _names_after(self.holdings, change.holdings)
-        step = HistoryStep(change.version, change.before, change.timestamp, ChangeCounts(), [], [], [], [])
-        counts, points, ranking = KindCounts(), self.points, self.ranking
+        change, points, ranking = stored.change, self.points, self.ranking
+        step = HistoryStep(change.version, change.before, change.timestamp, stored.counts, [], [], [], [])
         symbols: tuple[str, ...] = ()
         if not isinstance(change.predictions, UnsetType):
             changed = {sys.intern(record.symbol): record for record in change.predictions.changed}
@@ -122,11 +116,10 @@ class History:
             points = {**points}
             for symbol in symbols:
                 points[symbol] = points.get(symbol, b"") + _point(change.version, changed.get(symbol))
-            step, counts = fill(step, self.ranking, ranking, changed, removed)
-        step = msgspec.structs.replace(step, counts=ChangeCounts(counts, bot_counts, holding_counts))
+            step = fill(step, self.ranking, ranking, changed, removed)
         held = HeldStep(change.version, change.since, change.timestamp, symbols, msgspec.Raw(_encode(step)))
         steps = (*self.steps, held)
-        return History(change.version, steps[0].since, steps, points, ranking, bots, holdings)
+        return History(change.version, steps[0].since, steps, points, ranking)
 
     def without_oldest(self) -> History:
         """The history without its first step."""
@@ -162,21 +155,16 @@ def follow(
     if extended is not None:
         return extended
     records = {record.symbol: record for record in content.predictions.predictions}
-    # Changes have no undo of bots and holdings: whether the first one that names one of them added it is unknown. It
-    # counts as changed, unless this process has seen the version before.
-    bots, holdings = set(content.bots.bots), {holding.symbol for holding in content.portfolio.holdings}
     for link in reversed(links):
-        stored = link.stored()
-        bots.update(*_names(stored.change.bots))
-        holdings.update(*_names(stored.change.holdings))
-        if not isinstance(stored.undo, UnsetType):
-            records |= {record.symbol: record for record in stored.undo.changed}
-            for symbol in stored.undo.removed:
+        undo = link.stored().undo
+        if not isinstance(undo, UnsetType):
+            records |= {record.symbol: record for record in undo.changed}
+            for symbol in undo.removed:
                 records.pop(symbol, None)
     since = links[0].since if links else content.version if content_since is None else content_since
-    history = History.at(since, records.values(), bots, holdings)
+    history = History.at(since, records.values())
     for link in links:
-        history = history.after(link.stored().change)
+        history = history.after(link.stored())
     return history
 
 
@@ -186,29 +174,11 @@ def _extended(history: History, links: Sequence[HeldChange]) -> History | None:
         if link.version > history.version:
             if not link.since <= history.version <= link.before:
                 return None
-            history = history.after(link.stored().change)
+            history = history.after(link.stored())
     while links and history.steps and history.steps[0].version < links[0].version:
         history = history.without_oldest()
     versions = [step.version for step in history.steps]
     return history if versions and versions == [link.version for link in links] else None
-
-
-def _names(change: BotsChange | HoldingsChange | UnsetType) -> tuple[list[str], list[str]]:
-    """The names of bots or holdings that were added or changed, and of those removed."""
-    if isinstance(change, UnsetType):
-        return [], []
-    if isinstance(change, BotsChange):
-        return list(change.changed), change.removed
-    return [holding.symbol for holding in change.changed], change.removed
-
-
-def _names_after(
-    names: frozenset[str], change: BotsChange | HoldingsChange | UnsetType
-) -> tuple[frozenset[str], KindCounts]:
-    changed, removed = _names(change)
-    added = [name for name in changed if name not in names]
-    counts = KindCounts(len(added), len(changed) - len(added), len(removed))
-    return (names.union(added).difference(removed) if added or removed else names), counts
 
 
 def _point(version: int, record: Record | None) -> bytes:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from optimizer.models import ChangeCounts, KindCounts, Record, Value
+from optimizer.models import ChangeCounts, Record, Value
 
 __all__ = ["ConfidenceMove", "HistoryStep", "RankMove", "Ranked", "Ranking", "fill"]
 
@@ -65,8 +65,8 @@ def fill(
     new: Ranking,
     changed: Mapping[str, Record],
     removed: Set[str],
-) -> tuple[HistoryStep, KindCounts]:
-    """Return a step with what became of the predictions, and their counts.
+) -> HistoryStep:
+    """Return a step with what became of the predictions.
 
     Args:
         step: The step so far.
@@ -90,11 +90,10 @@ def fill(
         for symbol, record in changed.items()
         if symbol in before and (confidence_was := -old[before[symbol] - 1][0]) != record.confidence
     ]
-    filled = msgspec.structs.replace(
+    return msgspec.structs.replace(
         step,
         entered=entered[:LISTED],
         left=[Ranked(symbol, rank, -old[rank - 1][0]) for rank, symbol in left[:LISTED]],
         moved=[RankMove(symbol, was, rank) for _, symbol, was, rank in heapq.nsmallest(LISTED, moves)],
         confidence=[ConfidenceMove(symbol, *both) for _, symbol, *both in heapq.nsmallest(LISTED, confidence)],
     )
-    return filled, KindCounts(len(entered), len(changed) - len(entered), len(left))

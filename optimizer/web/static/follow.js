@@ -298,7 +298,7 @@ const bySymbol = (values) => values.map((value) => [value.symbol, value]);
 const fits = ({ since, before }, version) => since <= version && version <= before;
 
 /** When the predictions were made, after a change. */
-const timeAfter = (change, timestamp) => (change.predictions ? change.timestamp : timestamp);
+const timeAfter = ({ predictions, timestamp }, held) => (predictions ? (predictions.timestamp ?? timestamp) : held);
 
 /** What is held, after a change. */
 function applied(maps, change) {
