@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Final, Literal, NamedTuple
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 
 from optimizer.config.settings import Settings
 from optimizer.errors import SettingsInvalid
