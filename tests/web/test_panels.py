@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from optimizer.config.settings import Settings
-from optimizer.errors import NoBots
+from optimizer.errors import GuardRefused, NoBots
 from optimizer.pipeline.rollback import rollback, unpin
 from optimizer.pipeline.run import optimize
 from tests.support.browser import TOKEN, Watched, Web
@@ -262,6 +262,20 @@ def test_an_input_that_was_refused_can_be_accepted(
         wait_until(lambda: page.locator("#notices").inner_text() == "", what="a page without notices")
 
 
+def test_what_a_guard_said_is_told(settings: Settings, open_page: Open) -> None:
+    """Without a token there is no button to accept it."""
+    publish(settings, {"AAPL": a_record(), "MSFT": a_record()})
+    write_json(settings.input, {"AAPL": a_record()})
+    with pytest.raises(GuardRefused) as refused:
+        optimize(replace(settings, min_records=2))
+    page = open_page()
+    notices = page.locator("#notices")
+    expect(notices).to_contain_text("A guard refused the last run.")
+    expect(notices).to_contain_text(str(refused.value))
+    expect(page.get_by_role("button", name="Accept this input")).to_have_count(0)
+    expect(page.locator("#predictions tbody tr")).to_have_count(2)
+
+
 def test_the_predictions_can_be_exported_as_they_are_filtered(settings: Settings, open_page: Open) -> None:
     """The link leads to a file of what the buttons show, where the API can filter so, and says which that is."""
     words = {"A": "bullish", "B": "positive", "C": "Bearish", "D": "neutral"}
@@ -275,3 +289,8 @@ def test_the_predictions_can_be_exported_as_they_are_filtered(settings: Settings
     ):
         page.get_by_role("button", name=button).click()
         expect(page.get_by_role("link", name=name)).to_have_attribute("href", href)
+    page.get_by_role("button", name="Bearish").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    saved = download.value.path().read_text().splitlines()
+    assert [line.split(",")[0].strip('"') for line in saved] == ["symbol", "C"]

@@ -5,7 +5,7 @@ import { byId, element, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
 import { isAcceptable } from "./trigger.js";
 
-const SAID = 300; // characters of what a guard said; all of it is under Last errors
+const SAID = 600; // characters of what a guard said; all of it is under Last errors
 
 /**
  * The notices of a state, the worst first, each {level, title, text}, and perhaps {action: {label, press}}. `accept`
@@ -62,7 +62,7 @@ function ofFailure({ error, details, timestamp }, accept) {
     return { level: "warn", title: "The last run failed.", text, action };
   }
   const said = details?.length > SAID ? `${details.slice(0, SAID)}…` : (details ?? "");
-  const text = `At ${at}: ${sentence(said)} The version before stays.`;
+  const text = `At ${at}: ${sentence(said)}`;
   return { level: "warn", title: "A guard refused the last run.", text, action };
 }
 
