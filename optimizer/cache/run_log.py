@@ -43,6 +43,6 @@ class RunLog:
         fields: Any = {"report": msgspec.json.encode(report)}
         with self._cache.commands() as client, client.pipeline() as pipeline:
             pipeline.xadd(self._keys.runs, fields, maxlen=runs_kept, approximate=True)
-            if report.stats is not None:  # a rollback succeeds without a scan
+            if report.status == "success" and report.pinned is None:  # a rollback scans nothing
                 pipeline.xadd(self._keys.scans, fields, maxlen=SCANS_KEPT, approximate=False)
             pipeline.execute()

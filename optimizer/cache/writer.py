@@ -40,7 +40,7 @@ from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP, REPLACE_MAN
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
 from optimizer.models import Manifest
-from optimizer.snapshots.delta import change_between, encode_stored
+from optimizer.snapshots.delta import apply_change, change_between, encode_stored, is_same_content
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
 __all__ = ["VersionWriter"]
@@ -205,23 +205,22 @@ class VersionWriter:
             )
 
     def _change(self, client: redis.Redis, snapshots: SnapshotSet, before: Pointer | None) -> bytes:
-        """Encode what changed since the version before; empty if nothing did, or if that version cannot be read."""
+        """Encode what changed since the version before; empty if nothing did, or if no change leads from there."""
         if before is None or before.version == snapshots.manifest.version:
             return b""
         try:
             payloads = self._payloads(client, before)
             if payloads is None:
                 raise CacheUnavailable("it is evicted or damaged")
-            stored = change_between(
-                SnapshotSet(before.manifest, payloads).content(),
-                snapshots.content(),
-                since=before.manifest.content_since,
-            )
+            old, new = SnapshotSet(before.manifest, payloads).content(), snapshots.content()
+            stored = change_between(old, new, since=before.manifest.content_since)
         except (CacheUnavailable, *UNREADABLE) as error:  # or of another release
             text = "version %d cannot be read, so there is no change from it"
             _log.warning(text, before.version, source=self._keys.source, error=error)
             return b""
-        return b"" if stored is None else encode_stored(stored)
+        # Of versions that were made while Redis was away each changed other kinds: their times are not one.
+        is_exact = stored is not None and is_same_content(apply_change(old, stored.change), new)
+        return encode_stored(stored) if stored is not None and is_exact else b""
 
 
 def _now(client: redis.Redis) -> str:

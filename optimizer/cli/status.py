@@ -11,7 +11,7 @@ from optimizer.cli.options import settings_or_usage_error, source_option
 from optimizer.cli.report import describe
 from optimizer.errors import SnapshotMissing
 from optimizer.reader.reader import SnapshotReader
-from optimizer.reader.results import describe_rejected
+from optimizer.reader.results import describe_rejected, last_decided
 
 __all__ = ["status"]
 
@@ -29,7 +29,7 @@ def status(source: str | None, as_json: bool, max_age: float | None) -> None:
     state = reader.manifest()
     recent = reader.runs(RUNS_READ)
     runs = recent[:RUNS_SHOWN]
-    last = next((run for run in recent if run.status != "skipped"), None)
+    last = last_decided(recent)
     failure = last if last is not None and last.status == "failed" else None
     if failure is not None and failure not in runs:
         runs.append(failure)

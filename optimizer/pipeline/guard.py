@@ -10,6 +10,7 @@ it ends, the guard refuses, so that no more than one of them hangs.
 
 from __future__ import annotations
 
+import os
 import reprlib
 import threading
 from collections.abc import Callable, Coroutine
@@ -37,7 +38,9 @@ POLL_S: Final = 0.2
 MAX_REASON_CHARACTERS: Final = 1_024
 
 _log = SourceLog(__name__)
-_calls: Final[dict[tuple[str, str, str], threading.Thread]] = {}  # the last one of each source
+# Whether the last call of each source has ended. Not its thread: a join that a signal's exception interrupts (Celery's
+# time limit) notes before Python 3.13 that the thread has ended, though it goes on.
+_calls: Final[dict[tuple[int, str, str, str], threading.Event]] = {}
 
 
 def check_guards(
@@ -115,25 +118,27 @@ def _read(settings: Settings, before: Predecessor | None) -> VersionContent | No
 
 def _ask(settings: Settings, new: VersionContent, current: VersionContent | None, wait: Callable[[], None]) -> str:
     """Call the user's guard; return why it refuses, empty if it does not."""
-    owner = (settings.source, str(settings.output_dir), settings.guard)
+    owner = (os.getpid(), settings.source, str(settings.output_dir), settings.guard)
     before = _calls.get(owner)
-    if before is not None and before.is_alive():
+    if before is not None and not before.is_set():
         return (
             f"ROLLING_GUARD={settings.guard} has not returned since an earlier run was ended, and refuses until then; "
             "restart this process"
         )
     reasons: list[str] = []
-    call = threading.Thread(
-        target=copy_context().run,  # so that a trace of the run has the guard in it
-        args=(lambda: reasons.append(_call(settings, new, current)),),
-        name=f"rolling-guard-{settings.source}",
-        daemon=True,
-    )
-    _calls[owner] = call
-    call.start()
-    while call.is_alive():
+    has_ended = _calls[owner] = threading.Event()
+
+    def call() -> None:
+        try:
+            reasons.append(_call(settings, new, current))
+        finally:
+            has_ended.set()
+
+    # In the context of the run, so that a trace of it has the guard in it.
+    name = f"rolling-guard-{settings.source}"
+    threading.Thread(target=copy_context().run, args=(call,), name=name, daemon=True).start()
+    while not has_ended.wait(POLL_S):
         wait()
-        call.join(POLL_S)
     return reasons[0]
 
 
@@ -150,8 +155,9 @@ def _call(settings: Settings, new: VersionContent, current: VersionContent | Non
     except GuardRefused as error:
         return f"{variable} refuses: {_shorten(str(error))}"
     except BaseException as error:  # SystemExit too: it would end the thread of a schedule, or a child of Celery's
-        _log.exception("the guard %s failed", name, source=source, error=error)
-        return f"{variable} failed, and so refuses: {_describe(error)}; the log has its traceback"
+        described = _describe(error)  # not the error itself: a log that fails to show it would end this thread
+        _log.exception("the guard %s failed: %s", name, described, source=source)
+        return f"{variable} failed, and so refuses: {described}; the log has its traceback"
     return _judge(variable, returned)
 
 

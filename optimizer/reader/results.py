@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
@@ -31,6 +31,7 @@ from optimizer.models import (
     PredictionsSnapshot,
     Record,
     Rejected,
+    Report,
     VersionContent,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "VersionSnapshot",
     "describe_bots_without_fields",
     "describe_rejected",
+    "last_decided",
     "load_payload",
     "load_payloads",
 ]
@@ -265,6 +267,11 @@ def load_payloads(sighting: Sighting, data: Mapping[str, bytes]) -> dict[str, Pa
         except UNREADABLE:  # the caller takes it from the files, and the answer says so
             continue
     return payloads
+
+
+def last_decided(runs: Iterable[Report]) -> Report | None:
+    """The newest of these reports, newest first, of a run that was not skipped: it says how the source is."""
+    return next((run for run in runs if run.status != "skipped"), None)
 
 
 def describe_rejected(rejected: Rejected | None) -> list[str]:

@@ -59,7 +59,7 @@ def check_counts(
     ]
     if fallen:
         raise GuardRefused(
-            f"{input_name}: {'; '.join(fallen)} of version {current.version}, and "
+            f"{input_name}: {', '.join(fallen)} of version {current.version}, and "
             f"ROLLING_MAX_DROP_PERCENT={max_drop_percent:g} allows no more; the old snapshots stay. "
             f"{advise(f'{ENGINE}, or raise ROLLING_MAX_DROP_PERCENT')}"
         )

@@ -53,6 +53,7 @@ __all__ = [
     "count_changes",
     "decode_stored",
     "encode_stored",
+    "is_same_content",
     "oldest_start",
 ]
 
@@ -186,6 +187,18 @@ def apply_predictions(records: Iterable[Record], change: PredictionsChange) -> l
     """Return the predictions after a change, best first."""
     merged = _merge(_by_symbol(records), _by_symbol(change.changed), change.removed)
     return sorted(merged.values(), key=_rank)
+
+
+def is_same_content(one: VersionContent, other: VersionContent) -> bool:
+    """Whether predictions, bots and holdings are the same in both, with their order and times."""
+    return all(
+        _encode(a) == _encode(b)
+        for a, b in (
+            (one.predictions, other.predictions),
+            (one.bots, other.bots),
+            (one.portfolio, other.portfolio),
+        )
+    )
 
 
 def chain(changes: Iterable[L], since: int, current: int, content_since: int | None = None) -> list[L]:

@@ -24,7 +24,7 @@ from optimizer.errors import CacheUnavailable, SettingsInvalid
 from optimizer.models import Index, Origin, Record, Report, Stats, VersionContent
 from optimizer.reader.results import CachedVersion, Sighting, load_payload, load_payloads
 from optimizer.reader.stores import Stores
-from optimizer.snapshots.delta import change_between, encode_stored
+from optimizer.snapshots.delta import apply_change, change_between, encode_stored, is_same_content
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.testing.values import Content, Version, content_of, encode
 
@@ -70,8 +70,7 @@ class Memory:
         self.changes: list[tuple[int, bytes]] = []  # encoded, oldest first, each with its version
         self._stale_after_s = stale_after_s
         self._content = Content()
-        # What the last version had, and the last one in what stands for Redis; since when each has had it.
-        self._last: tuple[VersionContent, int] | None = None
+        # What the last version in what stands for Redis had, and since which version that has been so.
         self._last_in_redis: tuple[VersionContent, int] | None = None
         self.begin_anew()
 
@@ -112,24 +111,27 @@ class Memory:
         if zone is None:
             raise SettingsInvalid(f"generated_at={generated_at!r} is not ISO 8601 with a time zone")
         age_s = self._age_s(version)
-        snapshots = encode(content, version, source=self.source, number=number, generated_at=generated_at)
-        snapshots = self._note_changes(snapshots, origin)
+        before = self.published.snapshots if self.published else None
+        snapshots = encode(
+            content, version, source=self.source, number=number, generated_at=generated_at, before=before
+        )
+        self._note_change(snapshots, origin)
         sighting = Sighting(snapshots.manifest, text_of(time.time() - age_s), time.monotonic() - age_s)
         return Published(snapshots, sighting, origin, unreadable)
 
-    def _note_changes(self, snapshots: SnapshotSet, origin: Origin) -> SnapshotSet:
-        """Add the change to those that are kept, as a publish does; files alone keep none."""
-        content, since = snapshots.content(), snapshots.manifest.version
-        if self._last is not None and change_between(self._last[0], content) is None:
-            since = self._last[1]
-        self._last = (content, since)
-        if origin == "redis":
-            before, self._last_in_redis = self._last_in_redis, self._last
-            stored = None if before is None else change_between(before[0], content, since=before[1])
-            if stored is not None:
-                self.changes = [*self.changes, (content.version, encode_stored(stored))][-CHANGES_KEPT:]
-        manifest = msgspec.structs.replace(snapshots.manifest, content_since=since)
-        return SnapshotSet(manifest, snapshots.payloads)
+    def _note_change(self, snapshots: SnapshotSet, origin: Origin) -> None:
+        """Add the change to those that are kept, as a publish in Redis does; files alone keep none."""
+        if origin != "redis":
+            return
+        content, manifest = snapshots.content(), snapshots.manifest
+        before, self._last_in_redis = self._last_in_redis, (content, manifest.content_since or manifest.version)
+        stored = None if before is None else change_between(before[0], content, since=before[1])
+        if (
+            before is not None
+            and stored is not None
+            and is_same_content(apply_change(before[0], stored.change), content)
+        ):
+            self.changes = [*self.changes, (content.version, encode_stored(stored))][-CHANGES_KEPT:]
 
     def _age_s(self, version: Version) -> float:
         stale = version.get("stale", False)

@@ -15,7 +15,8 @@ import msgspec
 from optimizer.errors import SettingsInvalid
 from optimizer.models import BotSummary, Holding, Origin, Record, Rejected, Rule, Units
 from optimizer.selection.top_n import rank
-from optimizer.snapshots.format import SnapshotSet, encode_set
+from optimizer.snapshots.format import SnapshotSet
+from optimizer.snapshots.successor import encode_next
 
 __all__ = ["Content", "Kind", "Version", "content_of", "encode"]
 
@@ -94,11 +95,24 @@ def content_of(version: Version, before: Content) -> Content:
     return Content(predictions, index, bots, portfolio)
 
 
-def encode(content: Content, version: Version, *, source: str, number: int, generated_at: str) -> SnapshotSet:
-    """Encode the snapshots of a version."""
+def encode(
+    content: Content,
+    version: Version,
+    *,
+    source: str,
+    number: int,
+    generated_at: str,
+    before: SnapshotSet | None = None,
+) -> SnapshotSet:
+    """Encode the snapshots of a version; predictions, bots and portfolio that are as before keep their bytes."""
+    if before is not None:  # without its index: a publish of a test makes a version, also of equal content
+        before = SnapshotSet(
+            before.manifest, {kind: before.payloads[kind] for kind in before.payloads if kind != "index"}
+        )
     ranked, bots = [*content.predictions, *content.index], content.bots or {}
     nothing = Rejected(records=Units(seen=len(ranked)), bots=Units(seen=len(bots)))
-    return encode_set(
+    return encode_next(
+        before,
         source=source,
         version=number,
         generated_at=generated_at,

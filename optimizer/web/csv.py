@@ -1,8 +1,8 @@
 """`GET /predictions.csv`: the predictions of a version as a table, all or those that fit, by RFC 4180.
 
 One column a field of a record, in the order of the JSON, then one for each extra field, `extra.NAME`: the name that
-`pandas.json_normalize` gives it, and never that of a field that a later release adds. Text is quoted and numbers are
-not; null is `""`. A cell of text that a spreadsheet would take for a formula begins with an apostrophe (OWASP, "CSV
+`pandas.json_normalize` gives it, and never the name of a field that a later release adds. Text is quoted and numbers
+are not; null is `""`. A cell of text that a spreadsheet would take for a formula begins with an apostrophe (OWASP, "CSV
 Injection"), also behind a separator inside the text: where the list separator is a semicolon, a cell may begin there.
 """
 

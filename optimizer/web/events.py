@@ -70,7 +70,8 @@ class Hub:
         self._versions: deque[tuple[int, bytes]] = deque(maxlen=KEPT_VERSIONS)
         # Listeners of changes, and the version that each has been sent; `None` if it has none.
         self._followers: dict[ChangeQueue, int | None] = {}
-        self._shown: tuple[CachedVersion, ChangeMessages] | None = None
+        # The version that they were last sent.
+        self.shown: tuple[CachedVersion, ChangeMessages] | None = None
         self._cache_up = True
         self._closed = False
         self._pinging: asyncio.Task[None] | None = None
@@ -105,8 +106,8 @@ class Hub:
 
     def show(self, current: CachedVersion, messages: ChangeMessages) -> None:
         """Send what leads to a version to all listeners of changes that have an older one, once."""
-        is_new = self._shown is None or self._shown[0].version != current.version
-        self._shown = (current, messages)
+        is_new = self.shown is None or self.shown[0].version != current.version
+        self.shown = (current, messages)
         if is_new:
             made: dict[int | None, list[Message]] = {}  # most have the same version
             for queue, version in self._followers.items():
@@ -144,8 +145,8 @@ class Hub:
     def join_changes(self, version: int | None) -> ChangeQueue:
         """Add a listener of changes; return its queue, with what leads from its version to the current one."""
         missed: list[Message] = []
-        if self._shown is not None:
-            current, messages = self._shown
+        if self.shown is not None:
+            current, messages = self.shown
             missed = messages.since(version, current)
             version = current.version if version is None else max(version, current.version)
         queue: ChangeQueue = asyncio.Queue(QUEUE_MESSAGES + len(missed))
@@ -171,10 +172,14 @@ class Hub:
 
     def _put_changes(self, queue: ChangeQueue, messages: Sequence[Message]) -> None:
         """Add messages to a queue; if it has no place for all, a reset takes the place of all that is in it."""
-        if queue.qsize() + len(messages) > queue.maxsize and self._shown is not None:
+        if self._closed:
+            return  # its end waits there
+        if queue.qsize() + len(messages) > queue.maxsize:
             _clear(queue)
-            current, made = self._shown
-            messages = [made.reset(current), Message(self._status())]
+            messages = [Message(self._status())]
+            # To a listener that is ahead a reset would be a step back, and it has lost nothing of a chain.
+            if self.shown is not None and (self._followers[queue] or 0) <= self.shown[0].version:
+                messages.insert(0, self.shown[1].reset(self.shown[0]))
         for message in messages:
             queue.put_nowait(message)
 

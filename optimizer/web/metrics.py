@@ -12,15 +12,18 @@ from typing import Final
 
 from msgspec import UNSET
 
-from optimizer.errors import SnapshotMissing
+from optimizer.errors import GuardRefused, SnapshotMissing
 from optimizer.models import Origin, Report
 from optimizer.reader.follower import Follower
+from optimizer.reader.results import last_decided
 
 __all__ = ["MEDIA_TYPE", "render"]
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Sample = tuple[Mapping[str, str], float]
+
+_ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 def render(
@@ -30,7 +33,7 @@ def render(
 
     Args:
         follower: What the process's reader holds.
-        runs: The newest report, if there is one.
+        runs: The newest reports, newest first.
         scans: The newest of a scan that was published.
         reads: Answers by origin.
         listeners: Clients of this process's events.
@@ -49,6 +52,10 @@ def _snapshot(follower: Follower) -> Iterable[str]:
     yield _gauge("snapshot_age_seconds", "Since a run last made or confirmed it.", state.age_s)
     yield _gauge("snapshot_stale", "1 where that is more than three intervals.", float(state.stale))
     yield _gauge("last_success_timestamp_seconds", "When a run last made or confirmed it.", _seconds(state.checked_at))
+    yield _gauge("snapshot_pinned", "1 where it stays until it is unpinned.", float(state.pinned is not None))
+    if state.pinned is not None:
+        since = [({"by": state.pinned.by}, _seconds(state.pinned.at))]
+        yield _metric("snapshot_pinned_timestamp_seconds", "gauge", "Since when, and by whom.", since)
     if state.rejected is None:
         return
     for kind, units in (("records", state.rejected.records), ("bots", state.rejected.bots)):
@@ -65,6 +72,10 @@ def _last_run(runs: Sequence[Report]) -> Iterable[str]:
     statuses = ("success", "unchanged", "skipped", "failed")
     marks = [({"status": status}, float(status == runs[0].status)) for status in statuses]
     yield _metric("last_run_status", "gauge", "1 for what became of the last run.", marks)
+    last = last_decided(runs)
+    is_refused = last is not None and last.error == GuardRefused.__name__
+    text = "1 where a guard refused the version of the last run that was not skipped."
+    yield _gauge("guard_refused", text, float(is_refused))
 
 
 def _last_scan(scans: Sequence[Report]) -> Iterable[str]:
@@ -102,10 +113,10 @@ def _gauge(name: str, text: str, value: float) -> str:
 
 
 def _metric(name: str, kind: str, text: str, samples: Iterable[Sample]) -> str:
-    """A metric with its samples. No label here needs escaping: reasons, origins and statuses are names of ours."""
+    """A metric with its samples."""
     lines = [f"# HELP rolling_{name} {text}", f"# TYPE rolling_{name} {kind}"]
     for labels, value in samples:
-        shown = ",".join(f'{label}="{content}"' for label, content in labels.items())
+        shown = ",".join(f'{label}="{content.translate(_ESCAPES)}"' for label, content in labels.items())
         number = int(value) if float(value).is_integer() else value
         lines.append(f"rolling_{name}{{{shown}}} {number}" if shown else f"rolling_{name} {number}")
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -17,13 +17,15 @@ from optimizer.errors import SnapshotMissing
 from optimizer.models import Pin, Rejected, Report, Value
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.lookups import ScanStatus
-from optimizer.reader.results import describe_rejected
+from optimizer.reader.results import describe_rejected, last_decided
 from optimizer.web import describe, metrics
 from optimizer.web.problems import json_response, problem, unavailable
 from optimizer.web.service import Service
 from optimizer.web.trigger import Trigger, add_trigger_routes
 
 __all__ = ["add_operations"]
+
+RUNS_READ: Final = 100  # among which the last run that was not skipped is searched
 
 
 class SnapshotStatus(Value, frozen=True):
@@ -151,7 +153,7 @@ def add_operations(
     )
     async def prometheus(_request: Request) -> Response:
         reader = await service.reader()
-        runs, scans = await reader.runs(1), await reader.runs(1, status="success")
+        runs, scans = await reader.runs(RUNS_READ), await reader.runs(1, status="success")
         await asyncio.to_thread(service.read_counters.share, reader.follower)
         text = metrics.render(reader.follower, runs, scans, service.read_counters.totals(), len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
@@ -164,7 +166,7 @@ async def _why_stale(reader: AsyncSnapshotReader) -> str:
     """What to check first: Redis, the last run, or the worker."""
     if not reader.follower.redis.up:
         return "Redis does not answer this server, whose log says why"
-    for run in await reader.runs(1):
-        if run.status == "failed":
-            return f"the last run failed at {run.timestamp} ({run.error}), and its report in /runs says why"
+    run = last_decided(await reader.runs(RUNS_READ))
+    if run is not None and run.status == "failed":
+        return f"the last run failed at {run.timestamp} ({run.error}), and its report in /runs says why"
     return "are the worker and beat running?"

@@ -232,12 +232,12 @@ class Service:
     def _add_to_history(self, cached: CachedVersion, pages: Pages) -> None:
         """Make the history that leads to a version, unless it is made, or Redis will soon have what it lacks."""
         log = self._reader.follower.changes if self._reader is not None else None
-        if log is None or self._history_of == (pages, log.entries):
+        if log is None or not cached.is_whole or self._history_of == (pages, log.entries):
             return
         before = self._history
         if before is not None and self._messages is not None and self._waits_for_redis(cached):
             return
-        self._history = HistoryPages.after(before, cached, pages, log.entries) if cached.is_whole else None
+        self._history = HistoryPages.after(before, cached, pages, log.entries)
         self._history_of = (pages, log.entries)
 
     def _renew(self) -> None:
@@ -261,7 +261,8 @@ class Service:
         """
         assert self._reader is not None  # noqa: S101 - as above
         assert self._messages is not None  # noqa: S101
-        if not self._reader.follower.redis.up or self._messages.log.read_to >= cached.version:
+        is_known = self._messages.log.read_to >= cached.version
+        if is_known or self.hub.shown is None or not self._reader.follower.redis.up:
             return False
         if self._waits[0] != cached.version:
             self._waits = (cached.version, time.monotonic())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.command import rolling_optimizer
+from tests.support.compose import ROOT
 from tests.support.redis_servers import RedisServer
 
 
@@ -31,3 +32,22 @@ def test_config_warns_of_a_broker_that_may_evict(data: Path, redis_server: Redis
         finally:
             client.config_set("maxmemory-policy", "noeviction")
     assert "may evict messages (maxmemory-policy allkeys-lru)" in done.stdout
+
+
+def test_config_imports_the_guard(data: Path, redis_server: RedisServer) -> None:
+    """As the run's process does: from a directory of PYTHONPATH; what cannot be imported is one line with the rest."""
+    (data / "shop").mkdir()
+    (data / "shop/shop_guards.py").write_text("def check(new, current):\n    return None\n")
+    found = {"ROLLING_REDIS_URL": redis_server.url, "PYTHONPATH": f"{ROOT}:{data / 'shop'}"}
+    good = rolling_optimizer(data, "config", ROLLING_GUARD="shop_guards:check", **found)
+    bad = rolling_optimizer(data, "config", ROLLING_GUARD="shop_guards:chekc", **found)
+    both = rolling_optimizer(data, "config", ROLLING_GUARD="nowhere:check", ROLLING_REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert good.returncode == 0, good.stderr
+    assert "guard: shop_guards:check is imported" in good.stdout
+    assert (bad.returncode, bad.stderr.count("\n")) == (1, 1)
+    assert "SettingsInvalid: ROLLING_GUARD=shop_guards:chekc cannot be imported: AttributeError: " in bad.stderr
+    assert f"cache: {redis_server.url} answers" in bad.stdout
+    assert (both.returncode, both.stderr.count("\n")) == (1, 1)
+    assert "redis://127.0.0.1:1/0" in both.stderr
+    assert "ROLLING_GUARD=nowhere:check cannot be imported: ModuleNotFoundError: " in both.stderr

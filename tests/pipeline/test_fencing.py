@@ -31,6 +31,7 @@ STOPS_AT = """
 import os, signal, sys
 from pathlib import Path
 from optimizer import Settings, optimize
+from optimizer.pipeline.rollback import rollback
 from optimizer.snapshots.directory import DirectoryStore
 
 event_of_stop, end_of_name, armed, write = sys.argv[4], sys.argv[5], False, DirectoryStore.write
@@ -48,7 +49,8 @@ def stopping(*arguments, **options):
 
 sys.addaudithook(hook)
 DirectoryStore.write = stopping
-optimize(Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3]))
+settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3])
+rollback(settings, int(sys.argv[6])) if len(sys.argv) > 6 else optimize(settings)
 """
 
 
@@ -60,6 +62,7 @@ def is_stopped(process: subprocess.Popen[str]) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("work", ["run", "rollback"])
 @pytest.mark.parametrize("ahead_s", [0, 86_400], ids=["clock right", "clock behind"])
 @pytest.mark.parametrize(
     "stops_at",
@@ -76,10 +79,12 @@ def test_a_run_that_is_stopped_before_its_rename_refuses_when_it_goes_on(
     settings: Settings,
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
+    *,
     stops_at: tuple[str, str],
     ahead_s: int,
+    work: str,
 ) -> None:
-    """A run that was overtaken leaves the other's files and keys alone, and says why it published nothing.
+    """A run or a rollback that was overtaken leaves the other's files and keys alone, and says why it did nothing.
 
     Where the clock is behind the newest version, both runs make the same version: one more than that.
     """
@@ -88,6 +93,8 @@ def test_a_run_that_is_stopped_before_its_rename_refuses_when_it_goes_on(
         newest = version_of(run_old(settings))
     write_json(settings.input, NEW)
     arguments = [str(settings.input), str(settings.output_dir), settings.redis_url, *stops_at]
+    if work == "rollback":
+        arguments.append(str(newest))
     process = subprocess.Popen([sys.executable, "-c", STOPS_AT, *arguments], stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: is_stopped(process), what="the run to stop itself")

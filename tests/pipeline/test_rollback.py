@@ -17,6 +17,7 @@ from optimizer import Settings, SnapshotReader, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import OutputUnwritable, PublishRefused, VersionMissing
 from optimizer.models import ChangeCounts, KindCounts, Manifest, Report
+from optimizer.pipeline.background import ScheduledRuns
 from optimizer.pipeline.distributed import merge_parts
 from optimizer.pipeline.identity import user_at_host
 from optimizer.pipeline.rollback import rollback, unpin
@@ -40,6 +41,7 @@ from tests.support.published_state import (
 )
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
+from tests.support.s3_server import S3Server
 
 
 def run_new(settings: Settings, **options: Any) -> Report:
@@ -342,6 +344,49 @@ def test_parts_that_come_back_after_a_rollback_publish_nothing(parted: Settings,
     with redis_server.client as client:
         assert client.exists(Keys(parted.source).handed) == 0
     assert_pinned(run_here(parted, force=True), pinned)
+
+
+def test_scheduled_runs_in_a_thread_obey_a_pin(settings: Settings) -> None:
+    """Of `background` and of `run --every`, which are the same threads."""
+    pinned = version_of(rollback(settings, version_of(run_old(settings))))
+    write_json(settings.input, NEW)
+    reports: list[Report] = []
+    runs = ScheduledRuns(replace(settings, interval_s=0.1, startup_delay_s=0), on_report=reports.append)
+    runs.start()
+    wait_until(lambda: len(reports) >= 2, what="two ticks")
+    runs.stop()
+    assert runs.wait(10)
+    for report in reports:
+        assert_pinned(report, pinned)
+
+
+@pytest.mark.slow
+def test_a_rollback_in_an_object_store(settings: Settings, redis_server: RedisServer, s3: S3Server) -> None:
+    """It is listed, published again, confirmed and unpinned as in a directory."""
+    settings = replace(settings, output_dir=s3.bucket / "rollback", keep_versions=3)
+    old, new = version_of(run_old(settings)), version_of(run_new(settings))
+    store = snapshot_store(settings.output_dir)
+    assert [kept.version for kept in store.versions()] == [new, old]
+
+    pinned = version_of(rollback(settings, old))
+
+    before, after = store.versions()[2], store.versions()[0]
+    assert (before.version, after.version) == (old, pinned)
+    assert before.manifest is not None
+    assert after.manifest is not None
+    assert after.manifest.snapshots == before.manifest.snapshots
+    assert_pinned(optimize(settings, progress=no_scan), pinned)
+    assert manifest_in_redis(redis_server, settings) == after.manifest
+    with redis_server.client as client:
+        client.flushall()
+    assert optimize(settings, progress=no_scan).cache == "republished"
+    unpin(settings)
+    assert (
+        manifest_in_redis(redis_server, settings)
+        == store.read_manifest()
+        == msgspec.structs.replace(after.manifest, pinned=None)
+    )
+    assert optimize(settings).status == "success"
 
 
 # ---- a run that is on

@@ -17,7 +17,7 @@ import redis
 from optimizer import Answer, AsyncSnapshotReader, Settings, SnapshotMissing, SnapshotReader, optimize
 from optimizer.reader.lookups import LOOKUPS_AT_ONCE
 from tests.support.ports import free_port
-from tests.support.published_state import run_old, version_of
+from tests.support.published_state import run_next, run_old, version_of
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, write_json
 
@@ -47,7 +47,7 @@ def test_an_async_reader_follows_its_user_into_another_loop(settings: Settings) 
             await reader.close()
 
     first = asyncio.run(read())
-    optimize(settings, force=True)
+    run_next(settings)
     assert asyncio.run(read()) > first
 
 
@@ -64,7 +64,7 @@ def test_a_bug_in_what_the_loop_is_told_does_not_end_the_refresher(settings: Set
         loop.set_exception_handler(lambda _loop, context: errors.append(type(context["exception"])))
         async with AsyncSnapshotReader.from_settings(settings, on_refresh=on_refresh) as reader:
             assert (await reader.predictions()).version == first
-            second = version_of(await asyncio.to_thread(optimize, settings, force=True))
+            second = version_of(await asyncio.to_thread(run_next, settings))
             async with asyncio.timeout(5):
                 while (await reader.predictions()).version != second:
                     await asyncio.sleep(0.02)

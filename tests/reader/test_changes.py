@@ -17,6 +17,7 @@ import optimizer.testing
 from optimizer import ChangesMissing, Settings, SnapshotReader, VersionSnapshot, apply_change, optimize
 from optimizer.cache.keys import CHANGES_KEPT, Keys
 from optimizer.reader.changes import ChangeLog
+from optimizer.reader.redis_store import RedisStore
 from optimizer.snapshots.delta import Change, StoredChange, encode_stored
 from tests.support.published_state import NEW, run_old, version_of
 from tests.support.readers import Open
@@ -140,7 +141,7 @@ def test_a_reader_that_is_never_asked_for_changes_reads_none(
         ("change", b"junk"),
         ("change", gzip.compress(b'{"change": {"version": 1}}')),
         ("change", gzip.compress(b"\xff")),
-        ("change", encode_stored(ENTRY)),  # of another version than its id
+        ("change", b""),  # see below: of another version than its id
     ],
 )
 def test_an_entry_that_cannot_be_used_is_a_gap(
@@ -152,6 +153,9 @@ def test_an_entry_that_cannot_be_used_is_a_gap(
     with own_redis.client as client:
         entries: list[tuple[bytes, dict[bytes, bytes]]] = client.xrange(key)
         client.delete(key)
+        if not value:
+            change = msgspec.structs.replace(ENTRY.change, before=versions[1], since=versions[1])
+            value = encode_stored(StoredChange(change))
         for name, fields in entries:
             is_second = name == b"%d-0" % versions[2]
             client.xadd(key, {field: value} if is_second else fields, id=name.decode())
@@ -169,6 +173,9 @@ def test_changes_wait_for_their_version(own_settings: Settings, own_redis: Redis
     first, second = shown_at(own_settings, 1.0), shown_at(own_settings, 2.0)
     with own_redis.client as client:
         client.xadd(Keys(own_settings.source).deltas, {"change": b"of later"}, id=f"{second + 10**9}-0")
+    with closing(RedisStore(own_redis.url, own_settings.source, 90.0)) as store:
+        assert [version for version, _ in store.changes(first - 1, second)] == [second]
+        assert store.changes(second, second) == []
     reader = open_reader(own_settings)
     assert [change.version for change in reader.changes(first).changes] == [second]
     third = shown_at(own_settings, 3.0)  # the stream begins anew: its newest id was higher

@@ -16,7 +16,7 @@ import pytest
 import optimizer.reader.file_store
 import optimizer.reader.results
 from optimizer import Settings, SnapshotMissing, SnapshotReader, optimize
-from tests.support.published_state import as_unprivileged, run_old, version_of
+from tests.support.published_state import as_unprivileged, run_next, run_old, version_of
 from tests.support.readers import Open, shows
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, local, write_json
@@ -35,7 +35,7 @@ def test_a_file_system_that_hangs_does_not_hold_up_redis(
     reader = open_reader(hanging)
     try:
         for _ in range(3):
-            version = version_of(optimize(settings, force=True))
+            version = version_of(run_next(settings))
             wait_until(partial(shows, reader, version), limit_s=5, what="the new version")
             assert reader.predictions().origin == "redis"
     finally:

@@ -12,7 +12,7 @@ import pytest
 from optimizer import Settings, SnapshotMissing, SnapshotReader, optimize
 from optimizer.cache.keys import Keys
 from optimizer.models import Origin
-from tests.support.published_state import NEW, run_old, version_of
+from tests.support.published_state import NEW, run_next, run_old, version_of
 from tests.support.readers import READS, Open, every_read, shown_by, write_with_low
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
@@ -102,7 +102,7 @@ def test_a_whole_version_is_kept_where_of_a_newer_one_a_part_cannot_be_read(
     old = version_of(run_old(settings))
     with redis_server.client as client:
         pointer = cast("Any", client.hgetall(keys.current))
-        new = version_of(optimize(settings, force=True))
+        new = version_of(run_next(settings))
         newer = cast("Any", client.hgetall(keys.current))
         key = keys.payload(new, "bots")
         payload = cast("bytes", client.get(key))
@@ -180,7 +180,7 @@ def test_a_replica_that_lags_does_not_bring_back_what_was(
         before = {name: client.dump(name) for name in cast("list[bytes]", client.keys("rolling:*:*")) if b":1" in name}
         pointer = cast("Any", client.hgetall(keys.current))
         reader = open_reader(settings, "redis")
-        new = version_of(optimize(settings, force=True))
+        new = version_of(run_next(settings))
         reader.refresh()
         assert reader.predictions().version == new
 

@@ -26,7 +26,7 @@ from optimizer.selection.top_n import rank
 from optimizer.snapshots.format import encode_set
 from optimizer.snapshots.store import snapshot_store
 from tests.support.examples import examples
-from tests.support.published_state import OLD, run_old, version_of
+from tests.support.published_state import OLD, run_next, run_old, version_of
 from tests.support.readers import KINDS, READS, Open, shown_by, write_with_low
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, write_json
@@ -163,7 +163,7 @@ def test_a_version_that_expired_is_read_anew(settings: Settings, redis_server: R
     old = version_of(optimize(settings))
     reader = open_reader(settings, "redis")
     assert reader.predictions().version == old
-    new = version_of(optimize(settings, force=True))
+    new = version_of(run_next(settings))
     with redis_server.client as client:
         assert client.delete(*cast("list[bytes]", client.keys(f"*:{old}:*"))) == 5
 

@@ -20,7 +20,7 @@ from optimizer import Settings, SnapshotReader, optimize
 from optimizer.models import Origin
 from optimizer.reader.follower import Follower
 from optimizer.reader.results import CachedVersion
-from tests.support.published_state import NEW, run_old, version_of
+from tests.support.published_state import NEW, run_next, run_old, version_of
 from tests.support.readers import READS, Open, shows
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import write_json
@@ -118,20 +118,21 @@ def test_a_reader_whose_refresher_has_died_begins_anew(settings: Settings, monke
         reader.follower.prepare = prepare
         assert reader.predictions().version == first
         fails = True
-        optimize(settings, force=True)
+        run_next(settings)
         wait_until(lambda: not reader.is_started(), what="the end of the thread")
         with pytest.raises(ZeroDivisionError):
             reader.predictions()
         fails = False
-        second = version_of(optimize(settings, force=True))
+        second = version_of(run_next(settings))
         assert reader.predictions().version == second
-        third = version_of(optimize(settings, force=True))
+        third = version_of(run_next(settings))
         wait_until(partial(shows, reader, third), limit_s=5, what="the new version")
 
 
 FORK_PROGRAM = """
 import os, signal, sys, threading
-from optimizer import SnapshotReader, optimize, Settings
+from optimizer import SnapshotReader, Settings
+from tests.support.published_state import run_next
 settings = Settings.from_env(os.environ)
 reader = SnapshotReader.from_settings(settings)
 first = reader.predictions().version
@@ -158,7 +159,7 @@ for _ in range(8):
     children.append(child)
 stop.set()
 for thread in readers: thread.join()
-optimize(settings, force=True)
+run_next(settings)
 codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 reader.close()
 print(codes)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from optimizer import Settings, SnapshotMissing, SnapshotReader, optimize
+from optimizer import Settings, SnapshotMissing, SnapshotReader
 from optimizer.cache.keys import Keys
-from tests.support.published_state import run_old, version_of
+from tests.support.published_state import run_next, run_old, version_of
 from tests.support.readers import READS, Open, every_read, shows
 from tests.support.redis_servers import RedisServer, wait_until
 
@@ -107,7 +107,7 @@ def test_a_reader_needs_no_more_than_to_read(settings: Settings, redis_server: R
             )
         reader = open_reader(replace(settings, redis_url=url), "redis")
         assert {read(reader).origin for read in READS.values()} == {"redis"}
-        version = version_of(optimize(settings, force=True))
+        version = version_of(run_next(settings))
         wait_until(partial(shows, reader, version), limit_s=5, what="the new version")
     with redis_server.client as client:
         client.execute_command("ACL", "DELUSER", "web")

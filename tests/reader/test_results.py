@@ -13,7 +13,7 @@ import pytest
 from optimizer import Answer, Record, Settings, Snapshot, SnapshotReader, optimize
 from optimizer.models import BotSummary, Holding, Origin, Report
 from optimizer.snapshots.format import FILE_NAMES
-from tests.support.published_state import run_old, version_of
+from tests.support.published_state import run_next, run_old, version_of
 from tests.support.readers import Open
 from tests.support.rolling_files import a_record, local, write_json
 
@@ -62,7 +62,7 @@ def test_a_snapshot_is_decoded_once_a_version(settings: Settings, open_reader: O
     assert reader.bots().version == first.version
     assert reader.predictions().value is first.value
 
-    optimize(settings, force=True)
+    run_next(settings)
     reader.refresh()
     assert reader.predictions().version > first.version
 

@@ -16,9 +16,9 @@ import pytest
 
 import optimizer.reader.redis_store
 import optimizer.testing.memory
-from optimizer import AsyncSnapshotReader, Settings, SnapshotMissing, SnapshotReader, State, optimize, testing
+from optimizer import AsyncSnapshotReader, Settings, SnapshotMissing, SnapshotReader, State, testing
 from tests.support.places import FIRST, SECOND, Place
-from tests.support.published_state import run_old, version_of
+from tests.support.published_state import run_next, run_old, version_of
 from tests.support.redis_servers import wait_until
 
 pytestmark = pytest.mark.slow  # seconds of waiting for threads, Redis and event loops
@@ -145,9 +145,9 @@ def test_only_the_newest_version_counts(settings: Settings) -> None:
 
     with closing(SnapshotReader.from_settings(settings)) as reader:
         reader.on_version(block)
-        versions = [version_of(optimize(settings, force=True))]
+        versions = [version_of(run_next(settings))]
         assert entered.wait(5)
-        versions += [version_of(optimize(settings, force=True)) for _ in range(3)]
+        versions += [version_of(run_next(settings)) for _ in range(3)]
         resume.set()
         wait_until(lambda: told[-1] == versions[-1], limit_s=5, what="the newest version")
     assert told == [versions[0], versions[-1]]
@@ -191,7 +191,8 @@ def test_a_wait_ends_when_the_reader_is_closed(place: Place) -> None:
 
 FORK_PROGRAM = """
 import os, signal, sys, time
-from optimizer import SnapshotReader, optimize, Settings
+from optimizer import SnapshotReader, Settings
+from tests.support.published_state import run_next
 settings = Settings.from_env(os.environ)
 reader = SnapshotReader.from_settings(settings)
 told = []
@@ -204,7 +205,7 @@ if child == 0:
     while not told: time.sleep(0.02)
     os._exit(0 if told[0] > first else 3)
 sys.stdin.readline()
-version = optimize(settings, force=True).version
+version = run_next(settings).version
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 while not told: time.sleep(0.02)
 print(code, told == [version])
@@ -259,7 +260,8 @@ def test_versions_begin_with_the_current_one(place: Place) -> None:
                 assert state.origin == place.origin
                 versions.append(state.version)
                 if len(versions) < 3:
-                    versions_published.append(await asyncio.to_thread(place.publish, SECOND))
+                    content = SECOND if len(versions) == 1 else FIRST
+                    versions_published.append(await asyncio.to_thread(place.publish, content))
                 else:
                     await reader.close()
         return versions
@@ -350,7 +352,7 @@ def test_versions_go_on_in_another_loop(settings: Settings) -> None:
         return (await anext(reader.versions())).version
 
     assert asyncio.run(current()) == first
-    second = version_of(optimize(settings, force=True))
+    second = version_of(run_next(settings))
 
     async def follow() -> int:
         async with asyncio.timeout(10):

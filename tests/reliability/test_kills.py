@@ -12,11 +12,14 @@ from typing import Any, Final
 
 import pytest
 
+from optimizer.snapshots.store import snapshot_store
 from tests.reliability.chaos.service import POLL_S, Service, Start
+from tests.support.redis_servers import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 KILLS: Final = 200
+ROLLBACKS: Final = 4
 
 
 def duration_s(service: Service, client: Any) -> float:
@@ -51,3 +54,44 @@ def test_a_child_killed_at_200_random_moments_of_its_runs(start: Start, rng: ran
             if rng.random() < 0.5:
                 service.wait_for_a_report(client)
     service.check()
+
+
+def test_rollbacks_and_unpins_among_kills(start: Start, rng: random.Random) -> None:
+    """Commands and children of the worker die at random moments while old versions are published again.
+
+    No reader sees a torn or mixed version, or a lower number. While a version is pinned no run replaces it; afterwards
+    the next run publishes what the input holds by then.
+    """
+    service = start(beats=1, write_every_s=0.1, keep_versions=6)
+    with service.redis.client as client, service.fault("SIGKILL of rollback, unpin and children", ROLLBACKS):
+        for _ in range(ROLLBACKS):
+            wait_until(lambda: len(kept_by(service)) > 2, what="versions to go back to")
+            service.command("rollback", rng.choice(kept_by(service)[1:]), kill_after_s=rng.uniform(0.5, 1.2))
+            client.delete(service.keys.lock)
+            kill_children_amid_a_run(service, client, rng)
+            while service.command("rollback", rng.choice(kept_by(service)[1:])) != 0:
+                pass  # a run has removed the version meanwhile, or a child's last lock was deleted
+            [pinned] = kept_by(service)[:1]
+            kill_children_amid_a_run(service, client, rng)
+            wait_until(lambda: service.runs()[0].reason == "pinned", what="a tick on the pinned version", limit_s=30)
+            assert (service.runs()[0].version, kept_by(service)[0]) == (pinned, pinned)
+            service.command("unpin", kill_after_s=rng.uniform(0.5, 1.2))
+            client.delete(service.keys.lock)
+            service.command("unpin")  # unless the one that was killed has done it
+            service.wait_for_news()
+    service.check()
+
+
+def kept_by(service: Service) -> list[int]:
+    """The kept versions, newest first."""
+    return [kept.version for kept in snapshot_store(service.settings.output_dir).versions() if not kept.problem]
+
+
+def kill_children_amid_a_run(service: Service, client: Any, rng: random.Random) -> None:
+    """Kill them shortly after a tick or a forced run has taken the lock."""
+    service.send(force=True)
+    service.wait_for_a_run(client)
+    time.sleep(rng.uniform(0, 0.05))
+    killed = service.kill_children()
+    client.delete(service.keys.lock)
+    service.wait_for_new_children(killed)

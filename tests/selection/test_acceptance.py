@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
@@ -23,18 +21,16 @@ from optimizer.cache.pointer import Pointer
 from optimizer.cli.report import describe
 from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
 from optimizer.models import Bot, Record, Reject, Rejected, RejectReason, Report, Units
-from optimizer.pipeline.assignment import Assignment, Dispatcher
-from optimizer.pipeline.distributed import merge_parts, scan_one_part
-from optimizer.pipeline.run import run_source
 from optimizer.reader.results import describe_rejected
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
-from optimizer.snapshots.format import FILE_NAMES, MANIFEST_NAME, decode_manifest, encode_manifest
+from optimizer.snapshots.format import MANIFEST_NAME, decode_manifest, encode_manifest
 from optimizer.snapshots.store import snapshot_store
-from tests.support.published_state import files_of, keys_of, no_scan, old_pointer, runs_of
+from tests.support.published_state import no_scan, old_pointer, runs_of
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json, write_raw
+from tests.support.sources import GOOD, GOOD_BOTS, WAYS, Source, bot
 from tests.support.web_apps import asking
 
 # ---- the rule
@@ -115,76 +111,14 @@ def test_what_is_not_known_is_not_told() -> None:
 
 # ---- runs
 
-Run = Callable[..., Report]
-
-
-def bot(equity: float = 1000.0, **fields: Any) -> dict[str, Any]:
-    """A bot that counts."""
-    return {"enabled": True, "equity": equity, "positions": [{"symbol": "AAPL", "qty": 1, "avg": 10}]} | fields
-
-
 BAD_BOT = bot(positions=[{"symbol": "AAPL", "qty": "1"}])
-GOOD_BOTS = {f"b{number}": bot() for number in range(5)}
-GOOD: dict[str, Any] = {"AAPL": a_record(), "MSFT": a_record(confidence=0.9), "bots": GOOD_BOTS}
 PERCENT = {f"S{number:03}": a_record(confidence=number) for number in range(101)}
 
 
-def by_the_fleet(settings: Settings, *, accept: bool = False) -> Report:
-    """One run as the fleet makes it, in this process, everything by way of JSON."""
-    sent: list[bytes] = []
-    dispatcher = Dispatcher("first", lambda assignment: sent.append(msgspec.json.encode(assignment)), lambda *_: None)
-    report = run_source(settings, dispatcher, accept=accept)
-    if report is not None:
-        return report
-    assignment = msgspec.json.decode(sent[0], type=Assignment)
-    locations = [assignment.parts[index].location for index in assignment.to_scan]
-    return merge_parts(
-        settings, assignment.token, [scan_one_part(settings, assignment.token, location) for location in locations]
-    )
-
-
-class Source:
-    """One input, as one file or as two parts, and the way in which its runs are made."""
-
-    def __init__(self, settings: Settings, *, run: Run, parted: bool) -> None:
-        self._parted = parted
-        self._path = local(settings.input).parent / "engine"
-        self.settings = replace(settings, input=self._path / ("*.json" if parted else "a.json"), source="engine")
-        self.run = run
-
-    def write(self, content: dict[str, Any]) -> None:
-        """Let the engine write; of parts, each has every other member, and so half of all records and bots."""
-        if not self._parted:
-            write_json(self._path / "a.json", content)
-            return
-        bots = content.get("bots", {})
-        for number, name in enumerate("ab"):
-            members = dict([(key, body) for key, body in content.items() if key != "bots"][number::2])
-            half = dict(list(bots.items())[number::2]) if isinstance(bots, dict) else bots
-            write_json(self._path / f"{name}.json", {**members, "bots": half})
-
-    def published(self, server: RedisServer) -> tuple[dict[str, bytes], dict[bytes, tuple[bytes, bool]]]:
-        """All that readers can see, byte for byte."""
-        keys = Keys(self.settings.source)
-        ours = (keys.part("").encode(), keys.parts.encode(), keys.handed.encode())
-        shown = {name: value for name, value in keys_of(server, "engine").items() if not name.startswith(ours)}
-        return files_of(local(self.settings.output_dir)), shown
-
-    def snapshot(self, kind: str) -> dict[str, Any]:
-        """One snapshot, as its file has it."""
-        data = gzip.decompress((local(self.settings.output_dir) / FILE_NAMES[kind]).read_bytes())
-        value: dict[str, Any] = json.loads(data)
-        return value
-
-
-@pytest.fixture(params=["one process", "one file by the fleet", "parts by the fleet", "parts in one process"])
+@pytest.fixture(params=WAYS)
 def source(request: pytest.FixtureRequest, settings: Settings) -> Source:
     """A source of which a good version is published, in each way to make a run."""
-    made = Source(
-        settings,
-        run=by_the_fleet if "fleet" in request.param else optimize,
-        parted="parts" in request.param,
-    )
+    made = Source.made(settings, request.param)
     made.write(GOOD)
     assert made.run(made.settings).status == "success"
     return made

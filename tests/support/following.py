@@ -67,10 +67,9 @@ def node_executable() -> str:
     """The path of Node; without it the test is skipped, and in CI it fails."""
     node = shutil.which("node")
     if node is None:
-        message = "node is missing: apt-get install npm"
         if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+            pytest.fail("node is missing: apt-get install npm")
+        pytest.skip("node is missing: apt-get install npm")
     return node
 
 

@@ -58,13 +58,19 @@ def run_old(settings: Settings, *, use_cache: bool = True) -> Report:
 
 
 def run_next(settings: Settings, **options: Any) -> Report:
-    """Do a run over an input in which one prediction is another, so that there is a new version; options of `optimize`.
+    """Do a run over an input whose predictions, bots and holdings are others, so that it makes a new version.
 
-    The input has its records by symbol.
+    The input has its records by symbol; options are those of `optimize`.
     """
     content = msgspec.json.decode(gzip.decompress(local(settings.input).read_bytes()))
-    record = next(value for value in content.values() if "prediction" in value)
-    record["prediction"] += 1.0
+    for name, value in content.items():
+        if "prediction" in value:
+            value["prediction"] += 1.0
+        elif name == "bots":
+            for bot in value.values():
+                bot["equity"] = bot.get("equity", 0.0) + 1.0
+                for position in bot.get("positions", []):
+                    position["qty"] += 1
     write_json(settings.input, content)
     return optimize(settings, **options)
 

@@ -38,11 +38,12 @@ BOTS: Final = [
     "grid-btc", "trend-us", "stat-arb", "news-nlp", "gap-fade", "rotation",
 ]
 # fmt: on
-# Name of the picture: width, height, pixels a point, color scheme, whole page.
+# Name of the picture: address in the page, width, height, pixels a point, color scheme, whole page.
 SHOTS: Final = {
-    "dashboard-light": (1440, 1000, 1, "light", True),
-    "dashboard-dark": (1440, 1000, 1, "dark", False),
-    "dashboard-phone": (375, 812, 2, "light", False),
+    "dashboard-light": ("", 1440, 1000, 1, "light", True),
+    "dashboard-dark": ("", 1440, 1000, 1, "dark", False),
+    "dashboard-phone": ("", 375, 812, 2, "light", False),
+    "dashboard-symbol": ("#/symbol/AAPL", 1440, 560, 1, "light", False),
 }
 MAX_BYTES: Final = 300_000
 
@@ -79,10 +80,10 @@ def _work(settings: Settings) -> None:
 
 def _shoot(url: str) -> None:
     with chromium() as browser:
-        for name, (width, height, density, scheme, whole) in SHOTS.items():
+        for name, (address, width, height, density, scheme, whole) in SHOTS.items():
             watched = Watched(
                 browser,
-                url,
+                url + address,
                 viewport={"width": width, "height": height},
                 device_scale_factor=density,
                 color_scheme=scheme,
@@ -92,6 +93,9 @@ def _shoot(url: str) -> None:
             expect(page.locator("#predictions tbody tr")).to_have_count(300)
             expect(page.locator("#errors pre")).to_have_count(1)
             expect(page.locator("#connection-text")).to_have_text("Live")
+            expect(page.locator("#changes-position")).to_have_text("1 of 50")
+            if address:
+                expect(page.locator("#symbol-charts svg")).to_have_count(2)
             path = DOCS / f"{name}.png"
             with Image.open(io.BytesIO(page.screenshot(full_page=whole))) as picture:
                 # 256 colors are a third of the bytes, without a visible difference.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from starlette.testclient import TestClient
 
@@ -20,7 +23,7 @@ from optimizer.web import Trigger, create_app
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
-__all__ = ["Events", "WebServer", "asking"]
+__all__ = ["ChangeEvents", "Events", "WebServer", "asking"]
 
 
 @contextmanager
@@ -113,3 +116,42 @@ class Events:
             assert data, self._read
             self._read += data
         return self._read
+
+
+class ChangeEvents:
+    """A listener to `/events?data=changes`, which inflates what comes piece by piece, as browsers do."""
+
+    def __init__(
+        self, port: int, *, since: int | None = None, last_event_id: int | None = None, gzip: bool = True
+    ) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        headers = {"Accept-Encoding": "gzip"} if gzip else {}
+        if last_event_id is not None:
+            headers["Last-Event-ID"] = str(last_event_id)
+        path = "/events?data=changes" + ("" if since is None else f"&since={since}")
+        self._connection.request("GET", path, headers=headers)
+        self.response = self._connection.getresponse()
+        self._inflate = zlib.decompressobj(31) if gzip else None
+        self._text = b""
+
+    def __enter__(self) -> ChangeEvents:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.response.close()
+        self._connection.close()
+
+    def messages(self, count: int, *, event: str = "") -> list[tuple[str, int | None, Any]]:
+        """The first so many messages, of one kind or of all: event, id, data."""
+        while len(found := [message for message in self._parse() if event in ("", message[0])]) < count:
+            data = self.response.read1(65_536)
+            assert data, self._text
+            self._text += data if self._inflate is None else self._inflate.decompress(data)
+        return found
+
+    def _parse(self) -> Iterator[tuple[str, int | None, Any]]:
+        for part in self._text.split(b"\n\n")[:-1]:
+            fields = dict(line.split(b": ", 1) for line in part.split(b"\n"))
+            if b"event" in fields:
+                number = int(fields[b"id"]) if b"id" in fields else None
+                yield fields[b"event"].decode(), number, json.loads(fields[b"data"])

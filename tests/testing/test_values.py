@@ -56,6 +56,18 @@ def test_a_publish_keeps_what_it_does_not_change() -> None:
         assert reader.predictions().rejected == Rejected(records=Units(), bots=Units())
 
 
+def test_what_is_equal_keeps_its_etag() -> None:
+    """As between real versions; a publish makes a version all the same."""
+    with closing(testing.reader(predictions=[RECORD], bots={"alpha": {}})) as reader:
+        before = (reader.predictions().etag, reader.bots().etag, reader.portfolio().etag)
+        reader.publish()
+        assert (reader.predictions().etag, reader.bots().etag, reader.portfolio().etag) == before
+        assert reader.predictions().version == 2
+        reader.publish(bots={"alpha": {"equity": 1.0}})
+        assert (reader.predictions().etag, reader.portfolio().etag) == (before[0], before[2])
+        assert reader.bots().etag != before[1]
+
+
 def test_there_may_be_no_version_yet() -> None:
     """Until the first publish."""
     with closing(testing.reader(missing=True, source="intraday")) as reader:

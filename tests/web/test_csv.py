@@ -197,7 +197,7 @@ def headers_of(pages: Pages, form: Form = CSV) -> dict[bytes, bytes]:
     ],
 )
 def test_the_name_of_the_file_is_quoted(source: str, shown: str) -> None:
-    """A pointer in Redis may hold any source, and that of an old release has none."""
+    """A pointer in Redis may hold any source, and one of an old release has none."""
     assert headers_of(pages_of([], source))[b"content-disposition"] == f"attachment; {shown}".encode()
 
 

@@ -15,7 +15,7 @@ import redis
 
 from optimizer import Settings, optimize
 from optimizer.web.events import KEPT_VERSIONS, QUEUE_MESSAGES, Hub
-from tests.support.published_state import run_old, version_of
+from tests.support.published_state import run_next, run_old, version_of
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 from tests.support.web_apps import Events, WebServer
@@ -32,7 +32,7 @@ def test_a_listener_gets_the_current_version_and_then_each_new_one(tmp_path: Pat
     with WebServer(tmp_path, settings) as web, Events(web.port) as events:
         assert events.versions(1) == [first]
         published = time.monotonic()
-        second = version_of(optimize(settings, force=True))
+        second = version_of(run_next(settings))
         assert events.versions(2) == [first, second]
         assert time.monotonic() - published < 0.9  # by the channel; the pointer alone is read once a second
 
@@ -50,7 +50,7 @@ def test_a_listener_that_was_away_gets_what_it_has_missed(tmp_path: Path, settin
     with WebServer(tmp_path, settings) as web:
         with Events(web.port) as events:
             for _ in range(3):
-                versions.append(version_of(optimize(settings, force=True)))
+                versions.append(version_of(run_next(settings)))
                 events.versions(len(versions))
         with Events(web.port, last_event_id=versions[1]) as events:
             assert events.versions(2) == versions[2:]
@@ -59,7 +59,7 @@ def test_a_listener_that_was_away_gets_what_it_has_missed(tmp_path: Path, settin
                 assert events.versions(1) == versions[-1:]
         with Events(web.port, last_event_id=versions[-1]) as events:
             assert b"id:" not in events.wait_for(b"retry: ")
-            newest = version_of(optimize(settings, force=True))
+            newest = version_of(run_next(settings))
             assert events.versions(1) == [newest]
 
 
@@ -83,7 +83,7 @@ def test_a_thousand_idle_listeners_cost_redis_nothing(
         assert _connections(client) == before <= 2
         assert client.pubsub_numsub(f"rolling:{{{settings.source}}}:published")[0][1] == 1
 
-        second = version_of(optimize(settings, force=True))
+        second = version_of(run_next(settings))
         published = time.monotonic()
         assert all(listener.versions(2) == [first, second] for listener in listeners)
         assert time.monotonic() - published < 5

@@ -197,6 +197,33 @@ def test_a_version_with_an_unreadable_part_has_no_history() -> None:
             assert shown(client) == ([second], [(1, 0.5), (second, 0.6)])
 
 
+def test_a_version_that_redis_has_a_moment_later_does_not_end_the_history(settings: Settings) -> None:
+    """The history before stays until the change is there; files are written before Redis."""
+    first, second, third = publish_all(settings)
+    with asking(settings) as client:
+        before = client.get("/history").json()
+        write_json(settings.input, INPUTS[0])
+        version = version_of(optimize(settings, use_cache=False))
+        wait_until(lambda: client.get("/page").json()["version"] == version, limit_s=4, what="the files' version")
+        assert client.get("/history").json() == before
+        optimize(settings)
+        wait_until(lambda: client.get("/history").json()["version"] == version, limit_s=4, what="its history")
+        steps = client.get("/history").json()["steps"]
+    assert [step["before"] for step in steps] == [third, second, first]
+    assert steps[1:] == before["steps"]
+
+
+def test_a_reader_that_holds_changes_already_has_its_history_at_once() -> None:
+    """The first request does not wait for a refresh."""
+    with closing(optimizer.testing.reader(predictions=[record(0.5)])) as reader:
+        first, second = reader.manifest().version, reader.publish(predictions=[record(0.6)])
+        assert len(reader.changes(first).changes) == 1
+        app = FastAPI()
+        app.include_router(make_router(reader=reader))
+        with TestClient(app) as client:
+            assert shown(client) == ([second], [(first, 0.5), (second, 0.6)])
+
+
 def shown(client: TestClient) -> tuple[list[int], list[tuple[int, float]]]:
     """The versions of all steps, newest first, and the points of the symbol A."""
     steps, points = client.get("/history").json()["steps"], client.get("/predictions/A/history").json()["points"]

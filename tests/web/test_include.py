@@ -23,14 +23,17 @@ from optimizer.errors import SettingsInvalid
 from optimizer.web import RunState
 from optimizer.web.routes import router_of
 from optimizer.web.service import Service
-from tests.support.published_state import NEW, OLD, run_old, version_of
+from tests.support.published_state import NEW, OLD, run_next, run_old, version_of
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
 
 pytestmark = pytest.mark.slow  # seconds of waiting for threads, Redis and event loops
 
 OPERATIONS = ("/status", "/runs", "/healthz", "/readyz", "/metrics")
-SNAPSHOTS = ("/predictions", "/bots", "/portfolio", "/page", "/predictions/AAPL", "/predictions?limit=1")
+SNAPSHOTS = (
+    *("/predictions", "/bots", "/portfolio", "/page", "/snapshot", "/predictions/AAPL", "/predictions?limit=1"),
+    *("/changes?since=999999999999999", "/history", "/predictions/AAPL/history"),
+)
 
 
 @pytest.fixture
@@ -75,7 +78,7 @@ def test_the_router_uses_the_reader_and_leaves_it_open(settings: Settings, reade
 
     assert refreshers() == before
     assert reader.predictions().version == new
-    newest = version_of(optimize(settings, force=True))
+    newest = version_of(run_next(settings))
     wait_until(lambda: reader.manifest().version == newest, limit_s=5, what="the reader to follow still")
 
 
@@ -87,7 +90,7 @@ def test_a_reader_for_asyncio_does_as_well(settings: Settings) -> None:
     with anyio.from_thread.start_blocking_portal() as portal:
         with TestClient(app_of(optimizer.web.make_router(reader=reader))) as client:
             assert portal.call(reader.predictions).value.count == client.get("/predictions").json()["count"] == 2
-            version = version_of(optimize(settings, force=True))
+            version = version_of(run_next(settings))
             wait_until(lambda: client.get("/page").json()["version"] == version, limit_s=5, what="the new version")
         called.clear()
         wait_until(called.is_set, limit_s=5, what="a refresh after the app has ended")
@@ -143,7 +146,7 @@ def test_apps_may_share_a_reader(settings: Settings, reader: SnapshotReader) -> 
             before = _reads(one)
             assert one.get("/predictions").content == other.get("/predictions").content
             assert _reads(one) == _reads(other) == before + 2
-        version = version_of(optimize(settings, force=True))
+        version = version_of(run_next(settings))
         wait_until(lambda: one.get("/page").json()["version"] == version, limit_s=5, what="the new version")
 
 
@@ -218,7 +221,11 @@ def test_without_operations_an_apps_own_routes_are_not_shadowed(reader: Snapshot
         for path in SNAPSHOTS:
             assert client.get(f"/api{path}").status_code == 200, path
         shown = {path.removeprefix("/api") for path in client.get("/openapi.json").json()["paths"]}
-    assert shown == {*OPERATIONS, "/predictions", "/predictions/{symbol}", "/bots", "/portfolio", "/page", "/events"}
+    assert shown == {
+        *OPERATIONS,
+        *("/predictions", "/predictions/{symbol}", "/bots", "/portfolio", "/page", "/snapshot", "/changes", "/events"),
+        *("/history", "/predictions/{symbol}/history"),
+    }
 
 
 @pytest.mark.parametrize("has_reader", [False, True])
@@ -352,7 +359,10 @@ def operation_ids(app: FastAPI) -> list[str]:
 def test_components_are_named_and_operation_ids_short(settings: Settings) -> None:
     """Without a prefix an id is the name of what is read; with one it begins with it, so that two routers differ."""
     one = app_of(optimizer.web.make_router(settings, operations=False))
-    assert set(operation_ids(one)) == {"predictions", "prediction", "bots", "portfolio", "page", "events"}
+    assert set(operation_ids(one)) == {
+        *("predictions", "prediction", "bots", "portfolio", "page", "snapshot", "changes", "events"),
+        *("history", "prediction_history"),
+    }
     schemas = one.openapi()["components"]["schemas"]
     assert {"Record", "PredictionsSnapshot", "BotSummary", "BotsSnapshot", "Holding", "Problem"} <= set(schemas)
     assert schemas["PredictionsSnapshot"]["properties"]["predictions"]["items"] == {
@@ -364,7 +374,7 @@ def test_components_are_named_and_operation_ids_short(settings: Settings) -> Non
         two.include_router(optimizer.web.make_router(replace(settings, source=name)), prefix=f"/api/{name}")
     ids = operation_ids(two)
     assert {"api_brain_predictions", "api_intraday_predictions", "api_intraday_metrics"} <= set(ids)
-    assert len(set(ids)) == len(ids) == 22
+    assert len(set(ids)) == len(ids) == 30
 
 
 def test_an_apps_own_operation_ids_hold(settings: Settings) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from optimizer import Settings, optimize
+from optimizer.cache.client import CacheClient
 from optimizer.cache.keys import Keys
+from optimizer.cache.pointer import Pointer, pointer_fields
+from optimizer.cache.run_log import RunLog
 from optimizer.cli.dev.sample import write_sample
-from optimizer.errors import SourceMissing
+from optimizer.errors import GuardRefused, SourceMissing
+from optimizer.models import Pin, Report
 from tests.support.published_state import report_unchanged, run_old
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
@@ -158,6 +165,77 @@ def test_a_failed_run_shows_and_the_snapshot_grows_old(settings: Settings) -> No
     with asking(fast) as client:
         wait_until(lambda: metrics(client.get("/metrics").text)["snapshot_stale"] == 1, limit_s=5, what="staleness")
         assert metrics(client.get("/metrics").text)["last_run_status failed"] == 1
+
+
+def record(settings: Settings, *reports: Report) -> None:
+    """Write reports to the stream of runs, oldest first."""
+    with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
+        for report in reports:
+            RunLog(cache).add(report)
+
+
+def test_a_refusal_by_a_guard_shows_until_a_run_is_decided_otherwise(settings: Settings) -> None:
+    """Runs that were skipped say nothing; a guard that is asked again and refuses again is shown on."""
+    settings = replace(settings, max_drop_percent=50)
+    write_json(settings.input, {f"S{number}": a_record() for number in range(10)})
+    optimize(settings)
+    skipped = Report("skipped", settings.source, "2026-11-01T10:00:00.000Z", reason="tick_taken")
+    with asking(settings) as client:
+
+        def shown() -> float:
+            return metrics(client.get("/metrics").text)["guard_refused"]
+
+        assert shown() == 0
+        write_json(settings.input, {"S1": a_record()})
+        for _ in range(2):
+            with pytest.raises(GuardRefused):
+                optimize(settings)
+            record(settings, skipped, skipped)
+            assert shown() == 1
+        optimize(settings, accept=True)
+        record(settings, skipped)
+        assert shown() == 0
+        local(settings.input).unlink()
+        with pytest.raises(SourceMissing):
+            optimize(settings)
+        assert shown() == 0
+
+
+def test_a_server_that_is_not_ready_names_the_refusal(settings: Settings) -> None:
+    """Though runs that were skipped came after it."""
+    fast = replace(settings, interval_s=0.1, min_records=5)
+    write_json(settings.input, {"A": a_record()})
+    optimize(fast, accept=True)
+    write_json(settings.input, {"B": a_record()})
+    with pytest.raises(GuardRefused):
+        optimize(fast)
+    record(fast, Report("skipped", settings.source, "2026-11-01T10:00:00.000Z", reason="tick_taken"))
+    with asking(fast) as client:
+        wait_until(lambda: client.get("/readyz").status_code == 503, limit_s=5, what="staleness")
+        detail = client.get("/readyz").json()["detail"]
+    assert "the last run failed at 20" in detail
+    assert "(GuardRefused), and its report in /runs says why" in detail
+
+
+@pytest.mark.parametrize("by", ["ops@host", 'a"b\\c\nd, {x="y"} é@h'])
+def test_a_pin_shows_with_its_time_and_its_author(settings: Settings, by: str) -> None:
+    """Whatever the name of the user or host is; without a pin there is no time."""
+    run_old(settings)
+    with asking(settings) as client:
+        values = metrics(client.get("/metrics").text)
+        assert values["snapshot_pinned"] == 0
+        assert not any(name.startswith("snapshot_pinned_timestamp") for name in values)
+    with CacheClient(settings.redis_url, settings.source, settings.interval_s).commands() as client:
+        pointer = Pointer.from_hash(client.hgetall(Keys(settings.source).current))  # type: ignore[arg-type]
+        assert pointer is not None
+        manifest = msgspec.structs.replace(pointer.manifest, pinned=Pin("2026-11-01T10:00:00.000Z", by))
+        client.hset(Keys(settings.source).current, mapping=pointer_fields(manifest, pointer.checked_at))  # type: ignore[arg-type]
+    nowhere = replace(settings, output_dir=local(settings.output_dir) / "nowhere")
+    with asking(nowhere) as client:
+        values = metrics(client.get("/metrics").text)
+    assert values["snapshot_pinned"] == 1
+    since = datetime(2026, 11, 1, 10, tzinfo=UTC).timestamp()
+    assert values[f"snapshot_pinned_timestamp_seconds {by}"] == since
 
 
 def test_metrics_without_a_snapshot_are_those_of_the_process(settings: Settings) -> None:

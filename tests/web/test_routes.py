@@ -26,16 +26,17 @@ import optimizer.web.app
 from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import SettingsInvalid, SourceMissing
+from optimizer.pipeline.rollback import rollback, unpin
 from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
-from tests.support.published_state import NEW, OLD, run_old, version_of
+from tests.support.published_state import NEW, OLD, run_next, run_old, version_of
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 from tests.support.web_apps import WebServer, asking
 
 WHOLE = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "portfolio"}
-OF_A_VERSION = [*WHOLE, "/page", "/predictions/AAPL"]
+OF_A_VERSION = [*WHOLE, "/page", "/snapshot", "/predictions/AAPL", "/history", "/predictions/AAPL/history"]
 
 
 def raw(client: TestClient, path: str, **headers: str) -> tuple[Response, bytes]:
@@ -329,6 +330,23 @@ def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:
             assert client.get(f"/runs?{wrong}").status_code == 422
 
 
+def test_a_pinned_version_is_shown_to_be_until_it_is_unpinned(settings: Settings) -> None:
+    """`/status` says of which version it is and by whom, `/readyz` stays ready; ticks keep it fresh."""
+    old = run_old(settings)
+    report = rollback(settings, version_of(old))
+    assert report.pinned is not None
+    pin = report.pinned.to_dict()
+    with asking(settings) as client:
+        status = client.get("/status").json()
+        assert (status["version"], status["pinned"], status["restored_from"]) == (report.version, pin, old.version)
+        assert client.get("/readyz").json() == {"status": "ready", "pinned": pin}
+        unpin(settings)
+        wait_until(lambda: client.get("/status").json()["pinned"] is None, what="the reader to see it", limit_s=5)
+        status = client.get("/status").json()
+        assert (status["version"], status["restored_from"]) == (report.version, old.version)
+        assert client.get("/readyz").json() == {"status": "ready"}
+
+
 def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:
     """A snapshot that no run has confirmed for three intervals is still sent, says so, and is no longer ready."""
     run_old(settings)
@@ -451,7 +469,7 @@ def test_no_request_reads_a_file_or_inflates_while_redis_is_up(
         statuses = [client.send(client.build_request("GET", path), stream=True).status_code for path in paths]
         monkeypatch.undo()
 
-    assert statuses == [200, 200, 200, 200, 200, 200, 200, 404, 200, 200, 200]
+    assert statuses == [200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 404, 200, 200, 200]
 
 
 # ---- in an app that is not ours
@@ -693,7 +711,7 @@ def test_no_route_shows_a_version_before_the_others_do(settings: Settings, monke
 
         try:
             assert versions() == {old}
-            new = version_of(optimize(settings, force=True))
+            new = version_of(run_next(settings))
             assert prepares.wait(20)
             assert versions() == {old}
         finally:

@@ -186,7 +186,7 @@ function showHowThingsStand() {
   showNotices(notices);
   document.title = [notices[0]?.title.replace(/\.$/, ""), symbolPage.symbol, status?.source, "Rolling Optimizer"]
     .filter(Boolean)
-    .slice(0, 3)
+    .slice(0, 2)
     .join(" – ");
 }
 

@@ -133,7 +133,10 @@ class Following {
     try {
       do {
         this.#asksAgain = false;
+        const known = this.#newest;
         await this.#askOnce(signal);
+        // The stream may have named a version meanwhile that the answer does not reach.
+        this.#asksAgain ||= this.#newest > known && this.#content?.version < this.#newest;
       } while (this.#asksAgain && !signal.aborted);
     } catch (error) {
       problem = error instanceof Problem ? error : new Problem(0, { title: `the answer cannot be used: ${error}` });
@@ -241,7 +244,7 @@ class Following {
       this.#show(version, held.timestamp, this.#maps);
     } else {
       this.#asksWhole ||= kind === "reset";
-      this.#ask();
+      if (!this.#isAsking || kind === "reset") this.#ask();
     }
   }
 

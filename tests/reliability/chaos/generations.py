@@ -17,6 +17,8 @@ __all__ = ["KINDS", "Engine", "cut_short", "generations_in", "in_place", "replac
 KINDS: Final = ("predictions", "bots", "portfolio")
 SYMBOLS: Final = 120
 BOTS: Final = 5
+# How often an input is another file with what the last one had.
+SAME_CONTENT: Final = 0.2
 
 Manner = Callable[[Path, bytes, random.Random], None]
 
@@ -113,7 +115,12 @@ class Engine:
 
     def _write_for_ever(self) -> None:
         while not self._stopped.wait(self._every_s):
-            self._write(self._rng.choice(self.manners))
+            manner = self._rng.choice(self.manners)
+            if self._rng.random() < SAME_CONTENT:
+                data = rolling_file(self.generation, f"{self._padding}{self._rng.random()}")
+                manner(self._path, data, self._rng)
+            else:
+                self._write(manner)
 
     def _write(self, manner: Manner) -> None:
         manner(self._path, rolling_file(self.generation + 1, self._padding), self._rng)

@@ -1,6 +1,8 @@
 """A process that reads the snapshots in seven ways without a pause, and tells what it sees.
 
-    python -m tests.reliability.chaos.pollers INPUT OUTPUT_DIR REDIS_URL       until its standard input ends
+    python -m tests.reliability.chaos.pollers INPUT OUTPUT_DIR REDIS_URL ORDER       until its standard input ends
+
+ORDER is what has to rise: `generations`, or `versions` where rollbacks publish older generations again.
 
 Each line of output is a JSON object: a generation that a way shows for the first time, or a complaint, and in the end
 how often each way has read. A complaint is a payload that is torn (two generations in it), mixed (a version that had
@@ -57,9 +59,14 @@ class Unanswered(Exception):
 
 
 class Judge:
-    """Compares what all ways have seen."""
+    """Compares what all ways have seen.
 
-    def __init__(self) -> None:
+    Args:
+        generations_rise: Whether a generation that is older than one that a way has shown is wrong.
+    """
+
+    def __init__(self, *, generations_rise: bool) -> None:
+        self._generations_rise = generations_rise
         self._lock = threading.Lock()
         self._generation_of: dict[int, float] = {}
         self._newest: dict[tuple[str, str], tuple[float, int]] = {}
@@ -88,7 +95,7 @@ class Judge:
                 way, f"mixed: {kind} of version {version} is of {generation}, not {self._generation_of[version]}"
             )
         before = self._newest.get((way, kind), (0.0, 0))
-        if generation < before[0] or (version or 0) < before[1]:
+        if (self._generations_rise and generation < before[0]) or (version or 0) < before[1]:
             self.complain(way, f"older: {kind} of version {version}, generation {generation} after {before}")
         self._newest[way, kind] = (generation, version or 0)
 
@@ -182,9 +189,9 @@ def poll(way: str, read: Callable[[], list[Payload]], judge: Judge, ended: threa
 
 def main(arguments: Iterable[str]) -> None:
     """Poll until standard input ends."""
-    path, output_dir, redis_url = arguments
+    path, output_dir, redis_url, order = arguments
     settings = Settings(input=Path(path), output_dir=Path(output_dir), redis_url=redis_url)
-    judge, ended = Judge(), threading.Event()
+    judge, ended = Judge(generations_rise=order == "generations"), threading.Event()
     with ExitStack() as stack:
         threads, client = Open(stack, "threads"), redis.Redis.from_url(redis_url, socket_timeout=1)
         stack.callback(client.close)

@@ -20,11 +20,13 @@ import celery
 import msgspec
 
 from optimizer import Settings
-from optimizer.cache.keys import ORIGINS, Keys
+from optimizer.cache.keys import ORIGINS, PAYLOAD_KINDS, Keys
 from optimizer.models import Report
+from optimizer.snapshots.format import SnapshotSet, decode_manifest
 from tests.reliability.chaos.figures import Figures
 from tests.reliability.chaos.generations import Engine
 from tests.reliability.chaos.pollers import WAYS
+from tests.support.changes import held, lead, shown
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import local
@@ -50,6 +52,7 @@ class Service:
         write_every_s: Seconds between generations.
         padding_bytes: What each record has besides; it makes a scan longer.
         output_dir: Where the files go, if not into `directory`.
+        keep_versions: How many versions stay in the files; with more than two, a test goes back to older ones.
         worker_variables: Variables of the worker's alone.
         variables: More variables of the fleet's environment.
     """
@@ -65,6 +68,7 @@ class Service:
         write_every_s: float = 0.2,
         padding_bytes: int = 2_000,
         output_dir: Path | None = None,
+        keep_versions: int = 2,
         worker_variables: dict[str, str] | None = None,
         **variables: str,
     ) -> None:
@@ -76,11 +80,13 @@ class Service:
             output_dir=output_dir or directory / "snapshots",
             redis_url=redis.url,
             interval_s=interval_s,
+            keep_versions=keep_versions,
         )
         self.keys = Keys(self.settings.source)
         variables = {
             "ROLLING_INTERVAL_S": str(interval_s),
             "ROLLING_STARTUP_DELAY_S": "0.1",
+            "ROLLING_KEEP_VERSIONS": str(keep_versions),
             **variables,
         }
         self.engine = Engine(local(self.settings.input), rng, every_s=write_every_s, padding_bytes=padding_bytes)
@@ -115,6 +121,28 @@ class Service:
         """Send a run by hand, as any Celery client would; it never expires."""
         with celery.Celery(broker=self.settings.broker_url, set_as_current=False) as client:
             return str(client.send_task(TASK, kwargs=kwargs, queue=f"rolling.{self.settings.source}").id)
+
+    def command(self, *arguments: object, kill_after_s: float | None = None) -> int:
+        """Run `rolling-optimizer` on this service, and kill it after so long; return its exit status."""
+        settings = self.settings
+        variables = {
+            "ROLLING_INPUT": str(settings.input),
+            "ROLLING_OUTPUT_DIR": str(settings.output_dir),
+            "ROLLING_REDIS_URL": settings.redis_url,
+            "ROLLING_INTERVAL_S": str(settings.interval_s),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "optimizer.cli", *map(str, arguments)],
+            cwd=PROJECT,
+            env=os.environ | variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            return process.wait(60.0 if kill_after_s is None else kill_after_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
 
     # ---- what readers see
 
@@ -176,6 +204,7 @@ class Service:
         self.fleet.__exit__()
         self._check_files()
         self._check_keys()
+        self._check_changes()
 
     def _check_files(self) -> None:
         directory = local(self.settings.output_dir)
@@ -186,8 +215,22 @@ class Service:
         assert there == names, there
         assert len(names) == 9, names
         sets = [path.name for path in (directory / "versions").iterdir()]
-        assert len(sets) <= 2, sets
+        assert len(sets) <= self.settings.keep_versions, sets
         assert all(name.isdecimal() for name in sets), sets
+
+    def _check_changes(self) -> None:
+        """What the stream holds makes the current version of the one before in the files, or there is a gap."""
+        with self.redis.client as client:
+            current, stored = shown(client, self.keys), held(client, self.keys)
+        assert current is not None
+        versions = local(self.settings.output_dir) / "versions"
+        for directory in versions.iterdir():
+            manifest = decode_manifest((directory / "manifest.json").read_bytes())
+            assert manifest is not None
+            payloads = {kind: (directory / manifest.snapshots[kind].file).read_bytes() for kind in PAYLOAD_KINDS}
+            lead(stored, SnapshotSet(manifest, payloads).content(), current)
+        generations = [one.change.predictions.changed[0].prediction for one in stored]  # type: ignore[union-attr]
+        assert generations == sorted(set(generations)), "an input with the same content has made a change"
 
     def _check_keys(self) -> None:
         with self.redis.client as client:
@@ -307,7 +350,8 @@ class Pollers:
 
     def start(self) -> None:
         """Begin to poll."""
-        arguments = (self._settings.input, self._settings.output_dir, self._settings.redis_url)
+        order = "versions" if self._settings.keep_versions > 2 else "generations"
+        arguments = (self._settings.input, self._settings.output_dir, self._settings.redis_url, order)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.reliability.chaos.pollers", *map(str, arguments)],
             stdin=subprocess.PIPE,

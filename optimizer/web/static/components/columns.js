@@ -188,8 +188,7 @@ export const versionColumns = [
     label: "Confidence",
     numeric: true,
     value: (point) => point.confidence,
-    show: (cell, point) =>
-      setText(cell, point.confidence === null ? "not among them" : format.percent(point.confidence)),
+    show: (cell, point) => setText(cell, point.confidence === null ? "left" : format.percent(point.confidence)),
   },
   {
     id: "prediction",

@@ -88,7 +88,9 @@ export class Changes {
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
       // Steps that are shown stay; the next notice asks again.
-      if (this.#answered === null) setText(byId("changes-empty"), `The changes cannot be read: ${problem.message}`);
+      if (this.#answered !== null) return;
+      setAttribute(this.panel, "aria-busy", "false");
+      setText(byId("changes-empty"), `The changes cannot be read: ${problem.message}`);
     }
   }
 

@@ -61,7 +61,7 @@ function ofFailure({ error, details, timestamp }, accept) {
     const text = `${error} at ${at}; what it said is under Last errors.`;
     return { level: "warn", title: "The last run failed.", text, action };
   }
-  const said = details.length > SAID ? `${details.slice(0, SAID)}…` : details;
+  const said = details?.length > SAID ? `${details.slice(0, SAID)}…` : (details ?? "");
   const text = `At ${at}: ${sentence(said)} The version before stays.`;
   return { level: "warn", title: "A guard refused the last run.", text, action };
 }

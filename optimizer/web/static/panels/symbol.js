@@ -8,18 +8,14 @@ import { byId, element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
 import { symbolAddress, symbolOf } from "../lib/route.js";
 
+/** The text of a tick: as many digits after the point as the step of the scale has. */
 const tickOf = (factor, suffix) => (value, step) => {
-  const digits = Math.max(
-    0,
-    Math.min(8, Math.ceil(-Math.log10(step * factor) - 1e-9) + (isRound(step * factor) ? 0 : 1)),
-  );
-  return (
-    (value * factor).toLocaleString(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits }) +
-    suffix
-  );
+  const size = step * factor;
+  const exact = (places) => Math.abs(Number(size.toFixed(places)) - size) < size * 1e-6;
+  const digits = [...Array(12).keys()].find(exact) ?? 12;
+  const fixed = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  return (value * factor).toLocaleString(undefined, fixed) + suffix;
 };
-/** Whether a step begins with 1, 2 or 5, and so needs no digit more than its power of ten. */
-const isRound = (step) => !Number(step).toExponential().startsWith("2.5");
 
 const CHARTS = [
   {
@@ -47,6 +43,8 @@ export class SymbolPage {
   #points = [];
   #left = { scroll: 0, link: null };
   #asked = 0;
+  // Whether something could not be asked for, and is asked for again with the next confirmation.
+  #failed = false;
 
   /** `onRoute` is called when the address names another symbol, or none. */
   constructor(onRoute) {
@@ -81,12 +79,15 @@ export class SymbolPage {
   /** Draw the lines until then: when a run last made or confirmed the values. */
   confirm(timestamp) {
     this.#until = Date.parse(timestamp) || 0;
-    if (this.symbol !== null) this.#draw();
+    if (this.symbol === null) return;
+    this.#draw();
+    if (this.#failed) this.#load();
   }
 
   #route() {
     const symbol = symbolOf(location.hash);
     if (symbol === this.symbol) return;
+    // The link that was pressed, if there was one.
     if (this.symbol === null) this.#left = { scroll: scrollY, link: document.activeElement };
     this.symbol = symbol;
     byId("symbol-page").hidden = symbol === null;
@@ -133,9 +134,14 @@ export class SymbolPage {
       answerOf(`${path}/history`),
     ]);
     if (asked !== this.#asked || symbol !== this.symbol) return;
-    if (record instanceof Problem) this.#showNone(record, history);
-    else if (rank < 0) this.#showRecord(record, rank);
-    this.#showHistory(record, history);
+    const isFailure = (answer) => answer instanceof Problem && answer.status !== 404;
+    this.#failed = isFailure(record) || isFailure(history);
+    // What is shown already stays until there is an answer.
+    if (!(isFailure(record) && byId("symbol-fields").firstChild)) {
+      if (record instanceof Problem) this.#showNone(record, history);
+      else if (rank < 0) this.#showRecord(record, rank);
+    }
+    if (!(isFailure(history) && this.#points.length)) this.#showHistory(record, history);
   }
 
   #showRecord(record, rank) {

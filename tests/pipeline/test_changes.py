@@ -1,0 +1,381 @@
+"""What runs record of changes: they lead from any version to the current one, or it is said that they are not held.
+
+The law is tried with real runs over random histories: inputs, a Redis that is away for some of them, other output
+directories, values that Redis has evicted, entries of an older release.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+import redis
+from hypothesis import HealthCheck, given, note
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from optimizer import Record, Report, Settings, optimize
+from optimizer.cache.keys import CHANGES_BYTES, CHANGES_KEPT, PAYLOAD_KINDS, Keys
+from optimizer.cache.lock import SourceLock
+from optimizer.cache.writer import VersionWriter
+from optimizer.models import ChangeCounts, KindCounts, Manifest, Pin, VersionContent
+from optimizer.pipeline.identity import user_at_host
+from optimizer.snapshots.format import FILE_NAMES, KINDS, SnapshotSet, encode_manifest
+from optimizer.snapshots.store import snapshot_store
+from tests.support.cache_writers import KEYS, a_cache, a_set
+from tests.support.changes import held, kinds_of, lead, shown
+from tests.support.examples import examples
+from tests.support.published_state import (
+    NEW,
+    OLD,
+    assert_redis_holds_the_files,
+    no_scan,
+    run_next,
+    run_old,
+    version_of,
+)
+from tests.support.redis_servers import RedisServer
+from tests.support.rolling_files import a_record, local, write_json
+
+# ---- the law
+
+SYMBOLS = st.sampled_from("ABCDE")
+# 1, 1.0 and True are equal in Python, and so are 0.0 and -0.0.
+EXTRA = st.sampled_from([1, 1.0, True, "1", None, 0.0, -0.0])
+RECORDS = st.dictionaries(
+    SYMBOLS,
+    st.builds(
+        lambda confidence, prediction, time, sector: a_record(
+            confidence=confidence, prediction=prediction, timestamp=time, sector=sector
+        ),
+        # Two of them are below `min_confidence`, and so in the index alone.
+        st.sampled_from([0.1, 0.2, 0.6, 0.9]),
+        st.sampled_from([0.0, -0.0, 2.0]),
+        st.sampled_from([1, 1.0, "1"]),
+        EXTRA,
+    ),
+    min_size=1,
+)
+BOTS = st.dictionaries(
+    st.sampled_from(["alpha", "beta"]),
+    st.builds(
+        lambda equity, symbol, quantity: {"equity": equity, "positions": [{"symbol": symbol, "qty": quantity}]},
+        st.sampled_from([0.0, 1.0]),
+        SYMBOLS,
+        st.sampled_from([-1, 1, 2]),
+    ),
+)
+INPUTS = st.builds(lambda records, bots: records | {"bots": bots}, RECORDS, BOTS)
+WHERE = st.sampled_from(["with Redis"] * 4 + ["elsewhere", "without Redis"])
+
+
+@dataclass
+class History:
+    """A source, and what it has shown."""
+
+    settings: Settings
+    client: redis.Redis
+    seen: list[VersionContent] = field(default_factory=list)  # each version that Redis has shown
+    gap_at: int = 0  # what was shown up to this version may not lead on
+    is_broken: bool = False  # the next change cannot be told
+    last: SnapshotSet | None = None
+
+    @property
+    def keys(self) -> Keys:
+        """The names of its keys."""
+        return Keys(self.settings.source)
+
+    def run(self, content: dict[str, Any], where: str) -> None:
+        """Do a run and check what it did."""
+        note(f"{where}: {content}")
+        write_json(self.settings.input, content)
+        if where == "elsewhere":
+            other = local(self.settings.output_dir).parent / "elsewhere"
+            self.check(optimize(replace(self.settings, output_dir=other)))
+        elif where == "without Redis":
+            optimize(self.settings, use_cache=False)
+            self.is_broken = True  # several versions have several times, and a change has one
+        else:
+            self.check(optimize(self.settings))
+
+    def check(self, report: Report) -> None:
+        """Check the law for the version that is shown now."""
+        assert report.cache in ("published", "republished", "current")
+        new = shown(self.client, self.keys)
+        assert new is not None
+        assert new.is_whole
+        manifest, last = new.manifest, self.last
+        assert manifest.version >= (last.manifest.version if last else 0)
+        stored = held(self.client, self.keys)
+        content = new.content()
+        if last is not None and not self.is_broken:
+            before, after = last.manifest, manifest
+            is_same = {kind: kinds_of(last.content())[kind] == kinds_of(content)[kind] for kind in PAYLOAD_KINDS}
+            for kind in PAYLOAD_KINDS:  # equal content has the very bytes, though its index may differ
+                assert is_same[kind] == (before.snapshots[kind] == after.snapshots[kind])
+            has_entry = bool(stored) and stored[-1].change.version == after.version > before.version
+            assert has_entry == (not all(is_same.values()))
+            if before.version < after.version:
+                assert (after.content_since == before.content_since) == (not has_entry)
+                if not has_entry:
+                    assert before.snapshots["index"] != after.snapshots["index"]
+        if self.is_broken:
+            self.gap_at = self.seen[-1].version if self.seen else 0
+            self.is_broken = False
+        if not self.seen or self.seen[-1].version != content.version:
+            self.seen.append(content)
+        for old in self.seen:
+            assert lead(stored, old, new) or old.version <= self.gap_at
+        self.last = new
+
+    def evict(self) -> None:
+        """Redis needs memory."""
+        if self.seen:
+            self.client.delete(self.keys.payload(self.seen[-1].version, "bots"))
+            self.is_broken = True
+
+    def downgrade(self) -> None:
+        """An older release has published the newest version."""
+        entries = cast("list[tuple[bytes, Any]]", self.client.xrevrange(self.keys.deltas, count=1))
+        if entries and self.seen:
+            name = entries[0][0]
+            self.client.delete(self.keys.deltas)
+            self.client.xadd(self.keys.deltas, {"delta": b"{}"}, id=name)
+            self.gap_at = max(self.gap_at, *(c.version for c in self.seen if c.version < int(name.split(b"-")[0])), 0)
+
+    def lose_pointer(self) -> None:
+        """It was evicted: what is made next starts from nothing."""
+        self.client.delete(self.keys.current)
+        self.is_broken = True
+
+
+STEPS = st.one_of(
+    st.builds(lambda content, where: lambda history: history.run(content, where), INPUTS, WHERE),
+    st.builds(lambda content, where: lambda history: history.run(content, where), INPUTS, WHERE),
+    st.sampled_from([History.evict, History.downgrade, History.lose_pointer]),
+)
+
+
+@pytest.mark.slow
+@hypothesis_settings(
+    max_examples=examples(60),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps=st.lists(STEPS, min_size=2, max_size=8))
+def test_changes_lead_from_any_version_to_the_current_one(
+    redis_server: RedisServer, steps: list[Callable[[History], None]]
+) -> None:
+    """Record for record, in order, as structs and as JSON, and back again; else it is said that they are not held."""
+    with tempfile.TemporaryDirectory() as directory, redis_server.client as client:
+        client.flushall()
+        settings = Settings(
+            input=Path(directory) / "rolling_brain.json.gz",
+            output_dir=Path(directory) / "snapshots",
+            redis_url=redis_server.url,
+            fields="+sector",
+            min_confidence=0.5,
+            top_symbols_limit=3,
+        )
+        history = History(settings, client)
+        for step in steps:
+            step(history)
+        if history.seen:
+            history.run({"F": a_record(confidence=0.7)}, "with Redis")
+
+
+# ---- equal content
+
+
+def assert_same_but_the_manifest(before: SnapshotSet, after: SnapshotSet | None) -> None:
+    """Check that only what an input with the same content changes is another."""
+    assert after is not None
+    assert after.payloads == before.payloads
+    assert after.manifest.fingerprint != before.manifest.fingerprint
+    old, new = (msgspec.structs.replace(one.manifest, fingerprint="", rejected=None) for one in (before, after))
+    assert new == old
+
+
+def test_an_input_with_the_same_content_keeps_the_version(settings: Settings, redis_server: RedisServer) -> None:
+    """Its fingerprint and its rejects are in the manifest, of the files and of Redis; ticks after it find no change."""
+    first = run_old(settings)
+    store = snapshot_store(settings.output_dir)
+    before = store.read_set()
+    assert before is not None
+    write_json(settings.input, OLD | {"BAD": a_record(confidence=7)})
+
+    report = optimize(replace(settings, max_rejected_percent=50))
+
+    assert (report.status, report.cache, report.version) == ("success", "published", first.version)
+    assert report.changes == ChangeCounts()
+    assert report.rejected is not None
+    assert report.rejected.records.rejected == 1
+    assert_same_but_the_manifest(before, store.read_set())
+    manifest = store.read_manifest()
+    assert manifest is not None
+    assert manifest.rejected == report.rejected
+    assert_redis_holds_the_files(redis_server, settings)
+    with redis_server.client as client:
+        assert held(client, Keys(settings.source)) == []
+        checked = client.hget(Keys(settings.source).current, "checked_at")
+    again = optimize(settings, progress=no_scan)
+    assert (again.status, again.cache, again.version) == ("unchanged", "current", first.version)
+    with redis_server.client as client:
+        assert client.hget(Keys(settings.source).current, "checked_at") != checked
+
+
+DYING = (
+    "import os, signal, sys; from pathlib import Path; from optimizer import Settings, optimize\n"
+    "from optimizer.cache.writer import VersionWriter\n"
+    "VersionWriter.publish = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+    "optimize(Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3]))\n"
+)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_between_files_and_redis_costs_neither_scan_nor_version(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """Though the manifests are of two inputs: the next tick gives Redis the one in the files."""
+    first = run_old(settings)
+    before = snapshot_store(settings.output_dir).read_set()
+    assert before is not None
+    write_json(settings.input, OLD | {"unread": 1})
+    arguments = [str(settings.input), str(settings.output_dir), settings.redis_url]
+
+    died = subprocess.run([sys.executable, "-c", DYING, *arguments], check=False)
+
+    assert died.returncode == -9
+    assert_same_but_the_manifest(before, snapshot_store(settings.output_dir).read_set())
+    with redis_server.client as client:
+        of_redis = shown(client, Keys(settings.source))
+        assert of_redis is not None
+        assert of_redis.manifest == before.manifest
+        client.delete(Keys(settings.source).lock)  # rather than wait until it expires
+    report = optimize(settings, progress=no_scan)
+    assert (report.status, report.cache, report.version) == ("unchanged", "republished", first.version)
+    assert_redis_holds_the_files(redis_server, settings)
+    assert optimize(settings, progress=no_scan).cache == "current"
+
+
+@pytest.mark.parametrize("where", ["fingerprint", "rejected", "pinned"])
+def test_a_pointer_with_another_manifest_of_the_same_files_is_given_theirs(
+    settings: Settings, redis_server: RedisServer, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """It is no damage, and no reason for a scan."""
+    first = run_old(settings)
+    other: dict[str, Any] = {"fingerprint": "another", "rejected": None, "pinned": Pin("2026-11-01T10:00:00Z", "a@b")}
+    with redis_server.client as client:
+        key = Keys(settings.source).current
+        manifest = msgspec.json.decode(cast("bytes", client.hget(key, "manifest")), type=Manifest)
+        client.hset(key, "manifest", encode_manifest(msgspec.structs.replace(manifest, **{where: other[where]})))
+
+    report = optimize(settings, progress=no_scan)
+
+    assert (report.status, report.cache, report.version) == ("unchanged", "republished", first.version)
+    assert_redis_holds_the_files(redis_server, settings)
+    assert caplog.records == []
+
+
+def test_a_version_that_changes_the_index_alone_keeps_the_etags(settings: Settings, redis_server: RedisServer) -> None:
+    """Lookups need a new version; pages have nothing to fetch."""
+    settings = replace(settings, min_confidence=0.5)
+    first = run_old(settings)
+    old = snapshot_store(settings.output_dir).read_manifest()
+    write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
+
+    report = optimize(settings)
+
+    new = snapshot_store(settings.output_dir).read_manifest()
+    assert old is not None
+    assert new is not None
+    assert version_of(report) == new.version > version_of(first)
+    assert report.changes == new.changes == ChangeCounts()
+    assert (new.content_since, new.made_by) == (first.version, user_at_host())
+    assert {kind for kind in KINDS if new.snapshots[kind] != old.snapshots[kind]} == {"index"}
+    assert_redis_holds_the_files(redis_server, settings)
+    with redis_server.client as client:
+        assert held(client, Keys(settings.source)) == []
+
+
+def test_what_changed_is_counted(settings: Settings) -> None:
+    """In the manifest and the report; the first version has nothing to be compared with."""
+    first = run_old(settings)
+    assert first.changes is None
+    assert run_next(settings).changes == ChangeCounts(
+        KindCounts(changed=2), KindCounts(changed=1), KindCounts(changed=1)
+    )
+    write_json(settings.input, NEW)
+
+    report = optimize(settings)
+
+    expected = ChangeCounts(KindCounts(1, 1, 1), KindCounts(1, 0, 1), KindCounts(0, 0, 1))
+    manifest = snapshot_store(settings.output_dir).read_manifest()
+    assert manifest is not None
+    assert report.changes == manifest.changes == expected
+    assert manifest.content_since == report.version
+
+
+def test_a_damaged_set_is_made_again_though_the_content_is_the_same(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """What Redis still has is kept; the index is not there as a file."""
+    first = run_old(settings)
+    old = snapshot_store(settings.output_dir).read_manifest()
+    (local(settings.output_dir) / FILE_NAMES["bots"]).write_bytes(b"")
+
+    report = optimize(settings)
+
+    new = snapshot_store(settings.output_dir).read_manifest()
+    assert old is not None
+    assert new is not None
+    assert version_of(report) == new.version > version_of(first)
+    assert {kind for kind in KINDS if new.snapshots[kind] != old.snapshots[kind]} == {"index"}
+    assert new.content_since == first.version
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+# ---- the limits of the stream
+
+
+def text_of_1_kb(seed: int) -> str:
+    """Text that does not get smaller by compression."""
+    return base64.b64encode(random.Random(seed).randbytes(768)).decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", ["number", "bytes"])
+def test_the_oldest_changes_go_and_the_others_still_lead_on(redis_server: RedisServer, limit: str) -> None:
+    """By number after 120 versions, by bytes after 8 MiB of them; versions before are told to start anew."""
+    count = 3 if limit == "number" else 300
+    contents = {}
+    with a_cache(redis_server.url) as cache, SourceLock(cache).acquire() as lock, redis_server.client as client:
+        client.delete(KEYS.deltas)
+        writer = VersionWriter(cache)
+        for version in range(1, 131 if limit == "number" else 41):
+            records = [
+                Record(f"S{n}", 1.0, 0.5, 1.0, text_of_1_kb(version * count + n) if limit == "bytes" else str(version))
+                for n in range(count)
+            ]
+            new = a_set(version, records)
+            contents[version] = new.content()
+            writer.publish(new, lock=lock, before=writer.pointer())
+        stored = held(client, KEYS)
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(KEYS.deltas))
+        size = sum(len(fields[b"change"]) for _, fields in entries)
+        leading = [version for version, content in contents.items() if lead(stored, content, new)]
+        assert leading == list(range(stored[0].change.before, len(contents) + 1))
+        if limit == "number":
+            assert len(stored) == CHANGES_KEPT == 120
+        else:
+            assert 2 < len(stored) < 39
+            assert CHANGES_BYTES - size < max(len(fields[b"change"]) for _, fields in entries)
+            assert size <= CHANGES_BYTES == 8 * 1024 * 1024

@@ -1,0 +1,349 @@
+"""A stream of changes: each change once to each listener, in order, or else a reset; and what is sent is gzip."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.sync_api import Browser
+
+import optimizer.testing
+from optimizer import Settings, optimize
+from optimizer.reader.results import CachedVersion
+from optimizer.testing import MemoryReader
+from optimizer.web.events import QUEUE_MESSAGES, ChangeQueue, Hub
+from optimizer.web.messages import GZIP_HEADER, ChangeMessages, Message
+from tests.support.browser import BrowserMissing, Watched, Web, chromium
+from tests.support.published_state import run_old, version_of
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, write_json
+from tests.support.web_apps import ChangeEvents, WebServer
+
+AAPL: Final = {"symbol": "AAPL", "prediction": 101.5, "confidence": 0.75, "last_price": 100.0}
+
+
+def publish(settings: Settings, price: float) -> int:
+    """Publish a version in which only a price differs."""
+    write_json(settings.input, {"AAPL": a_record(last_price=price), "bots": {"alpha": {}}})
+    return version_of(optimize(settings))
+
+
+def price_of(data: Any) -> float:
+    """The price in the data of a change."""
+    (record,) = data["predictions"]["changed"]
+    return float(record["last_price"])
+
+
+# ---- the form
+
+
+@given(texts=st.lists(st.binary(max_size=2_000), max_size=6), order=st.randoms())
+def test_messages_in_any_order_are_one_gzip_stream(texts: list[bytes], order: Any) -> None:
+    """A decoder shows each as soon as it has it, whatever came before it."""
+    messages = [Message(text) for text in texts] * 2
+    order.shuffle(messages)
+    decoder = zlib.decompressobj(31)
+    assert decoder.decompress(GZIP_HEADER) == b""
+    for message in messages:
+        assert decoder.decompress(message.block) == message.plain
+    assert {message.plain for message in messages} == set(texts)
+
+
+# ---- the hub
+
+
+class Source:
+    """A reader in memory, with the hub that its service would have."""
+
+    def __init__(self, reader: MemoryReader) -> None:
+        self.reader = reader
+        self.hub = Hub()
+        self.messages = ChangeMessages(reader.follower.hold_changes())
+        self.prices = iter(range(1, 1_000))
+        self.show()
+
+    def publish(self, **version: Any) -> None:
+        """Publish a version with another price, without showing it to the hub."""
+        self.reader.publish(**{"predictions": [AAPL | {"last_price": next(self.prices)}], **version})
+        self.reader.refresh()
+
+    def show(self) -> None:
+        """Show the hub what the reader holds."""
+        cached = self.reader.follower.cached
+        assert isinstance(cached, CachedVersion)
+        self.hub.show(cached, self.messages)
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    """A source that shows version 1."""
+    with closing(optimizer.testing.reader(predictions=[AAPL])) as reader:
+        yield Source(reader)
+
+
+def received(queue: ChangeQueue) -> list[tuple[str, int]]:
+    """The messages that wait for a listener about versions: event and id."""
+    events = []
+    while not queue.empty():
+        message = queue.get_nowait()
+        assert message is not None
+        fields = dict(line.split(": ", 1) for line in message.plain.decode().splitlines() if ": " in line)
+        if "id" in fields:
+            events.append((fields["event"], int(fields["id"])))
+    return events
+
+
+def test_a_listener_gets_each_change_once(source: Source) -> None:
+    """Also of versions that came between two refreshes; and the number of a version whose content is as before."""
+    queue = source.hub.join_changes(None)
+    assert received(queue) == [("version", 1)]
+    for _ in range(3):
+        source.publish()
+    source.show()
+    source.show()
+    assert received(queue) == [("change", 2), ("change", 3), ("change", 4)]
+    source.publish(predictions=[AAPL | {"last_price": 3}])  # as before
+    source.show()
+    assert received(queue) == [("version", 5)]
+    source.publish()
+    source.reader.publish(index=[AAPL | {"symbol": "LOW", "confidence": 0.1}])
+    source.show()
+    assert received(queue) == [("change", 6), ("version", 7)]
+
+
+def test_a_listener_that_comes_back_goes_on_where_it_was(source: Source) -> None:
+    """With what it has missed; with nothing if it has the current version; with a reset if that is not held."""
+    for _ in range(2):
+        source.publish()
+    source.show()
+    for version, events in (
+        (1, [("change", 2), ("change", 3)]),
+        (2, [("change", 3)]),
+        (3, []),
+        (0, [("reset", 3)]),
+        (None, [("version", 3)]),
+    ):
+        queue = source.hub.join_changes(version)
+        assert received(queue) == events
+        source.publish()
+        source.hub.leave(queue)
+
+
+def test_a_listener_that_is_ahead_waits_for_this_process(source: Source) -> None:
+    """It gets nothing that it has, and then goes on from what it has."""
+    queue = source.hub.join_changes(3)
+    assert received(queue) == []
+    for events in ([], [], [("change", 4)], [("change", 5)]):
+        source.publish()
+        source.show()
+        assert received(queue) == events
+
+
+def test_who_is_ahead_is_never_set_back(source: Source) -> None:
+    """Though it does not read, and loses what it was told of Redis; nor does a hub without a version fail of that."""
+    ahead, early = source.hub.join_changes(9), (hub := Hub()).join_changes(None)
+    for number in range(3 * QUEUE_MESSAGES):
+        for each in (source.hub, hub):
+            each.cache_is(up=bool(number % 2))
+    assert received(ahead) == received(early) == []
+
+
+def test_a_chain_that_is_broken_is_a_reset(source: Source) -> None:
+    """Once; what comes after it is a change again."""
+    queue, late = source.hub.join_changes(None), source.hub.join_changes(9)
+    received(queue)
+    source.publish(origin="files")
+    source.show()
+    source.show()
+    assert received(queue) == [("reset", 2)]
+    source.publish(origin="redis")  # leads from version 1, which Redis had
+    source.publish()
+    source.show()
+    assert received(queue) == [("reset", 4)]
+    source.publish()
+    source.show()
+    assert received(queue) == [("change", 5)]
+    assert received(late) == []
+
+
+def test_a_listener_that_does_not_read_is_told_to_take_the_whole(source: Source) -> None:
+    """Rather than a chain with a hole; another listener does not notice."""
+    slow, quick = source.hub.join_changes(None), source.hub.join_changes(None)
+    received(quick)
+    for version in range(2, 100):
+        source.publish()
+        source.show()
+        assert received(quick) == [("change", version)]
+        assert slow.qsize() <= slow.maxsize <= QUEUE_MESSAGES + 1
+    events = received(slow)
+    (event, number), *rest = events
+    assert event == "reset"
+    assert [*rest] == [("change", version) for version in range(number + 1, 100)]
+
+    for _ in range(QUEUE_MESSAGES + 2):
+        source.publish()
+        source.show()
+    source.hub.cache_is(up=False)
+    assert received(slow)[0][0] == "reset"
+
+
+def test_a_stream_that_ends_loses_all_or_nothing(source: Source) -> None:
+    """What a client gets before the end has no hole: with the id of the last message it goes on."""
+    full, free = source.hub.join_changes(None), source.hub.join_changes(None)
+    received(free)
+    while not full.full():
+        source.publish()
+        source.show()
+    source.hub.close()
+    assert full.get_nowait() is None
+    messages = [free.get_nowait() for _ in range(free.qsize())]
+    assert messages[-1] is None
+    assert all(messages[:-1])
+    ended = source.hub.join_changes(None)
+    assert [ended.get_nowait() for _ in range(ended.qsize())][-1] is None
+
+
+def test_the_text_of_a_change_is_made_once(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all listeners, and again only when it is held no longer."""
+    queues = [source.hub.join_changes(None) for _ in range(3)]
+    for queue in queues:
+        received(queue)
+    source.publish()
+    source.messages.prepare()
+    monkeypatch.setattr(Message, "of", lambda *_: pytest.fail("made again"))
+    source.show()
+    assert len({id(queue.get_nowait()) for queue in queues}) == 1
+    monkeypatch.undo()
+    for _ in range(130):
+        source.publish()
+        source.messages.prepare()
+    assert len(source.messages._of_changes) == 120
+
+
+# ---- a server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gzip", [True, False], ids=["gzip", "plain"])
+def test_changes_come_in_messages(tmp_path: Path, settings: Settings, gzip: bool) -> None:
+    """Each as it is published, whole to a decoder that has no more than it; a client that comes back goes on."""
+    first = version_of(run_old(settings))
+    write_json(settings.input, {"AAPL": a_record(last_price=1.0), "bots": {"alpha": {}}})
+    with WebServer(tmp_path, settings) as web, ChangeEvents(web.port, gzip=gzip) as events:
+        assert events.response.getheader("Content-Encoding") == ("gzip" if gzip else None)
+        assert events.response.getheader("Vary") == "accept-encoding"
+        ((event, number, data),) = events.messages(1)
+        assert (event, number, data["version"]) == ("version", first, first)
+        versions = [first]
+        for price in (1.0, 2.0, 3.0):
+            versions.append(publish(settings, price))
+            event, number, data = events.messages(len(versions))[-1]
+            assert (event, number, price_of(data)) == ("change", versions[-1], price)
+            assert (data["version"], data["before"]) == (versions[-1], versions[-2])
+
+        # The header wins over the parameter of the address, which a browser does not change.
+        for options in ({"since": versions[1]}, {"since": versions[0], "last_event_id": versions[1]}):
+            with ChangeEvents(web.port, gzip=gzip, **options) as again:
+                assert [message[:2] for message in again.messages(2)] == [
+                    ("change", versions[2]),
+                    ("change", versions[3]),
+                ]
+        with ChangeEvents(web.port, gzip=gzip, since=7) as again:
+            assert again.messages(1) == [("reset", versions[3], {"version": versions[3]})]
+        assert b"rolling_event_listeners 1\n" in web.get("/metrics")[2]
+        status, _, body = web.get("/events?data=other")
+        assert (status, b"query.data" in body) == (422, True)
+
+
+@pytest.mark.slow
+def test_listeners_are_told_of_redis_and_resume_after_it(
+    tmp_path: Path, settings_without_redis: Settings, own_redis: RedisServer
+) -> None:
+    """Versions of the files alone are a reset, once Redis is known to be away; then changes come again."""
+    own_redis.start()
+    settings = replace(settings_without_redis, redis_url=own_redis.url)
+    first, second = publish(settings, 1.0), publish(settings, 2.0)
+    with WebServer(tmp_path, settings) as web, ChangeEvents(web.port, since=first) as events:
+        assert events.messages(1)[0][:2] == ("change", second)
+        own_redis.kill()
+        assert events.messages(1, event="status")[0][2] == {"cache_up": False}
+        third = publish(settings, 3.0)
+        assert events.messages(1, event="reset")[0][1] == third
+        own_redis.start()
+        assert events.messages(2, event="status")[1][2] == {"cache_up": True}
+        fourth = publish(settings, 4.0)
+        wait_until(lambda: web.get("/status")[2].find(b"%d" % fourth) > 0, limit_s=10, what="the version")
+        with ChangeEvents(web.port, since=second) as others:
+            assert [message[1] for message in others.messages(1, event="change")][-1] in (third, fourth)
+
+
+@pytest.mark.slow
+def test_a_version_that_the_files_have_first_is_no_reset(tmp_path: Path, settings: Settings) -> None:
+    """A run writes them before it publishes: a refresh between the two waits for the change."""
+    first = publish(settings, 1.0)
+    with WebServer(tmp_path, settings) as web, ChangeEvents(web.port) as events:
+        events.messages(1)
+        write_json(settings.input, {"AAPL": a_record(last_price=2.0), "bots": {"alpha": {}}})
+        second = version_of(optimize(settings, use_cache=False))
+        wait_until(lambda: b"%d" % second in web.get("/status")[2], limit_s=10, what="the version of the files")
+        optimize(settings)  # publishes the files
+        assert [message[:2] for message in events.messages(2)] == [("version", first), ("change", second)]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The distribution's Chromium."""
+    try:
+        with chromium() as browser:
+            yield browser
+    except BrowserMissing as error:
+        pytest.skip(str(error))
+
+
+LISTEN: Final = """
+() => new Promise((resolve) => {
+    window.seen = [];
+    const events = new EventSource("events?data=changes");
+    for (const name of ["version", "change", "reset"]) {
+        events.addEventListener(name, (event) => window.seen.push([name, event.lastEventId, JSON.parse(event.data)]));
+    }
+    events.onopen = () => resolve(true);
+})
+"""
+
+
+@pytest.mark.slow
+def test_a_browser_reads_the_stream(tmp_path: Path, settings: Settings, browser: Browser) -> None:
+    """Chromium's EventSource inflates each message as it comes, and comes back by itself with its last id."""
+    versions = [publish(settings, 1.0)]
+    with Web(tmp_path, settings) as web:
+        watched = Watched(browser, web.url)
+        page = watched.open()
+        page.evaluate(LISTEN)
+
+        def seen() -> list[Any]:
+            messages: list[Any] = page.evaluate("() => window.seen")
+            return messages
+
+        wait_until(lambda: len(seen()) == 1, what="the first message")
+        for price in (2.0, 3.0):
+            versions.append(publish(settings, price))
+            wait_until(lambda: len(seen()) == len(versions), limit_s=5, what="the change")
+        web.stop()
+        web.start()
+        versions.append(publish(settings, 4.0))
+        wait_until(lambda: len(seen()) == len(versions), what="the change after a restart")
+        shown = seen()
+        watched.close()
+    assert [(event, int(number)) for event, number, _ in shown] == [
+        ("version", versions[0]),
+        *(("change", version) for version in versions[1:]),
+    ]
+    assert [price_of(data) for _, _, data in shown[1:]] == [2.0, 3.0, 4.0]
