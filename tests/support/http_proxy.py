@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import socketserver
 import threading
@@ -22,6 +23,7 @@ class HttpProxy:
         refuses: Paths that are answered with a 502 in HTML.
         drops: Paths whose connections are closed without an answer.
         repeats: Paths that get the oldest answer that any request of them has had: a process or a cache that lags.
+        forgets: Paths that are asked as by a client with version 1, so that the server has no changes for it.
         mutes: Whether the messages of streams are kept back, as by a proxy with buffers.
         passes: Cleared, it holds answers that are complete until it is set.
         port: Of the server behind it.
@@ -35,6 +37,7 @@ class HttpProxy:
         self.refuses: set[str] = set()
         self.drops: set[str] = set()
         self.repeats: set[str] = set()
+        self.forgets: set[str] = set()
         self.mutes = False
         self.passes = threading.Event()
         self.passes.set()
@@ -69,7 +72,7 @@ class HttpProxy:
 
     def mend(self) -> None:
         """End all faults."""
-        for paths in (self.refuses, self.drops, self.repeats):
+        for paths in (self.refuses, self.drops, self.repeats, self.forgets):
             paths.clear()
         self.mutes = False
         self.passes.set()
@@ -104,6 +107,8 @@ class HttpProxy:
         if path in self.repeats and path in self._oldest:
             client.sendall(self._oldest[path])
             return
+        if path in self.forgets:
+            request = re.sub(rb"since=\d+", b"since=1", request)
         kept = [line for line in headers.split(b"\r\n") if not line.lower().startswith(b"connection:")]
         with socket.create_connection(("127.0.0.1", self.port)) as upstream:
             upstream.sendall(b"\r\n".join([request, b"Connection: close", *kept]))

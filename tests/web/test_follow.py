@@ -331,6 +331,24 @@ def test_who_is_too_far_behind_takes_the_whole_again(
     assert len(source.proxy.requests_to("/snapshot")) == 2
 
 
+def test_the_whole_is_not_taken_again_once_nothing_is_missing(source: Source, page: Page) -> None:
+    """A process that lags answers with a 410; the whole is then no newer than what the stream has brought."""
+    source.publish(records_of({"A": 1}), bots_of({}))
+    followed = InPage(page, source.proxy.url)
+    wait_until(lambda: followed.log()["state"] == "live", what="the stream")
+    source.proxy.forgets.add("/changes")
+    followed.call("check")
+    wait_until(lambda: len(source.proxy.requests_to("/snapshot")) == 2, what="the whole after the 410")
+    source.proxy.mend()
+    wait_for(followed, source.publish(records_of({"A": 2}), bots_of({})))
+    asked = len(source.proxy.requests_to("/changes"))
+
+    followed.call("check")
+
+    wait_until(lambda: len(source.proxy.requests_to("/changes")) > asked, what="a question for changes")
+    assert len(source.proxy.requests_to("/snapshot")) == 2
+
+
 def test_an_old_answer_at_the_start_is_caught_up_with(source: Source, page: Page) -> None:
     """A cache gives an old whole, and a server that lags no changes: no change is applied to what it does not fit."""
     source.publish(records_of({"A": 1, "B": 1}), bots_of({}))

@@ -181,9 +181,9 @@ class Following {
 
   #takeWhole({ version, timestamp, predictions, bots, holdings }) {
     this.#hear(version);
+    if (version === this.#content?.version) this.#asksWhole = false; // the stream was faster
     if (version <= this.#content?.version) return;
     const values = { predictions: bySymbol(predictions), bots: Object.entries(bots), holdings: bySymbol(holdings) };
-    this.#asksWhole = false;
     this.#show(version, timestamp, eachKind((kind) => ordered(kind, values[kind])));
   }
 
@@ -257,6 +257,7 @@ class Following {
   // Entries that are equal stay the same objects, and lists that are equal the same lists.
   #show(version, timestamp, maps) {
     const last = this.#content;
+    this.#asksWhole = false;
     const changes = eachKind((kind) => compared(this.#maps[kind], maps[kind]));
     const isSame = (kind) => last !== null && !changes[kind].changed.size && !changes[kind].removed.length;
     this.#maps = eachKind((kind) => (isSame(kind) ? this.#maps[kind] : maps[kind]));
