@@ -43,7 +43,7 @@ written anew by the sample engine, all numbers and the time. Bytes are counted b
 all headers, in both directions. Medians over 15 versions by a client, over 11 in the dashboard, with least and most.
 
 `data` are predictions, bots and holdings; what else the page asks for is listed by path. Chromium is headless, without
-a GPU. CPU is that of the 3 s after a publish, less what the page takes in 3 s without one.
+a GPU. CPU is what the 3 s after a publish take, less what 3 s without one do.
 """
 HISTORY = """## The history
 
