@@ -139,8 +139,8 @@ def test_a_reader_that_is_never_asked_for_changes_reads_none(
     [
         ("delta", b"of an older release"),
         ("change", b"junk"),
-        ("change", gzip.compress(b'{"change": {"version": 1}}')),
-        ("change", gzip.compress(b"\xff")),
+        ("change", gzip.compress(b'{"change": {"version": 1}}', mtime=0)),
+        ("change", gzip.compress(b"\xff", mtime=0)),
         ("change", b""),  # see below: of another version than its id
     ],
 )
