@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Follower"]
 
 STALE_INTERVALS: Final = 3
+# How long a version of the files waits for a Redis that answers, in a process that holds changes.
+REDIS_PATIENCE_S: Final = 5.0
 
 
 class Follower:
@@ -79,6 +81,7 @@ class Follower:
         # What changed, where something in this process has asked for it.
         self.changes: ChangeLog | None = None
         self._files_problem = f"none in {output_dir}"
+        self._waits: tuple[int, float] = (0, 0.0)  # a version that waits, and since when
         self._lock = threading.Lock()
 
     def begin_anew(self) -> object:
@@ -220,6 +223,7 @@ class Follower:
                     shown_by_files is not None
                     and not self._is_older(shown_by_files)
                     and not _covers(newest, shown_by_files)
+                    and not self._waits_for_change(shown_by_redis, shown_by_files)
                 ):
                     newest = _better(shown_by_redis, newest, self._load_files(self.files, shown_by_files))
             except UNREADABLE as error:
@@ -240,6 +244,18 @@ class Follower:
 
     def _is_older(self, sighting: Sighting) -> bool:
         return self.cached is not None and sighting.version < self.cached.version
+
+    def _waits_for_change(self, shown_by_redis: Sighting | None, shown_by_files: Sighting) -> bool:
+        """Whether a version of the files, which a run writes first, waits until Redis has what leads to it.
+
+        Else a process that holds changes would send the whole of each version that it sees between the two.
+        """
+        cached = self.cached
+        if self.changes is None or cached is None or shown_by_redis is None or shown_by_files.version <= cached.version:
+            return False
+        if self._waits[0] != shown_by_files.version:
+            self._waits = (shown_by_files.version, time.monotonic())
+        return time.monotonic() - self._waits[1] < REDIS_PATIENCE_S
 
     def _needs_files(self, shown_by_redis: Sighting | None, newest: CachedVersion | None) -> bool:
         assert self.files is not None  # noqa: S101 - the caller has asked

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -29,9 +28,6 @@ from optimizer.web.problems import PartMissing
 from optimizer.web.read_counters import ReadCounters
 
 __all__ = ["Service"]
-
-# A version that its files have, and Redis not yet, comes to listeners as a change if Redis has it within this time.
-REDIS_PATIENCE_S: Final = 5.0
 
 _ORIGIN: Final[dict[Origin, bytes]] = {"redis": b"redis", "files": b"files"}
 
@@ -55,7 +51,6 @@ class Service:
         self.hub = Hub()
         self.read_counters = ReadCounters()
         self._messages: ChangeMessages | None = None
-        self._waits: tuple[int, float] = (0, 0.0)  # for what leads to a version, and since when
         self._settings = settings
         self._source = source
         self._reader: AsyncSnapshotReader | None = None
@@ -230,13 +225,11 @@ class Service:
             self._add_to_history(self._reader.follower.current(), self.pages)
 
     def _add_to_history(self, cached: CachedVersion, pages: Pages) -> None:
-        """Make the history that leads to a version, unless it is made, or Redis will soon have what it lacks."""
+        """Make the history that leads to a version, unless it is made."""
         log = self._reader.follower.changes if self._reader is not None else None
         if log is None or not cached.is_whole or self._history_of == (pages, log.entries):
             return
         before = self._history
-        if before is not None and self._messages is not None and self._waits_for_redis(cached):
-            return
         self._history = HistoryPages.after(before, cached, pages, log.entries)
         self._history_of = (pages, log.entries)
 
@@ -247,26 +240,12 @@ class Service:
         cached = follower.cached
         if cached is not None:
             self.hub.publish(cached.version, cached.manifest.generated_at)
-            if self._messages is not None and not self._waits_for_redis(cached):
+            if self._messages is not None:
                 self.hub.show(cached, self._messages)
         self.hub.cache_is(up=follower.redis.up)
         if not self.read_counters.are_shared:
             with suppress(RuntimeError):  # the loop ends, and the reader of the app goes on
                 asyncio.get_running_loop().run_in_executor(None, self.read_counters.share, follower)
-
-    def _waits_for_redis(self, cached: CachedVersion) -> bool:
-        """Whether Redis, which is up, does not have a version yet that this process has from the files.
-
-        A run writes the files first. Without this, each version that is seen between the two would be a `reset`.
-        """
-        assert self._reader is not None  # noqa: S101 - as above
-        assert self._messages is not None  # noqa: S101
-        is_known = self._messages.log.read_to >= cached.version
-        if is_known or self.hub.shown is None or not self._reader.follower.redis.up:
-            return False
-        if self._waits[0] != cached.version:
-            self._waits = (cached.version, time.monotonic())
-        return time.monotonic() - self._waits[1] < REDIS_PATIENCE_S
 
 
 def _check_agreement(settings: Settings, follower: Follower) -> None:

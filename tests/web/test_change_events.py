@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
@@ -292,9 +293,24 @@ def test_a_version_that_the_files_have_first_is_no_reset(tmp_path: Path, setting
         events.messages(1)
         write_json(settings.input, {"AAPL": a_record(last_price=2.0), "bots": {"alpha": {}}})
         second = version_of(optimize(settings, use_cache=False))
-        wait_until(lambda: b"%d" % second in web.get("/status")[2], limit_s=10, what="the version of the files")
+        until_s = time.monotonic() + 1.5  # a refresh sees the files in this time
+        while time.monotonic() < until_s:
+            assert (web.get(f"/changes?since={first}")[0], b"%d" % first in web.get("/status")[2]) == (200, True)
         optimize(settings)  # publishes the files
         assert [message[:2] for message in events.messages(2)] == [("version", first), ("change", second)]
+
+
+@pytest.mark.slow
+def test_a_version_that_redis_does_not_get_is_shown_from_the_files_after_a_while(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """Redis answers, and the run did not use it: after some seconds listeners have to take the whole."""
+    first = publish(settings, 1.0)
+    with WebServer(tmp_path, settings) as web, ChangeEvents(web.port) as events:
+        events.messages(1)
+        write_json(settings.input, {"AAPL": a_record(last_price=2.0), "bots": {"alpha": {}}})
+        second = version_of(optimize(settings, use_cache=False))
+        assert [message[:2] for message in events.messages(2)] == [("version", first), ("reset", second)]
 
 
 @pytest.fixture(scope="module")
