@@ -26,11 +26,11 @@ from starlette.types import Receive, Scope, Send
 
 from optimizer.reader.results import CachedVersion
 from optimizer.web.limits import RETRY_AFTER_S, listener_limit
-from optimizer.web.messages import GZIP_HEADER, ChangeMessages, Message
+from optimizer.web.messages import EMPTY_BLOCK, GZIP_HEADER, ChangeMessages, Message
 from optimizer.web.negotiate import takes_gzip
 from optimizer.web.problems import is_head, problem
 
-__all__ = ["TOO_MANY_LISTENERS", "ChangeStream", "EventStream", "Hub"]
+__all__ = ["PING_MESSAGE", "TOO_MANY_LISTENERS", "ChangeStream", "EventStream", "Hub"]
 
 QUEUE_MESSAGES: Final = 16
 KEPT_VERSIONS: Final = 120
@@ -54,7 +54,7 @@ _HEADERS: Final = [
 Queue = asyncio.Queue[bytes | None]
 ChangeQueue = asyncio.Queue[Message | None]
 
-_PING: Final = Message(PING)
+PING_MESSAGE: Final = Message(PING)
 _RETRY: Final = Message(RETRY)
 
 # The hubs of all sources: the limit of descriptors is a process's.
@@ -193,7 +193,7 @@ class Hub:
             self._send(PING)
             for queue in self._followers:
                 if queue.empty():
-                    queue.put_nowait(_PING)
+                    queue.put_nowait(PING_MESSAGE)
 
 
 def _server_ends() -> bool:
@@ -235,7 +235,7 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             while (message := await queue.get()) is not None:
-                await send({"type": "http.response.body", "body": self._encode(message), "more_body": True})
+                await send({"type": "http.response.body", "body": self.encode(message), "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except OSError:  # by its own version of ASGI a server may say so when the client has gone
             return
@@ -249,7 +249,8 @@ class EventStream(Response):
     def _join(self) -> Queue | ChangeQueue:
         return self._hub.join(self._last_version)
 
-    def _encode(self, message: bytes | Message) -> bytes:
+    def encode(self, message: bytes | Message) -> bytes:
+        """The bytes of a message."""
         assert isinstance(message, bytes)  # noqa: S101 - as its queue has them
         return message
 
@@ -259,22 +260,32 @@ class ChangeStream(EventStream):
 
     _gzip = False
     _begun = False
+    _last: int | None = None  # the number of the message that was sent last
 
     def _headers_for(self, scope: Scope) -> list[tuple[bytes, bytes]]:
-        accepted = b",".join(value for name, value in scope["headers"] if name == b"accept-encoding")
-        self._gzip = takes_gzip(accepted)
         headers = [*_HEADERS, (b"vary", b"accept-encoding")]
-        return [*headers, (b"content-encoding", b"gzip")] if self._gzip else headers
+        if takes_gzip(b",".join(value for name, value in scope["headers"] if name == b"accept-encoding")):
+            self.accept_gzip()
+            headers.append((b"content-encoding", b"gzip"))
+        return headers
+
+    def accept_gzip(self) -> None:
+        """Gzip what is sent from now on."""
+        self._gzip = True
 
     def _join(self) -> Queue | ChangeQueue:
         return self._hub.join_changes(self._last_version)
 
-    def _encode(self, message: bytes | Message) -> bytes:
+    def encode(self, message: bytes | Message) -> bytes:
+        """The bytes of the next message of the stream."""
         assert isinstance(message, Message)  # noqa: S101 - as its queue has them
         if not self._gzip:
             return message.plain
         header, self._begun = b"" if self._begun else GZIP_HEADER, True
-        return header + message.block
+        if message is PING_MESSAGE:
+            return header + EMPTY_BLOCK
+        block, self._last = message.block_after(self._last), message.number
+        return header + block
 
 
 async def _wait_until_gone(receive: Receive, queue: Queue | ChangeQueue) -> None:

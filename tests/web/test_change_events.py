@@ -19,8 +19,8 @@ import optimizer.testing
 from optimizer import Settings, optimize
 from optimizer.reader.results import CachedVersion
 from optimizer.testing import MemoryReader
-from optimizer.web.events import QUEUE_MESSAGES, ChangeQueue, Hub
-from optimizer.web.messages import GZIP_HEADER, ChangeMessages, Message
+from optimizer.web.events import PING_MESSAGE, QUEUE_MESSAGES, ChangeQueue, ChangeStream, Hub
+from optimizer.web.messages import ChangeMessages, Message
 from tests.support.browser import BrowserMissing, Watched, Web, chromium
 from tests.support.published_state import run_old, version_of
 from tests.support.redis_servers import RedisServer, wait_until
@@ -45,16 +45,35 @@ def price_of(data: Any) -> float:
 # ---- the form
 
 
-@given(texts=st.lists(st.binary(max_size=2_000), max_size=6), order=st.randoms())
-def test_messages_in_any_order_are_one_gzip_stream(texts: list[bytes], order: Any) -> None:
-    """A decoder shows each as soon as it has it, whatever came before it."""
-    messages = [Message(text) for text in texts] * 2
-    order.shuffle(messages)
+@given(
+    texts=st.lists(st.binary(max_size=200) | st.integers(1, 40_000).map(lambda size: b"abc" * size), max_size=6),
+    order=st.lists(st.integers(-1, 5), max_size=20),
+)
+def test_messages_in_any_order_are_one_gzip_stream(texts: list[bytes], order: list[int]) -> None:
+    """A decoder shows each as soon as it has it, whatever came before it; a ping (-1) shows nothing."""
+    messages: list[Message] = []
+    for text in texts:
+        messages.append(Message(text, messages[-1] if messages else None))
+    stream = ChangeStream(Hub(), None)
+    stream.accept_gzip()
     decoder = zlib.decompressobj(31)
-    assert decoder.decompress(GZIP_HEADER) == b""
-    for message in messages:
-        assert decoder.decompress(message.block) == message.plain
-    assert {message.plain for message in messages} == set(texts)
+    for place in [*range(len(messages)), *order]:
+        message = messages[place] if 0 <= place < len(messages) else PING_MESSAGE
+        assert decoder.decompress(stream.encode(message)) == (b"" if message is PING_MESSAGE else message.plain)
+    assert [message.plain for message in messages] == texts
+
+
+def test_a_message_refers_to_the_one_before_where_that_was_sent_last() -> None:
+    """It is much shorter so; for any other listener it stands alone."""
+    first, second = (
+        b'data: {"symbol": "%s", "confidence": 0.%d, "last_price": 1.5}' % each for each in ((b"A", 71), (b"B", 93))
+    )
+    before = Message(first)
+    message = Message(second, before)
+    assert message.block_after(before.number) == message.linked
+    assert 2 * len(message.block_after(before.number)) < len(message.block)
+    assert message.block_after(None) == message.block_after(message.number) == message.block
+    assert Message(b"x" * 40_000, before).linked is None
 
 
 # ---- the hub
