@@ -109,7 +109,7 @@ def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **ch
         old: The set.
         changed: Members of the manifest that are new, besides its version and its time.
     """
-    version, now = session.next_version(), text_of(time.time())
+    version, now = session.next_version()
     common = {"content_since": version, "changes": None}
     manifest = replace(old.manifest, version=version, generated_at=now, **(common | changed))
     snapshots = SnapshotSet(manifest, old.payloads)

@@ -7,8 +7,8 @@ Errors: `NoRecords`, `NoBots` and `TooManyRejected` for a result that is not acc
 from __future__ import annotations
 
 import time
+from typing import Final
 
-from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.models import ChangeCounts, Report, Stats
 from optimizer.pipeline.guard import check_guards
@@ -24,6 +24,8 @@ from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import snapshot_store
 
 __all__ = ["publish"]
+
+SAME_CONTENT: Final = "the input has the same content as before, so the version stays"
 
 
 def publish(
@@ -44,12 +46,12 @@ def publish(
     )
     store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
     before = read_predecessor(store, session)
-    now = text_of(time.time())
+    version, now = session.next_version()
     ranked = result.selection.finish()
     snapshots = encode_version(
         before,
         source=settings.source,
-        version=session.next_version(),
+        version=version,
         generated_at=now,
         fingerprint=scanned.fingerprint,
         ranked=ranked,
@@ -75,6 +77,7 @@ def publish(
         now,
         version=manifest.version,
         cache=session.outcome("published"),
+        details=SAME_CONTENT if is_equal else None,
         stats=_stats(scanned, snapshots),
         changes=ChangeCounts() if is_equal else manifest.changes,
         rejects=result.tallies(),

@@ -28,7 +28,7 @@ from optimizer.errors import PublishRefused, VersionMissing
 from optimizer.models import ChangeCounts, Manifest, Pin, Report
 from optimizer.pipeline.confirm import publish_again
 from optimizer.pipeline.identity import user_at_host
-from optimizer.pipeline.run import run_locked
+from optimizer.pipeline.run import run_locked, skipped
 from optimizer.pipeline.session import Session
 from optimizer.pipeline.version import Predecessor, read_predecessor
 from optimizer.snapshots.delta import change_between
@@ -110,17 +110,16 @@ def unpin(
     """Remove the pin of the current version, which stays until a run publishes another; arguments as of `rollback`.
 
     Returns:
-        A report of `unchanged`, with the version, which is the same.
+        A report of `unchanged`, with the version, which is the same; of `skipped` where no version is pinned.
 
     Raises:
-        VersionMissing: No version is pinned.
         PublishRefused: As of `rollback`.
     """
 
     def replace_manifest(session: Session, in_files: Manifest | None) -> Report | None:
         newest = session.newest_manifest
         if newest is None or newest.pinned is None:
-            return None
+            return None  # not recorded as a run: the last one may have failed, and alerts must go on
         manifest = replace(newest, pinned=None)
         if newest is in_files:
             _store(settings).replace_manifest(manifest, before_commit=session.check_superseded)
@@ -140,7 +139,8 @@ def unpin(
 
     report = _run(settings, replace_manifest, wait_s, on_wait, use_cache=use_cache)
     if report is None:
-        raise VersionMissing(f"no version of {settings.source!r} is pinned: runs publish what the input holds")
+        details = f"no version of {settings.source!r} is pinned: runs publish what the input holds"
+        report = replace(skipped(settings, "not_pinned"), details=details)
     return report
 
 

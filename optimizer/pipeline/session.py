@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final, Literal, TypeVar
 
 from optimizer.cache.client import CacheClient
+from optimizer.cache.clocks import text_of
 from optimizer.cache.lock import Lock, SourceLock
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.run_log import RunLog
@@ -214,9 +215,14 @@ class Session:
         """The newest version that Redis knows of or the files had when the run began, 0 for none."""
         return max(self.newest_before, self.version_before, self.ask(self.writer.newest_known, absent=0))
 
-    def next_version(self) -> int:
-        """A version above all that are known: milliseconds since the epoch, unless the clock is behind the newest."""
-        return max(time.time_ns() // 1_000_000, self.newest() + 1)
+    def next_version(self) -> tuple[int, str]:
+        """A version above all that are known, and the time now.
+
+        The version is this time in milliseconds since the epoch, unless the clock is behind the newest version.
+        """
+        newest = self.newest()
+        now_ms = time.time_ns() // 1_000_000
+        return max(now_ms, newest + 1), text_of(now_ms / 1000)
 
     def compare(self, manifest: Manifest) -> Literal["current", "behind", "other"]:
         """Compare Redis with the set in the files, which was made from the input as it is now.

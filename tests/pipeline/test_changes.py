@@ -216,6 +216,7 @@ def test_an_input_with_the_same_content_keeps_the_version(settings: Settings, re
 
     assert (report.status, report.cache, report.version) == ("success", "published", first.version)
     assert report.changes == ChangeCounts()
+    assert report.details == "the input has the same content as before, so the version stays"
     assert report.rejected is not None
     assert report.rejected.records.rejected == 1
     assert_same_but_the_manifest(before, store.read_set())

@@ -14,7 +14,9 @@ import msgspec
 import pytest
 
 from optimizer import Settings, SnapshotReader, optimize
+from optimizer.cache.clocks import text_of
 from optimizer.cache.keys import Keys
+from optimizer.cache.writer import VersionWriter
 from optimizer.errors import OutputUnwritable, PublishRefused, VersionMissing
 from optimizer.models import ChangeCounts, KindCounts, Manifest, Report
 from optimizer.pipeline.background import ScheduledRuns
@@ -480,8 +482,9 @@ def test_without_a_pin_there_is_nothing_to_remove(settings: Settings, redis_serv
         rollback(settings, version)
         unpin(settings)
     runs = runs_of(redis_server, settings.source)
-    with pytest.raises(VersionMissing, match="no version of 'rolling_brain' is pinned"):
-        unpin(settings)
+    report = unpin(settings)
+    assert (report.status, report.reason) == ("skipped", "not_pinned")
+    assert report.details == "no version of 'rolling_brain' is pinned: runs publish what the input holds"
     assert runs_of(redis_server, settings.source) == runs
 
 
@@ -510,3 +513,20 @@ def test_unpin_where_the_version_is_in_redis_alone(settings: Settings, redis_ser
     assert f"{settings.output_dir} does not hold it" in report.details
     assert manifest_in_redis(redis_server, settings).pinned is None
     assert optimize(settings).status == "success"
+
+
+def test_the_number_and_the_time_of_a_version_are_one_reading_of_the_clock(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long Redis takes to say which version is the newest."""
+    newest_known = VersionWriter.newest_known
+
+    def slowly(writer: VersionWriter) -> int:
+        time.sleep(0.01)
+        return newest_known(writer)
+
+    monkeypatch.setattr(VersionWriter, "newest_known", slowly)
+    first = run_old(settings)
+    assert manifest_in_files(settings).generated_at == text_of(version_of(first) / 1000)
+    again = rollback(settings, version_of(first))
+    assert manifest_in_files(settings).generated_at == text_of(version_of(again) / 1000)
