@@ -111,7 +111,9 @@ class VersionWriter:
             arguments = (lock.token, str(manifest.version), encode_manifest(manifest))
             return bool(client.eval(REPLACE_MANIFEST, 2, self._keys.lock, self._keys.current, *arguments))
 
-    def publish(self, snapshots: SnapshotSet, *, lock: Lock, before: Pointer | None, in_files: int = 0) -> None:
+    def publish(
+        self, snapshots: SnapshotSet, *, lock: Lock, before: Pointer | None, in_files: int = 0, is_known: bool = True
+    ) -> None:
         """Make a set the current version.
 
         Args:
@@ -119,6 +121,7 @@ class VersionWriter:
             lock: The run's lock.
             before: The pointer that the run started from.
             in_files: The version that the files had when the run began, 0 for none.
+            is_known: False if the files have another set of the pointer's number, so that no change leads from it.
 
         Raises:
             PublishRefused: The lock is lost, or another run has published since.
@@ -133,7 +136,7 @@ class VersionWriter:
             )
         with self._cache.commands() as client:
             checked_at = _now(client)
-            change = self._change(client, snapshots, before)
+            change = self._change(client, snapshots, before if is_known else None)
             self._stage(client, snapshots, lock.token)
             # The pointer alone can be lost: whatever names a version that may not expire yet is asked.
             known = {self._newest_delta(client), self._flipped_version(client), version_before, in_files}

@@ -149,11 +149,12 @@ def _call(settings: Settings, new: VersionContent, current: VersionContent | Non
         guard = load_guard(name)
     except BaseException as error:
         _log.exception("the guard %s cannot be used", name, source=source, error=error)
-        return str(error)
+        # A module that raises KeyboardInterrupt gives no reason, which would pass.
+        return str(error) or f"{variable} cannot be imported: {_describe(error)}"
     try:
         returned = guard(new, current)
     except GuardRefused as error:
-        return f"{variable} refuses: {_shorten(str(error))}"
+        return f"{variable} refuses: {_text_of(error)}"
     except BaseException as error:  # SystemExit too: it would end the thread of a schedule, or a child of Celery's
         described = _describe(error)  # not the error itself: a log that fails to show it would end this thread
         _log.exception("the guard %s failed: %s", name, described, source=source)
@@ -162,10 +163,10 @@ def _call(settings: Settings, new: VersionContent, current: VersionContent | Non
 
 
 def _judge(variable: str, returned: object) -> str:
-    if returned is None or returned == "":
+    if returned is None:
         return ""
-    if isinstance(returned, str):
-        return f"{variable} refuses: {_shorten(returned)}"
+    if isinstance(returned, str):  # asked first: to compare an array with text gives an array
+        return f"{variable} refuses: {_shorten(returned)}" if returned else ""
     if isinstance(returned, Coroutine):
         returned.close()
         return f"{variable} is an async function, and so refuses; make it a plain one, which may call asyncio.run"
@@ -173,11 +174,14 @@ def _judge(variable: str, returned: object) -> str:
 
 
 def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_text_of(error)}"
+
+
+def _text_of(error: BaseException) -> str:
     try:
-        text = str(error)
+        return _shorten(str(error))
     except Exception:
-        text = "its message cannot be shown"
-    return f"{type(error).__name__}: {_shorten(text)}"
+        return "its message cannot be shown"
 
 
 def _shorten(text: str) -> str:

@@ -209,5 +209,7 @@ def _following(before: Predecessor | None, old: SnapshotSet) -> tuple[SnapshotSe
     payloads = old.payloads | {kind: before.snapshots.payloads[kind] for kind in kept}
     if stored is not None:
         return SnapshotSet(manifest, payloads), {"changes": stored.counts}
-    since = before.manifest.content_since or before.manifest.version
-    return SnapshotSet(manifest, payloads), {"changes": ChangeCounts(), "content_since": since}
+    same: dict[str, Any] = {"changes": ChangeCounts()}
+    if before.is_in_redis:
+        same["content_since"] = before.manifest.content_since or before.manifest.version
+    return SnapshotSet(manifest, payloads), same

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from types import TracebackType
 from typing import Final, Literal, TypeVar
 
@@ -201,6 +201,12 @@ class Session:
             return in_redis
         return in_files
 
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether files and Redis have different sets of the newest number: a change from it would be wrong for one."""
+        newest, before = self.newest_manifest, self._before
+        return bool(newest and before and before.version == newest.version and not before.manifest.is_same_set(newest))
+
     def payloads_before(self) -> dict[str, bytes] | None:
         """Predictions, bots and holdings of the pointer's version; `None` unless Redis has all of them undamaged."""
         before = self._before
@@ -260,12 +266,14 @@ class Session:
         self.ask(lambda: self.writer.confirm(self.version_before), absent=None)
 
     def replace_manifest(self, manifest: Manifest) -> None:
-        """Replace the manifest that Redis shows, if it shows this version.
+        """Replace the manifest that Redis shows, if it shows this set.
 
         Raises:
             PublishRefused: The run is no longer the only one.
         """
-        lock = self._lock
+        lock, before = self._lock, self._before
+        if before is None or not before.manifest.is_same_set(manifest):
+            return  # the next run publishes from the files
         if lock and not self.ask(lambda: self.writer.replace_manifest(manifest, lock), absent=True):
             raise PublishRefused(LOCK_LOST)
 
@@ -275,10 +283,17 @@ class Session:
         Raises:
             PublishRefused: The run is no longer the only one.
         """
-        lock, before, in_files = self._lock, self._before, self.newest_before
+        lock = self._lock
         if lock:
-            publish = self.writer.publish
-            self.ask(lambda: publish(snapshots, lock=lock, before=before, in_files=in_files), absent=None)
+            publish = partial(
+                self.writer.publish,
+                snapshots,
+                lock=lock,
+                before=self._before,
+                in_files=self.newest_before,
+                is_known=not self.is_ambiguous,
+            )
+            self.ask(publish, absent=None)
 
     def outcome(self, done: str) -> str:
         """What a report says of the cache: what was done, or why it was not."""

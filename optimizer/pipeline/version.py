@@ -3,6 +3,9 @@
 It is the newest of the files and of Redis' pointer; at equal numbers the one in the files. Its content is read from
 either. It is not known if another version came between, of which only the number is left, or if files and Redis have
 different sets of one number: then no statement about what changed would be true for all who read it.
+
+Where Redis does not show it, a run with other files may have published another one after it, which was shown too. So
+the new version's content is then said to be new with it (`content_since`), though it may be equal.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Unpack
+
+from msgspec.structs import replace
 
 from optimizer.cache.client import UNREADABLE
 from optimizer.errors import OutputUnreadable
@@ -24,10 +29,14 @@ __all__ = ["Predecessor", "encode_version", "read_predecessor"]
 
 @dataclass(frozen=True)
 class Predecessor:
-    """The version before: its manifest, and its set if it is known. From Redis a set comes without its index."""
+    """The version before: its manifest, and its set if it is known. From Redis a set comes without its index.
+
+    `is_in_redis`: Redis shows this set, so that no run with other files has published a version after it.
+    """
 
     manifest: Manifest
     snapshots: SnapshotSet | None
+    is_in_redis: bool = False
 
 
 def read_predecessor(store: SnapshotStore, session: Session) -> Predecessor | None:
@@ -36,8 +45,7 @@ def read_predecessor(store: SnapshotStore, session: Session) -> Predecessor | No
     if manifest is None:
         return None
     in_redis = pointer.manifest if pointer else None
-    is_ambiguous = in_redis is not None and in_redis.version == manifest.version and not in_redis.is_same_set(manifest)
-    if is_ambiguous or session.newest() > manifest.version:
+    if session.is_ambiguous or session.newest() > manifest.version:
         return Predecessor(manifest, None)
     snapshots = None
     if manifest is session.in_files:
@@ -46,12 +54,16 @@ def read_predecessor(store: SnapshotStore, session: Session) -> Predecessor | No
     if (snapshots is None or snapshots.manifest != manifest) and in_redis and in_redis.version == manifest.version:
         payloads = session.payloads_before()
         snapshots = SnapshotSet(manifest, payloads) if payloads else None
-    return Predecessor(manifest, snapshots)
+    return Predecessor(manifest, snapshots, is_in_redis=in_redis is not None and in_redis.is_same_set(manifest))
 
 
 def encode_version(before: Predecessor | None, **values: Unpack[SetValues]) -> SnapshotSet:
     """Encode the run's version; if all is as in the version before, it is that one, with another manifest."""
     try:
-        return encode_next(before.snapshots if before else None, **values)
+        snapshots = encode_next(before.snapshots if before else None, **values)
     except UNREADABLE:  # the version before is of another release
         return encode_next(None, **values)
+    version = snapshots.manifest.version
+    if before is None or before.is_in_redis or version == before.manifest.version:
+        return snapshots
+    return SnapshotSet(replace(snapshots.manifest, content_since=version), snapshots.payloads)

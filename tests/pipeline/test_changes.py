@@ -192,6 +192,56 @@ def test_changes_lead_from_any_version_to_the_current_one(
             history.run({"F": a_record(confidence=0.7)}, "with Redis")
 
 
+def shown_set(settings: Settings) -> SnapshotSet:
+    """The version that Redis shows."""
+    with redis.Redis.from_url(settings.redis_url) as client:
+        snapshots = shown(client, Keys(settings.source))
+    assert snapshots is not None
+    return snapshots
+
+
+def test_no_change_leads_from_one_of_two_sets_of_one_number(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may have either: two workers with their own directories made them, one while Redis was away."""
+    elsewhere = replace(settings, output_dir=local(settings.output_dir).parent / "elsewhere")
+    monkeypatch.setattr("optimizer.pipeline.session.time.time_ns", lambda: 0)  # so that each number is the next one
+    run_old(settings)
+    optimize(elsewhere, use_cache=False)
+    run_next(elsewhere, use_cache=False)
+    in_files = snapshot_store(elsewhere.output_dir).read_set()
+    run_next(settings)
+    assert in_files is not None
+    assert in_files.manifest.version == shown_set(settings).manifest.version
+    assert in_files.payloads["bots"] != shown_set(settings).payloads["bots"]
+
+    report = run_next(elsewhere)
+
+    assert report.cache == "published"
+    with redis_server.client as client:
+        assert not lead(held(client, Keys(settings.source)), in_files.content(), shown_set(settings))
+
+
+def test_content_is_not_said_to_be_old_if_another_version_may_have_come_between(settings: Settings) -> None:
+    """A worker with its own directory has published one, and this one does not see Redis."""
+    settings = replace(settings, min_confidence=0.5)
+    elsewhere = replace(settings, output_dir=local(settings.output_dir).parent / "elsewhere")
+    run_old(settings)
+    run_next(elsewhere)
+    between = shown_set(settings).content()
+    write_json(settings.input, OLD | {"LOW": a_record(confidence=0.1)})
+    optimize(settings, use_cache=False)
+
+    report = optimize(settings)
+
+    assert (report.status, report.cache) == ("unchanged", "republished")
+    new = shown_set(settings)
+    assert new.manifest.version > between.version
+    with redis.Redis.from_url(settings.redis_url) as client:
+        lead(held(client, Keys(settings.source)), between, new)  # checks what the changes make of it, if they are held
+    assert new.manifest.content_since == new.manifest.version
+
+
 # ---- equal content
 
 

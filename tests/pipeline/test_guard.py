@@ -45,6 +45,21 @@ class Odd(BaseException):
         raise ValueError
 
 
+class OddRefusal(Odd, GuardRefused):
+    pass
+
+
+class Array:  # as one of NumPy, which has no truth
+    def __eq__(self, other):
+        return self
+
+    def __bool__(self):
+        raise ValueError
+
+    def __repr__(self):
+        raise ValueError
+
+
 def fine(new, current):
     calls.append((new, current))
 
@@ -81,6 +96,14 @@ def odd(new, current):
     raise Odd
 
 
+def odd_refusal(new, current):
+    raise OddRefusal
+
+
+def array(new, current):
+    return Array()
+
+
 def true(new, current):
     return True
 
@@ -111,6 +134,7 @@ def guards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/shop_guards.py").write_text(MODULE)
     (tmp_path / "shop/shop_broken.py").write_text("raise SystemExit('not here')\n")
+    (tmp_path / "shop/shop_interrupted.py").write_text("raise KeyboardInterrupt\n")
     monkeypatch.syspath_prepend(str(tmp_path / "shop"))
     import shop_guards  # type: ignore[import-not-found]  # noqa: PLC0415 - it is there now
 
@@ -179,11 +203,18 @@ def test_a_refused_version_is_shown_nowhere_until_it_is_accepted(
         ("shop_guards:failing", "failed, and so refuses: ZeroDivisionError: division by zero; the log", "1 / 0"),
         ("shop_guards:leaving", "failed, and so refuses: SystemExit: 0; the log", "sys.exit(0)"),
         ("shop_guards:odd", "failed, and so refuses: Odd: its message cannot be shown; the log", "raise Odd"),
+        ("shop_guards:odd_refusal", "refuses: its message cannot be shown; the old", ""),
+        ("shop_guards:array", "returned <Array instance at ", ""),
         ("shop_guards:true", "returned True, and so refuses; return None to pass", ""),
         ("shop_guards:later", "is an async function, and so refuses", ""),
         ("shop_guards:number", "ROLLING_GUARD=shop_guards:number is not a function: 7", "SettingsInvalid"),
         ("shop_guards:none", "ROLLING_GUARD=shop_guards:none cannot be imported: AttributeError: ", "AttributeError"),
         ("shop_none:none", "cannot be imported: ModuleNotFoundError: No module named 'shop_none'; it has", "shop_none"),
+        (
+            "shop_interrupted:none",
+            "cannot be imported: KeyboardInterrupt: no reason is given; the old",
+            "KeyboardInterrupt",
+        ),
         ("shop_broken:none", "cannot be imported: SystemExit: not here; it has to be in an installed", "SystemExit"),
     ],
 )
