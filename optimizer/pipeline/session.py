@@ -270,9 +270,23 @@ class Session:
             PublishRefused: The run is no longer the only one.
         """
         lock, before, in_files = self._lock, self._before, self.newest_before
-        if lock:
+        if lock and not self._replace_manifest_alone(snapshots):
             publish = self.writer.publish
             self.ask(lambda: publish(snapshots, lock=lock, before=before, in_files=in_files), absent=None)
+
+    def _replace_manifest_alone(self, snapshots: SnapshotSet) -> bool:
+        """Give Redis the manifest of a set that it shows with another one; false unless it has all of it undamaged.
+
+        To stage 10,000 symbols again takes a tenth of a second, at each tick of an engine that writes equal content.
+        """
+        before, manifest = self._before, snapshots.manifest
+        if before is None or before.manifest == manifest or not before.manifest.is_same_set(manifest):
+            return False
+        self.replace_manifest(manifest)
+        if not self.shows(snapshots):
+            return False
+        self.confirm()
+        return True
 
     def outcome(self, done: str) -> str:
         """What a report says of the cache: what was done, or why it was not."""
