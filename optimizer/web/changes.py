@@ -78,7 +78,8 @@ def _make(pages: Pages, messages: ChangeMessages, held: Sequence[HeldChange], me
         body = b'{"version":%d,"changes":[%b]}' % (pages.version, b",".join(changes))
     else:
         body = b"".join(change + b"\n" for change in changes)
-    return pages.respond(body, media_type, vary="accept, accept-encoding")
+    own = [(b"content-type", media_type.encode()), (b"vary", b"accept, accept-encoding")]
+    return pages.respond(body, own)
 
 
 def add_changes(router: APIRouter, service: Service) -> None:
