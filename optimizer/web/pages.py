@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
@@ -22,7 +21,7 @@ from optimizer.models import BotSummary, Holding, PredictionsSnapshot, Record, R
 from optimizer.reader.results import Answer, CachedVersion, describe_rejected
 from optimizer.web.negotiate import http_date
 from optimizer.web.prediction_query import ALL, JSON, JSON_HEADERS, Form, PredictionQuery
-from optimizer.web.prepared import Headers, Prepared
+from optimizer.web.prepared import Headers, HeldResponses, Prepared
 from optimizer.web.problems import PartMissing
 
 __all__ = ["PageSummary", "Pages", "SnapshotPage", "WholeVersion"]
@@ -105,7 +104,7 @@ class Pages:
         self.whole_version: Prepared | None = None
         self._making = threading.Lock()
         self._symbols: dict[str, Prepared] = {}
-        self._filtered: OrderedDict[tuple[str, PredictionQuery], Prepared] = OrderedDict()
+        self._filtered = HeldResponses(CACHED_RESPONSES)
 
     def show(self, cached: CachedVersion) -> bool:
         """Whether these are its responses too: the same payloads, though confirmed since or from the other store."""
@@ -213,9 +212,7 @@ class Pages:
             own = [*form.headers(self._cached), (b"x-total-count", b"%d" % total)]
             response = self.respond(body, own, kind="predictions", is_gzipped=form.is_gzipped)
             if len(body) <= CACHED_RESPONSE_BYTES or query == ALL:
-                self._filtered[form.name, query] = response
-            if len(self._filtered) > CACHED_RESPONSES:
-                self._filtered.popitem(last=False)
+                self._filtered.hold((form.name, query), response)
         return response
 
     def _prepare_page(self) -> Prepared:
