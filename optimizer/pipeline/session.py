@@ -284,7 +284,7 @@ class Session:
             PublishRefused: The run is no longer the only one.
         """
         lock = self._lock
-        if lock:
+        if lock and not self._replace_manifest_alone(snapshots):
             publish = partial(
                 self.writer.publish,
                 snapshots,
@@ -294,6 +294,20 @@ class Session:
                 is_known=not self.is_ambiguous,
             )
             self.ask(publish, absent=None)
+
+    def _replace_manifest_alone(self, snapshots: SnapshotSet) -> bool:
+        """Give Redis the manifest of a set that it shows with another one; false unless it has all of it undamaged.
+
+        To stage 10,000 symbols again takes a tenth of a second, at each tick of an engine that writes equal content.
+        """
+        before, manifest = self._before, snapshots.manifest
+        if before is None or before.manifest == manifest or not before.manifest.is_same_set(manifest):
+            return False
+        self.replace_manifest(manifest)
+        if not self.shows(snapshots):
+            return False
+        self.confirm()
+        return True
 
     def outcome(self, done: str) -> str:
         """What a report says of the cache: what was done, or why it was not."""

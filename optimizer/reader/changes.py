@@ -16,7 +16,8 @@ from optimizer.cache.client import UNREADABLE
 from optimizer.cache.keys import CHANGES_BYTES, CHANGES_KEPT
 from optimizer.errors import ChangesMissing
 from optimizer.reader.results import CachedVersion, Changes
-from optimizer.snapshots.delta import StoredChange, chain, decode_stored, oldest_start
+from optimizer.snapshots.chain import chain, oldest_start
+from optimizer.snapshots.delta import StoredChange, decode_stored
 
 if TYPE_CHECKING:
     from optimizer.reader.follower import Follower

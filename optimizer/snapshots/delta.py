@@ -6,12 +6,8 @@
 The order is not part of a change: predictions are in order of confidence, then symbol, bots of their names, holdings of
 their symbols. Values are compared as JSON: in Python 1, 1.0 and True are equal.
 
-    chain(changes, ...)               those that lead from a version to the current one
-
 A change holds for every version with the content of the one before: from `since`, which first had it, to `before`. So
-versions that changed nothing here need no change of their own.
-
-Errors: `ChangesMissing` where changes are not held any more.
+versions that changed nothing here need no change of their own; `chain.py` chooses those that lead to the current one.
 """
 
 from __future__ import annotations
@@ -19,13 +15,11 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from optimizer.errors import ChangesMissing
 from optimizer.models import (
     BotsSnapshot,
     BotSummary,
@@ -43,21 +37,17 @@ __all__ = [
     "BotsChange",
     "Change",
     "HoldingsChange",
-    "Link",
     "PredictionsChange",
     "StoredChange",
     "apply_change",
     "apply_predictions",
-    "chain",
     "change_between",
     "decode_stored",
     "encode_stored",
     "is_same_content",
-    "oldest_start",
 ]
 
 C = TypeVar("C", bound=VersionContent)
-L = TypeVar("L", bound="Link")
 T = TypeVar("T")
 
 # The entry is compressed once and inflated by each reader: the fast levels differ little for so small a text.
@@ -104,22 +94,6 @@ class Change(Value, frozen=True):
     predictions: PredictionsChange | UnsetType = UNSET
     bots: BotsChange | UnsetType = UNSET
     holdings: HoldingsChange | UnsetType = UNSET
-
-
-class Link(Protocol):
-    """What a chain needs of a change."""
-
-    @property
-    def version(self) -> int:
-        """The version that the change leads to."""
-
-    @property
-    def before(self) -> int:
-        """The newest version that it may be applied to."""
-
-    @property
-    def since(self) -> int:
-        """The oldest version that it may be applied to."""
 
 
 class StoredChange(msgspec.Struct, frozen=True):
@@ -220,54 +194,6 @@ def is_same_content(one: VersionContent, other: VersionContent) -> bool:
             (one.portfolio, other.portfolio),
         )
     )
-
-
-def chain(changes: Iterable[L], since: int, current: int, content_since: int | None = None) -> list[L]:
-    """Return the changes that lead from a version to the current one, oldest first.
-
-    Args:
-        changes: The changes that are held, oldest first; there may be gaps.
-        since: The version to start from; from one that is newer than the current one there is nothing to do.
-        current: The current version.
-        content_since: As its manifest says; `None`, as in older releases, if it is not known to have older content.
-
-    Raises:
-        ChangesMissing: One of them is not held.
-    """
-    content_since = current if content_since is None else content_since
-    if since >= content_since:
-        return []
-    needed = [change for change in changes if since < change.version <= current]
-    reached = since
-    for change in needed:
-        if not change.since <= reached <= change.before:
-            break
-        reached = change.version
-    else:
-        if reached >= content_since:
-            return needed
-    raise ChangesMissing(
-        f"the changes from version {since} to {current} are not held any more; take the whole snapshot of version "
-        f"{current}, and the changes since then"
-    )
-
-
-def oldest_start(changes: Sequence[L], current: int, content_since: int | None = None) -> int | None:
-    """Return the oldest version with other content from which `chain` leads to the current one; `None` if none does."""
-    target = current if content_since is None else content_since
-    known = [change for change in changes if change.version <= current]
-    if not known or known[-1].version < target:
-        return None
-    oldest = None
-    for change, earlier in pairwise([*reversed(known), None]):
-        assert change is not None  # noqa: S101 - for mypy: only the last one is
-        start = change.since if earlier is None else max(change.since, earlier.version)
-        if start > change.before:
-            break
-        oldest = start
-        if earlier is None or earlier.version < change.since:
-            break
-    return oldest
 
 
 def encode_stored(stored: StoredChange) -> bytes:

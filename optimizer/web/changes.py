@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -23,7 +22,7 @@ from optimizer.snapshots.delta import Change
 from optimizer.web import describe
 from optimizer.web.messages import ChangeMessages
 from optimizer.web.pages import Pages, WholeVersion
-from optimizer.web.prepared import Prepared, Sending
+from optimizer.web.prepared import HeldResponses, Prepared, Sending
 from optimizer.web.problems import problem
 from optimizer.web.service import Service
 
@@ -51,7 +50,7 @@ class Responses:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._pages: Pages | None = None
-        self._held: OrderedDict[tuple[int, str], Prepared] = OrderedDict()
+        self._held = HeldResponses(HELD_RESPONSES)
 
     async def respond(self, pages: Pages, held: Sequence[HeldChange], since: int, media_type: str) -> Prepared:
         """Make the response, or take it from those that are held."""
@@ -66,9 +65,7 @@ class Responses:
             else:
                 response = await asyncio.to_thread(_make, *arguments)
             if pages is self._pages:
-                self._held[since, media_type] = response
-                if len(self._held) > HELD_RESPONSES:
-                    self._held.popitem(last=False)
+                self._held.hold((since, media_type), response)
         return response
 
 
@@ -78,7 +75,8 @@ def _make(pages: Pages, messages: ChangeMessages, held: Sequence[HeldChange], me
         body = b'{"version":%d,"changes":[%b]}' % (pages.version, b",".join(changes))
     else:
         body = b"".join(change + b"\n" for change in changes)
-    return pages.respond(body, media_type, vary="accept, accept-encoding")
+    own = [(b"content-type", media_type.encode()), (b"vary", b"accept, accept-encoding")]
+    return pages.respond(body, own)
 
 
 def add_changes(router: APIRouter, service: Service) -> None:

@@ -22,7 +22,7 @@ from fastapi import APIRouter, Response
 from optimizer.models import PredictionsSnapshot, Record
 from optimizer.reader.results import CachedVersion
 from optimizer.web import describe
-from optimizer.web.pages import Form, PredictionQuery
+from optimizer.web.prediction_query import Form, PredictionQuery
 from optimizer.web.prepared import Headers, Sending
 from optimizer.web.problems import PartMissing
 from optimizer.web.service import Service
@@ -34,7 +34,9 @@ FIELDS: Final = tuple(name for name in Record.__struct_encode_fields__ if name !
 
 # Tab, carriage return, line feed and NUL are skipped by some programs, and the other signs have wide forms.
 _SIGNS: Final = "=+\\-@\uff1d\uff0b\uff0d\uff20"
-_FORMULA: Final = re.compile(rf"^(?=[{_SIGNS}\t\r\n\0])|(?<=[,;|\t\r\n])(?=[{_SIGNS}])")
+# A program may take any of Unicode's line breaks for the end of a row.
+_BREAKS: Final = "\r\n\v\f\x1c-\x1e\x85\u2028\u2029"
+_FORMULA: Final = re.compile(rf"^(?=[{_SIGNS}\t\r\n\0])|(?<=[,;|\t{_BREAKS}])(?=[{_SIGNS}])")
 
 Cell = str | int | float | None
 
@@ -105,4 +107,4 @@ def _headers(cached: CachedVersion) -> Headers:
     ]
 
 
-CSV: Final = Form("csv", _encode, _headers)
+CSV: Final = Form("csv", _encode, _headers, is_gzipped=True)

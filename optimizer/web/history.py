@@ -24,7 +24,8 @@ from msgspec import UnsetType
 from optimizer.cache.clocks import text_of
 from optimizer.models import Record, Value, VersionContent
 from optimizer.reader.changes import HeldChange
-from optimizer.snapshots.delta import StoredChange, chain, oldest_start
+from optimizer.snapshots.chain import chain, oldest_start
+from optimizer.snapshots.delta import StoredChange
 from optimizer.web.history_steps import HistoryStep, Ranking, fill
 
 __all__ = ["History", "HistoryPoint", "follow"]

@@ -9,11 +9,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -21,18 +20,19 @@ from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.models import BotSummary, Holding, PredictionsSnapshot, Record, Rejected, Value
 from optimizer.reader.results import Answer, CachedVersion, describe_rejected
 from optimizer.web.negotiate import http_date
-from optimizer.web.prepared import Headers, Prepared
+from optimizer.web.prediction_query import ALL, JSON, JSON_HEADERS, Form, PredictionQuery
+from optimizer.web.prepared import Headers, HeldResponses, Prepared
 from optimizer.web.problems import PartMissing
 
-__all__ = ["ALL", "Form", "PageSummary", "Pages", "PredictionQuery", "SnapshotPage", "WholeVersion"]
+__all__ = ["PageSummary", "Pages", "SnapshotPage", "WholeVersion"]
 
 PAGE_SYMBOLS: Final = 50
-PAGE_GZIP_LEVEL: Final = 6
+GZIP_LEVEL: Final = 6
 # Responses to filters that are cached a version: dashboards repeat the same few.
 CACHED_RESPONSES: Final = 256
 # A longer one is made anew each time, so that made-up filters cannot fill the memory.
 CACHED_RESPONSE_BYTES: Final = 32 * 1024
-# Of a response that is made on demand: a shorter one is sent as it is.
+# A shorter one is sent as it is.
 SHORTEST_GZIP_BYTES: Final = 512
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -75,37 +75,6 @@ class WholeVersion(Value, frozen=True):
     timestamp: str
 
 
-class PredictionQuery(NamedTuple):
-    """A part of the predictions: those that fit the filters, then a window of them."""
-
-    limit: int | None
-    offset: int
-    min_confidence: float
-    sentiment: str | None
-
-
-ALL: Final = PredictionQuery(None, 0, 0.0, None)
-
-
-class Form(NamedTuple):
-    """How a part of the predictions is sent.
-
-    `encode` gets the whole snapshot and the records to send; `headers` are those of the form, the content type among
-    them.
-    """
-
-    name: str
-    encode: Callable[[PredictionsSnapshot, Sequence[Record]], bytes]
-    headers: Callable[[CachedVersion], Headers]
-
-
-def _encode_part(whole: PredictionsSnapshot, shown: Sequence[Record]) -> bytes:
-    return _encode(PredictionsSnapshot(list(shown), whole.timestamp, len(shown)))
-
-
-JSON: Final = Form("json", _encode_part, lambda _: [(b"content-type", b"application/json")])
-
-
 class Pages:
     """The responses of one version.
 
@@ -125,7 +94,9 @@ class Pages:
         if cached.manifest.rejected is not None:
             self._headers.append((b"x-snapshot-rejected", _rejected_header(cached.manifest.rejected)))
         self._whole = {
-            kind: self._prepare(kind, payload.plain, f"{payload.etag}-plain", payload.gz, payload.etag)
+            kind: self._prepare(
+                kind, payload.plain, f"{payload.etag}-plain", self._headers, gz=payload.gz, gz_etag=payload.etag
+            )
             for kind, payload in cached.payloads.items()
         }
         self.whole_page = self._prepare_page() if cached.is_whole else None
@@ -133,7 +104,7 @@ class Pages:
         self.whole_version: Prepared | None = None
         self._making = threading.Lock()
         self._symbols: dict[str, Prepared] = {}
-        self._filtered: OrderedDict[tuple[str, PredictionQuery], Prepared] = OrderedDict()
+        self._filtered = HeldResponses(CACHED_RESPONSES)
 
     def show(self, cached: CachedVersion) -> bool:
         """Whether these are its responses too: the same payloads, though confirmed since or from the other store."""
@@ -180,20 +151,22 @@ class Pages:
                 self.whole_version = self.respond(_encode(whole))
             return self.whole_version
 
-    def respond(self, body: bytes, media_type: str = "application/json", *, vary: str = "accept-encoding") -> Prepared:
-        """A response of this version with a body that was made on demand."""
-        gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0) if len(body) >= SHORTEST_GZIP_BYTES else None
-        own = [(b"content-type", media_type.encode()), (b"vary", vary.encode())]
+    def respond(
+        self, body: bytes, own: Headers = JSON_HEADERS, *, kind: str | None = None, is_gzipped: bool = True
+    ) -> Prepared:
+        """A response of this version with a body that was made on demand.
+
+        Args:
+            body: The body.
+            own: Its own headers, in place of those of all responses that have the same names.
+            kind: The payload that it is from, if it is from one.
+            is_gzipped: False to send it as it is, which saves the time of compression.
+        """
+        gz = gzip.compress(body, GZIP_LEVEL, mtime=0) if is_gzipped and len(body) >= SHORTEST_GZIP_BYTES else None
         names = {name for name, _ in own}
-        return Prepared(
-            body,
-            _digest(body),
-            [*own, *(header for header in self._headers if header[0] not in names)],
-            gz=gz,
-            gz_etag="" if gz is None else _digest(gz),
-            per_request_headers=partial(self._per_request_headers, self._cached, None),
-            last_modified_s=self._last_modified_s,
-        )
+        headers = [*own, *(header for header in self._headers if header[0] not in names)]
+        gz_etag = "" if gz is None else _digest(gz)
+        return self._prepare(kind, body, _digest(body), headers, gz=gz, gz_etag=gz_etag)
 
     def _fail(self) -> NoReturn:
         missing = ", ".join(kind for kind in PAYLOAD_KINDS if kind not in self._whole)
@@ -234,35 +207,13 @@ class Pages:
         response = self.held(query, form)
         if response is None:
             whole: PredictionsSnapshot = self._cached.payloads["predictions"].value
-            fitting = list(_fitting(whole.predictions, query))
-            end = None if query.limit is None else query.offset + query.limit
-            body = form.encode(whole, fitting[query.offset : end])
-            response = self._prepare_part(body, form, total=len(fitting))
+            shown, total = query.select(whole.predictions)
+            body = form.encode(whole, shown)
+            own = [*form.headers(self._cached), (b"x-total-count", b"%d" % total)]
+            response = self.respond(body, own, kind="predictions", is_gzipped=form.is_gzipped)
             if len(body) <= CACHED_RESPONSE_BYTES or query == ALL:
-                self._filtered[form.name, query] = response
-            if len(self._filtered) > CACHED_RESPONSES:
-                self._filtered.popitem(last=False)
+                self._filtered.hold((form.name, query), response)
         return response
-
-    def _prepare_part(self, body: bytes, form: Form, *, total: int) -> Prepared:
-        gz = (
-            gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
-            if form is not JSON and len(body) >= SHORTEST_GZIP_BYTES
-            else None
-        )
-        return Prepared(
-            body,
-            _digest(body),
-            [
-                *(item for item in self._headers if item[0] != b"content-type"),
-                *form.headers(self._cached),
-                (b"x-total-count", str(total).encode()),
-            ],
-            gz=gz,
-            gz_etag="" if gz is None else _digest(gz),
-            per_request_headers=partial(self._per_request_headers, self._cached, "predictions"),
-            last_modified_s=self._last_modified_s,
-        )
 
     def _prepare_page(self) -> Prepared:
         payloads = self._cached.payloads
@@ -275,15 +226,15 @@ class Pages:
             payloads["portfolio"].value.holdings,
             _summary(bots.values(), self._cached.manifest.rejected),
         )
-        body = _encode(page)
-        gz = gzip.compress(body, PAGE_GZIP_LEVEL, mtime=0)
-        return self._prepare(None, body, _digest(body), gz, _digest(gz))
+        return self.respond(_encode(page))
 
-    def _prepare(self, kind: str | None, plain: bytes, etag: str, gz: bytes, gz_etag: str) -> Prepared:
+    def _prepare(
+        self, kind: str | None, plain: bytes, etag: str, headers: Headers, *, gz: bytes | None, gz_etag: str
+    ) -> Prepared:
         return Prepared(
             plain,
             etag,
-            self._headers,
+            headers,
             gz=gz,
             gz_etag=gz_etag,
             per_request_headers=partial(self._per_request_headers, self._cached, kind),
@@ -292,7 +243,7 @@ class Pages:
 
     def _headers_of(self, version: int) -> Headers:
         return [
-            (b"content-type", b"application/json"),
+            *JSON_HEADERS,
             # Caches may keep it and have to revalidate it each time: a 304 costs little, an outdated page much.
             (b"cache-control", b"no-cache"),
             (b"vary", b"accept-encoding"),
@@ -300,13 +251,6 @@ class Pages:
             (b"x-snapshot-version", str(version).encode()),
             (b"x-content-type-options", b"nosniff"),
         ]
-
-
-def _fitting(predictions: Iterable[Record], query: PredictionQuery) -> Iterable[Record]:
-    sentiment = None if query.sentiment is None else query.sentiment.casefold()
-    for record in predictions:
-        if record.confidence >= query.min_confidence and sentiment in (None, record.sentiment.casefold()):
-            yield record
 
 
 def _summary(bots: Iterable[BotSummary], rejected: Rejected | None) -> PageSummary:

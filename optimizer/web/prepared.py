@@ -6,7 +6,9 @@ different bytes. What changes within a version (age, staleness, origin) is added
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from fastapi import Response
@@ -15,9 +17,12 @@ from starlette.types import Receive, Scope, Send
 from optimizer.web.negotiate import is_not_modified_since, matches_etag, takes_gzip
 from optimizer.web.problems import is_head
 
-__all__ = ["Headers", "Prepared", "Sending"]
+__all__ = ["Headers", "HeldResponses", "Prepared", "Sending"]
 
 Headers = list[tuple[bytes, bytes]]
+
+# Of the responses that are held for one purpose, in both forms: what is asked for is the client's choice.
+HELD_BYTES: Final = 16 * 1024 * 1024
 
 # A 304 repeats the other headers of a 200 (RFC 9110, 15.4.5).
 NOT_IN_304: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
@@ -68,6 +73,11 @@ class Prepared:
         if gz is not None:
             self._gz = _Representation(gz, gz_etag, [*headers, (b"content-encoding", b"gzip")])
 
+    @property
+    def size(self) -> int:
+        """Bytes of its bodies."""
+        return len(self._plain.body) + (0 if self._gz is self._plain else len(self._gz.body))
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send the form that the client accepts, or a 304 if it has that."""
         accept_encoding = if_none_match = if_modified_since = b""
@@ -103,6 +113,39 @@ class Prepared:
         )
         body = b"" if is_head(scope) else form.body
         await send({"type": "http.response.body", "body": body})
+
+
+class HeldResponses:
+    """Responses that were made on demand, by what was asked for; the oldest go where there are too many.
+
+    Args:
+        most: As many at the most; of all together the bodies have at most 16 MiB, unless there is but one.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._by_request: OrderedDict[Hashable, Prepared] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, request: Hashable) -> Prepared | None:
+        """The response that is held; any thread may ask."""
+        return self._by_request.get(request)
+
+    def hold(self, request: Hashable, response: Prepared) -> None:
+        """Hold a response; any thread may call."""
+        with self._lock:
+            before = self._by_request.pop(request, None)
+            self._bytes += response.size - (0 if before is None else before.size)
+            self._by_request[request] = response
+            while len(self._by_request) > self._most or (self._bytes > HELD_BYTES and len(self._by_request) > 1):
+                self._bytes -= self._by_request.popitem(last=False)[1].size
+
+    def clear(self) -> None:
+        """Drop all."""
+        with self._lock:
+            self._by_request.clear()
+            self._bytes = 0
 
 
 class Sending(Response):

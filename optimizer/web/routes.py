@@ -31,7 +31,8 @@ from optimizer.web.csv import add_csv
 from optimizer.web.events import TOO_MANY_LISTENERS, ChangeStream, EventStream
 from optimizer.web.history_routes import add_history
 from optimizer.web.operations import add_operations
-from optimizer.web.pages import ALL, PredictionQuery, SnapshotPage
+from optimizer.web.pages import SnapshotPage
+from optimizer.web.prediction_query import ALL, PredictionQuery
 from optimizer.web.prepared import Sending
 from optimizer.web.problems import PartMissing, ProblemRoute, SymbolRoute, problem
 from optimizer.web.service import Service

@@ -283,10 +283,48 @@ def test_an_input_with_the_same_content_keeps_the_version(settings: Settings, re
         assert client.hget(Keys(settings.source).current, "checked_at") != checked
 
 
+def test_equal_content_replaces_the_manifest_alone(settings: Settings, redis_server: RedisServer) -> None:
+    """No symbol is staged again, neither by the run nor by the one that repairs a pointer."""
+    run_old(settings)
+    write_json(settings.input, OLD | {"unread": 1})
+    with redis_server.client as client:
+        client.config_resetstat()
+        assert optimize(settings).cache == "published"
+        key = Keys(settings.source).current
+        manifest = msgspec.json.decode(cast("bytes", client.hget(key, "manifest")), type=Manifest)
+        client.hset(key, "manifest", encode_manifest(msgspec.structs.replace(manifest, fingerprint="another")))
+        assert optimize(settings, progress=no_scan).cache == "republished"
+        assert "cmdstat_zadd" not in client.info("commandstats")
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+@pytest.mark.parametrize("kind", [*PAYLOAD_KINDS, "symbols", "ranking"])
+@pytest.mark.parametrize("damage", ["evicted", "another value"])
+def test_equal_content_repairs_what_redis_has_of_it(
+    settings: Settings, redis_server: RedisServer, kind: str, damage: str
+) -> None:
+    """An engine that writes equal content at each tick leaves no tick that finds the input unchanged."""
+    name = Keys(settings.source).payload(version_of(run_old(settings)), kind)
+    with redis_server.client as client:
+        if damage == "evicted":
+            client.delete(name)
+        elif kind == "symbols":
+            client.hset(name, "AAPL", "{}")
+        elif kind == "ranking":
+            client.zadd(name, {"AAPL": 0.125})
+        else:
+            client.set(name, b"damaged")
+    write_json(settings.input, OLD | {"unread": 1})
+
+    assert optimize(settings).cache == "published"
+
+    assert_redis_holds_the_files(redis_server, settings)
+
+
 DYING = (
     "import os, signal, sys; from pathlib import Path; from optimizer import Settings, optimize\n"
     "from optimizer.cache.writer import VersionWriter\n"
-    "VersionWriter.publish = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+    "VersionWriter.replace_manifest = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
     "optimize(Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3]))\n"
 )
 

@@ -14,7 +14,8 @@ from optimizer.cache.keys import PAYLOAD_KINDS, Keys
 from optimizer.cache.pointer import Pointer
 from optimizer.errors import ChangesMissing
 from optimizer.models import VersionContent
-from optimizer.snapshots.delta import StoredChange, apply_change, apply_predictions, chain, decode_stored
+from optimizer.snapshots.chain import chain
+from optimizer.snapshots.delta import StoredChange, apply_change, apply_predictions, decode_stored
 from optimizer.snapshots.format import SnapshotSet
 
 __all__ = ["held", "kinds_of", "lead", "shown"]

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
@@ -19,11 +19,13 @@ from optimizer import Settings, optimize
 from optimizer.models import Manifest, PredictionsSnapshot, Record
 from optimizer.reader.results import CachedVersion, Payload, Sighting
 from optimizer.web.csv import CSV, FIELDS
-from optimizer.web.pages import ALL, CACHED_RESPONSE_BYTES, Form, Pages, PredictionQuery
+from optimizer.web.pages import CACHED_RESPONSE_BYTES, Pages
+from optimizer.web.prediction_query import ALL, Form, PredictionQuery
 from tests.support.rolling_files import a_record, write_json
 from tests.support.web_apps import asking
 
 FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+BEFORE_A_CELL = (*",;|\t\r\n\v\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029")
 
 
 def table(text: str) -> list[list[str]]:
@@ -38,7 +40,7 @@ def encoded(records: Sequence[Record], shown: Sequence[Record] | None = None) ->
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.lists(
-    st.sampled_from([*FORMULAS, "a", " ", '"', "'", ",", ";", "|", "\t", "\r", "\n", "\r\n", "\0"]), max_size=8
+    st.sampled_from([*FORMULAS, "a", " ", '"', "'", *BEFORE_A_CELL, "\r\n", "\0"]), max_size=8
 ).map("".join)
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63)
 extras = st.none() | texts | numbers | st.booleans()
@@ -82,7 +84,7 @@ def is_disarmed(text: str, cell: str) -> bool:
     expected, before = "", ""
     for character in text:
         begins = not before and character in (*FORMULAS, "\t", "\r", "\n", "\0")
-        if begins or (before in (",", ";", "|", "\t", "\r", "\n") and before and character in FORMULAS):
+        if begins or (before in BEFORE_A_CELL and character in FORMULAS):
             expected += "'"
         expected += character
         before = character
@@ -90,6 +92,8 @@ def is_disarmed(text: str, cell: str) -> bool:
 
 
 @given(texts, texts)
+@example("", "\f=")
+@example("", "\u2028=")
 def test_no_cell_is_a_formula_whatever_separates_cells(symbol: str, sentiment: str) -> None:
     """Where a program splits lines at another character than the comma, without regard to quotes, too."""
     text = encoded([Record(symbol, 1.0, 0.5, 1.0, sentiment)]).partition("\r\n")[2]

@@ -8,7 +8,8 @@ import msgspec
 
 from optimizer.models import Manifest, PredictionsSnapshot, Record
 from optimizer.reader.results import CachedVersion, Sighting, load_payload
-from optimizer.web.pages import CACHED_RESPONSES, Pages, PredictionQuery
+from optimizer.web.pages import CACHED_RESPONSES, Pages
+from optimizer.web.prediction_query import PredictionQuery
 
 AT = "2026-11-01T10:00:00.000Z"
 MANY = 1_000  # over 32 KiB of JSON

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import ChangesMissing
-from optimizer.snapshots.delta import Change, chain, oldest_start
+from optimizer.snapshots.chain import chain, oldest_start
+from optimizer.snapshots.delta import Change
 
 NOW = "2026-11-01T10:00:00.000Z"
 
