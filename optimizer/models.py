@@ -410,11 +410,11 @@ class PartResult(msgspec.Struct, frozen=True):
 class Report(Value, frozen=True, omit_defaults=True):
     """The outcome of a run: the task's result, the log line, an entry of the runs stream.
 
-    `cache` says what became of Redis: `published`, `republished` (from the files, without a scan), `current`, `down`
-    or `off`. `reason` goes with `skipped`, `error` and `details` with `failed`, `rejected` with the version that is
-    current. `warning` says what is wrong with the run's worker though the run is right. `changes` goes with `success`
-    and counts what differs from the version before: nothing, if the new input has the same content, which keeps its
-    version. `pinned` goes with the reason `pinned`.
+    `cache` says what became of Redis: `published`, `republished` (from the files, without a scan), `current`, `down` or
+    `off`. `reason` goes with `skipped`, `error` with `failed`; `details` say more of a failure, a pin or a rollback.
+    `rejected` goes with the version that is current. `warning` says what is wrong with the run's worker though the run
+    is right. `changes` goes with `success` and counts what differs from the version before: nothing, if the new input
+    has the same content, which keeps its version. `pinned` goes with the reason `pinned`, and with a rollback.
     """
 
     status: Literal["success", "unchanged", "skipped", "failed"]

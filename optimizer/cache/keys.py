@@ -6,7 +6,8 @@
 | key                       | type    | meaning, and who writes it                          | expiry             |
 |---------------------------|---------|-----------------------------------------------------|--------------------|
 | rolling:{S}:current       | HASH    | the pointer: version, checked_at, manifest (the     | never              |
-|                           |         | bytes of manifest.json); replaced by a publish;     |                    |
+|                           |         | bytes of manifest.json); replaced by a publish,     |                    |
+|                           |         | of equal content and by `unpin` the manifest alone; |                    |
 |                           |         | checked_at is set by each tick, by Redis' own clock |                    |
 | rolling:{S}:flipped       | HASH    | version: what the last publish made current; token: | never              |
 |                           |         | its run's. Known though the pointer is lost         |                    |

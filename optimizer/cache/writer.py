@@ -4,7 +4,8 @@ Values are staged in batches under keys with the run's token. Then one short scr
 lock, that the pointer is the one it started from, and that nothing staged is gone; it renames the staged keys
 (constant time each), replaces the pointer, lets the old version expire and publishes the version to the channel. So a
 run that was paused past its lock publishes nothing and overwrites nothing, and one that dies leaves only keys that
-expire.
+expire. With the version comes what changed since the one before. Of a version that is shown already the manifest alone
+can be replaced.
 
 Damaged keys are replaced, with one warning each: a key of another type at the start of the next run (`mend`), a damaged
 pointer when it is read, the values of the current version when a tick compares them with the files (`verification.py`).
@@ -98,7 +99,7 @@ class VersionWriter:
     def newest_known(self) -> int:
         """The newest version that was published, 0 for none; known to Redis though the pointer is lost."""
         with self._cache.commands() as client:
-            return max(self._newest_delta(client), self._flipped_version(client))
+            return max(self._newest_changed(client), self._flipped_version(client))
 
     def confirm(self, version: int) -> None:
         """Note that a version is still the newest, if the pointer still names it."""
@@ -139,7 +140,7 @@ class VersionWriter:
             change = self._change(client, snapshots, before if is_known else None)
             self._stage(client, snapshots, lock.token)
             # The pointer alone can be lost: whatever names a version that may not expire yet is asked.
-            known = {self._newest_delta(client), self._flipped_version(client), version_before, in_files}
+            known = {self._newest_changed(client), self._flipped_version(client), version_before, in_files}
             old = [keys.payload(version, kind) for version in known - {manifest.version} for kind in VERSION_KINDS]
             reply = client.eval(
                 FLIP,
@@ -177,8 +178,8 @@ class VersionWriter:
         is_whole = len(payloads) == len(names) and SnapshotSet(pointer.manifest, payloads).is_whole
         return payloads if is_whole else None
 
-    def _newest_delta(self, client: redis.Redis) -> int:
-        """The version of the newest delta, 0 for none; it may outlive a pointer, and its id can only rise."""
+    def _newest_changed(self, client: redis.Redis) -> int:
+        """The version of the newest change, 0 for none; it may outlive a pointer, and its id can only rise."""
         entries = cast("list[tuple[bytes, Any]]", client.xrevrange(self._keys.deltas, count=1))
         return _version_of(entries[0][0].split(b"-")[0] if entries else b"")
 

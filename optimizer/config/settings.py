@@ -21,10 +21,12 @@ from optimizer.config.redis_url import RedisUrl
 from optimizer.errors import SettingsInvalid
 from optimizer.storage.location import Location, Url, is_pattern, parse_location, redact_url
 
-__all__ = ["ENGINES", "EngineName", "Settings", "variable_name"]
+__all__ = ["ENGINES", "MOST_KEPT_VERSIONS", "EngineName", "Settings", "variable_name"]
 
 EngineName = Literal["auto", "native", "ijson"]
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
+
+MOST_KEPT_VERSIONS: Final = 1_000
 
 # `rolling.scan` is the queue of scans, and the queue of a source is `rolling.SOURCE`.
 RESERVED_NAMES: Final = ("scan",)
@@ -153,7 +155,7 @@ class Settings:
             ("max_rejected_percent", 0, 100),
             ("min_records", 0, 1_000_000_000),
             ("max_drop_percent", 0, 100),
-            ("keep_versions", 2, 1_000),
+            ("keep_versions", 2, MOST_KEPT_VERSIONS),
             ("interval_s", 0.1, 86_400),
             ("startup_delay_s", 0, 86_400),
             ("gzip_level", 1, 9),

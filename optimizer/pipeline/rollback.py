@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from optimizer.cache.client import UNREADABLE
 from optimizer.cache.clocks import text_of
-from optimizer.config.settings import Settings
+from optimizer.config.settings import MOST_KEPT_VERSIONS, Settings
 from optimizer.errors import PublishRefused, VersionMissing
 from optimizer.models import ChangeCounts, Manifest, Pin, Report
 from optimizer.pipeline.confirm import publish_again
@@ -38,8 +38,6 @@ from optimizer.snapshots.successor import equal_kinds
 
 __all__ = ["rollback", "unpin"]
 
-# The highest ROLLING_KEEP_VERSIONS.
-MAX_KEPT: Final = 1_000
 NAMED: Final = 10
 
 _Report = TypeVar("_Report", bound=Report | None)
@@ -76,7 +74,7 @@ def rollback(
     def publish_old(session: Session, _before: Manifest | None) -> Report:
         store = _store(settings)
         old = _read(store, settings, version)
-        old, changed = _following(read_predecessor(store, session), old)
+        old, changed = _keep_equal(read_predecessor(store, session), old)
         by = user_at_host()
         snapshots = publish_again(
             store,
@@ -164,7 +162,7 @@ def _run(
 
 def _store(settings: Settings) -> SnapshotStore:
     """The files. A shell may lack the worker's `ROLLING_KEEP_VERSIONS`, so nothing kept is removed from here."""
-    return snapshot_store(settings.output_dir, keep=MAX_KEPT)
+    return snapshot_store(settings.output_dir, keep=MOST_KEPT_VERSIONS)
 
 
 def _read(store: SnapshotStore, settings: Settings, version: int) -> SnapshotSet:
@@ -193,10 +191,11 @@ def _describe_kept(kept: Sequence[KeptVersion]) -> str:
     return f"kept are {', '.join(whole[:NAMED])}{more}: rolling-optimizer versions"
 
 
-def _following(before: Predecessor | None, old: SnapshotSet) -> tuple[SnapshotSet, dict[str, Any]]:
-    """An old set after the version before, and what its manifest says of that.
+def _keep_equal(before: Predecessor | None, old: SnapshotSet) -> tuple[SnapshotSet, dict[str, Any]]:
+    """Take from the version before, into an old set, each kind that is equal: it keeps its time and its ETag.
 
-    A kind that is equal in both stays as it is shown, so that it keeps its time and its ETag.
+    Returns:
+        The old set so, and the members of its manifest that tell what it changes.
     """
     if before is None or before.snapshots is None:
         return old, {}

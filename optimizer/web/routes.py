@@ -1,13 +1,13 @@
 """The routers, and the routes of snapshots: each sends what is prepared, or the result of one lookup in Redis.
 
-GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page      of the current version; 503 without one
-GET /predictions.csv                                                  the same, see `csv.py`
-GET /events                                                           `?data=changes`: with what changed
-GET /changes  /snapshot                                               see `changes.py`
-GET /history  /predictions/{symbol}/history                            see `history_routes.py`
-GET /static/follow.js                                                 follows these routes in a page
-GET /status  /runs  /healthz  /readyz  /metrics                       see `operations.py`
-POST /runs  GET /runs/{id}                                            if there is a trigger, see `trigger.py`
+GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page    of the current version; 503 without one
+GET /predictions.csv                                                 the same as a table, see `csv.py`
+GET /events                                                          new versions; `?data=changes`: with what changed
+GET /changes  /snapshot                                              see `changes.py`
+GET /history  /predictions/{symbol}/history                          see `history_routes.py`
+GET /static/follow.js                                                the program with which a page follows these routes
+GET /status  /runs  /healthz  /readyz  /metrics                      see `operations.py`
+POST /runs  GET /runs/{id}                                           if there is a trigger, see `trigger.py`
 """
 
 from __future__ import annotations

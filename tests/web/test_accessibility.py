@@ -5,9 +5,6 @@ axe-core (MPL-2.0, from npm) is what Lighthouse and Playwright check pages with;
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from optimizer.config.settings import Settings
 from optimizer.pipeline.rollback import rollback
 from optimizer.pipeline.run import optimize
 from tests.support.browser import TOKEN, Watched, Web
+from tests.support.npm_projects import install_project
 from tests.support.published_state import version_of
 from tests.support.rolling_files import a_record, write_json
 
@@ -32,14 +30,7 @@ PHONE: dict[str, Any] = {"viewport": {"width": 375, "height": 812}, "has_touch":
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The source of axe-core in the version of the lock file."""
-    if shutil.which("npm") is None:
-        if os.environ.get("CI"):
-            pytest.fail("npm is missing: apt-get install npm")
-        pytest.skip("npm is missing: apt-get install npm")
-    directory = tmp_path_factory.mktemp("axe")
-    shutil.copytree(PROJECT, directory, dirs_exist_ok=True)
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
-    subprocess.run(command, cwd=directory, capture_output=True, check=True)
+    directory = install_project(PROJECT, tmp_path_factory.mktemp("axe"))
     return (directory / "node_modules" / "axe-core" / "axe.min.js").read_text()
 
 

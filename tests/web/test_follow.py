@@ -7,7 +7,6 @@ repeats answers.
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,7 +21,6 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
 from optimizer import Settings, optimize
-from tests.support.browser import BrowserMissing, chromium, chromium_executable
 from tests.support.following import Followed, InNode, InPage
 from tests.support.http_proxy import HttpProxy
 from tests.support.pages import ROOT, blocks
@@ -92,19 +90,8 @@ class Source:
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
+def page(browser: Browser) -> Page:
     """A page of one browser for the module."""
-    try:
-        chromium_executable()
-    except BrowserMissing as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    with chromium() as browser:
-        yield _page_of(browser)
-
-
-def _page_of(browser: Browser) -> Page:
     context = browser.new_context()
     context.set_default_timeout(15_000)
     return context.new_page()

@@ -224,7 +224,7 @@ def test_without_operations_an_apps_own_routes_are_not_shadowed(reader: Snapshot
     assert shown == {
         *OPERATIONS,
         *("/predictions", "/predictions/{symbol}", "/bots", "/portfolio", "/page", "/snapshot", "/changes", "/events"),
-        *("/history", "/predictions/{symbol}/history"),
+        *("/history", "/predictions/{symbol}/history", "/predictions.csv"),
     }
 
 
@@ -361,7 +361,7 @@ def test_components_are_named_and_operation_ids_short(settings: Settings) -> Non
     one = app_of(optimizer.web.make_router(settings, operations=False))
     assert set(operation_ids(one)) == {
         *("predictions", "prediction", "bots", "portfolio", "page", "snapshot", "changes", "events"),
-        *("history", "prediction_history"),
+        *("history", "prediction_history", "predictions_csv"),
     }
     schemas = one.openapi()["components"]["schemas"]
     assert {"Record", "PredictionsSnapshot", "BotSummary", "BotsSnapshot", "Holding", "Problem"} <= set(schemas)
@@ -374,7 +374,7 @@ def test_components_are_named_and_operation_ids_short(settings: Settings) -> Non
         two.include_router(optimizer.web.make_router(replace(settings, source=name)), prefix=f"/api/{name}")
     ids = operation_ids(two)
     assert {"api_brain_predictions", "api_intraday_predictions", "api_intraday_metrics"} <= set(ids)
-    assert len(set(ids)) == len(ids) == 30
+    assert len(set(ids)) == len(ids) == 32
 
 
 def test_an_apps_own_operation_ids_hold(settings: Settings) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel
 
 import optimizer.web
 from optimizer import Settings
+from tests.support.npm_projects import install_project
 
 pytestmark = pytest.mark.slow
 
@@ -24,14 +24,7 @@ STATIC = Path(optimizer.web.__file__).parent / "static"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a page, and with the compiler and the generator in the versions of the lock file."""
-    if shutil.which("npm") is None:
-        if os.environ.get("CI"):
-            pytest.fail("npm is missing: apt-get install npm")
-        pytest.skip("npm is missing: apt-get install npm")
-    directory = tmp_path_factory.mktemp("typescript")
-    shutil.copytree(PROJECT, directory, dirs_exist_ok=True)
-    run(directory, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
-    return directory
+    return install_project(PROJECT, tmp_path_factory.mktemp("typescript"))
 
 
 def run(directory: Path, *command: str) -> None:
