@@ -138,7 +138,7 @@ def test_only_the_newest_steps_and_runs_are_asked_for(settings: Settings, open_p
 
 
 def test_what_a_version_leaves_as_it_is_stays_in_place(settings: Settings, open_page: Open) -> None:
-    """One symbol that falls to the end is the one line that moves, with the focus; a changed price is tinted, unmoved."""
+    """One symbol that falls to the end is the one line that moves, and keeps the focus; a changed price has a tint."""
     records = {f"S{number:02}": a_record(confidence=0.9 - number / 100) for number in range(40)}
     publish(settings, records)
     page = open_page()
