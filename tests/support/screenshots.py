@@ -1,12 +1,14 @@
 """Make the pages' screenshots of the dashboard: `python -m tests.support.screenshots`.
 
 A day's work in small: an engine that rewrites its file, runs that publish it, one that failed, an API that serves it.
+Needs the font that the page asks for first: `apt-get install fonts-inter`.
 """
 
 from __future__ import annotations
 
 import io
 import random
+import subprocess
 import tempfile
 from contextlib import chdir, suppress
 from dataclasses import replace
@@ -50,6 +52,8 @@ MAX_BYTES: Final = 300_000
 
 def main() -> None:
     """Make all of them in `docs/`."""
+    found = subprocess.run(["fc-match", "Inter"], capture_output=True, text=True, check=True).stdout
+    assert '"Inter"' in found, f"no font Inter but {found}"
     with tempfile.TemporaryDirectory() as name, chdir(name):  # so that no path of this machine is in the pictures
         directory = Path()
         server = RedisServer(directory / "redis")

@@ -100,6 +100,68 @@ def test_what_each_version_changed_can_be_stepped_through(settings: Settings, op
     expect(page.get_by_role("heading", name="<b>Ö/%")).to_be_focused()
 
 
+def test_only_the_newest_steps_and_runs_are_asked_for(settings: Settings, open_page: Open) -> None:
+    """All of them at the start; then a few, and as many more as it takes to reach those that are shown."""
+    numbers = iter(range(100))
+
+    def publish_next() -> None:
+        publish(settings, {"AAPL": a_record(confidence=0.5 + next(numbers) / 1000)})
+
+    publish_next()
+    publish_next()
+    page = open_page()
+    position, runs = page.locator("#changes-position"), page.locator("#runs-count")
+    expect(position).to_have_text("1 of 1")
+    expect(runs).to_have_text("last 2")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.removeprefix(page.url)))
+
+    publish_next()
+    expect(position).to_have_text("1 of 2")
+    expect(runs).to_have_text("last 3")
+    assert {url for url in asked if "limit" in url} == {"history?limit=2", "runs?limit=2"}
+
+    for path in ("history", "runs"):
+        page.route(f"**/{path}?*", lambda route: route.abort())
+    for _ in range(4):
+        publish_next()
+    wait_until(lambda: page.locator("#predictions").get_by_text("50.60%").count() == 1)
+    asked.clear()
+    page.unroute_all()
+    publish_next()
+    expect(position).to_have_text("1 of 7")
+    expect(runs).to_have_text("last 8")
+    assert asked.index("history?limit=2") < asked.index("history?limit=16")
+    assert asked.index("runs?limit=2") < asked.index("runs?limit=16")
+    assert not {"history?limit=50", "runs?limit=200", "runs?status=success&limit=60"} & set(asked)
+    expect(page.locator("#charts svg > title").first).to_contain_text("over 8 runs")
+
+
+def test_what_a_version_leaves_as_it_is_stays_in_place(settings: Settings, open_page: Open) -> None:
+    """One symbol that falls to the end is the one line that moves, and keeps the focus; a changed price has a tint."""
+    records = {f"S{number:02}": a_record(confidence=0.9 - number / 100) for number in range(40)}
+    publish(settings, records)
+    page = open_page()
+    link = page.locator("#predictions").get_by_role("link", name="S03")
+    link.focus()
+    page.evaluate(
+        """() => {
+            window.moved = [];
+            new MutationObserver((changes) => {
+                for (const { addedNodes } of changes) for (const { textContent } of addedNodes) moved.push(textContent);
+            }).observe(document.querySelector("#predictions tbody"), { childList: true });
+        }"""
+    )
+    publish(settings, records | {"S03": a_record(confidence=0.505, last_price=101)})
+    expect(page.locator("#predictions tbody tr").last).to_contain_text("S03")
+    expect(link).to_be_focused()
+    price = page.locator("#predictions tbody tr").last.get_by_role("cell", name="101.00")
+    expect(price).to_have_attribute("data-moved", "up")
+    assert page.evaluate("document.getAnimations().length") == 0
+    assert [text[:3] for text in page.evaluate("moved")] == ["S03"]
+    wait_until(lambda: price.get_attribute("data-moved") is None)
+
+
 def test_a_symbol_has_a_page_of_its_own(settings: Settings, open_page: Open) -> None:
     """Its fields, its rank, and its values over the versions, of which a gap is where it had left."""
     mapped = replace(settings, fields="+sector", min_confidence=0.1)
@@ -226,6 +288,7 @@ def test_a_pin_is_told_and_what_runs_changed_is_listed(settings: Settings, open_
     runs = page.locator("#runs tbody tr")
     expect(runs.first).to_contain_text("pinned")
     expect(runs.nth(1)).to_contain_text("content as before")
+    expect(runs.nth(1)).to_contain_text(f"version {restored} again")
     expect(runs.nth(2)).to_contain_text("Predictions 1 changed, 1 removed")
 
     unpin(settings)

@@ -13,13 +13,15 @@ import { Freshness } from "./panels/freshness.js";
 import { sentence, showNotices, whatToKnow } from "./panels/notices.js";
 import { Positions } from "./panels/positions.js";
 import { Predictions } from "./panels/predictions.js";
-import { Runs, RUNS_ASKED, SCANS_ASKED } from "./panels/runs.js";
+import { Runs } from "./panels/runs.js";
 import { SymbolPage } from "./panels/symbol.js";
 import { Trigger } from "./panels/trigger.js";
 
 const POLL_MS = 5_000;
 const POLL_FAST_MS = 1_000;
 const HIDDEN_MS = 60_000;
+// The report of a run comes after its version.
+const REPORT_MS = 1_000;
 
 const predictions = new Predictions();
 const positions = new Positions();
@@ -99,7 +101,8 @@ const refreshStatus = once(async () => {
     symbolPage.confirm(status.last_success);
     changes.notice(following.content); // an answer may have been of another version
     if (status.version > (state.version ?? 0)) following.check();
-    if (changed || Date.now() - lastRunsAt > 1000 * Math.max(5, status.interval_s / 2)) refreshRuns();
+    if (changed) setTimeout(refreshRuns, REPORT_MS);
+    if (Date.now() - lastRunsAt > 1000 * Math.max(5, status.interval_s / 2)) refreshRuns();
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     state.problem = problem;
@@ -117,9 +120,7 @@ let lastRunsAt = 0;
 const refreshRuns = once(async () => {
   lastRunsAt = Date.now();
   try {
-    const [{ runs: reports }, { runs: scans }] = await Promise.all([get(RUNS_ASKED), get(SCANS_ASKED)]);
-    // The reports live in Redis alone: while that is away there are none, and those already shown stay.
-    if (reports.length || state.status?.cache_up !== false) runs.update(reports, scans);
+    await runs.refresh(state.status?.cache_up !== false);
     showHowThingsStand();
   } catch (problem) {
     // The next round asks again, and the notice of /status says what is wrong.

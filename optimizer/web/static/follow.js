@@ -31,21 +31,15 @@ export class Problem extends Error {
 
 /** Fetch JSON, with the options of fetch and a time limit; throws a Problem. */
 export async function fetchJson(url, { signal, limitMs = ANSWER_MS, ...options } = {}) {
-  const ending = new AbortController();
-  const end = () => ending.abort();
-  const timer = setTimeout(end, limitMs);
-  signal?.addEventListener("abort", end);
+  const signals = [AbortSignal.timeout(limitMs), ...(signal ? [signal] : [])];
   let answer;
   let text;
   try {
     // no-cache: ask each time, and let the ETag in the browser's cache save the bytes.
-    answer = await fetch(url, { cache: "no-cache", ...options, signal: ending.signal });
+    answer = await fetch(url, { cache: "no-cache", ...options, signal: AbortSignal.any(signals) });
     text = await answer.text();
   } catch (error) {
     throw new Problem(0, { title: `the API cannot be reached: ${error.message}` });
-  } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", end);
   }
   const body = parsed(text);
   if (!answer.ok) throw new Problem(answer.status, body ?? {});

@@ -218,6 +218,9 @@ const rejected = (report) => report.stats?.records_rejected;
 // What a run changed in words; null where it published nothing, and for the first version.
 const changedBy = ({ changes }) => (changes ? changesText(changes) || "content as before" : null);
 
+// What a failed run said in full is under the last errors.
+const why = ({ reason, error, details }) => reason ?? error ?? details ?? null;
+
 export const runColumns = [
   {
     id: "timestamp",
@@ -281,8 +284,8 @@ export const runColumns = [
   {
     id: "why",
     label: "Why",
-    value: (report) => report.reason ?? report.error ?? null,
-    show: (cell, report) => setText(cell, report.reason ?? report.error ?? ""),
+    value: why,
+    show: (cell, report) => plain(cell, why(report)),
   },
 ];
 
@@ -340,18 +343,18 @@ function time(cell, timestamp) {
   setAttribute(cell, "title", format.fullTime(timestamp));
 }
 
-// What each cell showed last, to tint it for a moment when that rises or falls.
+// What each cell showed last, to tint it for a moment when that rises or falls. The tint does not fade: a color that is
+// animated is painted in each frame, which costs a page of 300 prices half a second of CPU.
+const MARKED_MS = 1_600;
 const before = new WeakMap();
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const endings = new WeakMap();
 
 function moving(cell, value, show) {
   const last = before.get(cell);
   before.set(cell, value);
   setText(cell, show(value));
-  if (last === undefined || last === value || calm.matches) return;
-  const tint = value > last ? "up" : "down";
-  cell.animate(
-    { backgroundColor: [`var(--${tint}-soft)`, "transparent"], color: [`var(--${tint})`, "var(--text)"] },
-    { duration: 1600, easing: "ease-out" },
-  );
+  if (last === undefined || last === value) return;
+  setAttribute(cell, "data-moved", value > last ? "up" : "down");
+  clearTimeout(endings.get(cell));
+  endings.set(cell, setTimeout(() => cell.removeAttribute("data-moved"), MARKED_MS));
 }

@@ -11,6 +11,8 @@ export const BOTTOM = 20;
 const NARROWEST = 72;
 
 export class Plot {
+  #width = 0;
+
   /**
    * `draw(drawing, width)` fills an empty drawing and returns its title. `find(x)` tells what is at a place: {x, text},
    * or null.
@@ -25,12 +27,16 @@ export class Plot {
     this.place.addEventListener("pointerleave", () => this.#leave());
     const caption = element("figcaption", {}, element("span", {}, title), this.note);
     box.append(element("figure", { class: "chart" }, caption, this.place));
-    new ResizeObserver(() => this.redraw()).observe(this.place);
+    // Not asked of the place when it is drawn: the browser would lay out the page for it, once a chart.
+    new ResizeObserver(([{ contentRect }]) => {
+      this.#width = Math.floor(contentRect.width);
+      this.redraw();
+    }).observe(this.place);
   }
 
   /** Draw anew, at the width that there is now. */
   redraw() {
-    const width = this.place.clientWidth;
+    const width = this.#width;
     if (width < NARROWEST) return;
     const drawing = svg("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
     const title = svg("title");

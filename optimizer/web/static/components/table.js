@@ -16,7 +16,6 @@ export class DataTable {
   #shown = new Map();
   // The row that each line shows: sorting and searching write nothing anew.
   #written = new WeakMap();
-  #keeps = () => true;
   #limit = ROWS_AT_FIRST;
   #heads = new Map();
 
@@ -53,17 +52,12 @@ export class DataTable {
     this.#markSort();
   }
 
-  /** Show these rows in place of those before. Returns how many pass the filter. */
-  update(rows) {
-    this.#rows = rows;
+  /** Show these rows in place of those before, or of them only those that `keeps` keeps. Returns how many. */
+  update(rows, keeps = () => true) {
+    this.#rows = rows.filter(keeps);
     setAttribute(this.table, "aria-busy", "false");
-    return this.#render();
-  }
-
-  /** Show only rows that this function keeps. Returns how many. */
-  filter(keeps) {
-    this.#keeps = keeps;
-    return this.#render();
+    this.#render();
+    return this.#rows.length;
   }
 
   #head(column) {
@@ -111,7 +105,7 @@ export class DataTable {
   }
 
   #render() {
-    const kept = this.#sorted(this.#rows.filter((row) => this.#keeps(row)));
+    const kept = this.#sorted(this.#rows);
     const wanted = new Map(kept.slice(0, this.#limit).map((row) => [this.key(row), row]));
     for (const [key, line] of this.#shown) {
       if (!wanted.has(key)) {
@@ -119,20 +113,29 @@ export class DataTable {
         this.#shown.delete(key);
       }
     }
-    let next = this.body.firstChild;
-    for (const [key, row] of wanted) {
-      const line = this.#shown.get(key) ?? this.#line(key);
-      if (this.#written.get(line) !== row) {
-        this.columns.forEach((column, index) => column.show(line.children[index], row));
-        this.#written.set(line, row);
-      }
-      if (line === next) next = next.nextSibling;
-      else this.body.insertBefore(line, next);
+    const places = new Map([...this.body.children].map((line, index) => [line, index]));
+    const lines = [...wanted].map(([key, row]) => this.#lineOf(key, row));
+    const focused = document.activeElement;
+    const staying = rising(lines, (line) => places.get(line));
+    let next = null;
+    for (const line of lines.toReversed()) {
+      if (!staying.has(line)) this.body.insertBefore(line, next);
+      next = line;
     }
+    if (focused.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
     this.empty.hidden = kept.length > 0;
     this.more.hidden = kept.length <= this.#limit;
     setText(this.more, `Show all ${kept.length.toLocaleString()} rows`);
-    return kept.length;
+  }
+
+  /** The line of a row, with what the row has. */
+  #lineOf(key, row) {
+    const line = this.#shown.get(key) ?? this.#line(key);
+    if (this.#written.get(line) !== row) {
+      this.columns.forEach((column, index) => column.show(line.children[index], row));
+      this.#written.set(line, row);
+    }
+    return line;
   }
 
   #line(key) {
@@ -143,4 +146,28 @@ export class DataTable {
     this.#shown.set(key, line);
     return line;
   }
+}
+
+/**
+ * A longest selection of lines whose places rise: they stay, and all others are moved between them. A line without a
+ * place is new. Moved lines cost most of a new version: they are styled and laid out anew.
+ */
+function rising(lines, placeOf) {
+  const ends = []; // of the selections of 1, 2, 3... lines, each the one with the lowest place
+  const previous = new Map();
+  for (const line of lines) {
+    const place = placeOf(line);
+    if (place === undefined) continue;
+    let [low, high] = [0, ends.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (placeOf(ends[middle]) < place) low = middle + 1;
+      else high = middle;
+    }
+    previous.set(line, ends[low - 1]);
+    ends[low] = line;
+  }
+  const selected = new Set();
+  for (let line = ends.at(-1); line; line = previous.get(line)) selected.add(line);
+  return selected;
 }

@@ -5,6 +5,7 @@ import { changesText } from "../components/counts.js";
 import { get, Problem } from "../lib/api.js";
 import { byId, element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
+import { newest } from "../lib/newest.js";
 import { symbolAddress } from "../lib/route.js";
 
 const LAST = 50;
@@ -79,8 +80,13 @@ export class Changes {
 
   async #ask() {
     try {
-      const { version, steps } = await get(`history?limit=${LAST}`);
-      this.#answered = version;
+      let answered = null;
+      const steps = await newest(this.#steps, LAST, async (limit) => {
+        const answer = await get(`history?limit=${limit}`);
+        answered = answer.version;
+        return answer.steps;
+      });
+      this.#answered = answered;
       this.#steps = steps;
       // The chosen step may be held no longer: it stays as it was.
       if (this.#chosen) this.#chosen = steps[this.#position()] ?? this.#chosen;
@@ -144,7 +150,7 @@ export class Changes {
     if (this.#shown === step.version) return; // the links keep the focus
     this.#shown = step.version;
     setText(byId("changes-counts"), changesText(step.counts));
-    for (const { key, total, texts, sign, count, items, scroller } of this.lists) {
+    for (const { key, total, texts, sign, count, items } of this.lists) {
       const ones = step[key];
       setText(count, countOf(ones.length, total?.(step)));
       items.replaceChildren(
@@ -152,8 +158,8 @@ export class Changes {
           ? ones.map((one) => item(one.symbol, texts(one), sign?.(one)))
           : [element("li", { class: "quiet-line" }, "None")]),
       );
-      scroller.scrollTop = 0;
     }
+    for (const { scroller } of this.lists) scroller.scrollTop = 0; // together, for each lays out what is new before it
   }
 
   #box({ key, title }) {

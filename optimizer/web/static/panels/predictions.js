@@ -9,7 +9,7 @@ import { DataTable } from "../components/table.js";
 const SENTIMENTS = { "": "All", up: "Bullish", down: "Bearish", flat: "Neutral", other: "Other" };
 
 export class Predictions {
-  #records = [];
+  #records = null; // before the first version
   #tone = "";
 
   constructor() {
@@ -32,7 +32,6 @@ export class Predictions {
     if (records === this.#records) return;
     this.#records = records;
     this.table.setColumns([...predictionColumns, ...extraColumns(records)]);
-    this.table.update(records);
     for (const button of this.buttons) {
       const number = records.filter((record) => has(record, button.value)).length;
       setText(button.lastElementChild, format.count(number));
@@ -58,9 +57,11 @@ export class Predictions {
   }
 
   #filter() {
+    if (this.#records === null) return;
     const words = this.search.value.trim().toLocaleLowerCase();
     const matches = (text) => text.toLocaleLowerCase().includes(words);
-    const shown = this.table.filter(
+    const shown = this.table.update(
+      this.#records,
       (record) => has(record, this.#tone) && (matches(record.symbol) || matches(record.sentiment)),
     );
     this.#linkExport();

@@ -2,13 +2,15 @@
 
 import { Chart, drawStrip } from "../components/charts.js";
 import { runColumns } from "../components/columns.js";
+import { get } from "../lib/api.js";
 import { byId, element, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
+import { merged, newest } from "../lib/newest.js";
 import { DataTable } from "../components/table.js";
 
-/** What is asked for: the newest reports, and those of the newest runs that read the file, which the charts show. */
-export const RUNS_ASKED = "runs?limit=200";
-export const SCANS_ASKED = "runs?status=success&limit=60";
+const LAST = 200;
+// Of the runs that read the file, which the charts show.
+const LAST_SCANS = 60;
 const BLOCKS = 90;
 const ERRORS_SHOWN = 5;
 
@@ -51,22 +53,45 @@ const CHARTS = [
 ];
 
 export class Runs {
+  // Reports of runs, and of those that read the file, the newest first.
+  #reports = [];
+  #scans = [];
+  #keys = new Map();
+
   constructor() {
     this.charts = CHARTS.map((chart) => new Chart(byId("charts"), chart));
     this.table = new DataTable(byId("runs"), {
       columns: runColumns,
-      key: (report) => report.key,
+      key: (report) => this.#keys.get(report),
       sort: { column: "timestamp", descending: true },
       empty: "No run has been reported yet.",
     });
   }
 
-  /** Show reports of runs and of scans, the newest first. */
-  update(reports, scans) {
-    // A run that was skipped says nothing about the state of the data.
-    this.latest = reports.find((report) => report.status !== "skipped");
+  /** The newest run that tells of the state of the data: one that was skipped does not. */
+  get latest() {
+    return this.#reports.find((report) => report.status !== "skipped");
+  }
+
+  /**
+   * Ask for the reports that are newer than those held, and show them. They live in Redis alone: while that is away
+   * (`isUp` is false) there are none, and those already shown stay. Throws a Problem.
+   */
+  async refresh(isUp) {
+    const reports = await newest(this.#reports, LAST, (limit) => asked(`runs?limit=${limit}`));
+    if (reports === this.#reports || (!reports.length && !isUp)) return;
+    const known = reports.indexOf(this.#reports[0]);
+    this.#scans =
+      known < 0
+        ? await asked(`runs?status=success&limit=${LAST_SCANS}`)
+        : merged(reports.slice(0, known).filter(isScan), this.#scans, LAST_SCANS);
+    this.#reports = reports;
+    this.#show(reports, this.#scans);
+  }
+
+  #show(reports, scans) {
     this.#showOutcomes(reports);
-    const measured = scans.filter((report) => report.stats?.seconds > 0);
+    const measured = scans.filter(isScan);
     byId("charts").hidden = measured.length === 0;
     for (const chart of this.charts) chart.update(measured.toReversed());
     // What is in a chart is in the table too, though it may be older than all the runs.
@@ -74,13 +99,14 @@ export class Runs {
     const listed = [...reports, ...scans.filter((report) => report.timestamp < oldest)];
     // Two reports of one instant are two rows.
     const seen = new Map();
-    this.table.update(
+    this.#keys = new Map(
       listed.map((report) => {
         const nth = seen.get(report.timestamp) ?? 0;
         seen.set(report.timestamp, nth + 1);
-        return { ...report, key: `${report.timestamp} ${nth}` };
+        return [report, `${report.timestamp} ${nth}`];
       }),
     );
+    this.table.update(listed);
     showErrors(reports);
     showRejects(measured[0]);
   }
@@ -110,6 +136,10 @@ export class Runs {
     setText(byId("runs-count"), blocks.length ? `last ${blocks.length}` : "none yet");
   }
 }
+
+const asked = async (path) => (await get(path)).runs;
+
+const isScan = (report) => report.status === "success" && report.stats?.seconds > 0;
 
 /** Failed runs; consecutive ones with the same error are one. */
 function showErrors(reports) {
