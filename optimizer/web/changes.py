@@ -31,8 +31,9 @@ __all__ = ["ChangesPage", "add_changes"]
 
 # Of changes as stored: less is made at once, in the event loop.
 THREAD_BYTES: Final = 32 * 1024
-# Responses that are held a version: clients that follow ask for the same few.
-HELD_RESPONSES: Final = 64
+# Of the responses that are held a version: clients that follow ask for the same few. What leads from each of 120
+# versions to the current one would be 600 MB for 300 records that all change.
+HELD_BYTES: Final = 4 * 1024 * 1024
 LONGEST_VERSION: Final = 10**15 - 1
 
 _LINES: Final = re.compile("|".join(map(re.escape, describe.JSON_LINES)), re.IGNORECASE)
@@ -52,12 +53,14 @@ class Responses:
         self._service = service
         self._pages: Pages | None = None
         self._held: OrderedDict[tuple[int, str], Prepared] = OrderedDict()
+        self._held_bytes = 0
 
     async def respond(self, pages: Pages, held: Sequence[HeldChange], since: int, media_type: str) -> Prepared:
         """Make the response, or take it from those that are held."""
         if pages is not self._pages:
             self._pages = pages
             self._held.clear()
+            self._held_bytes = 0
         response = self._held.get((since, media_type))
         if response is None:
             arguments = (pages, await self._service.messages(), held, media_type)
@@ -65,10 +68,12 @@ class Responses:
                 response = _make(*arguments)
             else:
                 response = await asyncio.to_thread(_make, *arguments)
-            if pages is self._pages:
+            # The version may be another by now, and another request may have made the same response.
+            if pages is self._pages and (since, media_type) not in self._held:
                 self._held[since, media_type] = response
-                if len(self._held) > HELD_RESPONSES:
-                    self._held.popitem(last=False)
+                self._held_bytes += response.held_bytes
+                while self._held_bytes > HELD_BYTES:
+                    self._held_bytes -= self._held.popitem(last=False)[1].held_bytes
         return response
 
 
