@@ -22,7 +22,7 @@ __all__ = ["Headers", "HeldResponses", "Prepared", "Sending"]
 Headers = list[tuple[bytes, bytes]]
 
 # Of the responses that are held for one purpose, in both forms: what is asked for is the client's choice.
-HELD_BYTES: Final = 16 * 1024 * 1024
+HELD_BYTES: Final = 4 * 1024 * 1024
 
 # A 304 repeats the other headers of a 200 (RFC 9110, 15.4.5).
 NOT_IN_304: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
@@ -119,7 +119,7 @@ class HeldResponses:
     """Responses that were made on demand, by what was asked for; the oldest go where there are too many.
 
     Args:
-        most: As many at the most; of all together the bodies have at most 16 MiB, unless there is but one.
+        most: As many at the most; of all together the bodies have at most 4 MiB, unless there is but one.
     """
 
     def __init__(self, most: int) -> None:

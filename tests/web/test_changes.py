@@ -6,6 +6,7 @@ import gzip
 import json
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -246,6 +247,22 @@ def test_a_login_stands_before_both(reader: MemoryReader) -> None:
         for path in ("/changes?since=1", "/snapshot", "/events?data=changes"):
             assert client.get(path).status_code == 401
         assert client.get("/status").status_code == 200
+
+
+def test_what_is_held_of_responses_is_bounded(reader: MemoryReader) -> None:
+    """However many versions are asked about: a request for each of them does not fill the memory."""
+    for price in range(1, 13):
+        reader.publish(predictions=[record | {"last_price": float(price)} for record in MANY])
+    app = FastAPI()
+    app.include_router(optimizer.web.make_router(reader=reader, operations=False))
+    with TestClient(app, headers={"Accept-Encoding": "gzip"}) as client:
+        sizes = [len(client.get("/changes?since=12").content)]
+        tracemalloc.start()
+        sizes.extend(len(client.get(f"/changes?since={since}").content) for since in range(2, 13))
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+    assert sum(sizes) > 15_000_000
+    assert held < 7_000_000
 
 
 @pytest.mark.slow
