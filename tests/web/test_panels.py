@@ -22,7 +22,7 @@ from tests.support.browser import TOKEN, Watched, Web
 from tests.support.fleet import Fleet
 from tests.support.published_state import version_of
 from tests.support.redis_servers import wait_until
-from tests.support.rolling_files import a_record, write_json
+from tests.support.rolling_files import a_record, local, write_json
 
 pytestmark = pytest.mark.slow
 
@@ -325,12 +325,14 @@ def test_an_input_that_was_refused_can_be_accepted(
         wait_until(lambda: page.locator("#notices").inner_text() == "", what="a page without notices")
 
 
-def test_what_a_guard_said_is_told(settings: Settings, open_page: Open) -> None:
-    """Without a token there is no button to accept it."""
+def test_what_a_guard_said_is_told(settings: Settings, open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is, the case of a relative path too. Without a token there is no button to accept it."""
     publish(settings, {"AAPL": a_record(), "MSFT": a_record()})
     write_json(settings.input, {"AAPL": a_record()})
-    with pytest.raises(GuardRefused) as refused:
-        optimize(replace(settings, min_records=2))
+    monkeypatch.chdir(local(settings.input).parent)
+    relative = Path(local(settings.input).name)
+    with pytest.raises(GuardRefused, match=f"^{relative}: ") as refused:
+        optimize(replace(settings, min_records=2, input=relative))
     page = open_page()
     notices = page.locator("#notices")
     expect(notices).to_contain_text("A guard refused the last run.")

@@ -62,8 +62,8 @@ function ofFailure({ error, details, timestamp }, accept) {
     return { level: "warn", title: "The last run failed.", text, action };
   }
   const said = details?.length > SAID ? `${details.slice(0, SAID)}…` : (details ?? "");
-  const text = `At ${at}: ${sentence(said)}`;
-  return { level: "warn", title: "A guard refused the last run.", text, action };
+  // As it is: it begins with the input's path, whose case counts.
+  return { level: "warn", title: "A guard refused the last run.", text: `At ${at}: ${said}.`, action };
 }
 
 function ofPin({ pinned, restored_from }) {
