@@ -249,6 +249,7 @@ def test_a_login_stands_before_both(reader: MemoryReader) -> None:
         assert client.get("/status").status_code == 200
 
 
+@pytest.mark.slow
 def test_what_is_held_of_responses_is_bounded(reader: MemoryReader) -> None:
     """However many versions are asked about: a request for each of them does not fill the memory."""
     for price in range(1, 13):
