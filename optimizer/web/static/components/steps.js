@@ -15,7 +15,7 @@ export class StepChart {
 
   /**
    * `series` are {name, value(point)}, of which the first is drawn most heavily; `show(value)` is the text of a value,
-   * `showTick(value, step)` that of a tick on a scale with this step.
+   * `showTick(value, step)` the text of a tick on a scale with this step.
    */
   constructor(box, { title, series, show, showTick }) {
     this.title = title;
