@@ -65,7 +65,7 @@ export class Plot {
   }
 }
 
-/** The line of a tick at a height, and its text. */
+/** A grid line at the height of a tick, and its text. */
 export function tick(drawing, { left, right, y, text }) {
   drawing.append(
     svg("line", { class: "grid", x1: left, x2: right, y1: y, y2: y }),

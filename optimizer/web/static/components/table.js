@@ -128,7 +128,7 @@ export class DataTable {
     setText(this.more, `Show all ${kept.length.toLocaleString()} rows`);
   }
 
-  /** The line of a row, with what the row has. */
+  /** A row as a line, with what the row has. */
   #lineOf(key, row) {
     const line = this.#shown.get(key) ?? this.#line(key);
     if (this.#written.get(line) !== row) {
