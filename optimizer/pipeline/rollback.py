@@ -115,14 +115,17 @@ def unpin(
     """
 
     def replace_manifest(session: Session, in_files: Manifest | None) -> Report | None:
-        newest = session.newest_manifest
-        if newest is None or newest.pinned is None:
+        newest, pointer = session.newest_manifest, session.pointer
+        pin = None if newest is None else newest.pinned
+        if newest is not None and pin is None and pointer is not None and pointer.manifest.is_same_set(newest):
+            pin = pointer.manifest.pinned  # an unpin was killed between the files and Redis
+        if newest is None or pin is None:
             return None  # not recorded as a run: the last one may have failed, and alerts must go on
         manifest = replace(newest, pinned=None)
-        if newest is in_files:
+        if newest is in_files and newest.pinned is not None:
             _store(settings).replace_manifest(manifest, before_commit=session.check_superseded)
         session.replace_manifest(manifest)
-        details = f"unpinned by {user_at_host()}: version {newest.version} was {newest.pinned.describe()}"
+        details = f"unpinned by {user_at_host()}: version {newest.version} was {pin.describe()}"
         if newest is not in_files:
             details += f"; {settings.output_dir} does not hold it, and a worker whose directory does pins it again"
         return Report(

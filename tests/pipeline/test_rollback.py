@@ -503,6 +503,22 @@ def test_unpin_without_redis_is_in_the_files_and_reaches_redis_later(
     assert_redis_holds_the_files(redis_server, settings)
 
 
+def test_unpin_ends_what_an_earlier_one_left_in_redis(settings: Settings, redis_server: RedisServer) -> None:
+    """One that was killed between the files and Redis, while no run can repair that: the input is gone."""
+    first = version_of(run_old(settings))
+    run_new(settings)
+    pinned = version_of(rollback(settings, first))
+    local(settings.input).unlink()
+    store = snapshot_store(settings.output_dir)
+    store.replace_manifest(msgspec.structs.replace(manifest_in_files(settings), pinned=None))
+    assert manifest_in_redis(redis_server, settings).pinned is not None
+
+    report = unpin(settings)
+
+    assert (report.status, report.version) == ("unchanged", pinned)
+    assert manifest_in_redis(redis_server, settings).pinned is None
+
+
 def test_unpin_where_the_version_is_in_redis_alone(settings: Settings, redis_server: RedisServer) -> None:
     """The directory that holds it is lost: Redis' manifest is replaced, and runs publish again."""
     rollback(settings, version_of(run_old(settings)))
