@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from optimizer.cache.client import UNREADABLE
 from optimizer.cache.keys import CHANGES_BYTES, CHANGES_KEPT
 from optimizer.errors import ChangesMissing
-from optimizer.reader.results import CachedVersion, Changes
+from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.chain import chain, oldest_start
 from optimizer.snapshots.delta import StoredChange, decode_stored
 
 if TYPE_CHECKING:
-    from optimizer.reader.follower import Follower
     from optimizer.reader.stores import CacheStore
 
-__all__ = ["ChangeLog", "HeldChange", "changes_since"]
+__all__ = ["ChangeLog", "HeldChange"]
 
 
 class HeldChange(NamedTuple):
@@ -92,23 +91,3 @@ def _decodable(entries: list[tuple[int, bytes]]) -> list[HeldChange]:
         if change.version == version:
             held.append(HeldChange(version, change.before, change.since, gz))
     return held
-
-
-def changes_since(follower: Follower, version: int) -> Changes:
-    """What changed between a version and the current one.
-
-    Raises:
-        ChangesMissing: That is not held.
-        SnapshotMissing: There is no version.
-    """
-    log = follower.hold_changes()
-    cached = follower.current()
-    held = log.since(version, cached)
-    age_s = cached.age_s()
-    return Changes(
-        version=cached.version,
-        changes=[entry.stored().change for entry in held],
-        origin=cached.origin,
-        age_s=age_s,
-        stale=age_s > follower.stale_after_s,
-    )

@@ -139,9 +139,16 @@ class SnapshotReader:
             ChangesMissing: That is not held, any more or at all; take `snapshot()`.
             SnapshotMissing: There is no version.
         """
-        from optimizer.reader.changes import changes_since  # noqa: PLC0415 - most readers never ask for changes
-
-        return changes_since(self.start(), since)
+        follower = self.start()
+        log, cached = follower.hold_changes(), follower.current()
+        held, age_s = log.since(since, cached), cached.age_s()
+        return Changes(
+            version=cached.version,
+            changes=[entry.stored().change for entry in held],
+            origin=cached.origin,
+            age_s=age_s,
+            stale=age_s > follower.stale_after_s,
+        )
 
     def manifest(self) -> State:
         """Which version is current."""
