@@ -186,7 +186,11 @@ class Sighting:
                 continue
             if each.manifest.is_same_set(manifest) or each.manifest.fingerprint == manifest.fingerprint:
                 newest = max(newest, each, key=_checked_s)
-        same = [each for each in shown if each is not None and each.manifest.is_same_set(manifest)]
+        # Not the pointer of an older release, which has less in it.
+        whole = [
+            each for each in shown if each is not None and each.manifest.snapshots.keys() >= manifest.snapshots.keys()
+        ]
+        same = [each for each in whole if each.manifest.is_same_set(manifest)]
         if same:
             manifest = max(reversed(same), key=_checked_s).manifest
         if manifest.rejected is None:  # as a pointer of an older release; the files may say it
