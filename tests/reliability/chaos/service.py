@@ -230,7 +230,8 @@ class Service:
             payloads = {kind: (directory / manifest.snapshots[kind].file).read_bytes() for kind in PAYLOAD_KINDS}
             lead(stored, SnapshotSet(manifest, payloads).content(), current)
         generations = [one.change.predictions.changed[0].prediction for one in stored]  # type: ignore[union-attr]
-        assert generations == sorted(set(generations)), "an input with the same content has made a change"
+        if self.settings.keep_versions == 2:  # else rollbacks publish older generations again
+            assert generations == sorted(set(generations)), "an input with the same content has made a change"
 
     def _check_keys(self) -> None:
         with self.redis.client as client:
