@@ -15,7 +15,7 @@ LOWEST_TESTS := $(patsubst %,tests/celery/test_%.py,broker flower register resul
 	tests/config/test_redis_url.py tests/pipeline/test_run.py tests/pipeline/test_distributed.py tests/reader/test_reader.py \
 	tests/reader/test_async_reader.py tests/scan/test_schema.py tests/snapshots/test_object_store.py tests/storage \
 	tests/web/test_routes.py tests/web/test_serve.py tests/web/test_trigger.py
-LOWEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis flask flask-cors httpx2 moto pyyaml \
+LOWEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis flask flask-cors httpx2 moto playwright pyyaml \
 	opentelemetry-instrumentation-celery opentelemetry-instrumentation-redis opentelemetry-sdk
 
 .PHONY: run up test test-fast test-lowest check format docs bench chaos fuzz lock install clean
