@@ -332,7 +332,9 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     def is_same_set(self, other: Manifest) -> bool:
         """Whether both are manifests of one version with the same files; an older release's pointer lacks the index."""
         both = self.snapshots.keys() & other.snapshots.keys()
-        return self.version == other.version and all(self.snapshots[kind] == other.snapshots[kind] for kind in both)
+        if self.version != other.version or not both:
+            return False
+        return all(self.snapshots[kind] == other.snapshots[kind] for kind in both)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -83,7 +83,7 @@ NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 # Milliseconds beyond any clock. A longer version is damage: later ones, each one more, would have too many digits.
 VERSION: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
-# Of the stream of changes. Of 300 predictions that all change an entry has 25 KB; a few of 10,000 reach the bytes.
+# Of the stream of changes. Of 300 predictions that all change an entry has 15 KB; 17 of 10,000 reach the bytes.
 CHANGES_KEPT: Final = 120
 CHANGES_BYTES: Final = 8 * 1024 * 1024
 

@@ -41,7 +41,7 @@ from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP, REPLACE_MAN
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
 from optimizer.models import Manifest
-from optimizer.snapshots.delta import apply_change, change_between, encode_stored, is_same_content
+from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
 __all__ = ["VersionWriter"]
@@ -216,15 +216,12 @@ class VersionWriter:
             payloads = self._payloads(client, before)
             if payloads is None:
                 raise CacheUnavailable("it is evicted or damaged")
-            old, new = SnapshotSet(before.manifest, payloads).content(), snapshots.content()
-            stored = change_between(old, new, since=before.manifest.content_since)
+            old = SnapshotSet(before.manifest, payloads).content()
+            return entry_between(old, snapshots.content(), since=before.manifest.content_since)
         except (CacheUnavailable, *UNREADABLE) as error:  # or of another release
             text = "version %d cannot be read, so there is no change from it"
             _log.warning(text, before.version, source=self._keys.source, error=error)
             return b""
-        # Of versions that were made while Redis was away each changed other kinds: their times are not one.
-        is_exact = stored is not None and is_same_content(apply_change(old, stored.change), new)
-        return encode_stored(stored) if stored is not None and is_exact else b""
 
 
 def _now(client: redis.Redis) -> str:

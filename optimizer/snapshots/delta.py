@@ -44,7 +44,7 @@ __all__ = [
     "change_between",
     "decode_stored",
     "encode_stored",
-    "is_same_content",
+    "entry_between",
 ]
 
 C = TypeVar("C", bound=VersionContent)
@@ -184,16 +184,26 @@ def apply_predictions(records: Iterable[Record], change: PredictionsChange) -> l
     return sorted(merged.values(), key=_rank)
 
 
-def is_same_content(one: VersionContent, other: VersionContent) -> bool:
-    """Whether predictions, bots and holdings are the same in both, with their order and times."""
-    return all(
-        _encode(a) == _encode(b)
-        for a, b in (
-            (one.predictions, other.predictions),
-            (one.bots, other.bots),
-            (one.portfolio, other.portfolio),
+def entry_between(before: VersionContent, after: VersionContent, *, since: int | None = None) -> bytes:
+    """Encode the entry of the stream that leads from one content to another; arguments as of `change_between`.
+
+    Returns:
+        The entry; empty if nothing changed, and if a kind is equal but of another time, which no change can tell: so it
+        may be after versions that were made while Redis was away.
+    """
+    stored = change_between(before, after, since=since)
+    if stored is None:
+        return b""
+    change = stored.change
+    is_exact = all(
+        value is not UNSET or old.timestamp == new.timestamp
+        for value, old, new in (
+            (change.predictions, before.predictions, after.predictions),
+            (change.bots, before.bots, after.bots),
+            (change.holdings, before.portfolio, after.portfolio),
         )
     )
+    return encode_stored(stored) if is_exact else b""
 
 
 def encode_stored(stored: StoredChange) -> bytes:

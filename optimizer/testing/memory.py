@@ -24,7 +24,7 @@ from optimizer.errors import CacheUnavailable, SettingsInvalid
 from optimizer.models import Index, Origin, Record, Report, Stats, VersionContent
 from optimizer.reader.results import CachedVersion, Sighting, load_payload, load_payloads
 from optimizer.reader.stores import Stores
-from optimizer.snapshots.delta import apply_change, change_between, encode_stored, is_same_content
+from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.testing.values import Content, Version, content_of, encode
 
@@ -125,13 +125,9 @@ class Memory:
             return
         content, manifest = snapshots.content(), snapshots.manifest
         before, self._last_in_redis = self._last_in_redis, (content, manifest.content_since or manifest.version)
-        stored = None if before is None else change_between(before[0], content, since=before[1])
-        if (
-            before is not None
-            and stored is not None
-            and is_same_content(apply_change(before[0], stored.change), content)
-        ):
-            self.changes = [*self.changes, (content.version, encode_stored(stored))][-CHANGES_KEPT:]
+        entry = b"" if before is None else entry_between(before[0], content, since=before[1])
+        if entry:
+            self.changes = [*self.changes, (content.version, entry)][-CHANGES_KEPT:]
 
     def _age_s(self, version: Version) -> float:
         stale = version.get("stale", False)

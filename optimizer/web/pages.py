@@ -119,6 +119,14 @@ class Pages:
         """A whole snapshot; `None` if this version's cannot be read."""
         return self._whole.get(kind)
 
+    def readable(self, kind: str) -> Prepared:
+        """A whole snapshot.
+
+        Raises:
+            PartMissing: It cannot be read.
+        """
+        return self._whole.get(kind) or self._fail(kind)
+
     def page(self) -> Prepared:
         """The page.
 
@@ -168,8 +176,8 @@ class Pages:
         gz_etag = "" if gz is None else _digest(gz)
         return self._prepare(kind, body, _digest(body), headers, gz=gz, gz_etag=gz_etag)
 
-    def _fail(self) -> NoReturn:
-        missing = ", ".join(kind for kind in PAYLOAD_KINDS if kind not in self._whole)
+    def _fail(self, *kinds: str) -> NoReturn:
+        missing = ", ".join(kinds or (kind for kind in PAYLOAD_KINDS if kind not in self._whole))
         raise PartMissing(f"version {self.version} has no readable {missing}; the next publish mends it")
 
     def symbol(self, symbol: str) -> Prepared | None:

@@ -34,7 +34,7 @@ from optimizer.web.operations import add_operations
 from optimizer.web.pages import SnapshotPage
 from optimizer.web.prediction_query import ALL, PredictionQuery
 from optimizer.web.prepared import Sending
-from optimizer.web.problems import PartMissing, ProblemRoute, SymbolRoute, problem
+from optimizer.web.problems import ProblemRoute, SymbolRoute, problem
 from optimizer.web.service import Service
 from optimizer.web.trigger import Trigger
 
@@ -123,11 +123,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     """Add the routes whose responses are prepared."""
 
     async def whole(kind: str) -> Response:
-        pages = await service.current()
-        response = pages.whole(kind)
-        if response is None:
-            raise PartMissing(f"version {pages.version} has no readable {kind}; the next publish mends it")
-        return Sending(response)
+        return Sending((await service.current()).readable(kind))
 
     # Not described: it is no operation of the API, but the program that calls them.
     @router.get(FOLLOW_PATH, response_class=Response, include_in_schema=False)
@@ -150,8 +146,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         if query == ALL:
             return await whole("predictions")
         pages = await service.current()
-        if pages.whole("predictions") is None:
-            return await whole("predictions")
+        pages.readable("predictions")
         return Sending(pages.filtered(query))
 
     add_csv(router, service)
