@@ -418,6 +418,8 @@ class Report(Value, frozen=True, omit_defaults=True):
     `rejected` goes with the version that is current. `warning` says what is wrong with the run's worker though the run
     is right. `changes` goes with `success` and counts what differs from the version before: nothing, if the new input
     has the same content, which keeps its version. `pinned` goes with the reason `pinned`, and with a rollback.
+    `input_age_s` is the time since the input was last written to; `published_after_s` the time from its coming into its
+    place until readers could see the version. Both in seconds, absent where the place of the input does not say.
     """
 
     status: Literal["success", "unchanged", "skipped", "failed"]
@@ -434,6 +436,8 @@ class Report(Value, frozen=True, omit_defaults=True):
     warning: str | None = None
     changes: ChangeCounts | None = None
     pinned: Pin | None = None
+    input_age_s: float | None = None
+    published_after_s: float | None = None
 
 
 class Failure(Value, frozen=True):

@@ -35,7 +35,6 @@ from optimizer.pipeline.parts import (
     ScannedPart,
     merge_results,
     part_digest,
-    parts_fingerprint,
     scan_part,
 )
 from optimizer.pipeline.publish import publish
@@ -214,5 +213,5 @@ def _merged(
         return result
 
     merge_results(scanned.result, settings, parts, result_of)
-    scanned.parts, scanned.fingerprint = parts, parts_fingerprint(settings, parts)
+    scanned.take_parts(settings, parts)
     return scanned

@@ -60,11 +60,16 @@ FORMAT: Final = 2
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One file of several, as it was at one moment; `digest` names the result of its scan under these settings."""
+    """One file of several, as it was at one moment; `digest` names the result of its scan under these settings.
+
+    `modified_s` and `landed_s` are as of `ByteReader`.
+    """
 
     location: str
     fingerprint: str
     digest: str
+    modified_s: float | None = None
+    landed_s: float | None = None
 
 
 class ScannedPart(msgspec.Struct, frozen=True):
@@ -80,8 +85,8 @@ class ScannedPart(msgspec.Struct, frozen=True):
 class ScannedInput:
     """The result of a scan, and what was scanned; `began_s` in seconds since the epoch, memory in MB (10^6 bytes).
 
-    `fingerprint` and `parts` (none where the input is one file) are those of what was read, which may be newer than
-    what was there when the run began.
+    `fingerprint`, `parts` (none where the input is one file) and times are those of what was read, which may be newer
+    than what was there when the run began.
     """
 
     result: ScanResult
@@ -89,9 +94,17 @@ class ScannedInput:
     engine: str
     began_s: float
     parts: Sequence[Part] = ()
+    modified_s: float | None = None
+    landed_s: float | None = None
     parts_scanned: int = 0
     input_bytes: int = 0
     peak_rss_mb: float = 0.0
+
+    def take_parts(self, settings: Settings, parts: Sequence[Part]) -> None:
+        """Take the parts as they were read."""
+        self.parts, self.fingerprint = parts, parts_fingerprint(settings, parts)
+        self.modified_s = _newest(part.modified_s for part in parts)
+        self.landed_s = _newest(part.landed_s for part in parts)
 
     def count(self, scanned: ScannedPart) -> None:
         """Count a part that was read."""
@@ -102,10 +115,15 @@ class ScannedInput:
 
 
 class Input(Protocol):
-    """What a run reads: its fingerprint, and its parts where it has some."""
+    """What a run reads: its fingerprint, and its parts where it has some.
+
+    `modified_s` and `landed_s` are as of `ByteReader`, of many parts the newest; `None` if unknown.
+    """
 
     fingerprint: str
     parts: Sequence[Part]
+    modified_s: float | None
+    landed_s: float | None
 
     def scan(self, engine: Engine, session: Session, progress: Progress | None, *, force: bool) -> ScannedInput:
         """Read everything to its verified end, except parts that have not changed; with `force` those too."""
@@ -132,6 +150,7 @@ class _File:
         self._source = open_input_file(settings.input)
         self.fingerprint = _with_options(self._source.fingerprint, settings)
         self.parts: Sequence[Part] = ()
+        self.modified_s, self.landed_s = self._source.modified_s, self._source.landed_s
 
     def scan(self, engine: Engine, _session: Session, progress: Progress | None, *, force: bool) -> ScannedInput:  # noqa: ARG002 - nothing is stored of a file
         began_s = time.time()
@@ -144,7 +163,16 @@ class _File:
                 "stay; is it still being written?"
             )
         _take_bot_files(self._settings, result)
-        return ScannedInput(result, self.fingerprint, engine.name, began_s, parts_scanned=1, input_bytes=size_bytes)
+        return ScannedInput(
+            result,
+            self.fingerprint,
+            engine.name,
+            began_s,
+            modified_s=self.modified_s,
+            landed_s=self.landed_s,
+            parts_scanned=1,
+            input_bytes=size_bytes,
+        )
 
     def close(self) -> None:
         self._source.close()
@@ -156,6 +184,8 @@ class _Parts:
     def __init__(self, settings: Settings, locations: Sequence[Location]) -> None:
         self._settings = settings
         self.parts: Sequence[Part] = _parts_at(settings, locations)
+        self.modified_s = _newest(part.modified_s for part in self.parts)
+        self.landed_s = _newest(part.landed_s for part in self.parts)
         self.fingerprint = parts_fingerprint(settings, self.parts)
 
     def scan(self, engine: Engine, session: Session, progress: Progress | None, *, force: bool) -> ScannedInput:
@@ -173,7 +203,7 @@ class _Parts:
             return result
 
         merge_results(scanned.result, self._settings, self.parts, result_of)
-        scanned.parts, scanned.fingerprint = read, parts_fingerprint(self._settings, read)
+        scanned.take_parts(self._settings, read)
         return scanned
 
     def close(self) -> None:
@@ -270,7 +300,12 @@ def _parts_at(settings: Settings, locations: Sequence[Location]) -> list[Part]:
 
 def _part(settings: Settings, source: InputFile) -> Part:
     location = str(source.path)
-    return Part(location, source.fingerprint, part_digest(settings, location, source.fingerprint))
+    digest = part_digest(settings, location, source.fingerprint)
+    return Part(location, source.fingerprint, digest, source.modified_s, source.landed_s)
+
+
+def _newest(times_s: Iterable[float | None]) -> float | None:
+    return max((time_s for time_s in times_s if time_s is not None), default=None)
 
 
 def part_digest(settings: Settings, location: str, fingerprint: str) -> str:

@@ -40,6 +40,14 @@ class ByteReader(Seekable, Protocol):
     def size_bytes(self) -> int:
         """The number of bytes as stored."""
 
+    @property
+    def modified_s(self) -> float | None:
+        """When it was last written to, in seconds since the epoch, by the clock of its place; `None` if unknown."""
+
+    @property
+    def landed_s(self) -> float | None:
+        """When it came into its place, as by a rename; never before `modified_s`."""
+
     def check_unchanged(self) -> None:
         """Check that the input is still the version that was opened.
 
@@ -76,6 +84,16 @@ class InputFile:
     def size_bytes(self) -> int:
         """The number of bytes as stored; while that is unknown, how many were read so far."""
         return self._stored.size_bytes
+
+    @property
+    def modified_s(self) -> float | None:
+        """When it was last written to, in seconds since the epoch; `None` if its place does not say."""
+        return self._stored.modified_s
+
+    @property
+    def landed_s(self) -> float | None:
+        """When it came into its place; `None` if its place does not say."""
+        return self._stored.landed_s
 
     @property
     def position_bytes(self) -> int:

@@ -53,6 +53,16 @@ class LocalFile(FileIO):
         """The size when it was opened."""
         return self._opened.st_size
 
+    @property
+    def modified_s(self) -> float:
+        """When it was last written to, in seconds since the epoch."""
+        return self._opened.st_mtime
+
+    @property
+    def landed_s(self) -> float:
+        """When it was last written to, or renamed or linked to its path, in seconds since the epoch."""
+        return max(self._opened.st_mtime, self._opened.st_ctime)
+
     def check_unchanged(self) -> None:
         """Check that the file was not written to since it was opened.
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from io import RawIOBase
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ __all__ = ["StoreObject", "reading_input"]
 BLOCK_BYTES: Final = 8 << 20
 # The blocks that one read may touch; the next one is fetched besides.
 BLOCKS: Final = 2
+# The names that stores give to the time of an object's last modification.
+_TIMES: Final = ("LastModified", "last_modified", "updated", "mtime", "created")
 # The names that stores give to the tag of an object's content or version.
 _TAGS: Final = ("ETag", "etag", "generation", "md5Hash", "content_md5", "checksum")
 
@@ -60,6 +63,13 @@ class StoreObject(RawIOBase):
     def size_bytes(self) -> int:
         """The size of the object."""
         return int(self._info["size"])
+
+    @property
+    def modified_s(self) -> float | None:
+        """When it was put into the store, in seconds since the epoch; `None` if the store does not say."""
+        return _time_of(self._info)
+
+    landed_s = modified_s  # a put is all or nothing
 
     def check_unchanged(self) -> None:
         """Check that the object is still the one that was opened.
@@ -127,6 +137,17 @@ def reading_input(url: Url) -> Iterator[None]:
             yield
     except OSError as error:
         raise SourceUnreadable(str(error)) from error
+
+
+def _time_of(info: dict[str, Any]) -> float | None:
+    """The time of modification: a `datetime`, text in ISO 8601, or seconds since the epoch, by the store."""
+    value = next((info[name] for name in _TIMES if info.get(name)), None)
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _fingerprint(info: dict[str, Any]) -> str:

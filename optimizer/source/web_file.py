@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from io import RawIOBase
 from typing import Any, Final, NamedTuple, cast
@@ -50,14 +51,17 @@ _REPLACED: Final = "the file was replaced while it was read; the next run reads 
 
 
 class _Validator(NamedTuple):
-    """What distinguishes one version of a file from another (RFC 9110 section 8.8), and the size."""
+    """What distinguishes one version of a file from another (RFC 9110 section 8.8), the size, and the time."""
 
     tag: str
     size_bytes: int | None  # some servers do not say
+    modified_s: float | None = None
 
     def may_match(self, other: _Validator) -> bool:
         """Whether both may be of one version: a server may give the size with a range and not with the whole."""
-        return self.tag == other.tag and (None in {self.size_bytes, other.size_bytes} or self == other)
+        return self.tag == other.tag and (
+            None in {self.size_bytes, other.size_bytes} or self.size_bytes == other.size_bytes
+        )
 
     def __str__(self) -> str:
         return f"{self.tag}-" + ("" if self.size_bytes is None else f"{self.size_bytes:x}")
@@ -84,6 +88,13 @@ class WebFile(RawIOBase):
     def size_bytes(self) -> int:
         """The size of the file; if the server does not say, how many bytes were read so far."""
         return self._offset if self._validator.size_bytes is None else self._validator.size_bytes
+
+    @property
+    def modified_s(self) -> float | None:
+        """The server's `Last-Modified`, in seconds since the epoch; `None` if it does not say."""
+        return self._validator.modified_s
+
+    landed_s = modified_s
 
     def check_unchanged(self) -> None:
         """Check that the server still has the version that was opened.
@@ -233,4 +244,12 @@ def _validator(url: Url, response: HTTPResponse) -> _Validator:
             f"{url}: the server sends neither ETag nor Last-Modified, so a change could not be noticed; let it send one"
         )
     total = headers.get("Content-Range", "").rpartition("/")[2] if response.status == 206 else headers["Content-Length"]
-    return _Validator(tag, int(total) if total and total.isascii() and total.isdecimal() else None)
+    size_bytes = int(total) if total and total.isascii() and total.isdecimal() else None
+    return _Validator(tag, size_bytes, _time_of(headers.get("Last-Modified", "")))
+
+
+def _time_of(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
