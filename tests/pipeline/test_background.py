@@ -41,7 +41,7 @@ def wait_for(server: RedisServer, settings: Settings, status: str, *, limit_s: f
 
 
 def rolling_threads() -> list[str]:
-    """The names of the threads of scheduled runs; that of a reader which a test before has left is none of them."""
+    """The names of the threads of scheduled runs, without a thread that a reader of an earlier test has left."""
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("rolling-")]
     return [name for name in names if name != "rolling-reader"]
 
