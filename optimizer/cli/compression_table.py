@@ -6,7 +6,7 @@ from optimizer.cli.compression import Compression, CompressionRow, gzip_row, rec
 from optimizer.snapshots.compression import FASTEST_GZIP_LEVEL, ZSTD_LEVEL
 from optimizer.snapshots.format import KINDS
 
-__all__ = ["compression_table"]
+__all__ = ["compression_table", "conclusions"]
 
 
 def compression_table(measured: Compression) -> str:
@@ -33,14 +33,15 @@ def compression_table(measured: Compression) -> str:
             lines.append(
                 f"{_name(row):<10}{times}{total.cpu_ms:>13.3f}{total.wall_ms:>10.3f}{row.downloads.inflate_ms:>10.3f}"
             )
-    return "\n".join([*lines, "", *_conclusions(measured)])
+    return "\n".join([*lines, "", *conclusions(measured)])
 
 
 def _name(row: CompressionRow) -> str:
     return f"{row.library} {row.level}"
 
 
-def _conclusions(measured: Compression) -> list[str]:
+def conclusions(measured: Compression) -> list[str]:
+    """What the columns are, the rule, and the levels that it gives."""
     now = gzip_row(measured.rows, measured.gzip_level)
     gzip_best, zstd_best = recommend(measured.rows, measured.gzip_level)
     served = next(row for row in measured.rows if (row.library, row.level) == ("zstd", ZSTD_LEVEL))

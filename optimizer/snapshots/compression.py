@@ -1,8 +1,8 @@
 """How snapshots are compressed: gzip by a level from 1 to 9. Bytes in, bytes out.
 
-Levels 1 to 3 are igzip's, the others zlib's. igzip's files are 2 to 7 % smaller than those of zlib at the same level,
-and take a fifth of its CPU; zlib's are smaller still from level 4 on. `rolling-optimizer bench --compression` measures
-both, and docs/benchmarks.md has figures.
+Levels 1 to 3 are igzip's, the others zlib's. At these levels igzip's output is 2 to 8 % smaller than zlib's, and takes
+half of its CPU or less; from level 4 on zlib's is smaller still. `rolling-optimizer bench --compression` measures both,
+and docs/benchmarks.md has figures.
 
 Equal bytes give equal bytes in one process. Between machines they may differ, as zlib's do between builds.
 """
