@@ -76,7 +76,7 @@ def test_each_coding_has_the_same_content_and_an_etag_of_its_own(sample: Setting
 
 @pytest.mark.parametrize("path", [*WHOLE, "/page", "/snapshot"])
 def test_a_client_that_has_it_in_zstd_is_told_so(sample: Settings, path: str) -> None:
-    """A 304 repeats the ETag of the coding that would be sent; that of another coding is another."""
+    """A 304 repeats the ETag of the coding that would be sent; another coding has another."""
     with asking(sample) as client:
         etags = {coding: raw(client, path, coding)[0].headers["ETag"] for coding in ("zstd", "gzip", "identity")}
         for coding, etag in etags.items():
