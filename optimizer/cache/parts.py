@@ -17,7 +17,7 @@ from optimizer.cache.client import UNREADABLE, CacheClient
 from optimizer.cache.damage import delete_unusable, warn_of_damage
 from optimizer.cache.keys import PART
 from optimizer.models import PartResult
-from optimizer.snapshots.compression import FASTEST_GZIP_LEVEL, compress_gzip
+from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, compress_gzip
 
 __all__ = ["PartStore"]
 
@@ -70,7 +70,7 @@ class PartStore:
     def save(self, digest: str, result: PartResult) -> None:
         """Store a result."""
         # It is read once or twice, and soon: time counts more than bytes.
-        data = compress_gzip(msgspec.json.encode(result), FASTEST_GZIP_LEVEL)
+        data = compress_gzip(msgspec.json.encode(result), QUICK_GZIP_LEVEL)
         with self._cache.commands() as client:
             pipeline = client.pipeline()
             pipeline.sadd(self._keys.parts, digest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optimizer.cli.compression import Compression, CompressionRow, gzip_row, recommend
-from optimizer.snapshots.compression import FASTEST_GZIP_LEVEL, ZSTD_LEVEL
+from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, ZSTD_LEVEL
 from optimizer.snapshots.format import KINDS
 
 __all__ = ["compression_table", "conclusions"]
@@ -53,7 +53,7 @@ def conclusions(measured: Compression) -> list[str]:
         f"of zstd, only levels that take no more CPU than {_name(now)}.",
         f"gzip: ROLLING_GZIP_LEVEL={gzip_best.level} ({_name(gzip_best)}){against}",
         f"zstd: {_name(zstd_best)}; served is {_name(served)}, with {_compared(served, now)} {_name(now)}",
-        f"The index is always compressed by isal {FASTEST_GZIP_LEVEL}: no client downloads it.",
+        f"The index is always compressed by isal {QUICK_GZIP_LEVEL}: no client downloads it.",
     ]
 
 

@@ -19,7 +19,7 @@ __all__ = [
     "takes_gzip",
 ]
 
-# Content codings, as indexes of the forms of a response.
+# Content codings, the least wanted first.
 IDENTITY: Final = 0
 GZIP: Final = 1
 ZSTD: Final = 2
