@@ -17,12 +17,11 @@ from optimizer.cache.client import UNREADABLE, CacheClient
 from optimizer.cache.damage import delete_unusable, warn_of_damage
 from optimizer.cache.keys import PART
 from optimizer.models import PartResult
+from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, compress_gzip
 
 __all__ = ["PartStore"]
 
 PART_TTL_S: Final = 3_600
-# A result is read once or twice, and soon: time counts more than bytes.
-GZIP_LEVEL: Final = 1
 
 _RESULT: Final = msgspec.json.Decoder(PartResult)
 
@@ -70,7 +69,8 @@ class PartStore:
 
     def save(self, digest: str, result: PartResult) -> None:
         """Store a result."""
-        data = gzip.compress(msgspec.json.encode(result), GZIP_LEVEL)
+        # It is read once or twice, and soon: time counts more than bytes.
+        data = compress_gzip(msgspec.json.encode(result), QUICK_GZIP_LEVEL)
         with self._cache.commands() as client:
             pipeline = client.pipeline()
             pipeline.sadd(self._keys.parts, digest)

@@ -21,6 +21,8 @@ import msgspec
 
 from optimizer.cache.client import connect, translated_errors
 from optimizer.cache.keys import Keys
+from optimizer.cli.compression import compare_compression
+from optimizer.cli.compression_table import compression_table
 from optimizer.cli.measure import WAYS, Measured, measure
 from optimizer.cli.options import settings_or_usage_error, source_option
 from optimizer.config.environment import PREFIX, with_secrets, without_sources
@@ -67,13 +69,24 @@ class Comparison(msgspec.Struct, frozen=True):
 @click.option(
     "--rounds", default=ROUNDS, show_default=True, type=click.IntRange(1), help="How often each way is measured."
 )
+@click.option("--compression", is_flag=True, help="Measure each way to compress the snapshots that are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, alone.")
-def bench(source: str | None, path: str | None, rounds: int, as_json: bool) -> None:
+def bench(source: str | None, path: str | None, rounds: int, compression: bool, as_json: bool) -> None:
     """Does a file fit into the interval here? Measures inflate alone, the scan and a whole run.
 
     PATH or URL is the file, by default ROLLING_INPUT. Files and keys of real runs are not touched.
+
+    With --compression it measures isal, zlib, zlib-ng and zstd at each level on the snapshots of ROLLING_OUTPUT_DIR, or
+    else of Redis: time, size, what clients download. It changes nothing.
     """
+    if compression and path is not None:
+        raise click.UsageError(f"--compression measures snapshots, not {path}: leave PATH out")
     settings = settings_or_usage_error(source, input=path)
+    if compression:
+        with _one_line(shown=sys.stderr.isatty() and not as_json) as tell:
+            measured = compare_compression(settings, rounds=rounds, tell=tell)
+        click.echo(msgspec.json.encode(measured) if as_json else compression_table(measured))
+        return
     if expand(settings.input) != [settings.input]:
         raise click.UsageError(f"{settings.input} names many files, and one is measured; give its PATH")
     with _one_line(shown=sys.stderr.isatty() and not as_json) as tell:

@@ -31,6 +31,7 @@ from optimizer.models import (
     Rejected,
     VersionContent,
 )
+from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, compress_gzip
 from optimizer.storage.location import Location
 
 __all__ = [
@@ -181,7 +182,8 @@ def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) 
         if kept is not None and kind in kept.payloads:
             payloads[kind], entries[kind] = kept.payloads[kind], kept.manifest.snapshots[kind]
         else:
-            data = payloads[kind] = gzip.compress(msgspec.json.encode(content), values["gzip_level"], mtime=0)
+            level = QUICK_GZIP_LEVEL if kind == "index" else values["gzip_level"]  # the index is not downloaded
+            data = payloads[kind] = compress_gzip(msgspec.json.encode(content), level)
             entries[kind] = FileEntry(FILE_NAMES[kind], hashlib.sha256(data).hexdigest(), len(data), count)
     manifest = Manifest(
         source=values["source"],

@@ -105,4 +105,4 @@ def _headers(cached: CachedVersion) -> Headers:
     ]
 
 
-CSV: Final = Form("csv", _encode, _headers, is_gzipped=True)
+CSV: Final = Form("csv", _encode, _headers, is_compressed=True)

@@ -204,7 +204,7 @@ _PROBLEM_HEADERS: Final = {
     503: {"Retry-After": "Seconds."},
 }
 _SNAPSHOT_HEADERS: Final = {
-    "ETag": "Strong; another for the gzipped form.",
+    "ETag": "Strong; another for each content coding.",
     "Last-Modified": "When the version was made.",
     "Age": "Seconds since a run last made or confirmed the version.",
     "X-Snapshot-Version": "Strictly rising.",

@@ -8,7 +8,21 @@ from email.utils import format_datetime, parsedate_to_datetime
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["http_date", "is_not_modified_since", "matches_etag", "takes_gzip"]
+__all__ = [
+    "GZIP",
+    "IDENTITY",
+    "ZSTD",
+    "choose_encoding",
+    "http_date",
+    "is_not_modified_since",
+    "matches_etag",
+    "takes_gzip",
+]
+
+# Content codings, the least wanted first.
+IDENTITY: Final = 0
+GZIP: Final = 1
+ZSTD: Final = 2
 
 _ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[^"]*")')
 _CODING: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+)(?:;q=([01](?:\.[0-9]{0,3})?))?")
@@ -19,17 +33,26 @@ _CODING: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+)(?:;q=([01](?:\.[0-9]{
 MAX_HEADER_BYTES: Final = 256
 
 
-def takes_gzip(accept_encoding: bytes) -> bool:
-    """Whether gzip is acceptable, with at least the weight of `identity`.
+def choose_encoding(accept_encoding: bytes, *, zstd: bool = True) -> int:
+    """The best coding for a client: `ZSTD`, `GZIP` or `IDENTITY`, the first in this order of those it weights highest.
 
-    By the standard a missing header (here: empty) allows everything; but a client that does not ask for gzip may not be
-    able to inflate it.
+    By the standard a missing header (here: empty) and `*` allow everything; but a client that does not name zstd may
+    not be able to decode it, and one that names nothing may not be able to inflate either.
+
+    Args:
+        accept_encoding: The value of the header.
+        zstd: Whether that is there to be chosen.
     """
-    return len(accept_encoding) <= MAX_HEADER_BYTES and _takes_gzip(accept_encoding)
+    return _choose(accept_encoding, zstd) if len(accept_encoding) <= MAX_HEADER_BYTES else IDENTITY
+
+
+def takes_gzip(accept_encoding: bytes) -> bool:
+    """Whether gzip is acceptable, with at least the weight of `identity`."""
+    return choose_encoding(accept_encoding, zstd=False) == GZIP
 
 
 @lru_cache(maxsize=512)
-def _takes_gzip(accept_encoding: bytes) -> bool:
+def _choose(accept_encoding: bytes, zstd: bool) -> int:
     weights: dict[bytes, float] = {}
     for item in accept_encoding.lower().replace(b" ", b"").replace(b"\t", b"").split(b","):
         match = _CODING.fullmatch(item)
@@ -38,8 +61,12 @@ def _takes_gzip(accept_encoding: bytes) -> bool:
     everything = weights.get(b"*", 0.0)
     gzip = max(weights.get(b"gzip", -1.0), weights.get(b"x-gzip", -1.0))
     gzip = everything if gzip < 0 else gzip
-    # `identity` is acceptable unless it is excluded, but it outweighs gzip only if the header names it.
-    return gzip > 0 and gzip >= weights.get(b"identity", 0.0)
+    # `identity` is acceptable unless it is excluded, but it outweighs others only if the header names it.
+    identity = weights.get(b"identity", 0.0)
+    named = weights.get(b"zstd", 0.0) if zstd else 0.0
+    if named > 0 and named >= max(gzip, identity):
+        return ZSTD
+    return GZIP if gzip > 0 and gzip >= identity else IDENTITY
 
 
 def matches_etag(if_none_match: bytes, etag: bytes) -> bool:

@@ -19,7 +19,7 @@ from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.lookups import ScanStatus
 from optimizer.reader.results import describe_rejected, last_decided
 from optimizer.web import describe, metrics
-from optimizer.web.problems import json_response, problem, unavailable
+from optimizer.web.problems import compressed_response, json_response, problem, unavailable
 from optimizer.web.service import Service
 from optimizer.web.trigger import Trigger, add_trigger_routes
 
@@ -111,13 +111,14 @@ def add_operations(
         responses=describe.responses(RunReports, describe.RUNS_EXAMPLE, 422),
     )
     async def runs(
+        request: Request,
         limit: Annotated[int, Query(ge=1, le=1_000, examples=[20])] = 20,
         status: Annotated[
             ScanStatus | None,
             Query(description="Only scans that were published, of which 100 are kept.", examples=["success"]),
         ] = None,
     ) -> Response:
-        return json_response(RunReports(await (await service.reader()).runs(limit, status=status)))
+        return compressed_response(RunReports(await (await service.reader()).runs(limit, status=status)), request)
 
     @router.get("/healthz", summary="The process lives", responses=describe.responses(ProbeStatus, {"status": "alive"}))
     async def healthz() -> Response:

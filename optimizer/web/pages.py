@@ -19,6 +19,7 @@ import msgspec
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.models import BotSummary, Holding, PredictionsSnapshot, Record, Rejected, Value
 from optimizer.reader.results import Answer, CachedVersion, describe_rejected
+from optimizer.web.encoding import SHORTEST_BYTES, ZSTD_VERSION
 from optimizer.web.negotiate import http_date
 from optimizer.web.prediction_query import ALL, JSON, JSON_HEADERS, Form, PredictionQuery
 from optimizer.web.prepared import Headers, HeldResponses, Prepared
@@ -32,8 +33,6 @@ GZIP_LEVEL: Final = 6
 CACHED_RESPONSES: Final = 256
 # A longer one is made anew each time, so that made-up filters cannot fill the memory.
 CACHED_RESPONSE_BYTES: Final = 32 * 1024
-# A shorter one is sent as it is.
-SHORTEST_GZIP_BYTES: Final = 512
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -95,7 +94,13 @@ class Pages:
             self._headers.append((b"x-snapshot-rejected", _rejected_header(cached.manifest.rejected)))
         self._whole = {
             kind: self._prepare(
-                kind, payload.plain, f"{payload.etag}-plain", self._headers, gz=payload.gz, gz_etag=payload.etag
+                kind,
+                payload.plain,
+                f"{payload.etag}-plain",
+                self._headers,
+                gz=payload.gz,
+                gz_etag=payload.etag,
+                zstd_etag=f"{payload.etag}-{ZSTD_VERSION}",
             )
             for kind, payload in cached.payloads.items()
         }
@@ -160,7 +165,7 @@ class Pages:
             return self.whole_version
 
     def respond(
-        self, body: bytes, own: Headers = JSON_HEADERS, *, kind: str | None = None, is_gzipped: bool = True
+        self, body: bytes, own: Headers = JSON_HEADERS, *, kind: str | None = None, is_compressed: bool = True
     ) -> Prepared:
         """A response of this version with a body that was made on demand.
 
@@ -168,13 +173,14 @@ class Pages:
             body: The body.
             own: Its own headers, in place of those of all responses that have the same names.
             kind: The payload that it is from, if it is from one.
-            is_gzipped: False to send it as it is, which saves the time of compression.
+            is_compressed: False to send it as it is, which saves the time of compression.
         """
-        gz = gzip.compress(body, GZIP_LEVEL, mtime=0) if is_gzipped and len(body) >= SHORTEST_GZIP_BYTES else None
+        gz = gzip.compress(body, GZIP_LEVEL, mtime=0) if is_compressed and len(body) >= SHORTEST_BYTES else None
         names = {name for name, _ in own}
         headers = [*own, *(header for header in self._headers if header[0] not in names)]
-        gz_etag = "" if gz is None else _digest(gz)
-        return self._prepare(kind, body, _digest(body), headers, gz=gz, gz_etag=gz_etag)
+        etag = _digest(body)
+        gz_etag, zstd_etag = ("", "") if gz is None else (_digest(gz), f"{etag}-{ZSTD_VERSION}")
+        return self._prepare(kind, body, etag, headers, gz=gz, gz_etag=gz_etag, zstd_etag=zstd_etag)
 
     def _fail(self, *kinds: str) -> NoReturn:
         missing = ", ".join(kinds or (kind for kind in PAYLOAD_KINDS if kind not in self._whole))
@@ -218,7 +224,7 @@ class Pages:
             shown, total = query.select(whole.predictions)
             body = form.encode(whole, shown)
             own = [*form.headers(self._cached), (b"x-total-count", b"%d" % total)]
-            response = self.respond(body, own, kind="predictions", is_gzipped=form.is_gzipped)
+            response = self.respond(body, own, kind="predictions", is_compressed=form.is_compressed)
             if len(body) <= CACHED_RESPONSE_BYTES or query == ALL:
                 self._filtered.hold((form.name, query), response)
         return response
@@ -237,7 +243,15 @@ class Pages:
         return self.respond(_encode(page))
 
     def _prepare(
-        self, kind: str | None, plain: bytes, etag: str, headers: Headers, *, gz: bytes | None, gz_etag: str
+        self,
+        kind: str | None,
+        plain: bytes,
+        etag: str,
+        headers: Headers,
+        *,
+        gz: bytes | None,
+        gz_etag: str,
+        zstd_etag: str,
     ) -> Prepared:
         return Prepared(
             plain,
@@ -245,6 +259,7 @@ class Pages:
             headers,
             gz=gz,
             gz_etag=gz_etag,
+            zstd_etag=zstd_etag,
             per_request_headers=partial(self._per_request_headers, self._cached, kind),
             last_modified_s=self._last_modified_s,
         )

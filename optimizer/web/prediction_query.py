@@ -45,13 +45,13 @@ class Form(NamedTuple):
     """How a part of the predictions is sent.
 
     `encode` gets the whole snapshot and the records to send; `headers` are those of the form, the content type among
-    them. `is_gzipped` says whether it is compressed for clients that accept it.
+    them. `is_compressed` says whether it is compressed for clients that accept it.
     """
 
     name: str
     encode: Callable[[PredictionsSnapshot, Sequence[Record]], bytes]
     headers: Callable[[CachedVersion], Headers]
-    is_gzipped: bool
+    is_compressed: bool
 
 
 def _encode_part(whole: PredictionsSnapshot, shown: Sequence[Record]) -> bytes:
@@ -59,4 +59,4 @@ def _encode_part(whole: PredictionsSnapshot, shown: Sequence[Record]) -> bytes:
 
 
 # Made in the event loop, where compression would take longer than everything else.
-JSON: Final = Form("json", _encode_part, lambda _: JSON_HEADERS, is_gzipped=False)
+JSON: Final = Form("json", _encode_part, lambda _: JSON_HEADERS, is_compressed=False)

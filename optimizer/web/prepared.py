@@ -1,7 +1,8 @@
 """Responses that are made once a version and sent many times: header lists and bodies as bytes.
 
-A `Prepared` response has one or two representations, plain and gzipped, each with a strong ETag of its own: they are
-different bytes. What changes within a version (age, staleness, origin) is added when it is sent.
+A `Prepared` response has up to three representations, plain, in gzip and in zstd, each with a strong ETag of its own:
+they are different bytes. That in zstd is made at the first request that takes it. What changes within a version (age,
+staleness, origin) is added when it is sent.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from typing import Final
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from optimizer.web.negotiate import is_not_modified_since, matches_etag, takes_gzip
+from optimizer.web.encoding import compress_quickly
+from optimizer.web.negotiate import GZIP, ZSTD, choose_encoding, is_not_modified_since, matches_etag
 from optimizer.web.problems import is_head
 
 __all__ = ["Headers", "HeldResponses", "Prepared", "Sending"]
 
 Headers = list[tuple[bytes, bytes]]
 
-# Of the responses that are held for one purpose, in both forms: what is asked for is the client's choice.
+# Of the responses that are held for one purpose, in all forms: what is asked for is the client's choice.
 HELD_BYTES: Final = 4 * 1024 * 1024
 
 # A 304 repeats the other headers of a 200 (RFC 9110, 15.4.5).
@@ -46,14 +48,15 @@ class Prepared:
     Args:
         plain: The body as it is.
         etag: Of the body as it is; a gzipped one has `gz_etag`.
-        headers: What both forms have in common, names in lower case.
+        headers: What all forms have in common, names in lower case.
         gz: The same gzipped, for clients that accept it.
         gz_etag: Its ETag.
+        zstd_etag: The ETag of the body in zstd; empty if it is not sent in zstd.
         last_modified_s: Seconds since the epoch, for If-Modified-Since; `None` if that is not supported.
         per_request_headers: Makes the headers that change within a version.
     """
 
-    __slots__ = ("_gz", "_last_modified_s", "_per_request_headers", "_plain")
+    __slots__ = ("_gz", "_headers", "_last_modified_s", "_per_request_headers", "_plain", "_zstd", "_zstd_etag")
 
     def __init__(
         self,
@@ -64,19 +67,33 @@ class Prepared:
         per_request_headers: Callable[[], Headers],
         gz: bytes | None = None,
         gz_etag: str = "",
+        zstd_etag: str = "",
         last_modified_s: int | None = None,
     ) -> None:
         self._per_request_headers = per_request_headers
         self._last_modified_s = last_modified_s
+        self._headers = headers
+        self._zstd_etag = zstd_etag
         self._plain = _Representation(plain, etag, headers)
         self._gz = self._plain
         if gz is not None:
             self._gz = _Representation(gz, gz_etag, [*headers, (b"content-encoding", b"gzip")])
+        self._zstd: _Representation | None = None
 
     @property
     def size(self) -> int:
-        """Bytes of its bodies."""
-        return len(self._plain.body) + (0 if self._gz is self._plain else len(self._gz.body))
+        """Bytes of its bodies, made or not: that in zstd counts as much as that in gzip, which is hardly smaller."""
+        gz = 0 if self._gz is self._plain else len(self._gz.body)
+        return len(self._plain.body) + gz + (gz if self._zstd_etag else 0)
+
+    def _form(self, accept_encoding: bytes) -> _Representation:
+        encoding = choose_encoding(accept_encoding, zstd=self._zstd_etag != "")
+        if encoding != ZSTD:
+            return self._gz if encoding == GZIP else self._plain
+        if self._zstd is None:
+            body = compress_quickly(self._plain.body, ZSTD)
+            self._zstd = _Representation(body, self._zstd_etag, [*self._headers, (b"content-encoding", b"zstd")])
+        return self._zstd
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send the form that the client accepts, or a 304 if it has that."""
@@ -88,7 +105,7 @@ class Prepared:
                 if_none_match = if_none_match + b"," + value if if_none_match else value
             elif name == b"if-modified-since":
                 if_modified_since = value
-        form = self._gz if takes_gzip(accept_encoding) else self._plain
+        form = self._form(accept_encoding)
         if if_none_match:
             has_it = matches_etag(if_none_match, form.etag)
         else:

@@ -26,7 +26,9 @@ from starlette.types import Receive, Scope, Send
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.log import SourceLog
 from optimizer.models import Value
+from optimizer.web.encoding import SHORTEST_BYTES, compress_quickly
 from optimizer.web.limits import RETRY_AFTER_S
+from optimizer.web.negotiate import IDENTITY, ZSTD, choose_encoding
 
 __all__ = [
     "MEDIA_TYPE",
@@ -38,6 +40,7 @@ __all__ = [
     "Problem",
     "ProblemRoute",
     "SymbolRoute",
+    "compressed_response",
     "explain",
     "is_head",
     "json_response",
@@ -93,6 +96,16 @@ class ChangesGone(Problem, frozen=True):
 def json_response(value: msgspec.Struct, status: int = HTTPStatus.OK) -> Response:
     """A response with a value."""
     return Response(msgspec.json.encode(value), status, _HEADERS, "application/json")
+
+
+def compressed_response(value: msgspec.Struct, request: Request) -> Response:
+    """A response with a value that may be long, compressed for a client that accepts it."""
+    body, headers = msgspec.json.encode(value), {**_HEADERS, "Vary": "accept-encoding"}
+    encoding = choose_encoding(",".join(request.headers.getlist("accept-encoding")).encode("latin-1"))
+    if encoding != IDENTITY and len(body) >= SHORTEST_BYTES:
+        body = compress_quickly(body, encoding)
+        headers["Content-Encoding"] = "zstd" if encoding == ZSTD else "gzip"
+    return Response(body, HTTPStatus.OK, headers, "application/json")
 
 
 def problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from dataclasses import replace
@@ -11,9 +12,12 @@ import pytest
 
 from optimizer import Settings, optimize
 from optimizer.cli.bench import compare, rows_of, table
+from optimizer.cli.compression import CompressionRow, Cost, compare_compression, recommend
+from optimizer.cli.compression_table import compression_table
 from optimizer.cli.dev.sample import write_sample
 from optimizer.cli.measure import Measured, measure
 from optimizer.errors import BenchFailed
+from optimizer.snapshots.format import FILE_NAMES
 from tests.support.command import rolling_optimizer
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import local, write_json
@@ -115,3 +119,80 @@ def test_medians_and_ratios() -> None:
 
     assert (inflate.wall_s, inflate.wall_ratio, inflate.cpu_ratio, inflate.json_mb_per_s) == (2.0, 1.0, 1.0, 0.5)
     assert (scan.wall_s, scan.wall_ratio, scan.cpu_ratio, scan.peak_mb) == (3.0, 1.5, 1.5, 50.0)
+
+
+def test_compression_is_measured_on_the_snapshots_that_are_there(data: Path) -> None:
+    """Each level of each library: its bytes are those that it really writes. Nothing is changed."""
+    environ = {"ROLLING_REDIS_URL": "redis://127.0.0.1:1"}
+    assert rolling_optimizer(data, "run", "--no-cache", **environ).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in (data / "data").rglob("*")}
+
+    done = rolling_optimizer(data, "bench", "--compression", "--rounds", 1, "--json", **environ)
+
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (data / "data").rglob("*")} == before
+    figures = json.loads(done.stdout)
+    rows = {(row["library"], row["level"]): row for row in figures["rows"]}
+    names = {library: sum(name == library for name, _ in rows) for library in ("isal", "zlib", "zstd")}
+    assert names == {"isal": 4, "zlib": 9, "zstd": 22}
+    zlib_6, plain = rows["zlib", 6], {}
+    for kind, name in FILE_NAMES.items():
+        stored = (data / "data" / name).read_bytes()
+        plain[kind] = gzip.decompress(stored)
+        assert (figures["bytes"][kind], figures["json_bytes"][kind]) == (len(stored), len(plain[kind]))
+        assert zlib_6["files"][kind]["bytes"] == len(gzip.compress(plain[kind], 6))
+        assert zlib_6["files"][kind]["cpu_ms"] > 0
+    downloads = sum(zlib_6["files"][kind]["bytes"] for kind in ("predictions", "bots", "portfolio"))
+    assert zlib_6["downloads"]["bytes"] == downloads
+    assert zlib_6["downloads"]["ratio"] == 1.0
+    assert zlib_6["day_mb"] == pytest.approx(downloads * 2_880 / 1e6)
+    assert figures["gzip_level"] == 6
+
+
+def test_compression_as_a_table(settings: Settings, redis_server: RedisServer, tmp_path: Path) -> None:
+    """Where the files are elsewhere, those of Redis are measured; a library that is missing is a row that says so."""
+    write_sample(local(settings.input), symbols=20)
+    optimize(settings)
+    with redis_server.client as client:
+        before = sorted(client.keys())
+        of_files = compare_compression(settings, rounds=1)
+        of_redis = compare_compression(replace(settings, output_dir=tmp_path / "none"), rounds=1)
+        assert sorted(client.keys()) == before
+    assert (of_redis.origin, of_redis.version) == ("Redis", of_files.version)
+    assert of_redis.json_bytes == of_files.json_bytes
+    assert (of_redis.bytes, of_redis.counts) == (of_files.bytes, of_files.counts)
+
+    lines = compression_table(of_redis).splitlines()
+
+    assert sum(line.startswith("zstd ") for line in lines) == 2 * 22
+    assert [line for line in lines if line.startswith(f"now {of_redis.bytes['predictions']:>19,}")]
+    assert any(line.startswith("zlib-ng") for line in lines)
+    assert lines[-1].startswith("The index is always compressed by isal 2")
+
+
+def test_without_snapshots_there_is_nothing_to_compress(tmp_path: Path) -> None:
+    """The error says where it has looked, and what to do; a file is not what is measured."""
+    environ = {"ROLLING_REDIS_URL": "redis://127.0.0.1:1", "ROLLING_OUTPUT_DIR": str(tmp_path / "none")}
+    done = rolling_optimizer(tmp_path, "bench", "--compression", **environ)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("rolling-optimizer: SnapshotMissing: ")
+    assert all(text in last for text in ("redis://127.0.0.1:1", str(tmp_path / "none"), "rolling-optimizer run"))
+    done = rolling_optimizer(tmp_path, "bench", "--compression", "other.json.gz", **environ)
+    assert (done.returncode, "leave PATH out" in done.stderr) == (2, True)
+
+
+def test_the_level_that_is_recommended_is_the_cheapest_near_the_smallest() -> None:
+    """Within 5 %; of zstd only levels that take no more CPU than the gzip level in force; isal 0 cannot be set."""
+
+    def row(library: str, level: int, size: int, cpu_ms: float) -> CompressionRow:
+        cost = Cost(cpu_ms, cpu_ms, 0.1, size, 1.0)
+        return CompressionRow(library, level, {}, cost, cost, 1.0)
+
+    rows = [row("isal", 0, 100, 0.1), *(row("isal", n, 1_200, 0.5) for n in (1, 2, 3))]
+    rows += [row("zlib", 4 + n, size, 8.0 + 2 * n) for n, size in enumerate((1_100, 1_050, 1_040, 1_000, 1_001, 1_002))]
+    rows += [row("zstd", 1, 950, 1.0), row("zstd", 2, 906, 9.0), row("zstd", 3, 860, 10.5), row("zstd", 4, 500, 99.0)]
+
+    assert [(best.library, best.level) for best in recommend(rows, 5)] == [("zlib", 5), ("zstd", 1)]
+    assert recommend(rows, 6)[1].level == 3
+    assert recommend(rows, 1)[1].level == 1

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.web.negotiate import http_date, is_not_modified_since, matches_etag, takes_gzip
+from optimizer.web.negotiate import (
+    GZIP,
+    IDENTITY,
+    ZSTD,
+    choose_encoding,
+    http_date,
+    is_not_modified_since,
+    matches_etag,
+    takes_gzip,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,10 +55,52 @@ def test_gzip_is_sent_to_those_who_take_it(header: str, gzip: bool) -> None:
     assert takes_gzip(header.encode("latin-1")) is gzip
 
 
+@pytest.mark.parametrize(
+    ("header", "encoding"),
+    [
+        ("", IDENTITY),
+        ("gzip, deflate, br, zstd", ZSTD),
+        ("zstd", ZSTD),
+        ("ZSTD ; q=0.3", ZSTD),
+        ("zstd;q=0.5, gzip;q=0.5", ZSTD),
+        ("zstd;q=0.5, gzip", GZIP),
+        ("zstd;q=0, gzip;q=0.1", GZIP),
+        ("zstd;q=0", IDENTITY),
+        ("zstd;q=0.5, identity", IDENTITY),
+        ("zstd;q=0.5, identity;q=0.5", ZSTD),
+        ("identity;q=0, zstd;q=0.001", ZSTD),
+        ("zstd;q=0.9, *", GZIP),
+        ("*", GZIP),
+        ("*, gzip;q=0", IDENTITY),
+        ("*;q=0, zstd", ZSTD),
+        ("zstd;q=2", IDENTITY),
+        ("zstd;level=3", IDENTITY),
+        ("xzstd, gzip", GZIP),
+    ],
+)
+def test_zstd_is_sent_to_clients_that_name_it(header: str, encoding: int) -> None:
+    """`*` alone is no sign of it; where the weights are equal, zstd comes first. Where it is not offered, it is not."""
+    assert choose_encoding(header.encode()) == encoding
+    assert choose_encoding(header.encode(), zstd=False) in (GZIP, IDENTITY)
+    assert (choose_encoding(header.encode(), zstd=False) == GZIP) is takes_gzip(header.encode())
+
+
+@given(st.dictionaries(st.sampled_from(["zstd", "gzip", "identity"]), st.integers(0, 1_000), min_size=1))
+def test_no_coding_is_chosen_that_another_outweighs(weights: dict[str, int]) -> None:
+    """And none that has the weight 0, unless none is left: then the plain body is better than no answer."""
+    header = ", ".join(f"{name};q={weight / 1_000:.3f}" for name, weight in weights.items())
+    chosen = {ZSTD: "zstd", GZIP: "gzip", IDENTITY: "identity"}[choose_encoding(header.encode())]
+    if chosen != "identity":
+        assert weights[chosen] == max(weights.values()) > 0
+    else:
+        assert all(weights.get(name, 0) <= weights.get("identity", 0) for name in ("zstd", "gzip"))
+
+
 @given(st.binary(max_size=60))
 def test_no_header_is_an_error(header: bytes) -> None:
     """Clients send anything."""
     takes_gzip(header)
+    choose_encoding(header)
     matches_etag(header, b'"x"')
     is_not_modified_since(header, 0)
 
