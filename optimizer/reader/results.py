@@ -13,13 +13,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 import msgspec
 
 from optimizer.cache.client import UNREADABLE
+from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.models import (
     BotsSnapshot,
@@ -42,6 +43,7 @@ __all__ = [
     "Answer",
     "CachedVersion",
     "Changes",
+    "InputTimes",
     "Origin",
     "Payload",
     "Sighting",
@@ -276,6 +278,28 @@ def load_payloads(sighting: Sighting, data: Mapping[str, bytes]) -> dict[str, Pa
 def last_decided(runs: Iterable[Report]) -> Report | None:
     """The newest of these reports, newest first, of a run that was not skipped: it says how the source is."""
     return next((run for run in runs if run.status != "skipped"), None)
+
+
+@dataclass(frozen=True, slots=True)
+class InputTimes:
+    """How fresh the input is, in seconds, of the newest reports that say it; `None` if none does.
+
+    `input_age_s` is the time since the last write to the input that a run published or confirmed last.
+    `published_after_s` is the time that the last new input took from its landing to its version's being readable.
+    """
+
+    input_age_s: float | None
+    published_after_s: float | None
+
+    @classmethod
+    def of(cls, runs: Sequence[Report], scans: Sequence[Report]) -> Self:
+        """What reports say, newest first: of all runs, and of scans that were published, which are kept for longer."""
+        reports = (*runs, *scans)
+        written_s = (
+            seconds_of(report.timestamp) - report.input_age_s for report in reports if report.input_age_s is not None
+        )
+        published = (report.published_after_s for report in reports if report.published_after_s is not None)
+        return cls(elapsed_s(next(written_s, None), time.time()), next(published, None))
 
 
 def describe_rejected(rejected: Rejected | None) -> list[str]:

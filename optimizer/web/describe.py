@@ -161,6 +161,8 @@ STATUS_EXAMPLE: Final = {
     "notes": ["1 of 2 bots rejected; sums leave it out"],
     "pinned": None,
     "restored_from": None,
+    "input_age_s": 12.4,
+    "published_after_s": 2.143,
 }
 _REPORT: Final = {"status": "unchanged", "source": "rolling_brain", "timestamp": _TIMESTAMP, "version": _VERSION}
 RUNS_EXAMPLE: Final = {"runs": [_REPORT]}

@@ -6,7 +6,9 @@ violation of its content security policy.
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +95,31 @@ def test_the_page_shows_what_is_published(settings: Settings, open_page: Open) -
     expect(page.locator("#freshness-word")).to_have_text("Fresh")
     expect(page.locator("#connection-text")).to_have_text("Live")
     expect(page.get_by_role("meter")).to_have_attribute("aria-valuetext", re.compile(r"^\d+ s old, fresh$"))
+
+
+def test_the_page_shows_how_fresh_the_input_is(settings: Settings, open_page: Open) -> None:
+    """When it was last written, which ticks, and how long after its landing it was published; nothing if unknown."""
+    publish(settings, {"AAPL": a_record()})
+    hours_ago = time.time() - 2 * 3_600 - 15 * 60
+    write_json(settings.input, {"predictions": {"MSFT": a_record()}, "bots": BOTS})
+    os.utime(local(settings.input), (hours_ago, hours_ago))
+    assert optimize(settings).published_after_s is not None
+    page = open_page()
+    line = page.locator("#freshness-input")
+    expect(line).to_have_text(re.compile(r"^Input written 2 h 15 min ago, published 0[.,]\d+ s after it landed$"))
+    assert column(page, "Input age", "#runs")[0] == "2 h 15 min"
+    assert [text.endswith(" s") for text in column(page, "Published after", "#runs")] == [True, True]
+
+    height = page.locator(".top").bounding_box()
+    figures = {"input_age_s": 58.9, "published_after_s": None}
+    for shown in ("Input written 58 s ago", "Input written 1 min 0 s ago", ""):
+        page.route(
+            "**/status", lambda route: route.fulfill(json=route.fetch().json() | figures), times=1 if figures else 0
+        )
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(line).to_have_text(shown)
+        assert page.locator(".top").bounding_box() == height
+        figures = {}
 
 
 def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(

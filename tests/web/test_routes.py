@@ -6,6 +6,7 @@ import builtins
 import gzip
 import hashlib
 import json
+import os
 import re
 import socket
 import threading
@@ -30,7 +31,7 @@ from optimizer.pipeline.rollback import rollback, unpin
 from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
-from tests.support.published_state import NEW, OLD, run_next, run_old, version_of
+from tests.support.published_state import NEW, OLD, report_unchanged, run_next, run_old, version_of
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 from tests.support.web_apps import WebServer, asking
@@ -298,6 +299,9 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
 
     assert status.pop("age_s") < 60
     assert report.timestamp <= status.pop("last_success") < "2099"
+    assert report.input_age_s is not None
+    assert report.input_age_s <= status.pop("input_age_s") < 60
+    assert status.pop("published_after_s") == report.published_after_s is not None
     assert status == {
         "source": "rolling_brain",
         "sources": ["rolling_brain"],
@@ -314,6 +318,23 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
         "pinned": None,
         "restored_from": None,
     }
+
+
+def test_the_age_of_the_input_goes_on_from_the_last_run_that_could_use_it(settings: Settings) -> None:
+    """A run that failed says nothing of it; many runs may have been reported since."""
+    run_old(settings)
+    an_hour_ago = time.time() - 3_600
+    os.utime(local(settings.input), (an_hour_ago, an_hour_ago))
+    report = optimize(settings)
+    local(settings.input).unlink()
+    with pytest.raises(SourceMissing):
+        optimize(settings)
+    report_unchanged(settings, 150)  # by workers of an older release
+    with asking(settings) as client:
+        status = client.get("/status").json()
+    assert 3_600 <= status["input_age_s"] < 3_660
+    assert report.published_after_s is not None
+    assert status["published_after_s"] == report.published_after_s
 
 
 def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:
