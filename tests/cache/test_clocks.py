@@ -109,6 +109,7 @@ def test_a_time_as_text_is_that_time() -> None:
 def test_a_time_between_two_clocks_is_never_negative(since_s: float, until_s: float) -> None:
     """It is what lies between them, to a millisecond; 0 if one clock is ahead of the other, unknown without a start."""
     elapsed = elapsed_s(since_s, until_s)
+    assert elapsed is not None
     assert elapsed == pytest.approx(max(0.0, until_s - since_s), abs=0.0006)
     assert elapsed == round(elapsed, 3)
     assert elapsed_s(None, until_s) is None
