@@ -55,6 +55,7 @@ __all__ = [
     "last_decided",
     "load_payload",
     "load_payloads",
+    "most_bots_lack_fields",
 ]
 
 T = TypeVar("T")
@@ -315,11 +316,16 @@ def describe_rejected(rejected: Rejected | None) -> list[str]:
     return notes + describe_bots_without_fields(rejected)
 
 
+def most_bots_lack_fields(rejected: Rejected) -> bool:
+    """Whether more than half of the bots that were taken have no value in any field that is read."""
+    bots = rejected.bots
+    return bots.without_fields is not msgspec.UNSET and 2 * bots.without_fields > bots.seen - bots.rejected
+
+
 def describe_bots_without_fields(rejected: Rejected | None) -> list[str]:
     """That most bots have none of the fields that are read, as one sentence; none if that is not so."""
-    empty = msgspec.UNSET if rejected is None else rejected.bots.without_fields
-    if rejected is None or empty is msgspec.UNSET or 2 * empty <= rejected.bots.seen - rejected.bots.rejected:
+    if rejected is None or not most_bots_lack_fields(rejected):
         return []
-    counts = f"{empty:,} of {rejected.bots.seen:,} bots"
+    counts = f"{rejected.bots.without_fields:,} of {rejected.bots.seen:,} bots"
     remedy = "set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect"
     return [f"{counts} have no value in any field that is read; if theirs have other names, {remedy}"]

@@ -159,6 +159,7 @@ STATUS_EXAMPLE: Final = {
     "last_success": _TIMESTAMP,
     "rejected": _REJECTED,
     "notes": ["1 of 2 bots rejected; sums leave it out"],
+    "bots_lack_fields": False,
     "pinned": None,
     "restored_from": None,
     "input_age_s": 12.4,

@@ -17,7 +17,7 @@ from optimizer.errors import SnapshotMissing
 from optimizer.models import Pin, Rejected, Report, Value
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.lookups import ScanStatus
-from optimizer.reader.results import InputTimes, describe_rejected, last_decided
+from optimizer.reader.results import InputTimes, describe_rejected, last_decided, most_bots_lack_fields
 from optimizer.web import describe, metrics
 from optimizer.web.problems import json_response, problem, unavailable
 from optimizer.web.service import Service
@@ -32,6 +32,7 @@ RUNS_READ: Final = 100  # among which the last run that was not skipped is searc
 class SnapshotStatus(Value, frozen=True):
     """How fresh the current version is, and where it is read from.
 
+    `bots_lack_fields` says that most bots have no value in any field that is read: the engine may name them otherwise.
     `input_age_s` and `published_after_s` are null where no report says them, and while Redis is away.
     """
 
@@ -49,6 +50,7 @@ class SnapshotStatus(Value, frozen=True):
     last_success: str | None
     rejected: Rejected | None
     notes: list[str]
+    bots_lack_fields: bool
     pinned: Pin | None
     restored_from: int | None
     input_age_s: float | None
@@ -106,6 +108,7 @@ def add_operations(
                 last_success=state.checked_at,
                 rejected=state.rejected,
                 notes=describe_rejected(state.rejected),
+                bots_lack_fields=state.rejected is not None and most_bots_lack_fields(state.rejected),
                 pinned=state.pinned,
                 restored_from=state.restored_from,
                 input_age_s=times.input_age_s,

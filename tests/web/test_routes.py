@@ -315,6 +315,7 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
         "flower_url": "http://127.0.0.1:5555",
         "rejected": {"records": {"seen": 2, "rejected": 0}, "bots": {"seen": 1, "rejected": 0}},
         "notes": [],
+        "bots_lack_fields": False,
         "pinned": None,
         "restored_from": None,
     }
