@@ -79,7 +79,9 @@ def test_metrics_show_fields_that_are_lost(settings: Settings) -> None:
     optimize(settings)
     with asking(settings) as client:
         values = metrics(client.get("/metrics").text)
+        status = client.get("/status").json()
     assert (values["bots_seen"], values["bots_without_fields"], values["last_scan_extras_dropped"]) == (2, 1, 1)
+    assert status["bots_lack_fields"] is False  # half of them
 
 
 def test_the_age_of_the_input_is_counted_on(settings: Settings) -> None:
