@@ -25,6 +25,7 @@ from optimizer.web.trigger import Trigger, add_trigger_routes
 
 __all__ = ["add_operations"]
 
+# How long /status waits for reports: what it shows besides is in memory.
 REPORTS_S: Final = 0.2
 RUNS_READ: Final = 100  # among which the last run that was not skipped is searched
 

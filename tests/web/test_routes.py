@@ -338,6 +338,26 @@ def test_the_age_of_the_input_goes_on_from_the_last_run_that_could_use_it(settin
     assert status["published_after_s"] == report.published_after_s
 
 
+def test_the_status_does_not_wait_for_a_redis_that_hangs(
+    own_redis: RedisServer, settings_without_redis: Settings
+) -> None:
+    """Version and age are in memory; the times of the input, which are in Redis, are unknown meanwhile."""
+    own_redis.start()
+    settings = replace(settings_without_redis, redis_url=own_redis.url)
+    report = run_old(settings)
+    with asking(settings) as client:
+        assert client.get("/status").json()["published_after_s"] is not None
+        own_redis.pause()
+        try:
+            began = time.monotonic()
+            status = client.get("/status").json()
+            took_s = time.monotonic() - began
+        finally:
+            own_redis.resume()
+    assert (status["version"], status["input_age_s"], status["published_after_s"]) == (report.version, None, None)
+    assert took_s < 0.45  # two tries of a read take 0.5 s
+
+
 def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:
     """Reports as they are in Redis, as many as asked for."""
     run_old(settings)
