@@ -5,9 +5,10 @@
 
     [RollingOptimizer] brain: the cache is down, the run goes on without it: CacheUnavailable: Redis at ...
 
-The record of that line has `rolling_source` and `rolling_error`; others have `rolling_version` and `rolling_stats`. A
-formatter that writes JSON shows them. They have a prefix because `logging` refuses to replace an attribute that another
-program's record factory has set, and `source` or `version` may be one.
+The record of that line has `rolling_source` and `rolling_error`; others have `rolling_version`, `rolling_stats`,
+`rolling_input_age_s` and `rolling_published_after_s`. A formatter that writes JSON shows them. They have a prefix
+because `logging` refuses to replace an attribute that another program's record factory has set, and `source` or
+`version` may be one.
 
 The name of an error is text of the message's template (`record.msg`), all that varies is an argument: Sentry groups
 lines by their template, so each kind of error is one issue, whatever its paths and numbers.
@@ -34,6 +35,8 @@ class About(TypedDict, total=False):
     version: int | None
     error: BaseException
     stats: Stats | None
+    input_age_s: float | None
+    published_after_s: float | None
 
 
 class SourceLog:
@@ -71,10 +74,18 @@ class SourceLog:
 
     def run_ended(self, report: Report) -> None:
         """Log a run that did not fail, in one line."""
-        about: About = {"source": report.source, "version": report.version, "stats": report.stats}
+        about: About = {
+            "source": report.source,
+            "version": report.version,
+            "stats": report.stats,
+            "input_age_s": report.input_age_s,
+            "published_after_s": report.published_after_s,
+        }
         if report.status == "success":
-            stats = msgspec.json.encode({"source": report.source, **msgspec.to_builtins(report.stats)}).decode()
-            self._log("✅ Optimized: %s", (stats,), logging.INFO, about)
+            values = msgspec.to_builtins(report)  # without the times that are unknown
+            times = {name: values[name] for name in ("input_age_s", "published_after_s") if name in values}
+            stats = {"source": report.source, **values["stats"], **times}
+            self._log("✅ Optimized: %s", (msgspec.json.encode(stats).decode(),), logging.INFO, about)
         else:
             outcome = (report.status, report.reason or f"version {report.version}")
             self._log_about(logging.INFO, "%s: %s", outcome, about)

@@ -418,8 +418,10 @@ class Report(Value, frozen=True, omit_defaults=True):
     `rejected` goes with the version that is current. `warning` says what is wrong with the run's worker though the run
     is right. `changes` goes with `success` and counts what differs from the version before: nothing, if the new input
     has the same content, which keeps its version. `pinned` goes with the reason `pinned`, and with a rollback.
-    `input_age_s` is the time since the input was last written to; `published_after_s` the time from its coming into its
-    place until readers could see the version. Both in seconds, absent where the place of the input does not say.
+    `input_age_s` goes with `success` and `unchanged`: the time from the last write to the input until `timestamp`.
+    `published_after_s` goes with `success`: the time from the input's coming into its place, as by a rename, until
+    readers could see the version; absent if they could before, as of an input that is scanned again by force. Both in
+    seconds, at least 0, of parts those of the newest, and absent where the place of the input does not say.
     """
 
     status: Literal["success", "unchanged", "skipped", "failed"]

@@ -93,6 +93,21 @@ def test_a_run_is_one_line_with_its_stats(caplog: pytest.LogCaptureFixture) -> N
     assert rolling(skipped) == {"source": "brain"}
 
 
+def test_a_run_tells_how_fresh_its_input_was(caplog: pytest.LogCaptureFixture) -> None:
+    """As attributes, and of a scan in the text too, where it is known."""
+    log.run_ended(Report("success", "brain", "", stats=Stats(), input_age_s=12.5, published_after_s=2.1))
+    log.run_ended(Report("success", "brain", "", stats=Stats()))
+    log.run_ended(Report("unchanged", "brain", "", version=7, input_age_s=42.0))
+
+    lines = [json.loads(record.getMessage().partition(": ")[2]) for record in caplog.records[:2]]
+    times = [{name: line.get(name) for name in ("input_age_s", "published_after_s")} for line in lines]
+    assert times == [{"input_age_s": 12.5, "published_after_s": 2.1}, {"input_age_s": None, "published_after_s": None}]
+    attributes = [rolling(record) for record in caplog.records]
+    assert (attributes[0]["input_age_s"], attributes[0]["published_after_s"]) == (12.5, 2.1)
+    assert "input_age_s" not in attributes[1]
+    assert (attributes[2]["input_age_s"], "published_after_s" in attributes[2]) == (42.0, False)
+
+
 def test_a_record_is_of_its_caller(caplog: pytest.LogCaptureFixture) -> None:
     """File and function are the caller's, not the helper's."""
     log.error("a")

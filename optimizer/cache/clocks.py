@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-__all__ = ["FUTURE_TOLERANCE_S", "Sightings", "seconds_of", "text_of"]
+__all__ = ["FUTURE_TOLERANCE_S", "Sightings", "elapsed_s", "seconds_of", "text_of"]
 
 # How far in the future a confirmation may be and still count as made just now. NTP keeps clocks within milliseconds,
 # object stores and old file systems round to one or two seconds. A fleet that died is noticed later by this much at
@@ -36,6 +36,11 @@ def text_of(seconds: float) -> str:
 def seconds_of(text: str) -> float:
     """ISO 8601 as seconds since the epoch."""
     return datetime.fromisoformat(text).timestamp()
+
+
+def elapsed_s(since_s: float | None, until_s: float) -> float | None:
+    """Seconds between two times by the clocks of two hosts, to 1 ms: at least 0, `None` if one is unknown."""
+    return None if since_s is None else round(max(0.0, until_s - since_s), 3)
 
 
 class Sightings:

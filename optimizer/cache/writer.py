@@ -204,8 +204,8 @@ class VersionWriter:
         staged = (client.hlen(names["symbols"]), client.zcard(names["ranking"]))
         if staged != (len(index), len(index)):
             raise CacheUnavailable(
-                f"of {len(index)} symbols that were staged the cache has {min(staged)} left: it evicts, and "
-                "needs more memory"
+                f"of {len(index)} symbols that were staged the cache has {min(staged)} left: it evicts; "
+                "raise its maxmemory, or set its maxmemory-policy to noeviction"
             )
 
     def _change(self, client: redis.Redis, snapshots: SnapshotSet, before: Pointer | None) -> bytes:

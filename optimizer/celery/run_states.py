@@ -76,9 +76,14 @@ class _InBroker:
             ping(url)  # first: Celery alone would try for a while, and then end with four tracebacks
             yield
         except ResponseError as error:  # a key of another type, or an ACL that forbids the command
-            raise CacheUnavailable(f"the broker {redact_url(url)} refuses: {error}") from error
+            raise CacheUnavailable(
+                f"the broker {redact_url(url)} refuses: {error}; what it lacks is shown by: rolling-optimizer config"
+            ) from error
         except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: lost while waiting
-            raise CacheUnavailable(f"the broker {redact_url(url)} cannot be reached: {error}") from error
+            raise CacheUnavailable(
+                f"the broker {redact_url(url)} cannot be reached: {error}; is it up? Its address is "
+                "ROLLING_BROKER_URL, by default ROLLING_REDIS_URL"
+            ) from error
 
     def reading(self) -> AbstractContextManager[None]:
         return self.sending()
@@ -109,7 +114,10 @@ class _InCache:
                 connection.ensure_connection(max_retries=RECONNECT_TRIES, interval_start=0, interval_step=0)
             yield
         except (OperationalError, RedisError, OSError) as error:
-            raise CacheUnavailable(f"the broker {registration.shown_broker()} cannot be reached: {error}") from error
+            raise CacheUnavailable(
+                f"the broker {registration.shown_broker()} cannot be reached: {error}; is it up? Its address is "
+                "broker_url of the Celery app"
+            ) from error
 
     def reading(self) -> AbstractContextManager[None]:
         return nullcontext()

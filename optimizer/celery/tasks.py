@@ -205,7 +205,10 @@ def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]
             with suppress(Ignore):  # by which Celery ends a replaced task; this one first releases its locks
                 task.replace(chord(scans, merge, app=task.app))
         except (OperationalError, RedisError, OSError) as error:
-            raise CacheUnavailable(f"the broker {registration.shown_broker()} cannot be reached: {error}") from error
+            raise CacheUnavailable(
+                f"the broker {registration.shown_broker()} cannot be reached: {error}; is it up? The next tick sends "
+                "the parts again"
+            ) from error
 
     return send_parts
 

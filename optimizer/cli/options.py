@@ -51,7 +51,11 @@ def every_or_usage_error(interval_s: float, source: str | None = None, **options
         every = Settings.every_from_env(environ, strict=True)
         if source is not None:
             every = [Settings.from_env(environ, source, strict=True)]
-        return [replace(settings, interval_s=interval_s) for settings in every]
+        try:
+            return [replace(settings, interval_s=interval_s) for settings in every]
+        except SettingsInvalid as error:
+            variable = f"{variable_name('interval_s')}={interval_s}"
+            raise SettingsInvalid(str(error).replace(variable, f"--every {interval_s:g}")) from None
 
 
 def _environ(options: Mapping[str, Any]) -> dict[str, str]:

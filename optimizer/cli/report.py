@@ -6,7 +6,7 @@ from optimizer.models import Report
 from optimizer.reader.results import describe_bots_without_fields, describe_rejected
 from optimizer.selection.acceptance import describe_tally
 
-__all__ = ["describe"]
+__all__ = ["describe", "describe_s"]
 
 
 def describe(report: Report) -> str:
@@ -36,7 +36,14 @@ def describe(report: Report) -> str:
         lines += [f"  {line}" for line in describe_bots_without_fields(report.rejected)]
     else:
         lines += [f"  {line}" for line in describe_rejected(report.rejected)]
+    if report.published_after_s is not None:
+        lines.append(f"  published {describe_s(report.published_after_s)} after the input landed")
     if report.warning:
         lines.append(f"  warning: {report.warning}")
     lines += [f"  rejected {describe_tally(tally)}" for tally in report.rejects]
     return "\n".join(lines)
+
+
+def describe_s(seconds: float) -> str:
+    """Describe a time: to a tenth of a second below a minute, else to a second."""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds:,.0f} s"

@@ -8,10 +8,10 @@ import click
 import msgspec
 
 from optimizer.cli.options import settings_or_usage_error, source_option
-from optimizer.cli.report import describe
+from optimizer.cli.report import describe, describe_s
 from optimizer.errors import SnapshotMissing
 from optimizer.reader.reader import SnapshotReader
-from optimizer.reader.results import describe_rejected, last_decided
+from optimizer.reader.results import InputTimes, describe_rejected, last_decided
 
 __all__ = ["status"]
 
@@ -35,13 +35,19 @@ def status(source: str | None, as_json: bool, max_age: float | None) -> None:
         runs.append(failure)
     if all(run.status != "success" for run in runs):
         runs += reader.runs(1, status="success")
+    times = InputTimes.of(recent, runs)
     if as_json:
-        click.echo(msgspec.json.encode({**msgspec.to_builtins(state), "runs": runs}))
+        figures = msgspec.to_builtins(state) | msgspec.to_builtins(times)
+        click.echo(msgspec.json.encode({**figures, "runs": runs}))
     else:
         click.echo(
             f"version {state.version}, made {state.generated_at}, confirmed {state.age_s:.0f} s ago, "
             f"from {state.origin}"
         )
+        if times.input_age_s is not None:
+            click.echo(f"  input written {describe_s(times.input_age_s)} ago")
+        if times.published_after_s is not None:
+            click.echo(f"  published {describe_s(times.published_after_s)} after the input landed")
         if state.restored_from is not None:
             click.echo(f"  restored from version {state.restored_from}")
         if state.pinned is not None:

@@ -92,7 +92,10 @@ def scan_one_part(
             engine = choose_engine(settings.engine)
             scanned, _ = scan_part(settings, engine, location, session, session.watched(progress))
             if session.state != "up":
-                raise CacheUnavailable(f"{location}: what was found in it could not be kept in Redis")
+                raise CacheUnavailable(
+                    f"{location}: what was found in it could not be kept in Redis: {session.problem}; the next tick "
+                    "scans it again"
+                )
             return PartOutcome(location, scanned)
     except RollingError as error:
         return PartOutcome(location, error=type(error).__name__, details=str(error))
@@ -207,7 +210,10 @@ def _merged(
     def result_of(part: Part) -> PartResult:
         result = session.ask(lambda: store.load(part.digest), absent=None)
         if result is None and session.state != "up":
-            raise CacheUnavailable(f"{part.location}: Redis went away before what was found in it could be read")
+            raise CacheUnavailable(
+                f"{part.location}: Redis went away before what was found in it could be read: {session.problem}; the "
+                "next tick goes on from the parts that it holds"
+            )
         if result is None:
             raise PartFailed(f"{part.location}: what was found in it is gone from Redis, or damaged; does that evict?")
         return result

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.config.settings import Settings
 from optimizer.models import ChangeCounts, Report, Stats
 from optimizer.pipeline.guard import check_guards
@@ -71,6 +72,9 @@ def publish(
     else:
         store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
     session.publish(snapshots)
+    # The version of an input that is scanned again by force could be read before.
+    is_new = before is None or before.manifest.fingerprint != scanned.fingerprint
+    published_after_s = elapsed_s(scanned.landed_s, time.time()) if is_new else None
     return Report(
         "success",
         settings.source,
@@ -82,6 +86,8 @@ def publish(
         changes=ChangeCounts() if is_equal else manifest.changes,
         rejects=result.tallies(),
         rejected=result.rejected,
+        input_age_s=elapsed_s(scanned.modified_s, seconds_of(now)),
+        published_after_s=published_after_s,
     )
 
 

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from optimizer.cache.clocks import text_of
+from optimizer.cache.clocks import elapsed_s, text_of
 from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
 from optimizer.errors import RunTimedOut
@@ -265,13 +265,15 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     done = confirm_set(store, session, snapshots)
     if done is None:
         return None
+    now_s = time.time()
     return Report(
         "unchanged",
         settings.source,
-        _now(),
+        text_of(now_s),
         version=max(manifest.version, session.version_before),
         cache=session.outcome(done),
         rejected=manifest.rejected,
+        input_age_s=elapsed_s(opened.modified_s, now_s),
     )
 
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 import msgspec
 
 from optimizer.cache.client import UNREADABLE
+from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.models import (
     BotsSnapshot,
@@ -42,6 +43,7 @@ __all__ = [
     "Answer",
     "CachedVersion",
     "Changes",
+    "InputTimes",
     "Origin",
     "Payload",
     "Sighting",
@@ -53,6 +55,7 @@ __all__ = [
     "last_decided",
     "load_payload",
     "load_payloads",
+    "most_bots_lack_fields",
 ]
 
 T = TypeVar("T")
@@ -278,6 +281,28 @@ def last_decided(runs: Iterable[Report]) -> Report | None:
     return next((run for run in runs if run.status != "skipped"), None)
 
 
+@dataclass(frozen=True, slots=True)
+class InputTimes:
+    """How fresh the input is, in seconds, of the newest reports that say it; `None` if none does.
+
+    `input_age_s` is the time since the last write to the input that a run published or confirmed last.
+    `published_after_s` is the time that the last new input took from its landing to its version's being readable.
+    """
+
+    input_age_s: float | None
+    published_after_s: float | None
+
+    @classmethod
+    def of(cls, runs: Sequence[Report], scans: Sequence[Report]) -> Self:
+        """What reports say, newest first: of all runs, and of scans that were published, which are kept for longer."""
+        reports = (*runs, *scans)
+        written_s = (
+            seconds_of(report.timestamp) - report.input_age_s for report in reports if report.input_age_s is not None
+        )
+        published = (report.published_after_s for report in reports if report.published_after_s is not None)
+        return cls(elapsed_s(next(written_s, None), time.time()), next(published, None))
+
+
 def describe_rejected(rejected: Rejected | None) -> list[str]:
     """What a version leaves out, one sentence per kind; none if nothing is left out, or if it is not known."""
     if rejected is None:
@@ -291,11 +316,16 @@ def describe_rejected(rejected: Rejected | None) -> list[str]:
     return notes + describe_bots_without_fields(rejected)
 
 
+def most_bots_lack_fields(rejected: Rejected) -> bool:
+    """Whether more than half of the bots that were taken have no value in any field that is read."""
+    bots = rejected.bots
+    return bots.without_fields is not msgspec.UNSET and 2 * bots.without_fields > bots.seen - bots.rejected
+
+
 def describe_bots_without_fields(rejected: Rejected | None) -> list[str]:
     """That most bots have none of the fields that are read, as one sentence; none if that is not so."""
-    empty = msgspec.UNSET if rejected is None else rejected.bots.without_fields
-    if rejected is None or empty is msgspec.UNSET or 2 * empty <= rejected.bots.seen - rejected.bots.rejected:
+    if rejected is None or not most_bots_lack_fields(rejected):
         return []
-    counts = f"{empty:,} of {rejected.bots.seen:,} bots"
+    counts = f"{rejected.bots.without_fields:,} of {rejected.bots.seen:,} bots"
     remedy = "set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect"
     return [f"{counts} have no value in any field that is read; if theirs have other names, {remedy}"]

@@ -30,6 +30,7 @@ BLOCK_BYTES: Final = 8 << 20
 BLOCKS: Final = 2
 # The names that stores give to the time of an object's last modification.
 _TIMES: Final = ("LastModified", "last_modified", "updated", "mtime", "created")
+LATEST_S: Final = 253_402_300_800  # the year 10000
 # The names that stores give to the tag of an object's content or version.
 _TAGS: Final = ("ETag", "etag", "generation", "md5Hash", "content_md5", "checksum")
 
@@ -147,7 +148,7 @@ def _time_of(info: dict[str, Any]) -> float | None:
             value = datetime.fromisoformat(value)
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and 0 < value < LATEST_S else None
 
 
 def _fingerprint(info: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from io import RawIOBase
@@ -250,6 +251,7 @@ def _validator(url: Url, response: HTTPResponse) -> _Validator:
 
 def _time_of(text: str) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp()
+        date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()  # HTTP dates are in UTC, whatever they say

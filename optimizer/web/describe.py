@@ -159,8 +159,11 @@ STATUS_EXAMPLE: Final = {
     "last_success": _TIMESTAMP,
     "rejected": _REJECTED,
     "notes": ["1 of 2 bots rejected; sums leave it out"],
+    "bots_lack_fields": False,
     "pinned": None,
     "restored_from": None,
+    "input_age_s": 12.4,
+    "published_after_s": 2.143,
 }
 _REPORT: Final = {"status": "unchanged", "source": "rolling_brain", "timestamp": _TIMESTAMP, "version": _VERSION}
 RUNS_EXAMPLE: Final = {"runs": [_REPORT]}

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from optimizer.errors import GuardRefused, SnapshotMissing
 from optimizer.models import Origin, Report
 from optimizer.reader.follower import Follower
-from optimizer.reader.results import last_decided
+from optimizer.reader.results import InputTimes, last_decided
 
 __all__ = ["MEDIA_TYPE", "render"]
 
@@ -38,7 +38,8 @@ def render(
         reads: Answers by origin.
         listeners: Clients of this process's events.
     """
-    parts = (_snapshot(follower), _last_run(runs), _last_scan(scans), _process(follower, reads, listeners))
+    of_runs = (_last_run(runs), _last_scan(scans), _input(runs, scans))
+    parts = (_snapshot(follower), *of_runs, _process(follower, reads, listeners))
     return "".join(text for part in parts for text in part)
 
 
@@ -99,6 +100,16 @@ def _last_scan(scans: Sequence[Report]) -> Iterable[str]:
         yield _gauge(f"last_scan_{name}", text, value)
     rejected = [({"reason": str(tally.reason)}, float(tally.count)) for tally in scans[0].rejects]
     yield _metric("last_scan_rejected", "gauge", "What it rejected, by reason.", rejected)
+
+
+def _input(runs: Sequence[Report], scans: Sequence[Report]) -> Iterable[str]:
+    times = InputTimes.of(runs, scans)
+    if times.input_age_s is not None:
+        text = "Since the last write to the input that a run published or confirmed last."
+        yield _gauge("input_age_seconds", text, times.input_age_s)
+    if times.published_after_s is not None:
+        text = "From the landing of the last new input until its version could be read."
+        yield _gauge("published_after_seconds", text, times.published_after_s)
 
 
 def _process(follower: Follower, reads: Mapping[Origin, int], listeners: int) -> Iterable[str]:

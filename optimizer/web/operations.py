@@ -17,7 +17,7 @@ from optimizer.errors import SnapshotMissing
 from optimizer.models import Pin, Rejected, Report, Value
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.lookups import ScanStatus
-from optimizer.reader.results import describe_rejected, last_decided
+from optimizer.reader.results import InputTimes, describe_rejected, last_decided, most_bots_lack_fields
 from optimizer.web import describe, metrics
 from optimizer.web.problems import compressed_response, json_response, problem, unavailable
 from optimizer.web.service import Service
@@ -25,11 +25,17 @@ from optimizer.web.trigger import Trigger, add_trigger_routes
 
 __all__ = ["add_operations"]
 
+# How long /status waits for reports: what it shows besides is in memory.
+REPORTS_S: Final = 0.2
 RUNS_READ: Final = 100  # among which the last run that was not skipped is searched
 
 
 class SnapshotStatus(Value, frozen=True):
-    """How fresh the current version is, and where it is read from."""
+    """How fresh the current version is, and where it is read from.
+
+    `bots_lack_fields` says that most bots have no value in any field that is read: the engine may name them otherwise.
+    `input_age_s` and `published_after_s` are null where no report says them, and while Redis is away.
+    """
 
     source: str
     sources: list[str]
@@ -45,8 +51,11 @@ class SnapshotStatus(Value, frozen=True):
     last_success: str | None
     rejected: Rejected | None
     notes: list[str]
+    bots_lack_fields: bool
     pinned: Pin | None
     restored_from: int | None
+    input_age_s: float | None
+    published_after_s: float | None
 
 
 class RunReports(Value, frozen=True):
@@ -85,6 +94,7 @@ def add_operations(
             "trigger": may_trigger,
             "flower_url": service.flower_url,
         }
+        times = await _input_times(reader)
         try:
             state = await reader.manifest()
         except SnapshotMissing as error:
@@ -99,8 +109,11 @@ def add_operations(
                 last_success=state.checked_at,
                 rejected=state.rejected,
                 notes=describe_rejected(state.rejected),
+                bots_lack_fields=state.rejected is not None and most_bots_lack_fields(state.rejected),
                 pinned=state.pinned,
                 restored_from=state.restored_from,
+                input_age_s=times.input_age_s,
+                published_after_s=times.published_after_s,
                 **always,
             )
         )
@@ -154,13 +167,27 @@ def add_operations(
     )
     async def prometheus(_request: Request) -> Response:
         reader = await service.reader()
-        runs, scans = await reader.runs(RUNS_READ), await reader.runs(1, status="success")
+        runs, scans = await _reports(reader)
         await asyncio.to_thread(service.read_counters.share, reader.follower)
         text = metrics.render(reader.follower, runs, scans, service.read_counters.totals(), len(service.hub))
         return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
 
     if trigger is not None and may_trigger:
         add_trigger_routes(router, trigger, service.settings.trigger_token, service.settings.source)
+
+
+async def _reports(reader: AsyncSnapshotReader) -> tuple[list[Report], list[Report]]:
+    """The newest reports, and the newest of a scan that was published."""
+    return await reader.runs(RUNS_READ), await reader.runs(1, status="success")
+
+
+async def _input_times(reader: AsyncSnapshotReader) -> InputTimes:
+    """How fresh the input is; unknown if Redis takes long: what a response has besides is in memory."""
+    try:
+        async with asyncio.timeout(REPORTS_S):
+            return InputTimes.of(*await _reports(reader))
+    except TimeoutError:
+        return InputTimes(None, None)
 
 
 async def _why_stale(reader: AsyncSnapshotReader) -> str:

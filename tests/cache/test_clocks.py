@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import optimizer.cache.clocks
-from optimizer.cache.clocks import FUTURE_TOLERANCE_S, Sightings, seconds_of, text_of
+from optimizer.cache.clocks import FUTURE_TOLERANCE_S, Sightings, elapsed_s, seconds_of, text_of
 
 STALE_AFTER_S = 90.0
 EPOCH_S = 1_795_000_000.0
@@ -103,3 +103,13 @@ def test_a_time_as_text_is_that_time() -> None:
     assert seconds_of("1970-01-01T01:00:00+01:00") == 0
     assert text_of(-1e15) == "0001-01-01T00:00:00.000Z"
     assert text_of(1e15) == "9999-12-31T23:59:59.000Z"
+
+
+@given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
+def test_a_time_between_two_clocks_is_never_negative(since_s: float, until_s: float) -> None:
+    """It is what lies between them, to a millisecond; 0 if one clock is ahead of the other, unknown without a start."""
+    elapsed = elapsed_s(since_s, until_s)
+    assert elapsed is not None
+    assert elapsed == pytest.approx(max(0.0, until_s - since_s), abs=0.0006)
+    assert elapsed == round(elapsed, 3)
+    assert elapsed_s(None, until_s) is None

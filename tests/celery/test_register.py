@@ -402,6 +402,7 @@ for _ in range(2):
     assert len(said) == 2
     for line in said:
         assert "the broker amqp://user:**@127.0.0.1:1// cannot be reached" in line
+        assert line.endswith("; is it up? Its address is broker_url of the Celery app")
         assert "secret" not in line
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -322,11 +322,15 @@ def test_many_sources_and_parts_over_two_workers(tmp_path: Path, settings: Setti
 def test_a_killed_scan_of_a_part_costs_one_tick(tmp_path: Path, settings: Settings) -> None:
     """The chord is lost; the next tick that finds the lock expired says so, and reads only what was not read yet."""
     write_json(tmp_path / "parts" / "a.json.gz", {"AAPL": a_record()})
-    write_sample(tmp_path / "parts" / "b.json.gz", symbols=1_000, points=4_000)
+    slow = tmp_path / "parts" / "b.json.gz"
+    write_sample(slow, symbols=1_000, points=4_000)
     parted = replace(settings, input=tmp_path / "parts" / "*.json.gz", source="parted")
     with Fleet(tmp_path, parted, ROLLING_SOURCE="parted", **FAST_TICKS, **SLOW_SCAN) as fleet:
         fleet.start_worker()
         fleet.start_beat()
+        fleet.wait_for_line(r"scan_rolling_part\[.*received")
+        # Amid its scan, however busy the machine is: neither before it begins nor after its end.
+        wait_until(lambda: any(_stop_reader(child, slow) for child in fleet.children()), what="the slow part's scan")
         fleet.wait_for_line(r"scan_rolling_part\[.*succeeded")
         for child in fleet.children():
             os.kill(child, signal.SIGKILL)
@@ -336,6 +340,23 @@ def test_a_killed_scan_of_a_part_costs_one_tick(tmp_path: Path, settings: Settin
     assert [one.error for one in lost] == ["RunLost"]
     assert report.stats is not None
     assert (report.stats.parts, report.stats.parts_scanned) == (2, 1)
+
+
+def _stop_reader(pid: int, path: Path) -> bool:
+    """Stop a process if it has this file open; return whether it had it open when it was stopped."""
+
+    def reads() -> bool:
+        with suppress(FileNotFoundError):  # it has closed a file meanwhile
+            return any(file.readlink() == path for file in Path(f"/proc/{pid}/fd").iterdir())
+        return False
+
+    if not reads():
+        return False
+    os.kill(pid, signal.SIGSTOP)
+    if not reads():
+        os.kill(pid, signal.SIGCONT)
+        return False
+    return True
 
 
 def test_a_sender_that_waits_for_a_run_hears_that_its_worker_was_killed(

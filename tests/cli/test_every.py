@@ -154,7 +154,8 @@ def test_it_ends_when_its_reports_are_not_read_any_more(data: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--every", "0"], "ROLLING_INTERVAL_S=0.0 is not between 0.1 and 86,400"),
+        (["--every", "0"], "Error: --every 0 is not between 0.1 and 86,400"),
+        (["--every", "nan"], "Error: --every nan is not between 0.1 and 86,400"),
         (["--every", "x"], "'x' is not a valid float"),
         (["--every", "1", "--force"], "--force and --accept are for one run"),
         (["--every", "1", "--accept"], "--force and --accept are for one run"),

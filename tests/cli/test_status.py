@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> No
     assert shown["version"] == report.version
     assert shown["rejected"] == {"records": {"seen": 1, "rejected": 0}, "bots": {"seen": 0, "rejected": 0}}
     assert shown["runs"][0]["stats"]["predictions_extracted"] == 1
+
+    assert re.search(r"^  input written \d+\.\d s ago$", text.stdout, re.MULTILINE)
+    assert len(re.findall(r"^  published \d+\.\d s after the input landed$", text.stdout, re.MULTILINE)) == 2
+    assert shown["published_after_s"] == report.published_after_s is not None
+    assert 0 <= shown["input_age_s"] < 60
 
     report_unchanged(settings, 5)
     shown = json.loads(rolling_optimizer(data, "status", "--json", **variables).stdout)

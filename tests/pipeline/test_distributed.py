@@ -190,6 +190,7 @@ def test_whatever_goes_wrong_with_a_part_is_its_outcome(parted: Settings, own_re
     lost = scan_one_part(away, dispatched(away).token, location, progress=once(own_redis.kill))
     assert lost.error == "CacheUnavailable"
     assert location in lost.details
+    assert lost.details.endswith("; the next tick scans it again")
 
 
 def test_a_message_cannot_make_a_worker_read_other_files(parted: Settings, tmp_path: Path) -> None:

@@ -215,6 +215,29 @@ class TestChanges:
             return b"".join(input_file.chunks(CHUNK_BYTES))
 
 
+class TestTimes:
+    """When a file was last written to, and when it came into its place."""
+
+    def test_a_rename_is_later_than_the_last_write(self, tmp_path: Path) -> None:
+        """So is a link; the time that counts is of the file that was opened, whatever comes after."""
+        path = write_raw(tmp_path / "a.json", JSON)
+        os.utime(path, (1_700_000_000, 1_700_000_000.25))
+        path.rename(tmp_path / "b.json")
+        stat = (tmp_path / "b.json").stat()
+
+        with open_input_file(tmp_path / "b.json") as input_file:
+            write_raw(tmp_path / "b.json", JSON)
+            assert (input_file.modified_s, input_file.landed_s) == (1_700_000_000.25, stat.st_ctime)
+
+    def test_it_never_lands_before_it_was_written(self, tmp_path: Path) -> None:
+        """As by a clock that was put back, or a time that a copy kept."""
+        path = write_raw(tmp_path / "a.json", JSON)
+        touch_later(path)
+
+        with open_input_file(path) as input_file:
+            assert input_file.landed_s == input_file.modified_s == path.stat().st_mtime
+
+
 class TestFingerprint:
     """It is equal for an unchanged file, and different for any other."""
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import socket
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
+import fsspec
 import pytest
 
 from optimizer.cli.dev.sample import write_sample
@@ -234,8 +238,6 @@ def test_a_pattern_without_a_match_names_where_it_looked(remote_settings: Settin
 
 def test_other_stores_are_read_alike(tmp_path: Path) -> None:
     """Without an ETag, all that the store says of an object is its fingerprint."""
-    import fsspec  # noqa: PLC0415
-
     url = parse_location(f"memory://{tmp_path.name}/a.json.gz")
     assert isinstance(url, Url)
     store = fsspec.filesystem("memory")
@@ -246,6 +248,58 @@ def test_other_stores_are_read_alike(tmp_path: Path) -> None:
         store.pipe_file(url.text, gzip.compress(b"[1]"))
         with pytest.raises(SourceTorn, match="replaced"):
             input_file.check_unchanged()
+    store.rm_file(url.text)
+
+
+# ---- times
+
+
+def test_an_object_is_as_old_as_the_store_says(s3: S3Server, place: Url) -> None:
+    """From its put, all at once, by the store's clock in whole seconds."""
+    before_s = int(time.time())
+    s3.put(place / "a.json", b"[1]")
+    with open_input_file(place / "a.json") as input_file:
+        assert input_file.modified_s is not None
+        assert before_s <= input_file.modified_s <= time.time()
+        assert input_file.landed_s == input_file.modified_s
+
+
+NOON: Final = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("info", "modified_s"),
+    [
+        ({"LastModified": NOON}, NOON.timestamp()),  # s3fs
+        ({"last_modified": NOON, "etag": "x"}, NOON.timestamp()),  # adlfs
+        ({"updated": "2026-11-01T12:00:00.250Z", "mtime": NOON}, NOON.timestamp() + 0.25),  # gcsfs
+        ({"mtime": NOON.timestamp()}, NOON.timestamp()),  # fsspec's local and SFTP
+        ({"created": NOON}, NOON.timestamp()),  # fsspec's memory
+        ({"LastModified": NOON.replace(tzinfo=None)}, NOON.timestamp()),
+        ({"LastModified": "2026-11-01T13:00:00+01:00"}, NOON.timestamp()),
+        ({"LastModified": None, "mtime": 7}, 7.0),
+        ({"LastModified": "yesterday"}, None),
+        ({"LastModified": ["2026"]}, None),
+        ({"mtime": math.nan}, None),
+        ({"mtime": math.inf}, None),
+        ({"mtime": 10**400}, None),
+        ({}, None),
+    ],
+)
+def test_each_store_names_the_time_in_its_own_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: dict[str, Any], modified_s: float | None
+) -> None:
+    """What cannot be read as a time is unknown, and the object is read all the same."""
+    url = parse_location(f"memory://{tmp_path.name}/a.json")
+    assert isinstance(url, Url)
+    store = fsspec.filesystem("memory")
+    store.pipe_file(url.text, b"[1]")
+    shown = {"name": "a.json", "size": 3, "type": "file", **info}
+    monkeypatch.setattr(type(store), "info", lambda *_, **__: shown)
+    with open_input_file(url) as input_file:
+        assert (input_file.modified_s, input_file.landed_s) == (modified_s, modified_s)
+        assert b"".join(input_file.chunks(1 << 16)) == b"[1]"
+    monkeypatch.undo()
     store.rm_file(url.text)
 
 

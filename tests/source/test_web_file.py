@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import ssl
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -344,6 +345,33 @@ def test_runs_leave_nothing_open(web_settings: Settings, pages: Pages, tmp_path:
             optimize(web_settings, use_cache=False)
         pages.status = 200
     wait_until(lambda: sockets() <= before, what="the server to close its side")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"],
+    ids=["now", "RFC 850", "asctime"],
+)
+def test_its_time_is_what_the_server_says(pages: Pages, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each form that a server may send (RFC 9110 section 5.6.7), all in UTC wherever this machine is."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    pages.data, pages.last_modified = b"[1]", text
+    try:
+        with open_input_file(Url(f"{pages.url}/a.json")) as file:
+            assert file.modified_s == file.landed_s == 784_111_777
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "Sun, 31 Feb 1994 08:49:37 GMT", "Sun, 06 Nov 99999 08:49:37 GMT"])
+def test_a_time_that_cannot_be_read_is_unknown(pages: Pages, text: str) -> None:
+    """The file is read all the same."""
+    pages.data, pages.last_modified = b"[1]", text
+    with open_input_file(Url(f"{pages.url}/a.json")) as file:
+        assert (file.modified_s, file.landed_s) == (None, None)
+        assert b"".join(file.chunks(1 << 16)) == b"[1]"
 
 
 def test_it_is_an_input_file(pages: Pages) -> None:

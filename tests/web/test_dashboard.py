@@ -6,9 +6,12 @@ violation of its content security policy.
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,34 @@ def test_the_page_shows_what_is_published(settings: Settings, open_page: Open) -
     expect(page.locator("#freshness-word")).to_have_text("Fresh")
     expect(page.locator("#connection-text")).to_have_text("Live")
     expect(page.get_by_role("meter")).to_have_attribute("aria-valuetext", re.compile(r"^\d+ s old, fresh$"))
+
+
+def test_the_page_shows_how_fresh_the_input_is(settings: Settings, open_page: Open) -> None:
+    """When it was last written, which ticks, and how long after its landing it was published; nothing if unknown."""
+    publish(settings, {"AAPL": a_record()})
+    hours_ago = time.time() - 2 * 3_600 - 15 * 60
+    write_json(settings.input, {"predictions": {"MSFT": a_record()}, "bots": BOTS})
+    os.utime(local(settings.input), (hours_ago, hours_ago))
+    assert optimize(settings).published_after_s is not None
+    page = open_page()
+    line = page.locator("#freshness-input")
+    expect(line).to_have_text(re.compile(r"^Input written 2 h 15 min ago, published 0[.,]\d+ s after it landed$"))
+    page.get_by_text("These runs as a table").click()
+    expect(rows(page, "#runs")).to_have_count(2)
+    assert column(page, "Input age", "#runs")[0] == "2 h 15 min"
+    assert [text.endswith(" s") for text in column(page, "Published after", "#runs")] == [True, True]
+
+    height = page.locator(".top").bounding_box()
+    for age_s, shown in ((58.9, "Input written 1 min 0 s ago"), (None, "")):  # before it is asked for again
+        answer = partial(answer_with, input_age_s=age_s, published_after_s=None)
+        page.route("**/status", answer)
+        expect(line).to_have_text(shown)
+        assert page.locator(".top").bounding_box() == height
+
+
+def answer_with(route: Route, **members: Any) -> None:
+    """Answer as the server does, but for these members."""
+    route.fulfill(json=route.fetch().json() | members)
 
 
 def test_a_new_version_appears_by_itself_and_leaves_the_reader_where_they_are(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from optimizer import Settings, optimize
 from optimizer.cache.client import CacheClient
+from optimizer.cache.clocks import text_of
 from optimizer.cache.keys import Keys
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.run_log import RunLog
@@ -60,6 +62,9 @@ def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
     assert values["last_scan_rejected ConfidenceInvalid"] == 2
     assert (values["records_seen"], values["records_rejected"]) == (3, 2)
     assert (values["bots_seen"], values["bots_rejected"], values["bots_without_fields"]) == (0, 0, 0)
+    assert report.input_age_s is not None
+    assert report.input_age_s <= values["input_age_seconds"] < 60
+    assert values["published_after_seconds"] == report.published_after_s
     assert values["cache_up"] == 1
     assert values["reads_total redis"] == 1
     assert values["snapshot_stale"] == 0
@@ -74,7 +79,30 @@ def test_metrics_show_fields_that_are_lost(settings: Settings) -> None:
     optimize(settings)
     with asking(settings) as client:
         values = metrics(client.get("/metrics").text)
+        status = client.get("/status").json()
     assert (values["bots_seen"], values["bots_without_fields"], values["last_scan_extras_dropped"]) == (2, 1, 1)
+    assert status["bots_lack_fields"] is False  # half of them
+
+
+def test_the_age_of_the_input_is_counted_on(settings: Settings) -> None:
+    """At each scrape, and from the newest report that has it; neither gauge is there if no report has."""
+    run_old(settings)
+    now_s, before = time.time(), Report("success", settings.source, "", published_after_s=2.5)
+    an_hour, a_minute = (
+        msgspec.structs.replace(before, timestamp=text_of(now_s - 10), input_age_s=age_s) for age_s in (3_600, 60)
+    )
+    for reports, age_s in (([an_hour, a_minute], 70), ([a_minute, an_hour], 3_610)):
+        own = replace(settings, source=f"s{age_s}")
+        run_old(own)
+        record(own, *reports, Report("failed", own.source, text_of(now_s)))
+        with asking(own) as client:
+            first, second = (metrics(client.get("/metrics").text) for _ in range(2))
+        assert age_s <= first["input_age_seconds"] < second["input_age_seconds"] < age_s + 60
+        assert first["published_after_seconds"] == 2.5
+    old = replace(settings, source="old")
+    record(old, Report("success", "old", text_of(now_s)))
+    with asking(old) as client:
+        assert {"input_age_seconds", "published_after_seconds"}.isdisjoint(metrics(client.get("/metrics").text))
 
 
 READER = ("%R~rolling:*", "&rolling:*", "-@all", "+@read", "+@pubsub", "+ping", "+hello", "+select")

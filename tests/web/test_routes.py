@@ -6,6 +6,7 @@ import builtins
 import gzip
 import hashlib
 import json
+import os
 import re
 import socket
 import threading
@@ -30,7 +31,7 @@ from optimizer.pipeline.rollback import rollback, unpin
 from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
-from tests.support.published_state import NEW, OLD, run_next, run_old, version_of
+from tests.support.published_state import NEW, OLD, report_unchanged, run_next, run_old, version_of
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 from tests.support.web_apps import WebServer, asking
@@ -298,6 +299,9 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
 
     assert status.pop("age_s") < 60
     assert report.timestamp <= status.pop("last_success") < "2099"
+    assert report.input_age_s is not None
+    assert report.input_age_s <= status.pop("input_age_s") < 60
+    assert status.pop("published_after_s") == report.published_after_s is not None
     assert status == {
         "source": "rolling_brain",
         "sources": ["rolling_brain"],
@@ -311,9 +315,47 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
         "flower_url": "http://127.0.0.1:5555",
         "rejected": {"records": {"seen": 2, "rejected": 0}, "bots": {"seen": 1, "rejected": 0}},
         "notes": [],
+        "bots_lack_fields": False,
         "pinned": None,
         "restored_from": None,
     }
+
+
+def test_the_age_of_the_input_goes_on_from_the_last_run_that_could_use_it(settings: Settings) -> None:
+    """A run that failed says nothing of it; many runs may have been reported since."""
+    run_old(settings)
+    an_hour_ago = time.time() - 3_600
+    os.utime(local(settings.input), (an_hour_ago, an_hour_ago))
+    report = optimize(settings)
+    local(settings.input).unlink()
+    with pytest.raises(SourceMissing):
+        optimize(settings)
+    report_unchanged(settings, 150)  # by workers of an older release
+    with asking(settings) as client:
+        status = client.get("/status").json()
+    assert 3_600 <= status["input_age_s"] < 3_660
+    assert report.published_after_s is not None
+    assert status["published_after_s"] == report.published_after_s
+
+
+def test_the_status_does_not_wait_for_a_redis_that_hangs(
+    own_redis: RedisServer, settings_without_redis: Settings
+) -> None:
+    """Version and age are in memory; the times of the input, which are in Redis, are unknown meanwhile."""
+    own_redis.start()
+    settings = replace(settings_without_redis, redis_url=own_redis.url)
+    report = run_old(settings)
+    with asking(settings) as client:
+        assert client.get("/status").json()["published_after_s"] is not None
+        own_redis.pause()
+        try:
+            began = time.monotonic()
+            status = client.get("/status").json()
+            took_s = time.monotonic() - began
+        finally:
+            own_redis.resume()
+    assert (status["version"], status["input_age_s"], status["published_after_s"]) == (report.version, None, None)
+    assert took_s < 0.45  # two tries of a read take 0.5 s
 
 
 def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:

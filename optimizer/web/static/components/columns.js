@@ -270,6 +270,20 @@ export const runColumns = [
     show: (cell, report) => setText(cell, format.count(rejected(report))),
   },
   {
+    id: "input_age",
+    label: "Input age",
+    numeric: true,
+    value: (report) => report.input_age_s,
+    show: (cell, report) => setText(cell, format.duration(report.input_age_s)),
+  },
+  {
+    id: "published_after",
+    label: "Published after",
+    numeric: true,
+    value: (report) => report.published_after_s,
+    show: (cell, report) => setText(cell, format.runTime(report.published_after_s)),
+  },
+  {
     id: "changes",
     label: "Changed",
     value: (report) => changedBy(report),

@@ -1,8 +1,9 @@
-// How old the data are, ticking: green within an interval and a half, amber up to three, red beyond. The age comes from
-// the server and is counted on by this machine's steady clock, so that a wrong wall clock does no harm.
+// How old the data are, ticking: green within an interval and a half, amber up to three, red beyond; and below that the
+// input. Ages come from the server and are counted on by this machine's steady clock, so that a wrong wall clock does no
+// harm.
 
 import { byId, setAttribute, setText } from "../lib/dom.js";
-import { duration } from "../lib/format.js";
+import { duration, runTime } from "../lib/format.js";
 
 const INTERVALS_FRESH = 1.5;
 const INTERVALS_STALE = 3;
@@ -27,7 +28,11 @@ export class Freshness {
 
   /** Seconds since a run last made or confirmed the data. */
   get ageS() {
-    return this.#status ? this.#status.age_s + (performance.now() - this.#at) / 1000 : NaN;
+    return this.#status ? this.#status.age_s + this.#elapsedS : NaN;
+  }
+
+  get #elapsedS() {
+    return (performance.now() - this.#at) / 1000;
   }
 
   #tick() {
@@ -58,9 +63,19 @@ export class Freshness {
       "aria-valuetext",
       level === "unknown" ? "no data" : `${duration(age)} old, ${word.toLowerCase()}`,
     );
+    setText(byId("freshness-input"), this.#inputText());
     if (level !== this.#level) {
       this.#level = level;
       this.onLevel(level);
     }
+  }
+
+  /** What is known of the input; a space that keeps the place if that is nothing. */
+  #inputText() {
+    const { input_age_s: age, published_after_s: after } = this.#status ?? {};
+    const texts = [];
+    if (Number.isFinite(age)) texts.push(`written ${duration(age + this.#elapsedS)} ago`);
+    if (Number.isFinite(after)) texts.push(`published ${runTime(after)} after it landed`);
+    return texts.length ? `Input ${texts.join(", ")}` : "\u00a0";
   }
 }

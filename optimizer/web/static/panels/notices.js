@@ -25,8 +25,8 @@ export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun, ac
       `${format.duration(status.interval_s)}.${question}`;
     notices.push({ level: "bad", title: "The data are stale.", text });
   }
-  const bots = status.rejected?.bots;
-  if (2 * (bots?.without_fields ?? 0) > bots?.seen - bots?.rejected) {
+  if (status.bots_lack_fields) {
+    const { bots } = status.rejected;
     const text =
       `${format.count(bots.without_fields)} of ${format.count(bots.seen)} bots have none. If theirs have other ` +
       "names, set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect";

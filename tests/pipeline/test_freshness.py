@@ -1,0 +1,185 @@
+"""How old an input was, and how long after its landing readers could see its version, in the report of each run."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+
+from optimizer import Settings, optimize
+from optimizer.cache.clocks import seconds_of
+from optimizer.models import Report
+from optimizer.pipeline.distributed import merge_parts
+from optimizer.storage.location import Url
+from tests.support.distributed_runs import dispatched, run_here, scan_all
+from tests.support.published_state import NEW, OLD, once, run_old, runs_of
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json
+from tests.support.s3_server import S3Server
+from tests.support.web_server import serving
+
+HOUR_S = 3_600
+
+
+def land(path: Path, value: object, *, age_s: float) -> None:
+    """Rename a file into its place that was last written to some time ago."""
+    write_json(path.with_name("written.json.gz"), value)
+    written_s = time.time() - age_s
+    os.utime(path.with_name("written.json.gz"), (written_s, written_s))
+    path.with_name("written.json.gz").rename(path)
+
+
+def written_s(report: Report) -> float:
+    """When the input was written, as the report has it; it is to be exact to the millisecond."""
+    assert report.input_age_s is not None
+    return seconds_of(report.timestamp) - report.input_age_s
+
+
+def published_after_s(report: Report, *, began_s: float) -> float:
+    """The figure, which cannot be above the time since an input landed that was put there after `began_s`."""
+    assert report.published_after_s is not None
+    assert 0 <= report.published_after_s <= time.time() - began_s
+    assert round(report.published_after_s, 3) == report.published_after_s
+    return report.published_after_s
+
+
+def test_the_age_counts_from_the_last_write_and_the_publish_from_the_rename(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """An engine that took an hour to move its file makes an old input that was published at once."""
+    began_s = time.time()
+    land(local(settings.input), OLD, age_s=HOUR_S)
+    stat = local(settings.input).stat()
+
+    first, again = optimize(settings), optimize(settings)
+
+    for report in (first, again):
+        assert written_s(report) == pytest.approx(stat.st_mtime, abs=0.002)
+        assert HOUR_S <= (report.input_age_s or 0) < HOUR_S + 60
+    published_after_s(first, began_s=began_s)
+    assert (again.status, again.published_after_s) == ("unchanged", None)
+    assert runs_of(redis_server, settings.source) == [again, first]
+
+
+def test_the_time_until_the_publish_has_the_scan_in_it(settings_without_redis: Settings) -> None:
+    """Without Redis too, where the files are what readers see."""
+    settings, began_s = settings_without_redis, time.time()
+    write_json(settings.input, OLD)
+    landed_s = local(settings.input).stat().st_ctime
+
+    def pass_time() -> None:
+        wait_until(lambda: time.time() > landed_s + 0.5, what="half a second")
+
+    report = optimize(settings, use_cache=False, progress=once(pass_time))
+
+    assert published_after_s(report, began_s=began_s) >= 0.5
+    assert (report.input_age_s or 0) >= 0.5
+
+
+def test_an_input_of_a_clock_that_is_ahead_is_new(settings_without_redis: Settings) -> None:
+    """Negative times would be nonsense."""
+    settings = settings_without_redis
+    land(local(settings.input), OLD, age_s=-HOUR_S)
+
+    report = optimize(settings, use_cache=False)
+
+    assert (report.input_age_s, report.published_after_s) == (0, 0)
+
+
+def test_equal_content_is_published_when_it_is_confirmed(settings: Settings) -> None:
+    """The version stays, and from then on stands for the new file."""
+    first = run_old(settings)
+    began_s = time.time()
+    land(local(settings.input), OLD, age_s=HOUR_S)
+
+    report = optimize(settings)
+
+    assert (report.status, report.version) == ("success", first.version)
+    assert (report.input_age_s or 0) >= HOUR_S
+    published_after_s(report, began_s=began_s)
+
+
+def test_an_input_that_is_scanned_again_by_force_was_published_before(settings: Settings) -> None:
+    """Only its age is told: the time since its landing would say nothing of the service."""
+    run_old(settings)
+
+    report = optimize(settings, force=True)
+
+    assert (report.status, report.published_after_s) == ("success", None)
+    assert report.input_age_s is not None
+
+
+def test_a_run_that_publishes_nothing_has_no_time(settings: Settings) -> None:
+    """Skipped: nothing was read."""
+    run_old(settings)
+    assert optimize(settings, tick=7).input_age_s is not None
+    skipped = optimize(settings, tick=7)
+    assert (skipped.status, skipped.input_age_s, skipped.published_after_s) == ("skipped", None, None)
+
+
+@pytest.mark.parametrize("distributed", [False, True], ids=["in one process", "by the fleet"])
+def test_parts_are_as_old_as_the_newest(parted: Settings, distributed: bool) -> None:
+    """As they were scanned: the fleet may find a newer part than there was when the run began."""
+    began_s = time.time()
+
+    def write_part(name: str, *, age_s: float) -> float:
+        path = write_json(local(parted.input).parent / name, {name: a_record()})
+        os.utime(path, (began_s - age_s, began_s - age_s))
+        return began_s - age_s
+
+    write_part("a.json", age_s=2 * HOUR_S)
+    newest_s = write_part("b.json", age_s=HOUR_S)
+    if distributed:
+        assignment = dispatched(parted)
+        newest_s = write_part("b.json", age_s=HOUR_S / 2)
+        report = merge_parts(parted, assignment.token, scan_all(parted, assignment))
+        again = run_here(parted)
+    else:
+        report, again = optimize(parted), optimize(parted)
+
+    assert (report.status, again.status) == ("success", "unchanged")
+    assert written_s(report) == pytest.approx(newest_s, abs=0.002)
+    assert written_s(again) == pytest.approx(newest_s, abs=0.002)
+    published_after_s(report, began_s=began_s)
+    assert again.published_after_s is None
+
+
+@pytest.mark.slow
+def test_an_object_is_written_and_lands_when_it_is_put(
+    settings_without_redis: Settings, s3: S3Server, tmp_path: Path
+) -> None:
+    """S3 gives whole seconds, so both may be up to a second more."""
+    place = s3.bucket / tmp_path.name / "rolling_brain.json.gz"
+    settings, began_s = replace(settings_without_redis, input=place), time.time()
+    s3.put(place, write_json(tmp_path / "a.json.gz", OLD).read_bytes())
+
+    report = optimize(settings, use_cache=False)
+    again = optimize(settings, use_cache=False)
+
+    published_after_s(report, began_s=began_s - 1)
+    assert began_s - 1 <= written_s(report) <= time.time()
+    assert written_s(again) == pytest.approx(written_s(report), abs=0.002)
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_a_page_is_as_old_as_its_server_says(settings_without_redis: Settings, tmp_path: Path, dated: bool) -> None:
+    """Without Last-Modified nothing is known, and nothing is told."""
+    modified_s = int(time.time()) - HOUR_S
+    with serving() as pages:
+        pages.data = write_json(tmp_path / "a.json.gz", NEW).read_bytes()
+        pages.last_modified = formatdate(modified_s, usegmt=True) if dated else ""
+        settings = replace(settings_without_redis, input=Url(f"{pages.url}/rolling_brain.json.gz"))
+        report = optimize(settings, use_cache=False)
+        again = optimize(settings, use_cache=False)
+
+    assert (report.status, again.status) == ("success", "unchanged")
+    if not dated:
+        assert {report.input_age_s, report.published_after_s, again.input_age_s} == {None}
+        return
+    assert written_s(report) == pytest.approx(modified_s, abs=0.002)
+    assert written_s(again) == pytest.approx(modified_s, abs=0.002)
+    assert HOUR_S <= (report.published_after_s or 0) < HOUR_S + 60
