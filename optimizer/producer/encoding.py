@@ -21,6 +21,9 @@ __all__ = ["encode_bots", "encode_key", "encode_record", "symbol_of"]
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 # What `encode` raises: an unknown type, text that is not valid Unicode, a list that contains itself.
 _ENCODE_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError)
+# Decimals may be -Infinity, -sNaN and NaN123, too.
+BEFORE_TOKEN: Final = b":,[-s"
+AFTER_TOKEN: Final = b",]}0123456789"
 SHOWN_CHARACTERS: Final = 80
 
 
@@ -88,13 +91,12 @@ def encode_bots(bots: Mapping[str, object]) -> bytes:
 
 
 def _explained(name: str, record: object, error: Exception) -> RecordUnwritable:
-    """Name the value that cannot be encoded, where there is one that fails alone."""
-    for path, value in _unwritable(record, ""):
-        where = f": {path} is {_shown(value)} ({_type_name(value)})" if path else f" ({_type_name(value)})"
-        return RecordUnwritable(
-            f"{_shown(name)}{where}: {error}; convert it to what JSON has: text, a number, a list, an object"
-        )
-    return RecordUnwritable(f"{_shown(name)} ({_type_name(record)}): {error}")
+    """Name the value that cannot be encoded."""
+    path, value = next(_unwritable_inside(record, ""), ("", record))
+    what = f"{_shown(name)}: {path} is {_shown(value)}" if path else _shown(name)
+    return RecordUnwritable(
+        f"{what} ({_type_name(value)}): {error}; convert it to what JSON has: text, a number, a list, an object"
+    )
 
 
 def _may_hide_a_number(data: bytes) -> bool:
@@ -113,7 +115,7 @@ def _has_token(data: bytes, token: bytes) -> bool:
     """Whether JSON without white space has this token; in text only where it looks the same."""
     at = data.find(token)
     while at >= 0:
-        if data[at - 1] in b":,[-" and data[at + len(token)] in b",]}":
+        if data[at - 1] in BEFORE_TOKEN and data[at + len(token)] in AFTER_TOKEN:
             return True
         at = data.find(token, at + len(token))
     return False
@@ -121,23 +123,34 @@ def _has_token(data: bytes, token: bytes) -> bool:
 
 def _unwritable(value: object, path: str) -> Iterator[tuple[str, object]]:
     """Find numbers that are not finite, and values that cannot be encoded, with their paths."""
-    if isinstance(value, float | Decimal):
-        if not math.isfinite(value):
+    if isinstance(value, Decimal):
+        if not value.is_finite():
             yield path, value
         return
-    if value is None or isinstance(value, bool | int):
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
         return
     try:
         data = _ENCODER.encode(value)
         # If what was written reads as what was given, each null is a None. That takes three times as long as encoding,
         # looking at each value fifty times; both only where there are nulls, and not on a record's own level.
-        if not _may_hide_a_number(data) or msgspec.json.decode(data) == value:
+        if not _may_hide_a_number(data) or _reads_as(data, value):
             return
+    except RecursionError:
+        yield path, value
+        return
     except _ENCODE_ERRORS:
         inside = list(_unwritable_inside(value, path))
         yield from inside or [(path, value)]
         return
     yield from _unwritable_inside(value, path)
+
+
+def _reads_as(data: bytes, value: object) -> bool:
+    try:
+        return bool(msgspec.json.decode(data) == value)
+    except ValueError:  # it has the name of a decimal that is not finite
+        return False
 
 
 def _unwritable_inside(value: object, path: str) -> Iterator[tuple[str, object]]:

@@ -15,14 +15,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
-from filecmp import cmp
 from pathlib import Path
 from typing import Final
 from zlib import crc32
 
 from optimizer.producer.document import Document, Records, Shape, entries
 from optimizer.producer.encoding import encode_bots
-from optimizer.producer.members import MEMBER_BYTES, Compression, Members
+from optimizer.producer.members import MEMBER_BYTES, Compression, Members, same_content
 from optimizer.producer.partial import landed, locked, partial, writing
 from optimizer.producer.result import Written
 from optimizer.storage.durable import sync_directory, write_file
@@ -102,9 +101,7 @@ def _replace(directory: Path, staging: Path, names: Collection[str], began_ns: i
         there = {name for name in os.listdir(directory) if _OURS.fullmatch(name)}  # noqa: PTH208 - names are needed
         changing = directory / CHANGING_NAME
         names_change = there != set(names) or changing.exists()
-        changed = [
-            name for name in names if name not in there or not cmp(directory / name, staging / name, shallow=False)
-        ]
+        changed = [name for name in names if name not in there or not same_content(directory / name, staging / name)]
         for name in changed:
             landed(staging / name, began_ns)
         if names_change:
@@ -120,8 +117,3 @@ def _replace(directory: Path, staging: Path, names: Collection[str], began_ns: i
             changing.unlink()
             sync_directory(directory)
     return len(changed)
-
-
-def _equal(one: Path, other: Path) -> bool:
-    """Compare bytes, which are the same for the same JSON and level; a part that is damaged differs, too."""
-    return cmp(one, other, shallow=False)

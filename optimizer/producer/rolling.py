@@ -23,8 +23,9 @@ from optimizer.storage.location import Url, is_pattern, parse_location
 
 __all__ = ["LEVEL", "write_rolling"]
 
-# Of igzip: 520 MB of JSON a second and core, to 0.275 of its size. 3 takes twice as long for 0.270.
-LEVEL: Final = 1
+# Of igzip: 500 MB of JSON a second and core, to 0.275 of its size; as 1 does, whose bytes differ now and then for the
+# same JSON. 3 takes twice as long for 0.270.
+LEVEL: Final = 2
 MOST_LEVEL: Final = 3
 
 
@@ -49,8 +50,8 @@ def write_rolling(
         path: The file; or, with `parts`, the directory, which is made. Of a symbolic link the target is replaced.
         records: By symbol; or an iterable of records, each with a `symbol`.
         bots: By name.
-        parts: How many files to divide the records among, by symbol. Only those that have changed are replaced, by
-            comparing bytes: keep the order of the records. 0 writes one file.
+        parts: How many files to divide the records among, by symbol. Only those that have changed are replaced, so
+            keep the order of the records. 0 writes one file.
         level: Of compression, from 0 (fast) to 3 (small).
         threads: How many compress, besides the caller's thread; by default one for each core.
 
