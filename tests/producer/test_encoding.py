@@ -139,7 +139,8 @@ def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
 def test_a_symbol_is_an_item_or_an_attribute() -> None:
     """Of a dict or of an object; a record without one is named by its number and type."""
     assert symbol_of({"symbol": "AAPL"}, 0) == symbol_of(SimpleNamespace(symbol="AAPL"), 0) == "AAPL"
-    for record in ({}, {"symbol": None}, {"symbol": 3}, {"symbol": ""}, ("AAPL", {}), "AAPL"):
+    wrong: list[object] = [{}, {"symbol": None}, {"symbol": 3}, {"symbol": ""}, ("AAPL", {}), "AAPL"]
+    for record in wrong:
         with pytest.raises(RecordUnwritable, match=rf"record 1,234 \({type(record).__name__}\) has"):
             symbol_of(record, 1234)
 

@@ -24,7 +24,7 @@ from tests.support.killed_producer import RECORDS_WRITTEN, KilledProducer
 from tests.support.rolling_files import a_record
 
 RECORDS: dict[str, Any] = {f"S{number}": a_record(confidence=number / 100) for number in range(100)}
-BOTS = {"one": {"equity": 1, "positions": []}}
+BOTS: dict[str, Any] = {"one": {"equity": 1, "positions": []}}
 
 
 def content(directory: Path) -> dict[str, dict[str, Any]]:

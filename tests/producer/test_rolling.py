@@ -55,7 +55,13 @@ def read(path: Path) -> Any:
 
 def shown_by_a_run(pattern: Path, directory: Path) -> tuple[dict[str, Any], list[str]]:
     """The records and the names of bots that a run publishes."""
-    settings = Settings(input=pattern, output_dir=directory / "out", top_symbols_limit=1_000, index_symbols_limit=1_000)
+    settings = Settings(
+        input=pattern,
+        output_dir=directory / "out",
+        min_confidence=0.0,
+        top_symbols_limit=1_000,
+        index_symbols_limit=1_000,
+    )
     report = optimize(settings, use_cache=False)
     assert report.stats is not None
     assert report.stats.records_rejected == report.stats.duplicates == 0
@@ -113,7 +119,8 @@ def test_the_shapes_of_the_json(tmp_path: Path) -> None:
 
     write_rolling(path, (kind("AAPL", 1.5) for kind in (ADataclass, AStruct)), bots={})
     assert read(path) == {"predictions": [{"symbol": "AAPL", "prediction": 1.5}] * 2, "bots": {}}
-    for empty in ({}, []):
+    no_records: list[Any] = [{}, []]
+    for empty in no_records:
         write_rolling(path, empty)
         assert not read(path).get("predictions")
 
