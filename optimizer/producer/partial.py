@@ -108,8 +108,7 @@ def _remove_abandoned(parent: Path, beginning: str) -> None:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(descriptor, path):
-                    _remove(path)
+                _remove(path)  # names are never used again, so it is this one or gone
             finally:
                 os.close(descriptor)
 
