@@ -14,7 +14,7 @@ class Written(msgspec.Struct, frozen=True):
         records: Number of records.
         json_bytes: Size of the JSON, before compression.
         file_bytes: Size of the files.
-        files_written: How many files are new: 1, or the parts that have changed, with that of the bots.
+        files_written: How many files are new: 1, or the parts that have changed, that with bots too.
         files_unchanged: How many parts were equal, byte for byte, and have been left.
     """
 

@@ -14,7 +14,7 @@ from optimizer.producer.partial import partial
 def test_one_that_is_removed_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_directory: bool
 ) -> None:
-    """Another producer takes it for abandoned in that moment; what is yielded exists, locked, and is gone afterwards."""
+    """Another producer takes it for abandoned in that moment; what is yielded exists, and is gone afterwards."""
     flock = fcntl.flock
     removed: list[Path] = []
 

@@ -203,7 +203,7 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parts", [0, 2])
-def test_the_time_of_modification_is_that_of_the_call(tmp_path: Path, parts: int) -> None:
+def test_the_time_of_modification_is_when_it_was_called(tmp_path: Path, parts: int) -> None:
     """An update that comes while records are taken is newer than the file, and the file is landed: ctime > mtime."""
     taken: list[float] = []
 
