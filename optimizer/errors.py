@@ -12,6 +12,8 @@
     |   |-- NoBots               it, or the bots directory, has bots, and not one of them can be used
     |   |-- TooManyRejected      more of its records or bots cannot be used than the setting allows
     |   `-- GuardRefused         it is usable, and a guard of the user's refuses to show it
+    |-- InputUnwritable          a producer could not write the input; the old one stays
+    |-- RecordUnwritable         a producer's record cannot be written as JSON: it has NaN, or a type of no JSON
     |-- OutputUnwritable         the snapshot files could not be written; the old ones stay
     |-- OutputUnreadable         the snapshot files may not be read, or their object store does not answer
     |-- CacheUnavailable         Redis does not answer
@@ -37,12 +39,14 @@ __all__ = [
     "ChangesMissing",
     "ExtraMissing",
     "GuardRefused",
+    "InputUnwritable",
     "NoBots",
     "NoRecords",
     "OutputUnreadable",
     "OutputUnwritable",
     "PartFailed",
     "PublishRefused",
+    "RecordUnwritable",
     "RollingError",
     "RunLost",
     "RunPending",
@@ -105,6 +109,14 @@ class TooManyRejected(SourceError):
 
 class GuardRefused(SourceError):
     """A guard refuses to publish this version; the message names guard, value and limit. The old snapshots stay."""
+
+
+class InputUnwritable(RollingError):
+    """A producer could not write the input: disk full, read-only, no permission. What was there before stays."""
+
+
+class RecordUnwritable(RollingError):
+    """A producer's record cannot be written as JSON; the message has its symbol, the field and the value."""
 
 
 class OutputUnwritable(RollingError):

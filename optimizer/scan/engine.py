@@ -21,7 +21,7 @@ from optimizer.scan.fragment import Fragment
 from optimizer.scan.layout import DEFAULT_NAMES, Layout, RecordNames
 from optimizer.scan.pruner import Pruner
 
-__all__ = ["AnyPruner", "Engine", "choose_engine"]
+__all__ = ["AnyPruner", "Engine", "choose_engine", "usable_cores"]
 
 _BUILD = (
     "reinstall with a C compiler there: BUILD_EXTENSION=yes pip install --force-reinstall --no-deps rolling-optimizer"
@@ -80,7 +80,7 @@ def choose_engine(name: str) -> Engine:
         except ImportError as error:
             reason = f"the native engine is not there ({error})"
         else:
-            return Engine("native", NativePruner, chunk_bytes=_NATIVE_CHUNK_BYTES, ahead=_usable_cores() > 1)
+            return Engine("native", NativePruner, chunk_bytes=_NATIVE_CHUNK_BYTES, ahead=usable_cores() > 1)
         if name == "native":
             raise SettingsInvalid(f"ROLLING_ENGINE=native, but {reason}; {_BUILD}")
         warning = f"scans run on the slow engine and take 5 to 15 times as long: {reason}; {_BUILD}"
@@ -100,7 +100,7 @@ def _python_pruner(
     return Pruner(default=default, members=members, max_unit_bytes=max_unit_bytes, names=names)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Return the number of cores that this process may use; without `sched_getaffinity`, of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["partial_link", "replace_link", "sync_directory", "write_file"]
+__all__ = ["partial_link", "replace_link", "sync_directory", "sync_file", "write_file"]
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -21,6 +21,11 @@ def write_file(path: Path, data: bytes) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
+    sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Make durable what a file holds."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

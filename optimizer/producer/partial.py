@@ -1,0 +1,128 @@
+"""Files and directories that are being written: under a name that no pattern matches, locked, gone after a failure.
+
+A producer that is killed leaves one behind. The next removes it, and tells it from one that another producer is still
+writing by the lock (`flock`), which ends with the process that holds it.
+
+Errors: `InputUnwritable`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from optimizer.errors import InputUnwritable
+from optimizer.storage.durable import sync_file
+
+__all__ = ["landed", "locked", "partial", "writing"]
+
+ENDING: Final = ".partial"
+RANDOM_BYTES: Final = 8
+
+
+@contextmanager
+def partial(parent: Path, name: str, *, is_directory: bool = False) -> Iterator[Path]:
+    """Make a file or directory below `parent` to write to; remove it afterwards, if it has not been renamed.
+
+    Args:
+        parent: An existing directory.
+        name: What is being written; others of this name that no process is writing are removed first.
+        is_directory: Make a directory.
+
+    Raises:
+        InputUnwritable: It cannot be made.
+    """
+    beginning = f".{name}."
+    with writing(parent):
+        _remove_abandoned(parent, beginning)
+        path, descriptor = _make(parent, beginning, is_directory=is_directory)
+    try:
+        yield path
+    finally:
+        _remove(path)
+        os.close(descriptor)
+
+
+def landed(path: Path, began_ns: int) -> None:
+    """Prepare a file that is complete for its rename: make it durable, last modified when its writing began."""
+    os.utime(path, ns=(began_ns, began_ns))
+    sync_file(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Explain an `OSError` of writing to this path, or the one that it names.
+
+    Raises:
+        InputUnwritable: Instead.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputUnwritable(
+            f"{error.filename or path} cannot be written: {error.strerror or error}; what was there before stays. Free "
+            f"space on its disk, or let the user {os.geteuid()} write there"
+        ) from error
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Wait for the lock of a directory, and hold it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make(parent: Path, beginning: str, *, is_directory: bool) -> tuple[Path, int]:
+    """Make it and lock it; the descriptor holds the lock."""
+    while True:
+        path = parent / f"{beginning}{secrets.token_hex(RANDOM_BYTES)}{ENDING}"
+        if is_directory:
+            path.mkdir()
+            flags = os.O_RDONLY
+        else:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Until it was locked, another producer could take it for abandoned.
+            if _is_at(descriptor, path):
+                return path, descriptor
+            os.close(descriptor)
+
+
+def _remove_abandoned(parent: Path, beginning: str) -> None:
+    with os.scandir(parent) as entries:
+        paths = [Path(entry) for entry in entries if entry.name.startswith(beginning) and entry.name.endswith(ENDING)]
+    for path in paths:
+        with suppress(OSError):  # it is another producer's: being written, just renamed, or another user's
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)  # names are never used again, so it is this one or gone
+            finally:
+                os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), there)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,36 @@
+"""Temporary files that one producer makes while another removes what is abandoned."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from optimizer.producer.partial import partial
+
+
+@pytest.mark.parametrize("is_directory", [False, True])
+def test_one_that_is_removed_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_directory: bool
+) -> None:
+    """Another producer takes it for abandoned in that moment; what is yielded exists, and is gone afterwards."""
+    flock = fcntl.flock
+    removed: list[Path] = []
+
+    def too_late(descriptor: int, operation: int) -> None:
+        if not removed:
+            (path,) = tmp_path.iterdir()
+            path.rmdir() if is_directory else path.unlink()
+            removed.append(path)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    with partial(tmp_path, "brain", is_directory=is_directory) as path:
+        assert removed
+        assert path not in removed
+        assert path.is_dir() == is_directory
+        with partial(tmp_path, "brain") as other:
+            assert path.exists()
+            assert other.exists()
+    assert not list(tmp_path.iterdir())
