@@ -17,6 +17,7 @@ In: an open file. Out: JSON in memory that is used again as soon as it is not re
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,8 +26,8 @@ from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from isal.isal_zlib import _GzipReader
 
-from optimizer.source.compression import GZIP, HEAD_BYTES
-from optimizer.source.inflate import DAMAGED, Chunk, Readable, single_stream
+from optimizer.source.compression import GZIP
+from optimizer.source.inflate import DAMAGED, Chunk, Seekable, single_stream
 
 __all__ = ["blocked_stream", "member_bytes"]
 
@@ -38,21 +39,23 @@ MAX_MEMBER_BYTES: Final = 2 << 20
 MAX_AHEAD_BYTES: Final = 12 << 20
 # Pruning takes a fifth of the time of inflating, so more threads would wait for it.
 MAX_THREADS: Final = 8
-READ_BYTES: Final = 512 << 10
+READ_BYTES: Final = JOB_BYTES
 
-# RFC 1952, section 2.3.
-_DEFLATE: Final = b"\x1f\x8b\x08"
-_FIXED_BYTES: Final = 10
+# RFC 1952, section 2.3: nothing but the subfield, and maybe a file's name, which is what those programs write.
+_HEADER: Final = re.compile(
+    rb"\x1f\x8b\x08(?:\x04|(?P<named>\x0c)).{6}(?:\x08\0(?:(?P<MZ>MZ)|IG)\x04\0.{4}|\x06\0(?P<BC>BC)\x02\0.{2})"
+    rb"(?(named)[^\0]{0,255}\0)",
+    re.DOTALL,
+)
+MAX_HEADER_BYTES: Final = 20 + 256
 _TRAILER_BYTES: Final = 8
 _LENGTH_BYTES: Final = 4
-_FHCRC, _FEXTRA, _FNAME, _FCOMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
-_SIZE_BYTES: Final = {b"MZ": 4, b"IG": 4, b"BC": 2}
 
 
 class _Job(NamedTuple):
     """Members that follow each other, as their headers and trailers describe them."""
 
-    packed: bytes
+    packed: memoryview
     json_bytes: int
 
     @property
@@ -60,10 +63,16 @@ class _Job(NamedTuple):
         return len(self.packed) + self.json_bytes
 
 
-def blocked_stream(file: Readable, chunk_bytes: int, threads: int) -> Generator[Chunk]:
-    """Yield the JSON of a gzip file, at most so many bytes at a time; its threads end with it."""
-    packed = _Packed(file)
+def blocked_stream(file: Seekable, chunk_bytes: int, threads: int) -> Generator[Chunk]:
+    """Yield the JSON of a gzip file; its threads end with it.
+
+    Args:
+        file: Read once, from where it is.
+        chunk_bytes: The most to yield at a time from a single stream; else it is `MAX_MEMBER_BYTES`.
+        threads: How many.
+    """
     buffers = _Buffers()
+    packed = _Packed(file, buffers)
     waiting: deque[tuple[_Job, Future[memoryview | None]]] = deque()
     ahead_bytes = 0
     threads = min(threads, MAX_THREADS)
@@ -83,39 +92,26 @@ def blocked_stream(file: Readable, chunk_bytes: int, threads: int) -> Generator[
             if json is None:
                 packed.put_back([job, *(later for later, _ in waiting)])
                 break
-            for start in range(0, len(json), chunk_bytes):
-                yield json[start : start + chunk_bytes]
+            if json:
+                yield json
             del json
     finally:
         pool.shutdown(cancel_futures=True)
     yield from single_stream(packed, GZIP, chunk_bytes)
 
 
-def member_bytes(data: bytes, start: int = 0) -> int:
-    """The size that the header of a gzip member states; 0 if it states none, or does not end within `HEAD_BYTES`."""
-    head = data[start : start + HEAD_BYTES]
-    flags = head[3] if len(head) >= _FIXED_BYTES + 2 else 0
-    if not head.startswith(_DEFLATE) or not flags & _FEXTRA or flags & _RESERVED:
+def member_bytes(data: bytes | memoryview, start: int = 0) -> int:
+    """The size of the gzip member that begins there, as its header states it; 0 if it is not one of blocked gzip."""
+    header = _HEADER.match(data, start)
+    if header is None:
         return 0
-    place = _FIXED_BYTES + 2
-    end = place + int.from_bytes(head[place - 2 : place], "little")
-    sizes: list[tuple[bytes, int]] = []
-    while place < end:
-        name, length = head[place : place + 2], int.from_bytes(head[place + 2 : place + 4], "little")
-        place += 4 + length
-        if _SIZE_BYTES.get(name) == length:
-            sizes.append((name, int.from_bytes(head[place - length : place], "little")))
-    if place != end or len(sizes) != 1:
-        return 0
-    for flag in (_FNAME, _FCOMMENT):
-        if flags & flag:
-            end = head.find(b"\0", end) + 1 or HEAD_BYTES
-    end += 2 if flags & _FHCRC else 0
-    if end >= len(head):
-        return 0
-    ((name, size),) = sizes
-    size += {b"MZ": end + _TRAILER_BYTES, b"IG": 0, b"BC": 1}[name]
-    return size if size > end + _TRAILER_BYTES else 0
+    at = start + 16
+    if header["BC"]:
+        size = 1 + int.from_bytes(data[at : at + 2], "little")
+    else:
+        size = int.from_bytes(data[at : at + 4], "little")
+        size += header.end() - start + _TRAILER_BYTES if header["MZ"] else 0
+    return size if size > header.end() - start + _TRAILER_BYTES else 0
 
 
 def _inflate(job: _Job, buffer: memoryview) -> memoryview | None:
@@ -139,15 +135,16 @@ def _inflate(job: _Job, buffer: memoryview) -> memoryview | None:
 class _Packed(RawIOBase):
     """The compressed bytes: cut into jobs, and then, as a file, what is left."""
 
-    def __init__(self, file: Readable) -> None:
+    def __init__(self, file: Seekable, buffers: _Buffers) -> None:
         self._file = file
-        self._data = b""
+        self._buffers = buffers
+        self._data = memoryview(b"")  # read, and in no job yet
 
     def next_job(self) -> _Job | None:
-        """Take the next members, about `JOB_BYTES` of JSON; `None` at what is no small, whole member with a size."""
+        """Take the next members, about `JOB_BYTES` of JSON; `None` if the next is not small and blocked gzip."""
         end = json_bytes = 0
         while True:
-            self._fill(end + HEAD_BYTES)
+            self._fill(end + MAX_HEADER_BYTES)
             size = member_bytes(self._data, end)
             if not 0 < size <= MAX_MEMBER_BYTES or not self._fill(end + size):
                 break
@@ -160,27 +157,35 @@ class _Packed(RawIOBase):
 
     def put_back(self, jobs: list[_Job]) -> None:
         """Take jobs back, which are those before what is left."""
-        self._data = b"".join((*(job.packed for job in jobs), self._data))
+        self._data = memoryview(b"".join((*(job.packed for job in jobs), self._data)))
 
     def skip_padding(self) -> None:
         """Skip the zeros that may follow a member."""
-        while not (rest := self._data.lstrip(b"\0")) and (more := self._file.read(READ_BYTES)):
-            self._data = more
-        self._data = rest
+        while not (rest := bytes(self._data).lstrip(b"\0")) and self._data:
+            self._data = memoryview(b"")
+            self._fill(1)
+        self._data = memoryview(rest)
 
     def readinto(self, buffer: Any, /) -> int:
         """Read at most the length of a buffer of what is left."""
-        data = self._take(len(buffer)) if self._data else self._file.read(len(buffer))
+        if not self._data:
+            return self._file.readinto(buffer) or 0
+        data = self._take(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def _fill(self, count: int) -> bool:
         """Read on until so many bytes are there; whether they are."""
-        while len(self._data) < count and (more := self._file.read(READ_BYTES)):
-            self._data += more
-        return len(self._data) >= count
+        held = len(self._data)
+        if held < count:
+            buffer = self._buffers.take(max(count, READ_BYTES))
+            buffer[:held] = self._data
+            while held < count and (more := self._file.readinto(buffer[held:])):
+                held += more
+            self._data = buffer[:held]
+        return held >= count
 
-    def _take(self, count: int) -> bytes:
+    def _take(self, count: int) -> memoryview:
         taken, self._data = self._data[:count], self._data[count:]
         return taken
 

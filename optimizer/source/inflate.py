@@ -15,7 +15,7 @@ import sys
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from gzip import BadGzipFile
-from typing import IO, Final, Protocol, cast
+from typing import IO, Any, Final, Protocol, cast
 
 from isal import igzip, igzip_lib
 
@@ -60,6 +60,9 @@ class Seekable(Readable, Protocol):
 
     def tell(self) -> int:
         """The offset of the next byte."""
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        """Read into a buffer at most its length; 0 at the end."""
 
 
 def compression_of(head: bytes) -> Format | None:

@@ -95,7 +95,8 @@ class InputFile:
 
         Args:
             chunk_bytes: The most.
-            threads: How many may inflate blocked gzip; with more than one, what is yielded may be a `memoryview`.
+            threads: How many may inflate blocked gzip. With more than one, a chunk may be a `memoryview`, and of
+                `MAX_MEMBER_BYTES`.
 
         Raises (without the path, which the caller adds to the errors of all stages):
             SourceTorn: The compressed stream ended early, failed a checksum, is damaged, or has bytes after its end.
