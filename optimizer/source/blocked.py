@@ -36,9 +36,9 @@ JOB_BYTES: Final = 1 << 20
 # The largest member, compressed or not, that is held in memory.
 MAX_MEMBER_BYTES: Final = 2 << 20
 # What is inflated ahead of the caller, with its compressed bytes.
-MAX_AHEAD_BYTES: Final = 12 << 20
-# Pruning takes a fifth of the time of inflating, so more threads would wait for it.
-MAX_THREADS: Final = 8
+MAX_AHEAD_BYTES: Final = 8 << 20
+# Pruning takes a third of the time of inflating, so more threads would wait for it.
+MAX_THREADS: Final = 6
 READ_BYTES: Final = JOB_BYTES
 
 # RFC 1952, section 2.3: nothing but the subfield, and maybe a file's name, which is what those programs write.

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -82,11 +82,11 @@ def check(packed: bytes) -> bool:
     """Check that all three agree; whether they accept the file."""
     expected = gunzip(packed)
     json, error = outcome(packed)
+    single, single_error = outcome(packed, threads=1)
     if expected is None:
         assert error
-    else:
+    elif "Corrupted gzip header" not in single_error:  # a wrong FHCRC, which the standard library does not look at
         assert (json, error) == (expected, "")
-    single, single_error = outcome(packed, threads=1)
     assert json.startswith(single) or single.startswith(json)
     # How much came out before an error depends on the chunks, and nothing else of its message does.
     assert error.partition(" bytes of JSON")[2] == single_error.partition(" bytes of JSON")[2]
@@ -272,7 +272,7 @@ _members = st.builds(
 )
 
 
-@hypothesis_settings(max_examples=examples(300))
+@hypothesis_settings(max_examples=examples(1500))
 @given(st.lists(_members, min_size=1, max_size=12), st.data())
 def test_damaged_files_are_those_of_gunzip(members: list[bytes], data: st.DataObject) -> None:
     """Bits flipped, members swapped, doubled, cut, bytes between them: the same JSON, or an error where gunzip has one.
@@ -281,7 +281,7 @@ def test_damaged_files_are_those_of_gunzip(members: list[bytes], data: st.DataOb
     """
     members = [member(b'["', "MZ"), *members]  # so that it is blocked, and does not begin like another format
     for _ in range(data.draw(st.integers(0, 2), "changes")):
-        place = data.draw(st.integers(0, len(members) - 1), "member")
+        place = data.draw(st.integers(1, len(members) - 1), "member")
         change = data.draw(st.sampled_from(["flip", "cut", "double", "swap", "between", "drop"]), "change")
         changed = members[place]
         if change == "flip" and changed:
@@ -294,13 +294,12 @@ def test_damaged_files_are_those_of_gunzip(members: list[bytes], data: st.DataOb
         elif change == "double":
             members.insert(place, changed)
         elif change == "swap":
-            other = data.draw(st.integers(0, len(members) - 1), "other")
+            other = data.draw(st.integers(1, len(members) - 1), "other")
             members[place], members[other] = members[other], changed
         elif change == "between":
             members.insert(place, data.draw(st.one_of(st.binary(max_size=30), st.integers(0, 600).map(bytes)), "bytes"))
-        elif change == "drop" and len(members) > 1:
+        elif change == "drop" and len(members) > 2:
             del members[place]
-    assume(members[0].startswith(b"\x1f\x8b"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "JOB_BYTES", data.draw(st.sampled_from([100, 10_000, JOB_BYTES]), "job"))
         check(b"".join(members))
