@@ -148,7 +148,7 @@ class TestFormats:
         ],
     )
     def test_as_the_programs_write_them(self, kind: str, written: str) -> None:
-        """The size is that of the member."""
+        """The header states the size of the member."""
         packed = bytes.fromhex(written)
 
         assert member_bytes(packed) == len(packed), kind
@@ -172,7 +172,7 @@ class TestFormats:
         ],
     )
     def test_others_are_a_single_stream(self, packed: bytes) -> None:
-        """A header that says something else, or more than one thing, is that of any gzip file."""
+        """A header that says something else, or more than one thing."""
         assert member_bytes(packed) == 0
         with Jobs() as jobs:
             check(packed)
@@ -209,9 +209,9 @@ class TestTheSingleStreamGoesOn:
         assert check(b"".join(members))
 
     def test_a_size_that_spans_two_members(self) -> None:
-        """They are inflated together, since each says where it ends."""
+        """The length of the second is not the length of both; the jobs after it are not lost."""
         second = member(JSON, "MZ")
-        assert check(member(b"[", "MZ", error=len(second)) + second + second)
+        assert check(member(b"[   ", "MZ", error=len(second)) + second + blocked(noise(4 * JOB_BYTES), level=1))
 
     @pytest.mark.parametrize(
         "other", [gzip.compress(JSON), member(bytes(MAX_MEMBER_BYTES + 1), "MZ")], ids=["plain", "large"]
@@ -253,7 +253,7 @@ class TestTheSingleStreamGoesOn:
         ],
     )
     def test_what_is_wrong_is_told(self, damage: Callable[[bytes], bytes], message: str) -> None:
-        """The error is that of the single stream, which comes after all JSON before it."""
+        """The single stream explains it, after all JSON before it."""
         packed = damage(blocked(noise(3 * JOB_BYTES)))
         assert not check(packed)
         with pytest.raises(SourceTorn, match=rf"after [0-9,]+ bytes of JSON.*(?:{message})"):
@@ -272,7 +272,7 @@ _members = st.builds(
 )
 
 
-@hypothesis_settings(max_examples=examples(1500))
+@hypothesis_settings(max_examples=examples(150))
 @given(st.lists(_members, min_size=1, max_size=12), st.data())
 def test_damaged_files_are_those_of_gunzip(members: list[bytes], data: st.DataObject) -> None:
     """Bits flipped, members swapped, doubled, cut, bytes between them: the same JSON, or an error where gunzip has one.
