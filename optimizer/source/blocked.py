@@ -197,7 +197,7 @@ class _Buffers:
         self._all: list[bytearray] = []
 
     def take(self, size: int) -> memoryview:
-        """At least so many bytes, to which there is no other reference."""
+        """So many bytes, to which there is no other reference."""
         for place, buffer in enumerate(self._all):
             try:
                 buffer.append(buffer.pop())  # refused while there is a view of it
@@ -205,6 +205,6 @@ class _Buffers:
                 continue
             if len(buffer) < size:
                 self._all[place] = bytearray(size)
-            return memoryview(self._all[place])
+            return memoryview(self._all[place])[:size]
         self._all.append(bytearray(max(size, JOB_BYTES + 1)))
-        return memoryview(self._all[-1])
+        return memoryview(self._all[-1])[:size]
