@@ -247,14 +247,14 @@ def collect(
 ) -> None:
     """Read one file to its verified end, into a result."""
 
-    def counted(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def counted(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
         for chunk in chunks:
             result.json_bytes += len(chunk)
             if progress is not None:
                 progress(source.position_bytes, source.size_bytes)
             yield chunk
 
-    chunks = source.chunks(engine.chunk_bytes)
+    chunks = source.chunks(engine.chunk_bytes, threads=engine.threads)
     try:
         with read_ahead(chunks) if engine.ahead else closing(chunks) as ahead:
             for item in scan(

@@ -31,7 +31,7 @@ _BUILD = (
 class AnyPruner(Protocol):
     """The methods of both pruners."""
 
-    def feed(self, chunk: bytes, /) -> Iterable[Fragment]:
+    def feed(self, chunk: bytes | memoryview, /) -> Iterable[Fragment]:
         """Process the next bytes; return the fragments that they complete."""
 
     def close(self) -> Iterable[Fragment]:
@@ -56,15 +56,20 @@ class PrunerFactory(Protocol):
 class Engine:
     """One way to scan.
 
-    `chunk_bytes` is the chunk size that suits it best; `ahead` says whether inflating on another thread is faster,
-    which it is if the scan releases the GIL. `warning` is for operators.
+    `chunk_bytes` is the chunk size that suits it best; `threads` says on how many the input is best inflated: more than
+    one, besides the scan's, if the scan releases the GIL and there are cores for it. `warning` is for operators.
     """
 
     name: str
     pruner: PrunerFactory
     chunk_bytes: int
-    ahead: bool
+    threads: int
     warning: str | None = None
+
+    @property
+    def ahead(self) -> bool:
+        """Whether inflating on another thread than the scan's is faster."""
+        return self.threads > 1
 
 
 @cache
@@ -80,12 +85,12 @@ def choose_engine(name: str) -> Engine:
         except ImportError as error:
             reason = f"the native engine is not there ({error})"
         else:
-            return Engine("native", NativePruner, chunk_bytes=_NATIVE_CHUNK_BYTES, ahead=usable_cores() > 1)
+            return Engine("native", NativePruner, chunk_bytes=_NATIVE_CHUNK_BYTES, threads=usable_cores())
         if name == "native":
             raise SettingsInvalid(f"ROLLING_ENGINE=native, but {reason}; {_BUILD}")
         warning = f"scans run on the slow engine and take 5 to 15 times as long: {reason}; {_BUILD}"
-        return Engine("ijson", _python_pruner, _CHUNK_BYTES, ahead=False, warning=warning)
-    return Engine("ijson", _python_pruner, _CHUNK_BYTES, ahead=False)
+        return Engine("ijson", _python_pruner, _CHUNK_BYTES, threads=1, warning=warning)
+    return Engine("ijson", _python_pruner, _CHUNK_BYTES, threads=1)
 
 
 def _python_pruner(

@@ -96,7 +96,7 @@ class NativePruner:
         self._unit_offsets = (0, 0)  # of a unit that is open at the end of an output: in the pruned stream, the input
         self._position = 0  # offset in the pruned stream of the next byte
 
-    def feed(self, chunk: bytes) -> Iterator[Fragment]:
+    def feed(self, chunk: bytes | memoryview) -> Iterator[Fragment]:
         """Process the next bytes; yield the fragments that they complete.
 
         Raises:
@@ -228,7 +228,7 @@ def _kept_objects(objects: Objects) -> tuple[tuple[bytes, int, int], ...]:
     return tuple(flat)
 
 
-def _as_malformed(error: tuple[str, int], chunk: bytes, chunk_start: int) -> SourceMalformed:
+def _as_malformed(error: tuple[str, int], chunk: bytes | memoryview, chunk_start: int) -> SourceMalformed:
     name, offset = error
     if name == "never opened":
         return never_opened(offset, memoryview(chunk)[offset - chunk_start])

@@ -156,7 +156,7 @@ class Pruner:
         self._tokens_until = 0  # position in the buffer before which a unit is processed token by token
         self._error: RollingError | None = None
 
-    def feed(self, chunk: bytes) -> list[Fragment]:
+    def feed(self, chunk: bytes | memoryview) -> list[Fragment]:
         """Process the next bytes; return the fragments that they complete.
 
         Raises:
@@ -165,7 +165,7 @@ class Pruner:
         """
         if self._error is not None:
             raise self._error
-        buffer = self._carry + chunk if self._carry else chunk
+        buffer = self._carry + chunk if self._carry else bytes(chunk)
         self._carry = b""
         position = self._tokens_until = 0
         end = len(buffer)

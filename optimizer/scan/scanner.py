@@ -24,7 +24,7 @@ __all__ = ["scan", "scan_bot", "scan_items"]
 
 
 def scan(
-    chunks: Iterable[bytes], engine: Engine, *, max_record_bytes: int, mapping: InputMapping = UNMAPPED
+    chunks: Iterable[bytes | memoryview], engine: Engine, *, max_record_bytes: int, mapping: InputMapping = UNMAPPED
 ) -> Iterator[ScanEvent]:
     """Yield every record, bot and reject of a rolling file, in the order of the input, and notes about the whole.
 
@@ -54,7 +54,7 @@ def scan(
 
 
 def scan_items(
-    chunks: Iterable[bytes], engine: Engine, *, max_record_bytes: int, mapping: InputMapping = UNMAPPED
+    chunks: Iterable[bytes | memoryview], engine: Engine, *, max_record_bytes: int, mapping: InputMapping = UNMAPPED
 ) -> Iterator[Item]:
     """Yield the items one by one, also those of batches; notes about the file are left out."""
     for event in scan(chunks, engine, max_record_bytes=max_record_bytes, mapping=mapping):
@@ -65,7 +65,7 @@ def scan_items(
 
 
 def scan_bot(
-    chunks: Iterable[bytes], name: str, *, max_record_bytes: int, mapping: InputMapping = UNMAPPED
+    chunks: Iterable[bytes | memoryview], name: str, *, max_record_bytes: int, mapping: InputMapping = UNMAPPED
 ) -> Bot | Reject:
     """Read the one bot of a bot file. These files are small, so the pruner in Python is fast enough.
 
@@ -87,7 +87,7 @@ def scan_bot(
     return bot
 
 
-def _fragments(pruner: Pruner, chunks: Iterable[bytes]) -> Iterator[Fragment]:
+def _fragments(pruner: Pruner, chunks: Iterable[bytes | memoryview]) -> Iterator[Fragment]:
     for chunk in chunks:
         yield from pruner.feed(chunk)
     yield from pruner.close()

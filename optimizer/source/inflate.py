@@ -12,9 +12,10 @@ Errors: a reader raises one of `READ_ERRORS`; `explain` turns it into `SourceTor
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from gzip import BadGzipFile
-from typing import IO, Final, Protocol, cast
+from typing import IO, Any, Final, Protocol, cast
 
 from isal import igzip, igzip_lib
 
@@ -26,7 +27,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["READ_ERRORS", "Readable", "Seekable", "compression_of", "explain", "inflating"]
+__all__ = ["DAMAGED", "READ_ERRORS", "Chunk", "Readable", "Seekable", "compression_of", "explain", "single_stream"]
+
+# A chunk of JSON: memory that does not change as long as it is referenced.
+Chunk = bytes | memoryview
 
 # A zstd frame may ask for a window of gigabytes. 8 MiB is what RFC 8878 section 3.1.1.1.2 recommends to support.
 ZSTD_WINDOW_LOG_MAX: Final = 23
@@ -37,8 +41,8 @@ SHOWN_BYTES: Final = 20
 _ZSTD_OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX}
 _INFLATE_ERROR = cast("type[Exception]", igzip_lib.IsalError)
 # igzip raises OverflowError for a gzip header that does not end within 512 KiB.
-_DAMAGED: Final = (EOFError, BadGzipFile, OverflowError, _INFLATE_ERROR, zstd.ZstdError)
-READ_ERRORS: Final = (OSError, *_DAMAGED)
+DAMAGED: Final = (EOFError, BadGzipFile, OverflowError, _INFLATE_ERROR, zstd.ZstdError)
+READ_ERRORS: Final = (OSError, *DAMAGED)
 
 
 class Readable(Protocol):
@@ -57,6 +61,9 @@ class Seekable(Readable, Protocol):
     def tell(self) -> int:
         """The offset of the next byte."""
 
+    def readinto(self, buffer: Any, /) -> int | None:
+        """Read into a buffer at most its length; 0 at the end."""
+
 
 def compression_of(head: bytes) -> Format | None:
     """The compression of a file with this beginning, even if the file ends within the magic bytes; `None` for none."""
@@ -64,7 +71,14 @@ def compression_of(head: bytes) -> Format | None:
     return next(possible, None) if head not in JSON_BEGINNINGS else None
 
 
-def inflating(file: Seekable, compression: Format | None) -> AbstractContextManager[Readable]:
+def single_stream(file: Readable, compression: Format | None, chunk_bytes: int) -> Generator[bytes]:
+    """Yield the JSON in a file, at most so many bytes at a time; the file stays open."""
+    with _inflating(file, compression) as reader:
+        while chunk := reader.read(chunk_bytes):
+            yield chunk
+
+
+def _inflating(file: Readable, compression: Format | None) -> AbstractContextManager[Readable]:
     """A reader of the JSON in a file; leaving the context frees the decompressor and leaves the file open."""
     if compression is GZIP:
         # igzip's reader releases the GIL while it inflates; isal_zlib.decompressobj does not, and igzip_threaded
@@ -133,7 +147,7 @@ def _end_of_streams(file: Seekable, compression: Format) -> int:
         while not stream.eof:
             try:
                 stream.decompress(data, TRACE_BYTES)
-            except _DAMAGED:
+            except DAMAGED:
                 return end
             data = b""
             if stream.needs_input and not stream.eof:

@@ -12,11 +12,13 @@ Errors: `SourceMissing`, `SourceUnreadable`, `SourceTorn`.
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, overload
 
-from optimizer.source.compression import HEAD_BYTES, refusal_of
-from optimizer.source.inflate import READ_ERRORS, Seekable, compression_of, explain, inflating
+from optimizer.source.blocked import blocked_stream, member_bytes
+from optimizer.source.compression import GZIP, HEAD_BYTES, refusal_of
+from optimizer.source.inflate import READ_ERRORS, Chunk, Seekable, compression_of, explain, single_stream
 from optimizer.storage.location import Location
 
 __all__ = ["ByteReader", "InputFile"]
@@ -100,8 +102,19 @@ class InputFile:
         """How many of them were read so far."""
         return self._stored.tell()
 
-    def chunks(self, chunk_bytes: int) -> Generator[bytes]:
+    @overload
+    def chunks(self, chunk_bytes: int) -> Generator[bytes]: ...
+
+    @overload
+    def chunks(self, chunk_bytes: int, *, threads: int) -> Generator[Chunk]: ...
+
+    def chunks(self, chunk_bytes: int, *, threads: int = 1) -> Generator[Chunk]:
         """Yield the JSON from its beginning, at most so much at a time; end only if the last checksum was right.
+
+        Args:
+            chunk_bytes: The most.
+            threads: How many may inflate blocked gzip. With more than one, a chunk may be a `memoryview`, and of
+                `MAX_MEMBER_BYTES`.
 
         Raises (without the path, which the caller adds to the errors of all stages):
             SourceTorn: The compressed stream ended early, failed a checksum, is damaged, or has bytes after its end.
@@ -109,15 +122,20 @@ class InputFile:
         """
         json_bytes = 0
         compression = None
+        chunks: Generator[Chunk]
         try:
             self._stored.seek(0)
             head = self._stored.read(HEAD_BYTES)
             self._stored.seek(0)
             compression = compression_of(head)
             inside = compression.name if compression else ""
-            with inflating(self._stored, compression) as reader:
-                while chunk := reader.read(chunk_bytes):
-                    if not json_bytes and (refusal := refusal_of(chunk[:HEAD_BYTES], inside=inside)):
+            if threads > 1 and compression is GZIP and member_bytes(head):
+                chunks = blocked_stream(self._stored, chunk_bytes, threads)
+            else:
+                chunks = single_stream(self._stored, compression, chunk_bytes)
+            with closing(chunks):
+                for chunk in chunks:
+                    if not json_bytes and (refusal := refusal_of(bytes(chunk[:HEAD_BYTES]), inside=inside)):
                         raise refusal
                     json_bytes += len(chunk)
                     yield chunk

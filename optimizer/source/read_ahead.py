@@ -13,9 +13,11 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, TypeVar
 
 __all__ = ["read_ahead"]
+
+T = TypeVar("T")
 
 # Enough to bridge a pause of either side, few enough to stay in the cache that the cores share.
 _CHUNKS_AHEAD: Final = 3
@@ -24,13 +26,13 @@ _JOIN_S: Final = 5.0
 
 
 @contextmanager
-def read_ahead(chunks: Generator[bytes]) -> Generator[Iterator[bytes]]:
+def read_ahead(chunks: Generator[T]) -> Generator[Iterator[T]]:
     """Yield an iterator of the chunks, which another thread produces; the thread ends with the context.
 
     Args:
         chunks: Used and closed on that thread only.
     """
-    ready: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
+    ready: SimpleQueue[T | BaseException | None] = SimpleQueue()
     permits: SimpleQueue[int] = SimpleQueue()  # a 1 for each chunk that may be produced, 0 to stop
     for _ in range(_CHUNKS_AHEAD):
         permits.put(1)
@@ -45,7 +47,7 @@ def read_ahead(chunks: Generator[bytes]) -> Generator[Iterator[bytes]]:
         thread.join(_JOIN_S)
 
 
-def _consume(ready: SimpleQueue[bytes | BaseException | None], permits: SimpleQueue[int]) -> Iterator[bytes]:
+def _consume(ready: SimpleQueue[T | BaseException | None], permits: SimpleQueue[int]) -> Iterator[T]:
     while (chunk := ready.get()) is not None:
         if isinstance(chunk, BaseException):
             raise chunk
@@ -53,9 +55,7 @@ def _consume(ready: SimpleQueue[bytes | BaseException | None], permits: SimpleQu
         yield chunk
 
 
-def _produce(
-    chunks: Generator[bytes], ready: SimpleQueue[bytes | BaseException | None], permits: SimpleQueue[int]
-) -> None:
+def _produce(chunks: Generator[T], ready: SimpleQueue[T | BaseException | None], permits: SimpleQueue[int]) -> None:
     try:
         while permits.get():
             ready.put(next(chunks))
