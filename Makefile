@@ -23,7 +23,7 @@ LOWEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis flask flask-cors h
 run: install ## one scheduled run with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
 
-up: install ## Redis, worker, beat, Flower and web in the foreground, until Ctrl-C
+up: install ## Redis, worker, beat, watch, Flower and web in the foreground, until Ctrl-C
 	$(BIN)/rolling-optimizer up
 
 test: install ## every test, against real servers: side by side, then those marked `alone`; COV=--cov for coverage, a third longer

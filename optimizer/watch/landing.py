@@ -25,12 +25,13 @@ class Seen(NamedTuple):
     """A file or an object at one moment.
 
     `version` differs whenever its content does; `file` is equal while the same file is written to; `is_whole` says that
-    it cannot be amid being written.
+    it cannot be amid being written, and `is_empty` that its engine has opened it and not written yet.
     """
 
     version: str
     file: str
     is_whole: bool
+    is_empty: bool = False
 
 
 class Landing:
@@ -63,8 +64,13 @@ class Landing:
 
     @property
     def lands_s(self) -> float | None:
-        """When the input lands if it does not change before; `None` if there is nothing to send a run for."""
+        """When the input lands if it does not change before; `None` if there is nothing to send a run for.
+
+        An empty file is waited for, however long it stays so.
+        """
         if not self._files or self._versions() == self._taken:
+            return None
+        if any(seen.is_empty for seen in self._files.values()):
             return None
         return max(self._lost_until_s, *self._rests_from_s.values())
 

@@ -60,7 +60,7 @@ class LocalPlace:
         self._warned = False
 
     def look(self) -> dict[str, Seen]:
-        """What is there. An empty file is not: its engine has opened it and not written yet.
+        """What is there.
 
         Raises:
             SourceUnreadable: A directory on the way may not be searched, or the file system fails.
@@ -74,11 +74,13 @@ class LocalPlace:
                 continue
             except OSError as error:
                 raise SourceUnreadable(f"{path} cannot be looked at: {error.strerror or error}") from error
-            if stat.S_ISREG(state.st_mode) and state.st_size:
+            if stat.S_ISREG(state.st_mode):
                 file = f"{state.st_dev:x}-{state.st_ino:x}"
                 version = f"{file}-{state.st_size:x}-{state.st_mtime_ns:x}"
                 # Writing sets both times to the same; a rename or a link sets only the second.
-                files[str(path)] = Seen(version, file, state.st_ctime_ns > state.st_mtime_ns)
+                files[str(path)] = Seen(
+                    version, file, state.st_ctime_ns > state.st_mtime_ns, is_empty=not state.st_size
+                )
         return files
 
     def wait(self) -> bool:

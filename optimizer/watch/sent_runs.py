@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from optimizer.celery.sender import SHORTEST_EXPIRY_S, SentRun
 from optimizer.config.settings import Settings
+from optimizer.errors import RollingError
 from optimizer.log import SourceLog
 from optimizer.models import RunState
 from optimizer.watch.landing import Landing
@@ -81,7 +82,12 @@ class SentRuns:
             _log.info("the input has landed: %s run %s", verb, self._run.id, source=self._settings.source)
 
     def _follow(self, run: SentRun, now_s: float) -> None:
-        state = self._sender.state(run.id)
+        try:
+            state = self._sender.state(run.id)
+        except RollingError:  # a broker that comes back may have lost the run, and its sender knows best
+            self._run = None
+            self._landing.give_back()
+            raise
         if state.state == "running" and not self._is_running:
             self._is_running, self._lost_s = True, now_s + self._settings.time_limit_s
         if state.state in ("pending", "running") and now_s < self._lost_s:

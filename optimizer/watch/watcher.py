@@ -60,7 +60,7 @@ class Watcher:
         self._stopped = threading.Event()
         self._landing = Landing(rest_s)
         self._runs = SentRuns(settings, sender, self._landing)
-        where = settings.input
+        self._where = where = settings.input
         self._place: _Place = (
             LocalPlace(settings.source, where, self._stopped)
             if isinstance(where, Path)
@@ -73,11 +73,12 @@ class Watcher:
 
     @property
     def is_well(self) -> bool:
-        """Whether the input was looked at, and what landed was sent, within the last half minute."""
-        return time.monotonic() - self._well_s < WELL_S
+        """Whether nothing fails, and the input was looked at within the last half minute."""
+        return not self._failures and time.monotonic() - self._well_s < WELL_S
 
     def start(self) -> None:
         """Start the thread."""
+        _log.info("watching %s", self._where, source=self._source)
         self._thread.start()
 
     def stop(self) -> None:
@@ -117,5 +118,6 @@ class Watcher:
     def _fail(self, error: RollingError) -> None:
         if not self._failures:
             _log.warning("⚠️ no run can be sent yet, the watch tries again", source=self._source, error=error)
-        self._stopped.wait(min(RETRY_AT_MOST_S, RETRY_S * 2 ** min(self._failures, 10)))
+        pause_s = min(RETRY_AT_MOST_S, RETRY_S * 2 ** min(self._failures, 10))
         self._failures += 1
+        self._stopped.wait(pause_s)
