@@ -3,6 +3,10 @@
 Changes come from watchfiles. On a network file system it hears nothing of what other hosts write, and a directory that
 is deleted or does not exist has no watch; so files are looked at each second too, which takes microseconds.
 
+A file is whole at once if it was renamed or linked into its place after it was written. Its times show that only if the
+kernel's clock of files has ticked in between, which takes up to 10 ms: of renames without an fsync before, nine in ten
+have equal times. So the names in the same directories are noted too: a file that had another name before was renamed.
+
 A directory that does not exist yet is waited for in the nearest one above it that does.
 """
 
@@ -13,7 +17,9 @@ import os
 import stat
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +40,8 @@ TICK_MS: Final = 50
 STEP_MS: Final = 20
 GROUPED_MS: Final = 100
 RETRY_S: Final = 30.0
+# Of how many files the name is remembered.
+NAMES: Final = 1_000
 
 _log = SourceLog(__name__)
 
@@ -55,6 +63,8 @@ class LocalPlace:
         self._stopped = stopped
         self._watched: object = None
         self._directories: frozenset[str] = frozenset()
+        self._announced: set[str] = set()
+        self._names: OrderedDict[str, str] = OrderedDict()  # of a file, the name under which it was announced last
         self._changes: Generator[set[Any]] | None = None
         self._retry_s = float("-inf")
         self._warned = False
@@ -75,12 +85,12 @@ class LocalPlace:
             except OSError as error:
                 raise SourceUnreadable(f"{path} cannot be looked at: {error.strerror or error}") from error
             if stat.S_ISREG(state.st_mode):
-                file = f"{state.st_dev:x}-{state.st_ino:x}"
+                file = _file(state)
                 version = f"{file}-{state.st_size:x}-{state.st_mtime_ns:x}"
                 # Writing sets both times to the same; a rename or a link sets only the second.
-                files[str(path)] = Seen(
-                    version, file, state.st_ctime_ns > state.st_mtime_ns, is_empty=not state.st_size
-                )
+                is_whole = state.st_ctime_ns > state.st_mtime_ns or self._had_another_name(file, path)
+                files[str(path)] = Seen(version, file, is_whole, is_empty=not state.st_size)
+        self._note_names()
         return files
 
     def wait(self) -> bool:
@@ -95,7 +105,8 @@ class LocalPlace:
             return True
         if changes is None:  # stopped
             return False
-        if any(path in self._directories for _, path in changes):
+        self._announced.update(path for _, path in changes)
+        if not self._announced.isdisjoint(self._directories):
             self._watched = None  # deleted or moved, and with it the kernel's watch
         return bool(changes)
 
@@ -103,6 +114,21 @@ class LocalPlace:
         """End watching."""
         if self._changes is not None:
             self._changes.close()
+
+    def _had_another_name(self, file: str, path: Path) -> bool:
+        return file in self._names and self._names[file] != os.path.realpath(path)
+
+    def _note_names(self) -> None:
+        """Note the names of files that were announced, after the look: their earlier names count in it."""
+        for name in self._announced:
+            with suppress(OSError):
+                state = os.lstat(name)
+                if stat.S_ISREG(state.st_mode):
+                    self._names[_file(state)] = name
+                    self._names.move_to_end(_file(state))
+        self._announced.clear()
+        while len(self._names) > NAMES:
+            self._names.popitem(last=False)
 
     def _paths(self) -> list[Path]:
         try:
@@ -166,6 +192,10 @@ def directories_of(pattern: Path) -> tuple[frozenset[str], bool]:
         matches = glob.iglob(str(Path(glob.escape(str(before)), *pieces[:depth], "")) + os.sep)  # noqa: PTH207 - as `expand`
         directories.update(os.path.realpath(match) for match in matches)
     return frozenset(directories), False
+
+
+def _file(state: os.stat_result) -> str:
+    return f"{state.st_dev:x}-{state.st_ino:x}"
 
 
 def _nearest(directory: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from optimizer.errors import SourceUnreadable
+from optimizer.watch.landing import Seen
 from optimizer.watch.local_place import LOOK_S, LocalPlace, directories_of
 from tests.support.redis_servers import wait_until
 
@@ -77,6 +78,42 @@ def test_how_a_file_came_to_be_shows(tmp_path: Path, place_of: Callable[[Path], 
     (renamed,) = place.look().values()
     assert renamed.is_whole
     assert renamed.file != written.file
+
+
+def test_a_renamed_file_is_whole_whatever_the_clock_of_files_shows(
+    tmp_path: Path, place_of: Callable[[Path], LocalPlace]
+) -> None:
+    """Its times may be equal, but it had another name before. If it is written to afterwards, it is not whole."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "in").symlink_to(tmp_path / "real")
+    path, partial = tmp_path / "in" / "a.json", tmp_path / "in" / ".a.json.new"
+    place = place_of(path)
+    shown: set[str] = set()
+    for content in ("1", "22", "333"):
+        partial.write_text(content)
+        written_after_any_rename(partial)
+        announced(place, shown)
+        partial.rename(path)
+        assert only_file(place).is_whole
+        announced(place, {"a.json"})
+
+        path.write_text(content + content)
+        written_after_any_rename(path)
+        announced(place, {"a.json"})
+        assert not only_file(place).is_whole
+        shown = {"a.json"}
+
+
+def only_file(place: LocalPlace) -> Seen:
+    """The only file of a place."""
+    (seen,) = place.look().values()
+    return seen
+
+
+def written_after_any_rename(path: Path) -> None:
+    """Let the times of a file say that it was not renamed after it was written."""
+    later_ns = time.time_ns() + 3_600_000_000_000
+    os.utime(path, ns=(later_ns, later_ns))
 
 
 def test_a_directory_that_appears_later_is_noticed(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
