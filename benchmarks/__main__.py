@@ -34,9 +34,9 @@ to the publish.
 """
 FRESHNESS = """## Freshness
 
-From the rename of a new input to the moment when a `SnapshotReader` has its version, less the `seconds` of its run. Redis,
-worker and `rolling-optimizer watch` are processes of their own; the file is flushed to disk and renamed every half
-second, as [an engine should](integrate.md#how-an-engine-should-write).
+From the rename of a new input to the moment when a `SnapshotReader` has its version, less the `seconds` of its run.
+Redis, worker and `rolling-optimizer watch` are processes of their own; the file is flushed to disk and renamed every
+half second, as [an engine should](integrate.md#how-an-engine-should-write).
 """
 WEB = """## The web
 

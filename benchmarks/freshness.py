@@ -44,24 +44,15 @@ def main() -> int:
             "ROLLING_OUTPUT_DIR": str(settings.output_dir),
             "ROLLING_REDIS_URL": redis_url,
         }
-        worker = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "tasks",
-            "worker",
-            "--without-mingle",
-            "-c",
-            "1",
-            "-f",
-            os.devnull,
-        ]
+        worker = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--without-mingle", "-c", "1"]
         watch = [sys.executable, "-m", "optimizer.cli", "watch"]
         (directory / "in").mkdir()
-        with running(worker, environ), running(watch, environ):
-            with closing(SnapshotReader.from_settings(settings)) as reader:
-                times_ms = sorted(_measure(directory / "in", reader))
+        with (
+            running(worker, environ, silent=True),
+            running(watch, environ, silent=True),
+            closing(SnapshotReader.from_settings(settings)) as reader,
+        ):
+            times_ms = sorted(_measure(directory / "in", reader))
     middle, high = times_ms[len(times_ms) // 2], times_ms[round(len(times_ms) * 0.99) - 1]
     print(f"{'':<44}{'p50, ms':>9}{'p99, ms':>9}{'most, ms':>10}")
     print(f"{f'rename to readable, less the scan, {RENAMES} times':<44}{middle:>9.0f}{high:>9.0f}{times_ms[-1]:>10.0f}")

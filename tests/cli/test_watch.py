@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -38,42 +39,60 @@ def fleet_of(directory: Path, settings: Settings, **variables: str) -> Iterator[
         assert "Traceback" not in text, text
 
 
-@pytest.fixture
-def fleet(tmp_path: Path, settings: Settings) -> Iterator[Fleet]:
-    """A worker and a watch; there is no input yet."""
-    with fleet_of(tmp_path, settings) as running:
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer) -> Iterator[Fleet]:
+    """A worker and a watch, with a Redis of their own; at first there is no input."""
+    assert shared_redis  # skips where there is none
+    directory = tmp_path_factory.mktemp("fleet")
+    server = RedisServer(directory / "redis")
+    server.start()
+    settings = Settings(input=directory / "rolling_brain.json.gz", output_dir=directory / "out", redis_url=server.url)
+    with fleet_of(directory, settings) as running:
         running.start_worker("-c", "1")
         running.start_watch()
         yield running
+    server.kill()
 
 
-def write(fleet: Fleet, confidence: float) -> None:
-    """Replace the input by one whose record has this confidence."""
+_confidences = count(500)
+
+
+def write(fleet: Fleet) -> float:
+    """Replace the input by one whose record has another confidence; return that."""
+    confidence = next(_confidences) / 1_000
     write_json(fleet.settings.input, {"AAPL": a_record(confidence=confidence)})
+    return confidence
 
 
-def shown(fleet: Fleet) -> float:
-    """The confidence that readers see."""
-    page = fleet.reader.predictions()
-    return page.value.predictions[0].confidence or 0.0
+def wait_until_shown(fleet: Fleet, confidence: float) -> None:
+    """Wait until readers see the record."""
+
+    def is_shown() -> bool:
+        fleet.check()
+        return bool(fleet.runs("success")) and fleet.reader.predictions().value.predictions[0].confidence == confidence
+
+    wait_until(is_shown, what=f"the version with {confidence}")
+
+
+def sent(fleet: Fleet) -> int:
+    """How many runs the watch has sent."""
+    return sum(SENT in line for line in fleet.lines)
 
 
 def test_a_burst_of_renames_makes_one_run_and_one_more(fleet: Fleet) -> None:
-    """One begins at once; one more reads what came while it was on. Then there is silence."""
-    for burst in range(1, 4):
-        for number in range(1, 11):
-            write(fleet, 0.5 + burst / 10 + number / 1_000)
-        wait_until(lambda at=0.5 + burst / 10 + 0.01: fleet.runs() and shown(fleet) == at, what="the last version")  # type: ignore[misc]
-        wait_until(lambda: fleet.lines[-1].startswith("worker") and "succeeded" in fleet.lines[-1])
-    sent = [line for line in fleet.lines if SENT in line]
-    assert 3 <= len(sent) <= 6
+    """One begins at once; one more reads what came while it was on."""
+    for _ in range(3):
+        before = sent(fleet)
+        confidence = [write(fleet) for _ in range(10)][-1]
+        wait_until_shown(fleet, confidence)
+        assert 1 <= sent(fleet) - before <= 2
     assert {report.status for report in fleet.runs()} <= {"success", "unchanged"}
 
 
 def test_a_file_that_is_written_in_place_is_not_scanned_before_it_rests(fleet: Fleet) -> None:
     """An engine that writes for a second and a half and then rests: each version is scanned once, and none torn."""
     path = local(fleet.settings.input)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    before = len(fleet.runs("success"))
     for number in range(1, 4):
         data = gzip.compress(json.dumps({f"S{symbol}": a_record(note=number) for symbol in range(300)}).encode())
         size = len(data) // 14 + 1
@@ -82,8 +101,42 @@ def test_a_file_that_is_written_in_place_is_not_scanned_before_it_rests(fleet: F
                 file.write(data[at : at + size])
                 file.flush()
                 time.sleep(0.1)  # the pace of the engine
-        fleet.wait_for_runs(number)
-    assert [report.status for report in fleet.runs()] == ["success"] * 3
+        fleet.wait_for_runs(before + number, "success")
+    assert len(fleet.runs("success")) == before + 3
+    assert fleet.runs("failed") == []
+
+
+def test_two_watches_and_one_that_was_killed(fleet: Fleet) -> None:
+    """Together they send what one does; what lands while none is there is read by the run of the next one's start."""
+    fleet.start_watch(name="second")
+    before = len(fleet.runs("success"))
+    wait_until_shown(fleet, write(fleet))
+    assert len(fleet.runs("success")) == before + 1
+
+    assert fleet.end("second", signal.SIGKILL) == -signal.SIGKILL
+    assert fleet.end("watch", signal.SIGKILL) == -signal.SIGKILL
+    confidence = write(fleet)
+    fleet.start_watch()
+    wait_until_shown(fleet, confidence)
+
+
+def test_a_run_on_demand_that_is_on(fleet: Fleet) -> None:
+    """What lands while a run that was sent by hand is in the queue, or is on, is read all the same."""
+    for _ in range(2):
+        fleet.celery("call", "tasks.optimize_rolling_data", "--kwargs", '{"force": true}', "--queue", QUEUE)
+        wait_until_shown(fleet, write(fleet))
+
+
+def test_a_tick_that_holds_the_lock(fleet: Fleet) -> None:
+    """A run that was skipped is sent again, until the input that landed has been read."""
+    settings, before = fleet.settings, len(fleet.runs("skipped"))
+    with (
+        closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache,
+        SourceLock(cache).acquire(),
+    ):
+        confidence = write(fleet)
+        fleet.wait_for_runs(before + 2, "skipped")
+    wait_until_shown(fleet, confidence)
 
 
 def test_parts_and_a_directory_that_appears_later(tmp_path: Path, settings: Settings) -> None:
@@ -95,36 +148,12 @@ def test_parts_and_a_directory_that_appears_later(tmp_path: Path, settings: Sett
         for number in range(8):
             write_json(tmp_path / "later" / "parts" / f"{number}.json.gz", {f"S{number}": a_record()})
         wait_until(lambda: fleet.runs("success") and fleet.reader.predictions().value.count == 8, what="all parts")
-        assert len([line for line in fleet.lines if SENT in line]) <= 3
+        assert sent(fleet) <= 3
 
         write_json(tmp_path / "later" / "parts" / "8.json.gz", {"S8": a_record()})
         wait_until(lambda: fleet.reader.predictions().value.count == 9, what="the part that came")
         (tmp_path / "later" / "parts" / "0.json.gz").unlink()
         wait_until(lambda: fleet.reader.predictions().value.count == 8, what="the part that went")
-
-
-def test_two_watches_and_one_that_was_killed(fleet: Fleet) -> None:
-    """Together they send what one does; what lands while none is there is read by the run of the next one's start."""
-    fleet.start_watch(name="second")
-    write(fleet, 0.6)
-    wait_until(lambda: fleet.runs("success") and shown(fleet) == 0.6)
-    assert len(fleet.runs("success")) == 1
-
-    assert fleet.end("second", signal.SIGKILL) == -signal.SIGKILL
-    assert fleet.end("watch", signal.SIGKILL) == -signal.SIGKILL
-    write(fleet, 0.7)
-    fleet.start_watch()
-    wait_until(lambda: shown(fleet) == 0.7)
-
-
-def test_a_run_on_demand_that_is_on(fleet: Fleet) -> None:
-    """What lands while another sender's run is in the queue or running is read all the same."""
-    write(fleet, 0.6)
-    fleet.wait_for_runs(1, "success")
-    for number in range(1, 3):
-        fleet.celery("call", "tasks.optimize_rolling_data", "--kwargs", '{"force": true}', "--queue", QUEUE)
-        write(fleet, 0.6 + number / 20)
-        wait_until(lambda at=0.6 + number / 20: shown(fleet) == at, limit_s=10)  # type: ignore[misc]
 
 
 def test_a_broker_that_is_away(tmp_path: Path, settings: Settings, own_redis: RedisServer) -> None:
@@ -133,14 +162,14 @@ def test_a_broker_that_is_away(tmp_path: Path, settings: Settings, own_redis: Re
     with fleet_of(tmp_path, settings) as fleet:
         fleet.start_watch()
         for number in range(1, 4):
-            write(fleet, number / 10)
+            write(fleet)
             wait_until(lambda: warnings(fleet) == number, what="a warning")  # noqa: B023
-            write(fleet, number / 10 + 0.01)
+            write(fleet)
             own_redis.start()
             with own_redis.client as broker:
                 wait_until(lambda: broker.llen(QUEUE) == 1, what="a message")
                 # Killed while a run is being sent, Celery prints a traceback of its own.
-                wait_until(lambda: sum(SENT in line for line in fleet.lines) == number, what="its line")  # noqa: B023
+                wait_until(lambda: sent(fleet) == number, what="its line")  # noqa: B023
                 assert warnings(fleet) == number
                 assert sum("the watch goes on" in line for line in fleet.lines) == number
             own_redis.kill(lose_data=True)
@@ -198,7 +227,7 @@ def test_the_file_that_says_it_is_alive(tmp_path: Path, settings: Settings, own_
     """It is touched while runs can be sent, and not while the broker is away."""
     alive = tmp_path / "alive"
     with fleet_of(tmp_path, replace(settings, redis_url=own_redis.url, broker_url=own_redis.url)) as fleet:
-        write(fleet, 0.5)
+        write(fleet)
         fleet.start_watch("--alive-file", str(alive))
         fleet.wait_for_line(TRIES_AGAIN)
         alive.unlink(missing_ok=True)  # of before the input had landed
@@ -208,20 +237,6 @@ def test_the_file_that_says_it_is_alive(tmp_path: Path, settings: Settings, own_
         wait_until(alive.exists, what="the file")
         before = alive.stat().st_mtime_ns
         wait_until(lambda: alive.stat().st_mtime_ns > before, what="the next touch")
-
-
-def test_a_tick_that_holds_the_lock(fleet: Fleet) -> None:
-    """A run that was skipped is sent again, until the input that landed has been read."""
-    write(fleet, 0.6)
-    fleet.wait_for_runs(1, "success")
-    settings = fleet.settings
-    with (
-        closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache,
-        SourceLock(cache).acquire(),
-    ):
-        write(fleet, 0.8)
-        fleet.wait_for_runs(2, "skipped")
-    wait_until(lambda: shown(fleet) == 0.8)
 
 
 @pytest.mark.parametrize(
