@@ -127,14 +127,26 @@ def test_a_run_that_never_ends_is_given_up(
     if stored:
         watched.end(None, stored)
     assert watched.step() == 1
-    if stored:  # its sender gives it up by the same limit, which has passed in truth for neither here
-        watched.broker.delete("rolling:{rolling_brain}:requested")
     limit_s = 300 if stored else 60
     assert watched.step(limit_s - 5) == 1
+    # Its sender gives it up by the same limits, of which no second has passed in truth.
     watched.broker.delete("rolling:{rolling_brain}:requested")
     assert watched.step(10) == 2
-    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert "no worker has ended run" in record.getMessage()
+
+    def warnings() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    watched.end({"exc_type": "TaskRevokedError", "exc_message": ["expired"]}, "REVOKED")  # as a worker that comes late
+    assert watched.step() == 3
+    assert len(warnings()) == 1
+    assert "no worker has ended run" in warnings()[0]
+    watched.end(DONE)
+    assert watched.step() == 3
+    watched.replace("2")
+    assert watched.step() == 4
+    watched.end({"exc_type": "TaskRevokedError", "exc_message": ["expired"]}, "REVOKED")
+    assert watched.step() == 5
+    assert len(warnings()) == 2
 
 
 def test_a_broker_that_forgets_the_run(watched: Watched, own_redis: RedisServer, settings: Settings) -> None:
