@@ -182,8 +182,9 @@ def directories_of(pattern: Path) -> tuple[frozenset[str], bool]:
     """The existing directories in which a change of the input would show, and whether to watch what lies below too."""
     before, pieces = split_pattern(pattern)
     if not pieces:  # where the name is, and where the file is to which a link of that name leads
-        path = before.absolute()
-        return frozenset(_nearest(os.path.realpath(one)) for one in (path.parent, path.resolve().parent)), False
+        path = os.path.abspath(before)  # noqa: PTH100 - `Path.resolve` raises where links lead in a circle
+        parents = os.path.realpath(os.path.dirname(path)), os.path.dirname(os.path.realpath(path))  # noqa: PTH120
+        return frozenset(map(_nearest, parents)), False
     if "**" in pieces:
         root = _nearest(os.path.realpath(before))
         return frozenset([root]), root == os.path.realpath(before)

@@ -223,6 +223,16 @@ def test_a_directory_that_may_not_be_searched(tmp_path: Path, place_of: Callable
         (tmp_path / "in").chmod(0o755)
 
 
+def test_links_in_a_circle(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
+    """They are an error with its cause, of the file or of a directory."""
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for path in (tmp_path / "a", tmp_path / "a" / "c.json"):
+        with pytest.raises(SourceUnreadable, match="cannot be looked at: Too many levels of symbolic links"):
+            place_of(path)
+    assert place_of(tmp_path / "a" / "*.json").look() == {}
+
+
 def test_a_name_that_no_file_system_takes(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
     """What fails otherwise than by being absent is an error with its cause."""
     with pytest.raises(SourceUnreadable, match="cannot be looked at: File name too long"):
