@@ -99,7 +99,7 @@ class SentRuns:
         was_skipped = state.report is not None and state.report.reason in ("already_running", "superseded")
         is_lost = state.state in ("pending", "running") or (state.error is not None and state.error.error == "Expired")
         if was_skipped:
-            self._not_before_s = now_s + min(SKIPPED_AT_MOST_S, SKIPPED_S * 2**self._skipped)
+            self._not_before_s = now_s + min(SKIPPED_AT_MOST_S, SKIPPED_S * 2 ** min(self._skipped, 10))
         self._skipped = self._skipped + 1 if was_skipped else 0
         if is_lost and not self._warned:
             _log.warning("⚠️ no worker has ended run %s in time; the next is sent", run.id, source=self._settings.source)
