@@ -24,7 +24,7 @@ from optimizer.errors import BenchFailed
 
 __all__ = ["main"]
 
-RENAMES: Final = 200
+RENAMES: Final = 120
 RECORDS: Final = 2_000
 # Renames come at any moment between two looks of the watch.
 PAUSE_S: Final = (0.3, 0.6)
