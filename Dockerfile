@@ -12,7 +12,7 @@ COPY optimizer optimizer
 # and is not compiled here.
 RUN BUILD_EXTENSION=yes pip wheel --no-cache-dir --no-deps --wheel-dir /dist . \
     && pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -c constraints.txt \
-        "$(echo /dist/*.whl)[celery,flower,remote,web]"
+        "$(echo /dist/*.whl)[celery,flower,remote,watch,web]"
 
 FROM python:3.13-slim-trixie
 # A fixed id, so that a directory of the host can be given to it; with a named group, since Celery takes an id without a

@@ -21,9 +21,10 @@ __all__ = ["running", "throwaway_redis", "wait_until", "web_server"]
 
 
 @contextmanager
-def running(command: list[str], environ: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Run a process until the `with` block ends."""
-    process = subprocess.Popen(command, env=dict(environ or os.environ), stdout=subprocess.DEVNULL)
+def running(command: list[str], environ: Mapping[str, str] | None = None, *, silent: bool = False) -> Iterator[None]:
+    """Run a process until the `with` block ends; what it logs to stderr is shown, unless it is `silent`."""
+    stderr = subprocess.DEVNULL if silent else None
+    process = subprocess.Popen(command, env=dict(environ or os.environ), stdout=subprocess.DEVNULL, stderr=stderr)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from optimizer.celery.registration import Registration
     from optimizer.celery.run_states import RunStates
 
-__all__ = ["CelerySender"]
+__all__ = ["SHORTEST_EXPIRY_S", "CelerySender", "SentRun"]
 
 # A run that no worker has begun by then is dropped: its sender no longer waits, and ticks come by themselves.
 SHORTEST_EXPIRY_S: Final = 60.0
@@ -42,6 +42,13 @@ class _Request(msgspec.Struct, frozen=True):
     id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f-]{36}$")]
     force: bool
     accept: bool = False
+
+
+class SentRun(NamedTuple):
+    """A run by its id, and whether it was sent now: one that was sent earlier may have read the input already."""
+
+    id: str
+    is_new: bool
 
 
 class CelerySender:
@@ -62,6 +69,10 @@ class CelerySender:
             CacheUnavailable: The broker cannot be reached, or the Redis that holds the pending run.
             SettingsInvalid: A variable cannot be used, or the app has no tasks of ours.
         """
+        return self.send_or_join(force=force, accept=accept, source=source).id
+
+    def send_or_join(self, *, force: bool, accept: bool, source: str) -> SentRun:
+        """Send a run as above; return it, or the one that has not ended."""
         registration, states = self._registered()
         settings = registration.settings(source)
         expires_s = max(SHORTEST_EXPIRY_S, settings.interval_s)
@@ -82,13 +93,13 @@ class CelerySender:
                     with suppress(RedisError, CacheUnavailable), states.notes(settings) as notes:
                         notes.delete(key)
                     raise
-                return request.id
+                return SentRun(request.id, is_new=True)
         missing = [name for name in ("force", "accept") if getattr(request, name) > getattr(earlier, name)]
         if missing:
             raise RunPending(
                 f"the run {earlier.id}, sent without {' and '.join(missing)}, has not ended: ask again then"
             )
-        return earlier.id
+        return SentRun(earlier.id, is_new=False)
 
     def state(self, run_id: str) -> RunState:
         """Read the state of a run.

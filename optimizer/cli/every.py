@@ -22,7 +22,7 @@ from optimizer.config.settings import Settings
 from optimizer.models import Report
 from optimizer.pipeline.background import ABORT_S, ScheduledRuns
 
-__all__ = ["run_every"]
+__all__ = ["SIGNALS", "log_to_stderr", "run_every", "signals_blocked"]
 
 SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 POLL_S: Final = 0.1
@@ -30,12 +30,11 @@ POLL_S: Final = 0.1
 
 def run_every(sources: Sequence[Settings], *, use_cache: bool, as_json: bool) -> int:
     """Make scheduled runs until a signal; return the exit status. Logs to stderr, reports as JSON to stdout."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="[%(asctime)s: %(levelname)s] %(message)s")
-    logging.getLogger("optimizer").setLevel(logging.INFO)
+    log_to_stderr()
     on_report = _print if as_json else _ignore
     with usage_errors():
         every = [ScheduledRuns(settings, use_cache=use_cache, on_report=on_report) for settings in sources]
-    with _signals_blocked():
+    with signals_blocked():
         for runs in every:
             runs.start()
         signal.sigwait(SIGNALS)
@@ -45,6 +44,12 @@ def run_every(sources: Sequence[Settings], *, use_cache: bool, as_json: bool) ->
             if SIGNALS & signal.sigpending():
                 return 128 + _abort(every)
     return 0
+
+
+def log_to_stderr() -> None:
+    """Log to stderr, in a process that is ours: this package's lines, and others' warnings."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="[%(asctime)s: %(levelname)s] %(message)s")
+    logging.getLogger("optimizer").setLevel(logging.INFO)
 
 
 def _abort(every: Sequence[ScheduledRuns]) -> int:
@@ -58,7 +63,7 @@ def _abort(every: Sequence[ScheduledRuns]) -> int:
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Let signals wait until they are asked for: a handler could interrupt any step. Threads inherit the mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

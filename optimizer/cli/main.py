@@ -22,6 +22,7 @@ from optimizer.cli.status import status
 from optimizer.cli.trigger import trigger
 from optimizer.cli.up import up
 from optimizer.cli.versions import rollback, unpin, versions
+from optimizer.cli.watch import watch
 from optimizer.cli.web import web
 from optimizer.errors import ExtraMissing, RollingError
 
@@ -42,7 +43,7 @@ class _CommandGroup(click.Group):
 
 commands = _CommandGroup(
     "rolling-optimizer",
-    commands=[run, inspect, sample, bench, status, versions, rollback, unpin, config, web, trigger, up, demo],
+    commands=[run, inspect, sample, bench, status, versions, rollback, unpin, config, web, trigger, watch, up, demo],
     help="Small, fresh snapshots from one big rolling file.",
 )
 

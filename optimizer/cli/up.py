@@ -1,4 +1,4 @@
-"""`rolling-optimizer up`: Redis, worker, beat, Flower and web on this machine, to develop against."""
+"""`rolling-optimizer up`: Redis, worker, beat, watch, Flower and web on this machine, to develop against."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from optimizer.storage.location import is_pattern, redact_url
 __all__ = ["up"]
 
 NAME_WIDTH = 6
+COMMAND = [sys.executable, "-P", "-m", "optimizer.cli"]
 
 
 @click.command()
 def up() -> None:
-    """Run Redis, worker, beat, Flower and web in the foreground until Ctrl-C."""
-    require("rolling-optimizer up", "flower,web", "celery", "flower", "fastapi", "uvicorn")
+    """Run Redis, worker, beat, watch, Flower and web in the foreground until Ctrl-C."""
+    require("rolling-optimizer up", "flower,watch,web", "celery", "flower", "fastapi", "uvicorn", "watchfiles")
     with usage_errors():  # before anything is started
         Settings.every_from_env(os.environ, strict=True)
     with Stack(_print_prefixed, Path(".up")) as stack, stopping_on_signals():
         redis_url = redact_url(stack.start_redis())
         stack.start_celery("worker", "worker", "--loglevel", "INFO")
         stack.start_celery("beat", "beat", "--loglevel", "INFO")
+        stack.start("watch", [*COMMAND, "watch"])
         flower_port, login = _start_flower(stack)
         web_port = _start_web(stack, flower_port)
         say(f"web     http://127.0.0.1:{web_port}/   the dashboard, and the snapshots for other programs")
@@ -62,8 +64,7 @@ def _start_web(stack: Stack, flower_port: str) -> str:
     """Start the web with its link to Flower; return its port."""
     port = str(free_port(8000))
     flower_url = os.environ.get("ROLLING_FLOWER_URL") or f"http://127.0.0.1:{flower_port}/"
-    command = [sys.executable, "-P", "-m", "optimizer.cli", "web", "--port", port]
-    stack.start("web", command, {"ROLLING_FLOWER_URL": flower_url})
+    stack.start("web", [*COMMAND, "web", "--port", port], {"ROLLING_FLOWER_URL": flower_url})
     return port
 
 

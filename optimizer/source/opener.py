@@ -9,18 +9,19 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from optimizer.source.input_file import InputFile
 from optimizer.source.local_file import LocalFile
-from optimizer.source.store_object import StoreObject, reading_input
+from optimizer.source.store_object import StoreObject, fingerprint_of, reading_input
 from optimizer.source.web_file import WebFile
 from optimizer.storage.location import Location, Url, is_pattern
 from optimizer.storage.object_store import file_system
 
-__all__ = ["expand", "open_input_file", "where_looked"]
+__all__ = ["expand", "fingerprints", "open_input_file", "split_pattern", "where_looked"]
 
 SHOWN_NAMES: Final = 3
 
@@ -47,7 +48,7 @@ def expand(location: Location) -> list[Location]:
         return [location]
     if isinstance(location, Url):
         return [*_expand_url(location)]
-    before, pieces = _split(location)
+    before, pieces = split_pattern(location)
     if not pieces:
         return [location]
     # A name that begins with a dot is still being written; `*` does not match it.
@@ -60,7 +61,7 @@ def where_looked(pattern: Location) -> str:
     if isinstance(pattern, Url):
         before = Url(re.split(r"[*?[]", pattern.text, maxsplit=1)[0].rpartition("/")[0])
         return f"nothing of that name lies below {before}/, or there is no such bucket"
-    directory = _split(pattern)[0].absolute()
+    directory = split_pattern(pattern)[0].absolute()
     try:
         names = sorted(os.listdir(directory))  # noqa: PTH208 - names are what is shown
     except FileNotFoundError:
@@ -73,7 +74,7 @@ def where_looked(pattern: Location) -> str:
     return f"the directory {directory} is there and holds {len(names):,} other names: {shown}"
 
 
-def _split(pattern: Path) -> tuple[Path, tuple[str, ...]]:
+def split_pattern(pattern: Path) -> tuple[Path, tuple[str, ...]]:
     """Split a pattern before its first component that is a pattern and does not exist by that very name."""
     before = Path()
     for number, piece in enumerate(pattern.parts):
@@ -83,15 +84,36 @@ def _split(pattern: Path) -> tuple[Path, tuple[str, ...]]:
     return before, ()
 
 
+def fingerprints(url: Url) -> dict[str, str]:
+    """The fingerprint of each input that a URL names at this moment; many parts are one request to their store.
+
+    Raises:
+        SourceMissing: There is none of that name; a pattern that matches nothing has none.
+        SourceUnreadable: The store or server does not answer.
+    """
+    with reading_input(url):
+        if is_pattern(url) and not file_system(url).isfile(url.text):
+            return {str(name): fingerprint_of(info) for name, info in _matches(url)}
+    with open_input_file(url) as source:
+        return {str(url): source.fingerprint}
+
+
 def _expand_url(pattern: Url) -> list[Url]:
     with reading_input(pattern):
-        store = file_system(pattern)
-        if store.isfile(pattern.text):
+        if file_system(pattern).isfile(pattern.text):
             return [pattern]
-        matches = store.glob(pattern.text, detail=True)
+        return sorted((url for url, _ in _matches(pattern)), key=lambda url: url.text)
+
+
+def _matches(pattern: Url) -> Iterator[tuple[Url, dict[str, Any]]]:
+    """The objects that a pattern names, with what their store says of each."""
+    store = file_system(pattern)
+    store.invalidate_cache()  # a store may keep what it has listed, whatever its options say
+    for path, info in store.glob(pattern.text, detail=True).items():
+        name = store.unstrip_protocol(path)
         # Some tools create a key that ends in a slash for a directory.
-        names = [store.unstrip_protocol(name) for name, info in matches.items() if info["type"] == "file"]
-    return [Url(name) for name in sorted(names) if not _is_hidden(name, pattern.text)]
+        if info["type"] == "file" and not _is_hidden(name, pattern.text):
+            yield Url(name), info
 
 
 def _is_hidden(name: str, pattern: str) -> bool:

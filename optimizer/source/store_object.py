@@ -22,7 +22,7 @@ from optimizer.errors import SourceMissing, SourceTorn, SourceUnreadable
 from optimizer.storage.location import Url
 from optimizer.storage.object_store import file_system, translated_errors
 
-__all__ = ["StoreObject", "reading_input"]
+__all__ = ["StoreObject", "fingerprint_of", "reading_input"]
 
 # Each range is a request, whose first byte takes a store tens of milliseconds.
 BLOCK_BYTES: Final = 8 << 20
@@ -47,7 +47,7 @@ class StoreObject(RawIOBase):
                 self._info = self._ask()
                 if self._info["type"] != "file":
                     raise SourceUnreadable(f"{url} is no object, others lie below it; set ROLLING_INPUT to one of them")
-                self.fingerprint = _fingerprint(self._info)
+                self.fingerprint = fingerprint_of(self._info)
                 self._file = self._store.open(
                     url.text,
                     "rb",
@@ -81,7 +81,7 @@ class StoreObject(RawIOBase):
         """
         with reading_input(self.path):
             try:
-                now = _fingerprint(self._ask())
+                now = fingerprint_of(self._ask())
             except FileNotFoundError:
                 now = "gone"
         if now != self.fingerprint:
@@ -151,7 +151,7 @@ def _time_of(info: dict[str, Any]) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 < value < LATEST_S else None
 
 
-def _fingerprint(info: dict[str, Any]) -> str:
+def fingerprint_of(info: dict[str, Any]) -> str:
     """The store's own tag and the size; if there is no tag, a digest of all that the store says of the object."""
     tag = next((str(info[name]).strip('"') for name in _TAGS if info.get(name)), None)
     if tag is None:

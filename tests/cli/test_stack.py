@@ -115,11 +115,11 @@ def test_the_demo_on_a_redis_of_the_users_touches_no_key_of_theirs(tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_stopping_up_leaves_nothing_behind(up: Up, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM stop all five in order; after a SIGKILL the kernel ends them."""
+    """Ctrl-C and SIGTERM stop all six in order; after a SIGKILL the kernel ends them."""
     up.wait_for(r"✅ Optimized")
     up.wait_for(r"flower \| ")
     up.wait_for(r"web    \| http")
-    assert len(up.others()) >= 5
+    assert len(up.others()) >= 6
 
     up.process.send_signal(number)
 

@@ -134,7 +134,7 @@ def test_services_are_contained() -> None:
 
 @pytest.fixture(scope="module")
 def composed(composers: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
-    """All six services, up since the first scheduled run was published."""
+    """All seven services, up since the first scheduled run was published."""
     try:
         redis_executable()
     except Exception as error:

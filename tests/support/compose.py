@@ -30,7 +30,7 @@ __all__ = ["APPS", "COMPOSE_FILE", "ROOT", "VALKEYS", "Composed", "composers", "
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE_FILE: Final = ROOT / "docker-compose.yml"
 VALKEYS: Final = ("broker", "cache")
-APPS: Final = ("worker", "beat", "flower", "web")
+APPS: Final = ("worker", "beat", "watch", "flower", "web")
 STOP_S: Final = 20.0
 
 Spec = dict[str, Any]
@@ -153,6 +153,7 @@ class Composed:
             "dir /data\n": f"dir {self._directory}/data\n",
             "/input/": f"{self.input.parent}/",
             "/output": str(self.output),
+            "/tmp/watch-alive": str(self._directory / "watch-alive"),
             f"worker@{self._services['worker']['hostname']}": f"worker@{socket.gethostname()}",
             f"celerybeat@{self._services['beat']['hostname']}": f"celerybeat@{socket.gethostname()}",
             "0.0.0.0": "127.0.0.1",

@@ -67,6 +67,12 @@ class Fleet:
         """Start a beat."""
         self._stack.start_celery(name, "beat", "--loglevel", "INFO", environ=variables)
 
+    def start_watch(self, *options: str, name: str = "watch", **variables: str) -> None:
+        """Start a watch, also for the second time, and wait until it has begun."""
+        before = len(self.lines)
+        self._stack.start(name, [sys.executable, "-m", "optimizer.cli", "watch", *options], variables)
+        self.wait_for_line(rf"{name}\| .* watching ", since=before)
+
     def start_flower(self, **variables: str) -> None:
         """Start Flower and wait until it sees the worker, without which it does not show tasks."""
         flower = {"FLOWER_BASIC_AUTH": FLOWER_LOGIN, "FLOWER_PORT": str(self._flower_port)}

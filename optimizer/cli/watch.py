@@ -1,0 +1,79 @@
+"""`rolling-optimizer watch`: a run by the workers as soon as the input has landed, until SIGTERM or Ctrl-C.
+
+A signal ends it at once, with exit status 0: it has nothing to finish, since runs are the workers'.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+
+from optimizer.cli.every import SIGNALS, log_to_stderr, signals_blocked
+from optimizer.cli.options import usage_errors
+from optimizer.config.settings import Settings
+from optimizer.extras import require
+
+__all__ = ["watch"]
+
+BEAT_S: Final = 1.0
+# How long threads have to end. One may wait for a broker or a store, which would take seconds.
+STOP_S: Final = 0.5
+
+
+@click.command()
+@click.option("--source", metavar="NAME", help="Only this one of several sources. [ROLLING_SOURCES]")
+@click.option(
+    "--rest",
+    "rest_s",
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    type=click.FloatRange(0.05, 3_600),
+    help="How long a file that is written in place has to stay unchanged.",
+)
+@click.option(
+    "--poll",
+    "poll_s",
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    type=click.FloatRange(0.1, 3_600),
+    help="How often an input by URL is asked for.",
+)
+@click.option(
+    "--alive-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Touch this file each second while all is well, for a health check.",
+)
+def watch(source: str | None, rest_s: float, poll_s: float, alive_file: Path | None) -> None:
+    """Send a run to the stand-alone workers as soon as the input has landed, until Ctrl-C."""
+    require("rolling-optimizer watch", "watch", "celery", "kombu", "watchfiles")
+    with usage_errors():
+        every = Settings.every_from_env(os.environ, strict=True)
+        if source is not None:
+            every = [Settings.one_of(every, source)]
+    # Extras, which take 0.3 s.
+    from optimizer.celery.sender import CelerySender  # noqa: PLC0415
+    from optimizer.celery.standalone import app  # noqa: PLC0415
+    from optimizer.watch.watcher import Watcher  # noqa: PLC0415
+
+    log_to_stderr()
+    watchers = [Watcher(settings, CelerySender(app), rest_s=rest_s, poll_s=poll_s) for settings in every]
+    with signals_blocked():
+        for watcher in watchers:
+            watcher.start()
+        while signal.sigtimedwait(SIGNALS, BEAT_S) is None:
+            if alive_file is not None and all(watcher.is_well for watcher in watchers):
+                alive_file.touch()
+    for watcher in watchers:
+        watcher.stop()
+    until_s = time.monotonic() + STOP_S
+    if not all(watcher.wait(max(0.0, until_s - time.monotonic())) for watcher in watchers):
+        logging.shutdown()
+        os._exit(0)  # an ordinary end would wait for what such a thread waits for

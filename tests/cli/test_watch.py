@@ -1,0 +1,257 @@
+"""`rolling-optimizer watch` as its users start it: real files, broker and worker, and what goes wrong with each."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from optimizer import Settings
+from optimizer.cache.client import CacheClient
+from optimizer.cache.lock import SourceLock
+from tests.support.command import rolling_optimizer
+from tests.support.fleet import Fleet
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json
+from tests.support.s3_server import S3Server
+
+pytestmark = pytest.mark.slow
+
+QUEUE = "rolling.rolling_brain"
+SENT = "the input has landed: sent run"
+TRIES_AGAIN = "no run can be sent yet, the watch tries again"
+
+
+@contextmanager
+def fleet_of(directory: Path, settings: Settings, **variables: str) -> Iterator[Fleet]:
+    """A fleet with one child, if it has a worker; at the end, no process has printed a traceback."""
+    with Fleet(directory, settings, **variables) as fleet:
+        yield fleet
+        text = "\n".join(fleet.lines)
+        assert "Traceback" not in text, text
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisServer) -> Iterator[Fleet]:
+    """A worker and a watch, with a Redis of their own; at first there is no input."""
+    assert shared_redis  # skips where there is none
+    directory = tmp_path_factory.mktemp("fleet")
+    server = RedisServer(directory / "redis")
+    server.start()
+    settings = Settings(input=directory / "rolling_brain.json.gz", output_dir=directory / "out", redis_url=server.url)
+    with fleet_of(directory, settings) as running:
+        running.start_worker("-c", "1")
+        running.start_watch()
+        yield running
+    server.kill()
+
+
+_confidences = count(500)
+
+
+def write(fleet: Fleet) -> float:
+    """Replace the input by one whose record has another confidence; return that."""
+    confidence = next(_confidences) / 1_000
+    write_json(fleet.settings.input, {"AAPL": a_record(confidence=confidence)})
+    return confidence
+
+
+def wait_until_shown(fleet: Fleet, confidence: float) -> None:
+    """Wait until readers see the record."""
+
+    def is_shown() -> bool:
+        fleet.check()
+        return bool(fleet.runs("success")) and fleet.reader.predictions().value.predictions[0].confidence == confidence
+
+    wait_until(is_shown, what=f"the version with {confidence}")
+
+
+def sent(fleet: Fleet) -> int:
+    """How many runs the watch has sent."""
+    return sum(SENT in line for line in fleet.lines)
+
+
+def test_a_burst_of_renames_makes_one_run_and_one_more(fleet: Fleet) -> None:
+    """One begins at once; one more reads what came while it was on."""
+    for _ in range(3):
+        before = sent(fleet)
+        confidence = [write(fleet) for _ in range(10)][-1]
+        wait_until_shown(fleet, confidence)
+        assert 1 <= sent(fleet) - before <= 2
+    assert {report.status for report in fleet.runs()} <= {"success", "unchanged"}
+
+
+def test_a_file_that_is_written_in_place_is_not_scanned_before_it_rests(fleet: Fleet) -> None:
+    """An engine that writes for a second and a half and then rests: each version is scanned once, and none torn."""
+    path = local(fleet.settings.input)
+    before = len(fleet.runs("success"))
+    for number in range(1, 4):
+        data = gzip.compress(json.dumps({f"S{symbol}": a_record(note=number) for symbol in range(300)}).encode())
+        size = len(data) // 14 + 1
+        with path.open("wb") as file:
+            for at in range(0, len(data), size):
+                file.write(data[at : at + size])
+                file.flush()
+                time.sleep(0.1)  # the pace of the engine
+        fleet.wait_for_runs(before + number, "success")
+    assert len(fleet.runs("success")) == before + 3
+    assert fleet.runs("failed") == []
+
+
+def test_two_watches_and_one_that_was_killed(fleet: Fleet) -> None:
+    """Together they send what one does; what lands while none is there is read by the run of the next one's start."""
+    fleet.start_watch(name="second")
+    before = len(fleet.runs("success"))
+    wait_until_shown(fleet, write(fleet))
+    assert len(fleet.runs("success")) == before + 1
+
+    assert fleet.end("second", signal.SIGKILL) == -signal.SIGKILL
+    assert fleet.end("watch", signal.SIGKILL) == -signal.SIGKILL
+    confidence = write(fleet)
+    fleet.start_watch()
+    wait_until_shown(fleet, confidence)
+
+
+def test_a_run_on_demand_that_is_on(fleet: Fleet) -> None:
+    """What lands while a run that was sent by hand is in the queue, or is on, is read all the same."""
+    for _ in range(2):
+        fleet.celery("call", "tasks.optimize_rolling_data", "--kwargs", '{"force": true}', "--queue", QUEUE)
+        wait_until_shown(fleet, write(fleet))
+
+
+def test_a_tick_that_holds_the_lock(fleet: Fleet) -> None:
+    """A run that was skipped is sent again, until the input that landed has been read."""
+    settings, before = fleet.settings, len(fleet.runs("skipped"))
+    with (
+        closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache,
+        SourceLock(cache).acquire(),
+    ):
+        confidence = write(fleet)
+        fleet.wait_for_runs(before + 2, "skipped")
+    wait_until_shown(fleet, confidence)
+
+
+def test_parts_and_a_directory_that_appears_later(tmp_path: Path, settings: Settings) -> None:
+    """Many parts at once, in a directory that was not there, are merged by a run or two; one more part by another."""
+    settings = replace(settings, input=tmp_path / "later" / "parts" / "*.json.gz", source="parts")
+    with fleet_of(tmp_path, settings, ROLLING_SOURCE="parts") as fleet:
+        fleet.start_worker("-c", "1")
+        fleet.start_watch()
+        for number in range(8):
+            write_json(tmp_path / "later" / "parts" / f"{number}.json.gz", {f"S{number}": a_record()})
+        wait_until(lambda: fleet.runs("success") and fleet.reader.predictions().value.count == 8, what="all parts")
+        assert sent(fleet) <= 3
+
+        write_json(tmp_path / "later" / "parts" / "8.json.gz", {"S8": a_record()})
+        wait_until(lambda: fleet.reader.predictions().value.count == 9, what="the part that came")
+        (tmp_path / "later" / "parts" / "0.json.gz").unlink()
+        wait_until(lambda: fleet.reader.predictions().value.count == 8, what="the part that went")
+
+
+def test_a_broker_that_is_away(tmp_path: Path, settings: Settings, own_redis: RedisServer) -> None:
+    """At the start and later: one warning each time, and one run for what landed meanwhile."""
+    settings = replace(settings, redis_url=own_redis.url, broker_url=own_redis.url)
+    with fleet_of(tmp_path, settings) as fleet:
+        fleet.start_watch()
+        for number in range(1, 4):
+            write(fleet)
+            wait_until(lambda: warnings(fleet) == number, what="a warning")  # noqa: B023
+            write(fleet)
+            own_redis.start()
+            with own_redis.client as broker:
+                wait_until(lambda: broker.llen(QUEUE) == 1, what="a message")
+                # Killed while a run is being sent, Celery prints a traceback of its own.
+                wait_until(lambda: sent(fleet) == number, what="its line")  # noqa: B023
+                assert warnings(fleet) == number
+                assert sum("the watch goes on" in line for line in fleet.lines) == number
+            own_redis.kill(lose_data=True)
+        assert all("watch|" in line for line in fleet.lines)
+
+
+def warnings(fleet: Fleet) -> int:
+    """How often the watch has said that it cannot send."""
+    return sum(TRIES_AGAIN in line for line in fleet.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_it_at_once(
+    tmp_path: Path, settings: Settings, own_redis: RedisServer, number: signal.Signals
+) -> None:
+    """Also while it waits for a broker that accepts connections and does not answer; the exit status is 0."""
+    own_redis.start()
+    own_redis.pause()
+    write_json(settings.input, {"AAPL": a_record()})
+    with fleet_of(tmp_path, replace(settings, redis_url=own_redis.url, broker_url=own_redis.url)) as fleet:
+        fleet.start_watch()
+        fleet.start_watch(name="idle", ROLLING_INPUT=str(tmp_path / "none"))
+        for name in ("watch", "idle"):
+            began_s = time.monotonic()
+            assert fleet.end(name, number) == 0
+            assert time.monotonic() - began_s < 3
+    own_redis.resume()
+
+
+def test_a_source_whose_place_fails_delays_no_other(
+    tmp_path: Path, settings: Settings, redis_server: RedisServer, s3: S3Server
+) -> None:
+    """A store that refuses and a directory that is none: one warning for each, by name; the others are watched."""
+    (tmp_path / "file").touch()
+    s3.put(s3.bucket / "a.json", b"{}")
+    sources = (
+        f"refused=http://127.0.0.1:1/a.json; none={tmp_path}/file/a.json; long={tmp_path}/{'a' * 300}.json; "
+        f"store={s3.bucket}/*.json; good={tmp_path}/good.json.gz"
+    )
+    with Fleet(tmp_path, replace(settings, source="good")) as fleet:
+        fleet._stack.environ |= {"ROLLING_SOURCES": sources, **s3.environ}
+        del fleet._stack.environ["ROLLING_INPUT"]
+        fleet.start_watch("--poll", "0.2")
+        write_json(tmp_path / "good.json.gz", {"AAPL": a_record()})
+        with redis_server.client as broker:
+            for name in ("good", "store"):
+                wait_until(lambda: broker.llen(f"rolling.{name}") == 1, what=name)  # noqa: B023
+            fleet.wait_for_line(rf"refused: \S+ {TRIES_AGAIN}: SourceUnreadable: http://127.0.0.1:1/a.json: .*refused")
+            fleet.wait_for_line(rf"long: \S+ {TRIES_AGAIN}: SourceUnreadable: .*File name too long")
+            assert warnings(fleet) == 2
+            assert broker.llen("rolling.none") == 0
+
+
+def test_the_file_that_says_it_is_alive(tmp_path: Path, settings: Settings, own_redis: RedisServer) -> None:
+    """It is touched while runs can be sent, and not while the broker is away."""
+    alive = tmp_path / "alive"
+    with fleet_of(tmp_path, replace(settings, redis_url=own_redis.url, broker_url=own_redis.url)) as fleet:
+        write(fleet)
+        fleet.start_watch("--alive-file", str(alive))
+        fleet.wait_for_line(TRIES_AGAIN)
+        alive.unlink(missing_ok=True)  # of before the input had landed
+        time.sleep(1.5)  # longer than from one touch to the next
+        assert not alive.exists()
+        own_redis.start()
+        wait_until(alive.exists, what="the file")
+        before = alive.stat().st_mtime_ns
+        wait_until(lambda: alive.stat().st_mtime_ns > before, what="the next touch")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        (["--rest", "0"], {}, "0.0 is not in the range"),
+        (["--poll", "x"], {}, "'x' is not a valid float"),
+        (["--source", "x"], {}, "source='x' is not one of those that are configured: rolling_brain"),
+        ([], {"ROLLING_INTERVAL_S": "0"}, "ROLLING_INTERVAL_S=0.0 is not between"),
+        ([], {"ROLLING_INTERVALS": "30"}, "ROLLING_INTERVALS"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, arguments: list[str], variables: dict[str, str], said: str) -> None:
+    """Exit status 2 before anything is watched."""
+    done = rolling_optimizer(tmp_path, "watch", *arguments, **variables)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "watching" not in done.stderr
