@@ -52,6 +52,8 @@ class Held(io.BytesIO):
         """Its length."""
         return len(self.getvalue())
 
+    modified_s = landed_s = None
+
     def check_unchanged(self) -> None:
         """It is."""
 
