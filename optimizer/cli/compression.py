@@ -32,7 +32,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["Compression", "CompressionRow", "Cost", "compare_compression", "gzip_row", "recommend"]
+__all__ = ["Compression", "CompressionRow", "Cost", "compare_compression", "gzip_row", "recommend", "row_of"]
 
 DAY_S: Final = 86_400
 # A call that takes less is repeated for so long in a round.
@@ -234,7 +234,11 @@ def _sum(files: Mapping[str, Cost], now: Mapping[str, int], kinds: Iterable[str]
 
 def gzip_row(rows: Iterable[CompressionRow], level: int) -> CompressionRow:
     """What ROLLING_GZIP_LEVEL at this level stands for."""
-    library = "isal" if level in IGZIP_LEVELS else "zlib"
+    return row_of(rows, "isal" if level in IGZIP_LEVELS else "zlib", level)
+
+
+def row_of(rows: Iterable[CompressionRow], library: str, level: int) -> CompressionRow:
+    """The row of a library at a level."""
     return next(row for row in rows if (row.library, row.level) == (library, level))
 
 

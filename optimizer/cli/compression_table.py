@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimizer.cli.compression import Compression, CompressionRow, gzip_row, recommend
+from optimizer.cli.compression import Compression, CompressionRow, gzip_row, row_of
 from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, ZSTD_LEVEL
 from optimizer.snapshots.format import KINDS
 
@@ -43,8 +43,8 @@ def _name(row: CompressionRow) -> str:
 def conclusions(measured: Compression) -> list[str]:
     """What the columns are, the rule, and the levels that it gives."""
     now = gzip_row(measured.rows, measured.gzip_level)
-    gzip_best, zstd_best = recommend(measured.rows, measured.gzip_level)
-    served = next(row for row in measured.rows if (row.library, row.level) == ("zstd", ZSTD_LEVEL))
+    gzip_best = gzip_row(measured.rows, measured.best_gzip_level)
+    zstd_best, served = (row_of(measured.rows, "zstd", level) for level in (measured.best_zstd_level, ZSTD_LEVEL))
     against = "" if gzip_best == now else f", with {_compared(gzip_best, now)} {_name(now)}, which is set"
     return [
         f"MB a day: what a client takes that downloads all but the index once in {measured.interval_s:g} s.",
