@@ -65,11 +65,14 @@ def write(fleet: Fleet) -> float:
 
 
 def wait_until_shown(fleet: Fleet, confidence: float) -> None:
-    """Wait until readers see the record."""
+    """Wait until readers see the record, and the report of its run, which is recorded after it."""
 
     def is_shown() -> bool:
         fleet.check()
-        return bool(fleet.runs("success")) and fleet.reader.predictions().value.predictions[0].confidence == confidence
+        if not (reports := fleet.runs("success")):
+            return False
+        shown = fleet.reader.predictions()
+        return shown.version == reports[0].version and shown.value.predictions[0].confidence == confidence
 
     wait_until(is_shown, what=f"the version with {confidence}")
 
