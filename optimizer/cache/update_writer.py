@@ -87,6 +87,7 @@ class UpdateWriter:
         """Read what updates of these symbols need of the current version, with the payloads of these kinds."""
         keys, version = self._keys, pointer.version
         names = {kind: keys.payload(version, kind) for kind in VERSION_TYPES}
+        symbols = symbols or ("",)  # of an empty call; HMGET asks for one at least
         with self._cache.commands() as client:
             pipeline = client.pipeline(transaction=False)
             pipeline.hmget(names["symbols"], list(symbols))
