@@ -16,11 +16,11 @@ from typing import Any, Final, cast
 import msgspec
 import redis
 
-from optimizer.cache.client import CacheClient
+from optimizer.cache.client import CacheClient, now_s
 from optimizer.cache.keys import NUMBER, PAYLOAD_KINDS, VERSION_TYPES
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.update_queue import encode_held
-from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, now_s
+from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip
 from optimizer.errors import CacheUnavailable
 from optimizer.models import HeldUpdate, Manifest, Record
 from optimizer.snapshots.format import SnapshotSet

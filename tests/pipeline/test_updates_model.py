@@ -7,6 +7,7 @@ before a command, for good; what it had locked is freed as by its expiry.
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import shutil
 import time
@@ -24,8 +25,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-import optimizer.cache.lock
 import optimizer.pipeline.pace
+import optimizer.pipeline.updates
 from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.cache.pointer import Pointer
@@ -108,8 +109,11 @@ def killed_before(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Updates(RuleBasedStateMachine):
     """One source, its Redis and its files, and the model of both."""
 
-    def __init__(self, server: RedisServer, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, server: RedisServer, directory: Path, monkeypatch: pytest.MonkeyPatch, *, files_follow: bool
+    ) -> None:
         super().__init__()
+        self._files_follow = files_follow
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
         self._server, self._patch = server, monkeypatch
@@ -174,6 +178,8 @@ class Updates(RuleBasedStateMachine):
                 state.shown.pop(symbol, None)
         state.trim()
         self._queue = []
+        if self._files_follow:
+            self._files = state.copy()
 
     def run_model(self, *, force: bool) -> None:
         """A run with Redis: a scan, or what an unchanged input asks for; then the drain."""
@@ -261,7 +267,11 @@ class Updates(RuleBasedStateMachine):
             waiting = client.llen(self._keys.queue)
         assert waiting in (0, len(self._queue))
         if not waiting and self._queue:
+            in_files = self._files
             self.drain_model()
+            manifest = snapshot_store(self._settings.output_dir).read_manifest()
+            if manifest is None or manifest.version != self.check_version():
+                self._files = in_files
         self.check()
 
     @rule(force=st.booleans())
@@ -346,14 +356,16 @@ class Updates(RuleBasedStateMachine):
             assert (stored.decode_index().updates or {}) == held
 
 
+@pytest.mark.parametrize("files_follow", [False, True])
 def test_any_interleaving_gives_what_the_model_gives(
-    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, files_follow: bool
 ) -> None:
     """Calls, duplicates, removals, drains, scans of older and newer inputs, kills, a Redis that is emptied or away."""
     monkeypatch.setattr(optimizer.pipeline.pace, "INTERVAL_MS", 0.0)
+    monkeypatch.setattr(optimizer.pipeline.updates, "FILES_FOLLOW_S", -1.0 if files_follow else math.inf)
     run_state_machine_as_test(
-        cast("Any", lambda: Updates(redis_server, tmp_path / "source", monkeypatch)),
+        cast("Any", lambda: Updates(redis_server, tmp_path / "source", monkeypatch, files_follow=files_follow)),
         settings=hypothesis_settings(
-            max_examples=examples(40), stateful_step_count=15, deadline=None, phases=[Phase.reuse, Phase.generate]
+            max_examples=examples(15), stateful_step_count=15, deadline=None, phases=[Phase.reuse, Phase.generate]
         ),
     )
