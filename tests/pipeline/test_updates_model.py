@@ -132,7 +132,8 @@ class Updates(RuleBasedStateMachine):
         self._moments = [time.time() - 1000]
         self._content: dict[str, Record] = {}
         self._modified_s = 0.0
-        self._is_scanned = False  # whether the files have a scan of the input as it is
+        # The number of the input, and of those of which the files and Redis have a scan.
+        self._input = self._input_of_files = self._input_of_redis = 0
         self._redis, self._files = State(), State()
         self._are_files_newer = False  # a run without Redis has written them
         self._version = 0
@@ -181,20 +182,27 @@ class Updates(RuleBasedStateMachine):
         if self._files_follow:
             self._files = state.copy()
 
-    def run_model(self, *, force: bool) -> None:
-        """A run with Redis: a scan, or what an unchanged input asks for; then the drain."""
+    def run_model(self, *, force: bool, is_ahead: bool) -> None:
+        """A run with Redis: a scan, or what an unchanged input asks for; then the drain.
+
+        Args:
+            force: Whether the run was forced.
+            is_ahead: Whether Redis showed a newer version than the files.
+        """
         in_files = self._files.held
         is_beyond = any(
             symbol not in in_files or in_files[symbol][0] < at_s for symbol, (at_s, _) in self._redis.held.items()
         )
-        if force or not self._is_scanned:
+        if force or self._input_of_files != self._input:
             self._redis = self.scan(self._redis.held, self._files.held if self._are_files_newer else {})
         elif self._are_files_newer and is_beyond:
             self._redis = self.scan(self._redis.held, self._files.held)
         elif self._are_files_newer:
             self._redis = self._files.copy()
-        self._files = self._redis.copy()
-        self._is_scanned, self._are_files_newer = True, False
+        elif self._input_of_redis != self._input and is_ahead:
+            self._redis = self.scan(self._redis.held)
+        self._files, self._are_files_newer = self._redis.copy(), False
+        self._input_of_files = self._input_of_redis = self._input
         if self._queue:
             self.drain_model()
 
@@ -214,7 +222,7 @@ class Updates(RuleBasedStateMachine):
         path = local(self._settings.input)
         write_json(path, {name: msgspec.to_builtins(record) for name, record in self._content.items()})
         os.utime(path, (modified_s, modified_s))
-        self._is_scanned = False
+        self._input += 1
 
     @initialize(content=contents)
     def first_run(self, content: dict[str, Record]) -> None:
@@ -269,38 +277,37 @@ class Updates(RuleBasedStateMachine):
         if not waiting and self._queue:
             in_files = self._files
             self.drain_model()
-            manifest = snapshot_store(self._settings.output_dir).read_manifest()
-            if manifest is None or manifest.version != self.check_version():
+            if self.version_in_files() != self.check_version():
                 self._files = in_files
         self.check()
 
     @rule(force=st.booleans())
     def run(self, *, force: bool) -> None:
         """A tick, or a run by hand."""
+        is_ahead = self.version_in_files() < self._version
         assert optimize(self._settings, force=force).status in ("success", "unchanged")
-        self.run_model(force=force)
+        self.run_model(force=force, is_ahead=is_ahead)
         self.check()
 
     @rule(step=steps, force=st.booleans())
     def run_is_killed(self, step: int, *, force: bool) -> None:
         """Before any of its commands; the next run ends what it has begun."""
+        is_ahead = self.version_in_files() < self._version
         with killed_before(step, self._patch):
             optimize(self._settings, force=force)
         self.expire_locks()
         self.check_version()
-        if force:
-            self._is_scanned = False
         assert optimize(self._settings, force=force).status in ("success", "unchanged")
-        self.run_model(force=force)
+        self.run_model(force=force, is_ahead=is_ahead)
         self.check()
 
     @rule(force=st.booleans())
     def run_without_redis(self, *, force: bool) -> None:
         """A run that does not reach Redis writes the files."""
         optimize(self._settings, force=force, use_cache=False)
-        if force or not self._is_scanned:
-            self._files = self.scan(self._files.held)
-            self._is_scanned = self._are_files_newer = True
+        if force or self._input_of_files != self._input:
+            self._files, self._input_of_files = self.scan(self._files.held), self._input
+            self._are_files_newer = self.version_in_files() > self._version  # equal content keeps its version
 
     @rule()
     def redis_is_emptied(self) -> None:
@@ -318,6 +325,11 @@ class Updates(RuleBasedStateMachine):
         """Let the locks of a dead process expire."""
         with self._server.client as client:
             client.delete(self._keys.lock, self._keys.publishing, self._keys.draining)
+
+    def version_in_files(self) -> int:
+        """The version that the files have, 0 for none."""
+        manifest = snapshot_store(self._settings.output_dir).read_manifest()
+        return 0 if manifest is None else manifest.version
 
     def check_version(self) -> int:
         """Versions only rise."""
