@@ -399,6 +399,39 @@ def test_a_version_that_is_damaged_is_not_changed(settings: Settings, redis_serv
     assert "ZETA" in shown(settings, redis_server)
 
 
+def test_what_is_damaged_does_not_stop_the_queue(settings: Settings, redis_server: RedisServer) -> None:
+    """An entry, an update that holds, a record, a number: each is passed over, and what comes after it is applied."""
+    version = version_of(run_old(settings))
+    keys = Keys(settings.source)
+    applied(settings, a("ZETA"))
+    with redis_server.client as client:
+        version = int(cast("bytes", client.hget(keys.current, "version")))
+        client.hset(keys.updates, "ZETA", "no update")
+        client.hset(keys.payload(version, "symbols"), "AAPL", "no record")
+        client.hset(keys.queued, mapping={"tat_ms": "soon", "refused": "{"})
+        client.rpush(keys.queue, "no entry")
+    report = applied(settings, a("ZETA", 0.99), a("AAPL", 0.98))
+
+    assert report.status == "success"
+    assert shown(settings, redis_server) == ["ZETA", "AAPL", "MSFT"]
+    with redis_server.client as client:
+        assert client.llen(keys.queue) == 0
+        assert client.hlen(keys.updates) == 2
+    optimize(settings)
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_an_update_that_is_damaged_comes_back_from_the_files(settings: Settings, redis_server: RedisServer) -> None:
+    """A scan takes what Redis cannot read from there, and writes it anew."""
+    run_old(settings)
+    applied(settings, a("ZETA"))
+    optimize(settings)
+    with redis_server.client as client:
+        client.hset(Keys(settings.source).updates, "ZETA", "no update")
+    assert optimize(settings, force=True).cache == "published"
+    assert shown(settings, redis_server)[0] == "ZETA"
+
+
 def test_without_redis_nothing_is_taken(settings: Settings, own_redis: RedisServer) -> None:
     """An update needs Redis."""
     settings = replace(settings, redis_url=own_redis.url)
