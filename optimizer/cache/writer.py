@@ -43,7 +43,7 @@ from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP, REPLACE_MAN
 from optimizer.cache.update_queue import decode_held, encode_held
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
-from optimizer.models import HeldUpdate, Manifest, Record
+from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
@@ -192,9 +192,14 @@ class VersionWriter:
                 return None
             found = {kind: data for kind, data in zip(PAYLOAD_KINDS, payloads, strict=True) if data is not None}
             is_whole = len(found) == len(PAYLOAD_KINDS) and SnapshotSet(pointer.manifest, found).is_whole
-            if not is_whole or len(records) != ranked or len(updates) != pointer.manifest.updates:
+            held = decode_held(updates, keys.source)
+            if not is_whole or len(records) != ranked or len(held) != pointer.manifest.updates:
                 return None
-            return found, [_RECORD.decode(record) for record in records], decode_held(updates, keys.source)
+            try:
+                return found, [_RECORD.decode(record) for record in records], held
+            except UNDECODABLE as error:
+                warn_of_damage(f"{names['symbols']} holds what is no record ({error})", keys.source)
+                return None
 
     def _newest_changed(self, client: redis.Redis) -> int:
         """The version of the newest change, 0 for none; it may outlive a pointer, and its id can only rise."""

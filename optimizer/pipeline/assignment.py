@@ -43,8 +43,8 @@ class Assignment(msgspec.Struct, frozen=True):
 
     `run_id` is the id that its sender knows, `token` its lock's, `version_before` the version that it is to replace (0
     for none), `newest_before` the newest one that Redis or the files had then (`None` in one of an earlier release),
-    `lineage` its `Manifest.lineage`, `began_s` in seconds since the epoch. `parts` are all the
-    parts of the source by name, none where it is one file; `to_scan` are the indexes of those that have to be read.
+    `lineage` its `Manifest.lineage`, `began_s` in seconds since the epoch. `parts` are all the parts of the source by
+    name, none where it is one file; `to_scan` are the indexes of those that have to be read.
     """
 
     run_id: str

@@ -341,7 +341,7 @@ def _cache(settings: Settings) -> CacheClient:
 
 
 def _are_old(in_files: Manifest | None) -> bool:
-    return in_files is None or time.time() - seconds_of(in_files.generated_at) > FILES_FOLLOW_S
+    return in_files is not None and time.time() - seconds_of(in_files.generated_at) > FILES_FOLLOW_S
 
 
 def _waits_for(state: QueueState, in_files: Manifest | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+import optimizer.pipeline.session
 import optimizer.pipeline.updates
 from optimizer import Settings, SnapshotReader, optimize
 from optimizer.cache.client import CacheClient
@@ -432,12 +433,61 @@ def test_an_update_that_is_damaged_comes_back_from_the_files(settings: Settings,
     assert shown(settings, redis_server)[0] == "ZETA"
 
 
+def test_a_record_that_is_damaged_makes_a_run_scan(settings: Settings, redis_server: RedisServer) -> None:
+    """The files cannot catch up with a version that Redis has not whole."""
+    run_old(settings)
+    report = applied(settings, a("ZETA"))
+    keys = Keys(settings.source)
+    with redis_server.client as client:
+        client.hset(keys.payload(version_of(report), "symbols"), "AAPL", "no record")
+    report = optimize(settings)
+    assert (report.status, report.cache) == ("success", "published")
+    assert shown(settings, redis_server) == ["ZETA", "MSFT", "AAPL"]
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_a_call_that_is_sent_again_is_accepted_once(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py repeats a command whose reply was lost."""
+    monkeypatch.setattr("optimizer.cache.update_queue.secrets.token_hex", lambda _: "the token of one call")
+    first, second = enqueue(settings, [a("A")], []), enqueue(settings, [a("A")], [])
+    assert first.sequence == second.sequence
+    assert second.must_drain
+    with redis_server.client as client:
+        assert client.llen(Keys(settings.source).queue) == 1
+
+
 def test_without_redis_nothing_is_taken(settings: Settings, own_redis: RedisServer) -> None:
     """An update needs Redis."""
     settings = replace(settings, redis_url=own_redis.url)
     for call in (lambda: enqueue(settings, [a("A")], []), lambda: apply_updates(settings)):
         with pytest.raises(CacheUnavailable):
             call()
+
+
+@pytest.mark.parametrize("check", ["is_intact", "shows"])
+def test_a_tick_that_an_update_overtakes_sees_no_damage(
+    settings: Settings,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    check: str,
+) -> None:
+    """The version that it looks at expires, since there is a newer one: it neither scans nor publishes again."""
+    run_old(settings)
+    checked = getattr(optimizer.pipeline.session, check)
+
+    def check_later(*arguments: Any) -> bool:
+        applied(settings, a("ZETA"))
+        return cast("bool", checked(*arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optimizer.pipeline.session, check, check_later)
+        report = optimize(settings, progress=no_scan)
+    assert (report.status, report.cache) == ("unchanged", "current")
+    assert "damaged" not in caplog.text
+    assert shown(settings, redis_server) == ["ZETA", "MSFT", "AAPL"]
 
 
 def test_an_old_version_of_updates_goes_soon(settings: Settings, redis_server: RedisServer) -> None:
