@@ -159,12 +159,12 @@ def test_a_part_answers_for_its_own_symbols(parted: Settings, redis_server: Redi
     optimize(parted)
     applied(parted, a("AAPL", 0.3), a("MSFT", 0.3), a("NVDA", 0.3))
     time.sleep(0.002)
-    write_json(directory / "b.json", {"MSFT": a_record(confidence=0.8)})
+    write_json(directory / "a.json", {"AAPL": a_record(confidence=0.8)})
     optimize(parted)
 
     with redis_server.client as client:
-        assert client.hkeys(Keys(parted.source).updates) == [b"AAPL"]
-    assert shown(parted, redis_server) == ["MSFT", "AAPL"]
+        assert client.hkeys(Keys(parted.source).updates) == [b"MSFT"]
+    assert shown(parted, redis_server) == ["AAPL", "MSFT"]
     assert_redis_holds_the_files(redis_server, parted)
 
 
