@@ -53,6 +53,8 @@ class Settings:
     guard: str = ""  # package.module:function
     keep_versions: int = 2
     index_symbols_limit: int = 10_000
+    update_records_limit: int = 1_000  # in one call
+    update_queue_limit: int = 10_000  # accepted and waiting
     interval_s: float = 30.0
     startup_delay_s: float = 5.0
     gzip_level: int = 6
@@ -151,6 +153,8 @@ class Settings:
         for name, low, high in (
             ("top_symbols_limit", 1, 1_000_000),
             ("index_symbols_limit", 1, 1_000_000),
+            ("update_records_limit", 1, 100_000),
+            ("update_queue_limit", 1, 1_000_000),
             ("min_confidence", 0, 1),
             ("max_rejected_percent", 0, 100),
             ("min_records", 0, 1_000_000_000),

@@ -33,6 +33,8 @@ GIVEN: dict[str, tuple[str, object]] = {
     "guard": ("shop.guards:check", "shop.guards:check"),
     "keep_versions": ("5", 5),
     "index_symbols_limit": ("500", 500),
+    "update_records_limit": ("50", 50),
+    "update_queue_limit": ("70", 70),
     "interval_s": ("12.5", 12.5),
     "startup_delay_s": ("0", 0.0),
     "gzip_level": ("9", 9),
