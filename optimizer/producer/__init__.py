@@ -1,0 +1,31 @@
+"""What a prediction engine calls: publish records at once, without a scan.
+
+Imported when a name is first asked for, and without Celery.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from optimizer.producer.publish import Accepted, publish
+
+__all__ = ["Accepted", "publish"]
+
+_MODULES: Final = {
+    "optimizer.producer.publish": ("Accepted", "publish"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            value: object = getattr(importlib.import_module(module), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
