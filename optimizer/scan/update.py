@@ -156,19 +156,23 @@ class _Document:
     def _elements(self, records: Iterable[Any]) -> Iterator[bytes]:
         yield b"["
         for record in records:
+            if self.count:
+                yield b","  # an error in the record before is found here at the latest
             self._add()
-            yield (b"," if self.count > 1 else b"") + self._json(record, self._name(record))
+            yield self._json(record, self._name(record))
         yield b"]"
 
     def _members(self, records: Mapping[Any, Any]) -> Iterator[bytes]:
         yield b'{"predictions":{'
         for symbol, record in records.items():
+            if self.count:
+                yield b","
             self._add()
             if isinstance(symbol, str):
                 key, value = json.dumps(symbol).encode(), self._json(record, symbol)
             else:
                 key, value = b'""', self._reject(self._symbol.reason, None, self._unusable(symbol))
-            yield (b"," if self.count > 1 else b"") + key + b":" + value
+            yield key + b":" + value
         yield b"}}"
 
     def _add(self) -> None:
