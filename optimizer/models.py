@@ -48,6 +48,7 @@ __all__ = [
     "PortfolioSnapshot",
     "Position",
     "PredictionsSnapshot",
+    "QueuedUpdate",
     "Record",
     "Reject",
     "RejectReason",
@@ -255,6 +256,23 @@ class HeldUpdate(msgspec.Struct, frozen=True):
 
     at_ms: int
     record: Record | None
+
+
+class QueuedUpdate(msgspec.Struct, frozen=True):
+    """An entry of the queue: what one call has published. A symbol in both is removed.
+
+    `sequence` only rises; `at_ms` is when it was accepted, in milliseconds since the epoch by Redis' clock.
+    """
+
+    sequence: int
+    at_ms: int
+    records: list[Record]
+    removed: list[str]
+
+    @property
+    def size(self) -> int:
+        """The number of records and removals."""
+        return len(self.records) + len(self.removed)
 
 
 class Index(msgspec.Struct, frozen=True):

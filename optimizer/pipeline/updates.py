@@ -4,19 +4,65 @@
     apply_updates   merges what waits, and publishes it as a few versions
     wait_applied    waits until readers can see an entry
 
+A drain makes each version of what waits at that moment, at most a few a second. It does not need the lock of the runs,
+which a scan holds for seconds, but `publishing`, which orders it and the end of a run; the flip compares the pointer.
+
 Errors: `CacheUnavailable` without Redis, `UpdatesRefused`, `UpdatesPending`, `UpdatesLost`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import closing
+from typing import Final
 
 import msgspec
 
+from optimizer.cache.client import CacheClient
+from optimizer.cache.clocks import text_of
+from optimizer.cache.lock import SourceLock
+from optimizer.cache.pointer import Pointer
+from optimizer.cache.run_log import RunLog
+from optimizer.cache.update_queue import QueueState, UpdateQueue
+from optimizer.cache.update_writer import UpdateWriter
+from optimizer.cache.writer import Consumed
 from optimizer.config.settings import Settings
-from optimizer.models import Record, Report
+from optimizer.errors import (
+    GuardRefused,
+    NoRecords,
+    PublishRefused,
+    UpdatesLost,
+    UpdatesPending,
+    UpdatesRefused,
+)
+from optimizer.log import SourceLog
+from optimizer.models import HeldUpdate, Manifest, QueuedUpdate, Record, Report, UpdateCounts
+from optimizer.pipeline.guard import check_guards
+from optimizer.pipeline.pace import delay_ms, next_tat_ms
+from optimizer.pipeline.update_version import Shown, encode_updated
+from optimizer.pipeline.version import Predecessor
+from optimizer.selection.guards import check_removed
+from optimizer.selection.updates import merge
+from optimizer.snapshots.format import CONTENT_KINDS, SnapshotSet
+from optimizer.snapshots.store import snapshot_store
 
 __all__ = ["Enqueued", "apply_updates", "enqueue", "wait_applied"]
+
+# The end of a run holds `publishing` while it writes the files, and while a guard of the user's is on.
+PUBLISHING_WAIT_S: Final = 10.0
+# After so long a drain leaves what comes next to another one, so that its task ends within its time limit.
+DRAIN_S: Final = 5.0
+# How often a drain begins anew after another version was published between its reading and its flip.
+ATTEMPTS: Final = 3
+OUTDATED_NAMED: Final = 10
+# How often what waits for its updates looks, at first and at the most.
+FIRST_POLL_S: Final = 0.002
+LONGEST_POLL_S: Final = 0.05
+
+NOT_WHOLE_NOTE: Final = "an empty set never replaces a good one"
+
+_log = SourceLog(__name__)
 
 
 class Enqueued(msgspec.Struct, frozen=True):
@@ -42,7 +88,20 @@ def enqueue(settings: Settings, records: Sequence[Record], removed: Sequence[str
         UpdatesRefused: More than may be in a call, wait or be held.
         CacheUnavailable: Redis does not answer; it is not known whether the entry was accepted.
     """
-    raise NotImplementedError
+    size, limit = len(records) + len(removed), settings.update_records_limit
+    if size > limit:
+        raise UpdatesRefused(
+            f"{size:,} records and removals in one call are more than ROLLING_UPDATE_RECORDS_LIMIT={limit}; nothing of "
+            "this call was taken. Send them in several calls, or write the input"
+        )
+    with closing(_cache(settings)) as cache:
+        sequence, must_drain = UpdateQueue(cache).enqueue(
+            records,
+            removed,
+            queue_limit=settings.update_queue_limit,
+            held_limit=2 * settings.index_symbols_limit,
+        )
+    return Enqueued(sequence, must_drain)
 
 
 def apply_updates(settings: Settings) -> Report | None:
@@ -54,7 +113,8 @@ def apply_updates(settings: Settings) -> Report | None:
     Raises:
         CacheUnavailable: Redis does not answer; what was not applied waits.
     """
-    raise NotImplementedError
+    with closing(_cache(settings)) as cache:
+        return _Drain(settings, cache).run()
 
 
 def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
@@ -65,4 +125,218 @@ def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
         UpdatesLost: Redis has lost the entry.
         CacheUnavailable: Redis does not answer.
     """
-    raise NotImplementedError
+    until_s, poll_s = time.monotonic() + wait_s, FIRST_POLL_S
+    with closing(_cache(settings)) as cache:
+        queue = UpdateQueue(cache)
+        while True:
+            state = queue.numbers()
+            for refused in state.refused:
+                if refused.sequence == sequence:
+                    raise GuardRefused(refused.reason)
+            if state.newest < sequence:
+                raise UpdatesLost(
+                    f"Redis has lost the updates of {settings.source!r} that it had accepted as number {sequence}: was "
+                    "it emptied, or replaced by another? Publish them again"
+                )
+            if state.applied >= sequence and state.pointer is not None:
+                return state.pointer.version
+            if time.monotonic() >= until_s:
+                raise UpdatesPending(
+                    f"the updates of {settings.source!r} with number {sequence} are accepted, and not shown after "
+                    f"{wait_s:g} s: {_why_pending(state.pointer)}; they are applied as soon as that ends"
+                )
+            time.sleep(min(poll_s, max(0.0, until_s - time.monotonic())))
+            poll_s = min(LONGEST_POLL_S, 1.5 * poll_s)
+
+
+class _Drain:
+    """One drain of the queue: what it has done so far."""
+
+    def __init__(self, settings: Settings, cache: CacheClient) -> None:
+        self._settings = settings
+        self._cache = cache
+        self._queue = UpdateQueue(cache)
+        self._lock = SourceLock(cache, cache.keys.publishing)
+        self._report: Report | None = None
+        self._counts = UpdateCounts()
+        self._until_s = time.monotonic() + DRAIN_S
+
+    def run(self) -> Report | None:
+        # Before the pointer: a run writes the files first.
+        in_files = snapshot_store(self._settings.output_dir).read_manifest()
+        state, attempts = self._queue.read(), 0
+        while state.entries:
+            waits_for = _waits_for(state, in_files)
+            if waits_for:
+                self._report = self._report or self._skipped(waits_for)
+                break
+            time.sleep(delay_ms(state.tat_ms, 1000 * time.time()) / 1000)
+            is_last = time.monotonic() >= self._until_s
+            try:
+                with self._lock.acquire_within(PUBLISHING_WAIT_S) as lock:
+                    if not lock.held:
+                        raise PublishRefused(
+                            f"a run of {self._settings.source!r} has been publishing for longer than "
+                            f"{PUBLISHING_WAIT_S:g} s; the updates wait, and the next tick applies them"
+                        )
+                    state = self._queue.read(is_last=is_last)
+                    if state.entries and not _waits_for(state, in_files):
+                        self._apply(state, lock.token)
+            except PublishRefused:
+                attempts += 1
+                if attempts == ATTEMPTS:
+                    raise
+            if is_last or self._queue.end_drain():
+                break
+            state = self._queue.read()
+        else:
+            self._queue.end_drain()
+        return self._report
+
+    def _apply(self, state: QueueState, token: str) -> None:
+        """Publish a version of the oldest entries: of all, or of as many as the guards pass, or drop one."""
+        entries = state.entries
+        try:
+            while not self._is_published(state, entries, token):
+                entries = entries[: len(entries) // 2]
+        except (GuardRefused, NoRecords) as error:
+            self._drop(state, token, error)
+
+    def _is_published(self, state: QueueState, entries: Sequence[QueuedUpdate], token: str) -> bool:
+        """Publish entries; false if a guard refuses several, of which one may be the reason. The others follow."""
+        try:
+            self._publish(state, entries, token)
+        except (GuardRefused, NoRecords):
+            if len(entries) == 1:
+                raise
+            return False
+        return True
+
+    def _publish(self, state: QueueState, entries: Sequence[QueuedUpdate], token: str) -> None:
+        settings, pointer = self._settings, state.pointer
+        assert pointer is not None  # noqa: S101 - asked before
+        writer = UpdateWriter(self._cache, token)
+        touched = sorted(
+            {record.symbol for entry in entries for record in entry.records}.union(*(e.removed for e in entries))
+        )
+        kinds = CONTENT_KINDS if settings.guard else ("predictions",)
+        base = writer.read(pointer, touched, kinds)
+        current = {symbol: base.records[symbol] or _record_of(base.held[symbol]) for symbol in touched}
+        merged = merge(entries, current)
+        staged = writer.stage(
+            pointer.version,
+            merged.held,
+            limit=settings.index_symbols_limit,
+            top=settings.top_symbols_limit,
+            min_confidence=settings.min_confidence,
+        )
+        shown = Shown.of(base)
+        known = shown.known(merged.held)
+        known |= {
+            record.symbol: record for record in writer.records([each for each in staged.best if each not in known])
+        }
+        version = max(int(1000 * base.now_s), 1 + max(pointer.version, base.newest_known))
+        following = encode_updated(
+            base,
+            shown=shown,
+            best=[known[each] for each in staged.best],
+            changed=merged.held,
+            settings=settings,
+            version=version,
+        )
+        if not staged.count:
+            raise NoRecords(f"updates would remove the last record of {settings.source!r}; {NOT_WHOLE_NOTE}")
+        check_removed(staged.count, base.index_count, max_drop_percent=settings.max_drop_percent)
+        check_guards(
+            settings,
+            following.set_with(base),
+            Predecessor(pointer.manifest, SnapshotSet(pointer.manifest, base.payloads), is_in_redis=True),
+            accept=False,
+        )
+        writer.publish(
+            following.manifest,
+            base=base,
+            predictions=following.predictions,
+            change=following.change,
+            consumed=Consumed(
+                applied_before=state.applied,
+                entries=len(entries),
+                records=sum(entry.size for entry in entries),
+                applied=entries[-1].sequence,
+                tat_ms=next_tat_ms(state.tat_ms, 1000 * base.now_s),
+            ),
+        )
+        counts = self._counts
+        self._counts = UpdateCounts(
+            versions=counts.versions + 1,
+            changed=counts.changed + sum(update.record is not None for update in merged.held.values()),
+            removed=counts.removed + sum(update.record is None for update in merged.held.values()),
+            outdated=counts.outdated + len(merged.outdated),
+            first_outdated=[*counts.first_outdated, *merged.outdated][:OUTDATED_NAMED],
+            refused=counts.refused,
+            held=following.manifest.updates,
+        )
+        self._report = Report(
+            "success",
+            settings.source,
+            following.manifest.generated_at,
+            version=version,
+            cache="published",
+            rejected=following.manifest.rejected,
+            changes=following.manifest.changes,
+            updated=self._counts,
+        )
+
+    def _drop(self, state: QueueState, token: str, error: Exception) -> None:
+        """Drop the oldest entry, with a failed report in the stream of runs."""
+        entry = state.entries[0]
+        named = [*(record.symbol for record in entry.records), *entry.removed]
+        details = f"an update was dropped, of {', '.join(named[:OUTDATED_NAMED])}: {error}"
+        if not self._queue.drop(state, token, details):
+            raise PublishRefused("publishing is no longer held by this drain")
+        self._counts = msgspec.structs.replace(self._counts, refused=self._counts.refused + entry.size)
+        failed = Report(
+            "failed",
+            self._settings.source,
+            text_of(time.time()),
+            version=None if state.pointer is None else state.pointer.version,
+            error=type(error).__name__,
+            details=details,
+            updated=self._counts,
+        )
+        RunLog(self._cache).add(failed)
+        _log.warning("an update was refused, and dropped: %s", details, source=self._settings.source)
+        if self._report is None or self._report.status == "failed":
+            self._report = failed
+        else:
+            self._report = msgspec.structs.replace(self._report, updated=self._counts)
+
+    def _skipped(self, reason: str) -> Report:
+        return Report("skipped", self._settings.source, text_of(time.time()), reason=reason)
+
+
+def _cache(settings: Settings) -> CacheClient:
+    return CacheClient(settings.redis_url, settings.source, settings.interval_s)
+
+
+def _waits_for(state: QueueState, in_files: Manifest | None) -> str:
+    """Why updates cannot be applied now, empty if they can."""
+    pointer = state.pointer
+    if pointer is None:
+        return "no_version"
+    if in_files is not None and in_files.version > pointer.version:
+        return "no_version"  # Redis was away: the next tick publishes the files, which are newer
+    is_pinned = pointer.manifest.pinned is not None
+    return "pinned" if is_pinned else ""
+
+
+def _why_pending(pointer: Pointer | None) -> str:
+    if pointer is None:
+        return "there is no version yet, and the first scan makes one"
+    if pointer.manifest.pinned is not None:
+        return f"version {pointer.version} is {pointer.manifest.pinned.describe()}"
+    return "no worker has applied them; is one running that takes the queue of updates?"
+
+
+def _record_of(update: HeldUpdate | None) -> Record | None:
+    return None if update is None else update.record
