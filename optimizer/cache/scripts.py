@@ -243,8 +243,12 @@ if ARGV[11] ~= '0' then
     redis.call('HSET', KEYS[7], 'applied', ARGV[13], 'records', string.format('%.0f', math.max(0, records)))
     redis.call('HSET', KEYS[7], 'tat_ms', ARGV[14])
 end
+local checked_at = redis.call('HGET', KEYS[2], 'checked_at')
 redis.call('DEL', KEYS[2], KEYS[5])
 redis.call('HSET', KEYS[2], unpack(ARGV, 15 + kinds))
+if ARGV[11] ~= '0' and checked_at then -- updates say nothing of the input, which a tick may have confirmed meanwhile
+    redis.call('HSET', KEYS[2], 'checked_at', checked_at)
+end
 redis.call('HSET', KEYS[5], 'version', ARGV[2], 'token', ARGV[1])
 if ARGV[8] ~= '' then
     local function field(entry, name)

@@ -13,7 +13,7 @@ import redis
 
 from optimizer.cache.client import UNREADABLE, CacheClient
 from optimizer.cache.damage import warn_of_damage
-from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_KINDS, VERSION_TYPES
+from optimizer.cache.keys import PAYLOAD_KINDS, VERSION, VERSION_KINDS, VERSION_TYPES
 from optimizer.cache.pointer import pointer_fields
 from optimizer.models import Record
 from optimizer.snapshots.format import SnapshotSet
@@ -23,18 +23,28 @@ __all__ = ["is_intact", "shows"]
 # So many ranks are read back at each tick, others each time, in half a millisecond: all 10,000 would take 50.
 RANKS_CHECKED: Final = 50
 
+# What TTL says of a key that does not expire, and of one that is not there: a hash without fields.
+LASTING: Final = -1
+ABSENT: Final = -2
+
 _RECORD: Final = msgspec.json.Decoder(Record)
 
 
 def is_intact(cache: CacheClient, version: int) -> bool:
-    """Whether every value of a version is there, of its type and without expiry; Redis may have evicted some."""
+    """Whether every value of a version is there, of its type and without expiry; Redis may have evicted some.
+
+    A newer version, which updates have made since the pointer was read, is taken for intact until the next tick.
+    """
     names = {cache.keys.payload(version, kind): kind_type for kind, kind_type in VERSION_TYPES.items()}
     with cache.commands() as client:
         pipeline = client.pipeline(transaction=False)
         for name in names:
             pipeline.type(name)
             pipeline.ttl(name)
-        replies = pipeline.execute()
+        pipeline.hget(cache.keys.current, "version")  # last: what came before it would have been seen
+        *replies, current = pipeline.execute()
+    if _is_newer(current, version):
+        return True
     actual = dict(zip(names, zip(replies[::2], replies[1::2], strict=True), strict=True))
     wrong = [name for name, reply in actual.items() if reply != (names[name].encode(), -1)]
     for name in wrong:
@@ -46,7 +56,8 @@ def is_intact(cache: CacheClient, version: int) -> bool:
 def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
     """Whether Redis shows this set, whole and without expiry.
 
-    Of the index the number of symbols is compared, and a window of ranks is read back, another one each time.
+    Of the index the number of symbols is compared, and a window of ranks is read back, another one each time; of the
+    updates that hold, their number. A newer version, which updates have made since the pointer was read, is no damage.
     """
     manifest, keys = snapshots.manifest, cache.keys
     names = {kind: keys.payload(manifest.version, kind) for kind in VERSION_KINDS}
@@ -56,6 +67,7 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
         **{names[kind]: snapshots.payloads[kind] for kind in PAYLOAD_KINDS},
         names["symbols"]: count,
         names["ranking"]: count,
+        keys.updates: manifest.updates,
     }
     with cache.commands() as client:
         pipeline = client.pipeline(transaction=False)
@@ -64,19 +76,31 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
             pipeline.get(names[kind])
         pipeline.hlen(names["symbols"])
         pipeline.zcard(names["ranking"])
+        pipeline.hlen(keys.updates)
         for name in expected:
             pipeline.ttl(name)
         # The reply for a key of another type is an error, which differs too.
         replies = pipeline.execute(raise_on_error=False)
         if isinstance(replies[0], dict):
+            if _is_newer(replies[0].get(b"version"), manifest.version):
+                return True
             replies[0][b"checked_at"] = b""  # changes at each tick
         actual = zip(replies, replies[len(expected) :], strict=False)
-        wrong = [name for name, reply in zip(expected, actual, strict=True) if reply != (expected[name], -1)]
+        wrong = [
+            name
+            for name, reply in zip(expected, actual, strict=True)
+            if reply != (expected[name], ABSENT if expected[name] == 0 else LASTING)
+        ]
         if not wrong and not _ranks_agree(client, names["ranking"], names["symbols"], count):
             wrong = [names["ranking"], names["symbols"]]
     for name in wrong:
         warn_of_damage(f"{name} is not what the files hold, or expires", cache.keys.source)
     return not wrong
+
+
+def _is_newer(current: bytes | None, version: int) -> bool:
+    text = (current or b"").decode("ascii", "replace")
+    return bool(VERSION.fullmatch(text)) and int(text) > version
 
 
 def _ranks_agree(client: redis.Redis, ranking: str, symbols: str, count: int) -> bool:

@@ -41,10 +41,10 @@ from optimizer.cache.keys import (
 from optimizer.cache.lock import Lock
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP, REPLACE_MANIFEST
-from optimizer.cache.update_queue import encode_held
+from optimizer.cache.update_queue import decode_held, encode_held
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
-from optimizer.models import Manifest
+from optimizer.models import HeldUpdate, Manifest, Record
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
@@ -56,6 +56,7 @@ STAGE_BATCH: Final = 1_000
 # What is staged and flipped together: a version, and the updates that hold in it, which are no part of a version.
 STAGED_TYPES: Final = {**VERSION_TYPES, "updates": "hash"}
 
+_RECORD: Final = msgspec.json.Decoder(Record)
 _log = SourceLog(__name__)
 
 
@@ -171,6 +172,30 @@ class VersionWriter:
         payloads = {kind: data for kind, data in zip(PAYLOAD_KINDS, replies, strict=True) if data is not None}
         is_whole = len(payloads) == len(names) and SnapshotSet(pointer.manifest, payloads).is_whole
         return payloads if is_whole else None
+
+    def read_shown(self, pointer: Pointer) -> tuple[dict[str, bytes], list[Record], dict[str, HeldUpdate]] | None:
+        """Read payloads, index and the updates that hold, all of one moment.
+
+        Returns:
+            `None` if the pointer names another version by now, or not all of it is there.
+        """
+        keys, names = self._keys, {kind: self._keys.payload(pointer.version, kind) for kind in VERSION_TYPES}
+        with self._cache.commands() as client:
+            pipeline = client.pipeline()
+            pipeline.hget(keys.current, "version")
+            pipeline.mget([names[kind] for kind in PAYLOAD_KINDS])
+            pipeline.hvals(names["symbols"])
+            pipeline.zcard(names["ranking"])
+            pipeline.hgetall(keys.updates)
+            version, payloads, records, ranked, updates = pipeline.execute(raise_on_error=False)
+            replies = (version, payloads, records, ranked, updates)
+            if any(isinstance(reply, Exception) for reply in replies) or version != str(pointer.version).encode():
+                return None
+            found = {kind: data for kind, data in zip(PAYLOAD_KINDS, payloads, strict=True) if data is not None}
+            is_whole = len(found) == len(PAYLOAD_KINDS) and SnapshotSet(pointer.manifest, found).is_whole
+            if not is_whole or len(records) != ranked or len(updates) != pointer.manifest.updates:
+                return None
+            return found, [_RECORD.decode(record) for record in records], decode_held(updates)
 
     def _newest_changed(self, client: redis.Redis) -> int:
         """The version of the newest change, 0 for none; it may outlive a pointer, and its id can only rise."""

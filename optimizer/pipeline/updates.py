@@ -37,7 +37,7 @@ from optimizer.errors import (
     UpdatesRefused,
 )
 from optimizer.log import SourceLog
-from optimizer.models import HeldUpdate, Manifest, QueuedUpdate, Record, Report, UpdateCounts
+from optimizer.models import Manifest, QueuedUpdate, Record, Report, UpdateCounts
 from optimizer.pipeline.guard import check_guards
 from optimizer.pipeline.pace import delay_ms, next_tat_ms
 from optimizer.pipeline.update_version import Shown, encode_updated
@@ -221,7 +221,8 @@ class _Drain:
         )
         kinds = CONTENT_KINDS if settings.guard else ("predictions",)
         base = writer.read(pointer, touched, kinds)
-        current = {symbol: base.records[symbol] or _record_of(base.held[symbol]) for symbol in touched}
+        # What holds comes first: after a rollback it is newer than what is shown.
+        current = {symbol: held.record if held else base.records[symbol] for symbol, held in base.held.items()}
         merged = merge(entries, current)
         staged = writer.stage(
             pointer.version,
@@ -336,7 +337,3 @@ def _why_pending(pointer: Pointer | None) -> str:
     if pointer.manifest.pinned is not None:
         return f"version {pointer.version} is {pointer.manifest.pinned.describe()}"
     return "no worker has applied them; is one running that takes the queue of updates?"
-
-
-def _record_of(update: HeldUpdate | None) -> Record | None:
-    return None if update is None else update.record
