@@ -46,7 +46,10 @@ def main() -> int:
     """Measure, print, and return the exit status: 1 if the goal is missed on an idle worker."""
     with tempfile.TemporaryDirectory() as temporary, throwaway_redis(Path(temporary)) as redis_url:
         settings = Settings(
-            input=Path(temporary, "brain.json"), output_dir=Path(temporary, "out"), redis_url=redis_url, min_confidence=0
+            input=Path(temporary, "brain.json"),
+            output_dir=Path(temporary, "out"),
+            redis_url=redis_url,
+            min_confidence=0,
         )
         _write_input(settings)
         optimize(settings)
@@ -133,10 +136,10 @@ def _stream(settings: Settings, reader: SnapshotReader) -> None:
     done.set()
     watcher.join()
     found = {each: reader.symbol(each).value for each in confidences}
-    lost = [each for each in confidences if (shown := found.get(each)) is None or shown.confidence != confidences[each]]
+    lost = [each for each, shown in found.items() if shown is None or shown.confidence != confidences[each]]
     print(
-        f"{total:,} calls of one record in {sent_s:.1f} s ({total / sent_s:,.0f}/s): all are read {shown_s:.1f} s after "
-        f"the first call, in {len(versions):,} versions; lost: {len(lost):,}"
+        f"{total:,} calls of one record in {sent_s:.1f} s ({total / sent_s:,.0f}/s): all are read {shown_s:.1f} s "
+        f"after the first call, in {len(versions):,} versions; lost: {len(lost):,}"
     )
     if lost:
         raise AssertionError(f"{len(lost)} updates are lost, such as {lost[:3]}")

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from optimizer.producer.publish import Accepted, publish
+    from optimizer.producer.updates import Accepted, publish
 
 __all__ = ["Accepted", "publish"]
 
 _MODULES: Final = {
-    "optimizer.producer.publish": ("Accepted", "publish"),
+    "optimizer.producer.updates": ("Accepted", "publish"),
 }
 
 
