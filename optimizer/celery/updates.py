@@ -1,7 +1,7 @@
 """Updates by Celery: the task that takes and applies them, and the message that makes a worker apply what waits.
 
-A message without records, which is what `publish` of `optimizer.producer` sends, applies what waits in the queue in Redis.
-Any number of them do no harm, and one that is lost is made up for by the next one.
+A message without records, which is what `publish` of `optimizer.producer` sends, applies what waits in the queue in
+Redis. Any number of them do no harm, and one that is lost is made up for by the next one, or by the next tick.
 
 `update_predictions` belongs to no app; `tasks.bind_tasks` makes a task of it.
 """

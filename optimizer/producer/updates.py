@@ -8,18 +8,23 @@ Two calls of one process are applied in their order. Errors: see `publish`; all 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from optimizer.config.settings import Settings
-from optimizer.errors import CacheUnavailable, SettingsInvalid
+from optimizer.errors import CacheUnavailable, SettingsInvalid, UpdatesPending
 from optimizer.log import SourceLog
 from optimizer.models import Reject, Value
 from optimizer.pipeline.accept import accept_update
 from optimizer.pipeline.updates import wait_applied
 
 __all__ = ["Accepted", "publish"]
+
+# Of a call that waits. A drain that was begun takes up to 5 s, and is not disturbed by another.
+SEND_AGAIN_S: Final = 1.5
 
 _log = SourceLog(__name__)
 
@@ -82,8 +87,18 @@ def publish(
     update, enqueued = accept_update(settings, records, remove)
     if enqueued is not None and enqueued.must_drain:
         _send_drain(settings, app)
-    version = wait_applied(settings, enqueued.sequence, wait_s) if enqueued is not None and wait_s else None
+    version = _wait(settings, enqueued.sequence, wait_s, app) if enqueued is not None and wait_s else None
     return Accepted(len(update.records), len(update.removed), update.rejects, version)
+
+
+def _wait(settings: Settings, sequence: int, wait_s: float, app: Any) -> int:
+    """Wait until readers see an entry; send the message again now and then: its worker may have been killed."""
+    until_s = time.monotonic() + wait_s
+    while (left_s := until_s - time.monotonic()) > SEND_AGAIN_S:
+        with suppress(UpdatesPending):
+            return wait_applied(settings, sequence, SEND_AGAIN_S)
+        _send_drain(settings, app)
+    return wait_applied(settings, sequence, max(0.0, left_s))
 
 
 def _settings(source: str | None, settings: Settings | None, app: Any) -> Settings:
