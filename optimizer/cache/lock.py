@@ -69,8 +69,8 @@ class SourceLock:
 
     Args:
         cache: The connection.
-        key: Another key than that of the runs: `publishing`, the short lock of what makes a version from the current
-            one, a drain of the queue or the end of a run. It only orders them: the flip compares the pointer.
+        key: Another key than the lock of the runs: `publishing`, the short lock of what makes a version from the
+            current one, a drain of the queue or the end of a run. It only orders them: the flip compares the pointer.
     """
 
     def __init__(self, cache: CacheClient, key: str = "") -> None:

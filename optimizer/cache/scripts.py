@@ -151,7 +151,7 @@ return 1
 # records and removals; how many may wait; how many symbols may be held; milliseconds for `draining`, for `accepted`;
 # the time if TIME is forbidden; then the entry's symbols.
 # Returns 'ok', the entry's number, and 1 if nothing drains the queue; or 'queue' or 'held', and how many there are.
-# A queue that has lost its numbers goes on above that of its newest entry.
+# A queue that has lost its numbers goes on above the one of its newest entry.
 ENQUEUE: Final = """
 local accepted = redis.call('GET', KEYS[5])
 if accepted then return {'ok', tonumber(accepted), 1} end -- repeated after a lost reply
@@ -183,8 +183,8 @@ redis.call('DEL', KEYS[2])
 return 1
 """
 
-# KEYS: publishing, queue, queued. ARGV: token, the number of the last entry applied, that of the entry to drop, its
-# records, the entries refused (JSON).
+# KEYS: publishing, queue, queued. ARGV: token, the number of the last entry applied, the number of the entry to
+# drop, its records, the entries refused (JSON).
 DROP: Final = """
 local queued = redis.call('HMGET', KEYS[3], 'applied', 'records')
 if queued[1] == ARGV[3] then return 1 end -- repeated after a lost reply
@@ -196,7 +196,7 @@ return 1
 """
 
 # KEYS: lock, current, published, deltas, flipped, queue, queued, then the staged keys, their final names, and old
-#       versions' keys. The lock is the run's, or that of `publishing`; the last staged key is of the updates that hold.
+#       versions' keys. The lock is the run's, or `publishing`; the last staged key is of the updates that hold.
 # ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of staged keys,
 #       changes kept, their bytes at the most, change ('' for none), the number of updates that hold, of the last entry
 #       applied before, and the entries applied now: how many, how many records, the number of the last one, the pace;

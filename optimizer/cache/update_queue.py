@@ -11,12 +11,12 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import msgspec
 
-from optimizer.cache.client import CacheClient
+from optimizer.cache.client import CacheClient, now_s
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.scripts import DROP, END_DRAIN, ENQUEUE
 from optimizer.errors import UpdatesRefused
@@ -51,7 +51,8 @@ class QueueState:
     """What waits, oldest first, and the queue's numbers; `pointer` is of the same moment.
 
     `newest` is the number of the newest entry that was accepted, `applied` of the last one that was applied or dropped.
-    `tat_ms` is the theoretical arrival time of the next version, see `pipeline/pace.py`.
+    `tat_ms` is the theoretical arrival time of the next version, see `pipeline/pace.py`; `now_ms` is the time by Redis'
+    clock, both in milliseconds since the epoch.
     """
 
     pointer: Pointer | None
@@ -60,6 +61,7 @@ class QueueState:
     applied: int
     tat_ms: float
     refused: list[Refused]
+    now_ms: float = 0.0
 
 
 class UpdateQueue:
@@ -122,7 +124,7 @@ class UpdateQueue:
             pipeline.hgetall(keys.queued)
             pipeline.lrange(keys.queue, 0, -1)
             _, pointer, numbers, entries = pipeline.execute()
-            return _state(pointer, numbers, entries)
+            return replace(_state(pointer, numbers, entries), now_ms=1000 * now_s(client))
 
     def numbers(self) -> QueueState:
         """Read the same without the entries, for those who wait for one."""

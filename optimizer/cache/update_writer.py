@@ -16,11 +16,11 @@ from typing import Any, Final, cast
 import msgspec
 import redis
 
-from optimizer.cache.client import CacheClient
+from optimizer.cache.client import CacheClient, now_s
 from optimizer.cache.keys import NUMBER, PAYLOAD_KINDS, VERSION_TYPES
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.update_queue import encode_held
-from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, now_s
+from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip
 from optimizer.errors import CacheUnavailable
 from optimizer.models import HeldUpdate, Manifest, Record
 from optimizer.snapshots.format import SnapshotSet
@@ -87,6 +87,7 @@ class UpdateWriter:
         """Read what updates of these symbols need of the current version, with the payloads of these kinds."""
         keys, version = self._keys, pointer.version
         names = {kind: keys.payload(version, kind) for kind in VERSION_TYPES}
+        symbols = symbols or ("",)  # of an empty call; HMGET asks for one at least
         with self._cache.commands() as client:
             pipeline = client.pipeline(transaction=False)
             pipeline.hmget(names["symbols"], list(symbols))

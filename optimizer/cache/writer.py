@@ -15,7 +15,6 @@ Errors: `CacheUnavailable`; `PublishRefused` if the script refuses.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -24,7 +23,7 @@ from typing import Any, Final, cast
 import msgspec
 import redis
 
-from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, CacheClient, connect, translated_errors
+from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, CacheClient, connect, now_s, translated_errors
 from optimizer.cache.clocks import text_of
 from optimizer.cache.damage import delete_unusable, warn_of_damage
 from optimizer.cache.keys import (
@@ -48,7 +47,7 @@ from optimizer.models import HeldUpdate, Manifest, Record
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
-__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip", "now_s"]
+__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip"]
 
 STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
@@ -331,15 +330,6 @@ def flip(
             f"version {manifest.version} of {manifest.source} was not published: "
             f"{cast('bytes', reply).decode()}; the next tick makes it again"
         )
-
-
-def now_s(client: redis.Redis) -> float:
-    """The time by Redis' clock, from which readers compute ages; by our own if the ACL forbids TIME."""
-    try:
-        seconds, microseconds = client.time()
-    except redis.exceptions.NoPermissionError:
-        return time.time()
-    return seconds + microseconds / 1e6
 
 
 def _version_of(text: bytes) -> int:

@@ -43,7 +43,7 @@ class Assignment(msgspec.Struct, frozen=True):
 
     `run_id` is the id that its sender knows, `token` its lock's, `version_before` the version that it is to replace (0
     for none), `newest_before` the newest one that Redis or the files had then (`None` in one of an earlier release),
-    `lineage` that of `version_before` (`Manifest.lineage`), `began_s` in seconds since the epoch. `parts` are all the
+    `lineage` its `Manifest.lineage`, `began_s` in seconds since the epoch. `parts` are all the
     parts of the source by name, none where it is one file; `to_scan` are the indexes of those that have to be read.
     """
 

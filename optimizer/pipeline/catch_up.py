@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
+from optimizer.config.settings import Settings
 from optimizer.models import Index
 from optimizer.pipeline.session import Session
 from optimizer.selection.top_n import rank
 from optimizer.snapshots.format import SnapshotSet
-from optimizer.snapshots.store import SnapshotStore
+from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
-__all__ = ["catch_up"]
+__all__ = ["catch_up", "catch_up_if_free"]
 
 
 def catch_up(store: SnapshotStore, session: Session, gzip_level: int) -> bool:
@@ -46,3 +47,20 @@ def catch_up(store: SnapshotStore, session: Session, gzip_level: int) -> bool:
     session.in_files = snapshots.manifest
     session.replace_manifest(snapshots.manifest)
     return True
+
+
+def catch_up_if_free(settings: Settings) -> None:
+    """Do so outside a run, if no run holds the locks at this moment.
+
+    Raises:
+        RollingError: The files cannot be written, or a run has begun meanwhile.
+    """
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
+    with (
+        Session(settings, use_cache=True) as session,
+        store.lock() as directory_is_free,
+        session.lock() as source_is_free,
+    ):
+        if directory_is_free and source_is_free:
+            session.start_from(store.read_manifest())
+            catch_up(store, session, settings.gzip_level)

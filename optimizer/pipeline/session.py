@@ -65,8 +65,8 @@ class Session:
         queue: The updates that wait, and those that hold.
         state: `up` until the first failure, then `down`; `off` without a cache.
         problem: The first failure.
-        in_files: The manifest in the files when the run began, or came to its end.
-        newest_before: The newest version then, in Redis and in the files.
+        in_files: The manifest in the files when the run began.
+        newest_before: The newest version when the run began, in Redis and in the files, or made by updates since.
         waiting: How many calls' updates wait, when a report was recorded.
         held: At its end, the updates that hold in the version that it replaces, by symbol.
     """
@@ -177,9 +177,8 @@ class Session:
             store: The files; the run holds their lock.
 
         Raises:
-            PublishRefused: Another run has published since; or what else publishes takes too long.
+            PublishRefused: What else publishes takes too long.
         """
-        began_with = self.newest_manifest
         with ExitStack() as stack:
             lock = SourceLock(self.cache, self.cache.keys.publishing)
             held = self.ask(lambda: stack.enter_context(lock.acquire_within(PUBLISHING_WAIT_S)), absent=None)
@@ -188,16 +187,10 @@ class Session:
                     f"a drain of updates has been publishing for longer than {PUBLISHING_WAIT_S:g} s: does a guard "
                     "hang? The next tick starts anew"
                 )
-            before = self._before
-            self._before = self.ask(lambda: self.writer.pointer(self._lock), absent=before)
-            self.in_files = store.read_manifest()
-            newest = self.newest_manifest
-            if newest is not None and newest.version > self.newest_before:
-                if began_with is None or newest.lineage != began_with.lineage:
-                    raise PublishRefused(
-                        f"version {newest.version} was published while this run was on; the next tick starts anew"
-                    )
-                self.newest_before = newest.version
+            before, now = self._before, self.ask(self.writer.pointer, absent=None)
+            # What another run has published is left to the last checks, which refuse this one.
+            if before and now and now.version > before.version and now.manifest.lineage == before.manifest.lineage:
+                self._before, self.newest_before = now, max(self.newest_before, now.version)
             self.held = self.read_held(store)
             yield
 

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from optimizer.cache.client import CacheClient
-from optimizer.cache.clocks import text_of
+from optimizer.cache.clocks import seconds_of, text_of
 from optimizer.cache.lock import SourceLock
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.run_log import RunLog
@@ -32,12 +32,14 @@ from optimizer.errors import (
     GuardRefused,
     NoRecords,
     PublishRefused,
+    RollingError,
     UpdatesLost,
     UpdatesPending,
     UpdatesRefused,
 )
 from optimizer.log import SourceLog
 from optimizer.models import Manifest, QueuedUpdate, Record, Report, UpdateCounts
+from optimizer.pipeline.catch_up import catch_up_if_free
 from optimizer.pipeline.guard import check_guards
 from optimizer.pipeline.pace import delay_ms, next_tat_ms
 from optimizer.pipeline.update_version import Shown, encode_updated
@@ -55,6 +57,8 @@ PUBLISHING_WAIT_S: Final = 10.0
 DRAIN_S: Final = 5.0
 # How often a drain begins anew after another version was published between its reading and its flip.
 ATTEMPTS: Final = 3
+# To write the files holds the locks of the runs for some 100 ms, in which a tick is skipped, and adds a kept version.
+FILES_FOLLOW_S: Final = 5.0
 OUTDATED_NAMED: Final = 10
 # How often what waits for its updates looks, at first and at the most.
 FIRST_POLL_S: Final = 0.002
@@ -113,8 +117,16 @@ def apply_updates(settings: Settings) -> Report | None:
     Raises:
         CacheUnavailable: Redis does not answer; what was not applied waits.
     """
+    # Before the pointer is read: a run writes the files first.
+    in_files = snapshot_store(settings.output_dir).read_manifest()
     with closing(_cache(settings)) as cache:
-        return _Drain(settings, cache).run()
+        report = _Drain(settings, cache, in_files).run()
+    if report is not None and report.status == "success" and _are_old(in_files):
+        try:
+            catch_up_if_free(settings)
+        except RollingError as error:  # the next tick tries again
+            _log.warning("the files could not catch up with updates: %s", error, source=settings.source)
+    return report
 
 
 def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
@@ -152,8 +164,9 @@ def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
 class _Drain:
     """One drain of the queue: what it has done so far."""
 
-    def __init__(self, settings: Settings, cache: CacheClient) -> None:
+    def __init__(self, settings: Settings, cache: CacheClient, in_files: Manifest | None) -> None:
         self._settings = settings
+        self._in_files = in_files
         self._cache = cache
         self._queue = UpdateQueue(cache)
         self._lock = SourceLock(cache, cache.keys.publishing)
@@ -162,15 +175,13 @@ class _Drain:
         self._until_s = time.monotonic() + DRAIN_S
 
     def run(self) -> Report | None:
-        # Before the pointer: a run writes the files first.
-        in_files = snapshot_store(self._settings.output_dir).read_manifest()
         state, attempts = self._queue.read(), 0
         while state.entries:
-            waits_for = _waits_for(state, in_files)
+            waits_for = _waits_for(state, self._in_files)
             if waits_for:
                 self._report = self._report or self._skipped(waits_for)
                 break
-            time.sleep(delay_ms(state.tat_ms, 1000 * time.time()) / 1000)
+            time.sleep(delay_ms(state.tat_ms, state.now_ms) / 1000)
             is_last = time.monotonic() >= self._until_s
             try:
                 with self._lock.acquire_within(PUBLISHING_WAIT_S) as lock:
@@ -180,7 +191,7 @@ class _Drain:
                             f"{PUBLISHING_WAIT_S:g} s; the updates wait, and the next tick applies them"
                         )
                     state = self._queue.read(is_last=is_last)
-                    if state.entries and not _waits_for(state, in_files):
+                    if state.entries and not _waits_for(state, self._in_files):
                         self._apply(state, lock.token)
             except PublishRefused:
                 attempts += 1
@@ -318,6 +329,10 @@ class _Drain:
 
 def _cache(settings: Settings) -> CacheClient:
     return CacheClient(settings.redis_url, settings.source, settings.interval_s)
+
+
+def _are_old(in_files: Manifest | None) -> bool:
+    return in_files is None or time.time() - seconds_of(in_files.generated_at) > FILES_FOLLOW_S
 
 
 def _waits_for(state: QueueState, in_files: Manifest | None) -> str:
