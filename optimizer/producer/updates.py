@@ -68,7 +68,7 @@ def publish(
         source: Which of several sources; may be left out where there is one.
         settings: All settings of the source; by default from the `ROLLING_*` variables.
         wait_s: How long to wait until readers see it, in seconds; 0 does not wait.
-        app: A Celery app on which `register` was called; by default the broker is that of the settings.
+        app: A Celery app on which `register` was called; by default the settings say the broker.
 
     Returns:
         What was accepted, and each record that was rejected.
