@@ -11,16 +11,19 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import msgspec
 
 from optimizer.cache.client import CacheClient, now_s
+from optimizer.cache.damage import warn_of_damage
+from optimizer.cache.keys import NUMBER, Keys
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.scripts import DROP, END_DRAIN, ENQUEUE
 from optimizer.errors import UpdatesRefused
-from optimizer.models import HeldUpdate, QueuedUpdate, Record
+from optimizer.models import UNDECODABLE, HeldUpdate, QueuedUpdate, Record
 
 __all__ = ["QueueState", "Refused", "UpdateQueue", "decode_held", "encode_held"]
 
@@ -124,7 +127,7 @@ class UpdateQueue:
             pipeline.hgetall(keys.queued)
             pipeline.lrange(keys.queue, 0, -1)
             _, pointer, numbers, entries = pipeline.execute()
-            return replace(_state(pointer, numbers, entries), now_ms=1000 * now_s(client))
+            return replace(_state(pointer, numbers, entries, self._keys.source), now_ms=1000 * now_s(client))
 
     def numbers(self) -> QueueState:
         """Read the same without the entries, for those who wait for one."""
@@ -133,7 +136,7 @@ class UpdateQueue:
             pipeline.hgetall(self._keys.current)
             pipeline.hgetall(self._keys.queued)
             pointer, numbers = pipeline.execute()
-            return _state(pointer, numbers)
+            return _state(pointer, numbers, [], self._keys.source)
 
     def drop(self, state: QueueState, token: str, reason: str) -> bool:
         """Remove the oldest entry, which a guard has refused; false if `publishing` is no longer held."""
@@ -152,12 +155,21 @@ class UpdateQueue:
     def held(self) -> dict[str, HeldUpdate]:
         """The updates that hold, by symbol."""
         with self._cache.commands() as client:
-            return decode_held(cast("dict[bytes, bytes]", client.hgetall(self._keys.updates)))
+            values = cast("dict[bytes, bytes | None]", client.hgetall(self._keys.updates))
+            return decode_held(values, self._keys.source)
 
 
-def decode_held(values: Mapping[bytes, bytes]) -> dict[str, HeldUpdate]:
-    """Decode the updates that hold; raises one of `UNDECODABLE`."""
-    return {name.decode("utf-8", "surrogatepass"): _HELD.decode(value) for name, value in values.items()}
+def decode_held(values: Mapping[bytes, bytes | None], source: str) -> dict[str, HeldUpdate]:
+    """Decode the updates that hold, without those that are damaged: then there are fewer than the manifest says."""
+    held = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        try:
+            held[name.decode()] = _HELD.decode(value)
+        except UNDECODABLE as error:
+            warn_of_damage(f"{Keys(source).updates} holds for {name!r} what is no update ({error})", source)
+    return held
 
 
 def encode_held(held: Mapping[str, HeldUpdate]) -> dict[Any, Any]:
@@ -165,12 +177,32 @@ def encode_held(held: Mapping[str, HeldUpdate]) -> dict[Any, Any]:
     return {symbol: _encode(update) for symbol, update in held.items()}
 
 
-def _state(pointer: dict[bytes, bytes], numbers: dict[bytes, bytes], entries: Sequence[bytes] = ()) -> QueueState:
+def _state(
+    pointer: dict[bytes, bytes], numbers: dict[bytes, bytes], entries: Sequence[bytes], source: str
+) -> QueueState:
+    refused: list[Refused] = []
+    with suppress(*UNDECODABLE):
+        refused = _REFUSED.decode(numbers.get(b"refused", b"[]"))
+    applied = _number(numbers.get(b"applied"))
+    decoded: list[QueuedUpdate] = []
+    for entry in entries:
+        try:
+            decoded.append(_ENTRY.decode(entry))
+        except UNDECODABLE as error:
+            warn_of_damage(f"{Keys(source).queue} holds what is no update ({error})", source)
+            # In its place an empty one, which is removed like any other: the queue must not stop at it.
+            decoded.append(QueuedUpdate(decoded[-1].sequence + 1 if decoded else applied + 1, 0, [], []))
     return QueueState(
         pointer=Pointer.from_hash(pointer),
-        entries=[_ENTRY.decode(entry) for entry in entries],
-        newest=int(numbers.get(b"sequence", 0)),
-        applied=int(numbers.get(b"applied", 0)),
-        tat_ms=float(numbers.get(b"tat_ms", 0)),
-        refused=_REFUSED.decode(numbers.get(b"refused", b"[]")),
+        entries=decoded,
+        newest=_number(numbers.get(b"sequence")),
+        applied=applied,
+        tat_ms=float(_number(numbers.get(b"tat_ms"))),
+        refused=refused,
     )
+
+
+def _number(text: bytes | None) -> int:
+    """A number of the queue; 0 where there is none, or damage."""
+    digits = (text or b"").decode("ascii", "replace")
+    return int(digits) if NUMBER.fullmatch(digits) else 0

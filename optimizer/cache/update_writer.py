@@ -10,19 +10,20 @@ Errors: `CacheUnavailable`, also if a value of the current version is gone or da
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import msgspec
 import redis
 
 from optimizer.cache.client import CacheClient, now_s
-from optimizer.cache.keys import NUMBER, PAYLOAD_KINDS, VERSION_TYPES
+from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_TYPES
 from optimizer.cache.pointer import Pointer
-from optimizer.cache.update_queue import encode_held
-from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip
+from optimizer.cache.update_queue import decode_held, encode_held
+from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, version_of
 from optimizer.errors import CacheUnavailable
-from optimizer.models import HeldUpdate, Manifest, Record
+from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
 from optimizer.snapshots.format import SnapshotSet
 
 __all__ = ["Base", "StagedIndex", "UpdateWriter"]
@@ -32,7 +33,6 @@ __all__ = ["Base", "StagedIndex", "UpdateWriter"]
 REPLACED_TTL_S: Final = 5
 
 _RECORD: Final = msgspec.json.Decoder(Record)
-_HELD: Final = msgspec.json.Decoder(HeldUpdate)
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -44,7 +44,8 @@ class Base:
         pointer: Its pointer.
         payloads: Its predictions, or all three.
         records: Of each symbol that is touched its record in the index, `None` for none.
-        held: Of each symbol that is touched the update that holds, `None` for none.
+        held: Of each symbol that is touched the update that holds, if there is one.
+        not_held: The symbols that are touched of which none holds.
         held_count: How many updates hold.
         index_count: How many records the index has.
         newest_known: The newest version that Redis knows of.
@@ -54,7 +55,8 @@ class Base:
     pointer: Pointer
     payloads: dict[str, bytes]
     records: dict[str, Record | None]
-    held: dict[str, HeldUpdate | None]
+    held: dict[str, HeldUpdate]
+    not_held: set[str]
     held_count: int
     index_count: int
     newest_known: int
@@ -106,20 +108,16 @@ class UpdateWriter:
                 raise CacheUnavailable(
                     f"of {pointer.manifest.updates} updates that hold Redis has {held_count}; the next tick mends it"
                 )
-            newest = [flipped or b"", changes[0][0].partition(b"-")[0] if changes else b""]
+            changed = changes[0][0].partition(b"-")[0] if changes else b""
             return Base(
                 pointer=pointer,
                 payloads=found,
                 records=dict(zip(symbols, map(_record, records), strict=True)),
-                held={
-                    symbol: None if data is None else _HELD.decode(data)
-                    for symbol, data in zip(symbols, held, strict=True)
-                },
+                held=decode_held(dict(zip((each.encode() for each in symbols), held, strict=True)), keys.source),
+                not_held={symbol for symbol, data in zip(symbols, held, strict=True) if data is None},
                 held_count=held_count,
                 index_count=index_count,
-                newest_known=max(int(text) for text in newest if NUMBER.fullmatch(text.decode("ascii", "replace")))
-                if any(newest)
-                else 0,
+                newest_known=max(version_of(flipped or b""), version_of(changed)),
                 now_s=now_s(client),
             )
 
@@ -243,4 +241,7 @@ class UpdateWriter:
 
 
 def _record(data: bytes | None) -> Record | None:
-    return None if data is None else _RECORD.decode(cast("Any", data))
+    """Decode a record; one that is damaged is replaced by the update."""
+    with suppress(*UNDECODABLE):
+        return _RECORD.decode(data or b"")
+    return None

@@ -41,12 +41,11 @@ def is_intact(cache: CacheClient, version: int) -> bool:
         for name in names:
             pipeline.type(name)
             pipeline.ttl(name)
-        pipeline.hget(cache.keys.current, "version")  # last: what came before it would have been seen
-        *replies, current = pipeline.execute()
-    if _is_newer(current, version):
-        return True
+        replies = pipeline.execute()
     actual = dict(zip(names, zip(replies[::2], replies[1::2], strict=True), strict=True))
-    wrong = [name for name, reply in actual.items() if reply != (names[name].encode(), -1)]
+    wrong = [name for name, reply in actual.items() if reply != (names[name].encode(), LASTING)]
+    if wrong and _is_replaced(cache, version):
+        return True
     for name in wrong:
         if actual[name][0] != b"none":
             warn_of_damage(f"{name} is of another type, or expires", cache.keys.source)
@@ -96,6 +95,12 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
     for name in wrong:
         warn_of_damage(f"{name} is not what the files hold, or expires", cache.keys.source)
     return not wrong
+
+
+def _is_replaced(cache: CacheClient, version: int) -> bool:
+    """Whether the pointer names a newer version by now."""
+    with cache.commands() as client:
+        return _is_newer(cast("bytes | None", client.hget(cache.keys.current, "version")), version)
 
 
 def _is_newer(current: bytes | None, version: int) -> bool:

@@ -47,7 +47,7 @@ from optimizer.models import HeldUpdate, Manifest, Record
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
-__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip"]
+__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip", "version_of"]
 
 STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
@@ -194,15 +194,15 @@ class VersionWriter:
             is_whole = len(found) == len(PAYLOAD_KINDS) and SnapshotSet(pointer.manifest, found).is_whole
             if not is_whole or len(records) != ranked or len(updates) != pointer.manifest.updates:
                 return None
-            return found, [_RECORD.decode(record) for record in records], decode_held(updates)
+            return found, [_RECORD.decode(record) for record in records], decode_held(updates, keys.source)
 
     def _newest_changed(self, client: redis.Redis) -> int:
         """The version of the newest change, 0 for none; it may outlive a pointer, and its id can only rise."""
         entries = cast("list[tuple[bytes, Any]]", client.xrevrange(self._keys.deltas, count=1))
-        return _version_of(entries[0][0].split(b"-")[0] if entries else b"")
+        return version_of(entries[0][0].split(b"-")[0] if entries else b"")
 
     def _flipped_version(self, client: redis.Redis) -> int:
-        return _version_of(cast("bytes | None", client.hget(self._keys.flipped, "version")) or b"")
+        return version_of(cast("bytes | None", client.hget(self._keys.flipped, "version")) or b"")
 
     def _stage(self, client: redis.Redis, snapshots: SnapshotSet, token: str) -> None:
         names = {kind: self._keys.staged(token, kind) for kind in STAGED_TYPES}
@@ -264,7 +264,7 @@ class Consumed:
     entries: int = 0
     records: int = 0
     applied: int = 0
-    tat_ms: float = 0.0
+    tat_ms: int = 0
 
 
 def flip(
@@ -321,7 +321,7 @@ def flip(
         str(consumed.entries),
         str(consumed.records),
         str(consumed.applied),
-        repr(consumed.tat_ms),
+        str(consumed.tat_ms),
         *STAGED_TYPES.values(),
         *chain.from_iterable(pointer_fields(manifest, checked_at).items()),
     )
@@ -332,7 +332,7 @@ def flip(
         )
 
 
-def _version_of(text: bytes) -> int:
+def version_of(text: bytes) -> int:
     """The version that a key holds, 0 if that is no version."""
     digits = text.decode("ascii", "replace")
     return int(digits) if VERSION.fullmatch(digits) else 0

@@ -102,7 +102,7 @@ def encode_updated(
     if stored is not None:
         data = encode_payload(predictions, settings.gzip_level)
         snapshots["predictions"] = entry_of("predictions", data, len(best))
-    fresh = sum(base.held[symbol] is None for symbol in changed)
+    fresh = sum(symbol in base.not_held for symbol in changed)
     manifest = replace(
         before,
         version=version,

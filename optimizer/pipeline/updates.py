@@ -12,6 +12,7 @@ Errors: `CacheUnavailable` without Redis, `UpdatesRefused`, `UpdatesPending`, `U
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -173,36 +174,47 @@ class _Drain:
         self._report: Report | None = None
         self._counts = UpdateCounts()
         self._until_s = time.monotonic() + DRAIN_S
+        self._last: float = math.inf  # the number of the last entry that is this drain's to apply
+        self._attempts = 0
 
     def run(self) -> Report | None:
-        state, attempts = self._queue.read(), 0
-        while state.entries:
-            waits_for = _waits_for(state, self._in_files)
-            if waits_for:
-                self._report = self._report or self._skipped(waits_for)
-                break
-            time.sleep(delay_ms(state.tat_ms, state.now_ms) / 1000)
-            is_last = time.monotonic() >= self._until_s
-            try:
-                with self._lock.acquire_within(PUBLISHING_WAIT_S) as lock:
-                    if not lock.held:
-                        raise PublishRefused(
-                            f"a run of {self._settings.source!r} has been publishing for longer than "
-                            f"{PUBLISHING_WAIT_S:g} s; the updates wait, and the next tick applies them"
-                        )
-                    state = self._queue.read(is_last=is_last)
-                    if state.entries and not _waits_for(state, self._in_files):
-                        self._apply(state, lock.token)
-            except PublishRefused:
-                attempts += 1
-                if attempts == ATTEMPTS:
-                    raise
-            if is_last or self._queue.end_drain():
-                break
-            state = self._queue.read()
-        else:
-            self._queue.end_drain()
-        return self._report
+        state = self._read()
+        while True:
+            if not state.entries or state.entries[0].sequence > self._last:
+                if self._last < math.inf or self._queue.end_drain():
+                    return self._report
+            elif waits_for := _waits_for(state, self._in_files):
+                return self._report or Report("skipped", self._settings.source, text_of(time.time()), reason=waits_for)
+            else:
+                time.sleep(delay_ms(state.tat_ms, state.now_ms) / 1000)
+                self._step()
+            state = self._read()
+
+    def _read(self) -> QueueState:
+        """Read what waits; after `DRAIN_S` what is accepted from then on is left to another drain."""
+        is_last = time.monotonic() >= self._until_s
+        state = self._queue.read(is_last=is_last)
+        if is_last:
+            self._last = min(self._last, state.newest)
+        return state
+
+    def _step(self) -> None:
+        """Make a version of what waits, unless another drain has just made one, or something else publishes."""
+        try:
+            with self._lock.acquire_within(PUBLISHING_WAIT_S) as lock:
+                if not lock.held:
+                    raise PublishRefused(
+                        f"a run of {self._settings.source!r} has been publishing for longer than "
+                        f"{PUBLISHING_WAIT_S:g} s; the updates wait, and the next tick applies them"
+                    )
+                state = self._read()
+                is_due = not delay_ms(state.tat_ms, state.now_ms)
+                if state.entries and is_due and not _waits_for(state, self._in_files):
+                    self._apply(state, lock.token)
+        except PublishRefused:
+            self._attempts += 1
+            if self._attempts == ATTEMPTS:
+                raise
 
     def _apply(self, state: QueueState, token: str) -> None:
         """Publish a version of the oldest entries: of all, or of as many as the guards pass, or drop one."""
@@ -233,7 +245,7 @@ class _Drain:
         kinds = CONTENT_KINDS if settings.guard else ("predictions",)
         base = writer.read(pointer, touched, kinds)
         # What holds comes first: after a rollback it is newer than what is shown.
-        current = {symbol: held.record if held else base.records[symbol] for symbol, held in base.held.items()}
+        current = base.records | {symbol: held.record for symbol, held in base.held.items()}
         merged = merge(entries, current)
         staged = writer.stage(
             pointer.version,
@@ -275,7 +287,7 @@ class _Drain:
                 entries=len(entries),
                 records=sum(entry.size for entry in entries),
                 applied=entries[-1].sequence,
-                tat_ms=next_tat_ms(state.tat_ms, 1000 * base.now_s),
+                tat_ms=round(next_tat_ms(state.tat_ms, 1000 * base.now_s)),
             ),
         )
         counts = self._counts
@@ -322,9 +334,6 @@ class _Drain:
             self._report = failed
         else:
             self._report = msgspec.structs.replace(self._report, updated=self._counts)
-
-    def _skipped(self, reason: str) -> Report:
-        return Report("skipped", self._settings.source, text_of(time.time()), reason=reason)
 
 
 def _cache(settings: Settings) -> CacheClient:
