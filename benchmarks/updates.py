@@ -141,8 +141,8 @@ def _stream(settings: Settings, reader: SnapshotReader) -> None:
     found = {each: reader.symbol(each).value for each in confidences}
     lost = [each for each, shown in found.items() if shown is None or shown.confidence != confidences[each]]
     print(
-        f"{total:,} records in calls of {RECORDS_A_CALL}, in {sent_s:.1f} s ({total / sent_s:,.0f}/s): all are read {shown_s:.1f} s "
-        f"after the first call, in {len(versions):,} versions; lost: {len(lost):,}"
+        f"{total:,} records in calls of {RECORDS_A_CALL}, in {sent_s:.1f} s ({total / sent_s:,.0f}/s): "
+        f"all are read {shown_s:.1f} s after the first call, in {len(versions):,} versions; lost: {len(lost):,}"
     )
     if lost:
         raise AssertionError(f"{len(lost)} updates are lost, such as {lost[:3]}")
