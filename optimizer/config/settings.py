@@ -28,8 +28,8 @@ ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 
 MOST_KEPT_VERSIONS: Final = 1_000
 
-# `rolling.scan` is the queue of scans, and the queue of a source is `rolling.SOURCE`.
-RESERVED_NAMES: Final = ("scan",)
+# `rolling.scan` is the queue of scans, `rolling.updates` of updates, and the queue of a source is `rolling.SOURCE`.
+RESERVED_NAMES: Final = ("scan", "updates")
 
 _GUARD = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
@@ -176,7 +176,9 @@ class Settings:
                 f"part of every Redis key; by default it is made from {variable_name('input')}={str(self.input)!r}"
             )
         if self.source in RESERVED_NAMES:
-            raise SettingsInvalid(f"{variable_name('source')}={self.source!r} is the name of the queue for scans")
+            raise SettingsInvalid(
+                f"{variable_name('source')}={self.source!r} is the name of the queue for {self.source}"
+            )
         if self.guard and not _GUARD.fullmatch(self.guard):
             raise SettingsInvalid(
                 f"{variable_name('guard')}={self.guard!r} is not package.module:function, such as shop.guards:check"

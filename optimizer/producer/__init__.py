@@ -1,4 +1,4 @@
-"""What a prediction engine calls: write a rolling file so that it is never seen half written, and is fast to read.
+"""What a prediction engine calls: to write a rolling file, or to publish records at once, without a scan.
 
 Imported when a name is first asked for, and without Celery.
 """
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from optimizer.producer.result import Written
     from optimizer.producer.rolling import write_rolling
+    from optimizer.producer.updates import Accepted, publish
 
-__all__ = ["Written", "write_rolling"]
+__all__ = ["Accepted", "Written", "publish", "write_rolling"]
 
 _MODULES: Final = {
     "optimizer.producer.result": ("Written",),
     "optimizer.producer.rolling": ("write_rolling",),
+    "optimizer.producer.updates": ("Accepted", "publish"),
 }
 
 

@@ -617,6 +617,7 @@ def test_one_of_several_sources_may_have_settings_of_its_own() -> None:
         ({"ROLLING_SOURCES": "a=x;a=y"}, "'a' comes twice"),
         ({"ROLLING_SOURCES": "a-b=x;a.b=y"}, "'a.b' comes twice, or looks like another"),
         ({"ROLLING_SOURCES": "scan=x"}, "'scan' is the name of the queue"),
+        ({"ROLLING_SOURCES": "updates=x"}, "'updates' is the name of the queue"),
         ({"ROLLING_OTHER__INTERVAL_S": "5"}, "begin with ROLLING_BRAIN__..., ROLLING_INTRADAY__..."),
         ({"ROLLING_BRAIN__BROKER_URL": "redis://x"}, "ROLLING_BRAIN__BROKER_URL is not a setting of one source"),
         ({"ROLLING_SOURCES": "..=x"}, "'..=x' is not a name"),
