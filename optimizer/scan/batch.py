@@ -58,13 +58,17 @@ class EncodedBatch:
 
         That is what counts for the size of the root if the root turns out to be one record.
         """
-        done = 0
-        for match in _UNIT_OR_STRING.finditer(self.data):
-            if match.lastgroup == "unit":
-                start, end = match.span()
-                yield self.data[done:start], self.locate(done)
-                yield b"{}", self.locate(start)
-                done = end
+        done = level = start = 0
+        for match in _BRACKET_OR_STRING.finditer(self.data):
+            if match.lastgroup == "opening":
+                start = start if level else match.start()
+                level += 1
+            elif match.lastgroup == "closing":
+                level -= 1
+                if not level:
+                    yield self.data[done:start], self.locate(done)
+                    yield b"{}", self.locate(start)
+                    done = match.end()
 
 
 # Decodes a batch, or returns False: then its records follow as fragments.
@@ -146,7 +150,8 @@ def _symbols_ignored(batch: RecordBatch) -> int:
 
 # ---- one by one
 
-_UNIT_OR_STRING: Final = compiled(rb"(?P<unit>" + UNIT + rb")|" + STRING)
+# Objects on a mapped path are kept, so a unit may have any number of levels.
+_BRACKET_OR_STRING: Final = compiled(rb"(?P<opening>[{\[])|(?P<closing>[}\]])|" + STRING)
 _COMMA = GAP + rb"," + GAP
 _MEMBER = rb"(" + STRING + rb")" + GAP + rb":" + GAP + rb"(" + UNIT + rb")"
 _ELEMENT = rb"()(" + UNIT + rb")"

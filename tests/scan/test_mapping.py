@@ -241,3 +241,16 @@ class TestBots:
         assert result.bots_without_fields == result.rejected.bots.without_fields == 2
         mapped = result_of(json.dumps({"bots": bots}), parse_mapping("", "equity=balance"))
         assert [bot.has_fields for bot in mapped.bots] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_a_root_that_names_its_symbol_last_after_deep_objects(step: int) -> None:
+    """It is one record, whose members are no records, however many levels of them a path keeps."""
+    deep = {"p": {"1d": {"z": 0.5, "y": 1}}, "q": {"x": 2.0}, "ticker": "B"}
+    text = json.dumps({"A": deep, "B": deep, "p": {"1d": {"y": 3, "z": 50}}, "q": {"x": 4}, "ticker": "R"})
+    mapping = parse_mapping("symbol=ticker; prediction=p.1d.y; confidence=p.1d.z/100; last_price=q.x")
+    result = result_of(text, mapping, step)
+    assert [(record.symbol, record.prediction, record.confidence) for record in result.selection.finish()] == [
+        ("R", 3.0, 0.5)
+    ]
+    assert (result.records_seen, result.records_rejected) == (1, 0)
