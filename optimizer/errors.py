@@ -18,6 +18,9 @@
     |-- OutputUnreadable         the snapshot files may not be read, or their object store does not answer
     |-- CacheUnavailable         Redis does not answer
     |-- PublishRefused           another run owns the lock, or has published something newer
+    |-- UpdatesRefused           more updates than may wait or be held; none of the call was taken
+    |-- UpdatesPending           updates are accepted, and not shown within the time to wait
+    |-- UpdatesLost              updates were accepted, and Redis has lost them before they were shown
     |-- RunPending               a run that was requested before, and does less, has not ended
     |-- RunLost                  a scan has not come back: its worker was killed, or there is none
     |-- RunTimedOut              the run took longer than its time limit
@@ -59,6 +62,9 @@ __all__ = [
     "SourceTorn",
     "SourceUnreadable",
     "TooManyRejected",
+    "UpdatesLost",
+    "UpdatesPending",
+    "UpdatesRefused",
     "VersionMissing",
 ]
 
@@ -133,6 +139,18 @@ class CacheUnavailable(RollingError):
 
 class PublishRefused(RollingError):
     """The run lost its lock, or a newer version is already published; nothing was published."""
+
+
+class UpdatesRefused(RollingError):
+    """More records are waiting, in one call, or held than a setting allows; nothing of the call was taken."""
+
+
+class UpdatesPending(RollingError):
+    """Updates were accepted and are not shown yet: a version is pinned, there is none, or no worker takes them."""
+
+
+class UpdatesLost(RollingError):
+    """Updates were accepted, and Redis has lost its data before they were shown; publish them again."""
 
 
 class RunPending(RollingError):

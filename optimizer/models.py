@@ -36,6 +36,7 @@ __all__ = [
     "ExtraValue",
     "Failure",
     "FileEntry",
+    "HeldUpdate",
     "Holding",
     "Index",
     "InputExtra",
@@ -47,6 +48,7 @@ __all__ = [
     "PortfolioSnapshot",
     "Position",
     "PredictionsSnapshot",
+    "QueuedUpdate",
     "Record",
     "Reject",
     "RejectReason",
@@ -58,6 +60,7 @@ __all__ = [
     "Stats",
     "Timestamp",
     "Units",
+    "UpdateCounts",
     "Value",
     "VersionContent",
 ]
@@ -244,11 +247,43 @@ class PortfolioSnapshot(Value, frozen=True):
     timestamp: str
 
 
+class HeldUpdate(msgspec.Struct, frozen=True):
+    """What was published for one symbol without a scan, and holds until a scan of an input that was written later.
+
+    `at_ms` is when it was accepted, in milliseconds since the epoch by Redis' clock; `record` is `None` for a symbol
+    that was removed.
+    """
+
+    at_ms: int
+    record: Record | None
+
+
+class QueuedUpdate(msgspec.Struct, frozen=True):
+    """An entry of the queue: what one call has published. A symbol in both is removed.
+
+    `sequence` only rises; `at_ms` is when it was accepted, in milliseconds since the epoch by Redis' clock.
+    """
+
+    sequence: int
+    at_ms: int
+    records: list[Record]
+    removed: list[str]
+
+    @property
+    def size(self) -> int:
+        """The number of records and removals."""
+        return len(self.records) + len(self.removed)
+
+
 class Index(msgspec.Struct, frozen=True):
-    """`symbols_index.json.gz`: the best records whatever `min_confidence`, from which lookups by symbol are served."""
+    """`symbols_index.json.gz`: the best records whatever `min_confidence`, from which lookups by symbol are served.
+
+    `updates` are those that hold, by symbol; a removed symbol, and a record that is not among the best, is here alone.
+    """
 
     symbols: list[Record]
     timestamp: str
+    updates: dict[str, HeldUpdate] | UnsetType = UNSET
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -309,12 +344,15 @@ class Pin(Value, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`manifest.json`, the commit record of a set of snapshot files, and the pointer in Redis.
 
-    Absent in a set that an older release has written: `rejected`, `content_since`, `changes`, `made_by`.
+    Absent in a set that an older release has written: `rejected`, `content_since`, `changes`, `made_by`. A pointer in
+    Redis has no `index` in `snapshots` until the files have caught up with an update.
 
     `content_since` is the oldest version from which on predictions, bots and holdings have been what they are;
     `changes` counts what differs from the version before, absent for the first one. `made_by` is `user@host`.
-    `restored_from` is the old version that a rollback published again. Two manifests of one version may differ in
-    `fingerprint`, `rejected` and `pinned` alone: another input with the same content, and a pin that was removed.
+    `restored_from` is the old version that a rollback published again. `scan_version` is the version of the scan from
+    which a version of updates stems, absent in a scan's own; `updates` is how many updates hold. Two manifests of one
+    version may differ in `fingerprint`, `rejected` and `pinned` alone: another input with the same content, and a pin
+    that was removed.
     """
 
     source: str
@@ -328,6 +366,13 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     made_by: str | None = None
     restored_from: int | None = None
     pinned: Pin | None = None
+    scan_version: int | None = None
+    updates: int = 0
+
+    @property
+    def lineage(self) -> int:
+        """The version of the scan that this version stems from: equal where only updates came between."""
+        return self.version if self.scan_version is None else self.scan_version
 
     def is_same_set(self, other: Manifest) -> bool:
         """Whether both are manifests of one version with the same files; an older release's pointer lacks the index."""
@@ -382,6 +427,23 @@ class Stats(Value, frozen=True):
     bots_without_fields: int = 0
 
 
+class UpdateCounts(Value, frozen=True, omit_defaults=True):
+    """What a drain of the queue of updates did, in the versions that it made.
+
+    `changed` and `removed` count symbols that were put into the ranking and taken out of it. `outdated` counts records
+    that were not used, because the one that is shown has a newer timestamp; `first_outdated` names the first few.
+    `refused` counts the records and removals that a guard has refused. `held` is how many updates hold now.
+    """
+
+    versions: int = 0
+    changed: int = 0
+    removed: int = 0
+    outdated: int = 0
+    first_outdated: list[str] = msgspec.field(default_factory=list)
+    refused: int = 0
+    held: int = 0
+
+
 class RejectTally(Value, frozen=True):
     """The number of rejects with one reason, and the first few of them."""
 
@@ -422,6 +484,7 @@ class Report(Value, frozen=True, omit_defaults=True):
     `published_after_s` goes with `success`: the time from the input's coming into its place, as by a rename, until
     readers could see the version; absent if they could before, as of an input that is scanned again by force. Both in
     seconds, at least 0, of parts those of the newest, and absent where the place of the input does not say.
+    `updated` is of updates that were applied, instead of `stats`.
     """
 
     status: Literal["success", "unchanged", "skipped", "failed"]
@@ -440,6 +503,7 @@ class Report(Value, frozen=True, omit_defaults=True):
     pinned: Pin | None = None
     input_age_s: float | None = None
     published_after_s: float | None = None
+    updated: UpdateCounts | None = None
 
 
 class Failure(Value, frozen=True):

@@ -12,11 +12,12 @@
 | rolling:{S}:flipped       | HASH    | version: what the last publish made current; token: | never              |
 |                           |         | its run's. Known though the pointer is lost         |                    |
 | rolling:{S}:V:predictions | STRING  | the gz bytes of the file; immutable once published  | 120 s after the    |
-| rolling:{S}:V:bots        | STRING  | the same                                            | next version; the  |
-| rolling:{S}:V:portfolio   | STRING  | the same                                            | current one never  |
-| rolling:{S}:V:symbols     | HASH    | symbol -> JSON record, the whole index              |                    |
+| rolling:{S}:V:bots        | STRING  | the same                                            | next version, 5 s  |
+| rolling:{S}:V:portfolio   | STRING  | the same                                            | if of updates; the |
+| rolling:{S}:V:symbols     | HASH    | symbol -> JSON record, the whole index              | current one never  |
 | rolling:{S}:V:ranking     | ZSET    | symbol by confidence, the same symbols              |                    |
-| rolling:{S}:staged:T:*    |         | the five above before the flip; T is a run's token  | 180 s              |
+| rolling:{S}:staged:T:*    |         | the five above, and `updates`, before the flip; T   | 180 s              |
+|                           |         | is a run's token, or that in `publishing`           |                    |
 | rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in predictions, bots | the newest 120, of |
 |                           |         | and holdings (gz JSON, in the field `change`; `end` | at most 8 MiB      |
 |                           |         | is the bytes of all changes up to it)               |                    |
@@ -28,6 +29,17 @@
 | rolling:{S}:lock          | STRING  | the token of the run that may publish               | 10 s, extended     |
 | rolling:{S}:handed        | HASH    | a dispatched run that has not ended: token,         | ten intervals,     |
 |                           |         | assignment (JSON); deleted at its end               | renewed by scans   |
+| rolling:{S}:queue         | LIST    | updates that were accepted and are not applied yet, | never              |
+|                           |         | oldest first (JSON); a flip removes what it applies |                    |
+| rolling:{S}:queued        | HASH    | of the queue: the numbers of the newest entry and   | never              |
+|                           |         | of the last one applied, the records that wait, the |                    |
+|                           |         | pace, and the last entries that a guard has refused |                    |
+| rolling:{S}:accepted:T    | STRING  | the number of the entry of the call with token T    | 15 s               |
+| rolling:{S}:draining      | STRING  | a drain of the queue is on, or on its way           | 1 s, extended      |
+| rolling:{S}:updates       | HASH    | symbol -> the update that holds (JSON); changed by  | never              |
+|                           |         | flips alone, so it is of the pointer's version      |                    |
+| rolling:{S}:publishing    | STRING  | the token of what makes a version from the current  | 10 s, extended     |
+|                           |         | one: a drain, or the end of a run                   |                    |
 | rolling:{S}:output       | STRING  | the id of the output directory that the runs write  | ten intervals,     |
 |                           |         | to, as its file `.output-id` holds it               | renewed by runs    |
 | rolling:{S}:revoked:M     | STRING  | a run was revoked; M is what its tokens begin with  | ten intervals      |
@@ -123,7 +135,8 @@ class Keys:
     def fixed(self) -> dict[str, KeyType]:
         """The keys whose names do not change."""
         lasting = {
-            "hash": (self.current, self.flipped),
+            "hash": (self.current, self.flipped, self.queued, self.updates),
+            "list": (self.queue,),
             "string": tuple(self.reads(origin) for origin in ORIGINS),
             "stream": (self.deltas, self.runs, self.scans),
             "set": (self.parts,),
@@ -133,6 +146,8 @@ class Keys:
             self.lock: KeyType("string", expires=True),
             self.handed: KeyType("hash", expires=True),
             self.output: KeyType("string", expires=True),
+            self.draining: KeyType("string", expires=True),
+            self.publishing: KeyType("string", expires=True),
         }
 
     @property
@@ -144,6 +159,35 @@ class Keys:
     def handed(self) -> str:
         """The assignment of a dispatched run."""
         return self._name("handed")
+
+    @property
+    def queue(self) -> str:
+        """The updates that wait."""
+        return self._name("queue")
+
+    @property
+    def queued(self) -> str:
+        """The numbers of the queue."""
+        return self._name("queued")
+
+    def accepted(self, token: str) -> str:
+        """The entry of one call."""
+        return self._name("accepted", token)
+
+    @property
+    def draining(self) -> str:
+        """Exists while the queue is being drained."""
+        return self._name("draining")
+
+    @property
+    def updates(self) -> str:
+        """The updates that hold."""
+        return self._name("updates")
+
+    @property
+    def publishing(self) -> str:
+        """The lock of what makes a version from the current one."""
+        return self._name("publishing")
 
     @property
     def output(self) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -39,6 +40,8 @@ __all__ = ["LOCK_TTL_S", "AssignmentStore", "Lock", "SourceLock", "dispatch_ttl_
 LOCK_TTL_S: Final = 10.0
 LOCK_EXTEND_S: Final = 3.0
 RUN_DIGEST_CHARACTERS: Final = 16
+# How often what waits for a lock asks: a drain holds `publishing` for some 20 ms.
+POLL_S: Final = 0.005
 
 _log = SourceLog(__name__)
 
@@ -62,11 +65,18 @@ class Lock:
 
 
 class SourceLock:
-    """The lock of one source."""
+    """The lock of one source.
 
-    def __init__(self, cache: CacheClient) -> None:
+    Args:
+        cache: The connection.
+        key: Another key than the lock of the runs: `publishing`, the short lock of what makes a version from the
+            current one, a drain of the queue or the end of a run. It only orders them: the flip compares the pointer.
+    """
+
+    def __init__(self, cache: CacheClient, key: str = "") -> None:
         self._cache = cache
         self._keys = cache.keys
+        self._key = key or cache.keys.lock
 
     @contextmanager
     def acquire(self, run_id: str = "") -> Iterator[Lock]:
@@ -80,11 +90,22 @@ class SourceLock:
         revoked = self._keys.revoked(digest)
         with self._cache.commands() as client:
             delete_unusable(client, {revoked: REVOKED}, self._keys.source)
-            held = client.eval(ACQUIRE, 2, self._keys.lock, revoked, token, _ms(LOCK_TTL_S))
+            held = client.eval(ACQUIRE, 2, self._key, revoked, token, _ms(LOCK_TTL_S))
         if held == -1:
             raise PublishRefused("the run was revoked before it began")
         with self._extended(Lock(bool(held), token)) as lock:
             yield lock
+
+    @contextmanager
+    def acquire_within(self, wait_s: float) -> Iterator[Lock]:
+        """Take the lock as soon as it is free, and hold it; it is not held if that takes longer than `wait_s`."""
+        until_s = time.monotonic() + wait_s
+        while True:
+            with self.acquire() as lock:
+                if lock.held or time.monotonic() >= until_s:
+                    yield lock
+                    return
+            time.sleep(POLL_S)
 
     @contextmanager
     def adopt(self, token: str) -> Iterator[Lock]:
@@ -107,7 +128,7 @@ class SourceLock:
     def owns(self, lock: Lock) -> bool:
         """Whether the lock is still held under this token."""
         with self._cache.commands() as client:
-            return client.get(self._keys.lock) == lock.token.encode()
+            return client.get(self._key) == lock.token.encode()
 
     def revoke(self, run_id: str) -> None:
         """Take lock and assignment from a run: it cannot publish or be continued, and the next run may begin."""
@@ -143,7 +164,7 @@ class SourceLock:
                 if lock.keep_s:
                     self._extend(lock.token, lock.keep_s)
                 else:
-                    client.eval(DELETE_AS_HOLDER, 2, self._keys.lock, self._keys.lock, lock.token)
+                    client.eval(DELETE_AS_HOLDER, 2, self._key, self._key, lock.token)
         except CacheUnavailable as error:
             _log.warning("the lock was not released and expires by itself", source=self._keys.source, error=error)
 
@@ -159,7 +180,7 @@ class SourceLock:
                 _log.warning("the lock could not be extended yet", source=self._keys.source, error=error)
 
     def _extend(self, token: str, seconds: float) -> bool:
-        keys = (self._keys.lock, self._keys.handed)
+        keys = (self._key, self._keys.handed)
         ttls_ms = (_ms(seconds), _ms(dispatch_ttl_s(self._cache.interval_s)))
         return bool(self._cache.connection.eval(EXTEND, 2, *keys, token, *ttls_ms))
 

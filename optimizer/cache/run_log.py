@@ -6,7 +6,7 @@ Errors: `CacheUnavailable`.
 from __future__ import annotations
 
 import secrets
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -37,12 +37,17 @@ class RunLog:
             # redis-py repeats a command whose reply was lost: then the token in the key is ours.
             return bool(taken) or client.get(key) == token.encode()
 
-    def add(self, report: Report) -> None:
-        """Append a report to the stream of runs, and a scan's to the stream of scans too: most runs find no change."""
+    def add(self, report: Report) -> int:
+        """Append a report to the stream of runs, and a scan's to the stream of scans too: most runs find no change.
+
+        Returns:
+            How many entries the queue of updates has: asked here, it takes no round trip of its own.
+        """
         runs_kept = min(10_000, max(100, round(86_400 / self._cache.interval_s)))
         fields: Any = {"report": msgspec.json.encode(report)}
         with self._cache.commands() as client, client.pipeline() as pipeline:
             pipeline.xadd(self._keys.runs, fields, maxlen=runs_kept, approximate=True)
             if report.status == "success" and report.pinned is None:  # a rollback scans nothing
                 pipeline.xadd(self._keys.scans, fields, maxlen=SCANS_KEPT, approximate=False)
-            pipeline.execute()
+            pipeline.llen(self._keys.queue)
+            return cast("int", pipeline.execute()[-1])

@@ -15,7 +15,10 @@ __all__ = [
     "DELETE_AS_HOLDER",
     "DELETE_UNUSABLE",
     "DISPATCH",
+    "DROP",
     "END_DISPATCH",
+    "END_DRAIN",
+    "ENQUEUE",
     "EXTEND",
     "FLIP",
     "NAME_OUTPUT",
@@ -144,17 +147,71 @@ if redis.call('HGET', KEYS[2], 'version') == ARGV[2] then redis.call('HSET', KEY
 return 1
 """
 
-# KEYS: lock, current, published, deltas, flipped, then the staged keys, their final names, and old versions' keys.
-# ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of kinds,
-#       changes kept, their bytes at the most, change ('' for none), then the type of each staged key, then the
-#       pointer's fields and values.
+# KEYS: queue, queued, updates, draining, accepted. ARGV: the entry as JSON, without its first brace; its number of
+# records and removals; how many may wait; how many symbols may be held; milliseconds for `draining`, for `accepted`;
+# the time if TIME is forbidden; then the entry's symbols.
+# Returns 'ok', the entry's number, and 1 if nothing drains the queue; or 'queue' or 'held', and how many there are.
+# A queue that has lost its numbers goes on above the one of its newest entry.
+ENQUEUE: Final = """
+local accepted = redis.call('GET', KEYS[5])
+if accepted then return {'ok', tonumber(accepted), 1} end -- repeated after a lost reply
+local queued = redis.call('HMGET', KEYS[2], 'sequence', 'records')
+local newest = redis.call('LINDEX', KEYS[1], -1)
+local sequence = math.max(tonumber(queued[1]) or 0, newest and tonumber(newest:match('^{"sequence":(%d+),')) or 0) + 1
+local waiting = newest and tonumber(queued[2]) or 0
+if waiting + tonumber(ARGV[2]) > tonumber(ARGV[3]) then return {'queue', waiting} end
+local held = redis.call('HLEN', KEYS[3])
+local fresh = 0
+if held + #ARGV - 7 > tonumber(ARGV[4]) then
+    for i = 8, #ARGV do fresh = fresh + 1 - redis.call('HEXISTS', KEYS[3], ARGV[i]) end
+    if held + fresh > tonumber(ARGV[4]) then return {'held', held} end
+end
+local time = redis.pcall('TIME')
+local at_ms = time.err and ARGV[7] or string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local number = string.format('%.0f', sequence)
+redis.call('RPUSH', KEYS[1], '{"sequence":' .. number .. ',"at_ms":' .. at_ms .. ',' .. ARGV[1])
+redis.call('HSET', KEYS[2], 'sequence', number, 'records', string.format('%.0f', waiting + ARGV[2]))
+redis.call('SET', KEYS[5], number, 'PX', ARGV[6])
+return {'ok', sequence, redis.call('SET', KEYS[4], '1', 'NX', 'PX', ARGV[5]) and 1 or 0}
+"""
+
+# KEYS: queue, draining.
+# A call that is accepted after this has to send a drain; one that was accepted before is in the queue that is asked.
+END_DRAIN: Final = """
+if redis.call('LLEN', KEYS[1]) > 0 then return 0 end
+redis.call('DEL', KEYS[2])
+return 1
+"""
+
+# KEYS: publishing, queue, queued. ARGV: token, the number of the last entry applied, the number of the entry to
+# drop, its records, the entries refused (JSON).
+DROP: Final = """
+local queued = redis.call('HMGET', KEYS[3], 'applied', 'records')
+if queued[1] == ARGV[3] then return 1 end -- repeated after a lost reply
+if redis.call('GET', KEYS[1]) ~= ARGV[1] or (queued[1] or '0') ~= ARGV[2] then return 0 end
+redis.call('LPOP', KEYS[2])
+local records = string.format('%.0f', math.max(0, (tonumber(queued[2]) or 0) - ARGV[4]))
+redis.call('HSET', KEYS[3], 'applied', ARGV[3], 'records', records, 'refused', ARGV[5])
+return 1
+"""
+
+# KEYS: lock, current, published, deltas, flipped, queue, queued, then the staged keys, their final names, and old
+#       versions' keys. The lock is the run's, or `publishing`; the last staged key is of the updates that hold.
+# ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of staged keys,
+#       changes kept, their bytes at the most, change ('' for none), the number of updates that hold, of the last entry
+#       applied before, and the entries applied now: how many, how many records, the number of the last one, the pace;
+#       then the type of each staged key, then the pointer's fields and values.
+# Updates are removed from the queue by the script that shows them: each is applied once, whatever dies at any moment.
 # Each entry of the stream of changes has in `end` the bytes of all changes up to it, so that the bytes of those that
 # are there are a difference. The newest stays, whatever its size.
 FLIP: Final = """
 local kinds = tonumber(ARGV[5])
 local is_staged = true
+local types = {}
+for i = 1, kinds do types[i] = ARGV[14 + i] end
+if ARGV[9] == '0' then types[kinds] = 'none' end -- a hash without fields does not exist
 for i = 1, kinds do
-    if redis.call('TYPE', KEYS[5 + i]).ok ~= ARGV[8 + i] then is_staged = false end
+    if redis.call('TYPE', KEYS[7 + i]).ok ~= types[i] then is_staged = false end
 end
 local flipped = redis.call('HMGET', KEYS[5], 'version', 'token')
 -- repeated after a lost reply
@@ -162,19 +219,36 @@ if not is_staged and flipped[1] == ARGV[2] and flipped[2] == ARGV[1] then return
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'the lock is no longer held by this run' end
 local current = redis.call('HGET', KEYS[2], 'version') or '' -- a pointer that was lost is made anew
 if current ~= '' and current ~= ARGV[3] then return 'version ' .. current .. ' was published meanwhile' end
+if ARGV[11] ~= '0' and (redis.call('HGET', KEYS[7], 'applied') or '0') ~= ARGV[10] then
+    return 'its updates were applied meanwhile'
+end
 if not is_staged then
-    for i = 1, kinds do redis.call('DEL', KEYS[5 + i]) end
+    for i = 1, kinds do redis.call('DEL', KEYS[7 + i]) end
     return 'what was staged has expired'
 end
-for i = 6 + 2 * kinds, #KEYS do
+for i = 8 + 2 * kinds, #KEYS do
     if redis.call('TTL', KEYS[i]) == -1 then redis.call('EXPIRE', KEYS[i], ARGV[4]) end
 end
 for i = 1, kinds do
-    redis.call('RENAME', KEYS[5 + i], KEYS[5 + kinds + i])
-    redis.call('PERSIST', KEYS[5 + kinds + i])
+    if types[i] == 'none' then
+        redis.call('DEL', KEYS[7 + kinds + i])
+    else
+        redis.call('RENAME', KEYS[7 + i], KEYS[7 + kinds + i])
+        redis.call('PERSIST', KEYS[7 + kinds + i])
+    end
 end
+if ARGV[11] ~= '0' then
+    local records = (tonumber(redis.call('HGET', KEYS[7], 'records')) or 0) - ARGV[12]
+    redis.call('LTRIM', KEYS[6], ARGV[11], -1)
+    redis.call('HSET', KEYS[7], 'applied', ARGV[13], 'records', string.format('%.0f', math.max(0, records)))
+    redis.call('HSET', KEYS[7], 'tat_ms', ARGV[14])
+end
+local checked_at = redis.call('HGET', KEYS[2], 'checked_at')
 redis.call('DEL', KEYS[2], KEYS[5])
-redis.call('HSET', KEYS[2], unpack(ARGV, 9 + kinds))
+redis.call('HSET', KEYS[2], unpack(ARGV, 15 + kinds))
+if ARGV[11] ~= '0' and checked_at then -- updates say nothing of the input, which a tick may have confirmed meanwhile
+    redis.call('HSET', KEYS[2], 'checked_at', checked_at)
+end
 redis.call('HSET', KEYS[5], 'version', ARGV[2], 'token', ARGV[1])
 if ARGV[8] ~= '' then
     local function field(entry, name)

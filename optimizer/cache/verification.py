@@ -13,7 +13,7 @@ import redis
 
 from optimizer.cache.client import UNREADABLE, CacheClient
 from optimizer.cache.damage import warn_of_damage
-from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_KINDS, VERSION_TYPES
+from optimizer.cache.keys import PAYLOAD_KINDS, VERSION, VERSION_KINDS, VERSION_TYPES
 from optimizer.cache.pointer import pointer_fields
 from optimizer.models import Record
 from optimizer.snapshots.format import SnapshotSet
@@ -23,11 +23,18 @@ __all__ = ["is_intact", "shows"]
 # So many ranks are read back at each tick, others each time, in half a millisecond: all 10,000 would take 50.
 RANKS_CHECKED: Final = 50
 
+# What TTL says of a key that does not expire, and of one that is not there: a hash without fields.
+LASTING: Final = -1
+ABSENT: Final = -2
+
 _RECORD: Final = msgspec.json.Decoder(Record)
 
 
 def is_intact(cache: CacheClient, version: int) -> bool:
-    """Whether every value of a version is there, of its type and without expiry; Redis may have evicted some."""
+    """Whether every value of a version is there, of its type and without expiry; Redis may have evicted some.
+
+    A newer version, which updates have made since the pointer was read, is taken for intact until the next tick.
+    """
     names = {cache.keys.payload(version, kind): kind_type for kind, kind_type in VERSION_TYPES.items()}
     with cache.commands() as client:
         pipeline = client.pipeline(transaction=False)
@@ -36,7 +43,9 @@ def is_intact(cache: CacheClient, version: int) -> bool:
             pipeline.ttl(name)
         replies = pipeline.execute()
     actual = dict(zip(names, zip(replies[::2], replies[1::2], strict=True), strict=True))
-    wrong = [name for name, reply in actual.items() if reply != (names[name].encode(), -1)]
+    wrong = [name for name, reply in actual.items() if reply != (names[name].encode(), LASTING)]
+    if wrong and _is_replaced(cache, version):
+        return True
     for name in wrong:
         if actual[name][0] != b"none":
             warn_of_damage(f"{name} is of another type, or expires", cache.keys.source)
@@ -46,7 +55,8 @@ def is_intact(cache: CacheClient, version: int) -> bool:
 def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
     """Whether Redis shows this set, whole and without expiry.
 
-    Of the index the number of symbols is compared, and a window of ranks is read back, another one each time.
+    Of the index the number of symbols is compared, and a window of ranks is read back, another one each time; of the
+    updates that hold, their number. A newer version, which updates have made since the pointer was read, is no damage.
     """
     manifest, keys = snapshots.manifest, cache.keys
     names = {kind: keys.payload(manifest.version, kind) for kind in VERSION_KINDS}
@@ -56,6 +66,7 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
         **{names[kind]: snapshots.payloads[kind] for kind in PAYLOAD_KINDS},
         names["symbols"]: count,
         names["ranking"]: count,
+        keys.updates: manifest.updates,
     }
     with cache.commands() as client:
         pipeline = client.pipeline(transaction=False)
@@ -64,19 +75,37 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
             pipeline.get(names[kind])
         pipeline.hlen(names["symbols"])
         pipeline.zcard(names["ranking"])
+        pipeline.hlen(keys.updates)
         for name in expected:
             pipeline.ttl(name)
         # The reply for a key of another type is an error, which differs too.
         replies = pipeline.execute(raise_on_error=False)
         if isinstance(replies[0], dict):
+            if _is_newer(replies[0].get(b"version"), manifest.version):
+                return True
             replies[0][b"checked_at"] = b""  # changes at each tick
         actual = zip(replies, replies[len(expected) :], strict=False)
-        wrong = [name for name, reply in zip(expected, actual, strict=True) if reply != (expected[name], -1)]
+        wrong = [
+            name
+            for name, reply in zip(expected, actual, strict=True)
+            if reply != (expected[name], ABSENT if expected[name] == 0 else LASTING)
+        ]
         if not wrong and not _ranks_agree(client, names["ranking"], names["symbols"], count):
             wrong = [names["ranking"], names["symbols"]]
     for name in wrong:
         warn_of_damage(f"{name} is not what the files hold, or expires", cache.keys.source)
     return not wrong
+
+
+def _is_replaced(cache: CacheClient, version: int) -> bool:
+    """Whether the pointer names a newer version by now."""
+    with cache.commands() as client:
+        return _is_newer(cast("bytes | None", client.hget(cache.keys.current, "version")), version)
+
+
+def _is_newer(current: bytes | None, version: int) -> bool:
+    text = (current or b"").decode("ascii", "replace")
+    return bool(VERSION.fullmatch(text)) and int(text) > version
 
 
 def _ranks_agree(client: redis.Redis, ranking: str, symbols: str, count: int) -> bool:

@@ -15,14 +15,15 @@ Errors: `CacheUnavailable`; `PublishRefused` if the script refuses.
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, cast
 
 import msgspec
 import redis
 
-from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, CacheClient, connect, translated_errors
+from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, CacheClient, connect, now_s, translated_errors
 from optimizer.cache.clocks import text_of
 from optimizer.cache.damage import delete_unusable, warn_of_damage
 from optimizer.cache.keys import (
@@ -34,22 +35,27 @@ from optimizer.cache.keys import (
     VERSION,
     VERSION_KINDS,
     VERSION_TYPES,
+    Keys,
 )
 from optimizer.cache.lock import Lock
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP, REPLACE_MANIFEST
+from optimizer.cache.update_queue import decode_held, encode_held
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
-from optimizer.models import Manifest
+from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
-__all__ = ["VersionWriter"]
+__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip", "version_of"]
 
 STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
 STAGE_BATCH: Final = 1_000
+# What is staged and flipped together: a version, and the updates that hold in it, which are no part of a version.
+STAGED_TYPES: Final = {**VERSION_TYPES, "updates": "hash"}
 
+_RECORD: Final = msgspec.json.Decoder(Record)
 _log = SourceLog(__name__)
 
 
@@ -104,7 +110,7 @@ class VersionWriter:
     def confirm(self, version: int) -> None:
         """Note that a version is still the newest, if the pointer still names it."""
         with self._cache.commands() as client:
-            client.eval(CONFIRM, 2, self._keys.current, self._keys.flipped, str(version), _now(client))
+            client.eval(CONFIRM, 2, self._keys.current, self._keys.flipped, str(version), text_of(now_s(client)))
 
     def replace_manifest(self, manifest: Manifest, lock: Lock) -> bool:
         """Replace the manifest in the pointer if it names this version; false if the lock is lost."""
@@ -136,34 +142,22 @@ class VersionWriter:
                 f"{manifest.source} from an input or with settings of its own? Give each its own ROLLING_SOURCE"
             )
         with self._cache.commands() as client:
-            checked_at = _now(client)
+            checked_at = text_of(now_s(client))
             change = self._change(client, snapshots, before if is_known else None)
             self._stage(client, snapshots, lock.token)
             # The pointer alone can be lost: whatever names a version that may not expire yet is asked.
             known = {self._newest_changed(client), self._flipped_version(client), version_before, in_files}
-            old = [keys.payload(version, kind) for version in known - {manifest.version} for kind in VERSION_KINDS]
-            reply = client.eval(
-                FLIP,
-                5 + 2 * len(VERSION_KINDS) + len(old),
-                *(keys.lock, keys.current, keys.published, keys.deltas, keys.flipped),
-                *(keys.staged(lock.token, kind) for kind in VERSION_KINDS),
-                *(keys.payload(manifest.version, kind) for kind in VERSION_KINDS),
-                *old,
-                lock.token,
-                str(manifest.version),
-                str(before.version) if before else "",
-                str(OLD_VERSION_TTL_S),
-                str(len(VERSION_KINDS)),
-                str(CHANGES_KEPT),
-                str(CHANGES_BYTES),
-                change,
-                *VERSION_TYPES.values(),
-                *chain.from_iterable(pointer_fields(manifest, checked_at).items()),
-            )
-        if reply != b"ok":
-            raise PublishRefused(
-                f"version {manifest.version} of {manifest.source} was not published: "
-                f"{cast('bytes', reply).decode()}; the next tick makes it again"
+            flip(
+                client,
+                keys,
+                manifest,
+                lock_key=keys.lock,
+                token=lock.token,
+                checked_at=checked_at,
+                version_before=before.version if before else None,
+                old_versions=known,
+                old_ttl_s=OLD_VERSION_TTL_S,
+                change=change,
             )
 
     def payloads(self, pointer: Pointer) -> dict[str, bytes] | None:
@@ -178,19 +172,49 @@ class VersionWriter:
         is_whole = len(payloads) == len(names) and SnapshotSet(pointer.manifest, payloads).is_whole
         return payloads if is_whole else None
 
+    def read_shown(self, pointer: Pointer) -> tuple[dict[str, bytes], list[Record], dict[str, HeldUpdate]] | None:
+        """Read payloads, index and the updates that hold, all of one moment.
+
+        Returns:
+            `None` if the pointer names another version by now, or not all of it is there.
+        """
+        keys, names = self._keys, {kind: self._keys.payload(pointer.version, kind) for kind in VERSION_TYPES}
+        with self._cache.commands() as client:
+            pipeline = client.pipeline()
+            pipeline.hget(keys.current, "version")
+            pipeline.mget([names[kind] for kind in PAYLOAD_KINDS])
+            pipeline.hvals(names["symbols"])
+            pipeline.zcard(names["ranking"])
+            pipeline.hgetall(keys.updates)
+            version, payloads, records, ranked, updates = pipeline.execute(raise_on_error=False)
+            replies = (version, payloads, records, ranked, updates)
+            if any(isinstance(reply, Exception) for reply in replies) or version != str(pointer.version).encode():
+                return None
+            found = {kind: data for kind, data in zip(PAYLOAD_KINDS, payloads, strict=True) if data is not None}
+            is_whole = len(found) == len(PAYLOAD_KINDS) and SnapshotSet(pointer.manifest, found).is_whole
+            held = decode_held(updates, keys.source)
+            if not is_whole or len(records) != ranked or len(held) != pointer.manifest.updates:
+                return None
+            try:
+                return found, [_RECORD.decode(record) for record in records], held
+            except UNDECODABLE as error:
+                warn_of_damage(f"{names['symbols']} holds what is no record ({error})", keys.source)
+                return None
+
     def _newest_changed(self, client: redis.Redis) -> int:
         """The version of the newest change, 0 for none; it may outlive a pointer, and its id can only rise."""
         entries = cast("list[tuple[bytes, Any]]", client.xrevrange(self._keys.deltas, count=1))
-        return _version_of(entries[0][0].split(b"-")[0] if entries else b"")
+        return version_of(entries[0][0].split(b"-")[0] if entries else b"")
 
     def _flipped_version(self, client: redis.Redis) -> int:
-        return _version_of(cast("bytes | None", client.hget(self._keys.flipped, "version")) or b"")
+        return version_of(cast("bytes | None", client.hget(self._keys.flipped, "version")) or b"")
 
     def _stage(self, client: redis.Redis, snapshots: SnapshotSet, token: str) -> None:
-        names = {kind: self._keys.staged(token, kind) for kind in VERSION_KINDS}
+        names = {kind: self._keys.staged(token, kind) for kind in STAGED_TYPES}
         for kind in PAYLOAD_KINDS:
             client.set(names[kind], snapshots.payloads[kind], ex=STAGED_TTL_S)
-        index = snapshots.index()
+        decoded = snapshots.decode_index()
+        index, held = decoded.symbols, encode_held(decoded.updates or {})
         for start in range(0, len(index), STAGE_BATCH):
             batch = index[start : start + STAGE_BATCH]
             # One transaction a batch: cut off between two commands, it would leave a key that never expires.
@@ -200,12 +224,18 @@ class VersionWriter:
             pipeline.expire(names["symbols"], STAGED_TTL_S)
             pipeline.expire(names["ranking"], STAGED_TTL_S)
             pipeline.execute()
+        for start in range(0, len(held), STAGE_BATCH):
+            pipeline = client.pipeline()
+            pipeline.hset(names["updates"], mapping=dict(list(held.items())[start : start + STAGE_BATCH]))
+            pipeline.expire(names["updates"], STAGED_TTL_S)
+            pipeline.execute()
         # A key that is evicted between two batches begins anew with the next one, without its first part.
-        staged = (client.hlen(names["symbols"]), client.zcard(names["ranking"]))
-        if staged != (len(index), len(index)):
+        staged = (client.hlen(names["symbols"]), client.zcard(names["ranking"]), client.hlen(names["updates"]))
+        if staged != (len(index), len(index), len(held)):
             raise CacheUnavailable(
-                f"of {len(index)} symbols that were staged the cache has {min(staged)} left: it evicts; "
-                "raise its maxmemory, or set its maxmemory-policy to noeviction"
+                f"of {len(index)} symbols and {len(held)} updates that were staged the cache has "
+                f"{min(staged[:2])} and {staged[2]} left: it evicts; raise its maxmemory, or set its maxmemory-policy "
+                "to noeviction"
             )
 
     def _change(self, client: redis.Redis, snapshots: SnapshotSet, before: Pointer | None) -> bytes:
@@ -224,16 +254,91 @@ class VersionWriter:
             return b""
 
 
-def _now(client: redis.Redis) -> str:
-    """The time by Redis' clock, from which readers compute ages; by our own if the ACL forbids TIME."""
-    try:
-        seconds, microseconds = client.time()
-    except redis.exceptions.NoPermissionError:
-        return text_of(time.time())
-    return text_of(seconds + microseconds / 1e6)
+@dataclass(frozen=True)
+class Consumed:
+    """What a version takes from the queue of updates.
+
+    Attributes:
+        applied_before: The number of the last entry that was applied before.
+        entries: How many entries it takes.
+        records: How many records and removals they have.
+        applied: The number of the last one.
+        tat_ms: The theoretical arrival time of the next version, see `pipeline/pace.py`.
+    """
+
+    applied_before: int = 0
+    entries: int = 0
+    records: int = 0
+    applied: int = 0
+    tat_ms: int = 0
 
 
-def _version_of(text: bytes) -> int:
+def flip(
+    client: redis.Redis,
+    keys: Keys,
+    manifest: Manifest,
+    *,
+    lock_key: str,
+    token: str,
+    checked_at: str,
+    version_before: int | None,
+    old_versions: Iterable[int],
+    old_ttl_s: int,
+    change: bytes,
+    consumed: Consumed = Consumed(),
+) -> None:
+    """Make what is staged under a token the current version.
+
+    Args:
+        client: The connection.
+        keys: The names of the source's keys.
+        manifest: Its manifest.
+        lock_key: The lock that has to hold the token.
+        token: The token.
+        checked_at: The time by Redis' clock.
+        version_before: The version that the pointer has to name, if it is there; `None` if none.
+        old_versions: What expires from now on.
+        old_ttl_s: After how many seconds.
+        change: The entry of the stream of changes, empty for none.
+        consumed: What it takes from the queue of updates.
+
+    Raises:
+        PublishRefused: The lock is lost, or another version was published since.
+    """
+    old = [keys.payload(each, kind) for each in set(old_versions) - {manifest.version} for kind in VERSION_KINDS]
+    reply = client.eval(
+        FLIP,
+        7 + 2 * len(STAGED_TYPES) + len(old),
+        *(lock_key, keys.current, keys.published, keys.deltas, keys.flipped, keys.queue, keys.queued),
+        *(keys.staged(token, kind) for kind in STAGED_TYPES),
+        *(keys.payload(manifest.version, kind) for kind in VERSION_KINDS),
+        keys.updates,
+        *old,
+        token,
+        str(manifest.version),
+        "" if version_before is None else str(version_before),
+        str(old_ttl_s),
+        str(len(STAGED_TYPES)),
+        str(CHANGES_KEPT),
+        str(CHANGES_BYTES),
+        change,
+        str(manifest.updates),
+        str(consumed.applied_before),
+        str(consumed.entries),
+        str(consumed.records),
+        str(consumed.applied),
+        str(consumed.tat_ms),
+        *STAGED_TYPES.values(),
+        *chain.from_iterable(pointer_fields(manifest, checked_at).items()),
+    )
+    if reply != b"ok":
+        raise PublishRefused(
+            f"version {manifest.version} of {manifest.source} was not published: "
+            f"{cast('bytes', reply).decode()}; the next tick makes it again"
+        )
+
+
+def version_of(text: bytes) -> int:
     """The version that a key holds, 0 if that is no version."""
     digits = text.decode("ascii", "replace")
     return int(digits) if VERSION.fullmatch(digits) else 0

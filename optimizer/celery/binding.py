@@ -21,7 +21,7 @@ from celery import Celery
 from celery.utils.collections import match_case
 
 from optimizer.celery.registration import ATTRIBUTE, Registration
-from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME, beat_entries, time_limit_s
+from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME, UPDATE_TASK, beat_entries, time_limit_s
 from optimizer.celery.startup import watch_registered, watch_standalone
 
 __all__ = ["connect", "register"]
@@ -42,7 +42,7 @@ def register(
 
     Args:
         app: The app. Its configuration may be set before or after, in any style.
-        queue: The queue of runs; by default what the app's routes or its default queue say.
+        queue: The queue of runs and of updates; by default what the app's routes or its default queue say.
         scan_queue: The queue of the parts of a source that has many; by default the same.
         beat: Whether to add an entry to `beat_schedule` for each source; an entry of yours of the same name stays.
         source: The source, or several by name; by default all that `ROLLING_SOURCES` or `ROLLING_INPUT` names.
@@ -95,7 +95,10 @@ def _configure(registration: Registration, **_: Any) -> None:
     Routes, since the attribute of a task for its queue is deprecated.
     """
     conf = registration.app.conf
-    queues = {TASK_NAME: registration.queue, MERGE_TASK: registration.queue, SCAN_TASK: registration.scan_queue}
+    queues = {
+        **dict.fromkeys((TASK_NAME, MERGE_TASK, UPDATE_TASK), registration.queue),
+        SCAN_TASK: registration.scan_queue,
+    }
     ours = {name: {"queue": queue} for name, queue in queues.items() if queue}
     theirs = conf.task_routes or ()
     theirs = theirs if isinstance(theirs, (list, tuple)) else (theirs,)

@@ -11,8 +11,8 @@ from typing import Any
 
 from kombu.entity import Exchange, Queue
 
-from optimizer.celery.queues import SCAN_QUEUE, source_queue
-from optimizer.celery.schedule import beat_entries, time_limit_s
+from optimizer.celery.queues import SCAN_QUEUE, UPDATE_QUEUE, source_queue
+from optimizer.celery.schedule import UPDATE_TASK, beat_entries, time_limit_s
 from optimizer.config.redis_url import RedisUrl
 from optimizer.config.settings import Settings
 
@@ -93,7 +93,7 @@ def _messages() -> dict[str, Any]:
 
 
 def _queues(every: Sequence[Settings]) -> dict[str, Any]:
-    """One queue for each source, and one for scans; a worker without -Q takes all of them.
+    """One queue for each source, one for scans and one for updates; a worker without -Q takes all of them.
 
     Each has an exchange and a routing key of its own: by default all would share one, and each message would go to
     every queue.
@@ -101,15 +101,17 @@ def _queues(every: Sequence[Settings]) -> dict[str, Any]:
     names = [source_queue(settings.source) for settings in every]
     sources = [settings.source for settings in every]
 
-    def route(_name: str, _args: Sequence[Any], kwargs: Mapping[str, Any] | None, *_: Any, **__: Any) -> Any:
-        """Send a run to the queue of its source, also when Flower or another program sends it."""
+    def route(name: str, _args: Sequence[Any], kwargs: Mapping[str, Any] | None, *_: Any, **__: Any) -> Any:
+        """Send a run to the queue of its source, and an update to its own, also when Flower or another program does."""
+        if name == UPDATE_TASK:
+            return {"queue": UPDATE_QUEUE}
         source = (kwargs or {}).get("source")  # not checked yet
         return {"queue": source_queue(source)} if source in sources else None
 
     return {
         "task_queues": [
             Queue(name, Exchange(name, type="direct"), routing_key=name)  # type: ignore[no-untyped-call]
-            for name in (*names, SCAN_QUEUE)
+            for name in (*names, SCAN_QUEUE, UPDATE_QUEUE)
         ],
         "task_default_queue": names[0],
         "task_routes": (route,),

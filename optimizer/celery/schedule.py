@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from optimizer.config.settings import Settings
 
-__all__ = ["MERGE_TASK", "SCAN_TASK", "TASK_NAME", "beat_entries", "time_limit_s"]
+__all__ = ["MERGE_TASK", "SCAN_TASK", "TASK_NAME", "UPDATE_TASK", "beat_entries", "time_limit_s"]
 
 TASK_NAME: Final = "tasks.optimize_rolling_data"
 SCAN_TASK: Final = "tasks.scan_rolling_part"
 MERGE_TASK: Final = "tasks.merge_rolling_parts"
+UPDATE_TASK: Final = "tasks.update_predictions"
 
 
 def time_limit_s(every: Sequence[Settings]) -> int:

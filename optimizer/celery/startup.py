@@ -21,7 +21,7 @@ from celery.signals import beat_init, worker_init, worker_ready
 from optimizer.cache.client import is_away
 from optimizer.cache.server_checks import check_broker, check_cache, check_no_cluster
 from optimizer.celery.backends import can_join
-from optimizer.celery.queues import SCAN_QUEUE, source_queue
+from optimizer.celery.queues import SCAN_QUEUE, UPDATE_QUEUE, source_queue
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
 from optimizer.log import SourceLog
@@ -197,14 +197,17 @@ def _log_pool(name: str) -> None:
 def _log_queues(every: Sequence[Settings], consumed: Sequence[str]) -> None:
     """Warn if the worker's `-Q` names none of the queues to which anything is sent."""
     of_sources = [source_queue(settings.source) for settings in every]
-    if not {*of_sources, SCAN_QUEUE}.intersection(consumed):
+    every_queue = [*of_sources, SCAN_QUEUE, UPDATE_QUEUE]
+    if not set(every_queue).intersection(consumed):
         _log.warning(
-            "⚠️ this worker takes %s, and so no run and no scan, which are sent to %s; start it "
+            "⚠️ this worker takes %s, and so no run, no scan and no update, which are sent to %s; start it "
             "without -Q, or with some of these",
             ", ".join(consumed),
-            ", ".join([*of_sources, SCAN_QUEUE]),
+            ", ".join(every_queue),
         )
-    elif not set(of_sources).intersection(consumed) and not any(is_pattern(settings.input) for settings in every):
+    elif not {*of_sources, UPDATE_QUEUE}.intersection(consumed) and not any(
+        is_pattern(settings.input) for settings in every
+    ):
         _log.warning(
             "⚠️ this worker takes %s, to which only the parts of a pattern are sent, and no source "
             "has a pattern as its input; single files are scanned in %s",

@@ -3,7 +3,7 @@
 `optimize_rolling_data` is what beat, Flower and people send. It goes to its source's queue, and scans a single file
 itself. Of a source of many parts it sends those that have changed to the queue of scans, and a merge that ends the run
 under the same task id: the run's sender finds its report there. Where the app's result backend cannot join tasks, the
-run scans all of them itself.
+run scans all of them itself. `update_predictions` is in `updates.py`.
 
 The functions belong to no app: `bind_tasks` makes tasks of them for one.
 """
@@ -27,7 +27,8 @@ from redis.exceptions import RedisError
 from optimizer.cache.lock import dispatch_ttl_s
 from optimizer.celery.backends import can_join, keeps_results
 from optimizer.celery.run_states import FollowedRun
-from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME
+from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME, UPDATE_TASK
+from optimizer.celery.updates import update_predictions
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
 from optimizer.log import SourceLog
@@ -69,7 +70,7 @@ def bind_tasks(registration: Registration, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: The app has a task of the same name, which Celery would keep in place of ours.
     """
-    for name in (TASK_NAME, SCAN_TASK, MERGE_TASK):
+    for name in (TASK_NAME, SCAN_TASK, MERGE_TASK, UPDATE_TASK):
         if theirs := registration.app.tasks.get(name):
             raise ValueError(
                 f"the Celery app {registration.app.main!r} has a task {name} already, {theirs.__module__}."
@@ -80,7 +81,8 @@ def bind_tasks(registration: Registration, options: Mapping[str, Any]) -> None:
     run = registration.app.task(name=TASK_NAME, typing=False, **common)(optimize_rolling_data)
     scan = registration.app.task(name=SCAN_TASK, **common)(scan_rolling_part)
     merge = registration.app.task(name=MERGE_TASK, **common)(merge_rolling_parts)
-    for task in (run, scan, merge):
+    update = registration.app.task(name=UPDATE_TASK, typing=False, **common)(update_predictions)
+    for task in (run, scan, merge, update):
         # An annotation for all tasks of the app may have set one of both, and Celery sends no task with a longer first.
         if task.time_limit and task.soft_time_limit and task.soft_time_limit > task.time_limit:
             task.soft_time_limit = task.time_limit

@@ -28,8 +28,8 @@ ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 
 MOST_KEPT_VERSIONS: Final = 1_000
 
-# `rolling.scan` is the queue of scans, and the queue of a source is `rolling.SOURCE`.
-RESERVED_NAMES: Final = ("scan",)
+# `rolling.scan` is the queue of scans, `rolling.updates` of updates, and the queue of a source is `rolling.SOURCE`.
+RESERVED_NAMES: Final = ("scan", "updates")
 
 _GUARD = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _FILE_ENDINGS = re.compile(r"(\.jsonl?|\.ndjson)?(\.gz|\.zst)?$")
@@ -53,6 +53,8 @@ class Settings:
     guard: str = ""  # package.module:function
     keep_versions: int = 2
     index_symbols_limit: int = 10_000
+    update_records_limit: int = 1_000  # in one call
+    update_queue_limit: int = 10_000  # accepted and waiting
     interval_s: float = 30.0
     startup_delay_s: float = 5.0
     gzip_level: int = 6
@@ -151,6 +153,8 @@ class Settings:
         for name, low, high in (
             ("top_symbols_limit", 1, 1_000_000),
             ("index_symbols_limit", 1, 1_000_000),
+            ("update_records_limit", 1, 100_000),
+            ("update_queue_limit", 1, 1_000_000),
             ("min_confidence", 0, 1),
             ("max_rejected_percent", 0, 100),
             ("min_records", 0, 1_000_000_000),
@@ -172,7 +176,9 @@ class Settings:
                 f"part of every Redis key; by default it is made from {variable_name('input')}={str(self.input)!r}"
             )
         if self.source in RESERVED_NAMES:
-            raise SettingsInvalid(f"{variable_name('source')}={self.source!r} is the name of the queue for scans")
+            raise SettingsInvalid(
+                f"{variable_name('source')}={self.source!r} is the name of the queue for {self.source}"
+            )
         if self.guard and not _GUARD.fullmatch(self.guard):
             raise SettingsInvalid(
                 f"{variable_name('guard')}={self.guard!r} is not package.module:function, such as shop.guards:check"

@@ -27,6 +27,7 @@ __all__ = [
     "Dispatcher",
     "dispatch_lock_ttl_s",
     "end_assignment",
+    "is_current",
     "read_assignment",
     "store_assignment",
     "take_lost_assignment",
@@ -42,8 +43,8 @@ class Assignment(msgspec.Struct, frozen=True):
 
     `run_id` is the id that its sender knows, `token` its lock's, `version_before` the version that it is to replace (0
     for none), `newest_before` the newest one that Redis or the files had then (`None` in one of an earlier release),
-    `began_s` in seconds since the epoch. `parts` are all the parts of the source by name, none where it is one file;
-    `to_scan` are the indexes of those that have to be read.
+    `lineage` its `Manifest.lineage`, `began_s` in seconds since the epoch. `parts` are all the parts of the source by
+    name, none where it is one file; `to_scan` are the indexes of those that have to be read.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class Assignment(msgspec.Struct, frozen=True):
     to_scan: list[int] = []
     accept: bool = False
     newest_before: int | None = None
+    lineage: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,19 @@ def store_assignment(session: Session, assignment: Assignment) -> None:
     store, data = AssignmentStore(session.cache), msgspec.json.encode(assignment)
     if not session.ask(lambda: store.dispatch(assignment.token, data), absent=True):
         raise PublishRefused(LOCK_LOST)
+
+
+def is_current(session: Session, assignment: Assignment) -> bool:
+    """Whether nothing was published since a run was dispatched, or updates alone."""
+    pointer, in_files = session.pointer, session.in_files
+    lineage = None if pointer is None else pointer.manifest.lineage
+    is_in_lineage = lineage is not None and lineage == assignment.lineage
+    if session.version_before != assignment.version_before and not is_in_lineage:
+        return False
+    newest = assignment.newest_before
+    if newest is None or session.newest_before <= newest:
+        return True
+    return is_in_lineage and (in_files is None or in_files.version <= newest or in_files.lineage == lineage)
 
 
 def end_assignment(session: Session, token: str) -> None:

@@ -26,7 +26,7 @@ from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunTimedOut, SourceMissing
 from optimizer.log import SourceLog
 from optimizer.models import Manifest, PartResult, Report
-from optimizer.pipeline.assignment import Assignment, dispatch_lock_ttl_s, end_assignment, read_assignment
+from optimizer.pipeline.assignment import Assignment, dispatch_lock_ttl_s, end_assignment, is_current, read_assignment
 from optimizer.pipeline.confirm import keep_pinned
 from optimizer.pipeline.parts import (
     Part,
@@ -136,10 +136,7 @@ def merge_parts(
             pinned = keep_pinned(settings, session)
             if pinned is not None:
                 return pinned
-            is_newest = session.version_before == assignment.version_before and (
-                assignment.newest_before is None or session.newest_before <= assignment.newest_before
-            )
-            if not is_newest:
+            if not is_current(session, assignment):
                 return skipped(settings, "superseded")
             session.newest_before = max(session.newest_before, assignment.newest_before or 0)
             _check_outcomes(settings, assignment, outcomes)
@@ -207,7 +204,7 @@ def _merged(
         scanned.count(outcome.scanned)
     _check_settings(settings, parts)
 
-    def result_of(part: Part) -> PartResult:
+    def result_of(part: Part) -> tuple[Part, PartResult]:
         result = session.ask(lambda: store.load(part.digest), absent=None)
         if result is None and session.state != "up":
             raise CacheUnavailable(
@@ -216,8 +213,8 @@ def _merged(
             )
         if result is None:
             raise PartFailed(f"{part.location}: what was found in it is gone from Redis, or damaged; does that evict?")
-        return result
+        return part, result
 
-    merge_results(scanned.result, settings, parts, result_of)
+    merge_results(scanned, settings, session, parts, result_of)
     scanned.take_parts(settings, parts)
     return scanned

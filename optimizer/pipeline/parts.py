@@ -9,11 +9,12 @@ Errors: those of `source`, and of the scan, with the path.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
@@ -30,6 +31,7 @@ from optimizer.scan.scanner import scan, scan_bot
 from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
 from optimizer.snapshots.format import SET_FILES
+from optimizer.snapshots.store import snapshot_store
 from optimizer.source.bot_files import bots_fingerprint, read_bots
 from optimizer.source.input_file import InputFile
 from optimizer.source.opener import expand, open_input_file, where_looked
@@ -86,7 +88,8 @@ class ScannedInput:
     """The result of a scan, and what was scanned; `began_s` in seconds since the epoch, memory in MB (10^6 bytes).
 
     `fingerprint`, `parts` (none where the input is one file) and times are those of what was read, which may be newer
-    than what was there when the run began.
+    than what was there when the run began. `answered_s` is of parts: for each symbol of which an update held when they
+    were merged, when the file was last written to that answers for it.
     """
 
     result: ScanResult
@@ -96,9 +99,23 @@ class ScannedInput:
     parts: Sequence[Part] = ()
     modified_s: float | None = None
     landed_s: float | None = None
+    answered_s: dict[str, float | None] = field(default_factory=dict)
     parts_scanned: int = 0
     input_bytes: int = 0
     peak_rss_mb: float = 0.0
+
+    def modified_ms(self, symbol: str) -> float:
+        """When the file that answers for a symbol was last written to, in milliseconds since the epoch.
+
+        Of parts it is the one that has the symbol's record, or the newest if none has. Where that is not known it is
+        the time at which the run began, and for a symbol whose update came after that, the beginning of time.
+        """
+        modified_s = self.modified_s
+        if self.parts:
+            if symbol not in self.answered_s:
+                return -math.inf
+            modified_s = self.answered_s[symbol]
+        return 1000 * (self.began_s if modified_s is None else modified_s)
 
     def take_parts(self, settings: Settings, parts: Sequence[Part]) -> None:
         """Take the parts as they were read."""
@@ -193,16 +210,16 @@ class _Parts:
         scanned = ScannedInput(ScanResult(Selection(self._settings.index_symbols_limit)), "", engine.name, time.time())
         read: list[Part] = []
 
-        def result_of(part: Part) -> PartResult:
+        def result_of(part: Part) -> tuple[Part, PartResult]:
             result = None if force else session.ask(lambda: store.load(part.digest), absent=None)
             if result is None:
                 one, result = scan_part(self._settings, engine, part.location, session, progress)
                 scanned.count(one)
                 part = one.part
             read.append(part)
-            return result
+            return part, result
 
-        merge_results(scanned.result, self._settings, self.parts, result_of)
+        merge_results(scanned, self._settings, session, self.parts, result_of)
         scanned.take_parts(self._settings, read)
         return scanned
 
@@ -211,12 +228,35 @@ class _Parts:
 
 
 def merge_results(
-    merged: ScanResult, settings: Settings, parts: Sequence[Part], result_of: Callable[[Part], PartResult]
+    merged: ScannedInput,
+    settings: Settings,
+    session: Session,
+    parts: Sequence[Part],
+    result_of: Callable[[Part], tuple[Part, PartResult]],
 ) -> None:
-    """Merge the parts' results in the order of the parts' names: the sum never depends on which was scanned first."""
-    for part in parts:
-        merged.take_part(result_of(part), part.location)
-    _take_bot_files(settings, merged)
+    """Merge the parts' results in the order of the parts' names: the sum never depends on which was scanned first.
+
+    Args:
+        merged: What they are merged into.
+        settings: All settings of the source.
+        session: The run's Redis.
+        parts: The parts by name.
+        result_of: Returns a part as it was read, and its result.
+    """
+    held = session.read_held(snapshot_store(settings.output_dir))
+    confidences: dict[str, float] = {}
+    newest_s: float | None = None
+    for each in parts:
+        part, result = result_of(each)
+        merged.result.take_part(result, part.location)
+        newest_s = _newest((newest_s, part.modified_s))
+        for record in result.records if held else ():
+            # As a selection chooses: the highest confidence, at equal ones the record that came first.
+            if record.symbol in held and record.confidence > confidences.get(record.symbol, -1.0):
+                confidences[record.symbol] = record.confidence
+                merged.answered_s[record.symbol] = part.modified_s
+    merged.answered_s = {symbol: merged.answered_s.get(symbol, newest_s) for symbol in held}
+    _take_bot_files(settings, merged.result)
 
 
 def scan_part(

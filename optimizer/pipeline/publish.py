@@ -11,6 +11,7 @@ from typing import Final
 
 from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.config.settings import Settings
+from optimizer.errors import NoRecords
 from optimizer.models import ChangeCounts, Report, Stats
 from optimizer.pipeline.guard import check_guards
 from optimizer.pipeline.identity import user_at_host
@@ -21,11 +22,13 @@ from optimizer.pipeline.version import encode_version, read_predecessor
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.portfolio import holdings, summaries
 from optimizer.selection.top_n import top
+from optimizer.selection.updates import rebase
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import snapshot_store
 
 __all__ = ["publish"]
 
+EMPTY: Final = "an empty set never replaces a good one. Publish a record, or let the engine write the input again"
 SAME_CONTENT: Final = "the input has the same content as before, so the version stays"
 
 
@@ -34,7 +37,8 @@ def publish(
 ) -> Report:
     """Select, ask the guards, write the files, then Redis; the lock is checked before either shows anything.
 
-    An input with the same content keeps its version: only the manifest is replaced, in the files and in Redis.
+    An input with the same content keeps its version: only the manifest is replaced, in the files and in Redis. Updates
+    that have been applied since the run began are taken over, and so are all that the input does not answer.
     `progress` is called while a guard of the user's is on, as if all was read; what it raises ends the run.
     """
     result = scanned.result
@@ -46,32 +50,41 @@ def publish(
         accept=accept,
     )
     store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
-    before = read_predecessor(store, session)
-    version, now = session.next_version()
-    ranked = result.selection.finish()
-    snapshots = encode_version(
-        before,
-        source=settings.source,
-        version=version,
-        generated_at=now,
-        fingerprint=scanned.fingerprint,
-        ranked=ranked,
-        predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
-        bots=summaries(result.bots),
-        holdings=holdings(result.bots),
-        rejected=result.rejected,
-        gzip_level=settings.gzip_level,
-        made_by=user_at_host(),
-    )
-    watched, read_bytes = session.watched(progress), scanned.input_bytes
-    check_guards(settings, snapshots, before, accept=accept, wait=lambda: watched(read_bytes, read_bytes))
-    manifest = snapshots.manifest
-    is_equal = before is not None and before.manifest.version == manifest.version
-    if is_equal:
-        store.replace_manifest(manifest, before_commit=session.check_superseded)
-    else:
-        store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
-    session.publish(snapshots)
+    with session.publishing(store):
+        before = read_predecessor(store, session)
+        version, now = session.next_version()
+        ranked, held = rebase(
+            result.selection.finish(),
+            session.held,
+            limit=settings.index_symbols_limit,
+            modified_ms=scanned.modified_ms,
+        )
+        if not ranked:
+            raise NoRecords(f"{settings.input}: the updates that hold have removed each of its records; {EMPTY}")
+        snapshots = encode_version(
+            before,
+            source=settings.source,
+            version=version,
+            generated_at=now,
+            fingerprint=scanned.fingerprint,
+            ranked=ranked,
+            predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
+            bots=summaries(result.bots),
+            holdings=holdings(result.bots),
+            rejected=result.rejected,
+            updates=held,
+            gzip_level=settings.gzip_level,
+            made_by=user_at_host(),
+        )
+        watched, read_bytes = session.watched(progress), scanned.input_bytes
+        check_guards(settings, snapshots, before, accept=accept, wait=lambda: watched(read_bytes, read_bytes))
+        manifest = snapshots.manifest
+        is_equal = before is not None and before.manifest.version == manifest.version
+        if is_equal:
+            store.replace_manifest(manifest, before_commit=session.check_superseded)
+        else:
+            store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
+        session.publish(snapshots)
     # The version of an input that is scanned again by force could be read before.
     is_new = before is None or before.manifest.fingerprint != scanned.fingerprint
     published_after_s = elapsed_s(scanned.landed_s, time.time()) if is_new else None

@@ -74,17 +74,19 @@ def rollback(
     def publish_old(session: Session, _before: Manifest | None) -> Report:
         store = _store(settings)
         old = _read(store, settings, version)
-        old, changed = _keep_equal(read_predecessor(store, session), old)
         by = user_at_host()
-        snapshots = publish_again(
-            store,
-            session,
-            old,
-            made_by=by,
-            restored_from=version,
-            pinned=Pin(text_of(time.time()), by),
-            **changed,
-        )
+        with session.publishing(store):
+            old, changed = _keep_equal(read_predecessor(store, session), old)
+            snapshots = publish_again(
+                settings,
+                store,
+                session,
+                old,
+                made_by=by,
+                restored_from=version,
+                pinned=Pin(text_of(time.time()), by),
+                **changed,
+            )
         manifest = snapshots.manifest
         assert manifest.pinned is not None  # noqa: S101 - set above
         return Report(
@@ -122,6 +124,8 @@ def unpin(
         if newest is None or pin is None:
             return None  # not recorded as a run: the last one may have failed, and alerts must go on
         manifest = replace(newest, pinned=None)
+        if newest.updates:  # a set that was restored does not show them: another fingerprint makes the next run scan
+            manifest = replace(manifest, fingerprint=f"{newest.fingerprint}+updates")
         if newest is in_files and newest.pinned is not None:
             _store(settings).replace_manifest(manifest, before_commit=session.check_superseded)
         session.replace_manifest(manifest)

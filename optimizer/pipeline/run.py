@@ -20,7 +20,8 @@ import msgspec
 from optimizer.cache.clocks import elapsed_s, text_of
 from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
-from optimizer.errors import RunTimedOut
+from optimizer.errors import RollingError, RunTimedOut
+from optimizer.log import SourceLog
 from optimizer.models import Manifest, Report
 from optimizer.pipeline.assignment import (
     Assignment,
@@ -34,6 +35,7 @@ from optimizer.pipeline.confirm import confirm_set, keep_pinned
 from optimizer.pipeline.parts import Input, Part, Progress, open_input
 from optimizer.pipeline.publish import publish
 from optimizer.pipeline.session import Session
+from optimizer.pipeline.updates import apply_updates
 from optimizer.scan.engine import choose_engine
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
@@ -49,6 +51,7 @@ __all__ = [
 # How often a run that waits for another one tries its locks.
 WAIT_POLL_S: Final = 0.2
 
+_log = SourceLog(__name__)
 _Report = TypeVar("_Report", bound=Report | None)
 
 
@@ -138,6 +141,7 @@ def run_source(
                 to_scan=[index for index, is_kept in enumerate(are_kept) if force or not is_kept],
                 accept=accept,
                 newest_before=session.newest_before,
+                lineage=None if session.pointer is None else session.pointer.manifest.lineage,
             )
             store_assignment(session, assignment)
             with ExitStack() as at_end:
@@ -220,11 +224,22 @@ def run_locked(
             session.record(failed_report(settings, timed_out))
             raise timed_out from error
         except Exception as error:  # a bug too is a failed run that operators must see
-            session.record(failed_report(settings, error))
+            _record(settings, session, failed_report(settings, error))
             raise
         if report is not None:
-            session.record(report)
+            _record(settings, session, report)
         return report
+
+
+def _record(settings: Settings, session: Session, report: Report) -> None:
+    """Record how a run ended, and apply the updates that wait: their drain may be lost, or had to wait for this run."""
+    session.record(report)
+    if not session.waiting or report.status == "skipped":
+        return
+    try:
+        apply_updates(settings)
+    except RollingError as error:
+        _log.warning("updates that wait could not be applied: %s", error, source=settings.source)
 
 
 @contextmanager
@@ -262,7 +277,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     snapshots = store.read_set(manifest=manifest)
     if snapshots is None or snapshots.manifest != manifest:
         return None
-    done = confirm_set(store, session, snapshots)
+    done = confirm_set(settings, store, session, snapshots)
     if done is None:
         return None
     now_s = time.time()

@@ -16,23 +16,31 @@ from functools import cache, partial
 from types import TracebackType
 from typing import Final, Literal, TypeVar
 
-from optimizer.cache.client import CacheClient
+from optimizer.cache.client import UNREADABLE, CacheClient
 from optimizer.cache.clocks import text_of
 from optimizer.cache.lock import Lock, SourceLock
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.run_log import RunLog
 from optimizer.cache.shared_output import is_shared_output
+from optimizer.cache.update_queue import UpdateQueue
 from optimizer.cache.verification import is_intact, shows
 from optimizer.cache.writer import VersionWriter
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
-from optimizer.models import Manifest, Report
+from optimizer.models import HeldUpdate, Manifest, Record, Report
+from optimizer.selection.updates import merge_held
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.marker import Marker
+from optimizer.snapshots.store import SnapshotStore
 from optimizer.storage.location import Location
 
 __all__ = ["LOCK_LOST", "Session"]
+
+# A drain holds `publishing` for some 20 ms, and while a guard of the user's is on.
+PUBLISHING_WAIT_S: Final = 10.0
+# A version of updates is read in some 30 ms, and replaced after 250.
+SHOWN_ATTEMPTS: Final = 5
 
 LOCK_LOST: Final = "the lock was lost during the run (was it paused, or revoked?); the next tick starts anew"
 
@@ -54,20 +62,26 @@ class Session:
         cache: The connection, for stores of which only some runs need one.
         run_log: Ticks and reports.
         writer: Versions.
+        queue: The updates that wait, and those that hold.
         state: `up` until the first failure, then `down`; `off` without a cache.
         problem: The first failure.
         in_files: The manifest in the files when the run began.
-        newest_before: The newest version when the run began, in Redis and in the files.
+        newest_before: The newest version when the run began, in Redis and in the files, or made by updates since.
+        waiting: How many calls' updates wait, when a report was recorded.
+        held: At its end, the updates that hold in the version that it replaces, by symbol.
     """
 
     def __init__(self, settings: Settings, *, use_cache: bool) -> None:
         self.state: Literal["up", "down", "off"] = "up" if use_cache else "off"
         self.in_files: Manifest | None = None
         self.newest_before = 0
+        self.waiting = 0
+        self.held: dict[str, HeldUpdate] = {}
         self.problem = ""
         self.cache = CacheClient(settings.redis_url, settings.source, settings.interval_s)
         self.run_log = RunLog(self.cache)
         self.writer = VersionWriter(self.cache)
+        self.queue = UpdateQueue(self.cache)
         self._source_lock = SourceLock(self.cache)
         self._lock: Lock | None = None
         self._before: Pointer | None = None
@@ -100,7 +114,7 @@ class Session:
     def record(self, report: Report) -> None:
         """Append the report to the stream of runs, also in a Redis whose state is down but which answers."""
         if self.state != "off" and self.cache.redis_up:
-            self._attempt(lambda: self.run_log.add(report), absent=None)
+            self.waiting = self._attempt(lambda: self.run_log.add(report), absent=0)
 
     # ---- the lock
 
@@ -155,15 +169,84 @@ class Session:
 
         return report
 
+    @contextmanager
+    def publishing(self, store: SnapshotStore) -> Iterator[None]:
+        """Keep updates from making versions, and start from those that they have made since the run began.
+
+        Args:
+            store: The files; the run holds their lock.
+
+        Raises:
+            PublishRefused: What else publishes takes too long.
+        """
+        with ExitStack() as stack:
+            lock = SourceLock(self.cache, self.cache.keys.publishing)
+            held = self.ask(lambda: stack.enter_context(lock.acquire_within(PUBLISHING_WAIT_S)), absent=None)
+            if held is not None and not held.held:
+                raise PublishRefused(
+                    f"a drain of updates has been publishing for longer than {PUBLISHING_WAIT_S:g} s: does a guard "
+                    "hang? The next tick starts anew"
+                )
+            before, now = self._before, self.ask(self.writer.pointer, absent=None)
+            # What another run has published is left to the last checks, which refuse this one.
+            if before and now and now.version > before.version and now.manifest.lineage == before.manifest.lineage:
+                self._before, self.newest_before = now, max(self.newest_before, now.version)
+            self.held = self.read_held(store)
+            yield
+
+    def read_shown(self) -> tuple[Pointer, dict[str, bytes], list[Record], dict[str, HeldUpdate]] | None:
+        """Read all of the version that Redis shows: its payloads, its index, and the updates that hold.
+
+        Updates may make others meanwhile: then it is the newest, and the run goes on from that.
+
+        Returns:
+            `None` if Redis has not all of it, or is away.
+        """
+        for _ in range(SHOWN_ATTEMPTS):
+            before = self._before
+            if before is None:
+                return None
+            shown = self.ask(partial(self.writer.read_shown, before), absent=None)
+            if shown is not None:
+                return before, *shown
+            now = self.ask(self.writer.pointer, absent=None)
+            if now is None or now.version == before.version or now.manifest.lineage != before.manifest.lineage:
+                return None
+            self._before = now
+            self.newest_before = max(self.newest_before, now.version)
+        return None
+
+    def held_in_redis(self) -> dict[str, HeldUpdate]:
+        """The updates that hold in the version that Redis shows; none while it is away."""
+        nothing: dict[str, HeldUpdate] = {}
+        return self.ask(self.queue.held, absent=nothing)
+
+    def read_held(self, store: SnapshotStore) -> dict[str, HeldUpdate]:
+        """The updates that hold: those in Redis, and those of the files where Redis may not have them all."""
+        in_files, before = self.in_files, self._before
+        in_redis = self.held_in_redis()
+        is_whole = before is not None and len(in_redis) == before.manifest.updates
+        if is_whole and self.newest_manifest is not in_files:
+            return in_redis
+        return merge_held(_held_in_files(store, in_files), in_redis)
+
+    def check_lock(self) -> None:
+        """Check that the run still holds its lock.
+
+        Raises:
+            PublishRefused: It does not.
+        """
+        lock = self._lock
+        if lock and not self.ask(lambda: self._source_lock.owns(lock), absent=True):
+            raise PublishRefused(LOCK_LOST)
+
     def check_superseded(self) -> None:
         """Check, before files or Redis show anything, that the run is still the only one.
 
         Raises:
             PublishRefused: It is not; or a Redis that was away before is back and has a newer version.
         """
-        lock = self._lock
-        if lock and not self.ask(lambda: self._source_lock.owns(lock), absent=True):
-            raise PublishRefused(LOCK_LOST)
+        self.check_lock()
         if self.state != "off":
             with suppress(CacheUnavailable):
                 now = self.writer.pointer_now()
@@ -312,3 +395,14 @@ class Session:
     def outcome(self, done: str) -> str:
         """What a report says of the cache: what was done, or why it was not."""
         return done if self.state == "up" else self.state
+
+
+def _held_in_files(store: SnapshotStore, manifest: Manifest | None) -> dict[str, HeldUpdate]:
+    """The updates that hold in the set in the files, none if it is damaged."""
+    if manifest is None or not manifest.updates:
+        return {}
+    with suppress(*UNREADABLE):
+        snapshots = store.read_set(kinds=["index"], manifest=manifest)
+        if snapshots is not None and snapshots.manifest == manifest:
+            return snapshots.decode_index().updates or {}
+    return {}

@@ -1,11 +1,12 @@
-"""What a prediction engine calls: write a rolling file so that it is never seen half written, and is fast to read.
+"""What a prediction engine calls: to write a rolling file, or to publish records at once, without a scan.
 
-It imports neither Celery nor Redis.
+Celery is imported by the first `publish`, which sends a task; an engine that writes files does without.
 """
 
 from __future__ import annotations
 
 from optimizer.producer.result import Written
 from optimizer.producer.rolling import write_rolling
+from optimizer.producer.updates import Accepted, publish
 
-__all__ = ["Written", "write_rolling"]
+__all__ = ["Accepted", "Written", "publish", "write_rolling"]

@@ -43,8 +43,8 @@ def write_rolling(
     Records are encoded one by one, and may come from a generator: memory does not grow with their number. Each is a
     dict, a dataclass or a `msgspec.Struct`, and is written with all its fields, `None` as null, decimals as numbers.
 
-    The file's time of modification is the time of the call, before the first record was taken: the age of the input is
-    the age of what the engine knew.
+    The file's time of modification is the time of the call, before the first record was taken: an update that is
+    published meanwhile is newer than the file.
 
     Args:
         path: The file; or, with `parts`, the directory, which is made. Of a symbolic link the target is replaced.

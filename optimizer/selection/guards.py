@@ -23,7 +23,7 @@ from optimizer.errors import GuardRefused
 from optimizer.models import Manifest
 from optimizer.selection.acceptance import advise
 
-__all__ = ["check_counts"]
+__all__ = ["check_counts", "check_removed"]
 
 ENGINE: Final = "Look at what the engine writes now"
 
@@ -62,6 +62,25 @@ def check_counts(
             f"{input_name}: {', '.join(fallen)} of version {current.version}, and "
             f"ROLLING_MAX_DROP_PERCENT={max_drop_percent:g} allows no more; the old snapshots stay. "
             f"{advise(f'{ENGINE}, or raise ROLLING_MAX_DROP_PERCENT')}"
+        )
+
+
+def check_removed(now: int, before: int, *, max_drop_percent: float) -> None:
+    """Check that updates do not remove too many symbols of the index.
+
+    Args:
+        now: How many it has with them.
+        before: How many it has without.
+        max_drop_percent: As of `check_counts`.
+
+    Raises:
+        GuardRefused: They do.
+    """
+    if 100 * (before - now) > Fraction(str(max_drop_percent)) * before:
+        raise GuardRefused(
+            f"updates would leave {now:,} symbols, {100 * (before - now) / before:.4g} % fewer than the {before:,} of "
+            f"the current version, and ROLLING_MAX_DROP_PERCENT={max_drop_percent:g} allows no more; they are dropped. "
+            "Remove fewer at a time, or raise ROLLING_MAX_DROP_PERCENT"
         )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, NotRequired, TypedDict, Unpack
 
 import msgspec
+from msgspec import UNSET
 
 from optimizer.errors import PublishRefused
 from optimizer.models import (
@@ -22,6 +23,7 @@ from optimizer.models import (
     BotsSnapshot,
     BotSummary,
     FileEntry,
+    HeldUpdate,
     Holding,
     Index,
     Manifest,
@@ -51,7 +53,10 @@ __all__ = [
     "check_same_set",
     "decode_manifest",
     "encode_manifest",
+    "encode_payload",
     "encode_set",
+    "entry_of",
+    "index_of",
 ]
 
 CONTENT_KINDS: Final = ("predictions", "bots", "portfolio")
@@ -102,9 +107,25 @@ class SnapshotSet:
             rejected=self.manifest.rejected,
         )
 
+    def decode_index(self) -> Index:
+        """Decode the index."""
+        return _INDEX.decode(gzip.decompress(self.payloads["index"]))
+
     def index(self) -> list[Record]:
         """The records of the index, best first."""
-        return _INDEX.decode(gzip.decompress(self.payloads["index"])).symbols
+        return self.decode_index().symbols
+
+    def with_index(self, index: Index, gzip_level: int) -> SnapshotSet:
+        """The same set with this index; as it is if the index is equal."""
+        if "index" in self.payloads and msgspec.json.encode(self.decode_index()) == msgspec.json.encode(index):
+            return self
+        data = encode_payload("index", index, gzip_level)
+        manifest = msgspec.structs.replace(
+            self.manifest,
+            snapshots=self.manifest.snapshots | {"index": entry_of("index", data, len(index.symbols))},
+            updates=len(index.updates or ()),
+        )
+        return SnapshotSet(manifest, self.payloads | {"index": data})
 
 
 @dataclass(frozen=True)
@@ -159,6 +180,7 @@ class SetValues(TypedDict):
     holdings: list[Holding]
     gzip_level: int
     rejected: NotRequired[Rejected | None]
+    updates: NotRequired[Mapping[str, HeldUpdate]]
     made_by: NotRequired[str | None]
 
 
@@ -170,21 +192,20 @@ def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) 
         values: The values of the new version, also of these.
     """
     generated_at, bots = values["generated_at"], dict(values["bots"])
-    predictions, holdings, ranked = values["predictions"], values["holdings"], list(values["ranked"])
+    predictions, holdings, index = values["predictions"], values["holdings"], index_of(values)
     contents: dict[str, tuple[msgspec.Struct, int]] = {
         "predictions": (PredictionsSnapshot(predictions, generated_at, len(predictions)), len(predictions)),
         "bots": (BotsSnapshot(bots, generated_at), len(bots)),
         "portfolio": (PortfolioSnapshot(holdings, generated_at), len(holdings)),
-        "index": (Index(ranked, generated_at), len(ranked)),
+        "index": (index, len(index.symbols)),
     }
     payloads, entries = {}, {}
     for kind, (content, count) in contents.items():
         if kept is not None and kind in kept.payloads:
             payloads[kind], entries[kind] = kept.payloads[kind], kept.manifest.snapshots[kind]
         else:
-            level = QUICK_GZIP_LEVEL if kind == "index" else values["gzip_level"]  # the index is not downloaded
-            data = payloads[kind] = compress_gzip(msgspec.json.encode(content), level)
-            entries[kind] = FileEntry(FILE_NAMES[kind], hashlib.sha256(data).hexdigest(), len(data), count)
+            payloads[kind] = encode_payload(kind, content, values["gzip_level"])
+            entries[kind] = entry_of(kind, payloads[kind], count)
     manifest = Manifest(
         source=values["source"],
         version=values["version"],
@@ -193,8 +214,26 @@ def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) 
         snapshots=entries,
         rejected=values.get("rejected"),
         made_by=values.get("made_by"),
+        updates=len(index.updates or ()),
     )
     return SnapshotSet(manifest, payloads)
+
+
+def index_of(values: SetValues) -> Index:
+    """The index of a version."""
+    updates = dict(sorted(values.get("updates", {}).items()))
+    return Index(list(values["ranked"]), values["generated_at"], updates or UNSET)
+
+
+def encode_payload(kind: str, content: msgspec.Struct, gzip_level: int) -> bytes:
+    """Encode a snapshot. Equal content gives equal bytes: the time in the gzip header is 0."""
+    level = QUICK_GZIP_LEVEL if kind == "index" else gzip_level  # the index is not downloaded
+    return compress_gzip(msgspec.json.encode(content), level)
+
+
+def entry_of(kind: str, data: bytes, count: int) -> FileEntry:
+    """The entry of a payload in the manifest."""
+    return FileEntry(FILE_NAMES[kind], hashlib.sha256(data).hexdigest(), len(data), count)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -13,9 +13,9 @@ from typing import Final, Unpack
 import msgspec
 from msgspec import UNSET
 
-from optimizer.models import BotsSnapshot, ChangeCounts, PortfolioSnapshot, PredictionsSnapshot, VersionContent
+from optimizer.models import BotsSnapshot, ChangeCounts, Index, PortfolioSnapshot, PredictionsSnapshot, VersionContent
 from optimizer.snapshots.delta import StoredChange, change_between
-from optimizer.snapshots.format import CONTENT_KINDS, KINDS, SetValues, SnapshotSet, encode_set
+from optimizer.snapshots.format import CONTENT_KINDS, KINDS, SetValues, SnapshotSet, encode_set, index_of
 
 __all__ = ["encode_next", "equal_kinds"]
 
@@ -39,7 +39,7 @@ def encode_next(before: SnapshotSet | None, **values: Unpack[SetValues]) -> Snap
     old, manifest = before.content(), before.manifest
     stored = change_between(old, _content(values))
     kept = equal_kinds(stored)
-    if "index" in before.payloads and _encode(before.index()) == _encode(values["ranked"]):
+    if "index" in before.payloads and _is_same(before.decode_index(), index_of(values)):
         kept.append("index")
     if len(kept) == len(KINDS):
         return _with(before, fingerprint=values["fingerprint"], rejected=values.get("rejected"))
@@ -57,6 +57,11 @@ def equal_kinds(stored: StoredChange | None) -> list[str]:
     change = stored.change
     values = zip(CONTENT_KINDS, (change.predictions, change.bots, change.holdings), strict=True)
     return [kind for kind, value in values if value is UNSET]
+
+
+def _is_same(old: Index, new: Index) -> bool:
+    """Whether two indexes have the same records and updates, whatever their times."""
+    return _encode(old.symbols) == _encode(new.symbols) and _encode(old.updates or {}) == _encode(new.updates or {})
 
 
 def _with(snapshots: SnapshotSet, **members: object) -> SnapshotSet:

@@ -233,6 +233,15 @@ STRANGE: dict[str, bytes] = {
     "a source of another kind": json.dumps(
         envelope("strange-11", "tasks.scan_rolling_part", [[OBJECT, OBJECT, OBJECT], {}, None])
     ).encode(),
+    "an update of a path": json.dumps(
+        envelope("strange-15", "tasks.update_predictions", [["/etc/passwd", "/etc/passwd", "/etc"], {}, None])
+    ).encode(),
+    "an update of objects": json.dumps(
+        envelope("strange-16", "tasks.update_predictions", [[OBJECT, [OBJECT], OBJECT], {"more": OBJECT}, None])
+    ).encode(),
+    "an update of two thousand": json.dumps(
+        envelope("strange-17", "tasks.update_predictions", [[[OBJECT] * 2_000, [], None], {}, None])
+    ).encode(),
     "headers that Celery uses inside": json.dumps(
         envelope("strange-12", args=5, kwargs=5, update=5, get=5, chord=OBJECT, properties=5, delivery_info=5, utc=5)
     ).encode(),

@@ -26,6 +26,7 @@ from tests.support.rolling_files import a_record, local, write_json
 RUN: Final = "tasks.optimize_rolling_data"
 SCAN: Final = "tasks.scan_rolling_part"
 MERGE: Final = "tasks.merge_rolling_parts"
+UPDATE: Final = "tasks.update_predictions"
 ENTRY: Final = "optimize-rolling-data-rolling_brain"
 THEIRS: Final[dict[str, Any]] = {"theirs": {"task": "proj.add", "schedule": 60.0}}
 
@@ -115,10 +116,14 @@ def test_an_app_keeps_its_configuration(configure: Callable[[celery.Celery], Non
         assert not app.finalized
     if when == "after":
         configure(app)
-    assert [_queue(app, name) for name in (RUN, MERGE, SCAN, "proj.add")] == ["rolling", "rolling", "scans", "theirs"]
+    assert [_queue(app, name) for name in (RUN, MERGE, UPDATE, SCAN, "proj.add")] == [
+        *["rolling"] * 3,
+        "scans",
+        "theirs",
+    ]
 
     tasks = app.tasks
-    for name in (RUN, MERGE, SCAN):
+    for name in (RUN, MERGE, UPDATE, SCAN):
         task = tasks[name]
         assert (task.acks_late, task.ignore_result, task.serializer, task.track_started) == (False, False, "json", True)
         assert (task.soft_time_limit, task.time_limit) == (300, 330)

@@ -39,17 +39,23 @@ def test_the_deployment_reads_its_own_settings_and_keeps_the_tasks_of_old(tmp_pa
     (tmp_path / "celeryconfig.py").write_text((ROOT / "celeryconfig.py").read_text() + "\nworker_concurrency = 7\n")
     code = """
 from tasks import app
-from tasks.rolling import TASK_NAME, merge_rolling_parts, optimize_rolling_data, scan_rolling_part
+from tasks.rolling import TASK_NAME, merge_rolling_parts, optimize_rolling_data, scan_rolling_part, update_predictions
 from tasks.sender import CelerySender
 import celery
 assert not app.configured and celery.current_app.main == "default"
-print(app.conf.worker_concurrency, optimize_rolling_data.name, scan_rolling_part.name, merge_rolling_parts.name)
+print(app.conf.worker_concurrency, optimize_rolling_data.name, scan_rolling_part.name, merge_rolling_parts.name,
+      update_predictions.name)
 """
     environ = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
     )
-    names = ["tasks.optimize_rolling_data", "tasks.scan_rolling_part", "tasks.merge_rolling_parts"]
+    names = [
+        "tasks.optimize_rolling_data",
+        "tasks.scan_rolling_part",
+        "tasks.merge_rolling_parts",
+        "tasks.update_predictions",
+    ]
     assert done.stdout.split() == ["7", *names]
 
 

@@ -161,6 +161,14 @@ GROWTH_OF_THE_CACHE: Final = (
     "INCRBYFLOAT rolling:{rolling_brain}:reads:redis 1e300",
 )
 READS_OF_THE_CACHE: Final = ("GET rolling:{x}:1:bots", "HGETALL rolling:{x}:current", "SUBSCRIBE rolling:{x}:published")
+UPDATES_OF_OTHERS: Final = (
+    "LRANGE rolling:{x}:queue 0 -1",
+    "HGETALL rolling:{x}:queued",
+    "HGETALL rolling:{x}:updates",
+    "GET rolling:{x}:draining",
+    "GET rolling:{x}:publishing",
+    "RPUSH rolling:{x}:queue {}",
+)
 READS_OF_QUEUES: Final = (
     "LRANGE rolling.x 0 -1",
     "LINDEX rolling.x 0",
@@ -181,8 +189,32 @@ REFUSED: Final[dict[str, tuple[str, ...]]] = {
     "flower": (*OF_OTHERS, *READS_OF_THE_CACHE),
     "router": (*OF_OTHERS, *ORDERS, *EVENTS, "HGETALL unacked", "GET celery-task-meta-x", "LPUSH rolling.x 1", "INFO"),
 }
-REFUSED["router"] += (*SECRETS_OF_THE_CACHE, *GROWTH_OF_THE_CACHE, "GET rolling:{x}:requested")
+REFUSED["engine"] = (
+    *WRITES_TO_THE_CACHE,
+    *READS_OF_QUEUES,
+    *WRITES_OF_RESULTS,
+    *ORDERS,
+    *EVENTS,
+    *SECRETS_OF_THE_CACHE,
+    *GROWTH_OF_THE_CACHE,
+    "EVAL return(redis.call('SET','rolling:{x}:lock',1)) 0",
+    "EVAL return(1) 1 rolling:{x}:lock",
+    "EVAL return(redis.call('LPOP',KEYS[1])) 1 rolling:{x}:queue",
+    "EVAL return(redis.call('HSET',KEYS[1],'AAPL','{}')) 1 rolling:{x}:updates",
+    "LRANGE rolling:{x}:queue 0 -1",
+    "LPOP rolling:{x}:queue",
+    "DEL rolling:{x}:queue",
+    "HGETALL rolling:{x}:updates",
+    "HSET rolling:{x}:updates AAPL {}",
+    "SET rolling:{x}:publishing 1",
+    "LPUSH rolling.updates 1",
+    "GET rolling:{x}:1:predictions",
+    "SUBSCRIBE rolling:{x}:published",
+    "INFO",
+)
+REFUSED["router"] += (*UPDATES_OF_OTHERS, *SECRETS_OF_THE_CACHE, *GROWTH_OF_THE_CACHE, "GET rolling:{x}:requested")
 REFUSED["sender"] += (
+    *UPDATES_OF_OTHERS,
     *SECRETS_OF_THE_CACHE,
     *GROWTH_OF_THE_CACHE,
     "SET rolling:{x}:requested:more 1",
@@ -206,7 +238,8 @@ def is_refused(client: redis.Redis, command: str) -> bool:
     except redis.exceptions.NoPermissionError:
         return True
     except redis.exceptions.ResponseError as error:
-        return "ACL failure in script" in str(error)
+        # The second is of Redis 7.0.
+        return any(said in str(error) for said in ("ACL failure in script", "The user executing the script can't"))
     return False
 
 

@@ -16,7 +16,7 @@ from tests.support.whole_fleet import TOKEN
 __all__ = ["ACL_FILE", "REFUSED_TO_CONFIG", "ROLES", "forms_of", "password", "secrets_in"]
 
 ACL_FILE: Final = ROOT / "docs" / "redis-acl.conf"
-ROLES: Final = ("admin", "worker", "beat", "sender", "flower", "router")
+ROLES: Final = ("admin", "worker", "beat", "sender", "flower", "engine", "router")
 # What `config` tries and these users may not: the user, and the command or the key.
 REFUSED_TO_CONFIG: Final = {
     ("sender", "info"),

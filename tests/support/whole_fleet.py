@@ -10,11 +10,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from optimizer import Settings
-from optimizer.celery.queues import SCAN_QUEUE
+from optimizer.celery.queues import SCAN_QUEUE, UPDATE_QUEUE
+from optimizer.producer import publish
 from tests.support.command import rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.fleet import Fleet
@@ -83,12 +85,28 @@ class WholeFleet:
         info = f"/api/task/info/{sent['task-id']}"
         wait_until(lambda: self.fleet.flower("GET", info)[1].get("state") == "SUCCESS", what="the run by Flower")
         queues = self.fleet.flower("GET", "/api/queues/length")
-        assert queues == (200, {"active_queues": [{"name": name, "messages": 0} for name in (QUEUE, SCAN_QUEUE)]})
+        assert queues == (
+            200,
+            {"active_queues": [{"name": name, "messages": 0} for name in (QUEUE, SCAN_QUEUE, UPDATE_QUEUE)]},
+        )
 
         run = ask(web, "POST", "/runs", b'{"force": true}')["id"]
         wait_until(lambda: ask(web, "GET", f"/runs/{run}")["state"] == "done", what="the run by the web")
         wait_until(lambda: ask(web, "GET", "/status")["origin"] == "redis", what="the web to read Redis")
         assert ask(web, "GET", "/predictions")["count"] == 1
+
+        engine = replace(self.settings, redis_url=self._cache_url_of("engine"), broker_url=self._url_of("sender"))
+        for number in range(2):
+            record = {"symbol": "TSLA", **a_record(confidence=0.9 + number / 100)}
+            accepted = publish([record], settings=engine, wait_s=20)
+            wait_until(lambda: ask(web, "GET", "/predictions")["count"] == 2, what="the update in the web")
+            removed = publish(remove=["TSLA"], settings=engine, wait_s=20)
+            assert (removed.version or 0) > (accepted.version or 0)
+            wait_until(lambda: ask(web, "GET", "/predictions")["count"] == 1, what="the removal in the web")
+        kwargs = {"records": {"TSLA": a_record(confidence=2)}, "remove": ["TSLA"]}
+        status, sent = self.fleet.flower("POST", "/api/task/async-apply/tasks.update_predictions", {"kwargs": kwargs})
+        info = f"/api/task/info/{sent['task-id']}"
+        wait_until(lambda: self.fleet.flower("GET", info)[1].get("state") == "SUCCESS", what="the update by Flower")
 
         for kind in KINDS:
             with ExitStack() as stack:

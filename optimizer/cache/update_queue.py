@@ -1,0 +1,208 @@
+"""The queue of updates in Redis, and the updates that hold.
+
+A call's updates are one entry. It is accepted by one script, which refuses what is more than may wait or be held, and
+removed by the script that shows it (`writer.py`), or drops what a guard has refused. So each entry is applied once.
+
+Errors: `CacheUnavailable`, `UpdatesRefused`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+import msgspec
+
+from optimizer.cache.client import CacheClient, now_s
+from optimizer.cache.damage import warn_of_damage
+from optimizer.cache.keys import NUMBER, Keys
+from optimizer.cache.pointer import Pointer
+from optimizer.cache.scripts import DROP, END_DRAIN, ENQUEUE
+from optimizer.errors import UpdatesRefused
+from optimizer.models import UNDECODABLE, HeldUpdate, QueuedUpdate, Record
+
+__all__ = ["QueueState", "Refused", "UpdateQueue", "decode_held", "encode_held"]
+
+# Until a drain that was sent begins to extend it: beyond that another one is sent.
+DRAINING_TTL_S: Final = 1.0
+# redis-py sends a script again within two of its timeouts.
+ACCEPTED_TTL_S: Final = 15.0
+# The callers of these many entries that a guard has refused can be told so.
+REFUSED_KEPT: Final = 100
+
+_ENTRY: Final = msgspec.json.Decoder(QueuedUpdate)
+_HELD: Final = msgspec.json.Decoder(HeldUpdate)
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True):
+    """The number of an entry that a guard has refused, and why."""
+
+    sequence: int
+    reason: str
+
+
+_REFUSED: Final = msgspec.json.Decoder(list[Refused])
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """What waits, oldest first, and the queue's numbers; `pointer` is of the same moment.
+
+    `newest` is the number of the newest entry that was accepted, `applied` of the last one that was applied or dropped.
+    `tat_ms` is the theoretical arrival time of the next version, see `pipeline/pace.py`; `now_ms` is the time by Redis'
+    clock, both in milliseconds since the epoch.
+    """
+
+    pointer: Pointer | None
+    entries: list[QueuedUpdate]
+    newest: int
+    applied: int
+    tat_ms: float
+    refused: list[Refused]
+    now_ms: float = 0.0
+
+
+class UpdateQueue:
+    """The queue of one source."""
+
+    def __init__(self, cache: CacheClient) -> None:
+        self._cache = cache
+        self._keys = cache.keys
+
+    def enqueue(
+        self, records: Sequence[Record], removed: Sequence[str], *, queue_limit: int, held_limit: int
+    ) -> tuple[int, bool]:
+        """Append an entry; return its number, and whether nothing drains the queue.
+
+        Args:
+            records: Its records.
+            removed: Its removals.
+            queue_limit: How many records and removals may wait.
+            held_limit: How many symbols may be held.
+
+        Raises:
+            UpdatesRefused: That would be more.
+        """
+        keys, size = self._keys, len(records) + len(removed)
+        entry = _encode({"records": records, "removed": removed})[1:]
+        symbols = {record.symbol for record in records} | set(removed)
+        names = (keys.queue, keys.queued, keys.updates, keys.draining, keys.accepted(secrets.token_hex(16)))
+        limits = (str(size), str(queue_limit), str(held_limit))
+        times_ms = (round(1000 * DRAINING_TTL_S), round(1000 * ACCEPTED_TTL_S), time.time_ns() // 1_000_000)
+        with self._cache.commands() as client:
+            reply = client.eval(ENQUEUE, len(names), *names, entry, *limits, *map(str, times_ms), *symbols)
+        outcome, number, *rest = cast("list[Any]", reply)
+        if outcome == b"queue":
+            raise UpdatesRefused(
+                f"{number:,} updates wait already, and {size:,} more are beyond "
+                f"ROLLING_UPDATE_QUEUE_LIMIT={queue_limit}; nothing of this call was taken. Send it again later: is a "
+                "worker running, and is no version pinned?"
+            )
+        if outcome == b"held":
+            raise UpdatesRefused(
+                f"{number:,} symbols have updates that hold until the next input, and {held_limit:,} may (twice "
+                "ROLLING_INDEX_SYMBOLS_LIMIT); nothing of this call was taken. Write the input: a scan takes their "
+                "place"
+            )
+        return number, bool(rest[0])
+
+    def read(self, *, is_last: bool = False) -> QueueState:
+        """Read what waits, together with the pointer.
+
+        The flag of a drain is extended, or deleted if this one applies what is read now, and nothing after it.
+        """
+        keys = self._keys
+        with self._cache.commands() as client:
+            pipeline = client.pipeline()
+            if is_last:
+                pipeline.delete(keys.draining)
+            else:
+                pipeline.set(keys.draining, "1", px=round(1000 * DRAINING_TTL_S))
+            pipeline.hgetall(keys.current)
+            pipeline.hgetall(keys.queued)
+            pipeline.lrange(keys.queue, 0, -1)
+            _, pointer, numbers, entries = pipeline.execute()
+            return replace(_state(pointer, numbers, entries, self._keys.source), now_ms=1000 * now_s(client))
+
+    def numbers(self) -> QueueState:
+        """Read the same without the entries, for those who wait for one."""
+        with self._cache.commands() as client:
+            pipeline = client.pipeline()
+            pipeline.hgetall(self._keys.current)
+            pipeline.hgetall(self._keys.queued)
+            pointer, numbers = pipeline.execute()
+            return _state(pointer, numbers, [], self._keys.source)
+
+    def drop(self, state: QueueState, token: str, reason: str) -> bool:
+        """Remove the oldest entry, which a guard has refused; false if `publishing` is no longer held."""
+        entry = state.entries[0]
+        refused = [*state.refused, Refused(entry.sequence, reason)][-REFUSED_KEPT:]
+        keys = (self._keys.publishing, self._keys.queue, self._keys.queued)
+        numbers = (str(state.applied), str(entry.sequence), str(entry.size))
+        with self._cache.commands() as client:
+            return bool(client.eval(DROP, len(keys), *keys, token, *numbers, _encode(refused)))
+
+    def end_drain(self) -> bool:
+        """End a drain; false if something waits again, which it has to apply."""
+        with self._cache.commands() as client:
+            return bool(client.eval(END_DRAIN, 2, self._keys.queue, self._keys.draining))
+
+    def held(self) -> dict[str, HeldUpdate]:
+        """The updates that hold, by symbol."""
+        with self._cache.commands() as client:
+            values = cast("dict[bytes, bytes | None]", client.hgetall(self._keys.updates))
+            return decode_held(values, self._keys.source)
+
+
+def decode_held(values: Mapping[bytes, bytes | None], source: str) -> dict[str, HeldUpdate]:
+    """Decode the updates that hold, without those that are damaged: then there are fewer than the manifest says."""
+    held = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        try:
+            held[name.decode()] = _HELD.decode(value)
+        except UNDECODABLE as error:
+            warn_of_damage(f"{Keys(source).updates} holds for {name!r} what is no update ({error})", source)
+    return held
+
+
+def encode_held(held: Mapping[str, HeldUpdate]) -> dict[Any, Any]:
+    """Encode the updates that hold, as fields of their key."""
+    return {symbol: _encode(update) for symbol, update in held.items()}
+
+
+def _state(
+    pointer: dict[bytes, bytes], numbers: dict[bytes, bytes], entries: Sequence[bytes], source: str
+) -> QueueState:
+    refused: list[Refused] = []
+    with suppress(*UNDECODABLE):
+        refused = _REFUSED.decode(numbers.get(b"refused", b"[]"))
+    applied = _number(numbers.get(b"applied"))
+    decoded: list[QueuedUpdate] = []
+    for entry in entries:
+        try:
+            decoded.append(_ENTRY.decode(entry))
+        except UNDECODABLE as error:
+            warn_of_damage(f"{Keys(source).queue} holds what is no update ({error})", source)
+            # In its place an empty one, which is removed like any other: the queue must not stop at it.
+            decoded.append(QueuedUpdate(decoded[-1].sequence + 1 if decoded else applied + 1, 0, [], []))
+    return QueueState(
+        pointer=Pointer.from_hash(pointer),
+        entries=decoded,
+        newest=_number(numbers.get(b"sequence")),
+        applied=applied,
+        tat_ms=float(_number(numbers.get(b"tat_ms"))),
+        refused=refused,
+    )
+
+
+def _number(text: bytes | None) -> int:
+    """A number of the queue; 0 where there is none, or damage."""
+    digits = (text or b"").decode("ascii", "replace")
+    return int(digits) if NUMBER.fullmatch(digits) else 0

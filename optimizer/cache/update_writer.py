@@ -1,0 +1,247 @@
+"""Makes the next version in Redis of the current one and a few updates, at a cost that follows what changed.
+
+The values of the current version are copied by Redis to staged keys, where the updates are applied to the copies; then
+the flip of `writer.py` makes them current. So no version that was published is ever changed, and a process that dies at
+any moment leaves the old version, or the new one with its updates removed from the queue.
+
+Errors: `CacheUnavailable`, also if a value of the current version is gone or damaged; `PublishRefused` by the flip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, cast
+
+import msgspec
+import redis
+
+from optimizer.cache.client import CacheClient, now_s
+from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_TYPES
+from optimizer.cache.pointer import Pointer
+from optimizer.cache.update_queue import decode_held, encode_held
+from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, version_of
+from optimizer.errors import CacheUnavailable
+from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
+from optimizer.snapshots.format import SnapshotSet
+
+__all__ = ["Base", "StagedIndex", "UpdateWriter"]
+
+# A reader follows within a second, and asks anew where the version that it looks up is gone. At four versions a second
+# with an index of 10,000, of 3 MB each, some 20 are there at the same time; by two minutes as after a scan, 480.
+REPLACED_TTL_S: Final = 5
+
+_RECORD: Final = msgspec.json.Decoder(Record)
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class Base:
+    """What updates need of the version that they change.
+
+    Attributes:
+        pointer: Its pointer.
+        payloads: Its predictions, or all three.
+        records: Of each symbol that is touched its record in the index, `None` for none.
+        held: Of each symbol that is touched the update that holds, if there is one.
+        not_held: The symbols that are touched of which none holds.
+        held_count: How many updates hold.
+        index_count: How many records the index has.
+        newest_known: The newest version that Redis knows of.
+        now_s: The time by Redis' clock, in seconds since the epoch.
+    """
+
+    pointer: Pointer
+    payloads: dict[str, bytes]
+    records: dict[str, Record | None]
+    held: dict[str, HeldUpdate]
+    not_held: set[str]
+    held_count: int
+    index_count: int
+    newest_known: int
+    now_s: float
+
+
+@dataclass(frozen=True)
+class StagedIndex:
+    """A staged index: how many records it has, and the symbols of the best, best first."""
+
+    count: int
+    best: list[str]
+
+
+class UpdateWriter:
+    """The versions that updates make, of one source.
+
+    Args:
+        cache: The connection.
+        token: The token in `publishing`, under which values are staged.
+    """
+
+    def __init__(self, cache: CacheClient, token: str) -> None:
+        self._cache = cache
+        self._keys = cache.keys
+        self._token = token
+        self._staged = {kind: self._keys.staged(token, kind) for kind in STAGED_TYPES}
+
+    def read(self, pointer: Pointer, symbols: Sequence[str], kinds: Sequence[str]) -> Base:
+        """Read what updates of these symbols need of the current version, with the payloads of these kinds."""
+        keys, version = self._keys, pointer.version
+        names = {kind: keys.payload(version, kind) for kind in VERSION_TYPES}
+        symbols = symbols or ("",)  # of an empty call; HMGET asks for one at least
+        with self._cache.commands() as client:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hmget(names["symbols"], list(symbols))
+            pipeline.hmget(keys.updates, list(symbols))
+            pipeline.hlen(keys.updates)
+            pipeline.hlen(names["symbols"])
+            pipeline.zcard(names["ranking"])
+            pipeline.hget(keys.flipped, "version")
+            pipeline.xrevrange(keys.deltas, count=1)
+            pipeline.mget([names[kind] for kind in kinds])
+            records, held, held_count, index_count, ranked, flipped, changes, payloads = pipeline.execute()
+            found = {kind: data for kind, data in zip(kinds, payloads, strict=True) if data is not None}
+            if index_count != ranked or len(found) < len(kinds) or not SnapshotSet(pointer.manifest, found).is_whole:
+                raise CacheUnavailable(f"version {version} is not whole in Redis; the next tick mends it")
+            if held_count != pointer.manifest.updates:
+                raise CacheUnavailable(
+                    f"of {pointer.manifest.updates} updates that hold Redis has {held_count}; the next tick mends it"
+                )
+            changed = changes[0][0].partition(b"-")[0] if changes else b""
+            return Base(
+                pointer=pointer,
+                payloads=found,
+                records=dict(zip(symbols, map(_record, records), strict=True)),
+                held=decode_held(dict(zip((each.encode() for each in symbols), held, strict=True)), keys.source),
+                not_held={symbol for symbol, data in zip(symbols, held, strict=True) if data is None},
+                held_count=held_count,
+                index_count=index_count,
+                newest_known=max(version_of(flipped or b""), version_of(changed)),
+                now_s=now_s(client),
+            )
+
+    def stage(
+        self, version: int, changed: Mapping[str, HeldUpdate], *, limit: int, top: int, min_confidence: float
+    ) -> StagedIndex:
+        """Stage the index and the updates that hold, with these updates in them.
+
+        Args:
+            version: The version that is changed.
+            changed: The updates, by symbol.
+            limit: How many records the index may have.
+            top: How many of the best are named.
+            min_confidence: The lowest confidence that these may have.
+        """
+        keys, staged = self._keys, self._staged
+        put = {symbol: update.record for symbol, update in changed.items() if update.record is not None}
+        gone = [symbol for symbol, update in changed.items() if update.record is None]
+        with self._cache.commands() as client:
+            # A transaction: cut off in it, a copy would be left that never expires.
+            pipeline = client.pipeline()
+            pipeline.delete(*staged.values())  # of an attempt that a guard has refused
+            pipeline.copy(keys.payload(version, "symbols"), staged["symbols"])
+            pipeline.copy(keys.payload(version, "ranking"), staged["ranking"])
+            pipeline.copy(keys.updates, staged["updates"])
+            if put:
+                pipeline.hset(staged["symbols"], mapping={symbol: _encode(record) for symbol, record in put.items()})
+                pipeline.zadd(staged["ranking"], {symbol: record.confidence for symbol, record in put.items()})
+            if gone:
+                pipeline.hdel(staged["symbols"], *gone)
+                pipeline.zrem(staged["ranking"], *gone)
+            if changed:
+                pipeline.hset(staged["updates"], mapping=encode_held(changed))
+            for kind in ("symbols", "ranking", "updates"):
+                pipeline.expire(staged[kind], STAGED_TTL_S)
+            pipeline.zcard(staged["ranking"])
+            count = cast("int", pipeline.execute()[-1])
+            if count > limit:
+                self._trim(client, count - limit)
+            return StagedIndex(min(count, limit), self._best(client, top, min_confidence))
+
+    def _trim(self, client: redis.Redis, excess: int) -> None:
+        """Remove the worst records: of equals the last symbols first, which a sorted set has at the other end."""
+        ranking = self._staged["ranking"]
+        worst = cast("list[tuple[bytes, float]]", client.zrange(ranking, excess - 1, excess - 1, withscores=True))
+        score = repr(worst[0][1])
+        below = cast("list[bytes]", client.zrangebyscore(ranking, "-inf", f"({score}"))
+        last = cast("list[bytes]", client.zrevrangebyscore(ranking, score, score, start=0, num=excess - len(below)))
+        pipeline = client.pipeline()
+        pipeline.zrem(ranking, *below, *last)
+        pipeline.hdel(self._staged["symbols"], *below, *last)
+        pipeline.execute()
+
+    def _best(self, client: redis.Redis, top: int, min_confidence: float) -> list[str]:
+        """The symbols of the best records: by confidence, of equals the first symbols first."""
+        ranking = self._staged["ranking"]
+        window = cast("list[tuple[bytes, float]]", client.zrange(ranking, 0, top - 1, desc=True, withscores=True))
+        window = [(symbol, score) for symbol, score in window if score >= min_confidence]
+        if not window:
+            return []
+        worst = window[-1][1]
+        better = sorted((-score, symbol) for symbol, score in window if score > worst)
+        equals = cast(
+            "list[bytes]",
+            client.zrangebyscore(ranking, repr(worst), repr(worst), start=0, num=top - len(better)),
+        )
+        return [symbol.decode() for symbol in (*(symbol for _, symbol in better), *equals)]
+
+    def records(self, symbols: Sequence[str]) -> list[Record]:
+        """The records of symbols in the staged index."""
+        if not symbols:
+            return []
+        with self._cache.commands() as client:
+            stored = cast("list[bytes | None]", client.hmget(self._staged["symbols"], list(symbols)))
+            return [_RECORD.decode(data or b"") for data in stored]
+
+    def publish(
+        self,
+        manifest: Manifest,
+        *,
+        base: Base,
+        predictions: bytes | None,
+        change: bytes,
+        consumed: Consumed,
+    ) -> None:
+        """Make the staged version the current one.
+
+        Args:
+            manifest: Its manifest.
+            base: What it was made of.
+            predictions: Its predictions, `None` if they are as before.
+            change: The entry of the stream of changes, empty for none.
+            consumed: The entries that it applies.
+
+        Raises:
+            PublishRefused: `publishing` is held by another, or another version was published since.
+        """
+        keys, staged, before = self._keys, self._staged, base.pointer.version
+        with self._cache.commands() as client:
+            pipeline = client.pipeline()
+            for kind in PAYLOAD_KINDS:
+                if kind == "predictions" and predictions is not None:
+                    pipeline.set(staged[kind], predictions)
+                else:
+                    pipeline.copy(keys.payload(before, kind), staged[kind])
+                pipeline.expire(staged[kind], STAGED_TTL_S)
+            pipeline.execute()
+            flip(
+                client,
+                keys,
+                manifest,
+                lock_key=keys.publishing,
+                token=self._token,
+                checked_at=base.pointer.checked_at,  # of the input, which an update says nothing of
+                version_before=before,
+                old_versions=[before],
+                old_ttl_s=REPLACED_TTL_S,
+                change=change,
+                consumed=consumed,
+            )
+
+
+def _record(data: bytes | None) -> Record | None:
+    """Decode a record; one that is damaged is replaced by the update."""
+    with suppress(*UNDECODABLE):
+        return _RECORD.decode(data or b"")
+    return None

@@ -1,0 +1,109 @@
+"""Updates by Celery: the task that takes and applies them, and the message that makes a worker apply what waits.
+
+A message without records, which is what `publish` of `optimizer.producer` sends, applies what waits in the queue in
+Redis. Any number of them do no harm, and one that is lost is made up for by the next one, or by the next tick.
+
+`update_predictions` belongs to no app; `tasks.bind_tasks` makes a task of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from optimizer.cache.clocks import text_of
+from optimizer.celery.registration import registration_of
+from optimizer.celery.schedule import UPDATE_TASK
+from optimizer.errors import CacheUnavailable, RollingError
+from optimizer.log import SourceLog
+from optimizer.models import Reject, RejectTally, Report
+from optimizer.pipeline.accept import accept_update
+from optimizer.pipeline.updates import Enqueued, apply_updates, wait_applied
+from optimizer.scan.fragment import shown
+
+if TYPE_CHECKING:
+    from celery import Celery, Task
+
+    from optimizer.config.settings import Settings
+
+__all__ = ["send_drain", "update_predictions"]
+
+# A drain that no worker has taken by then is dropped, so that they do not accumulate without a worker.
+DRAIN_EXPIRES_S: Final = 60.0
+# How long an update by a message waits for another process, which is applying it.
+APPLIED_WITHIN_S: Final = 10.0
+# A broker that is away must not hold a prediction engine: one more try, for a connection that broke while it was idle.
+_RETRY: Final = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.0, "interval_max": 0.0}
+
+_log = SourceLog(__name__)
+_reason = attrgetter("reason")
+
+
+def send_drain(app: Celery, source: str) -> None:
+    """Send the message that makes a worker apply what waits.
+
+    Raises:
+        CacheUnavailable: The broker cannot be reached.
+    """
+    try:
+        app.tasks[UPDATE_TASK].apply_async(
+            kwargs={"source": source}, expires=DRAIN_EXPIRES_S, ignore_result=True, retry=True, retry_policy=_RETRY
+        )
+    except (OperationalError, RedisError, OSError) as error:
+        broker = registration_of(app).shown_broker()
+        raise CacheUnavailable(f"the broker {broker} cannot be reached: {error}") from error
+
+
+def update_predictions(self: Task, records: Any = (), remove: Any = (), source: str | None = None) -> dict[str, Any]:
+    """Take an update, apply it and what else waits, and return the report.
+
+    Args:
+        self: The task.
+        records: A list of records, or an object of them by symbol, as the prediction engine writes them.
+        remove: Symbols to remove.
+        source: Which of several sources; may be left out where there is one.
+
+    Returns:
+        The report of what was applied, with each record of this update that is rejected in `rejects`.
+
+    Raises:
+        SettingsInvalid, UpdatesRefused, SourceError: Nothing was taken: an argument does not fit, or there is too much.
+        UpdatesPending: It was taken, and waits.
+        CacheUnavailable: Redis is away.
+    """
+    about = "its source" if source is None else shown(source)
+    try:
+        settings = self.registration.settings(source)
+        about = settings.source
+        update, enqueued = accept_update(settings, records, remove)
+        report = _apply(settings, enqueued)
+    except RollingError as error:
+        _log.error("⚠️ an update of %s failed", about, error=error)
+        raise
+    result: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(report, rejects=_tallies(update.rejects)))
+    return result
+
+
+def _apply(settings: Settings, enqueued: Enqueued | None) -> Report:
+    report = apply_updates(settings)
+    if report is not None:
+        return report
+    now = text_of(time.time())
+    if enqueued is None:
+        return Report("skipped", settings.source, now, reason="no_updates")
+    # Another process has taken it from the queue.
+    version = wait_applied(settings, enqueued.sequence, APPLIED_WITHIN_S)
+    return Report("success", settings.source, now, version)
+
+
+def _tallies(rejects: Sequence[Reject]) -> list[RejectTally]:
+    """Return all rejects by reason: of one call they are few enough to be named each."""
+    by_reason = groupby(sorted(rejects, key=_reason), _reason)
+    return [RejectTally(reason, len(group), group) for reason, found in by_reason for group in [list(found)]]

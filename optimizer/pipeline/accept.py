@@ -1,0 +1,41 @@
+"""Take an update: its records are checked as by a scan, and all that are good wait in the queue as one entry.
+
+Errors: those of `read_update` and `enqueue`; after any of them nothing is taken, except that a Redis which does not
+answer may have taken it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from optimizer.config.settings import Settings
+from optimizer.pipeline.updates import Enqueued, enqueue
+from optimizer.scan.engine import choose_engine
+from optimizer.scan.update import Update, read_update
+
+__all__ = ["accept_update"]
+
+
+def accept_update(settings: Settings, records: Iterable[Any], remove: Iterable[str]) -> tuple[Update, Enqueued | None]:
+    """Take an update.
+
+    Args:
+        settings: All settings of its source.
+        records: As of `read_update`.
+        remove: Symbols.
+
+    Returns:
+        The records, removals and rejects; the place in the queue, `None` if there is nothing to apply.
+    """
+    update = read_update(
+        records,
+        remove,
+        choose_engine(settings.engine),
+        limit=settings.update_records_limit,
+        max_record_bytes=settings.max_record_bytes,
+        mapping=settings.mapping,
+    )
+    if not (update.records or update.removed):
+        return update, None
+    return update, enqueue(settings, update.records, update.removed)

@@ -1,0 +1,129 @@
+"""The version that updates make of the current one: what it shows, its manifest, its entry of the stream of changes.
+
+In: what Redis has of the current version, and the staged index. Out: what the flip needs. No I/O.
+
+Bots and holdings stay as they are, and so do predictions if they are equal: a kind keeps its bytes, and its ETag. The
+manifest has no index until the files have caught up (`catch_up.py`).
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from optimizer.cache.clocks import text_of
+from optimizer.cache.update_writer import Base
+from optimizer.config.settings import Settings
+from optimizer.models import (
+    BotsSnapshot,
+    ChangeCounts,
+    HeldUpdate,
+    Manifest,
+    PortfolioSnapshot,
+    PredictionsSnapshot,
+    Record,
+    VersionContent,
+)
+from optimizer.pipeline.identity import user_at_host
+from optimizer.snapshots.delta import change_between, encode_stored
+from optimizer.snapshots.format import CONTENT_KINDS, SnapshotSet, encode_payload, entry_of
+
+__all__ = ["NextVersion", "Shown", "encode_updated"]
+
+_PREDICTIONS: Final = msgspec.json.Decoder(PredictionsSnapshot)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a version shows, decoded once."""
+
+    predictions: PredictionsSnapshot
+
+    @classmethod
+    def of(cls, base: Base) -> Shown:
+        """Decode it; raises what gzip raises, or one of `UNDECODABLE`."""
+        return cls(_PREDICTIONS.decode(gzip.decompress(base.payloads["predictions"])))
+
+    def known(self, changed: Mapping[str, HeldUpdate]) -> dict[str, Record]:
+        """The records that need not be read again, by symbol, with these updates in them."""
+        records = {record.symbol: record for record in self.predictions.predictions}
+        return records | {symbol: update.record for symbol, update in changed.items() if update.record is not None}
+
+
+@dataclass(frozen=True)
+class NextVersion:
+    """A version to publish; `predictions` is `None` if they are as before, `change` is empty if nothing changed."""
+
+    manifest: Manifest
+    predictions: bytes | None
+    change: bytes
+
+    def set_with(self, before: Base) -> SnapshotSet:
+        """The set, of the payloads that were read of the one before."""
+        payloads = {kind: data for kind, data in before.payloads.items() if kind in CONTENT_KINDS}
+        if self.predictions is not None:
+            payloads["predictions"] = self.predictions
+        return SnapshotSet(self.manifest, payloads)
+
+
+def encode_updated(
+    base: Base,
+    *,
+    shown: Shown,
+    best: Sequence[Record],
+    changed: Mapping[str, HeldUpdate],
+    settings: Settings,
+    version: int,
+) -> NextVersion:
+    """Encode the next version.
+
+    Args:
+        base: The version before, as Redis has it.
+        shown: What it shows.
+        best: The predictions of the next one.
+        changed: The updates that it applies.
+        settings: All settings of the source.
+        version: Its number.
+    """
+    before, now = base.pointer.manifest, text_of(base.now_s)
+    predictions = PredictionsSnapshot(list(best), now, len(best))
+    stored = change_between(
+        _content(before.version, before.generated_at, shown.predictions),
+        _content(version, now, predictions),
+        since=before.content_since,
+    )
+    snapshots = {kind: before.snapshots[kind] for kind in CONTENT_KINDS}
+    data = None
+    if stored is not None:
+        data = encode_payload("predictions", predictions, settings.gzip_level)
+        snapshots["predictions"] = entry_of("predictions", data, len(best))
+    fresh = sum(symbol in base.not_held for symbol in changed)
+    manifest = replace(
+        before,
+        version=version,
+        generated_at=now,
+        snapshots=snapshots,
+        content_since=(before.content_since or before.version) if stored is None else version,
+        changes=ChangeCounts() if stored is None else stored.counts,
+        made_by=user_at_host(),
+        restored_from=None,
+        scan_version=before.lineage,
+        updates=base.held_count + fresh,
+    )
+    return NextVersion(manifest, data, b"" if stored is None else encode_stored(stored))
+
+
+def _content(version: int, time: str, predictions: PredictionsSnapshot) -> VersionContent:
+    """A content in which only predictions differ: bots and holdings are not compared, for updates leave them."""
+    return VersionContent(
+        version=version,
+        generated_at=time,
+        predictions=predictions,
+        bots=BotsSnapshot({}, ""),
+        portfolio=PortfolioSnapshot([], ""),
+    )

@@ -1,0 +1,363 @@
+"""Updates: records and removals that become part of the current version without a scan.
+
+    enqueue         puts a call's records and removals into the queue in Redis, as one entry
+    apply_updates   merges what waits, and publishes it as a few versions
+    wait_applied    waits until readers can see an entry
+
+A drain makes each version of what waits at that moment, at most a few a second. It does not need the lock of the runs,
+which a scan holds for seconds, but `publishing`, which orders it and the end of a run; the flip compares the pointer.
+
+Errors: `CacheUnavailable` without Redis, `UpdatesRefused`, `UpdatesPending`, `UpdatesLost`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Final
+
+import msgspec
+
+from optimizer.cache.client import CacheClient
+from optimizer.cache.clocks import seconds_of, text_of
+from optimizer.cache.lock import SourceLock
+from optimizer.cache.pointer import Pointer
+from optimizer.cache.run_log import RunLog
+from optimizer.cache.update_queue import QueueState, UpdateQueue
+from optimizer.cache.update_writer import UpdateWriter
+from optimizer.cache.writer import Consumed
+from optimizer.config.settings import Settings
+from optimizer.errors import (
+    GuardRefused,
+    NoRecords,
+    PublishRefused,
+    RollingError,
+    UpdatesLost,
+    UpdatesPending,
+    UpdatesRefused,
+)
+from optimizer.log import SourceLog
+from optimizer.models import Manifest, QueuedUpdate, Record, Report, UpdateCounts
+from optimizer.pipeline.catch_up import catch_up_if_free
+from optimizer.pipeline.guard import check_guards
+from optimizer.pipeline.pace import delay_ms, next_tat_ms
+from optimizer.pipeline.update_version import Shown, encode_updated
+from optimizer.pipeline.version import Predecessor
+from optimizer.selection.guards import check_removed
+from optimizer.selection.updates import merge
+from optimizer.snapshots.format import CONTENT_KINDS, SnapshotSet
+from optimizer.snapshots.store import snapshot_store
+
+__all__ = ["Enqueued", "apply_updates", "enqueue", "wait_applied"]
+
+# The end of a run holds `publishing` while it writes the files, and while a guard of the user's is on.
+PUBLISHING_WAIT_S: Final = 10.0
+# After so long a drain leaves what comes next to another one, so that its task ends within its time limit.
+DRAIN_S: Final = 5.0
+# How often a drain begins anew after another version was published between its reading and its flip.
+ATTEMPTS: Final = 3
+# To write the files holds the locks of the runs for some 100 ms, in which a tick is skipped, and adds a kept version.
+FILES_FOLLOW_S: Final = 5.0
+OUTDATED_NAMED: Final = 10
+# How often what waits for its updates looks, at first and at the most.
+FIRST_POLL_S: Final = 0.002
+LONGEST_POLL_S: Final = 0.05
+
+NOT_WHOLE_NOTE: Final = "an empty set never replaces a good one"
+
+_log = SourceLog(__name__)
+
+
+class Enqueued(msgspec.Struct, frozen=True):
+    """That an entry is in the queue.
+
+    `sequence` is its number, which only rises; `must_drain` says that nothing is on its way that applies it, so that
+    the caller has to send a drain.
+    """
+
+    sequence: int
+    must_drain: bool
+
+
+def enqueue(settings: Settings, records: Sequence[Record], removed: Sequence[str]) -> Enqueued:
+    """Put records and removals into the queue as one entry: all of it is accepted, or nothing.
+
+    Args:
+        settings: All settings of the source.
+        records: The records, checked; of several of one symbol the last one counts.
+        removed: The symbols to remove, after the records.
+
+    Raises:
+        UpdatesRefused: More than may be in a call, wait or be held.
+        CacheUnavailable: Redis does not answer; it is not known whether the entry was accepted.
+    """
+    size, limit = len(records) + len(removed), settings.update_records_limit
+    if size > limit:
+        raise UpdatesRefused(
+            f"{size:,} records and removals in one call are more than ROLLING_UPDATE_RECORDS_LIMIT={limit}; nothing of "
+            "this call was taken. Send them in several calls, or write the input"
+        )
+    with closing(_cache(settings)) as cache:
+        sequence, must_drain = UpdateQueue(cache).enqueue(
+            records,
+            removed,
+            queue_limit=settings.update_queue_limit,
+            held_limit=2 * settings.index_symbols_limit,
+        )
+    return Enqueued(sequence, must_drain)
+
+
+def apply_updates(settings: Settings) -> Report | None:
+    """Apply what waits in the queue, until nothing does; return the report, `None` if nothing was waiting.
+
+    Any number of processes may do so at the same time. What a guard refuses is dropped, and named in a failed report in
+    the stream of runs. Nothing is applied while a version is pinned, or before there is one.
+
+    Raises:
+        CacheUnavailable: Redis does not answer; what was not applied waits.
+    """
+    # Before the pointer is read: a run writes the files first.
+    in_files = snapshot_store(settings.output_dir).read_manifest()
+    with closing(_cache(settings)) as cache:
+        report = _Drain(settings, cache, in_files).run()
+    if report is not None and report.status == "success" and _are_old(in_files):
+        try:
+            catch_up_if_free(settings)
+        except RollingError as error:  # the next tick tries again
+            _log.warning("the files could not catch up with updates: %s", error, source=settings.source)
+    return report
+
+
+def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
+    """Wait until readers can see an entry of the queue; return the version that is current then.
+
+    Raises:
+        UpdatesPending: It is not within `wait_s`; the message says why: pinned, no version yet, or no worker.
+        UpdatesLost: Redis has lost the entry.
+        CacheUnavailable: Redis does not answer.
+    """
+    until_s, poll_s = time.monotonic() + wait_s, FIRST_POLL_S
+    with closing(_cache(settings)) as cache:
+        queue = UpdateQueue(cache)
+        while True:
+            state = queue.numbers()
+            for refused in state.refused:
+                if refused.sequence == sequence:
+                    raise GuardRefused(refused.reason)
+            if state.newest < sequence:
+                raise UpdatesLost(
+                    f"Redis has lost the updates of {settings.source!r} that it had accepted as number {sequence}: was "
+                    "it emptied, or replaced by another? Publish them again"
+                )
+            if state.applied >= sequence and state.pointer is not None:
+                return state.pointer.version
+            if time.monotonic() >= until_s:
+                raise UpdatesPending(
+                    f"the updates of {settings.source!r} with number {sequence} are accepted, and not shown after "
+                    f"{wait_s:g} s: {_why_pending(state.pointer)}; they are applied as soon as that ends"
+                )
+            time.sleep(min(poll_s, max(0.0, until_s - time.monotonic())))
+            poll_s = min(LONGEST_POLL_S, 1.5 * poll_s)
+
+
+class _Drain:
+    """One drain of the queue: what it has done so far."""
+
+    def __init__(self, settings: Settings, cache: CacheClient, in_files: Manifest | None) -> None:
+        self._settings = settings
+        self._in_files = in_files
+        self._cache = cache
+        self._queue = UpdateQueue(cache)
+        self._lock = SourceLock(cache, cache.keys.publishing)
+        self._report: Report | None = None
+        self._counts = UpdateCounts()
+        self._until_s = time.monotonic() + DRAIN_S
+        self._last: float = math.inf  # the number of the last entry that is this drain's to apply
+        self._attempts = 0
+
+    def run(self) -> Report | None:
+        state = self._read()
+        while True:
+            if not state.entries or state.entries[0].sequence > self._last:
+                if self._last < math.inf or self._queue.end_drain():
+                    return self._report
+            elif waits_for := _waits_for(state, self._in_files):
+                return self._report or Report("skipped", self._settings.source, text_of(time.time()), reason=waits_for)
+            else:
+                time.sleep(delay_ms(state.tat_ms, state.now_ms) / 1000)
+                self._step()
+            state = self._read()
+
+    def _read(self) -> QueueState:
+        """Read what waits; after `DRAIN_S` what is accepted from then on is left to another drain."""
+        is_last = time.monotonic() >= self._until_s
+        state = self._queue.read(is_last=is_last)
+        if is_last:
+            self._last = min(self._last, state.newest)
+        return state
+
+    def _step(self) -> None:
+        """Make a version of what waits, unless another drain has just made one, or something else publishes."""
+        try:
+            with self._lock.acquire_within(PUBLISHING_WAIT_S) as lock:
+                if not lock.held:
+                    raise PublishRefused(
+                        f"a run of {self._settings.source!r} has been publishing for longer than "
+                        f"{PUBLISHING_WAIT_S:g} s; the updates wait, and the next tick applies them"
+                    )
+                state = self._read()
+                is_due = not delay_ms(state.tat_ms, state.now_ms)
+                if state.entries and is_due and not _waits_for(state, self._in_files):
+                    self._apply(state, lock.token)
+        except PublishRefused:
+            self._attempts += 1
+            if self._attempts == ATTEMPTS:
+                raise
+
+    def _apply(self, state: QueueState, token: str) -> None:
+        """Publish a version of the oldest entries: of all, or of as many as the guards pass, or drop one."""
+        entries = state.entries
+        try:
+            while not self._is_published(state, entries, token):
+                entries = entries[: len(entries) // 2]
+        except (GuardRefused, NoRecords) as error:
+            self._drop(state, token, error)
+
+    def _is_published(self, state: QueueState, entries: Sequence[QueuedUpdate], token: str) -> bool:
+        """Publish entries; false if a guard refuses several, of which one may be the reason. The others follow."""
+        try:
+            self._publish(state, entries, token)
+        except (GuardRefused, NoRecords):
+            if len(entries) == 1:
+                raise
+            return False
+        return True
+
+    def _publish(self, state: QueueState, entries: Sequence[QueuedUpdate], token: str) -> None:
+        settings, pointer = self._settings, state.pointer
+        assert pointer is not None  # noqa: S101 - asked before
+        writer = UpdateWriter(self._cache, token)
+        touched = sorted(
+            {record.symbol for entry in entries for record in entry.records}.union(*(e.removed for e in entries))
+        )
+        kinds = CONTENT_KINDS if settings.guard else ("predictions",)
+        base = writer.read(pointer, touched, kinds)
+        # What holds comes first: after a rollback it is newer than what is shown.
+        current = base.records | {symbol: held.record for symbol, held in base.held.items()}
+        merged = merge(entries, current)
+        staged = writer.stage(
+            pointer.version,
+            merged.held,
+            limit=settings.index_symbols_limit,
+            top=settings.top_symbols_limit,
+            min_confidence=settings.min_confidence,
+        )
+        shown = Shown.of(base)
+        known = shown.known(merged.held)
+        known |= {
+            record.symbol: record for record in writer.records([each for each in staged.best if each not in known])
+        }
+        version = max(int(1000 * base.now_s), 1 + max(pointer.version, base.newest_known))
+        following = encode_updated(
+            base,
+            shown=shown,
+            best=[known[each] for each in staged.best],
+            changed=merged.held,
+            settings=settings,
+            version=version,
+        )
+        if not staged.count:
+            raise NoRecords(f"updates would remove the last record of {settings.source!r}; {NOT_WHOLE_NOTE}")
+        check_removed(staged.count, base.index_count, max_drop_percent=settings.max_drop_percent)
+        check_guards(
+            settings,
+            following.set_with(base),
+            Predecessor(pointer.manifest, SnapshotSet(pointer.manifest, base.payloads), is_in_redis=True),
+            accept=False,
+        )
+        writer.publish(
+            following.manifest,
+            base=base,
+            predictions=following.predictions,
+            change=following.change,
+            consumed=Consumed(
+                applied_before=state.applied,
+                entries=len(entries),
+                records=sum(entry.size for entry in entries),
+                applied=entries[-1].sequence,
+                tat_ms=round(next_tat_ms(state.tat_ms, 1000 * base.now_s)),
+            ),
+        )
+        counts = self._counts
+        self._counts = UpdateCounts(
+            versions=counts.versions + 1,
+            changed=counts.changed + sum(update.record is not None for update in merged.held.values()),
+            removed=counts.removed + sum(update.record is None for update in merged.held.values()),
+            outdated=counts.outdated + len(merged.outdated),
+            first_outdated=[*counts.first_outdated, *merged.outdated][:OUTDATED_NAMED],
+            refused=counts.refused,
+            held=following.manifest.updates,
+        )
+        self._report = Report(
+            "success",
+            settings.source,
+            following.manifest.generated_at,
+            version=version,
+            cache="published",
+            rejected=following.manifest.rejected,
+            changes=following.manifest.changes,
+            updated=self._counts,
+        )
+
+    def _drop(self, state: QueueState, token: str, error: Exception) -> None:
+        """Drop the oldest entry, with a failed report in the stream of runs."""
+        entry = state.entries[0]
+        named = [*(record.symbol for record in entry.records), *entry.removed]
+        details = f"an update was dropped, of {', '.join(named[:OUTDATED_NAMED])}: {error}"
+        if not self._queue.drop(state, token, details):
+            raise PublishRefused("publishing is no longer held by this drain")
+        self._counts = msgspec.structs.replace(self._counts, refused=self._counts.refused + entry.size)
+        failed = Report(
+            "failed",
+            self._settings.source,
+            text_of(time.time()),
+            version=None if state.pointer is None else state.pointer.version,
+            error=type(error).__name__,
+            details=details,
+            updated=self._counts,
+        )
+        RunLog(self._cache).add(failed)
+        _log.warning("an update was refused, and dropped: %s", details, source=self._settings.source)
+        if self._report is None or self._report.status == "failed":
+            self._report = failed
+        else:
+            self._report = msgspec.structs.replace(self._report, updated=self._counts)
+
+
+def _cache(settings: Settings) -> CacheClient:
+    return CacheClient(settings.redis_url, settings.source, settings.interval_s)
+
+
+def _are_old(in_files: Manifest | None) -> bool:
+    return in_files is not None and time.time() - seconds_of(in_files.generated_at) > FILES_FOLLOW_S
+
+
+def _waits_for(state: QueueState, in_files: Manifest | None) -> str:
+    """Why updates cannot be applied now, empty if they can."""
+    pointer = state.pointer
+    if pointer is None:
+        return "no_version"
+    if in_files is not None and in_files.version > pointer.version:
+        return "no_version"  # Redis was away: the next tick publishes the files, which are newer
+    is_pinned = pointer.manifest.pinned is not None
+    return "pinned" if is_pinned else ""
+
+
+def _why_pending(pointer: Pointer | None) -> str:
+    if pointer is None:
+        return "there is no version yet, and the first scan makes one"
+    if pointer.manifest.pinned is not None:
+        return f"version {pointer.version} is {pointer.manifest.pinned.describe()}"
+    return "no worker has applied them; is one running that takes the queue of updates?"

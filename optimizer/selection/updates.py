@@ -1,0 +1,115 @@
+"""Which of several records of a symbol counts: a shown one, an update, or one of a later scan. Pure.
+
+    merge     takes what waits in the queue, in its order, over what is shown
+    rebase    takes the updates that hold over the ranking of a new scan, without those that the scan has answered
+
+Where two records have a time, the newer one counts; else the later update, and against a scan whichever was written
+later, the update or the file. A time is `Record.timestamp` if that is a number (seconds since the epoch) or ISO 8601
+text (UTC if it names no zone); any other text counts as none. A removal has no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from optimizer.models import HeldUpdate, QueuedUpdate, Record
+from optimizer.selection.top_n import rank
+
+__all__ = ["Merged", "merge", "merge_held", "rebase", "time_s"]
+
+
+@dataclass
+class Merged:
+    """What entries of the queue change: the update of each symbol that holds from now on.
+
+    `outdated` has the symbol of each record that is older than the one it would replace.
+    """
+
+    held: dict[str, HeldUpdate] = field(default_factory=dict)
+    outdated: list[str] = field(default_factory=list)
+
+
+def time_s(record: Record | None) -> float | None:
+    """Return the time of a record in seconds since the epoch; `None` if it has none."""
+    if record is None or record.timestamp is None:
+        return None
+    if not isinstance(record.timestamp, str):
+        return record.timestamp
+    try:
+        time = datetime.fromisoformat(record.timestamp)
+    except ValueError:
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def merge(entries: Iterable[QueuedUpdate], current: Mapping[str, Record | None]) -> Merged:
+    """Take entries in their order.
+
+    Args:
+        entries: The entries.
+        current: Of each symbol in them the record that is shown, or that holds though it is not among the best.
+    """
+    merged, now = Merged(), dict(current)
+    for entry in entries:
+        for record in entry.records:
+            update_s, current_s = time_s(record), time_s(now.get(record.symbol))
+            if update_s is not None and current_s is not None and update_s < current_s:
+                merged.outdated.append(record.symbol)
+                continue
+            now[record.symbol] = record
+            merged.held[record.symbol] = HeldUpdate(entry.at_ms, record)
+        for symbol in entry.removed:
+            now[symbol] = None
+            merged.held[symbol] = HeldUpdate(entry.at_ms, None)
+    return merged
+
+
+def merge_held(*stores: Mapping[str, HeldUpdate]) -> dict[str, HeldUpdate]:
+    """Merge the updates that hold in several stores; of two of one symbol the one that was accepted later counts."""
+    merged: dict[str, HeldUpdate] = {}
+    for store in stores:
+        for symbol, update in store.items():
+            if symbol not in merged or merged[symbol].at_ms < update.at_ms:
+                merged[symbol] = update
+    return merged
+
+
+def rebase(
+    ranked: Sequence[Record],
+    held: Mapping[str, HeldUpdate],
+    *,
+    limit: int,
+    modified_ms: Callable[[str], float],
+) -> tuple[list[Record], dict[str, HeldUpdate]]:
+    """Take the updates that hold over the ranking of a new scan.
+
+    Args:
+        ranked: The best records of the scan, best first.
+        held: The updates that hold.
+        limit: How many records are kept.
+        modified_ms: When the file that answers for a symbol was last written to, in milliseconds since the epoch.
+
+    Returns:
+        The new ranking, and the updates that go on holding.
+    """
+    if not held:
+        return list(ranked), {}
+    scanned = {record.symbol: record for record in ranked}
+    staying = {
+        symbol: update for symbol, update in held.items() if _outlasts(update, scanned.get(symbol), modified_ms(symbol))
+    }
+    for symbol, update in staying.items():
+        if update.record is None:
+            scanned.pop(symbol, None)
+        else:
+            scanned[symbol] = update.record
+    return sorted(scanned.values(), key=rank)[:limit], staying
+
+
+def _outlasts(update: HeldUpdate, scanned: Record | None, modified_ms: float) -> bool:
+    update_s, scanned_s = time_s(update.record), time_s(scanned)
+    if update_s is not None and scanned_s is not None and update_s != scanned_s:
+        return update_s > scanned_s
+    return update.at_ms >= modified_ms

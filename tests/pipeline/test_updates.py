@@ -1,0 +1,544 @@
+"""Updates from their acceptance to what readers see, over a real Redis."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+import optimizer.pipeline.session
+import optimizer.pipeline.updates
+from optimizer import Settings, SnapshotReader, optimize
+from optimizer.cache.client import CacheClient
+from optimizer.cache.keys import VERSION_KINDS, Keys
+from optimizer.cache.lock import SourceLock
+from optimizer.cache.update_queue import UpdateQueue
+from optimizer.cache.update_writer import UpdateWriter
+from optimizer.errors import (
+    CacheUnavailable,
+    GuardRefused,
+    PublishRefused,
+    UpdatesLost,
+    UpdatesPending,
+    UpdatesRefused,
+)
+from optimizer.models import Record, Report
+from optimizer.pipeline.rollback import rollback, unpin
+from optimizer.pipeline.updates import apply_updates, enqueue, wait_applied
+from optimizer.snapshots.store import snapshot_store
+from tests.support.published_state import (
+    NEW,
+    OLD,
+    assert_redis_holds_the_files,
+    no_scan,
+    once,
+    run_old,
+    symbols_shown,
+    version_of,
+)
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, local, write_json
+from tests.support.sources import by_the_fleet
+
+
+def a(symbol: str, confidence: float = 0.95, **fields: Any) -> Record:
+    """A record to publish."""
+    return Record(symbol, 1.0, confidence, 2.0, **fields)
+
+
+def applied(settings: Settings, *records: Record, removed: tuple[str, ...] = ()) -> Report:
+    """Publish updates and apply them."""
+    enqueue(settings, records, removed)
+    report = apply_updates(settings)
+    assert report is not None
+    return report
+
+
+def shown(settings: Settings, server: RedisServer) -> list[str]:
+    """The symbols in Redis' index, best first."""
+    keys = Keys(settings.source)
+    with server.client as client:
+        version = int(cast("bytes", client.hget(keys.current, "version")))
+        ranking = cast(
+            "list[tuple[bytes, float]]", client.zrange(keys.payload(version, "ranking"), 0, -1, withscores=True)
+        )
+    return [symbol.decode() for symbol, _ in sorted(ranking, key=lambda each: (-each[1], each[0]))]
+
+
+def runs(settings: Settings, server: RedisServer) -> list[Report]:
+    """The reports in the stream of runs, newest first."""
+    with server.client as client:
+        entries = cast("list[Any]", client.xrevrange(Keys(settings.source).runs))
+    return [msgspec.json.decode(fields[b"report"], type=Report) for _, fields in entries]
+
+
+def test_readers_see_an_update_without_a_scan(settings: Settings, redis_server: RedisServer) -> None:
+    """In predictions, lookups, ranking and changes, under a version of its own; what did not change keeps its ETag."""
+    first = version_of(run_old(settings))
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        bots = reader.bots().etag
+        report = applied(settings, a("NVDA"), a("LOW", 0.1), removed=("MSFT", "MISSING"))
+        assert report.status == "success"
+        assert report.updated is not None
+        assert (report.updated.changed, report.updated.removed, report.updated.held) == (2, 2, 4)
+        assert report.changes is not None
+        assert (report.changes.predictions.added, report.changes.predictions.removed) == (1, 1)
+
+        reader.refresh()
+        assert reader.manifest().version == version_of(report) > first
+        assert [record.symbol for record in reader.predictions().value.predictions] == ["NVDA", "AAPL"]
+        assert reader.bots().etag == bots
+        assert [record.symbol for record in reader.top(9).value] == ["NVDA", "AAPL", "LOW"]
+        assert reader.symbol("LOW").value == a("LOW", 0.1)
+        assert reader.symbol("MSFT").value is None
+        [change] = reader.changes(first).changes
+        assert change.predictions
+        assert change.predictions.removed == ["MSFT"]
+    assert runs(settings, redis_server)[0].updated is None  # four a second would push out a day
+
+
+def test_the_files_follow_with_the_next_run(settings: Settings, redis_server: RedisServer) -> None:
+    """Without a scan, once; with the updates that hold, which come back when Redis is emptied."""
+    run_old(settings)
+    report = applied(settings, a("NVDA"), removed=("MSFT",))
+    assert symbols_shown(settings) == ["MSFT", "AAPL"]
+
+    followed = optimize(settings, progress=no_scan)
+    assert (followed.status, followed.version) == ("unchanged", report.version)
+    assert symbols_shown(settings) == ["NVDA", "AAPL"]
+    assert_redis_holds_the_files(redis_server, settings)
+    inodes = {path: path.stat().st_ino for path in local(settings.output_dir).glob("*.gz")}
+    optimize(settings, progress=no_scan)
+    assert {path: path.stat().st_ino for path in inodes} == inodes
+
+    with redis_server.client as client:
+        client.flushall()
+    assert optimize(settings, progress=no_scan).cache == "republished"
+    assert_redis_holds_the_files(redis_server, settings)
+    assert optimize(settings, force=True).status == "success"
+    assert shown(settings, redis_server) == ["NVDA", "AAPL"]
+
+
+def test_updates_during_a_scan_hold(settings: Settings, redis_server: RedisServer) -> None:
+    """The scan goes on from the version that they have made, and does not undo them."""
+    run_old(settings)
+    write_json(settings.input, NEW)
+    report = optimize(settings, progress=once(lambda: applied(settings, a("ZETA"), removed=("NVDA",))))
+
+    assert report.status == "success"
+    assert shown(settings, redis_server) == symbols_shown(settings) == ["ZETA", "MSFT"]
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_updates_during_a_scan_by_the_fleet_hold(
+    parted: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The merge finds a newer version of the same scan, and goes on from that."""
+    optimize(parted)
+    write_json(local(parted.input).parent / "b.json", {"MSFT": a_record(confidence=0.8)})
+    merge = optimizer.pipeline.distributed.merge_parts
+
+    def merge_after_updates(*arguments: Any) -> Report:
+        applied(parted, a("ZETA"), removed=("MSFT",))
+        return merge(*arguments)
+
+    monkeypatch.setattr("tests.support.sources.merge_parts", merge_after_updates)
+    assert by_the_fleet(parted).status == "success"
+    assert shown(parted, redis_server) == ["ZETA", "AAPL"]
+
+
+def test_a_part_answers_for_its_own_symbols(parted: Settings, redis_server: RedisServer) -> None:
+    """An update holds though another part is newer; for a symbol that no part has, the newest part answers."""
+    directory = local(parted.input).parent
+    optimize(parted)
+    applied(parted, a("AAPL", 0.3), a("MSFT", 0.3), a("NVDA", 0.3))
+    time.sleep(0.002)
+    write_json(directory / "a.json", {"AAPL": a_record(confidence=0.8)})
+    optimize(parted)
+
+    with redis_server.client as client:
+        assert client.hkeys(Keys(parted.source).updates) == [b"MSFT"]
+    assert shown(parted, redis_server) == ["AAPL", "MSFT"]
+    assert_redis_holds_the_files(redis_server, parted)
+
+
+def test_an_index_that_is_full_loses_its_worst(settings: Settings, redis_server: RedisServer) -> None:
+    """Of equals the last symbols; what is left out holds for the next scan, and a removal makes no place for it."""
+    settings = replace(settings, index_symbols_limit=3, top_symbols_limit=2)
+    write_json(settings.input, {name: a_record(confidence=0.6) for name in "BDF"})
+    optimize(settings)
+    applied(settings, a("A", 0.6), a("E", 0.6))
+    assert shown(settings, redis_server) == ["A", "B", "D"]
+    applied(settings, removed=("B",))
+    assert shown(settings, redis_server) == ["A", "D"]
+
+    optimize(settings, force=True)
+    assert shown(settings, redis_server) == ["A", "D", "E"]
+    assert symbols_shown(settings) == ["A", "D"]
+
+
+def test_what_is_too_much_is_refused_whole(settings: Settings, redis_server: RedisServer) -> None:
+    """In one call, in the queue, and of symbols that are held; each message names its limit."""
+    settings = replace(
+        settings, index_symbols_limit=4, top_symbols_limit=4, update_records_limit=6, update_queue_limit=9
+    )
+    run_old(settings)
+    with pytest.raises(UpdatesRefused, match=r"7 records and removals .* ROLLING_UPDATE_RECORDS_LIMIT=6"):
+        enqueue(settings, [a(f"S{number}") for number in range(6)], ["AAPL"])
+    enqueue(settings, [a(f"S{number}") for number in range(6)], [])
+    with pytest.raises(UpdatesRefused, match=r"6 updates wait already, and 4 more .* ROLLING_UPDATE_QUEUE_LIMIT=9"):
+        enqueue(settings, [a("S0")], ["S1", "S2", "S3"])
+    assert apply_updates(settings)
+    enqueue(settings, [a("S1"), a("S6"), a("S7")], [])  # two of them are new: eight may be held
+    assert apply_updates(settings)
+    with pytest.raises(UpdatesRefused, match=r"8 symbols .* 8 may .* ROLLING_INDEX_SYMBOLS_LIMIT"):
+        enqueue(settings, [a("S1"), a("S8")], [])
+    enqueue(settings, [a("S1")], [])
+    with redis_server.client as client:
+        assert client.llen(Keys(settings.source).queue) == 1
+
+
+def test_one_drain_is_sent_at_a_time(settings: Settings) -> None:
+    """Until it has ended, with an empty queue; then the next call has to send one again."""
+    run_old(settings)
+    first, second = enqueue(settings, [a("A")], []), enqueue(settings, [a("B")], [])
+    assert (first.must_drain, second.must_drain) == (True, False)
+    assert second.sequence == first.sequence + 1
+    assert apply_updates(settings)
+    assert apply_updates(settings) is None
+    assert enqueue(settings, [a("C")], []).must_drain
+
+
+def test_a_drain_that_takes_long_leaves_the_rest_to_another(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It applies what waits once more; a call that is accepted after that sends a drain."""
+    monkeypatch.setattr(optimizer.pipeline.updates, "DRAIN_S", 0.0)
+    run_old(settings)
+    enqueue(settings, [a("A")], [])
+    publish = UpdateWriter.publish
+    accepted = []
+
+    def publish_later(self: Any, *arguments: Any, **options: Any) -> None:
+        accepted.append(enqueue(settings, [a("B")], []))
+        publish(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UpdateWriter, "publish", publish_later)
+        assert apply_updates(settings)
+    assert [each.must_drain for each in accepted] == [True]
+    assert apply_updates(settings)
+
+
+def test_a_run_applies_what_waits(settings: Settings, redis_server: RedisServer) -> None:
+    """From before there was a version, and where the drain was lost."""
+    enqueue(settings, [a("NVDA")], [])
+    report = apply_updates(settings)
+    assert report is not None
+    assert (report.status, report.reason) == ("skipped", "no_version")
+    run_old(settings)
+    assert shown(settings, redis_server) == ["NVDA", "MSFT", "AAPL"]
+    enqueue(settings, [a("ZETA", 0.99)], [])
+    optimize(settings)
+    assert shown(settings, redis_server)[0] == "ZETA"
+
+
+def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server: RedisServer) -> None:
+    """The version that shows it; or why none does, and that Redis has lost it."""
+    entry = enqueue(settings, [a("NVDA")], [])
+    with pytest.raises(UpdatesPending, match="no version yet"):
+        wait_applied(settings, entry.sequence, 0)
+    run_old(settings)
+    first = wait_applied(settings, entry.sequence, 5)
+    with redis_server.client as client:
+        assert client.hget(Keys(settings.source).current, "version") == str(first).encode()
+
+    entry = enqueue(settings, [a("ZETA")], [])
+    with pytest.raises(UpdatesPending, match="no worker has applied them"):
+        wait_applied(settings, entry.sequence, 0.01)
+    drain = threading.Thread(target=apply_updates, args=(settings,))
+    drain.start()
+    assert wait_applied(settings, entry.sequence, 5) > first
+    drain.join()
+
+    with redis_server.client as client:
+        client.delete(Keys(settings.source).queue, Keys(settings.source).queued)
+    with pytest.raises(UpdatesLost, match="lost"):
+        wait_applied(settings, entry.sequence, 5)
+
+
+def test_a_pinned_version_keeps_updates_waiting(settings: Settings, redis_server: RedisServer) -> None:
+    """A rollback shows the old set as it was; the first run after the pin takes over what holds and waits."""
+    old = version_of(run_old(settings))
+    applied(settings, a("NVDA"), removed=("MSFT",))
+    optimize(settings)
+    rollback(settings, old)
+    assert shown(settings, redis_server) == ["MSFT", "AAPL"]
+    entry = enqueue(settings, [a("ZETA", 0.99)], [])
+    report = apply_updates(settings)
+    assert report is not None
+    assert report.reason == "pinned"
+    with pytest.raises(UpdatesPending, match="is pinned since"):
+        wait_applied(settings, entry.sequence, 0)
+    assert optimize(settings).reason == "pinned"
+    assert shown(settings, redis_server) == ["MSFT", "AAPL"]
+    assert_redis_holds_the_files(redis_server, settings)
+
+    unpin(settings)
+    assert optimize(settings).status == "success"
+    assert shown(settings, redis_server) == ["ZETA", "NVDA", "AAPL"]
+
+
+def refuse_bad(version: Any, _before: Any) -> str | None:
+    """A guard that knows one bad symbol."""
+    return "BAD is shown" if any(record.symbol == "BAD" for record in version.predictions.predictions) else None
+
+
+def test_a_guard_drops_the_entries_that_it_refuses(settings: Settings, redis_server: RedisServer) -> None:
+    """And no other, though they wait together; each is named in a failed report, and what waits for it is told."""
+    settings = replace(settings, guard="tests.pipeline.test_updates:refuse_bad")
+    run_old(settings)
+    names = ["A", "BAD", "B", "C", "BAD", "D"]
+    entries = [enqueue(settings, [a(name)], []) for name in names]
+    report = apply_updates(settings)
+
+    assert report is not None
+    assert report.status == "success"
+    assert report.updated is not None
+    assert report.updated.refused == 2
+    assert shown(settings, redis_server) == ["A", "B", "C", "D", "MSFT", "AAPL"]
+    failed = [each for each in runs(settings, redis_server) if each.status == "failed"]
+    assert [each.error for each in failed] == ["GuardRefused"] * 2
+    assert all("of BAD: " in (each.details or "") for each in failed)
+    for name, entry in zip(names, entries, strict=True):
+        if name == "BAD":
+            with pytest.raises(GuardRefused, match="BAD is shown"):
+                wait_applied(settings, entry.sequence, 5)
+        else:
+            assert wait_applied(settings, entry.sequence, 5) == report.version
+
+
+def test_updates_leave_enough(settings: Settings, redis_server: RedisServer) -> None:
+    """They never empty the index, and remove no more of it at once than a drop may be."""
+    run_old(settings)
+    report = applied(settings, removed=("AAPL", "MSFT"))
+    assert (report.status, report.error) == ("failed", "NoRecords")
+    report = applied(replace(settings, max_drop_percent=49.0), removed=("AAPL",))
+    assert (report.status, report.error) == ("failed", "GuardRefused")
+    assert "ROLLING_MAX_DROP_PERCENT=49" in (report.details or "")
+    assert shown(settings, redis_server) == ["MSFT", "AAPL"]
+    assert applied(replace(settings, max_drop_percent=50.0), removed=("AAPL",)).status == "success"
+
+
+def test_a_drain_and_the_end_of_a_run_wait_for_each_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For so long; then the drain gives up, and what waits stays."""
+    monkeypatch.setattr(optimizer.pipeline.updates, "PUBLISHING_WAIT_S", 0.01)
+    run_old(settings)
+    enqueue(settings, [a("NVDA")], [])
+    with closing(CacheClient(settings.redis_url, settings.source, 30.0)) as cache:
+        with SourceLock(cache, cache.keys.publishing).acquire() as lock:
+            assert lock.held
+            with pytest.raises(PublishRefused, match="has been publishing for longer"):
+                apply_updates(settings)
+        assert len(UpdateQueue(cache).read().entries) == 1
+    assert apply_updates(settings)
+
+
+def test_a_drain_that_was_overtaken_begins_anew(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its flip is refused after a scan has published meanwhile, and its updates are applied to that version."""
+    run_old(settings)
+    enqueue(settings, [a("ZETA")], [])
+    publish = UpdateWriter.publish
+    statuses: list[str] = []
+
+    def publish_later(self: Any, *arguments: Any, **options: Any) -> None:
+        if not statuses:
+            statuses.append("begun")  # the run drains the queue too
+            write_json(settings.input, NEW)
+            with redis_server.client as client:
+                client.delete(Keys(settings.source).publishing)  # paused for longer than it lives
+            statuses.append(optimize(settings).status)
+        publish(self, *arguments, **options)
+
+    monkeypatch.setattr(UpdateWriter, "publish", publish_later)
+    apply_updates(settings)
+    assert statuses == ["begun", "success"]
+    assert sorted(shown(settings, redis_server)) == ["MSFT", "NVDA", "ZETA"]
+    with redis_server.client as client:
+        assert client.llen(Keys(settings.source).queue) == 0
+
+
+def test_updates_wait_until_redis_has_what_the_files_have(settings: Settings, redis_server: RedisServer) -> None:
+    """After a run that did not reach Redis its version is older: an update of it would be newer than the files."""
+    run_old(settings)
+    write_json(settings.input, NEW)
+    optimize(settings, use_cache=False)
+    assert applied(settings, a("ZETA")).reason == "no_version"
+    optimize(settings, progress=no_scan)
+    assert shown(settings, redis_server) == ["NVDA", "ZETA", "MSFT"]
+
+
+def test_a_version_that_is_damaged_is_not_changed(settings: Settings, redis_server: RedisServer) -> None:
+    """Updates wait until a run has mended it."""
+    version = version_of(run_old(settings))
+    keys = Keys(settings.source)
+    enqueue(settings, [a("ZETA")], [])
+    for kind in VERSION_KINDS[:1] + VERSION_KINDS[3:]:
+        with redis_server.client as client:
+            client.delete(keys.payload(version, kind))
+        with pytest.raises(CacheUnavailable, match="not whole"):
+            apply_updates(settings)
+    optimize(settings)
+    assert "ZETA" in shown(settings, redis_server)
+
+
+def test_what_is_damaged_does_not_stop_the_queue(settings: Settings, redis_server: RedisServer) -> None:
+    """An entry, an update that holds, a record, a number: each is passed over, and what comes after it is applied."""
+    version = version_of(run_old(settings))
+    keys = Keys(settings.source)
+    applied(settings, a("ZETA"))
+    with redis_server.client as client:
+        version = int(cast("bytes", client.hget(keys.current, "version")))
+        client.hset(keys.updates, "ZETA", "no update")
+        client.hset(keys.payload(version, "symbols"), "AAPL", "no record")
+        client.hset(keys.queued, mapping={"tat_ms": "soon", "refused": "{"})
+        client.rpush(keys.queue, "no entry")
+    report = applied(settings, a("ZETA", 0.99), a("AAPL", 0.98))
+
+    assert report.status == "success"
+    assert shown(settings, redis_server) == ["ZETA", "AAPL", "MSFT"]
+    with redis_server.client as client:
+        assert client.llen(keys.queue) == 0
+        assert client.hlen(keys.updates) == 2
+    optimize(settings)
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_an_update_that_is_damaged_comes_back_from_the_files(settings: Settings, redis_server: RedisServer) -> None:
+    """A scan takes what Redis cannot read from there, and writes it anew."""
+    run_old(settings)
+    applied(settings, a("ZETA"))
+    optimize(settings)
+    with redis_server.client as client:
+        client.hset(Keys(settings.source).updates, "ZETA", "no update")
+    assert optimize(settings, force=True).cache == "published"
+    assert shown(settings, redis_server)[0] == "ZETA"
+
+
+def test_a_record_that_is_damaged_makes_a_run_scan(settings: Settings, redis_server: RedisServer) -> None:
+    """The files cannot catch up with a version that Redis has not whole."""
+    run_old(settings)
+    report = applied(settings, a("ZETA"))
+    keys = Keys(settings.source)
+    with redis_server.client as client:
+        client.hset(keys.payload(version_of(report), "symbols"), "AAPL", "no record")
+    report = optimize(settings)
+    assert (report.status, report.cache) == ("success", "published")
+    assert shown(settings, redis_server) == ["ZETA", "MSFT", "AAPL"]
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_a_call_that_is_sent_again_is_accepted_once(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py repeats a command whose reply was lost."""
+    monkeypatch.setattr("optimizer.cache.update_queue.secrets.token_hex", lambda _: "the token of one call")
+    first, second = enqueue(settings, [a("A")], []), enqueue(settings, [a("A")], [])
+    assert first.sequence == second.sequence
+    assert second.must_drain
+    with redis_server.client as client:
+        assert client.llen(Keys(settings.source).queue) == 1
+
+
+def test_without_redis_nothing_is_taken(settings: Settings, own_redis: RedisServer) -> None:
+    """An update needs Redis."""
+    settings = replace(settings, redis_url=own_redis.url)
+    for call in (lambda: enqueue(settings, [a("A")], []), lambda: apply_updates(settings)):
+        with pytest.raises(CacheUnavailable):
+            call()
+
+
+@pytest.mark.parametrize("check", ["is_intact", "shows"])
+def test_a_tick_that_an_update_overtakes_sees_no_damage(
+    settings: Settings,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    check: str,
+) -> None:
+    """The version that it looks at expires, since there is a newer one: it neither scans nor publishes again."""
+    run_old(settings)
+    checked = getattr(optimizer.pipeline.session, check)
+
+    def check_later(*arguments: Any) -> bool:
+        applied(settings, a("ZETA"))
+        return cast("bool", checked(*arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optimizer.pipeline.session, check, check_later)
+        report = optimize(settings, progress=no_scan)
+    assert (report.status, report.cache) == ("unchanged", "current")
+    assert "damaged" not in caplog.text
+    assert shown(settings, redis_server) == ["ZETA", "MSFT", "AAPL"]
+
+
+def test_an_old_version_of_updates_goes_soon(settings: Settings, redis_server: RedisServer) -> None:
+    """Many are made, each with an index."""
+    version = version_of(run_old(settings))
+    second = version_of(applied(settings, a("ZETA")))
+    third = version_of(applied(settings, a("ETA")))
+    keys = Keys(settings.source)
+    with redis_server.client as client:
+        for each in (version, second):
+            assert all(0 < cast("int", client.ttl(keys.payload(each, kind))) <= 5 for kind in VERSION_KINDS)
+        assert {client.ttl(keys.payload(third, kind)) for kind in VERSION_KINDS} == {-1}
+        assert client.keys("*:staged:*") == []
+
+
+@pytest.mark.slow
+def test_a_thousand_updates_a_second_are_merged(settings: Settings, redis_server: RedisServer) -> None:
+    """Into a few versions a second, and nothing is lost, while scans publish too."""
+    settings = replace(settings, interval_s=0.2)
+    run_old(settings)
+    drains, sequences = [], []
+
+    def drain() -> None:
+        drains.append(apply_updates(settings))
+
+    began_s = time.monotonic()
+    threads = []
+    for number in range(1000):
+        entry = enqueue(settings, [a(f"S{number % 300:03d}", round(0.5 + number / 5000, 4))], [])
+        sequences.append(entry.sequence)
+        if entry.must_drain:
+            threads.append(threading.Thread(target=drain))
+            threads[-1].start()
+        if number % 250 == 100:
+            write_json(settings.input, OLD)
+            os.utime(local(settings.input), (1, 1 + number))  # older than all updates
+            optimize(settings)
+    wait_applied(settings, sequences[-1], 20)
+    for thread in threads:
+        thread.join()
+    seconds = time.monotonic() - began_s
+
+    versions = sum(report.updated.versions for report in drains if report and report.updated)
+    assert versions <= 4 + 4.5 * seconds + 4  # the runs' own drains are paced by the same time
+    with redis_server.client as client:
+        keys = Keys(settings.source)
+        held = cast("dict[bytes, bytes]", client.hgetall(keys.updates))
+        assert client.llen(keys.queue) == 0
+    for number in range(700, 1000):
+        update = msgspec.json.decode(held[b"S%03d" % (number % 300)])
+        assert update["record"]["confidence"] == round(0.5 + number / 5000, 4)
+    optimize(settings)
+    wait_until(lambda: snapshot_store(settings.output_dir).read_manifest(), what="files")
+    assert_redis_holds_the_files(redis_server, settings)

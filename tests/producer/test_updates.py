@@ -1,0 +1,271 @@
+"""Updates through real workers: published by an engine, sent by Flower and by any Celery client, and killed workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from optimizer import Settings, SnapshotReader, optimize
+from optimizer.errors import CacheUnavailable, SettingsInvalid, UpdatesPending, UpdatesRefused
+from optimizer.producer import Accepted, publish
+from tests.support.fleet import Fleet
+from tests.support.foreign_app import ForeignApp
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, write_json
+
+TASK = "tasks.update_predictions"
+QUEUE = "rolling.updates"
+
+
+def shown(reader: SnapshotReader) -> dict[str, float]:
+    """The confidence of each symbol that is shown."""
+    return {record.symbol: record.confidence for record in reader.predictions().value.predictions}
+
+
+def record(symbol: str = "TSLA", **fields: Any) -> dict[str, Any]:
+    return a_record(symbol=symbol, **fields)
+
+
+@pytest.fixture
+def scanned(settings: Settings) -> Settings:
+    """A source of two symbols, and a version of it."""
+    write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record()})
+    optimize(settings)
+    return settings
+
+
+@contextmanager
+def fleet_of(directory: Path, settings: Settings, **variables: str) -> Iterator[Fleet]:
+    """A worker that takes updates alone."""
+    with Fleet(directory, settings, **variables) as fleet:
+        fleet.start_worker("-Q", QUEUE, "-c", "1")
+        yield fleet
+
+
+@contextmanager
+def client_of(settings: Settings) -> Iterator[Celery]:
+    """A program that knows nothing of this package but the name of the task."""
+    with Celery(broker=settings.broker_url, backend=settings.broker_url, set_as_current=False) as client:
+        yield client
+
+
+def kill_child(fleet: Fleet) -> None:
+    """Kill the child that executes the tasks, and wait for another."""
+    (killed,) = fleet.children()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: fleet.children() not in ([], [killed]), what="another child")
+
+
+# ---- through a worker
+
+
+@pytest.mark.slow
+def test_records_are_shown_symbols_are_removed_and_rejects_are_named(tmp_path: Path, scanned: Settings) -> None:
+    """In one version, which the call waits for; then by any Celery client and by hand, and wrong ones fail clearly."""
+    with fleet_of(tmp_path, scanned) as fleet, client_of(scanned) as client:
+        before = fleet.reader.predictions().version
+        accepted = publish(
+            [record(confidence=0.97), record("BAD", confidence=2)], remove=["MSFT"], settings=scanned, wait_s=20
+        )
+        assert (accepted.records, accepted.removals) == (1, 1)
+        assert [(reject.reason.value, reject.name, reject.where) for reject in accepted.rejected] == [
+            ("ConfidenceInvalid", "BAD", "record 2")
+        ]
+        assert accepted.version is not None
+        assert accepted.version > before
+        assert fleet.reader.predictions().version == accepted.version
+        assert list(shown(fleet.reader)) == ["TSLA", "AAPL"]
+        assert fleet.reader.symbol("MSFT").value is None
+
+        def send(*arguments: Any, **keywords: Any) -> dict[str, Any]:
+            sent = client.send_task(TASK, arguments, keywords, queue=QUEUE)
+            result: dict[str, Any] = sent.get(timeout=20, propagate=True)
+            return result
+
+        report = send({"NVDA": a_record(confidence=0.99), "X": 5}, ["TSLA", "NONE"], "rolling_brain")
+        assert (report["status"], report["updated"]["changed"], report["updated"]["removed"]) == ("success", 1, 2)
+        (tally,) = report["rejects"]
+        assert (tally["reason"], tally["count"], tally["first"][0]["name"]) == ("RecordNotObject", 1, "X")
+        assert list(shown(fleet.reader)) == ["NVDA", "AAPL"]
+        assert fleet.reader.predictions().version == report["version"]
+        assert (send()["status"], send(source="rolling_brain")["reason"]) == ("skipped", "no_updates")
+
+        for arguments, error, message in (
+            (([record()], ["TSLA"]), "SettingsInvalid", "'TSLA' is in records and in remove"),
+            ((5,), "SettingsInvalid", "records=5 is neither"),
+            (([], "TSLA"), "SettingsInvalid", "remove='TSLA' is not a list"),
+            (([], [], "other"), "SettingsInvalid", "source='other'"),
+            (([], [], {"a": 1}), "SettingsInvalid", "source={'a': 1}"),
+            (([record(f"S{number}") for number in range(1_001)],), "UpdatesRefused", "more than 1,000"),
+            (("[nonsense]",), "SourceMalformed", "malformed JSON at byte 1"),
+            (([], [], None, "more"), "TypeError", "positional arguments"),
+        ):
+            with pytest.raises(Exception, match=r".") as caught:
+                send(*arguments)
+            assert (type(caught.value).__name__, message in str(caught.value)) == (error, True), caught.value
+        assert list(shown(fleet.reader)) == ["NVDA", "AAPL"]
+        fleet.wait_for_line("an update of rolling_brain failed: UpdatesRefused: more than 1,000 records")
+
+        fleet.start_flower()
+        kwargs = {"records": [record("FLOW")], "remove": ["AAPL"]}
+        status, sent = fleet.flower("POST", f"/api/task/async-apply/{TASK}", {"kwargs": kwargs})
+        assert status == 200
+        wait_until(lambda: list(shown(fleet.reader)) == ["NVDA", "FLOW"], what="the update by Flower")
+        info = f"/api/task/info/{sent['task-id']}"
+        wait_until(lambda: fleet.flower("GET", info)[1].get("state") == "SUCCESS", what="its result")
+
+
+@pytest.mark.slow
+def test_killed_workers_lose_no_update(tmp_path: Path, scanned: Settings) -> None:
+    """Children and workers are killed while updates are sent: in the end each symbol is what was last sent of it."""
+    wanted: dict[str, float] = {"AAPL": 0.75, "MSFT": 0.75}
+    with Fleet(tmp_path, scanned) as fleet:
+        for life in range(2):
+            fleet.start_worker("-Q", QUEUE, "-c", "1")
+            for number in range(60):
+                symbol, confidence = f"S{number % 7}", 0.8 + (life * 60 + number) / 1_000
+                if number % 5 == 4:
+                    publish(remove=[symbol], settings=scanned)
+                    wanted.pop(symbol, None)
+                else:
+                    publish([record(symbol, confidence=confidence, timestamp=None)], settings=scanned)
+                    wanted[symbol] = confidence
+                if number == 30:
+                    kill_child(fleet)
+            if life == 0:
+                fleet.end("worker", signal.SIGKILL)
+        last = publish([record("LAST")], settings=scanned, wait_s=20)
+        assert fleet.reader.predictions().version == last.version
+        assert shown(fleet.reader) == {**wanted, "LAST": 0.75}
+
+
+@pytest.mark.slow
+def test_updates_wait_for_a_worker_with_one_message(
+    tmp_path: Path, scanned: Settings, redis_server: RedisServer
+) -> None:
+    """The call says so; the worker that comes back applies all of them."""
+    for number in range(20):
+        publish([record(confidence=0.9 + number / 1_000)], settings=scanned)
+    with redis_server.client as client:
+        assert 1 <= client.llen(QUEUE) <= 5  # one a second
+    with pytest.raises(UpdatesPending, match="no worker has applied them"):
+        publish([record("LATE")], settings=scanned, wait_s=0.05)
+    with fleet_of(tmp_path, scanned) as fleet:
+        wait_until(lambda: "LATE" in shown(fleet.reader), what="the updates")
+        assert shown(fleet.reader)["TSLA"] == 0.919
+
+
+@pytest.mark.slow
+def test_the_app_of_another_team_takes_and_sends_updates(tmp_path: Path, scanned: Settings) -> None:
+    """In the queue that it was registered with; its own broker is used."""
+    config = f'broker_url = "{scanned.redis_url}"\ntask_default_queue = "proj"'
+    with ForeignApp(tmp_path / "proj", scanned, config, ', queue="theirs"') as app:
+        app.start_worker("-Q", "theirs", "-c", "1")
+        printed = app.printed(f"""
+import json
+from proj import app
+from optimizer.producer import publish
+accepted = publish([{record(confidence=0.97)!r}], app=app, wait_s=20)
+print(json.dumps(accepted.to_dict()))
+""")
+        assert json.loads(printed)["version"] == app.reader.predictions().version
+        assert list(shown(app.reader)) == ["TSLA", "AAPL", "MSFT"]
+
+
+# ---- without a worker
+
+
+def test_a_broker_that_is_away_costs_no_update(
+    scanned: Settings, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was accepted waits for the next tick; the log says so."""
+    settings = replace(scanned, broker_url=own_redis.url)
+    accepted = publish([record(confidence=0.97)], settings=settings)
+    assert accepted == Accepted(1, 0, [])
+    assert (
+        "updates are accepted, and wait until the next call or tick has them applied: CacheUnavailable" in caplog.text
+    )
+    assert optimize(settings).status == "unchanged"
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        assert list(shown(reader)) == ["TSLA", "AAPL", "MSFT"]
+
+
+def test_a_broker_that_was_restarted_gets_the_next_message(scanned: Settings, own_redis: RedisServer) -> None:
+    """Though the connection of this process is broken."""
+    settings = replace(scanned, broker_url=own_redis.url)
+    for life in range(2):
+        own_redis.start()
+        wait_until(lambda: optimize(settings).status == "unchanged", what="what waits to be applied")
+        with own_redis.client as client:
+            before = client.llen(QUEUE)
+            publish([record(f"S{life}")], settings=settings)
+            assert client.llen(QUEUE) == before + 1
+        own_redis.kill()
+
+
+def test_without_the_cache_nothing_is_taken(scanned: Settings, own_redis: RedisServer) -> None:
+    """The error says which Redis; rejects alone need none."""
+    settings = replace(scanned, redis_url=own_redis.url)
+    with pytest.raises(CacheUnavailable, match=str(own_redis.port)):
+        publish([record()], settings=settings)
+    accepted = publish([record(confidence=7)], settings=settings)
+    assert (accepted.records, [reject.name for reject in accepted.rejected]) == (0, ["TSLA"])
+
+
+def test_too_much_is_refused_as_a_whole(scanned: Settings) -> None:
+    """Of one call and of what waits, by the settings."""
+    settings = replace(scanned, update_records_limit=3, update_queue_limit=5)
+    records = [record(f"S{number}") for number in range(4)]
+    with pytest.raises(UpdatesRefused, match="ROLLING_UPDATE_RECORDS_LIMIT"):
+        publish(records, settings=settings)
+    publish(records[:3], settings=settings)
+    with pytest.raises(UpdatesRefused, match="ROLLING_UPDATE_QUEUE_LIMIT=5"):
+        publish(records[1:], settings=settings)
+    publish(records[3:], remove=["MSFT"], settings=settings)
+    optimize(settings)
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        assert set(shown(reader)) == {"AAPL", "S0", "S1", "S2", "S3"}
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, scanned: Settings) -> None:
+    """One of several sources is named."""
+    monkeypatch.setenv("ROLLING_SOURCES", f"a={scanned.input}; b={scanned.input}")
+    monkeypatch.setenv("ROLLING_REDIS_URL", scanned.redis_url)
+    with pytest.raises(SettingsInvalid, match="say which is meant: a, b"):
+        publish([record()])
+    with pytest.raises(SettingsInvalid, match="source='c' is not one of"):
+        publish([record()], source="c")
+    assert publish([record()], source="b").records == 1
+    with pytest.raises(SettingsInvalid, match="source='b' is not one of those that are configured: rolling_brain"):
+        publish([record()], settings=scanned, source="b")
+
+
+@pytest.mark.parametrize("wait_s", [-1, float("nan"), float("inf")])
+def test_a_time_to_wait_that_is_none_is_refused(scanned: Settings, wait_s: float) -> None:
+    """Before anything is taken."""
+    with pytest.raises(SettingsInvalid, match="wait_s="):
+        publish([record()], settings=scanned, wait_s=wait_s)
+
+
+def test_importing_it_imports_no_celery_and_rejects_alone_need_none() -> None:
+    """Nor does the import make a connection, or read the environment."""
+    code = """
+import sys
+import optimizer.producer
+from optimizer.producer import Accepted, publish
+assert publish([5]).rejected[0].where == "record 1"
+print([name for name in sys.modules if name.split(".")[0] in ("celery", "kombu")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
