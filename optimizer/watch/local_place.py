@@ -6,6 +6,7 @@ is deleted or does not exist has no watch; so files are looked at each second to
 A file is whole at once if it was renamed or linked into its place after it was written. Its times show that only if the
 kernel's clock of files has ticked in between, which takes up to 10 ms: of renames without an fsync before, nine in ten
 have equal times. So the names in the same directories are noted too: a file that had another name before was renamed.
+A new file may get the inode number of a deleted one, so names that are gone, or lead to another file, do not count.
 
 A directory that does not exist yet is waited for in the nearest one above it that does.
 """
@@ -19,7 +20,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Generator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,16 +116,28 @@ class LocalPlace:
             self._changes.close()
 
     def _had_another_name(self, file: str, path: Path) -> bool:
-        return file in self._names and self._names[file] != os.path.realpath(path)
+        name = self._names.get(file)
+        if name is None or name == os.path.realpath(path):
+            return False
+        try:
+            return _file(os.lstat(name)) == file  # linked
+        except OSError:
+            return True
 
     def _note_names(self) -> None:
         """Note the names of files that were announced, after the look: their earlier names count in it."""
+        gone = set()
         for name in self._announced:
-            with suppress(OSError):
+            try:
                 state = os.lstat(name)
-                if stat.S_ISREG(state.st_mode):
-                    self._names[_file(state)] = name
-                    self._names.move_to_end(_file(state))
+            except OSError:
+                gone.add(name)
+                continue
+            if stat.S_ISREG(state.st_mode):
+                self._names[_file(state)] = name
+                self._names.move_to_end(_file(state))
+        for file in [file for file, name in self._names.items() if name in gone]:
+            del self._names[file]
         self._announced.clear()
         while len(self._names) > NAMES:
             self._names.popitem(last=False)

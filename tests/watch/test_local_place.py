@@ -104,6 +104,31 @@ def test_a_renamed_file_is_whole_whatever_the_clock_of_files_shows(
         shown = {"a.json"}
 
 
+def test_the_inode_number_of_a_deleted_file_says_nothing(
+    tmp_path: Path, place_of: Callable[[Path], LocalPlace]
+) -> None:
+    """An engine that keeps the old file under another name, and writes in place, gets the number of the one before."""
+    path, old = tmp_path / "a.json", tmp_path / "a.json.old"
+    place = place_of(path)
+    for content in ("1", "22", "333", "4444"):
+        if path.exists():
+            path.rename(old)
+        path.write_text(content)
+        written_after_any_rename(path)
+        announced(place, {"a.json"})
+        path.write_text(content + content)
+        written_after_any_rename(path)
+        assert not only_file(place).is_whole
+        announced(place, {"a.json"})
+
+    old.unlink()
+    announced(place, {"a.json"})
+    path.unlink()
+    path.write_text("1")
+    written_after_any_rename(path)
+    assert not only_file(place).is_whole
+
+
 def only_file(place: LocalPlace) -> Seen:
     """The only file of a place."""
     (seen,) = place.look().values()
