@@ -88,7 +88,7 @@ def _write_file(path: Path, records: Records, bots: Mapping[str, object] | None,
         document.end(None if bots is None else encode_bots(bots))
         compression.finish()
         with writing(path):
-            landed(file, began_ns)
+            landed(file, path, began_ns)
             file.rename(path)
             sync_directory(path.parent)
     return Written(count, document.json_bytes, compression.written_bytes, files_written=1, files_unchanged=0)

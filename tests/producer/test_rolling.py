@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import random
+import stat
 import subprocess
 import sys
 import tempfile
@@ -200,6 +202,38 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     write_rolling(link, {"AAPL": a_record()})
     assert link.is_symlink()
     assert read(tmp_path / "disk" / "real.json.gz")["AAPL"]
+
+
+@pytest.mark.parametrize("parts", [0, 2])
+def test_a_file_is_as_readable_as_what_it_replaces(tmp_path: Path, parts: int) -> None:
+    """Mode, and owner and group where they may be given: the worker may be another user. It is never more readable."""
+    path = tmp_path / "brain.json.gz"
+    modes: set[int] = set()
+
+    def records(confidence: float) -> Iterator[dict[str, Any]]:
+        modes.update(stat.S_IMODE(partial.stat().st_mode) for partial in tmp_path.rglob(".*.partial"))
+        yield {"symbol": "AAPL"} | a_record(confidence=confidence)
+
+    write_rolling(path, records(0.1), parts=parts)
+    (file,) = [file for file in path.iterdir() if file.stat().st_size > 80] if parts else [path]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~_umask()
+    file.chmod(0o440)
+    groups = [group for group in os.getgroups() if group != file.stat().st_gid] if os.geteuid() else [12_345]
+    if groups:
+        os.chown(file, -1, groups[0])
+    before = file.stat()
+    modes.clear()
+    write_rolling(path, records(0.2), parts=parts)
+    after = file.stat()
+    assert after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert modes == {0o700 if parts else 0o640}
+
+
+def _umask() -> int:
+    before = os.umask(0)
+    os.umask(before)
+    return before
 
 
 @pytest.mark.parametrize("parts", [0, 2])
