@@ -15,6 +15,7 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
@@ -236,10 +237,11 @@ def test_predictions_are_filtered_before_they_are_cut(
             "min_confidence=inf",
             "sentiment=" + 2000 * "x",
         ),
+        *("limit=-1&limit=5", "limit=5&limit=5", "sentiment=bullish&limit=5&sentiment=bearish", "%6cimit=5&limit=5"),
     ],
 )
 def test_parameters_are_checked(settings: Settings, query: str) -> None:
-    """A value that cannot be used is refused by its name, as problem details."""
+    """A value that cannot be used, or one of two, is refused by its name, as problem details."""
     run_old(settings)
     with asking(settings) as client:
         answer = client.get(f"/predictions?{query}")
@@ -248,7 +250,7 @@ def test_parameters_are_checked(settings: Settings, query: str) -> None:
     assert answer.headers["Content-Type"] == "application/problem+json"
     problem = answer.json()
     assert (problem["status"], problem["title"]) == (422, "Unprocessable Entity")
-    assert query.split("=", maxsplit=1)[0] in problem["detail"]
+    assert unquote(query).split("=", maxsplit=1)[0] in problem["detail"]
 
 
 def test_any_symbol_of_the_index_is_found(tmp_path: Path, settings: Settings) -> None:
