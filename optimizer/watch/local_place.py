@@ -19,7 +19,8 @@ import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -193,18 +194,30 @@ class LocalPlace:
 def directories_of(pattern: Path) -> tuple[frozenset[str], bool]:
     """The existing directories in which a change of the input would show, and whether to watch what lies below too."""
     before, pieces = split_pattern(pattern)
-    if not pieces:  # where the name is, and where the file is to which a link of that name leads
-        path = os.path.abspath(before)  # noqa: PTH100 - `Path.resolve` raises where links lead in a circle
+    path = os.path.abspath(before)  # noqa: PTH100 - `Path.resolve` raises where links lead in a circle
+    if not pieces:  # where the name is, where the file is to which a link of that name leads, and links on the way
         parents = os.path.realpath(os.path.dirname(path)), os.path.dirname(os.path.realpath(path))  # noqa: PTH120
-        return frozenset(map(_nearest, parents)), False
+        return frozenset(map(_nearest, (*parents, *_directories_of_links(path, set())))), False
     if "**" in pieces:
-        root = _nearest(os.path.realpath(before))
-        return frozenset([root]), root == os.path.realpath(before)
-    directories = {_nearest(os.path.realpath(before))}
+        root = _nearest(os.path.realpath(path))
+        return frozenset([root]), root == os.path.realpath(path)
+    directories = {_nearest(os.path.realpath(path)), *_directories_of_links(path, set())}
     for depth in range(1, len(pieces)):
         matches = glob.iglob(str(Path(glob.escape(str(before)), *pieces[:depth], "")) + os.sep)  # noqa: PTH207 - as `expand`
         directories.update(os.path.realpath(match) for match in matches)
     return frozenset(directories), False
+
+
+def _directories_of_links(path: str, seen: set[str]) -> Iterator[str]:
+    """Where the links lie that lead to a path, such as `current` in `current/brain.json.gz`."""
+    for name in (*map(str, reversed(Path(path).parents)), path):
+        with suppress(OSError):  # not a link, or it is gone
+            target = os.readlink(name)  # noqa: PTH115 - a text
+            if name not in seen:
+                seen.add(name)
+                directory = os.path.realpath(os.path.dirname(name))  # noqa: PTH120
+                yield directory
+                yield from _directories_of_links(os.path.normpath(os.path.join(directory, target)), seen)  # noqa: PTH118
 
 
 def _file(state: os.stat_result) -> str:

@@ -171,7 +171,7 @@ def test_a_directory_that_was_replaced_is_watched(tmp_path: Path, place_of: Call
 
 
 def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """The file that a link of the input's name leads to, the link itself, and a link among the directories."""
+    """The file that a link of the input's name leads to, and the link itself."""
     for day in ("monday", "tuesday"):
         rename_into(tmp_path / day / "a.json", day.encode())
     link = tmp_path / "in" / "a.json"
@@ -190,12 +190,27 @@ def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, place_of: Calla
     versions.append(place.look()[str(link)].version)
     assert len(set(versions)) == 3
 
-    current = tmp_path / "current"
-    current.symlink_to(tmp_path / "monday")
-    assert directories_of(current / "a.json") == (frozenset([str(tmp_path / "monday")]), False)
-    current.unlink()
-    current.symlink_to(tmp_path / "tuesday")
-    assert directories_of(current / "a.json") == (frozenset([str(tmp_path / "tuesday")]), False)
+
+@pytest.mark.parametrize("name", ["a.json", "*.json", "deep/a.json", "deep/*.json"])
+def test_a_link_among_the_directories_is_followed(
+    tmp_path: Path, place_of: Callable[[Path], LocalPlace], name: str
+) -> None:
+    """`current`, which leads to a directory for each release, by way of another link, is replaced."""
+    days = [tmp_path / "days" / day for day in ("monday", "tuesday", "wednesday")]
+    for day in days:
+        rename_into((day / name).with_name("a.json"), str(day).encode())
+    current, link = tmp_path / "in" / "current", tmp_path / "links" / "day"
+    for made, target in ((link, days[0]), (current, Path("../links/day"))):
+        made.parent.mkdir()
+        made.symlink_to(target)
+    place = place_of(current / name)
+    versions = {only_file(place).version}
+    for replaced, target in ((link, days[1]), (current, days[2])):
+        replaced.with_name("new").symlink_to(target)
+        replaced.with_name("new").rename(replaced)
+        announced(place, {"a.json"})
+        versions.add(only_file(place).version)
+    assert len(versions) == 3
 
 
 def test_patterns(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
