@@ -246,7 +246,8 @@ def recommend(rows: Sequence[CompressionRow], gzip_level: int) -> tuple[Compress
     """The best gzip level that can be set, and the best zstd level, for what clients download.
 
     Of the levels whose size is within 5 % of the smallest, the one that takes the least CPU. A zstd level that takes
-    more than the gzip level in force does not count, for every serving process compresses by itself.
+    more than the gzip level in force does not count, for every serving process compresses by itself; where all do, it
+    is level 1.
     """
     limit = _downloads(gzip_row(rows, gzip_level)).cpu_ms
     every = [row for row in rows if row.library == "zstd"]

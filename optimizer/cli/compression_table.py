@@ -50,7 +50,7 @@ def conclusions(measured: Compression) -> list[str]:
         f"MB a day: what a client takes that downloads all but the index once in {measured.interval_s:g} s.",
         "reader: to inflate all but the index, once a version, in ms.",
         "The rule, for all but the index: of the levels within 5 % of the smallest, the one that takes the least CPU;",
-        f"of zstd, only levels that take no more CPU than {_name(now)}.",
+        f"of zstd, only levels that take no more CPU than {_name(now)}, or else level 1.",
         f"gzip: ROLLING_GZIP_LEVEL={gzip_best.level} ({_name(gzip_best)}){against}",
         f"zstd: {_name(zstd_best)}; served is {_name(served)}, with {_compared(served, now)} {_name(now)}",
         f"The index is always compressed by isal {QUICK_GZIP_LEVEL}: no client downloads it.",
