@@ -53,7 +53,7 @@ def partial(parent: Path, name: str, *, is_directory: bool = False) -> Iterator[
 def landed(path: Path, target: Path, began_ns: int) -> None:
     """Prepare a file that is complete for its rename: make it durable, last modified when its writing began.
 
-    Whoever may read the file that it replaces may read it: the mode is the same, and so are owner and group as far as
+    Users who may read the file that it replaces may read it: the mode is the same, and so are owner and group as far as
     this user may give files away.
     """
     with suppress(FileNotFoundError):
