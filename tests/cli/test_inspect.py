@@ -19,7 +19,7 @@ else:
     from backports import zstd
 
 from optimizer import Settings
-from optimizer.inspection.inspect import MOST_RECORDS, inspect_input
+from optimizer.cli.inspection.inspect import MOST_RECORDS, inspect_input
 from tests.support.command import rolling_optimizer
 from tests.support.rolling_files import a_record, write_json, write_raw
 
