@@ -23,8 +23,8 @@ from isal import igzip
 from optimizer.config.settings import Settings
 from optimizer.models import Index
 from optimizer.reader.reader import SnapshotReader
-from optimizer.snapshots.compression import IGZIP_LEVELS, QUICK_GZIP_LEVEL, compress_gzip
-from optimizer.snapshots.format import CONTENT_KINDS, KINDS
+from optimizer.snapshots.compression import IGZIP_LEVELS
+from optimizer.snapshots.format import CONTENT_KINDS, KINDS, encode_index
 from optimizer.snapshots.store import snapshot_store
 
 if sys.version_info >= (3, 14):
@@ -169,7 +169,7 @@ def _current(settings: Settings) -> tuple[int, str, dict[str, bytes], dict[str, 
         best, bots, portfolio = reader.predictions(), reader.bots(), reader.portfolio()
         ranked = reader.top(settings.index_symbols_limit).value
     # In Redis the index is a key for all symbols; this is its file.
-    index = compress_gzip(msgspec.json.encode(Index(ranked, best.value.timestamp)), QUICK_GZIP_LEVEL)
+    index = encode_index(Index(ranked, best.value.timestamp))
     payloads = {"predictions": best.gz, "bots": bots.gz, "portfolio": portfolio.gz, "index": index}
     counts = {
         "predictions": len(best.value.predictions),
