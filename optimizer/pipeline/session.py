@@ -187,10 +187,7 @@ class Session:
                     f"a drain of updates has been publishing for longer than {PUBLISHING_WAIT_S:g} s: does a guard "
                     "hang? The next tick starts anew"
                 )
-            before, now = self._before, self.ask(self.writer.pointer, absent=None)
-            # What another run has published is left to the last checks, which refuse this one.
-            if before and now and now.version > before.version and now.manifest.lineage == before.manifest.lineage:
-                self._before, self.newest_before = now, max(self.newest_before, now.version)
+            self._follow_updates()
             self.held = self.read_held(store)
             yield
 
@@ -209,12 +206,20 @@ class Session:
             shown = self.ask(partial(self.writer.read_shown, before), absent=None)
             if shown is not None:
                 return before, *shown
-            now = self.ask(self.writer.pointer, absent=None)
-            if now is None or now.version == before.version or now.manifest.lineage != before.manifest.lineage:
+            if not self._follow_updates():
                 return None
-            self._before = now
-            self.newest_before = max(self.newest_before, now.version)
         return None
+
+    def _follow_updates(self) -> bool:
+        """Go on from the version that updates have made since the run began; false if there is none.
+
+        What another run has published is left to the last checks, which refuse this one.
+        """
+        before, now = self._before, self.ask(self.writer.pointer, absent=None)
+        if not (before and now and now.version > before.version and now.manifest.lineage == before.manifest.lineage):
+            return False
+        self._before, self.newest_before = now, max(self.newest_before, now.version)
+        return True
 
     def held_in_redis(self) -> dict[str, HeldUpdate]:
         """The updates that hold in the version that Redis shows; none while it is away."""
