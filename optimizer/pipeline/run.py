@@ -233,8 +233,7 @@ def run_locked(
 
 def _record(settings: Settings, session: Session, report: Report) -> None:
     """Record how a run ended, and apply the updates that wait: their drain may be lost, or had to wait for this run."""
-    session.record(report)
-    if not session.waiting or report.status == "skipped":
+    if not session.record(report) or report.status == "skipped":
         return
     try:
         apply_updates(settings)

@@ -67,7 +67,6 @@ class Session:
         problem: The first failure.
         in_files: The manifest in the files when the run began.
         newest_before: The newest version when the run began, in Redis and in the files, or made by updates since.
-        waiting: How many calls' updates wait, when a report was recorded.
         held: At its end, the updates that hold in the version that it replaces, by symbol.
     """
 
@@ -75,7 +74,6 @@ class Session:
         self.state: Literal["up", "down", "off"] = "up" if use_cache else "off"
         self.in_files: Manifest | None = None
         self.newest_before = 0
-        self.waiting = 0
         self.held: dict[str, HeldUpdate] = {}
         self.problem = ""
         self.cache = CacheClient(settings.redis_url, settings.source, settings.interval_s)
@@ -111,10 +109,15 @@ class Session:
 
     # ---- reports
 
-    def record(self, report: Report) -> None:
-        """Append the report to the stream of runs, also in a Redis whose state is down but which answers."""
-        if self.state != "off" and self.cache.redis_up:
-            self.waiting = self._attempt(lambda: self.run_log.add(report), absent=0)
+    def record(self, report: Report) -> int:
+        """Append the report to the stream of runs, also in a Redis whose state is down but which answers.
+
+        Returns:
+            How many calls' updates wait.
+        """
+        if self.state == "off" or not self.cache.redis_up:
+            return 0
+        return self._attempt(lambda: self.run_log.add(report), absent=0)
 
     # ---- the lock
 
