@@ -114,7 +114,7 @@ def test_records_are_shown_symbols_are_removed_and_rejects_are_named(tmp_path: P
                 send(*arguments)
             assert (type(caught.value).__name__, message in str(caught.value)) == (error, True), caught.value
         assert list(shown(fleet.reader)) == ["NVDA", "AAPL"]
-        fleet.wait_for_line("an update of rolling_brain failed: UpdatesRefused: more than 1,000 records")
+        fleet.wait_for_line("rolling_brain: ⚠️ an update failed: UpdatesRefused: more than 1,000 records")
 
         fleet.start_flower()
         kwargs = {"records": [record("FLOW")], "remove": ["AAPL"]}
