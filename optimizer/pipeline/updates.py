@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
@@ -39,14 +39,14 @@ from optimizer.errors import (
     UpdatesRefused,
 )
 from optimizer.log import SourceLog
-from optimizer.models import HeldUpdate, Manifest, PredictionsSnapshot, QueuedUpdate, Record, Report, UpdateCounts
+from optimizer.models import Manifest, QueuedUpdate, Record, Report, UpdateCounts
 from optimizer.pipeline.catch_up import catch_up_if_free
 from optimizer.pipeline.guard import check_guards
 from optimizer.pipeline.pace import delay_ms, next_tat_ms
-from optimizer.pipeline.update_version import decode_predictions, encode_updated
+from optimizer.pipeline.update_version import Shown, encode_updated
 from optimizer.pipeline.version import Predecessor
 from optimizer.selection.guards import check_removed
-from optimizer.selection.updates import Merged, merge
+from optimizer.selection.updates import merge
 from optimizer.snapshots.format import CONTENT_KINDS, SnapshotSet
 from optimizer.snapshots.store import snapshot_store
 
@@ -217,20 +217,23 @@ class _Drain:
                 raise
 
     def _apply(self, state: QueueState, token: str) -> None:
-        """Publish a version of the oldest entries: of all, or of as many as the guards pass, or drop one.
-
-        Where a guard refuses several, one of them may be the reason. The others follow.
-        """
+        """Publish a version of the oldest entries: of all, or of as many as the guards pass, or drop one."""
         entries = state.entries
-        while True:
-            try:
-                self._publish(state, entries, token)
-            except (GuardRefused, NoRecords) as error:
-                if len(entries) > 1:
-                    entries = entries[: len(entries) // 2]
-                    continue
-                self._drop(state, token, error)
-            return
+        try:
+            while not self._is_published(state, entries, token):
+                entries = entries[: len(entries) // 2]
+        except (GuardRefused, NoRecords) as error:
+            self._drop(state, token, error)
+
+    def _is_published(self, state: QueueState, entries: Sequence[QueuedUpdate], token: str) -> bool:
+        """Publish entries; false if a guard refuses several, of which one may be the reason. The others follow."""
+        try:
+            self._publish(state, entries, token)
+        except (GuardRefused, NoRecords):
+            if len(entries) == 1:
+                raise
+            return False
+        return True
 
     def _publish(self, state: QueueState, entries: Sequence[QueuedUpdate], token: str) -> None:
         settings, pointer = self._settings, state.pointer
@@ -251,12 +254,16 @@ class _Drain:
             top=settings.top_symbols_limit,
             min_confidence=settings.min_confidence,
         )
-        shown = decode_predictions(base)
+        shown = Shown.of(base)
+        known = shown.known(merged.held)
+        known |= {
+            record.symbol: record for record in writer.records([each for each in staged.best if each not in known])
+        }
         version = max(int(1000 * base.now_s), 1 + max(pointer.version, base.newest_known))
         following = encode_updated(
             base,
             shown=shown,
-            best=_records_of(staged.best, shown, merged.held, writer),
+            best=[known[each] for each in staged.best],
             changed=merged.held,
             settings=settings,
             version=version,
@@ -283,10 +290,6 @@ class _Drain:
                 tat_ms=round(next_tat_ms(state.tat_ms, 1000 * base.now_s)),
             ),
         )
-        self._report_version(following.manifest, merged)
-
-    def _report_version(self, manifest: Manifest, merged: Merged) -> None:
-        """Count a version that was published."""
         counts = self._counts
         self._counts = UpdateCounts(
             versions=counts.versions + 1,
@@ -295,16 +298,16 @@ class _Drain:
             outdated=counts.outdated + len(merged.outdated),
             first_outdated=[*counts.first_outdated, *merged.outdated][:OUTDATED_NAMED],
             refused=counts.refused,
-            held=manifest.updates,
+            held=following.manifest.updates,
         )
         self._report = Report(
             "success",
-            self._settings.source,
-            manifest.generated_at,
-            version=manifest.version,
+            settings.source,
+            following.manifest.generated_at,
+            version=version,
             cache="published",
-            rejected=manifest.rejected,
-            changes=manifest.changes,
+            rejected=following.manifest.rejected,
+            changes=following.manifest.changes,
             updated=self._counts,
         )
 
@@ -331,16 +334,6 @@ class _Drain:
             self._report = failed
         else:
             self._report = msgspec.structs.replace(self._report, updated=self._counts)
-
-
-def _records_of(
-    symbols: Sequence[str], shown: PredictionsSnapshot, changed: Mapping[str, HeldUpdate], writer: UpdateWriter
-) -> list[Record]:
-    """The staged records of symbols; Redis is asked only for those that were not shown before and have no update."""
-    known = {record.symbol: record for record in shown.predictions}
-    known |= {symbol: update.record for symbol, update in changed.items() if update.record is not None}
-    known |= {record.symbol: record for record in writer.records([each for each in symbols if each not in known])}
-    return [known[symbol] for symbol in symbols]
 
 
 def _cache(settings: Settings) -> CacheClient:
