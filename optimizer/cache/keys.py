@@ -83,6 +83,8 @@ __all__ = [
     "VERSION_TYPES",
     "KeyType",
     "Keys",
+    "number_of",
+    "version_of",
 ]
 
 PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
@@ -261,3 +263,14 @@ class Keys:
     def staged(self, token: str, kind: str) -> str:
         """The same before it is published."""
         return self._name("staged", token, kind)
+
+
+def number_of(text: bytes | None, pattern: re.Pattern[str] = NUMBER) -> int:
+    """The number that a key holds; 0 where there is none, or damage."""
+    digits = (text or b"").decode("ascii", "replace")
+    return int(digits) if pattern.fullmatch(digits) else 0
+
+
+def version_of(text: bytes | None) -> int:
+    """The version that a key holds; 0 where there is none, or damage."""
+    return number_of(text, VERSION)

@@ -19,7 +19,7 @@ import msgspec
 
 from optimizer.cache.client import CacheClient, now_s
 from optimizer.cache.damage import warn_of_damage
-from optimizer.cache.keys import NUMBER, Keys
+from optimizer.cache.keys import Keys, number_of
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.scripts import DROP, END_DRAIN, ENQUEUE
 from optimizer.errors import UpdatesRefused
@@ -183,7 +183,7 @@ def _state(
     refused: list[Refused] = []
     with suppress(*UNDECODABLE):
         refused = _REFUSED.decode(numbers.get(b"refused", b"[]"))
-    applied = _number(numbers.get(b"applied"))
+    applied = number_of(numbers.get(b"applied"))
     decoded: list[QueuedUpdate] = []
     for entry in entries:
         try:
@@ -195,14 +195,8 @@ def _state(
     return QueueState(
         pointer=Pointer.from_hash(pointer),
         entries=decoded,
-        newest=_number(numbers.get(b"sequence")),
+        newest=number_of(numbers.get(b"sequence")),
         applied=applied,
-        tat_ms=float(_number(numbers.get(b"tat_ms"))),
+        tat_ms=float(number_of(numbers.get(b"tat_ms"))),
         refused=refused,
     )
-
-
-def _number(text: bytes | None) -> int:
-    """A number of the queue; 0 where there is none, or damage."""
-    digits = (text or b"").decode("ascii", "replace")
-    return int(digits) if NUMBER.fullmatch(digits) else 0

@@ -18,10 +18,10 @@ import msgspec
 import redis
 
 from optimizer.cache.client import CacheClient, now_s
-from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_TYPES
+from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_TYPES, version_of
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.update_queue import decode_held, encode_held
-from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, version_of
+from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip
 from optimizer.errors import CacheUnavailable
 from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
 from optimizer.snapshots.format import SnapshotSet
@@ -117,7 +117,7 @@ class UpdateWriter:
                 not_held={symbol for symbol, data in zip(symbols, held, strict=True) if data is None},
                 held_count=held_count,
                 index_count=index_count,
-                newest_known=max(version_of(flipped or b""), version_of(changed)),
+                newest_known=max(version_of(flipped), version_of(changed)),
                 now_s=now_s(client),
             )
 

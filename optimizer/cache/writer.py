@@ -32,10 +32,10 @@ from optimizer.cache.keys import (
     NUMBER,
     ORIGINS,
     PAYLOAD_KINDS,
-    VERSION,
     VERSION_KINDS,
     VERSION_TYPES,
     Keys,
+    version_of,
 )
 from optimizer.cache.lock import Lock
 from optimizer.cache.pointer import Pointer, pointer_fields
@@ -47,7 +47,7 @@ from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
-__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip", "version_of"]
+__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip"]
 
 STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
@@ -207,7 +207,7 @@ class VersionWriter:
         return version_of(entries[0][0].split(b"-")[0] if entries else b"")
 
     def _flipped_version(self, client: redis.Redis) -> int:
-        return version_of(cast("bytes | None", client.hget(self._keys.flipped, "version")) or b"")
+        return version_of(cast("bytes | None", client.hget(self._keys.flipped, "version")))
 
     def _stage(self, client: redis.Redis, snapshots: SnapshotSet, token: str) -> None:
         names = {kind: self._keys.staged(token, kind) for kind in STAGED_TYPES}
@@ -336,9 +336,3 @@ def flip(
             f"version {manifest.version} of {manifest.source} was not published: "
             f"{cast('bytes', reply).decode()}; the next tick makes it again"
         )
-
-
-def version_of(text: bytes) -> int:
-    """The version that a key holds, 0 if that is no version."""
-    digits = text.decode("ascii", "replace")
-    return int(digits) if VERSION.fullmatch(digits) else 0

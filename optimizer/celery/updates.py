@@ -78,14 +78,14 @@ def update_predictions(self: Task, records: Any = (), remove: Any = (), source: 
         UpdatesPending: It was taken, and waits.
         CacheUnavailable: Redis is away.
     """
-    about = "its source" if source is None else shown(source)
+    about = "a source that is not named" if source is None else shown(source)
     try:
         settings = self.registration.settings(source)
         about = settings.source
         update, enqueued = accept_update(settings, records, remove)
         report = _apply(settings, enqueued)
     except RollingError as error:
-        _log.error("⚠️ an update of %s failed", about, error=error)
+        _log.error("⚠️ an update failed", source=about, error=error)
         raise
     result: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(report, rejects=_tallies(update.rejects)))
     return result

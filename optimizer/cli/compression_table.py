@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from optimizer.cli.compression import Compression, CompressionRow, gzip_row, row_of
+from optimizer.cli.compression import CompressionReport, CompressionRow, gzip_row, row_of
 from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, ZSTD_LEVEL
 from optimizer.snapshots.format import KINDS
 
 __all__ = ["compression_table", "conclusions"]
 
 
-def compression_table(measured: Compression) -> str:
+def compression_table(measured: CompressionReport) -> str:
     """Show sizes and times as tables for a person, and what the rule recommends."""
     json = ", ".join(f"{kind} {measured.json_bytes[kind] / 1e3:,.1f}" for kind in KINDS)
     lines = [
@@ -40,7 +40,7 @@ def _name(row: CompressionRow) -> str:
     return f"{row.library} {row.level}"
 
 
-def conclusions(measured: Compression) -> list[str]:
+def conclusions(measured: CompressionReport) -> list[str]:
     """What the columns are, the rule, and the levels that it gives."""
     now = gzip_row(measured.rows, measured.gzip_level)
     gzip_best = gzip_row(measured.rows, measured.best_gzip_level)

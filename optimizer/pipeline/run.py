@@ -233,8 +233,7 @@ def run_locked(
 
 def _record(settings: Settings, session: Session, report: Report) -> None:
     """Record how a run ended, and apply the updates that wait: their drain may be lost, or had to wait for this run."""
-    session.record(report)
-    if not session.waiting or report.status == "skipped":
+    if not session.record(report) or report.status == "skipped":
         return
     try:
         apply_updates(settings)
@@ -277,7 +276,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     snapshots = store.read_set(manifest=manifest)
     if snapshots is None or snapshots.manifest != manifest:
         return None
-    done = confirm_set(settings, store, session, snapshots)
+    done = confirm_set(store, session, snapshots)
     if done is None:
         return None
     now_s = time.time()

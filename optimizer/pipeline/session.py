@@ -67,7 +67,6 @@ class Session:
         problem: The first failure.
         in_files: The manifest in the files when the run began.
         newest_before: The newest version when the run began, in Redis and in the files, or made by updates since.
-        waiting: How many calls' updates wait, when a report was recorded.
         held: At its end, the updates that hold in the version that it replaces, by symbol.
     """
 
@@ -75,7 +74,6 @@ class Session:
         self.state: Literal["up", "down", "off"] = "up" if use_cache else "off"
         self.in_files: Manifest | None = None
         self.newest_before = 0
-        self.waiting = 0
         self.held: dict[str, HeldUpdate] = {}
         self.problem = ""
         self.cache = CacheClient(settings.redis_url, settings.source, settings.interval_s)
@@ -111,10 +109,15 @@ class Session:
 
     # ---- reports
 
-    def record(self, report: Report) -> None:
-        """Append the report to the stream of runs, also in a Redis whose state is down but which answers."""
-        if self.state != "off" and self.cache.redis_up:
-            self.waiting = self._attempt(lambda: self.run_log.add(report), absent=0)
+    def record(self, report: Report) -> int:
+        """Append the report to the stream of runs, also in a Redis whose state is down but which answers.
+
+        Returns:
+            How many calls' updates wait.
+        """
+        if self.state == "off" or not self.cache.redis_up:
+            return 0
+        return self._attempt(lambda: self.run_log.add(report), absent=0)
 
     # ---- the lock
 
@@ -187,10 +190,7 @@ class Session:
                     f"a drain of updates has been publishing for longer than {PUBLISHING_WAIT_S:g} s: does a guard "
                     "hang? The next tick starts anew"
                 )
-            before, now = self._before, self.ask(self.writer.pointer, absent=None)
-            # What another run has published is left to the last checks, which refuse this one.
-            if before and now and now.version > before.version and now.manifest.lineage == before.manifest.lineage:
-                self._before, self.newest_before = now, max(self.newest_before, now.version)
+            self._follow_updates()
             self.held = self.read_held(store)
             yield
 
@@ -209,12 +209,20 @@ class Session:
             shown = self.ask(partial(self.writer.read_shown, before), absent=None)
             if shown is not None:
                 return before, *shown
-            now = self.ask(self.writer.pointer, absent=None)
-            if now is None or now.version == before.version or now.manifest.lineage != before.manifest.lineage:
+            if not self._follow_updates():
                 return None
-            self._before = now
-            self.newest_before = max(self.newest_before, now.version)
         return None
+
+    def _follow_updates(self) -> bool:
+        """Go on from the version that updates have made since the run began; false if there is none.
+
+        What another run has published is left to the last checks, which refuse this one.
+        """
+        before, now = self._before, self.ask(self.writer.pointer, absent=None)
+        if not (before and now and now.version > before.version and now.manifest.lineage == before.manifest.lineage):
+            return False
+        self._before, self.newest_before = now, max(self.newest_before, now.version)
+        return True
 
     def held_in_redis(self) -> dict[str, HeldUpdate]:
         """The updates that hold in the version that Redis shows; none while it is away."""

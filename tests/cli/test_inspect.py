@@ -6,20 +6,15 @@ import gzip
 import json
 import os
 import re
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 from optimizer import Settings
-from optimizer.inspection.inspect import MOST_RECORDS, inspect_input
+from optimizer.cli.inspection.inspect import MOST_RECORDS, inspect_input
+from optimizer.storage.zstandard import zstd
 from tests.support.command import rolling_optimizer
 from tests.support.rolling_files import a_record, write_json, write_raw
 

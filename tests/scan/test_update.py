@@ -83,6 +83,7 @@ good_fields = st.builds(
 records_given = good_fields | fields | values
 
 
+@settings(max_examples=examples(50))
 @given(mapping=st.sampled_from([UNMAPPED, MAPPED]), given_records=st.lists(records_given, max_size=8))
 def test_a_list_gives_what_a_scan_of_a_file_of_it_gives(mapping: InputMapping, given_records: list[Any]) -> None:
     """The same records, and rejects with the same reasons, names and details, for any values and both engines."""
@@ -90,6 +91,7 @@ def test_a_list_gives_what_a_scan_of_a_file_of_it_gives(mapping: InputMapping, g
     assert in_order(update, len(given_records)) == scanned(given_records, mapping)
 
 
+@settings(max_examples=examples(50))
 @given(mapping=st.sampled_from([UNMAPPED, MAPPED]), given_records=st.dictionaries(texts, records_given, max_size=8))
 def test_a_mapping_gives_what_a_scan_of_a_section_of_it_gives(
     mapping: InputMapping, given_records: dict[str, Any]

@@ -6,7 +6,6 @@ import gzip
 import itertools
 import os
 import struct
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -23,15 +22,11 @@ from optimizer.errors import NoRecords, SourceError, SourceTorn, SourceUnreadabl
 from optimizer.pipeline.run import optimize
 from optimizer.scan.decoder import Item
 from optimizer.source.opener import open_input_file
+from optimizer.storage.zstandard import zstd
 from tests.support.engines import scan
 from tests.support.examples import examples
 from tests.support.large_inputs import scan_file
 from tests.support.rolling_files import local, write_raw
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 pytestmark = pytest.mark.usefixtures("engine")
 
