@@ -239,7 +239,7 @@ def _record(settings: Settings, session: Session, report: Report) -> None:
     try:
         apply_updates(settings)
     except RollingError as error:
-        _log.warning("updates that wait could not be applied: %s", error, source=settings.source)
+        _log.warning("updates that wait could not be applied", source=settings.source, error=error)
 
 
 @contextmanager

@@ -284,7 +284,7 @@ def test_a_pinned_version_keeps_updates_waiting(settings: Settings, redis_server
     report = apply_updates(settings)
     assert report is not None
     assert report.reason == "pinned"
-    with pytest.raises(UpdatesPending, match="is pinned since"):
+    with pytest.raises(UpdatesPending, match=r"is pinned since .* unpinned, by: rolling-optimizer unpin"):
         wait_applied(settings, entry.sequence, 0)
     assert optimize(settings).reason == "pinned"
     assert shown(settings, redis_server) == ["MSFT", "AAPL"]
@@ -315,7 +315,7 @@ def test_a_guard_drops_the_entries_that_it_refuses(settings: Settings, redis_ser
     assert shown(settings, redis_server) == ["A", "B", "C", "D", "MSFT", "AAPL"]
     failed = [each for each in runs(settings, redis_server) if each.status == "failed"]
     assert [each.error for each in failed] == ["GuardRefused"] * 2
-    assert all("of BAD: " in (each.details or "") for each in failed)
+    assert all("the update of BAD was dropped: " in (each.details or "") for each in failed)
     for name, entry in zip(names, entries, strict=True):
         if name == "BAD":
             with pytest.raises(GuardRefused, match="BAD is shown"):
