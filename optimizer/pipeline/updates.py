@@ -326,6 +326,7 @@ class _Drain:
             first_outdated=[*counts.first_outdated, *merged.outdated][:OUTDATED_NAMED],
             refused=counts.refused,
             held=following.manifest.updates,
+            waited_s=max(counts.waited_s, _waited_s(entries, base.now_s)),
         )
         self._report = Report(
             "success",
@@ -382,6 +383,11 @@ def _waits_for(state: QueueState, in_files: Manifest | None) -> str:
         return "no_version"  # Redis was away: the next tick publishes the files, which are newer
     is_pinned = pointer.manifest.pinned is not None
     return "pinned" if is_pinned else ""
+
+
+def _waited_s(entries: Sequence[QueuedUpdate], now_s: float) -> float:
+    """How long the oldest has waited; one that was damaged has no time."""
+    return max((round(now_s - entry.at_ms / 1000, 3) for entry in entries if entry.at_ms), default=0.0)
 
 
 def _why_pending(pointer: Pointer | None, taken_from: Callable[[], str]) -> str:

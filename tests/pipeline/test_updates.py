@@ -236,8 +236,10 @@ def test_a_drain_that_takes_long_leaves_the_rest_to_another(
     assert apply_updates(settings)
 
 
-def test_a_run_applies_what_waits(settings: Settings, redis_server: RedisServer) -> None:
-    """From before there was a version, and where the drain was lost."""
+def test_a_run_applies_what_waits(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From before there was a version, and where the drain was lost; it warns where no worker seems to take them."""
     enqueue(settings, [a("NVDA")], [])
     report = apply_updates(settings)
     assert report is not None
@@ -247,6 +249,13 @@ def test_a_run_applies_what_waits(settings: Settings, redis_server: RedisServer)
     enqueue(settings, [a("ZETA", 0.99)], [])
     optimize(settings)
     assert shown(settings, redis_server)[0] == "ZETA"
+    assert "updates have waited" not in caplog.text  # not for long, or for the first version
+
+    monkeypatch.setattr("optimizer.pipeline.run.WAITED_S", 0.0)
+    enqueue(settings, [a("ZETA", 0.98)], [])
+    optimize(settings)
+    assert "updates have waited for 0." in caplog.text
+    assert "does a worker take their queue" in caplog.text
 
 
 def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server: RedisServer) -> None:
@@ -273,7 +282,9 @@ def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server:
         wait_applied(settings, entry.sequence, 5)
 
 
-def test_a_pinned_version_keeps_updates_waiting(settings: Settings, redis_server: RedisServer) -> None:
+def test_a_pinned_version_keeps_updates_waiting(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A rollback shows the old set as it was; the first run after the pin takes over what holds and waits."""
     old = version_of(run_old(settings))
     applied(settings, a("NVDA"), removed=("MSFT",))
@@ -290,7 +301,9 @@ def test_a_pinned_version_keeps_updates_waiting(settings: Settings, redis_server
     assert shown(settings, redis_server) == ["MSFT", "AAPL"]
     assert_redis_holds_the_files(redis_server, settings)
 
+    monkeypatch.setattr("optimizer.pipeline.run.WAITED_S", 0.0)
     unpin(settings)
+    assert "updates have waited" not in caplog.text  # what they waited for was no worker
     assert optimize(settings).status == "success"
     assert shown(settings, redis_server) == ["ZETA", "NVDA", "AAPL"]
 
