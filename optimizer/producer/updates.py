@@ -14,6 +14,7 @@ from typing import Any
 
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
+from optimizer.extras import require
 from optimizer.log import SourceLog
 from optimizer.models import Reject, Value
 from optimizer.pipeline.accept import accept_update
@@ -69,6 +70,7 @@ def publish(
         What was accepted, and each record that was rejected.
 
     Raises:
+        ExtraMissing: Celery is not installed.
         SettingsInvalid: An argument or a `ROLLING_*` variable cannot be used, or a symbol is both given and removed.
         UpdatesRefused: There is too much in this call, or too much waits; nothing of it was taken.
         SourceMalformed, SourceTorn: What was given as JSON is none; nothing of it was taken.
@@ -79,6 +81,7 @@ def publish(
         UpdatesLost: It was accepted, and Redis lost its data while this call waited.
     """
     settings = settings_of_call(source, settings, wait_s, app)
+    require("publish", "celery", "celery", "kombu")  # before anything is taken that no worker would hear of
     update, enqueued = accept_update(settings, records, remove)
     if enqueued is not None and enqueued.must_drain:
         _send_drain(settings, app)
