@@ -27,15 +27,16 @@ from optimizer.models import Reject, RejectTally, Report
 from optimizer.pipeline.accept import accept_update
 from optimizer.pipeline.updates import Enqueued, apply_updates, wait_applied
 from optimizer.scan.fragment import shown
+from optimizer.selection.acceptance import describe_tally
 
 if TYPE_CHECKING:
     from celery import Celery, Task
 
     from optimizer.config.settings import Settings
 
-__all__ = ["send_drain", "update_predictions"]
+__all__ = ["drain_queue", "send_drain", "update_predictions"]
 
-# A drain that no worker has taken by then is dropped, so that they do not accumulate without a worker.
+# A worker that comes back drops those that are older: one of them is enough.
 DRAIN_EXPIRES_S: Final = 60.0
 # How long an update by a message waits for another process, which is applying it.
 APPLIED_WITHIN_S: Final = 10.0
@@ -61,6 +62,12 @@ def send_drain(app: Celery, source: str) -> None:
         raise CacheUnavailable(f"the broker {broker} cannot be reached: {error}") from error
 
 
+def drain_queue(app: Celery) -> str:
+    """The queue into which `send_drain` puts its message, and the broker, for a message."""
+    queue = app.amqp.router.route({}, UPDATE_TASK).get("queue")
+    return f"the queue {getattr(queue, 'name', queue)} of {registration_of(app).shown_broker()}"
+
+
 def update_predictions(self: Task, records: Any = (), remove: Any = (), source: str | None = None) -> dict[str, Any]:
     """Take an update, apply it and what else waits, and return the report.
 
@@ -74,7 +81,9 @@ def update_predictions(self: Task, records: Any = (), remove: Any = (), source: 
         The report of what was applied, with each record of this update that is rejected in `rejects`.
 
     Raises:
-        SettingsInvalid, UpdatesRefused, SourceError: Nothing was taken: an argument does not fit, or there is too much.
+        SettingsInvalid, UpdatesRefused, SourceMalformed, SourceTorn: Nothing was taken: an argument does not fit, or
+            there is too much.
+        GuardRefused: It was taken, and dropped: a guard refuses the version that it would make.
         UpdatesPending: It was taken, and waits.
         CacheUnavailable: Redis is away.
     """
@@ -87,13 +96,18 @@ def update_predictions(self: Task, records: Any = (), remove: Any = (), source: 
     except RollingError as error:
         _log.error("⚠️ an update failed", source=about, error=error)
         raise
-    result: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(report, rejects=_tallies(update.rejects)))
+    rejects = _tallies(update.rejects)
+    for tally in rejects:  # a sender that ignores results does not see them
+        _log.warning("an update has records that are rejected: %s", describe_tally(tally), source=about)
+    result: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(report, rejects=rejects))
     return result
 
 
 def _apply(settings: Settings, enqueued: Enqueued | None) -> Report:
     report = apply_updates(settings)
     if report is not None:
+        if enqueued is not None and report.updated is not None and report.updated.refused:
+            wait_applied(settings, enqueued.sequence, 0)  # raises if it is this one that a guard has refused
         return report
     now = text_of(time.time())
     if enqueued is None:

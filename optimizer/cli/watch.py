@@ -71,10 +71,10 @@ def watch(source: str | None, rest_s: float, poll_s: float, alive_file: Path | N
     with signals_blocked():
         for watcher in watchers:
             watcher.start()
-        touched = True
+        can_touch = True
         while signal.sigtimedwait(SIGNALS, BEAT_S) is None:
             if alive_file is not None and all(watcher.is_well for watcher in watchers):
-                touched = _touch(alive_file, warn=touched)
+                can_touch = _touch(alive_file, warn=can_touch)
     for watcher in watchers:
         watcher.stop()
     until_s = time.monotonic() + STOP_S
@@ -84,11 +84,11 @@ def watch(source: str | None, rest_s: float, poll_s: float, alive_file: Path | N
 
 
 def _touch(path: Path, *, warn: bool) -> bool:
-    """Touch a file; return whether that was possible, and say why not."""
+    """Touch the file for a health check; a full disk is no reason to end the watch."""
     try:
         path.touch()
     except OSError as error:
         if warn:
-            _log.warning("⚠️ the alive file cannot be touched, the watch goes on", error=error)
+            _log.warning("the file of --alive-file cannot be touched, and the watch goes on", error=error)
         return False
     return True

@@ -14,7 +14,7 @@ from optimizer.pipeline.updates import Enqueued, enqueue
 from optimizer.scan.engine import choose_engine
 from optimizer.scan.update import Update, read_update
 
-__all__ = ["accept_update"]
+__all__ = ["accept_update", "checked_update"]
 
 
 def accept_update(settings: Settings, records: Iterable[Any], remove: Iterable[str]) -> tuple[Update, Enqueued | None]:
@@ -28,7 +28,15 @@ def accept_update(settings: Settings, records: Iterable[Any], remove: Iterable[s
     Returns:
         The records, removals and rejects; the place in the queue, `None` if there is nothing to apply.
     """
-    update = read_update(
+    update = checked_update(settings, records, remove)
+    if not (update.records or update.removed):
+        return update, None
+    return update, enqueue(settings, update.records, update.removed)
+
+
+def checked_update(settings: Settings, records: Iterable[Any], remove: Iterable[str]) -> Update:
+    """Check and map an update by the settings of its source, and take nothing."""
+    return read_update(
         records,
         remove,
         choose_engine(settings.engine),
@@ -36,6 +44,3 @@ def accept_update(settings: Settings, records: Iterable[Any], remove: Iterable[s
         max_record_bytes=settings.max_record_bytes,
         mapping=settings.mapping,
     )
-    if not (update.records or update.removed):
-        return update, None
-    return update, enqueue(settings, update.records, update.removed)

@@ -50,6 +50,8 @@ __all__ = [
 
 # How often a run that waits for another one tries its locks.
 WAIT_POLL_S: Final = 0.2
+# Beyond what the end of a run makes a drain wait.
+WAITED_S: Final = 5.0
 
 _log = SourceLog(__name__)
 _Report = TypeVar("_Report", bound=Report | None)
@@ -236,9 +238,19 @@ def _record(settings: Settings, session: Session, report: Report) -> None:
     if not session.record(report) or report.status == "skipped":
         return
     try:
-        apply_updates(settings)
+        applied = apply_updates(settings)
     except RollingError as error:
-        _log.warning("updates that wait could not be applied: %s", error, source=settings.source)
+        _log.warning("updates that wait could not be applied", source=settings.source, error=error)
+        return
+    waited_s = applied.updated.waited_s if applied is not None and applied.updated is not None else 0.0
+    could_be_shown = session.pointer is not None and session.pointer.manifest.pinned is None
+    if waited_s > WAITED_S and could_be_shown:
+        _log.warning(
+            "updates have waited for %.1f s until this run applied them; does a worker take their queue, and has it a "
+            "slot free?",
+            waited_s,
+            source=settings.source,
+        )
 
 
 @contextmanager

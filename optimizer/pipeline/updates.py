@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Final
 
@@ -30,6 +30,7 @@ from optimizer.cache.update_writer import UpdateWriter
 from optimizer.cache.writer import Consumed
 from optimizer.config.settings import Settings
 from optimizer.errors import (
+    CacheUnavailable,
     GuardRefused,
     NoRecords,
     PublishRefused,
@@ -63,9 +64,9 @@ FILES_FOLLOW_S: Final = 5.0
 OUTDATED_NAMED: Final = 10
 # How often what waits for its updates looks, at first and at the most.
 FIRST_POLL_S: Final = 0.002
+# A drain that was begun takes up to 5 s, and is not disturbed by another.
+SEND_AGAIN_S: Final = 1.5
 LONGEST_POLL_S: Final = 0.05
-
-NOT_WHOLE_NOTE: Final = "an empty set never replaces a good one"
 
 _log = SourceLog(__name__)
 
@@ -100,12 +101,17 @@ def enqueue(settings: Settings, records: Sequence[Record], removed: Sequence[str
             "this call was taken. Send them in several calls, or write the input"
         )
     with closing(_cache(settings)) as cache:
-        sequence, must_drain = UpdateQueue(cache).enqueue(
-            records,
-            removed,
-            queue_limit=settings.update_queue_limit,
-            held_limit=2 * settings.index_symbols_limit,
-        )
+        try:
+            sequence, must_drain = UpdateQueue(cache).enqueue(
+                records,
+                removed,
+                queue_limit=settings.update_queue_limit,
+                held_limit=2 * settings.index_symbols_limit,
+            )
+        except CacheUnavailable as error:
+            raise CacheUnavailable(
+                f"{error} The updates may have been taken: send them again, twice has the same effect as once"
+            ) from error
     return Enqueued(sequence, must_drain)
 
 
@@ -126,19 +132,35 @@ def apply_updates(settings: Settings) -> Report | None:
         try:
             catch_up_if_free(settings)
         except RollingError as error:  # the next tick tries again
-            _log.warning("the files could not catch up with updates: %s", error, source=settings.source)
+            _log.warning("the files could not catch up with updates", source=settings.source, error=error)
     return report
 
 
-def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
+def wait_applied(
+    settings: Settings,
+    sequence: int,
+    wait_s: float,
+    *,
+    send_again: Callable[[], object] = lambda: None,
+    taken_from: Callable[[], str] = lambda: "the queue of updates",
+) -> int:
     """Wait until readers can see an entry of the queue; return the version that is current then.
 
+    Args:
+        settings: All settings of the source.
+        sequence: The number of the entry.
+        wait_s: How long.
+        send_again: Called every `SEND_AGAIN_S`: the worker that got the message may have been killed.
+        taken_from: Says which queue a worker has to take, for the error.
+
     Raises:
+        GuardRefused: A guard refused the entry, or it would remove the last record; it was dropped.
         UpdatesPending: It is not within `wait_s`; the message says why: pinned, no version yet, or no worker.
         UpdatesLost: Redis has lost the entry.
         CacheUnavailable: Redis does not answer.
     """
-    until_s, poll_s = time.monotonic() + wait_s, FIRST_POLL_S
+    began_s, poll_s = time.monotonic(), FIRST_POLL_S
+    until_s, again_s = began_s + wait_s, began_s + SEND_AGAIN_S
     with closing(_cache(settings)) as cache:
         queue = UpdateQueue(cache)
         while True:
@@ -156,8 +178,11 @@ def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
             if time.monotonic() >= until_s:
                 raise UpdatesPending(
                     f"the updates of {settings.source!r} with number {sequence} are accepted, and not shown after "
-                    f"{wait_s:g} s: {_why_pending(state.pointer)}; they are applied as soon as that ends"
+                    f"{wait_s:g} s: {_why_pending(state.pointer, taken_from)}"
                 )
+            if time.monotonic() >= again_s:
+                send_again()
+                again_s = time.monotonic() + SEND_AGAIN_S
             time.sleep(min(poll_s, max(0.0, until_s - time.monotonic())))
             poll_s = min(LONGEST_POLL_S, 1.5 * poll_s)
 
@@ -269,7 +294,9 @@ class _Drain:
             version=version,
         )
         if not staged.count:
-            raise NoRecords(f"updates would remove the last record of {settings.source!r}; {NOT_WHOLE_NOTE}")
+            raise NoRecords(
+                f"updates would remove the last record of {settings.source!r}; an empty set never replaces a good one"
+            )
         check_removed(staged.count, base.index_count, max_drop_percent=settings.max_drop_percent)
         check_guards(
             settings,
@@ -299,6 +326,7 @@ class _Drain:
             first_outdated=[*counts.first_outdated, *merged.outdated][:OUTDATED_NAMED],
             refused=counts.refused,
             held=following.manifest.updates,
+            waited_s=max(counts.waited_s, _waited_s(entries, base.now_s)),
         )
         self._report = Report(
             "success",
@@ -315,7 +343,9 @@ class _Drain:
         """Drop the oldest entry, with a failed report in the stream of runs."""
         entry = state.entries[0]
         named = [*(record.symbol for record in entry.records), *entry.removed]
-        details = f"an update was dropped, of {', '.join(named[:OUTDATED_NAMED])}: {error}"
+        others = f" and {len(named) - OUTDATED_NAMED:,} more" if len(named) > OUTDATED_NAMED else ""
+        names = f"{', '.join(named[:OUTDATED_NAMED])}{others}"
+        details = f"the update of {names} was dropped: {error}"
         if not self._queue.drop(state, token, details):
             raise PublishRefused("publishing is no longer held by this drain")
         self._counts = msgspec.structs.replace(self._counts, refused=self._counts.refused + entry.size)
@@ -329,7 +359,7 @@ class _Drain:
             updated=self._counts,
         )
         RunLog(self._cache).add(failed)
-        _log.warning("an update was refused, and dropped: %s", details, source=self._settings.source)
+        _log.warning("the update of %s was dropped", names, source=self._settings.source, error=error)
         if self._report is None or self._report.status == "failed":
             self._report = failed
         else:
@@ -355,9 +385,21 @@ def _waits_for(state: QueueState, in_files: Manifest | None) -> str:
     return "pinned" if is_pinned else ""
 
 
-def _why_pending(pointer: Pointer | None) -> str:
+def _waited_s(entries: Sequence[QueuedUpdate], now_s: float) -> float:
+    """How long the oldest has waited; one that was damaged has no time."""
+    return max((round(now_s - entry.at_ms / 1000, 3) for entry in entries if entry.at_ms), default=0.0)
+
+
+def _why_pending(pointer: Pointer | None, taken_from: Callable[[], str]) -> str:
+    """Why updates are not shown, and what ends that."""
     if pointer is None:
-        return "there is no version yet, and the first scan makes one"
+        return "there is no version yet; the first scan makes one, and they are applied after it"
     if pointer.manifest.pinned is not None:
-        return f"version {pointer.version} is {pointer.manifest.pinned.describe()}"
-    return "no worker has applied them; is one running that takes the queue of updates?"
+        return (
+            f"version {pointer.version} is {pointer.manifest.pinned.describe()}; they are applied when it is unpinned, "
+            "by: rolling-optimizer unpin"
+        )
+    return (
+        f"no worker has applied them. Is one running that takes {taken_from()}? They are applied as soon as one does, "
+        "or at the end of the next run"
+    )

@@ -32,7 +32,7 @@ def symbol_of(record: object, number: int) -> str:
 
     Args:
         record: A mapping, or an object with attributes.
-        number: Its position among the records, from 0, for the error.
+        number: Its number among the records, from 1, for the error.
 
     Raises:
         RecordUnwritable: It has none, or one that is not text.

@@ -78,9 +78,14 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = f"Free space on its disk, or let the user {os.geteuid()} write there"
+        if isinstance(error, FileNotFoundError):
+            remedy = "Make the directory first"
+        elif isinstance(error, FileExistsError | NotADirectoryError):
+            remedy = "A file is where a directory has to be: give another path, or remove it"
         raise InputUnwritable(
-            f"{error.filename or path} cannot be written: {error.strerror or error}; what was there before stays. Free "
-            f"space on its disk, or let the user {os.geteuid()} write there"
+            f"{error.filename or path} cannot be written: {error.strerror or error}; what was there before stays. "
+            f"{remedy}"
         ) from error
 
 

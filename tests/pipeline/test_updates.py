@@ -236,8 +236,10 @@ def test_a_drain_that_takes_long_leaves_the_rest_to_another(
     assert apply_updates(settings)
 
 
-def test_a_run_applies_what_waits(settings: Settings, redis_server: RedisServer) -> None:
-    """From before there was a version, and where the drain was lost."""
+def test_a_run_applies_what_waits(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From before there was a version, and where the drain was lost; it warns where no worker seems to take them."""
     enqueue(settings, [a("NVDA")], [])
     report = apply_updates(settings)
     assert report is not None
@@ -247,6 +249,13 @@ def test_a_run_applies_what_waits(settings: Settings, redis_server: RedisServer)
     enqueue(settings, [a("ZETA", 0.99)], [])
     optimize(settings)
     assert shown(settings, redis_server)[0] == "ZETA"
+    assert "updates have waited" not in caplog.text  # not for long, or for the first version
+
+    monkeypatch.setattr("optimizer.pipeline.run.WAITED_S", 0.0)
+    enqueue(settings, [a("ZETA", 0.98)], [])
+    optimize(settings)
+    assert "updates have waited for 0." in caplog.text
+    assert "does a worker take their queue" in caplog.text
 
 
 def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server: RedisServer) -> None:
@@ -273,7 +282,9 @@ def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server:
         wait_applied(settings, entry.sequence, 5)
 
 
-def test_a_pinned_version_keeps_updates_waiting(settings: Settings, redis_server: RedisServer) -> None:
+def test_a_pinned_version_keeps_updates_waiting(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A rollback shows the old set as it was; the first run after the pin takes over what holds and waits."""
     old = version_of(run_old(settings))
     applied(settings, a("NVDA"), removed=("MSFT",))
@@ -284,13 +295,15 @@ def test_a_pinned_version_keeps_updates_waiting(settings: Settings, redis_server
     report = apply_updates(settings)
     assert report is not None
     assert report.reason == "pinned"
-    with pytest.raises(UpdatesPending, match="is pinned since"):
+    with pytest.raises(UpdatesPending, match=r"is pinned since .* unpinned, by: rolling-optimizer unpin"):
         wait_applied(settings, entry.sequence, 0)
     assert optimize(settings).reason == "pinned"
     assert shown(settings, redis_server) == ["MSFT", "AAPL"]
     assert_redis_holds_the_files(redis_server, settings)
 
+    monkeypatch.setattr("optimizer.pipeline.run.WAITED_S", 0.0)
     unpin(settings)
+    assert "updates have waited" not in caplog.text  # what they waited for was no worker
     assert optimize(settings).status == "success"
     assert shown(settings, redis_server) == ["ZETA", "NVDA", "AAPL"]
 
@@ -315,7 +328,7 @@ def test_a_guard_drops_the_entries_that_it_refuses(settings: Settings, redis_ser
     assert shown(settings, redis_server) == ["A", "B", "C", "D", "MSFT", "AAPL"]
     failed = [each for each in runs(settings, redis_server) if each.status == "failed"]
     assert [each.error for each in failed] == ["GuardRefused"] * 2
-    assert all("of BAD: " in (each.details or "") for each in failed)
+    assert all("the update of BAD was dropped: " in (each.details or "") for each in failed)
     for name, entry in zip(names, entries, strict=True):
         if name == "BAD":
             with pytest.raises(GuardRefused, match="BAD is shown"):

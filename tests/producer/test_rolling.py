@@ -175,11 +175,11 @@ def test_what_cannot_be_written_to_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
     for arguments, parts, message in (
-        (tmp_path / "none" / "brain.json.gz", 0, "none cannot be written: No such file or directory"),
-        (tmp_path / "none" / "brain", 2, "brain cannot be written: No such file or directory"),
+        (tmp_path / "none" / "brain.json.gz", 0, "none cannot be written: No such file .* Make the directory first"),
+        (tmp_path / "none" / "brain", 2, "brain cannot be written: No such file .* Make the directory first"),
         (tmp_path / "directory", 0, "directory is a directory: give the file's name, or `parts`"),
-        (tmp_path / "file", 2, "file cannot be written: File exists"),
-        (tmp_path / "file" / "brain.json.gz", 0, "Not a directory"),
+        (tmp_path / "file", 2, "file cannot be written: File exists; .* A file is where a directory has to be"),
+        (tmp_path / "file" / "brain.json.gz", 0, "Not a directory; .* A file is where a directory has to be"),
     ):
         with pytest.raises(InputUnwritable, match=message):
             write_rolling(arguments, {}, parts=parts)
@@ -188,6 +188,13 @@ def test_what_cannot_be_written_to_is_explained(tmp_path: Path) -> None:
             write_rolling(path, {})
     with pytest.raises(SettingsInvalid, match="is a pattern; give `path` the directory"):
         write_rolling(tmp_path / "*.json.gz", {}, parts=2)
+    for records in ("AAPL", b"{}", 5, None):
+        with pytest.raises(SettingsInvalid, match=f"records is {type(records).__name__}, and neither"):
+            write_rolling(tmp_path / "a.json.gz", records)  # type: ignore[arg-type]
+    with pytest.raises(SettingsInvalid, match="bots is list, and no mapping by name"):
+        write_rolling(tmp_path / "a.json.gz", {}, bots=[])  # type: ignore[arg-type]
+    with pytest.raises(RecordUnwritable, match="record 2 "):
+        write_rolling(tmp_path / "a.json.gz", [{"symbol": "A"}, {}])
     for wrong in ({"parts": -1}, {"parts": 4097}, {"parts": True}, {"level": 4}, {"level": "1"}, {"threads": 0}):
         (name,) = wrong
         with pytest.raises(SettingsInvalid, match=f"{name}={wrong[name]!r} is not a whole number"):

@@ -29,6 +29,7 @@ from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import SettingsInvalid, SourceMissing
 from optimizer.pipeline.rollback import rollback, unpin
+from optimizer.pipeline.updates import apply_updates, enqueue
 from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
@@ -320,6 +321,7 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
         "bots_lack_fields": False,
         "pinned": None,
         "restored_from": None,
+        "updates": 0,
     }
 
 
@@ -389,6 +391,16 @@ def test_a_pinned_version_is_shown_to_be_until_it_is_unpinned(settings: Settings
         status = client.get("/status").json()
         assert (status["version"], status["restored_from"]) == (report.version, old.version)
         assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_updates_that_hold_are_counted(settings: Settings) -> None:
+    """In `/status` and `/metrics`, until a newer input is scanned; in the files too once these have followed."""
+    run_old(settings)
+    enqueue(settings, [], ["NONE"])
+    apply_updates(settings)
+    with asking(settings) as client:
+        assert client.get("/status").json()["updates"] == 1
+        assert "rolling_updates_held 1\n" in client.get("/metrics").text
 
 
 def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:
