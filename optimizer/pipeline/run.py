@@ -277,7 +277,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     snapshots = store.read_set(manifest=manifest)
     if snapshots is None or snapshots.manifest != manifest:
         return None
-    done = confirm_set(settings, store, session, snapshots)
+    done = confirm_set(settings, store, session, snapshots, modified_s=opened.modified_s)
     if done is None:
         return None
     now_s = time.time()

@@ -46,7 +46,7 @@ from optimizer.pipeline.pace import delay_ms, next_tat_ms
 from optimizer.pipeline.update_version import Shown, encode_updated
 from optimizer.pipeline.version import Predecessor
 from optimizer.selection.guards import check_removed
-from optimizer.selection.updates import merge
+from optimizer.selection.updates import merge, symbols_of
 from optimizer.snapshots.format import CONTENT_KINDS, SnapshotSet
 from optimizer.snapshots.store import snapshot_store
 
@@ -142,7 +142,7 @@ def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
     with closing(_cache(settings)) as cache:
         queue = UpdateQueue(cache)
         while True:
-            state = queue.numbers()
+            state = queue.look(entries=False)
             for refused in state.refused:
                 if refused.sequence == sequence:
                     raise GuardRefused(refused.reason)
@@ -239,9 +239,7 @@ class _Drain:
         settings, pointer = self._settings, state.pointer
         assert pointer is not None  # noqa: S101 - asked before
         writer = UpdateWriter(self._cache, token)
-        touched = sorted(
-            {record.symbol for entry in entries for record in entry.records}.union(*(e.removed for e in entries))
-        )
+        touched = sorted(symbols_of(entries))
         kinds = CONTENT_KINDS if settings.guard else ("predictions",)
         base = writer.read(pointer, touched, kinds)
         # What holds comes first: after a rollback it is newer than what is shown.

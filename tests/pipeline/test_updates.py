@@ -238,15 +238,56 @@ def test_a_drain_that_takes_long_leaves_the_rest_to_another(
 
 def test_a_run_applies_what_waits(settings: Settings, redis_server: RedisServer) -> None:
     """From before there was a version, and where the drain was lost."""
+    write_json(settings.input, OLD)
     enqueue(settings, [a("NVDA")], [])
     report = apply_updates(settings)
     assert report is not None
     assert (report.status, report.reason) == ("skipped", "no_version")
-    run_old(settings)
+    optimize(settings)
     assert shown(settings, redis_server) == ["NVDA", "MSFT", "AAPL"]
     enqueue(settings, [a("ZETA", 0.99)], [])
     optimize(settings)
     assert shown(settings, redis_server)[0] == "ZETA"
+
+
+def test_a_file_that_was_written_later_answers_what_waits(settings: Settings, redis_server: RedisServer) -> None:
+    """As where no worker was there: what waits must not undo the scan; a record with a newer timestamp still does."""
+    run_old(settings)
+    newer = a("MSFT", 0.97, timestamp="2027-01-01")
+    first = enqueue(settings, [a("NVDA", 0.3), a("GONE"), newer], ["AAPL"])
+    time.sleep(0.002)
+    write_json(settings.input, NEW | {"AAPL": a_record(confidence=0.9)})
+    entry = enqueue(settings, [a("LATER")], [])
+    optimize(settings)
+
+    assert shown(settings, redis_server) == ["MSFT", "LATER", "NVDA", "AAPL"]
+    assert wait_applied(settings, first.sequence, 0) == wait_applied(settings, entry.sequence, 0)
+    with redis_server.client as client:
+        assert client.hget(Keys(settings.source).queued, "records") == b"0"
+        assert set(client.hkeys(Keys(settings.source).updates)) == {b"MSFT", b"LATER"}
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_file_that_is_not_scanned_again_answers_what_waits(
+    settings: Settings, redis_server: RedisServer, *, use_cache: bool
+) -> None:
+    """Its content is equal, or a run without Redis has scanned it."""
+    run_old(settings)
+    enqueue(settings, [], ["MSFT"])
+    time.sleep(0.002)
+    run_old(settings, use_cache=use_cache)
+    optimize(settings)
+    assert shown(settings, redis_server) == ["MSFT", "AAPL"]
+
+
+def test_a_part_answers_what_waits_for_its_own_symbols(parted: Settings, redis_server: RedisServer) -> None:
+    """And for one that no part has the newest part."""
+    optimize(parted)
+    enqueue(parted, [a("AAPL", 0.3), a("MSFT", 0.3), a("NVDA", 0.3)], [])
+    time.sleep(0.002)
+    write_json(local(parted.input).parent / "a.json", {"AAPL": a_record(confidence=0.8)})
+    optimize(parted)
+    assert shown(parted, redis_server) == ["AAPL", "MSFT"]
 
 
 def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server: RedisServer) -> None:
@@ -254,7 +295,7 @@ def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server:
     entry = enqueue(settings, [a("NVDA")], [])
     with pytest.raises(UpdatesPending, match="no version yet"):
         wait_applied(settings, entry.sequence, 0)
-    run_old(settings)
+    run_old(settings)  # of an input that was written later
     first = wait_applied(settings, entry.sequence, 5)
     with redis_server.client as client:
         assert client.hget(Keys(settings.source).current, "version") == str(first).encode()
@@ -355,6 +396,7 @@ def test_a_drain_that_was_overtaken_begins_anew(
 ) -> None:
     """Its flip is refused after a scan has published meanwhile, and its updates are applied to that version."""
     run_old(settings)
+    write_json(settings.input, NEW)
     enqueue(settings, [a("ZETA")], [])
     publish = UpdateWriter.publish
     statuses: list[str] = []
@@ -362,7 +404,6 @@ def test_a_drain_that_was_overtaken_begins_anew(
     def publish_later(self: Any, *arguments: Any, **options: Any) -> None:
         if not statuses:
             statuses.append("begun")  # the run drains the queue too
-            write_json(settings.input, NEW)
             with redis_server.client as client:
                 client.delete(Keys(settings.source).publishing)  # paused for longer than it lives
             statuses.append(optimize(settings).status)
