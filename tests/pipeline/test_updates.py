@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, cast
@@ -12,6 +13,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+import optimizer.cache.update_queue
 import optimizer.pipeline.session
 import optimizer.pipeline.updates
 from optimizer import Settings, SnapshotReader, optimize
@@ -357,12 +359,42 @@ def test_a_guard_drops_the_entries_that_it_refuses(settings: Settings, redis_ser
     failed = [each for each in runs(settings, redis_server) if each.status == "failed"]
     assert [each.error for each in failed] == ["GuardRefused"] * 2
     assert all("of BAD: " in (each.details or "") for each in failed)
+    with redis_server.client as client:
+        assert not list(client.scan_iter("*:staged:*"))
     for name, entry in zip(names, entries, strict=True):
         if name == "BAD":
             with pytest.raises(GuardRefused, match="BAD is shown"):
                 wait_applied(settings, entry.sequence, 5)
         else:
             assert wait_applied(settings, entry.sequence, 5) == report.version
+
+
+def refuse_all(_version: Any, _before: Any) -> str:
+    """A guard that is out of order."""
+    raise RuntimeError("out of order")
+
+
+def test_a_guard_that_fails_drops_nothing(settings: Settings, redis_server: RedisServer) -> None:
+    """It refuses what is shown as well, which says nothing of an update."""
+    run_old(settings)
+    enqueue(settings, [a("A")], [])
+    enqueue(settings, [a("B")], [])
+    for refusing in (
+        replace(settings, guard="tests.pipeline.test_updates:refuse_all"),
+        replace(settings, min_records=9),
+    ):
+        with pytest.raises(GuardRefused, match="the updates wait, since what is shown would be refused too"):
+            apply_updates(refusing)
+    assert apply_updates(settings)
+    assert shown(settings, redis_server) == ["A", "B", "MSFT", "AAPL"]
+
+
+def test_a_lower_limit_drops_no_update(settings: Settings, redis_server: RedisServer) -> None:
+    """The limit removes records, not the update that comes before the next scan."""
+    run_old(settings)
+    lower = replace(settings, index_symbols_limit=1, top_symbols_limit=1, max_drop_percent=10)
+    assert applied(lower, a("A")).status == "success"
+    assert shown(settings, redis_server) == ["A"]
 
 
 def test_updates_leave_enough(settings: Settings, redis_server: RedisServer) -> None:
@@ -425,6 +457,39 @@ def test_updates_wait_until_redis_has_what_the_files_have(settings: Settings, re
     assert applied(settings, a("ZETA")).reason == "no_version"
     optimize(settings, progress=no_scan)
     assert shown(settings, redis_server) == ["NVDA", "ZETA", "MSFT"]
+
+
+def test_the_files_of_a_run_that_was_killed_are_not_overtaken(settings: Settings, redis_server: RedisServer) -> None:
+    """A drain that waits until the run's `publishing` has expired reads the files after that, not before."""
+    run_old(settings)
+    write_json(settings.input, NEW)
+    enqueue(settings, [a("ZETA")], [])
+    with closing(CacheClient(settings.redis_url, settings.source, 30.0)) as cache, ThreadPoolExecutor() as pool:
+        with SourceLock(cache, cache.keys.publishing).acquire() as lock:
+            assert lock.held
+            drain = pool.submit(apply_updates, settings)
+            wait_until(lambda: redis_server.client.exists(cache.keys.draining), what="the drain to wait")
+            optimize(settings, use_cache=False)  # all that the run has done
+        report = drain.result()
+    assert report is not None
+    assert (report.status, report.reason) == ("skipped", "no_version")
+
+
+def test_drains_do_not_pile_up_while_a_run_publishes(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that waits says so to those who publish, for as long as it waits."""
+    monkeypatch.setattr(optimizer.pipeline.updates, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(optimizer.cache.update_queue, "DRAINING_TTL_S", 0.2)
+    run_old(settings)
+    assert enqueue(settings, [a("A")], []).must_drain
+    with closing(CacheClient(settings.redis_url, settings.source, 30.0)) as cache, ThreadPoolExecutor() as pool:
+        with SourceLock(cache, cache.keys.publishing).acquire():
+            drain = pool.submit(apply_updates, settings)
+            time.sleep(0.5)
+            assert not enqueue(settings, [a("B")], []).must_drain
+        assert drain.result()
+    assert shown(settings, redis_server) == ["A", "B", "MSFT", "AAPL"]
 
 
 def test_a_version_that_is_damaged_is_not_changed(settings: Settings, redis_server: RedisServer) -> None:
