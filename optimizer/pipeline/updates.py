@@ -25,7 +25,7 @@ from optimizer.cache.clocks import seconds_of, text_of
 from optimizer.cache.lock import SourceLock
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.run_log import RunLog
-from optimizer.cache.update_queue import QueueState, UpdateQueue
+from optimizer.cache.update_queue import Call, QueueState, UpdateQueue
 from optimizer.cache.update_writer import Base, UpdateWriter
 from optimizer.cache.writer import Consumed
 from optimizer.config.settings import Settings
@@ -83,13 +83,16 @@ class Enqueued(msgspec.Struct, frozen=True):
     must_drain: bool
 
 
-def enqueue(settings: Settings, records: Sequence[Record], removed: Sequence[str]) -> Enqueued:
+def enqueue(
+    settings: Settings, records: Sequence[Record], removed: Sequence[str], call: Call | None = None
+) -> Enqueued:
     """Put records and removals into the queue as one entry: all of it is accepted, or nothing.
 
     Args:
         settings: All settings of the source.
         records: The records, checked; of several of one symbol the last one counts.
         removed: The symbols to remove, after the records.
+        call: The call, if it may come again, as a message that is delivered twice.
 
     Raises:
         UpdatesRefused: More than may be in a call, wait or be held.
@@ -107,6 +110,7 @@ def enqueue(settings: Settings, records: Sequence[Record], removed: Sequence[str
             removed,
             queue_limit=settings.update_queue_limit,
             held_limit=2 * settings.index_symbols_limit,
+            call=call,
         )
     return Enqueued(sequence, must_drain)
 
