@@ -144,16 +144,23 @@ class UpdateQueue:
             _, pointer, numbers, entries = pipeline.execute()
             return replace(_state(pointer, numbers, entries, self._keys.source), now_ms=1000 * now_s(client))
 
-    def look(self, *, entries: bool) -> QueueState:
-        """Read the same for what is no drain, with the entries or without."""
+    def numbers(self) -> QueueState:
+        """Read the same without the entries, for those who wait for one."""
         with self._cache.commands() as client:
             pipeline = client.pipeline()
             pipeline.hgetall(self._keys.current)
             pipeline.hgetall(self._keys.queued)
-            if entries:
-                pipeline.lrange(self._keys.queue, 0, -1)
-            pointer, numbers, *waiting = pipeline.execute()
-            return _state(pointer, numbers, waiting[0] if waiting else [], self._keys.source)
+            pointer, numbers = pipeline.execute()
+            return _state(pointer, numbers, [], self._keys.source)
+
+    def waiting(self) -> QueueState:
+        """Read the same without the pointer, for a scan, which knows it."""
+        with self._cache.commands() as client:
+            pipeline = client.pipeline()
+            pipeline.hgetall(self._keys.queued)
+            pipeline.lrange(self._keys.queue, 0, -1)
+            numbers, entries = pipeline.execute()
+            return _state({}, numbers, entries, self._keys.source)
 
     def drop(self, state: QueueState, token: str, reason: str) -> bool:
         """Remove the oldest entry, which a guard has refused; false if `publishing` is no longer held."""

@@ -224,7 +224,7 @@ class Session:
 
     def queued(self) -> list[QueuedUpdate]:
         """The updates that wait, oldest first; none while Redis is away. More may follow them."""
-        self._waiting = self.ask(partial(self.queue.look, entries=True), absent=None)
+        self._waiting = self.ask(self.queue.waiting, absent=None)
         return [] if self._waiting is None else self._waiting.entries
 
     def read_held(self, store: SnapshotStore) -> dict[str, HeldUpdate]:

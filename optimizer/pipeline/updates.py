@@ -149,7 +149,7 @@ def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
     with closing(_cache(settings)) as cache:
         queue = UpdateQueue(cache)
         while True:
-            state = queue.look(entries=False)
+            state = queue.numbers()
             for refused in state.refused:
                 if refused.sequence == sequence:
                     raise GuardRefused(refused.reason)
