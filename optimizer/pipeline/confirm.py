@@ -70,7 +70,11 @@ def confirm_set(
             return None
         if modified_s is not None and any(entry.at_ms < 1000 * modified_s for entry in session.queued()):
             return None
-        session.publish(snapshots)
+        if session.has_forgotten(snapshots.manifest):
+            with session.publishing(store):
+                publish_again(settings, store, session, snapshots)
+        else:
+            session.publish(snapshots)
         done = "republished"
     store.mark_checked()
     return done
@@ -150,4 +154,5 @@ def publish_again(
     snapshots = SnapshotSet(manifest, old.payloads)
     store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
     session.publish(snapshots)
+    session.in_files = manifest
     return snapshots

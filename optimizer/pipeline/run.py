@@ -285,7 +285,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
         "unchanged",
         settings.source,
         text_of(now_s),
-        version=max(manifest.version, session.version_before),
+        version=max((session.in_files or manifest).version, session.version_before),
         cache=session.outcome(done),
         rejected=manifest.rejected,
         input_age_s=elapsed_s(opened.modified_s, now_s),

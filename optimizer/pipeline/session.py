@@ -337,6 +337,15 @@ class Session:
         is_taken = before is not None and before.version == version and not (is_same_input or is_same_set)
         return "other" if is_taken or self.newest() > version else "behind"
 
+    def has_forgotten(self, manifest: Manifest) -> bool:
+        """Whether Redis was emptied, and updates may have made newer versions than this one, in the files.
+
+        Readers that have seen one of those show nothing older, so this set needs a number above.
+        """
+        if self._before is not None or not (manifest.updates or manifest.scan_version):
+            return False
+        return self.ask(self.writer.newest_known, absent=1) == 0
+
     def has(self, version: int) -> bool:
         """Whether Redis shows this version, and every value of it is there."""
         return self.version_before == version and self._is_intact(version)

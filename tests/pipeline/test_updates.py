@@ -127,6 +127,27 @@ def test_the_files_follow_with_the_next_run(settings: Settings, redis_server: Re
     assert shown(settings, redis_server) == ["NVDA", "AAPL"]
 
 
+def test_readers_go_on_when_redis_has_forgotten_what_they_have_seen(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """The files had not caught up: they are published above what readers hold, which would find no record else."""
+    run_old(settings)
+    applied(settings, a("NVDA"))
+    optimize(settings)
+    lost = applied(settings, a("LOST"))
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        assert reader.manifest().version == lost.version
+        with redis_server.client as client:
+            client.flushall()
+        report = optimize(settings, progress=no_scan)
+        assert (report.status, report.cache) == ("unchanged", "republished")
+        reader.refresh()
+        assert reader.manifest().version == version_of(report) > version_of(lost)
+        assert reader.symbol("NVDA").value == a("NVDA")
+        assert reader.symbol("LOST").value is None
+    assert_redis_holds_the_files(redis_server, settings)
+
+
 def test_updates_during_a_scan_hold(settings: Settings, redis_server: RedisServer) -> None:
     """The scan goes on from the version that they have made, and does not undo them."""
     run_old(settings)
