@@ -22,7 +22,7 @@ from msgspec import UNSET
 
 from optimizer import Settings
 from optimizer.cache.keys import ORIGINS, PAYLOAD_KINDS, Keys
-from optimizer.models import Report, VersionContent
+from optimizer.models import Report
 from optimizer.snapshots.format import SnapshotSet, decode_manifest
 from optimizer.snapshots.store import snapshot_store
 from tests.reliability.chaos.figures import Figures
@@ -237,7 +237,7 @@ class Service:
             in_files = snapshot_store(self.settings.output_dir).read_set()
             if in_redis is None or in_files is None or waiting:
                 return False
-            contents: tuple[VersionContent, ...] = (in_redis, in_files.content())
+            contents = (in_redis.content(), in_files.content())
             return {number_in(msgspec.to_builtins(each.predictions.predictions)) for each in contents} == {number}
 
         wait_until(is_shown, what=f"the last update, {number}", limit_s=20)
