@@ -253,7 +253,7 @@ class Updates(RuleBasedStateMachine):
     def the_engine_writes(self, content: dict[str, Record], data: st.DataObject) -> None:
         """An input that is newer than all updates, or older than some."""
         self.moment()
-        self.write(content, data.draw(st.sampled_from(self._moments)))
+        self.write(content, data.draw(st.just(self._moments[-1]) | st.sampled_from(self._moments)))
 
     @rule(changed=st.lists(records, max_size=4), removed=st.lists(st.sampled_from(SYMBOLS), max_size=2))
     def publish(self, changed: list[Record], removed: list[str]) -> None:
