@@ -383,7 +383,9 @@ class Updates(RuleBasedStateMachine):
         stored = snapshot_store(self._settings.output_dir).read_set()
         assert stored is not None
         if stored.manifest.version == version:
-            assert_redis_holds_the_files(self._server, self._settings)
+            # Of an equal input that a run without Redis has scanned, the files have the fingerprint first.
+            if self._input_of_files == self._input_of_redis:
+                assert_redis_holds_the_files(self._server, self._settings)
             assert (stored.decode_index().updates or {}) == held
 
 
