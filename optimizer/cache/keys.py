@@ -34,7 +34,9 @@
 | rolling:{S}:queued        | HASH    | of the queue: the numbers of the newest entry and   | never              |
 |                           |         | of the last one applied, the records that wait, the |                    |
 |                           |         | pace, and the last entries that a guard has refused |                    |
-| rolling:{S}:accepted:T    | STRING  | the number of the entry of the call with token T    | 15 s               |
+| rolling:{S}:accepted:T    | STRING  | the number of the entry of the call with token T,   | 15 s; of a message |
+|                           |         | at random or a digest of a message's id             | the visibility     |
+|                           |         |                                                     | timeout, and 60 s  |
 | rolling:{S}:draining      | STRING  | a drain of the queue is on, or on its way           | 1 s, extended      |
 | rolling:{S}:updates       | HASH    | symbol -> the update that holds (JSON); changed by  | never              |
 |                           |         | flips alone, so it is of the pointer's version      |                    |

@@ -199,8 +199,9 @@ return 1
 #       versions' keys. The lock is the run's, or `publishing`; the last staged key is of the updates that hold.
 # ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of staged keys,
 #       changes kept, their bytes at the most, change ('' for none), the number of updates that hold, of the last entry
-#       applied before, and the entries applied now: how many, how many records, the number of the last one, the pace;
-#       then the type of each staged key, then the pointer's fields and values.
+#       applied before, and the entries taken now: how many, how many records, the number of the last one, the pace; how
+#       many are put back without the records that a scan has answered; then the type of each staged key, then the
+#       pointer's fields and values, then what is put back.
 # Updates are removed from the queue by the script that shows them: each is applied once, whatever dies at any moment.
 # Each entry of the stream of changes has in `end` the bytes of all changes up to it, so that the bytes of those that
 # are there are a difference. The newest stays, whatever its size.
@@ -208,7 +209,8 @@ FLIP: Final = """
 local kinds = tonumber(ARGV[5])
 local is_staged = true
 local types = {}
-for i = 1, kinds do types[i] = ARGV[14 + i] end
+for i = 1, kinds do types[i] = ARGV[15 + i] end
+local left = #ARGV - tonumber(ARGV[15]) -- from there on is what is put back
 if ARGV[9] == '0' then types[kinds] = 'none' end -- a hash without fields does not exist
 for i = 1, kinds do
     if redis.call('TYPE', KEYS[7 + i]).ok ~= types[i] then is_staged = false end
@@ -240,13 +242,15 @@ end
 if ARGV[11] ~= '0' then
     local records = (tonumber(redis.call('HGET', KEYS[7], 'records')) or 0) - ARGV[12]
     redis.call('LTRIM', KEYS[6], ARGV[11], -1)
+    for i = #ARGV, left + 1, -1 do redis.call('LPUSH', KEYS[6], ARGV[i]) end
     redis.call('HSET', KEYS[7], 'applied', ARGV[13], 'records', string.format('%.0f', math.max(0, records)))
     redis.call('HSET', KEYS[7], 'tat_ms', ARGV[14])
 end
 local checked_at = redis.call('HGET', KEYS[2], 'checked_at')
 redis.call('DEL', KEYS[2], KEYS[5])
-redis.call('HSET', KEYS[2], unpack(ARGV, 15 + kinds))
-if ARGV[11] ~= '0' and checked_at then -- updates say nothing of the input, which a tick may have confirmed meanwhile
+redis.call('HSET', KEYS[2], unpack(ARGV, 16 + kinds, left))
+-- Updates say nothing of the input, which a tick may have confirmed meanwhile.
+if ARGV[11] ~= '0' and left == #ARGV and checked_at then
     redis.call('HSET', KEYS[2], 'checked_at', checked_at)
 end
 redis.call('HSET', KEYS[5], 'version', ARGV[2], 'token', ARGV[1])

@@ -15,7 +15,7 @@ Errors: `CacheUnavailable`; `PublishRefused` if the script refuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, cast
@@ -40,10 +40,10 @@ from optimizer.cache.keys import (
 from optimizer.cache.lock import Lock
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP, REPLACE_MANIFEST
-from optimizer.cache.update_queue import decode_held, encode_held
+from optimizer.cache.update_queue import QueueState, decode_held, encode_held
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
-from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
+from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, QueuedUpdate, Record
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
@@ -119,7 +119,14 @@ class VersionWriter:
             return bool(client.eval(REPLACE_MANIFEST, 2, self._keys.lock, self._keys.current, *arguments))
 
     def publish(
-        self, snapshots: SnapshotSet, *, lock: Lock, before: Pointer | None, in_files: int = 0, is_known: bool = True
+        self,
+        snapshots: SnapshotSet,
+        *,
+        lock: Lock,
+        before: Pointer | None,
+        in_files: int = 0,
+        is_known: bool = True,
+        consumed: Consumed | None = None,
     ) -> None:
         """Make a set the current version.
 
@@ -129,6 +136,7 @@ class VersionWriter:
             before: The pointer that the run started from.
             in_files: The version that the files had when the run began, 0 for none.
             is_known: False if the files have another set of the pointer's number, so that no change leads from it.
+            consumed: What it takes from the queue of updates.
 
         Raises:
             PublishRefused: The lock is lost, or another run has published since.
@@ -158,6 +166,7 @@ class VersionWriter:
                 old_versions=known,
                 old_ttl_s=OLD_VERSION_TTL_S,
                 change=change,
+                consumed=consumed,
             )
 
     def payloads(self, pointer: Pointer) -> dict[str, bytes] | None:
@@ -256,7 +265,7 @@ class VersionWriter:
 
 @dataclass(frozen=True)
 class Consumed:
-    """What a version takes from the queue of updates.
+    """What a version takes from the queue of updates: a drain's whole entries, a scan's what its input has answered.
 
     Attributes:
         applied_before: The number of the last entry that was applied before.
@@ -264,6 +273,7 @@ class Consumed:
         records: How many records and removals they have.
         applied: The number of the last one.
         tat_ms: The theoretical arrival time of the next version, see `pipeline/pace.py`.
+        left: What a scan leaves of each of these entries, in its place.
     """
 
     applied_before: int = 0
@@ -271,6 +281,20 @@ class Consumed:
     records: int = 0
     applied: int = 0
     tat_ms: int = 0
+    left: Sequence[QueuedUpdate] = ()
+
+    @classmethod
+    def by_scan(cls, waiting: QueueState, left: Sequence[QueuedUpdate]) -> Consumed:
+        """What a scan takes: of its first entries it leaves these."""
+        sizes = (entry.size for entry in waiting.entries[: len(left)])
+        return cls(
+            applied_before=waiting.applied,
+            entries=len(left),
+            records=sum(sizes) - sum(entry.size for entry in left),
+            applied=waiting.applied,
+            tat_ms=round(waiting.tat_ms),
+            left=left,
+        )
 
 
 def flip(
@@ -285,7 +309,7 @@ def flip(
     old_versions: Iterable[int],
     old_ttl_s: int,
     change: bytes,
-    consumed: Consumed = Consumed(),
+    consumed: Consumed | None = None,
 ) -> None:
     """Make what is staged under a token the current version.
 
@@ -305,6 +329,7 @@ def flip(
     Raises:
         PublishRefused: The lock is lost, or another version was published since.
     """
+    consumed = consumed or Consumed()
     old = [keys.payload(each, kind) for each in set(old_versions) - {manifest.version} for kind in VERSION_KINDS]
     reply = client.eval(
         FLIP,
@@ -328,8 +353,10 @@ def flip(
         str(consumed.records),
         str(consumed.applied),
         str(consumed.tat_ms),
+        str(len(consumed.left)),
         *STAGED_TYPES.values(),
         *chain.from_iterable(pointer_fields(manifest, checked_at).items()),
+        *map(msgspec.json.encode, consumed.left),
     )
     if reply != b"ok":
         raise PublishRefused(

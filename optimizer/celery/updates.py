@@ -8,6 +8,7 @@ Redis. Any number of them do no harm, and one that is lost is made up for by the
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from itertools import groupby
@@ -19,6 +20,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from optimizer.cache.clocks import text_of
+from optimizer.cache.update_queue import Call
 from optimizer.celery.registration import registration_of
 from optimizer.celery.schedule import UPDATE_TASK
 from optimizer.errors import CacheUnavailable, RollingError
@@ -40,6 +42,8 @@ __all__ = ["drain_queue", "send_drain", "update_predictions"]
 DRAIN_EXPIRES_S: Final = 60.0
 # How long an update by a message waits for another process, which is applying it.
 APPLIED_WITHIN_S: Final = 10.0
+# After which kombu delivers again what a dead worker had taken from Redis, if the app does not say.
+VISIBILITY_TIMEOUT_S: Final = 3600.0
 # A broker that is away must not hold a prediction engine: one more try, for a connection that broke while it was idle.
 _RETRY: Final = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.0, "interval_max": 0.0}
 
@@ -91,7 +95,7 @@ def update_predictions(self: Task, records: Any = (), remove: Any = (), source: 
     try:
         settings = self.registration.settings(source)
         about = settings.source
-        update, enqueued = accept_update(settings, records, remove)
+        update, enqueued = accept_update(settings, records, remove, _call(self))
         report = _apply(settings, enqueued)
     except RollingError as error:
         _log.error("⚠️ an update failed", source=about, error=error)
@@ -101,6 +105,15 @@ def update_predictions(self: Task, records: Any = (), remove: Any = (), source: 
         _log.warning("an update has records that are rejected: %s", describe_tally(tally), source=about)
     result: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(report, rejects=rejects))
     return result
+
+
+def _call(task: Task) -> Call | None:
+    """The message as a call: delivered twice it is accepted once, for it would undo what was published in between."""
+    if not task.request.id:
+        return None  # called as a function
+    options = task.app.conf.broker_transport_options or {}
+    again_within_s = options.get("visibility_timeout", VISIBILITY_TIMEOUT_S) + DRAIN_EXPIRES_S
+    return Call(hashlib.sha256(task.request.id.encode("utf-8", "backslashreplace")).hexdigest(), again_within_s)
 
 
 def _apply(settings: Settings, enqueued: Enqueued | None) -> Report:

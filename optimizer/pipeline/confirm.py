@@ -32,14 +32,26 @@ NOT_WHOLE: Final = "the files of the pinned version %d in %s are not whole; Redi
 _log = SourceLog(__name__)
 
 
-def confirm_set(store: SnapshotStore, session: Session, snapshots: SnapshotSet) -> str | None:
+def confirm_set(
+    store: SnapshotStore,
+    session: Session,
+    snapshots: SnapshotSet,
+    *,
+    modified_s: float | None = None,
+) -> str | None:
     """Confirm the set in the files; publish it again if Redis has none, an older one, or this one damaged.
 
     The files catch up with the version of updates that Redis may show by now.
 
+    Args:
+        store: The files.
+        session: Redis, in a run that holds the lock.
+        snapshots: The set.
+        modified_s: When the input was last written to, if it is known.
+
     Returns:
         What became of Redis: `current` or `republished`; `None`, and nothing is confirmed, if it shows another set that
-        is as new, or has updates that hold and that the files do not have.
+        is as new, or has updates that hold and that the files do not have, or some that wait though the input is newer.
     """
     standing = session.compare(snapshots.manifest)
     if standing == "other":
@@ -53,7 +65,13 @@ def confirm_set(store: SnapshotStore, session: Session, snapshots: SnapshotSet) 
         held = snapshots.decode_index().updates or {} if snapshots.manifest.updates else {}
         if merge_held(held, session.held_in_redis()) != held:
             return None
-        session.publish(snapshots)
+        if modified_s is not None and any(entry.at_ms < 1000 * modified_s for entry in session.queued()):
+            return None
+        if session.has_forgotten(snapshots.manifest):
+            with session.publishing(store):
+                publish_again(store, session, snapshots)
+        else:
+            session.publish(snapshots)
         done = "republished"
     store.mark_checked()
     return done
@@ -129,4 +147,5 @@ def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **ch
     snapshots = SnapshotSet(manifest, old.payloads)
     store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
     session.publish(snapshots)
+    session.in_files = manifest
     return snapshots

@@ -288,7 +288,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     snapshots = store.read_set(manifest=manifest)
     if snapshots is None or snapshots.manifest != manifest:
         return None
-    done = confirm_set(store, session, snapshots)
+    done = confirm_set(store, session, snapshots, modified_s=opened.modified_s)
     if done is None:
         return None
     now_s = time.time()
@@ -296,7 +296,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
         "unchanged",
         settings.source,
         text_of(now_s),
-        version=max(manifest.version, session.version_before),
+        version=max((session.in_files or manifest).version, session.version_before),
         cache=session.outcome(done),
         rejected=manifest.rejected,
         input_age_s=elapsed_s(opened.modified_s, now_s),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from types import TracebackType
@@ -22,13 +22,13 @@ from optimizer.cache.lock import Lock, SourceLock
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.run_log import RunLog
 from optimizer.cache.shared_output import is_shared_output
-from optimizer.cache.update_queue import UpdateQueue
+from optimizer.cache.update_queue import QueueState, UpdateQueue
 from optimizer.cache.verification import is_intact, shows
-from optimizer.cache.writer import VersionWriter
+from optimizer.cache.writer import Consumed, VersionWriter
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
-from optimizer.models import HeldUpdate, Manifest, Record, Report
+from optimizer.models import HeldUpdate, Manifest, QueuedUpdate, Record, Report
 from optimizer.selection.updates import merge_held
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.marker import Marker
@@ -83,6 +83,7 @@ class Session:
         self._source_lock = SourceLock(self.cache)
         self._lock: Lock | None = None
         self._before: Pointer | None = None
+        self._waiting: QueueState | None = None
 
     def __enter__(self) -> Session:
         self.ask(self.writer.mend, absent=None)
@@ -229,6 +230,11 @@ class Session:
         nothing: dict[str, HeldUpdate] = {}
         return self.ask(self.queue.held, absent=nothing)
 
+    def queued(self) -> list[QueuedUpdate]:
+        """The updates that wait, oldest first; none while Redis is away. More may follow them."""
+        self._waiting = self.ask(self.queue.waiting, absent=None)
+        return [] if self._waiting is None else self._waiting.entries
+
     def read_held(self, store: SnapshotStore) -> dict[str, HeldUpdate]:
         """The updates that hold: those in Redis, and those of the files where Redis may not have them all."""
         in_files, before = self.in_files, self._before
@@ -339,6 +345,15 @@ class Session:
         is_taken = before is not None and before.version == version and not (is_same_input or is_same_set)
         return "other" if is_taken or self.newest() > version else "behind"
 
+    def has_forgotten(self, manifest: Manifest) -> bool:
+        """Whether Redis was emptied, and updates may have made newer versions than this one, in the files.
+
+        Readers that have seen one of those show nothing older, so this set needs a number above.
+        """
+        if self._before is not None or not (manifest.updates or manifest.scan_version):
+            return False
+        return self.ask(self.writer.newest_known, absent=1) == 0
+
     def has(self, version: int) -> bool:
         """Whether Redis shows this version, and every value of it is there."""
         return self.version_before == version and self._is_intact(version)
@@ -368,14 +383,18 @@ class Session:
         if lock and not self.ask(lambda: self.writer.replace_manifest(manifest, lock), absent=True):
             raise PublishRefused(LOCK_LOST)
 
-    def publish(self, snapshots: SnapshotSet) -> None:
+    def publish(self, snapshots: SnapshotSet, left: Sequence[QueuedUpdate] = ()) -> None:
         """Make a set the current one.
+
+        Args:
+            snapshots: The set.
+            left: What a scan leaves of the first entries that wait, as read by `queued`.
 
         Raises:
             PublishRefused: The run is no longer the only one.
         """
         lock = self._lock
-        if lock and not self._replace_manifest_alone(snapshots):
+        if lock and (left or not self._replace_manifest_alone(snapshots)):
             publish = partial(
                 self.writer.publish,
                 snapshots,
@@ -383,6 +402,7 @@ class Session:
                 before=self._before,
                 in_files=self.newest_before,
                 is_known=not self.is_ambiguous,
+                consumed=None if self._waiting is None else Consumed.by_scan(self._waiting, left),
             )
             self.ask(publish, absent=None)
 

@@ -103,6 +103,14 @@ def test_records_are_shown_symbols_are_removed_and_rejects_are_named(tmp_path: P
         assert fleet.reader.predictions().version == report["version"]
         assert (send()["status"], send(source="rolling_brain")["reason"]) == ("skipped", "no_updates")
 
+        twice = [record("TWICE", confidence=0.5, timestamp=None)]
+        client.send_task(TASK, [twice], queue=QUEUE, task_id="its worker was killed before it acknowledged it")
+        send([record("TWICE", confidence=0.8, timestamp=None)])
+        client.send_task(TASK, [twice], queue=QUEUE, task_id="its worker was killed before it acknowledged it")
+        send([], ["NONE"])
+        assert shown(fleet.reader)["TWICE"] == 0.8
+        send([], ["TWICE"])
+
         for arguments, error, message in (
             (([record()], ["TSLA"]), "SettingsInvalid", "'TSLA' is in records and in remove"),
             ((5,), "SettingsInvalid", "records=5 is neither"),
