@@ -17,6 +17,8 @@ LOWEST_TESTS := $(patsubst %,tests/celery/test_%.py,broker flower register resul
 	tests/web/test_routes.py tests/web/test_serve.py tests/web/test_trigger.py
 LOWEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis flask flask-cors httpx2 moto playwright pyyaml \
 	opentelemetry-instrumentation-celery opentelemetry-instrumentation-redis opentelemetry-sdk
+# Hundreds of processes start in the tests: where containers set this, each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run up test test-fast test-lowest check format docs bench chaos fuzz lock install clean
 
@@ -28,7 +30,7 @@ up: install ## Redis, worker, beat, watch, Flower and web in the foreground, unt
 
 test: install ## every test, against real servers: side by side, then those marked `alone`; COV=--cov for coverage, a third longer
 	$(BIN)/python -m pytest $(PARALLEL) -n 4 -m "not alone" $(COV)
-	$(BIN)/python -m pytest -m alone $(if $(COV),$(COV) --cov-append)
+	$(BIN)/python -m pytest -m alone $(if $(COV),$(COV) --cov-append) $$(grep -rl 'mark\.alone' tests --include='test_*.py')
 
 test-fast: install ## most laws and behaviour in a minute: no test marked `slow` or `alone`, a tenth of the examples
 	$(BIN)/python -m pytest $(PARALLEL) -n 4 -m "not slow and not alone" --hypothesis-profile fast -p no:schemathesis \

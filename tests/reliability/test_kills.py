@@ -18,7 +18,8 @@ from tests.support.redis_servers import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-KILLS: Final = 200
+LONG_KILLS: Final = 200
+SHORT_KILLS: Final = 40
 ROLLBACKS: Final = 4
 
 
@@ -35,16 +36,19 @@ def duration_s(service: Service, client: Any) -> float:
     return statistics.median(durations)
 
 
-def test_a_child_killed_at_200_random_moments_of_its_runs(start: Start, rng: random.Random) -> None:
+def test_a_child_killed_at_random_moments_of_its_runs(
+    start: Start, rng: random.Random, request: pytest.FixtureRequest
+) -> None:
     """Each time the children of a real worker die, one of them amid a run, and the next run, in a new one, publishes.
 
     What stays of the run's lock is removed at once, which else takes 10 s to expire; other tests wait for it.
     """
+    wanted = LONG_KILLS if request.config.getoption("--long-life") else SHORT_KILLS
     service = start(beats=0, write_every_s=0.05)
     kills = 0
-    with service.redis.client as client, service.fault("SIGKILL of a worker's child amid its run", KILLS):
+    with service.redis.client as client, service.fault("SIGKILL of a worker's child amid its run", wanted):
         usual_s = duration_s(service, client)
-        while kills < KILLS:
+        while kills < wanted:
             token = service.wait_for_a_run(client, force=rng.random() < 0.8)
             time.sleep(rng.uniform(0, usual_s))
             killed = service.kill_children()

@@ -95,8 +95,6 @@ class TestBothEngines:
 
     @pytest.mark.no_cover
     @pytest.mark.slow
-    @pytest.mark.no_cover
-    @pytest.mark.slow
     @pytest.mark.parametrize("seed", range(10))
     def test_on_broken_documents(self, native: Engine, seed: int) -> None:
         """Damaged files too: what came before the damage, and then the same error."""
@@ -118,8 +116,6 @@ class TestBothEngines:
 
         assert outcome([data], native) == outcome([data], IJSON)
 
-    @pytest.mark.no_cover
-    @pytest.mark.slow
     @pytest.mark.no_cover
     @pytest.mark.slow
     @pytest.mark.parametrize("shape", ["map", "array", "lines"])

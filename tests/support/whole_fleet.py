@@ -70,6 +70,7 @@ class WholeFleet:
             token = {"ROLLING_TRIGGER_TOKEN": TOKEN, "ROLLING_SOURCE": self.settings.source}
             with WebServer(self._directory, self.settings, **self.urls("sender", "router"), **token) as web:
                 yield web
+            fleet.stop()
 
     def urls(self, broker_role: str, cache_role: str = "router") -> dict[str, str]:
         """The variables of a process."""
