@@ -436,7 +436,9 @@ def test_a_worker_that_takes_none_of_our_queues_says_so(tmp_path: Path, settings
     """With the names of those that are; the queue of parts is none of them where no source has parts."""
     with Fleet(tmp_path, settings) as fleet:
         fleet.start_worker("-Q", "celery")
-        fleet.wait_for_line(r"this worker takes celery, .* sent to rolling\.rolling_brain, rolling\.scan, rolling\.updates;")
+        fleet.wait_for_line(
+            r"this worker takes celery, .* sent to rolling\.rolling_brain, rolling\.scan, rolling\.updates;"
+        )
         fleet.start_worker("-Q", "rolling.scan", "-n", "scans@%h", name="scans")
         fleet.wait_for_line(r"scans\| .*only the parts of a pattern.* scanned in rolling\.rolling_brain")
 
