@@ -6,6 +6,7 @@ import base64
 import gzip
 import itertools
 import json
+import re
 import signal
 import zlib
 from collections.abc import Iterator
@@ -314,6 +315,7 @@ def test_a_dropped_message_is_logged_in_one_line_without_its_content_and_counted
     assert len(drops()) == len(HOSTILE)
     assert not [line for line in lines if SECRET in line or "Traceback" in line]
     assert any("a message of rolling.rolling_brain was dropped: Expected `str`, got `object`" in line for line in lines)
+    assert any(re.search(r"was dropped: .* at `.\.content-type`", line) for line in drops())
 
     stats = victim.fleet.celery("inspect", "stats", "--json")
     counted = next(iter(json.loads(stats).values()))["dropped_messages"]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import celery
-import kombu.connection
 import pytest
 import redis
 
@@ -242,22 +241,6 @@ def test_a_broker_that_is_away_is_asked_every_two_seconds() -> None:
 
     assert waits_s == [0.5, 1.0, 1.5, 2.0, 2.0]
     assert app.conf.broker_connection_max_retries is None
-
-
-def test_a_pickled_message_is_refused(tmp_path: Path, settings: Settings) -> None:
-    """A message that could run code is not even read."""
-    write_json(settings.input, {"AAPL": a_record()})
-
-    with Fleet(tmp_path, settings) as fleet:
-        fleet.start_worker()
-        with kombu.connection.Connection(settings.redis_url) as connection:  # type: ignore[no-untyped-call]
-            connection.SimpleQueue("rolling.rolling_brain").put(
-                [[], {}, {}],
-                serializer="pickle",
-                headers={"task": TASK, "id": "made-up", "lang": "py", "root_id": None, "parent_id": None},
-            )
-        fleet.wait_for_line("a message of rolling.rolling_brain was dropped: .* at `.\\.content-(type|encoding)`")
-        assert fleet.runs() == []
 
 
 def test_a_workers_child_stays_under_90_mb(tmp_path: Path, settings: Settings, slow_input: Path) -> None:
