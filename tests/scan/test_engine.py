@@ -150,7 +150,8 @@ def test_asked_for_and_not_there_it_refuses_to_start(without_kernel: Path, argum
 
 def build(directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Make a wheel of a copy of the project."""
-    command = [sys.executable, "-m", "uv", "build", "--wheel", "--out-dir", directory / "dist", copy_sources(directory)]
+    source, built = str(copy_sources(directory)), str(directory / "dist")
+    command = [sys.executable, "-m", "uv", "build", "--wheel", "--out-dir", built, source]
     return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
 
 

@@ -78,11 +78,11 @@ class WholeFleet:
 
     def check(self, web: WebServer) -> None:
         """Use Redis by every path: runs triggered by command, Flower and web, both readers, and the commands."""
-        shown = "skipped"
-        while shown.startswith("skipped"):  # a scheduled run was on
+        said = "skipped"
+        while said.startswith("skipped"):  # a scheduled run was on
             commanded = rolling_optimizer(self._directory, "trigger", "--force", "--wait", **self.urls("sender"))
-            shown = commanded.stdout
-        assert (commanded.returncode, shown[:8]) == (0, "success:"), shown + commanded.stderr
+            said = commanded.stdout
+        assert (commanded.returncode, said[:8]) == (0, "success:"), said + commanded.stderr
 
         status, sent = self.fleet.flower("POST", f"/api/task/async-apply/{TASK}", {"kwargs": {"force": True}})
         assert status == 200
