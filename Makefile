@@ -43,7 +43,7 @@ test-lowest: install ## the tests of what others' packages do, with the lowest v
 	$(BIN)/uv venv --quiet --clear --python $(LOWEST_PYTHON) $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -e '.[all]' httpx==0.27.2 \
 		$$(for tool in $(LOWEST_TOOLS); do grep "^$$tool==" constraints.txt; done)
-	$(LOWEST)/bin/python -m pytest -n 4 -m "not alone" --hypothesis-profile fast -W ignore::DeprecationWarning \
+	$(LOWEST)/bin/python -m pytest -n 6 -m "not alone" --hypothesis-profile fast -W ignore::DeprecationWarning \
 		-W 'ignore:Unclosed <MemoryObject:ResourceWarning' $(LOWEST_TESTS)
 
 check: install ## lint, format, types and the order of the packages' imports
