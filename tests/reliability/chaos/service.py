@@ -213,7 +213,7 @@ class Service:
         self._figures.complaints += len(self.pollers.complaints)
         assert not self.pollers.complaints, self.pollers.complaints[:10]
         assert set(self.pollers.reads) == set(WAYS)
-        self.fleet.__exit__()
+        self.fleet.stop()
         self._check_files()
         self._check_keys()
         self._check_changes()
