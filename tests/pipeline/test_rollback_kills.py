@@ -37,41 +37,14 @@ pytestmark = pytest.mark.slow
 
 # Makes rollbacks, or unpins for the version 0, each in a process that is forked and dies before the step with a number.
 DIES_AT = """
-import json, os, signal, sys
+import sys
 from pathlib import Path
-import redis.connection
 from optimizer import Settings
 from optimizer.pipeline.rollback import rollback, unpin
+from tests.support.forked_deaths import die_at_steps
 
-left = 0
 settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3], keep_versions=4)
-sent = redis.connection.AbstractConnection.send_packed_command
-
-def step():
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def hook(event, arguments):
-    is_written = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    if is_written or event in ("os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.utime"):
-        step()
-
-def send(*arguments, **options):
-    step()
-    return sent(*arguments, **options)
-
-redis.connection.AbstractConnection.send_packed_command = send
-sys.addaudithook(hook)
-for line in sys.stdin:
-    step_of_death, version = json.loads(line)
-    child = os.fork()
-    if not child:
-        left = step_of_death
-        rollback(settings, version) if version else unpin(settings)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+die_at_steps(lambda version: rollback(settings, *version) if version != [0] else unpin(settings))
 """
 
 
@@ -94,7 +67,7 @@ class Killed:
         """Make one that dies before this step; return whether it did."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"[{step}, {version}]\n")
+        self._process.stdin.write(f"{step} {version}\n")
         self._process.stdin.flush()
         status = int(self._process.stdout.readline())
         assert status in (0, -signal.SIGKILL)

@@ -20,40 +20,15 @@ from tests.support.redis_servers import RedisServer
 # For each number of a step that it reads, forks a child that drains the queue and lets the files follow, and kills
 # itself before that step; says whether it did.
 DIES_AT = """
-import os, signal, sys
+import sys
 from pathlib import Path
-import redis.connection
 import optimizer.pipeline.updates
 from optimizer import Settings
+from tests.support.forked_deaths import die_at_steps
 
 optimizer.pipeline.updates.FILES_FOLLOW_S = -1.0
 settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3])
-sent = redis.connection.AbstractConnection.send_packed_command
-
-def step():
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def hook(event, arguments):
-    is_written = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    if is_written or event in ("os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.utime"):
-        step()
-
-def send(*arguments, **options):
-    step()
-    return sent(*arguments, **options)
-
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        left = int(line)
-        redis.connection.AbstractConnection.send_packed_command = send
-        sys.addaudithook(hook)
-        optimizer.pipeline.updates.apply_updates(settings)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+die_at_steps(lambda _: optimizer.pipeline.updates.apply_updates(settings))
 """
 
 
