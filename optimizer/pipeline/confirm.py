@@ -42,11 +42,11 @@ def confirm_set(settings: Settings, store: SnapshotStore, session: Session, snap
         What became of Redis: `current` or `republished`; `None`, and nothing is confirmed, if it shows another set that
         is as new, or has updates that hold and that the files do not have.
     """
-    standing = session.compare(snapshots.manifest)
+    standing = session.compare(snapshots)
     if standing == "other":
         return None
     done = "current"
-    if standing == "current" and session.shows(snapshots):
+    if standing == "current":
         if not catch_up(store, session, settings.gzip_level):
             return None
         session.confirm()
