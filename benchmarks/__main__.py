@@ -21,7 +21,7 @@ from optimizer.scan.native_pruner import VARIANT
 PAGE = Path("docs/benchmarks.md")
 INTRODUCTION = """# Benchmarks
 
-Written by `make bench`, which repeats every measurement: about 20 minutes, 4 GB of disk, 14 GB of memory for
+Written by `make bench`, which repeats every measurement: about half an hour, 4 GB of disk, 14 GB of memory for
 `json.load`. Figures of one machine, each with its ratio to a limit measured in the same run: ratios hold on other
 machines too, rates do not.
 """

@@ -493,6 +493,17 @@ def test_a_tick_that_an_update_overtakes_sees_no_damage(
     assert shown(settings, redis_server) == [*first, "ZETA", "MSFT", "AAPL"]
 
 
+def test_calls_drains_and_ticks_keep_one_connection(settings: Settings, redis_server: RedisServer) -> None:
+    """To connect takes as long as they do."""
+    run_old(settings)
+    applied(settings, a("ETA"))
+    with redis_server.client as client:
+        before = client.info("stats")["total_connections_received"]
+        applied(settings, a("ZETA"))
+        optimize(settings, progress=no_scan)
+        assert client.info("stats")["total_connections_received"] == before
+
+
 def test_an_old_version_of_updates_goes_soon(settings: Settings, redis_server: RedisServer) -> None:
     """Many are made, each with an index."""
     version = version_of(run_old(settings))
