@@ -4,7 +4,7 @@ BIN := .venv/bin
 SECONDS ?= 60
 SEED ?= 1
 # Test files side by side on two cores or more, since most of the time is spent waiting for servers.
-PARALLEL := --dist loadfile --no-loadscope-reorder
+PARALLEL := --dist loadfile --no-loadscope-reorder -n 6
 
 # What `make test-lowest` runs, in two minutes: where packages of others are used most, and of long tests one of a kind.
 LOWEST := .lowest
@@ -17,6 +17,8 @@ LOWEST_TESTS := $(patsubst %,tests/celery/test_%.py,broker flower register resul
 	tests/web/test_routes.py tests/web/test_serve.py tests/web/test_trigger.py
 LOWEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis flask flask-cors httpx2 moto playwright pyyaml \
 	opentelemetry-instrumentation-celery opentelemetry-instrumentation-redis opentelemetry-sdk
+# Hundreds of processes start in the tests: where containers set this, each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run up test test-fast test-lowest check format docs bench chaos fuzz lock install clean
 
@@ -27,11 +29,11 @@ up: install ## Redis, worker, beat, watch, Flower and web in the foreground, unt
 	$(BIN)/rolling-optimizer up
 
 test: install ## every test, against real servers: side by side, then those marked `alone`; COV=--cov for coverage, a third longer
-	$(BIN)/python -m pytest $(PARALLEL) -n 4 -m "not alone" $(COV)
-	$(BIN)/python -m pytest -m alone $(if $(COV),$(COV) --cov-append)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not alone" $(COV)
+	$(BIN)/python -m pytest -m alone $(if $(COV),$(COV) --cov-append) $$(grep -rl 'mark\.alone' tests --include='test_*.py')
 
 test-fast: install ## most laws and behaviour in a minute: no test marked `slow` or `alone`, a tenth of the examples
-	$(BIN)/python -m pytest $(PARALLEL) -n 4 -m "not slow and not alone" --hypothesis-profile fast -p no:schemathesis \
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not alone" --hypothesis-profile fast -p no:schemathesis \
 		--ignore tests/reliability --ignore tests/deployment --ignore tests/web/test_openapi.py --ignore tests/web/test_dashboard.py
 
 # The tools of the tests are those of constraints.txt, and everything that pyproject.toml declares is the lowest. httpx:
@@ -41,7 +43,7 @@ test-lowest: install ## the tests of what others' packages do, with the lowest v
 	$(BIN)/uv venv --quiet --clear --python $(LOWEST_PYTHON) $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -e '.[all]' httpx==0.27.2 \
 		$$(for tool in $(LOWEST_TOOLS); do grep "^$$tool==" constraints.txt; done)
-	$(LOWEST)/bin/python -m pytest -n 4 -m "not alone" --hypothesis-profile fast -W ignore::DeprecationWarning \
+	$(LOWEST)/bin/python -m pytest -n 6 -m "not alone" --hypothesis-profile fast -W ignore::DeprecationWarning \
 		-W 'ignore:Unclosed <MemoryObject:ResourceWarning' $(LOWEST_TESTS)
 
 check: install ## lint, format, types and the order of the packages' imports

@@ -17,7 +17,7 @@ from typing import Final
 from fastapi.testclient import TestClient
 
 from optimizer import Settings, optimize
-from optimizer.cli.compression import Compression, compare_compression
+from optimizer.cli.compression import CompressionReport, compare_compression
 from optimizer.cli.compression_table import conclusions
 from optimizer.cli.dev.sample import write_sample
 from optimizer.web import create_app
@@ -67,7 +67,7 @@ def _published(directory: Path, records: int) -> Settings:
     return settings
 
 
-def _show_ways(measured: Compression) -> None:
+def _show_ways(measured: CompressionReport) -> None:
     counts = f"{measured.counts['predictions']:,} predictions"
     print(f"{counts:<20}{'bytes':>9}{'of now':>8}{'CPU, ms':>9}{'reader, ms':>12}{'MB a day':>10}", end="")
     print(f"   index of {measured.counts['index']:,}{'CPU, ms':>10}")

@@ -432,7 +432,8 @@ class UpdateCounts(Value, frozen=True, omit_defaults=True):
 
     `changed` and `removed` count symbols that were put into the ranking and taken out of it. `outdated` counts records
     that were not used, because the one that is shown has a newer timestamp; `first_outdated` names the first few.
-    `refused` counts the records and removals that a guard has refused. `held` is how many updates hold now.
+    `refused` counts the records and removals that a guard has refused. `held` is how many updates hold now. `waited_s`
+    is the longest time from a call to the version that shows its updates, in seconds.
     """
 
     versions: int = 0
@@ -442,6 +443,7 @@ class UpdateCounts(Value, frozen=True, omit_defaults=True):
     first_outdated: list[str] = msgspec.field(default_factory=list)
     refused: int = 0
     held: int = 0
+    waited_s: float = 0.0
 
 
 class RejectTally(Value, frozen=True):

@@ -34,7 +34,9 @@
 | rolling:{S}:queued        | HASH    | of the queue: the numbers of the newest entry and   | never              |
 |                           |         | of the last one applied, the records that wait, the |                    |
 |                           |         | pace, and the last entries that a guard has refused |                    |
-| rolling:{S}:accepted:T    | STRING  | the number of the entry of the call with token T    | 15 s               |
+| rolling:{S}:accepted:T    | STRING  | the number of the entry of the call with token T,   | 15 s; of a message |
+|                           |         | at random or a digest of a message's id             | the visibility     |
+|                           |         |                                                     | timeout, and 60 s  |
 | rolling:{S}:draining      | STRING  | a drain of the queue is on, or on its way           | 1 s, extended      |
 | rolling:{S}:updates       | HASH    | symbol -> the update that holds (JSON); changed by  | never              |
 |                           |         | flips alone, so it is of the pointer's version      |                    |
@@ -83,6 +85,8 @@ __all__ = [
     "VERSION_TYPES",
     "KeyType",
     "Keys",
+    "number_of",
+    "version_of",
 ]
 
 PAYLOAD_KINDS: Final = ("predictions", "bots", "portfolio")
@@ -261,3 +265,14 @@ class Keys:
     def staged(self, token: str, kind: str) -> str:
         """The same before it is published."""
         return self._name("staged", token, kind)
+
+
+def number_of(text: bytes | None, pattern: re.Pattern[str] = NUMBER) -> int:
+    """The number that a key holds; 0 where there is none, or damage."""
+    digits = (text or b"").decode("ascii", "replace")
+    return int(digits) if pattern.fullmatch(digits) else 0
+
+
+def version_of(text: bytes | None) -> int:
+    """The version that a key holds; 0 where there is none, or damage."""
+    return number_of(text, VERSION)

@@ -265,8 +265,9 @@ return 1
 #       versions' keys. The lock is the run's, or `publishing`; the last staged key is of the updates that hold.
 # ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of staged keys,
 #       changes kept, their bytes at the most, change ('' for none), the number of updates that are staged, of the last
-#       entry applied before, and the entries applied now: how many, how many records, the number of the last one, the
-#       pace; then the type of each staged key, then the pointer's fields and values.
+#       entry applied before, and the entries taken now: how many, how many records, the number of the last one, the
+#       pace; how many are put back without the records that a scan has answered; then the type of each staged key, then
+#       the pointer's fields and values, then what is put back.
 # Updates are removed from the queue by the script that shows them: each is applied once, whatever dies at any moment.
 # A run stages all updates that hold, a drain those that it adds: of 20,000 the copy alone would take 5 ms.
 # Each entry of the stream of changes has in `end` the bytes of all changes up to it, so that the bytes of those that
@@ -275,7 +276,9 @@ FLIP: Final = """
 local kinds = tonumber(ARGV[5])
 local is_staged = true
 local types = {}
-for i = 1, kinds do types[i] = ARGV[14 + i] end
+for i = 1, kinds do types[i] = ARGV[15 + i] end
+local left = #ARGV - tonumber(ARGV[15]) -- from there on is what is put back
+local is_drain = ARGV[11] ~= '0' and left == #ARGV
 if ARGV[9] == '0' then types[kinds] = 'none' end -- a hash without fields does not exist
 for i = 1, kinds do
     if redis.call('TYPE', KEYS[7 + i]).ok ~= types[i] then is_staged = false end
@@ -297,7 +300,7 @@ for i = 8 + 2 * kinds, #KEYS do
     if redis.call('TTL', KEYS[i]) == -1 then redis.call('EXPIRE', KEYS[i], ARGV[4]) end
 end
 for i = 1, kinds do
-    if i == kinds and ARGV[11] ~= '0' then
+    if i == kinds and is_drain then
         local changed = redis.call('HGETALL', KEYS[7 + i])
         for j = 1, #changed, 2 do redis.call('HSET', KEYS[7 + kinds + i], changed[j], changed[j + 1]) end
         redis.call('DEL', KEYS[7 + i])
@@ -311,13 +314,15 @@ end
 if ARGV[11] ~= '0' then
     local records = (tonumber(redis.call('HGET', KEYS[7], 'records')) or 0) - ARGV[12]
     redis.call('LTRIM', KEYS[6], ARGV[11], -1)
+    for i = #ARGV, left + 1, -1 do redis.call('LPUSH', KEYS[6], ARGV[i]) end
     redis.call('HSET', KEYS[7], 'applied', ARGV[13], 'records', string.format('%.0f', math.max(0, records)))
     redis.call('HSET', KEYS[7], 'tat_ms', ARGV[14])
 end
 local checked_at = redis.call('HGET', KEYS[2], 'checked_at')
 redis.call('DEL', KEYS[2], KEYS[5])
-redis.call('HSET', KEYS[2], unpack(ARGV, 15 + kinds))
-if ARGV[11] ~= '0' and checked_at then -- updates say nothing of the input, which a tick may have confirmed meanwhile
+redis.call('HSET', KEYS[2], unpack(ARGV, 16 + kinds, left))
+-- Updates say nothing of the input, which a tick may have confirmed meanwhile.
+if is_drain and checked_at then
     redis.call('HSET', KEYS[2], 'checked_at', checked_at)
 end
 redis.call('HSET', KEYS[5], 'version', ARGV[2], 'token', ARGV[1])

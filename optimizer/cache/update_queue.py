@@ -13,19 +13,19 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
 from optimizer.cache.client import CacheClient
 from optimizer.cache.damage import warn_of_damage
-from optimizer.cache.keys import NUMBER, Keys
+from optimizer.cache.keys import Keys, number_of
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.scripts import DROP, END_DRAIN, ENQUEUE, READ_QUEUE
 from optimizer.errors import UpdatesRefused
 from optimizer.models import UNDECODABLE, HeldUpdate, QueuedUpdate, Record
 
-__all__ = ["QueueState", "Refused", "UpdateQueue", "decode_held", "encode_held"]
+__all__ = ["Call", "QueueState", "Refused", "UpdateQueue", "decode_held", "encode_held"]
 
 # Until a drain that was sent begins to extend it: beyond that another one is sent.
 DRAINING_TTL_S: Final = 1.0
@@ -37,6 +37,13 @@ REFUSED_KEPT: Final = 100
 _ENTRY: Final = msgspec.json.Decoder(QueuedUpdate)
 _HELD: Final = msgspec.json.Decoder(HeldUpdate)
 _encode: Final = msgspec.json.Encoder().encode
+
+
+class Call(NamedTuple):
+    """A call that may come again, under the same token, within some seconds: it is accepted once."""
+
+    token: str
+    again_within_s: float
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True):
@@ -75,7 +82,13 @@ class UpdateQueue:
         self._keys = cache.keys
 
     def enqueue(
-        self, records: Sequence[Record], removed: Sequence[str], *, queue_limit: int, held_limit: int
+        self,
+        records: Sequence[Record],
+        removed: Sequence[str],
+        *,
+        queue_limit: int,
+        held_limit: int,
+        call: Call | None = None,
     ) -> tuple[int, bool]:
         """Append an entry; return its number, and whether nothing drains the queue.
 
@@ -84,6 +97,7 @@ class UpdateQueue:
             removed: Its removals.
             queue_limit: How many records and removals may wait.
             held_limit: How many symbols may be held.
+            call: The call, if it may come again.
 
         Raises:
             UpdatesRefused: That would be more.
@@ -91,9 +105,10 @@ class UpdateQueue:
         keys, size = self._keys, len(records) + len(removed)
         entry = _encode({"records": records, "removed": removed})[1:]
         symbols = {record.symbol for record in records} | set(removed)
-        names = (keys.queue, keys.queued, keys.updates, keys.draining, keys.accepted(secrets.token_hex(16)))
+        call = call or Call(secrets.token_hex(16), ACCEPTED_TTL_S)
+        names = (keys.queue, keys.queued, keys.updates, keys.draining, keys.accepted(call.token))
         limits = (str(size), str(queue_limit), str(held_limit))
-        times_ms = (round(1000 * DRAINING_TTL_S), round(1000 * ACCEPTED_TTL_S), time.time_ns() // 1_000_000)
+        times_ms = (round(1000 * DRAINING_TTL_S), round(1000 * call.again_within_s), time.time_ns() // 1_000_000)
         with self._cache.commands() as client:
             reply = client.eval(ENQUEUE, len(names), *names, entry, *limits, *map(str, times_ms), *symbols)
         outcome, number, *rest = cast("list[Any]", reply)
@@ -132,6 +147,15 @@ class UpdateQueue:
             pipeline.hgetall(self._keys.queued)
             pointer, numbers = pipeline.execute()
             return _state(pointer, numbers, [], self._keys.source)
+
+    def waiting(self) -> QueueState:
+        """Read the same without the pointer, for a scan, which knows it."""
+        with self._cache.commands() as client:
+            pipeline = client.pipeline()
+            pipeline.hgetall(self._keys.queued)
+            pipeline.lrange(self._keys.queue, 0, -1)
+            numbers, entries = pipeline.execute()
+            return _state({}, numbers, entries, self._keys.source)
 
     def drop(self, state: QueueState, token: str, reason: str) -> bool:
         """Remove the oldest entry, which a guard has refused; false if `publishing` is no longer held."""
@@ -178,7 +202,7 @@ def _state(
     refused: list[Refused] = []
     with suppress(*UNDECODABLE):
         refused = _REFUSED.decode(numbers.get(b"refused", b"[]"))
-    applied = _number(numbers.get(b"applied"))
+    applied = number_of(numbers.get(b"applied"))
     decoded: list[QueuedUpdate] = []
     for entry in entries:
         try:
@@ -190,9 +214,9 @@ def _state(
     return QueueState(
         pointer=Pointer.from_hash(pointer),
         entries=decoded,
-        newest=_number(numbers.get(b"sequence")),
+        newest=number_of(numbers.get(b"sequence")),
         applied=applied,
-        tat_ms=float(_number(numbers.get(b"tat_ms"))),
+        tat_ms=float(number_of(numbers.get(b"tat_ms"))),
         refused=refused,
     )
 
@@ -200,9 +224,3 @@ def _state(
 def _fields(reply: list[bytes]) -> dict[bytes, bytes]:
     """The fields of a hash as a script returns them: each name followed by its value."""
     return dict(zip(reply[::2], reply[1::2], strict=True))
-
-
-def _number(text: bytes | None) -> int:
-    """A number of the queue; 0 where there is none, or damage."""
-    digits = (text or b"").decode("ascii", "replace")
-    return int(digits) if NUMBER.fullmatch(digits) else 0

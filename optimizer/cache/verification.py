@@ -13,7 +13,7 @@ import redis
 
 from optimizer.cache.client import UNREADABLE, CacheClient
 from optimizer.cache.damage import warn_of_damage
-from optimizer.cache.keys import PAYLOAD_KINDS, VERSION, VERSION_KINDS, VERSION_TYPES
+from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_KINDS, VERSION_TYPES, version_of
 from optimizer.cache.pointer import pointer_fields
 from optimizer.models import Record
 from optimizer.snapshots.format import SnapshotSet
@@ -83,7 +83,7 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
         # The reply for a key of another type is an error, which differs too.
         *replies, ranks = pipeline.execute(raise_on_error=False)
         if isinstance(replies[0], dict):
-            if _is_newer(replies[0].get(b"version"), manifest.version):
+            if version_of(replies[0].get(b"version")) > manifest.version:
                 return True
             replies[0][b"checked_at"] = b""  # changes at each tick
         actual = zip(replies, replies[len(expected) :], strict=False)
@@ -102,12 +102,7 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
 def _is_replaced(cache: CacheClient, version: int) -> bool:
     """Whether the pointer names a newer version by now."""
     with cache.commands() as client:
-        return _is_newer(cast("bytes | None", client.hget(cache.keys.current, "version")), version)
-
-
-def _is_newer(current: bytes | None, version: int) -> bool:
-    text = (current or b"").decode("ascii", "replace")
-    return bool(VERSION.fullmatch(text)) and int(text) > version
+        return version_of(cast("bytes | None", client.hget(cache.keys.current, "version"))) > version
 
 
 def _ranks_agree(client: redis.Redis, ranks: list[tuple[bytes, float]], symbols: str) -> bool:

@@ -15,7 +15,7 @@ Errors: `CacheUnavailable`; `PublishRefused` if the script refuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, cast
@@ -32,22 +32,22 @@ from optimizer.cache.keys import (
     NUMBER,
     ORIGINS,
     PAYLOAD_KINDS,
-    VERSION,
     VERSION_KINDS,
     VERSION_TYPES,
     Keys,
+    version_of,
 )
 from optimizer.cache.lock import Lock
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.scripts import CONFIRM, DELETE_AS_HOLDER, FLIP, REPLACE_MANIFEST
-from optimizer.cache.update_queue import decode_held, encode_held
+from optimizer.cache.update_queue import QueueState, decode_held, encode_held
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
-from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
+from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, QueuedUpdate, Record
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
-__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip", "version_of"]
+__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip"]
 
 STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
@@ -119,7 +119,14 @@ class VersionWriter:
             return bool(client.eval(REPLACE_MANIFEST, 2, self._keys.lock, self._keys.current, *arguments))
 
     def publish(
-        self, snapshots: SnapshotSet, *, lock: Lock, before: Pointer | None, in_files: int = 0, is_known: bool = True
+        self,
+        snapshots: SnapshotSet,
+        *,
+        lock: Lock,
+        before: Pointer | None,
+        in_files: int = 0,
+        is_known: bool = True,
+        consumed: Consumed | None = None,
     ) -> None:
         """Make a set the current version.
 
@@ -129,6 +136,7 @@ class VersionWriter:
             before: The pointer that the run started from.
             in_files: The version that the files had when the run began, 0 for none.
             is_known: False if the files have another set of the pointer's number, so that no change leads from it.
+            consumed: What it takes from the queue of updates.
 
         Raises:
             PublishRefused: The lock is lost, or another run has published since.
@@ -159,6 +167,7 @@ class VersionWriter:
                 old_ttl_s=OLD_VERSION_TTL_S,
                 change=change,
                 updates=manifest.updates,
+                consumed=consumed,
             )
 
     def payloads(self, pointer: Pointer) -> dict[str, bytes] | None:
@@ -208,7 +217,7 @@ class VersionWriter:
         return version_of(entries[0][0].split(b"-")[0] if entries else b"")
 
     def _flipped_version(self, client: redis.Redis) -> int:
-        return version_of(cast("bytes | None", client.hget(self._keys.flipped, "version")) or b"")
+        return version_of(cast("bytes | None", client.hget(self._keys.flipped, "version")))
 
     def _stage(self, client: redis.Redis, snapshots: SnapshotSet, token: str) -> None:
         names = {kind: self._keys.staged(token, kind) for kind in STAGED_TYPES}
@@ -257,7 +266,7 @@ class VersionWriter:
 
 @dataclass(frozen=True)
 class Consumed:
-    """What a version takes from the queue of updates.
+    """What a version takes from the queue of updates: a drain's whole entries, a scan's what its input has answered.
 
     Attributes:
         applied_before: The number of the last entry that was applied before.
@@ -265,6 +274,7 @@ class Consumed:
         records: How many records and removals they have.
         applied: The number of the last one.
         tat_ms: The theoretical arrival time of the next version, see `pipeline/pace.py`.
+        left: What a scan leaves of each of these entries, in its place.
     """
 
     applied_before: int = 0
@@ -272,6 +282,20 @@ class Consumed:
     records: int = 0
     applied: int = 0
     tat_ms: int = 0
+    left: Sequence[QueuedUpdate] = ()
+
+    @classmethod
+    def by_scan(cls, waiting: QueueState, left: Sequence[QueuedUpdate]) -> Consumed:
+        """What a scan takes: of its first entries it leaves these."""
+        sizes = (entry.size for entry in waiting.entries[: len(left)])
+        return cls(
+            applied_before=waiting.applied,
+            entries=len(left),
+            records=sum(sizes) - sum(entry.size for entry in left),
+            applied=waiting.applied,
+            tat_ms=round(waiting.tat_ms),
+            left=left,
+        )
 
 
 def flip(
@@ -287,7 +311,7 @@ def flip(
     old_ttl_s: int,
     change: bytes,
     updates: int,
-    consumed: Consumed = Consumed(),
+    consumed: Consumed | None = None,
 ) -> None:
     """Make what is staged under a token the current version.
 
@@ -308,6 +332,7 @@ def flip(
     Raises:
         PublishRefused: The lock is lost, or another version was published since.
     """
+    consumed = consumed or Consumed()
     old = [keys.payload(each, kind) for each in set(old_versions) - {manifest.version} for kind in VERSION_KINDS]
     pipeline.eval(
         FLIP,
@@ -331,8 +356,10 @@ def flip(
         str(consumed.records),
         str(consumed.applied),
         str(consumed.tat_ms),
+        str(len(consumed.left)),
         *STAGED_TYPES.values(),
         *chain.from_iterable(pointer_fields(manifest, checked_at).items()),
+        *map(msgspec.json.encode, consumed.left),
     )
     reply = pipeline.execute()[-1]
     if reply != b"ok":
@@ -340,9 +367,3 @@ def flip(
             f"version {manifest.version} of {manifest.source} was not published: "
             f"{cast('bytes', reply).decode()}; the next tick makes it again"
         )
-
-
-def version_of(text: bytes) -> int:
-    """The version that a key holds, 0 if that is no version."""
-    digits = text.decode("ascii", "replace")
-    return int(digits) if VERSION.fullmatch(digits) else 0

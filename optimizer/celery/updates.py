@@ -8,6 +8,7 @@ Redis. Any number of them do no harm, and one that is lost is made up for by the
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from itertools import groupby
@@ -19,6 +20,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from optimizer.cache.clocks import text_of
+from optimizer.cache.update_queue import Call
 from optimizer.celery.registration import registration_of
 from optimizer.celery.schedule import UPDATE_TASK
 from optimizer.errors import CacheUnavailable, RollingError
@@ -27,18 +29,21 @@ from optimizer.models import Reject, RejectTally, Report
 from optimizer.pipeline.accept import accept_update
 from optimizer.pipeline.updates import Enqueued, apply_updates, wait_applied
 from optimizer.scan.fragment import shown
+from optimizer.selection.acceptance import describe_tally
 
 if TYPE_CHECKING:
     from celery import Celery, Task
 
     from optimizer.config.settings import Settings
 
-__all__ = ["send_drain", "update_predictions"]
+__all__ = ["drain_queue", "send_drain", "update_predictions"]
 
-# A drain that no worker has taken by then is dropped, so that they do not accumulate without a worker.
+# A worker that comes back drops those that are older: one of them is enough.
 DRAIN_EXPIRES_S: Final = 60.0
 # How long an update by a message waits for another process, which is applying it.
 APPLIED_WITHIN_S: Final = 10.0
+# After which kombu delivers again what a dead worker had taken from Redis, if the app does not say.
+VISIBILITY_TIMEOUT_S: Final = 3600.0
 # A broker that is away must not hold a prediction engine: one more try, for a connection that broke while it was idle.
 _RETRY: Final = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.0, "interval_max": 0.0}
 
@@ -61,6 +66,12 @@ def send_drain(app: Celery, source: str) -> None:
         raise CacheUnavailable(f"the broker {broker} cannot be reached: {error}") from error
 
 
+def drain_queue(app: Celery) -> str:
+    """The queue into which `send_drain` puts its message, and the broker, for a message."""
+    queue = app.amqp.router.route({}, UPDATE_TASK).get("queue")
+    return f"the queue {getattr(queue, 'name', queue)} of {registration_of(app).shown_broker()}"
+
+
 def update_predictions(self: Task, records: Any = (), remove: Any = (), source: str | None = None) -> dict[str, Any]:
     """Take an update, apply it and what else waits, and return the report.
 
@@ -74,26 +85,42 @@ def update_predictions(self: Task, records: Any = (), remove: Any = (), source: 
         The report of what was applied, with each record of this update that is rejected in `rejects`.
 
     Raises:
-        SettingsInvalid, UpdatesRefused, SourceError: Nothing was taken: an argument does not fit, or there is too much.
+        SettingsInvalid, UpdatesRefused, SourceMalformed, SourceTorn: Nothing was taken: an argument does not fit, or
+            there is too much.
+        GuardRefused: It was taken, and dropped: a guard refuses the version that it would make.
         UpdatesPending: It was taken, and waits.
         CacheUnavailable: Redis is away.
     """
-    about = "its source" if source is None else shown(source)
+    about = "a source that is not named" if source is None else shown(source)
     try:
         settings = self.registration.settings(source)
         about = settings.source
-        update, enqueued = accept_update(settings, records, remove)
+        update, enqueued = accept_update(settings, records, remove, _call(self))
         report = _apply(settings, enqueued)
     except RollingError as error:
-        _log.error("⚠️ an update of %s failed", about, error=error)
+        _log.error("⚠️ an update failed", source=about, error=error)
         raise
-    result: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(report, rejects=_tallies(update.rejects)))
+    rejects = _tallies(update.rejects)
+    for tally in rejects:  # a sender that ignores results does not see them
+        _log.warning("an update has records that are rejected: %s", describe_tally(tally), source=about)
+    result: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(report, rejects=rejects))
     return result
+
+
+def _call(task: Task) -> Call | None:
+    """The message as a call: delivered twice it is accepted once, for it would undo what was published in between."""
+    if not task.request.id:
+        return None  # called as a function
+    options = task.app.conf.broker_transport_options or {}
+    again_within_s = options.get("visibility_timeout", VISIBILITY_TIMEOUT_S) + DRAIN_EXPIRES_S
+    return Call(hashlib.sha256(task.request.id.encode("utf-8", "backslashreplace")).hexdigest(), again_within_s)
 
 
 def _apply(settings: Settings, enqueued: Enqueued | None) -> Report:
     report = apply_updates(settings)
     if report is not None:
+        if enqueued is not None and report.updated is not None and report.updated.refused:
+            wait_applied(settings, enqueued.sequence, 0)  # raises if it is this one that a guard has refused
         return report
     now = text_of(time.time())
     if enqueued is None:

@@ -1,6 +1,6 @@
-"""`rolling-optimizer bench --compression`: what each way to compress costs and saves, on the snapshots that are there.
+"""`rolling-optimizer bench --compression`: what each codec costs and saves, on the snapshots that are there.
 
-In: the current version, from the files or else from Redis. Out: a figure for each way and file, and what follows from
+In: the current version, from the files or else from Redis. Out: a figure for each codec and file, and what follows from
 them by a rule. Everything runs in this process, on one thread; each figure is the best of several rounds, taken in
 turn.
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -23,16 +22,12 @@ from isal import igzip
 from optimizer.config.settings import Settings
 from optimizer.models import Index
 from optimizer.reader.reader import SnapshotReader
-from optimizer.snapshots.compression import IGZIP_LEVELS, QUICK_GZIP_LEVEL, compress_gzip
-from optimizer.snapshots.format import CONTENT_KINDS, KINDS
+from optimizer.snapshots.compression import IGZIP_LEVELS
+from optimizer.snapshots.format import CONTENT_KINDS, KINDS, encode_index
 from optimizer.snapshots.store import snapshot_store
+from optimizer.storage.zstandard import zstd
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-__all__ = ["Compression", "CompressionRow", "Cost", "compare_compression", "gzip_row", "recommend", "row_of"]
+__all__ = ["CompressionReport", "CompressionRow", "Cost", "compare_compression", "gzip_row", "recommend", "row_of"]
 
 DAY_S: Final = 86_400
 # A call that takes less is repeated for so long in a round.
@@ -42,7 +37,7 @@ NEAR: Final = 1.05
 ZLIB_NG: Final = "zlib-ng"
 
 
-class _Way(NamedTuple):
+class _Codec(NamedTuple):
     """A library at a level; `compress` is `None` where the library is not installed."""
 
     library: str
@@ -57,7 +52,7 @@ class _Way(NamedTuple):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What one way takes of one file, or of several: milliseconds and bytes; `ratio` is to the bytes of now."""
+    """What one codec takes of one file, or of several: milliseconds and bytes; `ratio` is to the bytes of now."""
 
     wall_ms: float
     cpu_ms: float
@@ -67,7 +62,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class CompressionRow(msgspec.Struct, frozen=True):
-    """One way: its costs by file, of all files, and of those that clients download; empty if it is not installed.
+    """One codec: its costs by file, of all files, and of those that clients download; empty if it is not installed.
 
     `day_mb` is what a client takes in a day that downloads predictions, bots and holdings once an interval.
     """
@@ -80,7 +75,7 @@ class CompressionRow(msgspec.Struct, frozen=True):
     day_mb: float | None
 
 
-class Compression(msgspec.Struct, frozen=True):
+class CompressionReport(msgspec.Struct, frozen=True):
     """All ways over one version. `gzip_level` is the setting, the best levels are those of `recommend`."""
 
     source: str
@@ -96,18 +91,18 @@ class Compression(msgspec.Struct, frozen=True):
     best_zstd_level: int
 
 
-def _ways() -> list[_Way]:
+def _codecs() -> list[_Codec]:
     """Every level of every library; what a reader inflates gzip with is Python's `gzip`."""
-    found = [_Way("isal", level, _bound(igzip.compress, level, mtime=0), gzip.decompress) for level in range(4)]
-    found += [_Way("zlib", level, _bound(gzip.compress, level, mtime=0), gzip.decompress) for level in range(1, 10)]
+    found = [_Codec("isal", level, _bound(igzip.compress, level, mtime=0), gzip.decompress) for level in range(4)]
+    found += [_Codec("zlib", level, _bound(gzip.compress, level, mtime=0), gzip.decompress) for level in range(1, 10)]
     try:
         gzip_ng = importlib.import_module("zlib_ng.gzip_ng")
     except ImportError:
-        found.append(_Way(ZLIB_NG, 0, None, gzip.decompress))
+        found.append(_Codec(ZLIB_NG, 0, None, gzip.decompress))
     else:
-        found += [_Way(ZLIB_NG, n, _bound(gzip_ng.compress, n, mtime=0), gzip.decompress) for n in range(1, 10)]
+        found += [_Codec(ZLIB_NG, n, _bound(gzip_ng.compress, n, mtime=0), gzip.decompress) for n in range(1, 10)]
     most = zstd.CompressionParameter.compression_level.bounds()[1]
-    return found + [_Way("zstd", n, _bound(zstd.compress, n), zstd.decompress) for n in range(1, most + 1)]
+    return found + [_Codec("zstd", n, _bound(zstd.compress, n), zstd.decompress) for n in range(1, most + 1)]
 
 
 def _bound(compress: Callable[..., bytes], level: int, **options: Any) -> Callable[[bytes], bytes]:
@@ -116,13 +111,13 @@ def _bound(compress: Callable[..., bytes], level: int, **options: Any) -> Callab
 
 def compare_compression(
     settings: Settings, *, rounds: int = 3, tell: Callable[[str], None] = lambda _: None
-) -> Compression:
-    """Measure every way over the current version.
+) -> CompressionReport:
+    """Measure every codec over the current version.
 
     Args:
         settings: Where the files and Redis are, the interval, and the level that is set.
         rounds: How often.
-        tell: Called with a line for each way and round.
+        tell: Called with a line for each codec and round.
 
     Raises:
         SnapshotMissing: There is no version, or a part of it cannot be read.
@@ -131,19 +126,19 @@ def compare_compression(
     plain = {kind: gzip.decompress(data) for kind, data in payloads.items()}
     now = {kind: len(data) for kind, data in payloads.items()}
     taken: dict[str, dict[str, Cost]] = {}
-    every = _ways()
+    codecs = _codecs()
     for number in range(rounds):
-        for way in every:
-            tell(f"round {number + 1} of {rounds}: {way.name}")
-            costs = taken.setdefault(way.name, {})
-            if way.compress is None:
+        for codec in codecs:
+            tell(f"round {number + 1} of {rounds}: {codec.name}")
+            costs = taken.setdefault(codec.name, {})
+            if codec.compress is None:
                 continue
             for kind, data in plain.items():
-                measured = _measure(way.compress, way.decompress, data, now[kind])
+                measured = _measure(codec.compress, codec.decompress, data, now[kind])
                 costs[kind] = _best(costs.get(kind, measured), measured)
-    rows = [_row(way, taken[way.name], now, settings.interval_s) for way in every]
+    rows = [_row(codec, taken[codec.name], now, settings.interval_s) for codec in codecs]
     best_gzip, best_zstd = recommend(rows, settings.gzip_level)
-    return Compression(
+    return CompressionReport(
         source=settings.source,
         version=version,
         origin=origin,
@@ -169,7 +164,7 @@ def _current(settings: Settings) -> tuple[int, str, dict[str, bytes], dict[str, 
         best, bots, portfolio = reader.predictions(), reader.bots(), reader.portfolio()
         ranked = reader.top(settings.index_symbols_limit).value
     # In Redis the index is a key for all symbols; this is its file.
-    index = compress_gzip(msgspec.json.encode(Index(ranked, best.value.timestamp)), QUICK_GZIP_LEVEL)
+    index = encode_index(Index(ranked, best.value.timestamp))
     payloads = {"predictions": best.gz, "bots": bots.gz, "portfolio": portfolio.gz, "index": index}
     counts = {
         "predictions": len(best.value.predictions),
@@ -212,12 +207,12 @@ def _best(one: Cost, other: Cost) -> Cost:
     )
 
 
-def _row(way: _Way, files: dict[str, Cost], now: Mapping[str, int], interval_s: float) -> CompressionRow:
+def _row(codec: _Codec, files: dict[str, Cost], now: Mapping[str, int], interval_s: float) -> CompressionRow:
     if not files:
-        return CompressionRow(way.library, way.level, {}, None, None, None)
+        return CompressionRow(codec.library, codec.level, {}, None, None, None)
     downloads = _sum(files, now, CONTENT_KINDS)
     day_mb = downloads.bytes * DAY_S / interval_s / 1e6
-    return CompressionRow(way.library, way.level, files, _sum(files, now, KINDS), downloads, day_mb)
+    return CompressionRow(codec.library, codec.level, files, _sum(files, now, KINDS), downloads, day_mb)
 
 
 def _sum(files: Mapping[str, Cost], now: Mapping[str, int], kinds: Iterable[str]) -> Cost:
@@ -246,7 +241,8 @@ def recommend(rows: Sequence[CompressionRow], gzip_level: int) -> tuple[Compress
     """The best gzip level that can be set, and the best zstd level, for what clients download.
 
     Of the levels whose size is within 5 % of the smallest, the one that takes the least CPU. A zstd level that takes
-    more than the gzip level in force does not count, for every serving process compresses by itself.
+    more than the gzip level in force does not count, for every serving process compresses by itself; where all do, it
+    is level 1.
     """
     limit = _downloads(gzip_row(rows, gzip_level)).cpu_ms
     every = [row for row in rows if row.library == "zstd"]

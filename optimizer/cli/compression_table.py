@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from optimizer.cli.compression import Compression, CompressionRow, gzip_row, row_of
+from optimizer.cli.compression import CompressionReport, CompressionRow, gzip_row, row_of
 from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, ZSTD_LEVEL
 from optimizer.snapshots.format import KINDS
 
 __all__ = ["compression_table", "conclusions"]
 
 
-def compression_table(measured: Compression) -> str:
+def compression_table(measured: CompressionReport) -> str:
     """Show sizes and times as tables for a person, and what the rule recommends."""
     json = ", ".join(f"{kind} {measured.json_bytes[kind] / 1e3:,.1f}" for kind in KINDS)
     lines = [
@@ -40,7 +40,7 @@ def _name(row: CompressionRow) -> str:
     return f"{row.library} {row.level}"
 
 
-def conclusions(measured: Compression) -> list[str]:
+def conclusions(measured: CompressionReport) -> list[str]:
     """What the columns are, the rule, and the levels that it gives."""
     now = gzip_row(measured.rows, measured.gzip_level)
     gzip_best = gzip_row(measured.rows, measured.best_gzip_level)
@@ -50,7 +50,7 @@ def conclusions(measured: Compression) -> list[str]:
         f"MB a day: what a client takes that downloads all but the index once in {measured.interval_s:g} s.",
         "reader: to inflate all but the index, once a version, in ms.",
         "The rule, for all but the index: of the levels within 5 % of the smallest, the one that takes the least CPU;",
-        f"of zstd, only levels that take no more CPU than {_name(now)}.",
+        f"of zstd, only levels that take no more CPU than {_name(now)}, or else level 1.",
         f"gzip: ROLLING_GZIP_LEVEL={gzip_best.level} ({_name(gzip_best)}){against}",
         f"zstd: {_name(zstd_best)}; served is {_name(served)}, with {_compared(served, now)} {_name(now)}",
         f"The index is always compressed by isal {QUICK_GZIP_LEVEL}: no client downloads it.",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 import msgspec
 
+from optimizer.cli.inspection.inspect import inspect_input
+from optimizer.cli.inspection.text import describe
 from optimizer.cli.options import settings_or_usage_error, source_option
-from optimizer.inspection.inspect import inspect_input
-from optimizer.inspection.text import describe
 
 __all__ = ["inspect"]
 

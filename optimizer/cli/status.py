@@ -48,6 +48,9 @@ def status(source: str | None, as_json: bool, max_age: float | None) -> None:
             click.echo(f"  input written {describe_s(times.input_age_s)} ago")
         if times.published_after_s is not None:
             click.echo(f"  published {describe_s(times.published_after_s)} after the input landed")
+        if state.updates:
+            hold = "1 update holds" if state.updates == 1 else f"{state.updates:,} updates hold"
+            click.echo(f"  {hold}, until a scan of an input that is written later")
         if state.restored_from is not None:
             click.echo(f"  restored from version {state.restored_from}")
         if state.pinned is not None:

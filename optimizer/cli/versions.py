@@ -85,6 +85,7 @@ def _listed(kept: KeptVersion, *, is_current: bool) -> dict[str, Any]:
         "rejected": manifest and manifest.rejected,
         "made_by": manifest and manifest.made_by,
         "restored_from": manifest and manifest.restored_from,
+        "scan_version": manifest and manifest.scan_version,
         "pinned": manifest and manifest.pinned if is_current else None,
         "problem": kept.problem or None,
     }
@@ -99,6 +100,8 @@ def _row(kept: KeptVersion, *, is_current: bool) -> tuple[str, ...]:
         return (str(kept.version), "", "", "", "", "", "", "; ".join(notes))
     if manifest.restored_from is not None:
         notes.append(f"restored from {manifest.restored_from}")
+    if manifest.scan_version is not None:
+        notes.append(f"updates since the scan {manifest.scan_version}")
     if manifest.pinned is not None and is_current:
         notes.append(manifest.pinned.describe())
     counts = [f"{_count(manifest, kind):,}" for kind in ("predictions", "bots", "portfolio")]

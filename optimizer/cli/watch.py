@@ -18,12 +18,15 @@ from optimizer.cli.every import SIGNALS, log_to_stderr, signals_blocked
 from optimizer.cli.options import usage_errors
 from optimizer.config.settings import Settings
 from optimizer.extras import require
+from optimizer.log import SourceLog
 
 __all__ = ["watch"]
 
 BEAT_S: Final = 1.0
 # How long threads have to end. One may wait for a broker or a store, which would take seconds.
 STOP_S: Final = 0.5
+
+_log = SourceLog(__name__)
 
 
 @click.command()
@@ -68,12 +71,24 @@ def watch(source: str | None, rest_s: float, poll_s: float, alive_file: Path | N
     with signals_blocked():
         for watcher in watchers:
             watcher.start()
+        can_touch = True
         while signal.sigtimedwait(SIGNALS, BEAT_S) is None:
             if alive_file is not None and all(watcher.is_well for watcher in watchers):
-                alive_file.touch()
+                can_touch = _touch(alive_file, warn=can_touch)
     for watcher in watchers:
         watcher.stop()
     until_s = time.monotonic() + STOP_S
     if not all(watcher.wait(max(0.0, until_s - time.monotonic())) for watcher in watchers):
         logging.shutdown()
         os._exit(0)  # an ordinary end would wait for what such a thread waits for
+
+
+def _touch(path: Path, *, warn: bool) -> bool:
+    """Touch the file for a health check; a full disk is no reason to end the watch."""
+    try:
+        path.touch()
+    except OSError as error:
+        if warn:
+            _log.warning("the file of --alive-file cannot be touched, and the watch goes on", error=error)
+        return False
+    return True

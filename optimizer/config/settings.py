@@ -177,7 +177,8 @@ class Settings:
             )
         if self.source in RESERVED_NAMES:
             raise SettingsInvalid(
-                f"{variable_name('source')}={self.source!r} is the name of the queue for {self.source}"
+                f"{variable_name('source')}={self.source!r} is the name of the queue for {self.source}; set another. "
+                f"By default it is made from {variable_name('input')}={str(self.input)!r}"
             )
         if self.guard and not _GUARD.fullmatch(self.guard):
             raise SettingsInvalid(

@@ -9,26 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from optimizer.cache.update_queue import Call
 from optimizer.config.settings import Settings
 from optimizer.pipeline.updates import Enqueued, enqueue
 from optimizer.scan.engine import choose_engine
 from optimizer.scan.update import Update, read_update
 
-__all__ = ["accept_update"]
+__all__ = ["accept_update", "checked_update"]
 
 
-def accept_update(settings: Settings, records: Iterable[Any], remove: Iterable[str]) -> tuple[Update, Enqueued | None]:
+def accept_update(
+    settings: Settings, records: Iterable[Any], remove: Iterable[str], call: Call | None = None
+) -> tuple[Update, Enqueued | None]:
     """Take an update.
 
     Args:
         settings: All settings of its source.
         records: As of `read_update`.
         remove: Symbols.
+        call: As of `enqueue`.
 
     Returns:
         The records, removals and rejects; the place in the queue, `None` if there is nothing to apply.
     """
-    update = read_update(
+    update = checked_update(settings, records, remove)
+    if not (update.records or update.removed):
+        return update, None
+    return update, enqueue(settings, update.records, update.removed, call)
+
+
+def checked_update(settings: Settings, records: Iterable[Any], remove: Iterable[str]) -> Update:
+    """Check and map an update by the settings of its source, and take nothing."""
+    return read_update(
         records,
         remove,
         choose_engine(settings.engine),
@@ -36,6 +48,3 @@ def accept_update(settings: Settings, records: Iterable[Any], remove: Iterable[s
         max_record_bytes=settings.max_record_bytes,
         mapping=settings.mapping,
     )
-    if not (update.records or update.removed):
-        return update, None
-    return update, enqueue(settings, update.records, update.removed)

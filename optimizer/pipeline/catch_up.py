@@ -9,25 +9,21 @@ Errors: `OutputUnwritable`, `PublishRefused`.
 
 from __future__ import annotations
 
-from msgspec import UNSET
-
 from optimizer.config.settings import Settings
-from optimizer.models import Index
 from optimizer.pipeline.session import Session
 from optimizer.selection.top_n import rank
-from optimizer.snapshots.format import SnapshotSet
+from optimizer.snapshots.format import SnapshotSet, index_of
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
 __all__ = ["catch_up", "catch_up_if_free"]
 
 
-def catch_up(store: SnapshotStore, session: Session, gzip_level: int) -> bool:
+def catch_up(store: SnapshotStore, session: Session) -> bool:
     """Write the set that Redis shows into the files, if updates alone have made it of the set there.
 
     Args:
         store: The files; the run holds their lock.
         session: Redis, in a run that holds the lock.
-        gzip_level: The compression of the index.
 
     Returns:
         False if they have, and Redis has not all of it, so that a scan is needed.
@@ -41,8 +37,8 @@ def catch_up(store: SnapshotStore, session: Session, gzip_level: int) -> bool:
     if shown is None:
         return session.state != "up"
     pointer, payloads, records, held = shown
-    index = Index(sorted(records, key=rank), pointer.manifest.generated_at, dict(sorted(held.items())) or UNSET)
-    snapshots = SnapshotSet(pointer.manifest, payloads).with_index(index, gzip_level)
+    index = index_of(sorted(records, key=rank), pointer.manifest.generated_at, held)
+    snapshots = SnapshotSet(pointer.manifest, payloads).with_index(index)
     store.write(snapshots, replaced=session.newest_before, before_commit=session.check_lock)
     session.in_files = snapshots.manifest
     session.replace_manifest(snapshots.manifest)
@@ -63,4 +59,4 @@ def catch_up_if_free(settings: Settings) -> None:
     ):
         if directory_is_free and source_is_free:
             session.start_from(store.read_manifest())
-            catch_up(store, session, settings.gzip_level)
+            catch_up(store, session)

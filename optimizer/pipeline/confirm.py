@@ -12,18 +12,17 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from optimizer.cache.clocks import text_of
 from optimizer.config.settings import Settings
 from optimizer.errors import VersionMissing
 from optimizer.log import SourceLog
-from optimizer.models import Index, Report
+from optimizer.models import Report
 from optimizer.pipeline.catch_up import catch_up
 from optimizer.pipeline.session import Session
 from optimizer.selection.updates import merge_held
-from optimizer.snapshots.format import SnapshotSet
+from optimizer.snapshots.format import SnapshotSet, index_of
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
 __all__ = ["confirm_set", "keep_pinned", "publish_again"]
@@ -33,28 +32,46 @@ NOT_WHOLE: Final = "the files of the pinned version %d in %s are not whole; Redi
 _log = SourceLog(__name__)
 
 
-def confirm_set(settings: Settings, store: SnapshotStore, session: Session, snapshots: SnapshotSet) -> str | None:
+def confirm_set(
+    store: SnapshotStore,
+    session: Session,
+    snapshots: SnapshotSet,
+    *,
+    modified_s: float | None = None,
+) -> str | None:
     """Confirm the set in the files; publish it again if Redis has none, an older one, or this one damaged.
 
     The files catch up with the version of updates that Redis may show by now.
 
+    Args:
+        store: The files.
+        session: Redis, in a run that holds the lock.
+        snapshots: The set.
+        modified_s: When the input was last written to, if it is known.
+
     Returns:
         What became of Redis: `current` or `republished`; `None`, and nothing is confirmed, if it shows another set that
-        is as new, or has updates that hold and that the files do not have.
+        is as new, or has updates that hold and that the files do not have, or some that wait though the input is newer.
     """
     standing = session.compare(snapshots)
     if standing == "other":
         return None
     done = "current"
     if standing == "current":
-        if not catch_up(store, session, settings.gzip_level):
+        if not catch_up(store, session):
             return None
         session.confirm()
     else:
         held = snapshots.decode_index().updates or {} if snapshots.manifest.updates else {}
         if merge_held(held, session.held_in_redis()) != held:
             return None
-        session.publish(snapshots)
+        if modified_s is not None and any(entry.at_ms < 1000 * modified_s for entry in session.queued()):
+            return None
+        if session.has_forgotten(snapshots.manifest):
+            with session.publishing(store):
+                publish_again(store, session, snapshots)
+        else:
+            session.publish(snapshots)
         done = "republished"
     store.mark_checked()
     return done
@@ -81,10 +98,10 @@ def keep_pinned(settings: Settings, session: Session) -> Report | None:
     store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
     snapshots = store.read_set(manifest=newest) if newest is session.in_files else None
     if snapshots is not None and snapshots.manifest == newest:
-        done = confirm_set(settings, store, session, snapshots)
+        done = confirm_set(store, session, snapshots)
         if done is None:  # readers may hold the set that Redis shows, so this one needs a number above it
             with session.publishing(store):
-                newest = publish_again(settings, store, session, snapshots).manifest
+                newest = publish_again(store, session, snapshots).manifest
             done = "republished"
     elif session.has(newest.version):
         session.confirm()
@@ -111,27 +128,24 @@ def keep_pinned(settings: Settings, session: Session) -> Report | None:
     )
 
 
-def publish_again(
-    settings: Settings, store: SnapshotStore, session: Session, old: SnapshotSet, **changed: Any
-) -> SnapshotSet:
+def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **changed: Any) -> SnapshotSet:
     """Publish the payloads of a set under a new version, in the files and then in Redis; return the new set.
 
     The updates that hold go on holding, for the next scan: the set does not show them.
 
     Args:
-        settings: All settings of the source.
         store: The files.
         session: Redis, in a run that holds the lock and is `publishing`.
         old: The set.
         changed: Members of the manifest that are new, besides its version and its time.
     """
-    old_index = old.decode_index()
-    index = Index(old_index.symbols, old_index.timestamp, dict(sorted(session.held.items())) or UNSET)
-    old = old.with_index(index, settings.gzip_level)
+    index = old.decode_index()
+    old = old.with_index(index_of(index.symbols, index.timestamp, session.held))
     version, now = session.next_version()
     common = {"content_since": version, "changes": None, "scan_version": None}
     manifest = replace(old.manifest, version=version, generated_at=now, **(common | changed))
     snapshots = SnapshotSet(manifest, old.payloads)
     store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
     session.publish(snapshots)
+    session.in_files = manifest
     return snapshots

@@ -30,6 +30,7 @@ from optimizer.scan.engine import Engine
 from optimizer.scan.scanner import scan, scan_bot
 from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
+from optimizer.selection.updates import symbols_of
 from optimizer.snapshots.format import SET_FILES
 from optimizer.snapshots.store import snapshot_store
 from optimizer.source.bot_files import bots_fingerprint, read_bots
@@ -88,8 +89,8 @@ class ScannedInput:
     """The result of a scan, and what was scanned; `began_s` in seconds since the epoch, memory in MB (10^6 bytes).
 
     `fingerprint`, `parts` (none where the input is one file) and times are those of what was read, which may be newer
-    than what was there when the run began. `answered_s` is of parts: for each symbol of which an update held when they
-    were merged, when the file was last written to that answers for it.
+    than what was there when the run began. `answered_s` is of parts: for each symbol of which an update held or waited
+    when they were merged, when the file was last written to that answers for it.
     """
 
     result: ScanResult
@@ -243,19 +244,19 @@ def merge_results(
         parts: The parts by name.
         result_of: Returns a part as it was read, and its result; called for each in their order.
     """
-    held = session.read_held(snapshot_store(settings.output_dir))
+    updated = session.read_held(snapshot_store(settings.output_dir)).keys() | symbols_of(session.queued())
     confidences: dict[str, float] = {}
     newest_s: float | None = None
     for each in parts:
         part, result = result_of(each)
         merged.result.take_part(result, part.location)
         newest_s = _newest((newest_s, part.modified_s))
-        for record in result.records if held else ():
+        for record in result.records if updated else ():
             # As a selection chooses: the highest confidence, at equal ones the record that came first.
-            if record.symbol in held and record.confidence > confidences.get(record.symbol, -1.0):
+            if record.symbol in updated and record.confidence > confidences.get(record.symbol, -1.0):
                 confidences[record.symbol] = record.confidence
                 merged.answered_s[record.symbol] = part.modified_s
-    merged.answered_s = {symbol: merged.answered_s.get(symbol, newest_s) for symbol in held}
+    merged.answered_s = {symbol: merged.answered_s.get(symbol, newest_s) for symbol in updated}
     _take_bot_files(settings, merged.result)
 
 

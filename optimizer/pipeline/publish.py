@@ -22,7 +22,7 @@ from optimizer.pipeline.version import encode_version, read_predecessor
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.portfolio import holdings, summaries
 from optimizer.selection.top_n import top
-from optimizer.selection.updates import rebase
+from optimizer.selection.updates import answer, rebase
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import snapshot_store
 
@@ -38,8 +38,9 @@ def publish(
     """Select, ask the guards, write the files, then Redis; the lock is checked before either shows anything.
 
     An input with the same content keeps its version: only the manifest is replaced, in the files and in Redis. Updates
-    that have been applied since the run began are taken over, and so are all that the input does not answer.
-    `progress` is called while a guard of the user's is on, as if all was read; what it raises ends the run.
+    that have been applied since the run began are taken over, and so are all that the input does not answer; what waits
+    and is answered leaves the queue. `progress` is called while a guard of the user's is on, as if all was read; what
+    it raises ends the run.
     """
     result = scanned.result
     check_plausible(
@@ -53,12 +54,9 @@ def publish(
     with session.publishing(store):
         before = read_predecessor(store, session)
         version, now = session.next_version()
-        ranked, held = rebase(
-            result.selection.finish(),
-            session.held,
-            limit=settings.index_symbols_limit,
-            modified_ms=scanned.modified_ms,
-        )
+        best = result.selection.finish()
+        ranked, held = rebase(best, session.held, limit=settings.index_symbols_limit, modified_ms=scanned.modified_ms)
+        left = answer(session.queued(), best, modified_ms=scanned.modified_ms)
         if not ranked:
             raise NoRecords(f"{settings.input}: the updates that hold have removed each of its records; {EMPTY}")
         snapshots = encode_version(
@@ -84,7 +82,7 @@ def publish(
             store.replace_manifest(manifest, before_commit=session.check_superseded)
         else:
             store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
-        session.publish(snapshots)
+        session.publish(snapshots, left)
     # The version of an input that is scanned again by force could be read before.
     is_new = before is None or before.manifest.fingerprint != scanned.fingerprint
     published_after_s = elapsed_s(scanned.landed_s, time.time()) if is_new else None

@@ -78,7 +78,6 @@ def rollback(
         with session.publishing(store):
             old, changed = _keep_equal(read_predecessor(store, session), old)
             snapshots = publish_again(
-                settings,
                 store,
                 session,
                 old,

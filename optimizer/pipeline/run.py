@@ -50,6 +50,8 @@ __all__ = [
 
 # How often a run that waits for another one tries its locks.
 WAIT_POLL_S: Final = 0.2
+# Beyond what the end of a run makes a drain wait.
+WAITED_S: Final = 5.0
 
 _log = SourceLog(__name__)
 _Report = TypeVar("_Report", bound=Report | None)
@@ -233,13 +235,22 @@ def run_locked(
 
 def _record(settings: Settings, session: Session, report: Report) -> None:
     """Record how a run ended, and apply the updates that wait: their drain may be lost, or had to wait for this run."""
-    session.record(report)
-    if not session.waiting or report.status == "skipped":
+    if not session.record(report) or report.status == "skipped":
         return
     try:
-        apply_updates(settings)
+        applied = apply_updates(settings)
     except RollingError as error:
-        _log.warning("updates that wait could not be applied: %s", error, source=settings.source)
+        _log.warning("updates that wait could not be applied", source=settings.source, error=error)
+        return
+    waited_s = applied.updated.waited_s if applied is not None and applied.updated is not None else 0.0
+    could_be_shown = session.pointer is not None and session.pointer.manifest.pinned is None
+    if waited_s > WAITED_S and could_be_shown:
+        _log.warning(
+            "updates have waited for %.1f s until this run applied them; does a worker take their queue, and has it a "
+            "slot free?",
+            waited_s,
+            source=settings.source,
+        )
 
 
 @contextmanager
@@ -277,7 +288,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     snapshots = store.read_set(manifest=manifest)
     if snapshots is None or snapshots.manifest != manifest:
         return None
-    done = confirm_set(settings, store, session, snapshots)
+    done = confirm_set(store, session, snapshots, modified_s=opened.modified_s)
     if done is None:
         return None
     now_s = time.time()
@@ -285,7 +296,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
         "unchanged",
         settings.source,
         text_of(now_s),
-        version=max(manifest.version, session.version_before),
+        version=max((session.in_files or manifest).version, session.version_before),
         cache=session.outcome(done),
         rejected=manifest.rejected,
         input_age_s=elapsed_s(opened.modified_s, now_s),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from types import TracebackType
@@ -22,13 +22,13 @@ from optimizer.cache.lock import Lock, SourceLock
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.run_log import RunLog
 from optimizer.cache.shared_output import is_shared_output
-from optimizer.cache.update_queue import UpdateQueue
+from optimizer.cache.update_queue import QueueState, UpdateQueue
 from optimizer.cache.verification import is_intact, shows
-from optimizer.cache.writer import VersionWriter
+from optimizer.cache.writer import Consumed, VersionWriter
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
-from optimizer.models import HeldUpdate, Manifest, Record, Report
+from optimizer.models import HeldUpdate, Manifest, QueuedUpdate, Record, Report
 from optimizer.selection.updates import merge_held
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.marker import Marker
@@ -67,7 +67,6 @@ class Session:
         problem: The first failure.
         in_files: The manifest in the files when the run began.
         newest_before: The newest version when the run began, in Redis and in the files, or made by updates since.
-        waiting: How many calls' updates wait, when a report was recorded.
         held: At its end, the updates that hold in the version that it replaces, by symbol.
     """
 
@@ -75,7 +74,6 @@ class Session:
         self.state: Literal["up", "down", "off"] = "up" if use_cache else "off"
         self.in_files: Manifest | None = None
         self.newest_before = 0
-        self.waiting = 0
         self.held: dict[str, HeldUpdate] = {}
         self.problem = ""
         self.cache = CacheClient(settings.redis_url, settings.source, settings.interval_s, is_kept=True)
@@ -85,6 +83,7 @@ class Session:
         self._source_lock = SourceLock(self.cache)
         self._lock: Lock | None = None
         self._before: Pointer | None = None
+        self._waiting: QueueState | None = None
 
     def __enter__(self) -> Session:
         self.ask(self.writer.mend, absent=None)
@@ -111,10 +110,15 @@ class Session:
 
     # ---- reports
 
-    def record(self, report: Report) -> None:
-        """Append the report to the stream of runs, also in a Redis whose state is down but which answers."""
-        if self.state != "off" and self.cache.redis_up:
-            self.waiting = self._attempt(lambda: self.run_log.add(report), absent=0)
+    def record(self, report: Report) -> int:
+        """Append the report to the stream of runs, also in a Redis whose state is down but which answers.
+
+        Returns:
+            How many calls' updates wait.
+        """
+        if self.state == "off" or not self.cache.redis_up:
+            return 0
+        return self._attempt(lambda: self.run_log.add(report), absent=0)
 
     # ---- the lock
 
@@ -187,10 +191,7 @@ class Session:
                     f"a drain of updates has been publishing for longer than {PUBLISHING_WAIT_S:g} s: does a guard "
                     "hang? The next tick starts anew"
                 )
-            before, now = self._before, self.ask(self.writer.pointer, absent=None)
-            # What another run has published is left to the last checks, which refuse this one.
-            if before and now and now.version > before.version and now.manifest.lineage == before.manifest.lineage:
-                self._before, self.newest_before = now, max(self.newest_before, now.version)
+            self._follow_updates()
             self.held = self.read_held(store)
             yield
 
@@ -209,17 +210,30 @@ class Session:
             shown = self.ask(partial(self.writer.read_shown, before), absent=None)
             if shown is not None:
                 return before, *shown
-            now = self.ask(self.writer.pointer, absent=None)
-            if now is None or now.version == before.version or now.manifest.lineage != before.manifest.lineage:
+            if not self._follow_updates():
                 return None
-            self._before = now
-            self.newest_before = max(self.newest_before, now.version)
         return None
+
+    def _follow_updates(self) -> bool:
+        """Go on from the version that updates have made since the run began; false if there is none.
+
+        What another run has published is left to the last checks, which refuse this one.
+        """
+        before, now = self._before, self.ask(self.writer.pointer, absent=None)
+        if not (before and now and now.version > before.version and now.manifest.lineage == before.manifest.lineage):
+            return False
+        self._before, self.newest_before = now, max(self.newest_before, now.version)
+        return True
 
     def held_in_redis(self) -> dict[str, HeldUpdate]:
         """The updates that hold in the version that Redis shows; none while it is away."""
         nothing: dict[str, HeldUpdate] = {}
         return self.ask(self.queue.held, absent=nothing)
+
+    def queued(self) -> list[QueuedUpdate]:
+        """The updates that wait, oldest first; none while Redis is away. More may follow them."""
+        self._waiting = self.ask(self.queue.waiting, absent=None)
+        return [] if self._waiting is None else self._waiting.entries
 
     def read_held(self, store: SnapshotStore) -> dict[str, HeldUpdate]:
         """The updates that hold: those in Redis, and those of the files where Redis may not have them all."""
@@ -335,6 +349,15 @@ class Session:
         is_taken = before is not None and before.version == version and not (is_same_input or is_same_set)
         return "other" if is_taken or self.newest() > version else "behind"
 
+    def has_forgotten(self, manifest: Manifest) -> bool:
+        """Whether Redis was emptied, and updates may have made newer versions than this one, in the files.
+
+        Readers that have seen one of those show nothing older, so this set needs a number above.
+        """
+        if self._before is not None or not (manifest.updates or manifest.scan_version):
+            return False
+        return self.ask(self.writer.newest_known, absent=1) == 0
+
     def has(self, version: int) -> bool:
         """Whether Redis shows this version, and every value of it is there."""
         return self.version_before == version and self._is_intact(version)
@@ -364,14 +387,18 @@ class Session:
         if lock and not self.ask(lambda: self.writer.replace_manifest(manifest, lock), absent=True):
             raise PublishRefused(LOCK_LOST)
 
-    def publish(self, snapshots: SnapshotSet) -> None:
+    def publish(self, snapshots: SnapshotSet, left: Sequence[QueuedUpdate] = ()) -> None:
         """Make a set the current one.
+
+        Args:
+            snapshots: The set.
+            left: What a scan leaves of the first entries that wait, as read by `queued`.
 
         Raises:
             PublishRefused: The run is no longer the only one.
         """
         lock = self._lock
-        if lock and not self._replace_manifest_alone(snapshots):
+        if lock and (left or not self._replace_manifest_alone(snapshots)):
             publish = partial(
                 self.writer.publish,
                 snapshots,
@@ -379,6 +406,7 @@ class Session:
                 before=self._before,
                 in_files=self.newest_before,
                 is_known=not self.is_ambiguous,
+                consumed=None if self._waiting is None else Consumed.by_scan(self._waiting, left),
             )
             self.ask(publish, absent=None)
 

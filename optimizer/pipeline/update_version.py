@@ -102,7 +102,7 @@ def encode_updated(
     snapshots = {kind: before.snapshots[kind] for kind in CONTENT_KINDS}
     data = None
     if stored is not None:
-        data = encode_payload("predictions", predictions, settings.gzip_level)
+        data = encode_payload(predictions, settings.gzip_level)
         snapshots["predictions"] = entry_of("predictions", data, len(best))
     fresh = sum(symbol in base.not_held for symbol in changed)
     manifest = replace(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Final
 
@@ -25,11 +25,12 @@ from optimizer.cache.clocks import seconds_of, text_of
 from optimizer.cache.lock import SourceLock
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.run_log import RunLog
-from optimizer.cache.update_queue import QueueState, UpdateQueue
-from optimizer.cache.update_writer import UpdateWriter
+from optimizer.cache.update_queue import Call, QueueState, UpdateQueue
+from optimizer.cache.update_writer import Base, UpdateWriter
 from optimizer.cache.writer import Consumed
 from optimizer.config.settings import Settings
 from optimizer.errors import (
+    CacheUnavailable,
     GuardRefused,
     NoRecords,
     PublishRefused,
@@ -43,10 +44,10 @@ from optimizer.models import Manifest, QueuedUpdate, Record, Report, UpdateCount
 from optimizer.pipeline.catch_up import catch_up_if_free
 from optimizer.pipeline.guard import check_guards
 from optimizer.pipeline.pace import delay_ms, next_tat_ms
-from optimizer.pipeline.update_version import Shown, encode_updated
+from optimizer.pipeline.update_version import NextVersion, Shown, encode_updated
 from optimizer.pipeline.version import Predecessor
 from optimizer.selection.guards import check_removed
-from optimizer.selection.updates import merge
+from optimizer.selection.updates import merge, symbols_of
 from optimizer.snapshots.format import CONTENT_KINDS, SnapshotSet
 from optimizer.snapshots.store import snapshot_store
 
@@ -54,6 +55,8 @@ __all__ = ["Enqueued", "apply_updates", "enqueue", "wait_applied"]
 
 # The end of a run holds `publishing` while it writes the files, and while a guard of the user's is on.
 PUBLISHING_WAIT_S: Final = 10.0
+# Meanwhile it reads the queue, so that its flag does not expire, and no other drain is sent that would wait as well.
+LOCK_WAIT_S: Final = 0.5
 # After so long a drain leaves what comes next to another one, so that its task ends within its time limit.
 DRAIN_S: Final = 5.0
 # How often a drain begins anew after another version was published between its reading and its flip.
@@ -63,9 +66,9 @@ FILES_FOLLOW_S: Final = 5.0
 OUTDATED_NAMED: Final = 10
 # How often what waits for its updates looks, at first and at the most.
 FIRST_POLL_S: Final = 0.002
+# A drain that was begun takes up to 5 s, and is not disturbed by another.
+SEND_AGAIN_S: Final = 1.5
 LONGEST_POLL_S: Final = 0.05
-
-NOT_WHOLE_NOTE: Final = "an empty set never replaces a good one"
 
 _log = SourceLog(__name__)
 
@@ -81,13 +84,16 @@ class Enqueued(msgspec.Struct, frozen=True):
     must_drain: bool
 
 
-def enqueue(settings: Settings, records: Sequence[Record], removed: Sequence[str]) -> Enqueued:
+def enqueue(
+    settings: Settings, records: Sequence[Record], removed: Sequence[str], call: Call | None = None
+) -> Enqueued:
     """Put records and removals into the queue as one entry: all of it is accepted, or nothing.
 
     Args:
         settings: All settings of the source.
         records: The records, checked; of several of one symbol the last one counts.
         removed: The symbols to remove, after the records.
+        call: The call, if it may come again, as a message that is delivered twice.
 
     Raises:
         UpdatesRefused: More than may be in a call, wait or be held.
@@ -100,12 +106,18 @@ def enqueue(settings: Settings, records: Sequence[Record], removed: Sequence[str
             "this call was taken. Send them in several calls, or write the input"
         )
     with closing(_cache(settings)) as cache:
-        sequence, must_drain = UpdateQueue(cache).enqueue(
-            records,
-            removed,
-            queue_limit=settings.update_queue_limit,
-            held_limit=2 * settings.index_symbols_limit,
-        )
+        try:
+            sequence, must_drain = UpdateQueue(cache).enqueue(
+                records,
+                removed,
+                queue_limit=settings.update_queue_limit,
+                held_limit=2 * settings.index_symbols_limit,
+                call=call,
+            )
+        except CacheUnavailable as error:
+            raise CacheUnavailable(
+                f"{error} The updates may have been taken: send them again, twice has the same effect as once"
+            ) from error
     return Enqueued(sequence, must_drain)
 
 
@@ -116,29 +128,46 @@ def apply_updates(settings: Settings) -> Report | None:
     the stream of runs. Nothing is applied while a version is pinned, or before there is one.
 
     Raises:
+        GuardRefused: A guard refuses also what is shown already, as one that fails does; what was not applied waits.
+        PublishRefused: Something else publishes for too long, or again and again; likewise.
         CacheUnavailable: Redis does not answer; what was not applied waits.
     """
-    # Before the pointer is read: a run writes the files first.
-    in_files = snapshot_store(settings.output_dir).read_manifest()
     with closing(_cache(settings)) as cache:
-        report = _Drain(settings, cache, in_files).run()
-    if report is not None and report.status == "success" and _are_old(in_files):
+        drain = _Drain(settings, cache)
+        report = drain.run()
+    if report is not None and report.status == "success" and _are_old(drain.in_files):
         try:
             catch_up_if_free(settings)
         except RollingError as error:  # the next tick tries again
-            _log.warning("the files could not catch up with updates: %s", error, source=settings.source)
+            _log.warning("the files could not catch up with updates", source=settings.source, error=error)
     return report
 
 
-def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
+def wait_applied(
+    settings: Settings,
+    sequence: int,
+    wait_s: float,
+    *,
+    send_again: Callable[[], object] = lambda: None,
+    taken_from: Callable[[], str] = lambda: "the queue of updates",
+) -> int:
     """Wait until readers can see an entry of the queue; return the version that is current then.
 
+    Args:
+        settings: All settings of the source.
+        sequence: The number of the entry.
+        wait_s: How long.
+        send_again: Called every `SEND_AGAIN_S`: the worker that got the message may have been killed.
+        taken_from: Says which queue a worker has to take, for the error.
+
     Raises:
+        GuardRefused: A guard refused the entry, or it would remove the last record; it was dropped.
         UpdatesPending: It is not within `wait_s`; the message says why: pinned, no version yet, or no worker.
         UpdatesLost: Redis has lost the entry.
         CacheUnavailable: Redis does not answer.
     """
-    until_s, poll_s = time.monotonic() + wait_s, FIRST_POLL_S
+    began_s, poll_s = time.monotonic(), FIRST_POLL_S
+    until_s, again_s = began_s + wait_s, began_s + SEND_AGAIN_S
     with closing(_cache(settings)) as cache:
         queue = UpdateQueue(cache)
         while True:
@@ -156,18 +185,26 @@ def wait_applied(settings: Settings, sequence: int, wait_s: float) -> int:
             if time.monotonic() >= until_s:
                 raise UpdatesPending(
                     f"the updates of {settings.source!r} with number {sequence} are accepted, and not shown after "
-                    f"{wait_s:g} s: {_why_pending(state.pointer)}; they are applied as soon as that ends"
+                    f"{wait_s:g} s: {_why_pending(state.pointer, taken_from)}"
                 )
+            if time.monotonic() >= again_s:
+                send_again()
+                again_s = time.monotonic() + SEND_AGAIN_S
             time.sleep(min(poll_s, max(0.0, until_s - time.monotonic())))
             poll_s = min(LONGEST_POLL_S, 1.5 * poll_s)
 
 
-class _Drain:
-    """One drain of the queue: what it has done so far."""
+class _RefusedAnyway(GuardRefused):
+    """The guards refuse what is shown already, which says nothing of an update."""
 
-    def __init__(self, settings: Settings, cache: CacheClient, in_files: Manifest | None) -> None:
+
+class _Drain:
+    """One drain of the queue: what it has done so far; `in_files` is the files' manifest, as before its last step."""
+
+    def __init__(self, settings: Settings, cache: CacheClient) -> None:
         self._settings = settings
-        self._in_files = in_files
+        self.in_files: Manifest | None = None
+        self._store = snapshot_store(settings.output_dir)
         self._cache = cache
         self._queue = UpdateQueue(cache)
         self._lock = SourceLock(cache, cache.keys.publishing)
@@ -176,6 +213,7 @@ class _Drain:
         self._until_s = time.monotonic() + DRAIN_S
         self._last: float = math.inf  # the number of the last entry that is this drain's to apply
         self._attempts = 0
+        self._locked_out_s = 0.0  # for how long something else has been publishing
 
     def run(self) -> Report | None:
         self._step()  # at once: what sends a drain has put something into the queue
@@ -184,7 +222,7 @@ class _Drain:
             if not state.entries or state.entries[0].sequence > self._last:
                 if self._last < math.inf or self._queue.end_drain():
                     return self._report
-            elif waits_for := _waits_for(state, self._in_files):
+            elif waits_for := _waits_for(state, self.in_files):
                 return self._report or Report("skipped", self._settings.source, text_of(time.time()), reason=waits_for)
             else:
                 time.sleep(delay_ms(state.tat_ms, state.now_ms) / 1000)
@@ -200,16 +238,24 @@ class _Drain:
 
     def _step(self) -> None:
         """Make a version of what waits, unless another drain has just made one, or something else publishes."""
+        wait_s = min(LOCK_WAIT_S, PUBLISHING_WAIT_S)
         try:
-            with self._lock.acquire_within(PUBLISHING_WAIT_S) as lock:
+            with self._lock.acquire_within(wait_s) as lock:
                 if not lock.held:
+                    self._locked_out_s += wait_s
+                    if self._locked_out_s < PUBLISHING_WAIT_S:
+                        return
+                    self._attempts = ATTEMPTS - 1
                     raise PublishRefused(
                         f"a run of {self._settings.source!r} has been publishing for longer than "
                         f"{PUBLISHING_WAIT_S:g} s; the updates wait, and the next tick applies them"
                     )
+                self._locked_out_s = 0.0
+                # Before the pointer is read: a run writes the files first, and may have been killed after that.
+                self.in_files = self._store.read_manifest()
                 state = self._read()
                 is_due = not delay_ms(state.tat_ms, state.now_ms)
-                if state.entries and is_due and not _waits_for(state, self._in_files):
+                if state.entries and is_due and not _waits_for(state, self.in_files):
                     self._apply(state, lock.token)
         except PublishRefused:
             self._attempts += 1
@@ -222,6 +268,8 @@ class _Drain:
         try:
             while not self._is_published(state, entries, token):
                 entries = entries[: len(entries) // 2]
+        except _RefusedAnyway:
+            raise
         except (GuardRefused, NoRecords) as error:
             self._drop(state, token, error)
 
@@ -229,8 +277,8 @@ class _Drain:
         """Publish entries; false if a guard refuses several, of which one may be the reason. The others follow."""
         try:
             self._publish(state, entries, token)
-        except (GuardRefused, NoRecords):
-            if len(entries) == 1:
+        except (GuardRefused, NoRecords) as error:
+            if len(entries) == 1 or isinstance(error, _RefusedAnyway):
                 raise
             return False
         return True
@@ -239,9 +287,7 @@ class _Drain:
         settings, pointer = self._settings, state.pointer
         assert pointer is not None  # noqa: S101 - asked before
         writer = UpdateWriter(self._cache, token)
-        touched = sorted(
-            {record.symbol for entry in entries for record in entry.records}.union(*(e.removed for e in entries))
-        )
+        touched = sorted(symbols_of(entries))
         kinds = CONTENT_KINDS if settings.guard else ("predictions",)
         base = writer.read(pointer, touched, kinds)
         # What holds comes first: after a rollback it is newer than what is shown.
@@ -269,15 +315,11 @@ class _Drain:
             version=version,
             now_s=state.now_ms / 1000,
         )
-        if not staged.count:
-            raise NoRecords(f"updates would remove the last record of {settings.source!r}; {NOT_WHOLE_NOTE}")
-        check_removed(staged.count, base.index_count, max_drop_percent=settings.max_drop_percent)
-        check_guards(
-            settings,
-            following.set_with(base),
-            Predecessor(pointer.manifest, SnapshotSet(pointer.manifest, base.payloads), is_in_redis=True),
-            accept=False,
-        )
+        try:
+            self._check(base, staged.count, following)
+        except (GuardRefused, NoRecords):
+            writer.discard()
+            raise
         writer.publish(
             following.manifest,
             base=base,
@@ -301,6 +343,7 @@ class _Drain:
             first_outdated=[*counts.first_outdated, *merged.outdated][:OUTDATED_NAMED],
             refused=counts.refused,
             held=following.manifest.updates,
+            waited_s=max(counts.waited_s, _waited_s(entries, state.now_ms / 1000)),
         )
         self._report = Report(
             "success",
@@ -313,11 +356,38 @@ class _Drain:
             updated=self._counts,
         )
 
+    def _check(self, base: Base, count: int, following: NextVersion) -> None:
+        """Ask the guards; one that refuses what is shown already, as one that fails does, says nothing of an update."""
+        settings = self._settings
+        if not count:
+            raise NoRecords(
+                f"updates would remove the last record of {settings.source!r}; an empty set never replaces a good one"
+            )
+        # A limit that was lowered since the last scan removes records too.
+        before = min(base.index_count, settings.index_symbols_limit)
+        check_removed(count, before, max_drop_percent=settings.max_drop_percent)
+        manifest = base.pointer.manifest
+        shown = Predecessor(manifest, SnapshotSet(manifest, base.payloads), is_in_redis=True)
+        try:
+            check_guards(settings, following.set_with(base), shown, accept=False)
+        except GuardRefused:
+            self._check_shown(shown)
+            raise
+
+    def _check_shown(self, shown: Predecessor) -> None:
+        assert shown.snapshots is not None  # noqa: S101 - read just now
+        try:
+            check_guards(self._settings, shown.snapshots, shown, accept=False)
+        except GuardRefused as error:
+            raise _RefusedAnyway(f"the updates wait, since what is shown would be refused too: {error}") from None
+
     def _drop(self, state: QueueState, token: str, error: Exception) -> None:
         """Drop the oldest entry, with a failed report in the stream of runs."""
         entry = state.entries[0]
         named = [*(record.symbol for record in entry.records), *entry.removed]
-        details = f"an update was dropped, of {', '.join(named[:OUTDATED_NAMED])}: {error}"
+        others = f" and {len(named) - OUTDATED_NAMED:,} more" if len(named) > OUTDATED_NAMED else ""
+        names = f"{', '.join(named[:OUTDATED_NAMED])}{others}"
+        details = f"the update of {names} was dropped: {error}"
         if not self._queue.drop(state, token, details):
             raise PublishRefused("publishing is no longer held by this drain")
         self._counts = msgspec.structs.replace(self._counts, refused=self._counts.refused + entry.size)
@@ -331,7 +401,7 @@ class _Drain:
             updated=self._counts,
         )
         RunLog(self._cache).add(failed)
-        _log.warning("an update was refused, and dropped: %s", details, source=self._settings.source)
+        _log.warning("the update of %s was dropped", names, source=self._settings.source, error=error)
         if self._report is None or self._report.status == "failed":
             self._report = failed
         else:
@@ -357,9 +427,21 @@ def _waits_for(state: QueueState, in_files: Manifest | None) -> str:
     return "pinned" if is_pinned else ""
 
 
-def _why_pending(pointer: Pointer | None) -> str:
+def _waited_s(entries: Sequence[QueuedUpdate], now_s: float) -> float:
+    """How long the oldest has waited; one that was damaged has no time."""
+    return max((round(now_s - entry.at_ms / 1000, 3) for entry in entries if entry.at_ms), default=0.0)
+
+
+def _why_pending(pointer: Pointer | None, taken_from: Callable[[], str]) -> str:
+    """Why updates are not shown, and what ends that."""
     if pointer is None:
-        return "there is no version yet, and the first scan makes one"
+        return "there is no version yet; the first scan makes one, and they are applied after it"
     if pointer.manifest.pinned is not None:
-        return f"version {pointer.version} is {pointer.manifest.pinned.describe()}"
-    return "no worker has applied them; is one running that takes the queue of updates?"
+        return (
+            f"version {pointer.version} is {pointer.manifest.pinned.describe()}; they are applied when it is unpinned, "
+            "by: rolling-optimizer unpin"
+        )
+    return (
+        f"no worker has applied them. Is one running that takes {taken_from()}? They are applied as soon as one does, "
+        "or at the end of the next run"
+    )

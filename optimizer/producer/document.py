@@ -44,7 +44,7 @@ def entries(records: Records) -> Iterator[tuple[str, bytes]]:
         RecordUnwritable: One cannot be written.
     """
     if not isinstance(records, Mapping):
-        for number, record in enumerate(records):
+        for number, record in enumerate(records, 1):
             symbol = symbol_of(record, number)
             yield symbol, encode_record(symbol, record)
         return

@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,7 +42,7 @@ def partial(parent: Path, name: str, *, is_directory: bool = False) -> Iterator[
     beginning = f".{name}."
     with writing(parent):
         _remove_abandoned(parent, beginning)
-        path, descriptor = _make(parent, beginning, is_directory=is_directory)
+        path, descriptor = _make(parent, beginning, _mode_of(parent / name), is_directory=is_directory)
     try:
         yield path
     finally:
@@ -49,8 +50,20 @@ def partial(parent: Path, name: str, *, is_directory: bool = False) -> Iterator[
         os.close(descriptor)
 
 
-def landed(path: Path, began_ns: int) -> None:
-    """Prepare a file that is complete for its rename: make it durable, last modified when its writing began."""
+def landed(path: Path, target: Path, began_ns: int) -> None:
+    """Prepare a file that is complete for its rename: make it durable, last modified when its writing began.
+
+    Users who may read the file that it replaces may read it: the mode is the same, and so are owner and group as far as
+    this user may give files away.
+    """
+    with suppress(FileNotFoundError):
+        replaced, made = target.stat(), path.stat()
+        for owner, group in ((-1, replaced.st_gid), (replaced.st_uid, -1)):
+            if owner not in (-1, made.st_uid) or group not in (-1, made.st_gid):
+                with suppress(PermissionError):
+                    os.chown(path, owner, group)
+        if made.st_mode != replaced.st_mode:
+            path.chmod(stat.S_IMODE(replaced.st_mode))
     os.utime(path, ns=(began_ns, began_ns))
     sync_file(path)
 
@@ -65,9 +78,14 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = f"Free space on its disk, or let the user {os.geteuid()} write there"
+        if isinstance(error, FileNotFoundError):
+            remedy = "Make the directory first"
+        elif isinstance(error, FileExistsError | NotADirectoryError):
+            remedy = "A file is where a directory has to be: give another path, or remove it"
         raise InputUnwritable(
-            f"{error.filename or path} cannot be written: {error.strerror or error}; what was there before stays. Free "
-            f"space on its disk, or let the user {os.geteuid()} write there"
+            f"{error.filename or path} cannot be written: {error.strerror or error}; what was there before stays. "
+            f"{remedy}"
         ) from error
 
 
@@ -82,17 +100,25 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _make(parent: Path, beginning: str, *, is_directory: bool) -> tuple[Path, int]:
+def _mode_of(path: Path) -> int:
+    """The mode of a file; the usual one, less the umask, for one that does not exist."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode) | stat.S_IWUSR
+    except FileNotFoundError:
+        return 0o666
+
+
+def _make(parent: Path, beginning: str, mode: int, *, is_directory: bool) -> tuple[Path, int]:
     """Make it and lock it; the descriptor holds the lock."""
     while True:
         path = parent / f"{beginning}{secrets.token_hex(RANDOM_BYTES)}{ENDING}"
         if is_directory:
-            path.mkdir()
+            path.mkdir(0o700)
             flags = os.O_RDONLY
         else:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with suppress(FileNotFoundError):
-            descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # Until it was locked, another producer could take it for abandoned.
             if _is_at(descriptor, path):
@@ -105,7 +131,8 @@ def _remove_abandoned(parent: Path, beginning: str) -> None:
         paths = [Path(entry) for entry in entries if entry.name.startswith(beginning) and entry.name.endswith(ENDING)]
     for path in paths:
         with suppress(OSError):  # it is another producer's: being written, just renamed, or another user's
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Over NFS a file has to be open for writing to be locked.
+            descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_WRONLY) | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)  # names are never used again, so it is this one or gone

@@ -103,7 +103,7 @@ def _replace(directory: Path, staging: Path, names: Collection[str], began_ns: i
         names_change = there != set(names) or changing.exists()
         changed = [name for name in names if name not in there or not same_content(directory / name, staging / name)]
         for name in changed:
-            landed(staging / name, began_ns)
+            landed(staging / name, directory / name, began_ns)
         if names_change:
             write_file(changing, CHANGING)
             sync_directory(directory)

@@ -6,7 +6,7 @@ Errors: `RecordUnwritable`, `InputUnwritable`, `SettingsInvalid`; those of the r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -64,6 +64,10 @@ def write_rolling(
         SettingsInvalid: An argument cannot be used.
     """
     target = _target(path)
+    if isinstance(records, str | bytes) or not isinstance(records, Iterable):
+        raise SettingsInvalid(f"records is {type(records).__name__}, and neither a mapping by symbol nor an iterable")
+    if bots is not None and not isinstance(bots, Mapping):
+        raise SettingsInvalid(f"bots is {type(bots).__name__}, and no mapping by name")
     _check("parts", parts, 0, MOST_PARTS)
     _check("level", level, 0, MOST_LEVEL)
     threads = usable_cores() if threads is None else threads
@@ -88,7 +92,7 @@ def _write_file(path: Path, records: Records, bots: Mapping[str, object] | None,
         document.end(None if bots is None else encode_bots(bots))
         compression.finish()
         with writing(path):
-            landed(file, began_ns)
+            landed(file, path, began_ns)
             file.rename(path)
             sync_directory(path.parent)
     return Written(count, document.json_bytes, compression.written_bytes, files_written=1, files_unchanged=0)

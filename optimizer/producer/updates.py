@@ -8,23 +8,19 @@ Two calls of one process are applied in their order. Errors: see `publish`; all 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from functools import lru_cache
-from typing import Any, Final
+from functools import lru_cache, partial
+from typing import Any
 
 from optimizer.config.settings import Settings
-from optimizer.errors import CacheUnavailable, SettingsInvalid, UpdatesPending
+from optimizer.errors import CacheUnavailable, SettingsInvalid
+from optimizer.extras import require
 from optimizer.log import SourceLog
 from optimizer.models import Reject, Value
 from optimizer.pipeline.accept import accept_update
 from optimizer.pipeline.updates import wait_applied
 
-__all__ = ["Accepted", "publish"]
-
-# Of a call that waits. A drain that was begun takes up to 5 s, and is not disturbed by another.
-SEND_AGAIN_S: Final = 1.5
+__all__ = ["Accepted", "publish", "settings_of_call"]
 
 _log = SourceLog(__name__)
 
@@ -37,7 +33,7 @@ class Accepted(Value, frozen=True):
         removals: Number of symbols that will be removed with them.
         rejected: Each record that was rejected, and why, as in the report of a run; `where` is `record 3`, from 1, or
             a byte where JSON was given.
-        version: The version in which readers see it; only with `wait_s`.
+        version: The version in which readers see it; `None` without `wait_s`, and if nothing was accepted.
     """
 
     records: int
@@ -74,34 +70,41 @@ def publish(
         What was accepted, and each record that was rejected.
 
     Raises:
+        ExtraMissing: Celery is not installed.
         SettingsInvalid: An argument or a `ROLLING_*` variable cannot be used, or a symbol is both given and removed.
         UpdatesRefused: There is too much in this call, or too much waits; nothing of it was taken.
         SourceMalformed, SourceTorn: What was given as JSON is none; nothing of it was taken.
         CacheUnavailable: Redis does not answer. Send it again: twice has the same effect as once.
+        GuardRefused: It was accepted, and dropped while this call waited: a guard refuses the version that it would
+            make, or it would remove the last record.
         UpdatesPending: It was accepted, and readers do not see it within `wait_s`.
         UpdatesLost: It was accepted, and Redis lost its data while this call waited.
     """
-    if not 0 <= wait_s < float("inf"):
-        raise SettingsInvalid(f"wait_s={wait_s} is not a number of seconds, 0 or more")
-    settings = _settings(source, settings, app)
+    settings = settings_of_call(source, settings, wait_s, app)
+    require("publish", "celery", "celery", "kombu")  # before anything is taken that no worker would hear of
     update, enqueued = accept_update(settings, records, remove)
     if enqueued is not None and enqueued.must_drain:
         _send_drain(settings, app)
-    version = _wait(settings, enqueued.sequence, wait_s, app) if enqueued is not None and wait_s else None
+    version = None
+    if enqueued is not None and wait_s:
+        version = wait_applied(
+            settings,
+            enqueued.sequence,
+            wait_s,
+            send_again=partial(_send_drain, settings, app),
+            taken_from=partial(_queue, settings, app),
+        )
     return Accepted(len(update.records), len(update.removed), update.rejects, version)
 
 
-def _wait(settings: Settings, sequence: int, wait_s: float, app: Any) -> int:
-    """Wait until readers see an entry; send the message again now and then: its worker may have been killed."""
-    until_s = time.monotonic() + wait_s
-    while (left_s := until_s - time.monotonic()) > SEND_AGAIN_S:
-        with suppress(UpdatesPending):
-            return wait_applied(settings, sequence, SEND_AGAIN_S)
-        _send_drain(settings, app)
-    return wait_applied(settings, sequence, max(0.0, left_s))
+def settings_of_call(source: str | None, settings: Settings | None, wait_s: float, app: Any) -> Settings:
+    """Return the settings that a call means; its arguments are those of `publish`.
 
-
-def _settings(source: str | None, settings: Settings | None, app: Any) -> Settings:
+    Raises:
+        SettingsInvalid: An argument or a `ROLLING_*` variable cannot be used.
+    """
+    if not isinstance(wait_s, int | float) or not 0 <= wait_s < float("inf"):
+        raise SettingsInvalid(f"wait_s={wait_s!r} is not a number of seconds, 0 or more")
     if settings is not None:
         return Settings.one_of([settings], source)
     if app is None:
@@ -123,6 +126,12 @@ def _send_drain(settings: Settings, app: Any) -> None:
             source=settings.source,
             error=error,
         )
+
+
+def _queue(settings: Settings, app: Any) -> str:
+    from optimizer.celery.updates import drain_queue  # noqa: PLC0415 - as above
+
+    return drain_queue(app or _sender(settings.broker_url))
 
 
 @lru_cache(maxsize=16)

@@ -178,6 +178,7 @@ class Follower:
             rejected=cached.manifest.rejected,
             pinned=cached.manifest.pinned,
             restored_from=cached.manifest.restored_from,
+            updates=cached.manifest.updates,
         )
 
     def holds(self, version: int) -> bool:

@@ -73,7 +73,7 @@ class State:
     """Which version is current. `generated_at` is when it was made, `checked_at` when a run last confirmed it.
 
     `pinned` says since when no run replaces it, and by whom; `None` if runs do. `restored_from` is the old version that
-    a rollback published again as this one.
+    a rollback published again as this one. `updates` is how many updates hold in it, published without a scan.
     """
 
     version: int
@@ -85,6 +85,7 @@ class State:
     rejected: Rejected | None = None
     pinned: Pin | None = None
     restored_from: int | None = None
+    updates: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

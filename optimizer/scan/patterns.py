@@ -21,8 +21,9 @@ _BRANCH = rb"(?:\{" + _BRANCH_BODY + rb"\}|\[" + _BRANCH_BODY + rb"\])"
 # Containers of up to two levels in one match: most of a rolling file is lists of flat objects.
 SKIPPED: Final = FLAT + rb"(?:" + _BRANCH + FLAT + rb")*+"
 SKIPPED_LEVELS: Final = 2
-# A pruned record: its containers are empty.
-UNIT: Final = rb"\{" + _BRANCH_BODY + rb"\}"
+# Levels inside a pruned record: objects on the path of a mapped field. A batch of records with more comes as fragments.
+UNIT_LEVELS: Final = 4
+UNIT: Final = rb"\{" + FLAT + UNIT_LEVELS * (rb"(?:[{\[]" + FLAT) + UNIT_LEVELS * (rb"[}\]]" + FLAT + rb")*+") + rb"\}"
 
 
 def compiled(pattern: bytes) -> re.Pattern[bytes]:

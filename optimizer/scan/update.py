@@ -102,7 +102,7 @@ def read_update(
 
 def _removed(remove: Iterable[str], schema: Schema, limit: int) -> list[str]:
     if isinstance(remove, str | bytes | Mapping) or not isinstance(remove, Iterable):
-        raise SettingsInvalid(f"remove={shown(remove)} is not a list of symbols")
+        raise SettingsInvalid(f"remove={_argument(remove)} is not a list of symbols")
     removed: dict[str, None] = {}
     for number, symbol in enumerate(remove, 1):
         if number > limit:
@@ -143,7 +143,7 @@ class _Document:
             self.chunks = self._elements(records)
         else:
             raise SettingsInvalid(
-                f"records={shown(records)} is neither a list of records, nor a mapping of them by symbol, nor JSON"
+                f"records={_argument(records)} is neither a list of records, nor a mapping of them by symbol, nor JSON"
             )
 
     def explained(self, reject: Reject, number: int) -> Reject:
@@ -211,6 +211,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return msgspec.to_builtins(value)
+
+
+def _argument(value: object) -> str:
+    return "None" if value is None else shown(value)  # null is `missing` in records
 
 
 def _where(number: int) -> str:

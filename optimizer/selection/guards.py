@@ -79,7 +79,7 @@ def check_removed(now: int, before: int, *, max_drop_percent: float) -> None:
     if 100 * (before - now) > Fraction(str(max_drop_percent)) * before:
         raise GuardRefused(
             f"updates would leave {now:,} symbols, {100 * (before - now) / before:.4g} % fewer than the {before:,} of "
-            f"the current version, and ROLLING_MAX_DROP_PERCENT={max_drop_percent:g} allows no more; they are dropped. "
+            f"the current version, and ROLLING_MAX_DROP_PERCENT={max_drop_percent:g} allows no more. "
             "Remove fewer at a time, or raise ROLLING_MAX_DROP_PERCENT"
         )
 

@@ -2,6 +2,7 @@
 
     merge     takes what waits in the queue, in its order, over what is shown
     rebase    takes the updates that hold over the ranking of a new scan, without those that the scan has answered
+    answer    leaves out of what waits in the queue what a new scan has answered
 
 Where two records have a time, the newer one counts; else the later update, and against a scan whichever was written
 later, the update or the file. A time is `Record.timestamp` if that is a number (seconds since the epoch) or ISO 8601
@@ -14,10 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from msgspec.structs import replace
+
 from optimizer.models import HeldUpdate, QueuedUpdate, Record
 from optimizer.selection.top_n import rank
 
-__all__ = ["Merged", "merge", "merge_held", "rebase", "time_s"]
+__all__ = ["Merged", "answer", "merge", "merge_held", "rebase", "symbols_of", "time_s"]
 
 
 @dataclass
@@ -106,6 +109,44 @@ def rebase(
         else:
             scanned[symbol] = update.record
     return sorted(scanned.values(), key=rank)[:limit], staying
+
+
+def symbols_of(entries: Iterable[QueuedUpdate]) -> set[str]:
+    """The symbols of what waits in the queue."""
+    return {symbol for entry in entries for symbol in (*(record.symbol for record in entry.records), *entry.removed)}
+
+
+def answer(
+    entries: Sequence[QueuedUpdate], ranked: Sequence[Record], *, modified_ms: Callable[[str], float]
+) -> list[QueuedUpdate]:
+    """Leave out of what waits in the queue what a new scan has answered; without it an old update would undo the scan.
+
+    Args:
+        entries: What waits, oldest first.
+        ranked: The best records of the scan.
+        modified_ms: As of `rebase`.
+
+    Returns:
+        The entries up to the last one that is changed; one that has nothing left is still there.
+    """
+    if not entries:
+        return []
+    scanned = {record.symbol: record for record in ranked}
+
+    def stays(at_ms: int, symbol: str, record: Record | None) -> bool:
+        written_ms = modified_ms(symbol)
+        return at_ms >= written_ms or _outlasts(HeldUpdate(at_ms, record), scanned.get(symbol), written_ms)
+
+    left = [
+        replace(
+            entry,
+            records=[record for record in entry.records if stays(entry.at_ms, record.symbol, record)],
+            removed=[symbol for symbol in entry.removed if stays(entry.at_ms, symbol, None)],
+        )
+        for entry in entries
+    ]
+    changed = [number for number, (new, old) in enumerate(zip(left, entries, strict=True), 1) if new.size < old.size]
+    return left[: changed[-1]] if changed else []
 
 
 def _outlasts(update: HeldUpdate, scanned: Record | None, modified_ms: float) -> bool:

@@ -52,6 +52,7 @@ __all__ = [
     "check_newer",
     "check_same_set",
     "decode_manifest",
+    "encode_index",
     "encode_manifest",
     "encode_payload",
     "encode_set",
@@ -115,11 +116,11 @@ class SnapshotSet:
         """The records of the index, best first."""
         return self.decode_index().symbols
 
-    def with_index(self, index: Index, gzip_level: int) -> SnapshotSet:
+    def with_index(self, index: Index) -> SnapshotSet:
         """The same set with this index; as it is if the index is equal."""
         if "index" in self.payloads and msgspec.json.encode(self.decode_index()) == msgspec.json.encode(index):
             return self
-        data = encode_payload("index", index, gzip_level)
+        data = encode_index(index)
         manifest = msgspec.structs.replace(
             self.manifest,
             snapshots=self.manifest.snapshots | {"index": entry_of("index", data, len(index.symbols))},
@@ -192,7 +193,8 @@ def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) 
         values: The values of the new version, also of these.
     """
     generated_at, bots = values["generated_at"], dict(values["bots"])
-    predictions, holdings, index = values["predictions"], values["holdings"], index_of(values)
+    predictions, holdings = values["predictions"], values["holdings"]
+    index = index_of(values["ranked"], generated_at, values.get("updates", {}))
     contents: dict[str, tuple[msgspec.Struct, int]] = {
         "predictions": (PredictionsSnapshot(predictions, generated_at, len(predictions)), len(predictions)),
         "bots": (BotsSnapshot(bots, generated_at), len(bots)),
@@ -204,7 +206,7 @@ def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) 
         if kept is not None and kind in kept.payloads:
             payloads[kind], entries[kind] = kept.payloads[kind], kept.manifest.snapshots[kind]
         else:
-            payloads[kind] = encode_payload(kind, content, values["gzip_level"])
+            payloads[kind] = encode_index(index) if kind == "index" else encode_payload(content, values["gzip_level"])
             entries[kind] = entry_of(kind, payloads[kind], count)
     manifest = Manifest(
         source=values["source"],
@@ -219,16 +221,19 @@ def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) 
     return SnapshotSet(manifest, payloads)
 
 
-def index_of(values: SetValues) -> Index:
-    """The index of a version."""
-    updates = dict(sorted(values.get("updates", {}).items()))
-    return Index(list(values["ranked"]), values["generated_at"], updates or UNSET)
+def index_of(ranked: Sequence[Record], timestamp: str, updates: Mapping[str, HeldUpdate]) -> Index:
+    """The index of a version: its records, best first, and the updates that hold."""
+    return Index(list(ranked), timestamp, dict(sorted(updates.items())) or UNSET)
 
 
-def encode_payload(kind: str, content: msgspec.Struct, gzip_level: int) -> bytes:
+def encode_payload(content: msgspec.Struct, gzip_level: int) -> bytes:
     """Encode a snapshot. Equal content gives equal bytes: the time in the gzip header is 0."""
-    level = QUICK_GZIP_LEVEL if kind == "index" else gzip_level  # the index is not downloaded
-    return compress_gzip(msgspec.json.encode(content), level)
+    return compress_gzip(msgspec.json.encode(content), gzip_level)
+
+
+def encode_index(index: Index) -> bytes:
+    """Encode an index, which no client downloads: quickly, whatever `ROLLING_GZIP_LEVEL`."""
+    return encode_payload(index, QUICK_GZIP_LEVEL)
 
 
 def entry_of(kind: str, data: bytes, count: int) -> FileEntry:

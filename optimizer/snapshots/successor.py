@@ -39,7 +39,7 @@ def encode_next(before: SnapshotSet | None, **values: Unpack[SetValues]) -> Snap
     old, manifest = before.content(), before.manifest
     stored = change_between(old, _content(values))
     kept = equal_kinds(stored)
-    if "index" in before.payloads and _is_same(before.decode_index(), index_of(values)):
+    if "index" in before.payloads and _is_same_index(before.decode_index(), values):
         kept.append("index")
     if len(kept) == len(KINDS):
         return _with(before, fingerprint=values["fingerprint"], rejected=values.get("rejected"))
@@ -59,9 +59,10 @@ def equal_kinds(stored: StoredChange | None) -> list[str]:
     return [kind for kind, value in values if value is UNSET]
 
 
-def _is_same(old: Index, new: Index) -> bool:
-    """Whether two indexes have the same records and updates, whatever their times."""
-    return _encode(old.symbols) == _encode(new.symbols) and _encode(old.updates or {}) == _encode(new.updates or {})
+def _is_same_index(old: Index, values: SetValues) -> bool:
+    """Whether an index has these records and updates, whatever its time."""
+    new = index_of(values["ranked"], old.timestamp, values.get("updates", {}))
+    return _encode(old) == _encode(new)
 
 
 def _with(snapshots: SnapshotSet, **members: object) -> SnapshotSet:

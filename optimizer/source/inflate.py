@@ -11,7 +11,6 @@ Errors: a reader raises one of `READ_ERRORS`; `explain` turns it into `SourceTor
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from gzip import BadGzipFile
@@ -21,11 +20,7 @@ from isal import igzip, igzip_lib
 
 from optimizer.errors import SourceError, SourceTorn, SourceUnreadable
 from optimizer.source.compression import GZIP, HEAD_BYTES, JSON_BEGINNINGS, SKIPPABLE, ZSTD, Format
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from optimizer.storage.zstandard import zstd
 
 __all__ = ["DAMAGED", "READ_ERRORS", "Chunk", "Readable", "Seekable", "compression_of", "explain", "single_stream"]
 

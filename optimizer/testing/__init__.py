@@ -2,11 +2,12 @@
 
     reader = optimizer.testing.reader(predictions=[{"symbol": "AAPL", ...}], bots={"alpha": {"equity": 10.5}})
     reader.publish(predictions=[...])  # a newer version
+    reader.update([...], remove=[...])  # in place of `publish` of `optimizer.producer`
     optimizer.testing.reader(missing=True)  # raises SnapshotMissing until the first publish
 
-`reader` returns a `SnapshotReader` and `async_reader` an `AsyncSnapshotReader`, each with `publish` besides. Following,
-lookups, ages and errors are the code of production; only what holds the versions is another. `fixtures` has the same
-for pytest.
+`reader` returns a `SnapshotReader` and `async_reader` an `AsyncSnapshotReader`, each with `publish` and `update`
+besides. Following, lookups, ages and errors are the code of production; only what holds the versions is another.
+`fixtures` has the same for pytest.
 
 Errors: `SettingsInvalid` names the value that no version can have.
 """
@@ -20,6 +21,7 @@ from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.follower import STALE_INTERVALS
 from optimizer.reader.reader import SnapshotReader
 from optimizer.testing.memory import Memory
+from optimizer.testing.updates import PublishesUpdates
 from optimizer.testing.values import Version
 
 __all__ = ["AsyncMemoryReader", "MemoryReader", "Version", "async_reader", "reader"]
@@ -29,7 +31,7 @@ SOURCE: Final = "rolling_brain"
 INTERVAL_S: Final = 30.0
 
 
-class MemoryReader(SnapshotReader):
+class MemoryReader(PublishesUpdates, SnapshotReader):
     """A `SnapshotReader` of versions in memory."""
 
     def __init__(self, memory: Memory, *, interval_s: float) -> None:
@@ -49,7 +51,7 @@ class MemoryReader(SnapshotReader):
         return self._memory.publish(**version)
 
 
-class AsyncMemoryReader(AsyncSnapshotReader):
+class AsyncMemoryReader(PublishesUpdates, AsyncSnapshotReader):
     """An `AsyncSnapshotReader` of versions in memory."""
 
     def __init__(self, memory: Memory, *, interval_s: float) -> None:

@@ -20,10 +20,13 @@ import msgspec
 
 from optimizer.cache.clocks import text_of
 from optimizer.cache.keys import CHANGES_KEPT, ORIGINS, PAYLOAD_KINDS
+from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
-from optimizer.models import Index, Origin, Record, Report, Stats, VersionContent
+from optimizer.models import Index, Origin, QueuedUpdate, Record, Report, Stats, VersionContent
 from optimizer.reader.results import CachedVersion, Sighting, load_payload, load_payloads
 from optimizer.reader.stores import Stores
+from optimizer.selection.top_n import rank, top
+from optimizer.selection.updates import merge
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.testing.values import Content, Version, content_of, encode
@@ -97,6 +100,18 @@ class Memory:
             if not self.changed.wait_for(self._is_seen, CALLBACKS_S):
                 raise TimeoutError(f"version {number}: a callback of on_version has not returned for {CALLBACKS_S:g} s")
         return number
+
+    def update(self, update: QueuedUpdate, settings: Settings) -> int:
+        """Apply an update, as a drain does; return the number of the version."""
+        with self.changed:
+            records = {record.symbol: record for record in (*self._content.predictions, *self._content.index)}
+            for symbol, held in merge([update], records).held.items():
+                records.pop(symbol, None)
+                if held.record is not None:
+                    records[symbol] = held.record
+            ranked = sorted(records.values(), key=rank)[: settings.index_symbols_limit]
+            best = top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence)
+            return self.publish(predictions=best, index=ranked[len(best) :])
 
     def _published(self, content: Content, version: Version, number: int, generated_at: str) -> Published:
         origin = version.get("origin", self.published.origin if self.published else "redis")

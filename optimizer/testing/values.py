@@ -142,17 +142,18 @@ def _struct(kind: type[T], value: object, place: str, defaults: Mapping[str, Any
     """Check a value, given as a struct or as a mapping with the struct's fields."""
     if not isinstance(value, kind | Mapping):
         raise SettingsInvalid(f"{place} is {value!r}, and has to be a {kind.__name__} or a mapping with its fields")
+    infos = {info.encode_name: info for info in msgspec.structs.fields(kind)}
     if isinstance(value, Mapping):
-        unknown = [str(name) for name in value if name not in kind.__struct_fields__]
+        unknown = [str(name) for name in value if name not in infos]
         if unknown:
-            known = ", ".join(kind.__struct_fields__)
+            known = ", ".join(infos)
             raise SettingsInvalid(f"{place}: a {kind.__name__} has no {', '.join(unknown)}; its fields are {known}")
         fields = {**defaults, **value}
     else:
-        fields = msgspec.structs.asdict(value)
-    for info in msgspec.structs.fields(kind):
-        if info.name in fields:
-            _check_field(fields[info.name], info, f"{place}.{info.name}")
+        given = {name: getattr(value, info.name) for name, info in infos.items()}
+        fields = {name: each for name, each in given.items() if each is not msgspec.UNSET}
+    for name, each in fields.items():
+        _check_field(each, infos[name], f"{place}.{name}")
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:

@@ -3,9 +3,9 @@
 In: what a look at the input showed, and a monotonic time in seconds. No I/O and no clock: tests choose both.
 
 A file that was renamed or linked into its place is whole at once. Any other may still be being written, which shows
-only in its changing: it has landed when it has not changed for a rest. That is short for a new file, and longer where a
-file was written to that was there before, since an engine that writes in place pauses. The input of many files lands
-when each of them has: a run in between would read one that is half written.
+only in its changing: it has landed when it has not changed for a rest. That is a quarter as long for a new file, until
+it is seen to be written to. The input of many files lands when each of them has: a run in between would read one that
+is half written.
 
 A file that is gone may be about to come back, so an input that has lost one rests too. An input that has lost all of
 them has nothing to read, and what comes next is new, even if it is the same.
@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 
 __all__ = ["Landing", "Seen"]
 
-NEW_FILE_REST_S: Final = 0.25
+# A new file may have been renamed, which its times do not always show, and then waits for nothing.
+NEW_FILE_SHARE: Final = 0.25
 
 
 class Seen(NamedTuple):
@@ -87,7 +88,7 @@ class Landing:
             return 0.0
         # What the first look shows may have been written to just before.
         was_there = self._files is None or (earlier is not None and earlier.file == seen.file)
-        return self._rest_s if was_there else min(NEW_FILE_REST_S, self._rest_s)
+        return self._rest_s if was_there else NEW_FILE_SHARE * self._rest_s
 
     def _versions(self) -> dict[str, str]:
         return {name: seen.version for name, seen in (self._files or {}).items()}

@@ -6,6 +6,7 @@ is deleted or does not exist has no watch; so files are looked at each second to
 A file is whole at once if it was renamed or linked into its place after it was written. Its times show that only if the
 kernel's clock of files has ticked in between, which takes up to 10 ms: of renames without an fsync before, nine in ten
 have equal times. So the names in the same directories are noted too: a file that had another name before was renamed.
+A new file may get the inode number of a deleted one, so names that are gone, or lead to another file, do not count.
 
 A directory that does not exist yet is waited for in the nearest one above it that does.
 """
@@ -18,7 +19,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -116,16 +117,28 @@ class LocalPlace:
             self._changes.close()
 
     def _had_another_name(self, file: str, path: Path) -> bool:
-        return file in self._names and self._names[file] != os.path.realpath(path)
+        name = self._names.get(file)
+        if name is None or name == os.path.realpath(path):
+            return False
+        try:
+            return _file(os.lstat(name)) == file  # linked
+        except OSError:
+            return True
 
     def _note_names(self) -> None:
         """Note the names of files that were announced, after the look: their earlier names count in it."""
+        gone = set()
         for name in self._announced:
-            with suppress(OSError):
+            try:
                 state = os.lstat(name)
-                if stat.S_ISREG(state.st_mode):
-                    self._names[_file(state)] = name
-                    self._names.move_to_end(_file(state))
+            except OSError:
+                gone.add(name)
+                continue
+            if stat.S_ISREG(state.st_mode):
+                self._names[_file(state)] = name
+                self._names.move_to_end(_file(state))
+        for file in [file for file, name in self._names.items() if name in gone]:
+            del self._names[file]
         self._announced.clear()
         while len(self._names) > NAMES:
             self._names.popitem(last=False)
@@ -181,18 +194,30 @@ class LocalPlace:
 def directories_of(pattern: Path) -> tuple[frozenset[str], bool]:
     """The existing directories in which a change of the input would show, and whether to watch what lies below too."""
     before, pieces = split_pattern(pattern)
-    if not pieces:  # where the name is, and where the file is to which a link of that name leads
-        path = os.path.abspath(before)  # noqa: PTH100 - `Path.resolve` raises where links lead in a circle
+    path = os.path.abspath(before)  # noqa: PTH100 - `Path.resolve` raises where links lead in a circle
+    if not pieces:  # where the name is, where the file is to which a link of that name leads, and links on the way
         parents = os.path.realpath(os.path.dirname(path)), os.path.dirname(os.path.realpath(path))  # noqa: PTH120
-        return frozenset(map(_nearest, parents)), False
+        return frozenset(map(_nearest, (*parents, *_directories_of_links(path, set())))), False
     if "**" in pieces:
-        root = _nearest(os.path.realpath(before))
-        return frozenset([root]), root == os.path.realpath(before)
-    directories = {_nearest(os.path.realpath(before))}
+        root = _nearest(os.path.realpath(path))
+        return frozenset([root]), root == os.path.realpath(path)
+    directories = {_nearest(os.path.realpath(path)), *_directories_of_links(path, set())}
     for depth in range(1, len(pieces)):
         matches = glob.iglob(str(Path(glob.escape(str(before)), *pieces[:depth], "")) + os.sep)  # noqa: PTH207 - as `expand`
         directories.update(os.path.realpath(match) for match in matches)
     return frozenset(directories), False
+
+
+def _directories_of_links(path: str, seen: set[str]) -> Iterator[str]:
+    """Where the links lie that lead to a path, such as `current` in `current/brain.json.gz`."""
+    for name in (*map(str, reversed(Path(path).parents)), path):
+        with suppress(OSError):  # not a link, or it is gone
+            target = os.readlink(name)  # noqa: PTH115 - a text
+            if name not in seen:
+                seen.add(name)
+                directory = os.path.realpath(os.path.dirname(name))  # noqa: PTH120
+                yield directory
+                yield from _directories_of_links(os.path.normpath(os.path.join(directory, target)), seen)  # noqa: PTH118
 
 
 def _file(state: os.stat_result) -> str:

@@ -22,7 +22,7 @@ from optimizer.snapshots.delta import Change
 from optimizer.web import describe
 from optimizer.web.messages import ChangeMessages
 from optimizer.web.pages import Pages, WholeVersion
-from optimizer.web.prepared import HeldResponses, Prepared, Sending
+from optimizer.web.prepared import Prepared, ResponseCache, Sending
 from optimizer.web.problems import problem
 from optimizer.web.service import Service
 
@@ -31,7 +31,7 @@ __all__ = ["ChangesPage", "add_changes"]
 # Of changes as stored: less is made at once, in the event loop.
 THREAD_BYTES: Final = 32 * 1024
 # Responses that are held a version: clients that follow ask for the same few.
-HELD_RESPONSES: Final = 64
+CACHED_RESPONSES: Final = 64
 LONGEST_VERSION: Final = 10**15 - 1
 
 _LINES: Final = re.compile("|".join(map(re.escape, describe.JSON_LINES)), re.IGNORECASE)
@@ -50,14 +50,14 @@ class Responses:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._pages: Pages | None = None
-        self._held = HeldResponses(HELD_RESPONSES)
+        self._responses = ResponseCache(CACHED_RESPONSES)
 
     async def respond(self, pages: Pages, held: Sequence[HeldChange], since: int, media_type: str) -> Prepared:
-        """Make the response, or take it from those that are held."""
+        """Make the response, or take it from the cache."""
         if pages is not self._pages:
             self._pages = pages
-            self._held.clear()
-        response = self._held.get((since, media_type))
+            self._responses.clear()
+        response = self._responses.get((since, media_type))
         if response is None:
             arguments = (pages, await self._service.messages(), held, media_type)
             if sum(len(change.gz) for change in held) < THREAD_BYTES:
@@ -65,7 +65,7 @@ class Responses:
             else:
                 response = await asyncio.to_thread(_make, *arguments)
             if pages is self._pages:
-                self._held.hold((since, media_type), response)
+                self._responses.store((since, media_type), response)
         return response
 
 

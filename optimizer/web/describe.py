@@ -162,6 +162,7 @@ STATUS_EXAMPLE: Final = {
     "bots_lack_fields": False,
     "pinned": None,
     "restored_from": None,
+    "updates": 0,
     "input_age_s": 12.4,
     "published_after_s": 2.143,
 }

@@ -5,16 +5,11 @@ Whole snapshots in gzip are sent as they are stored, and are not made here.
 
 from __future__ import annotations
 
-import sys
 from typing import Final
 
 from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, ZSTD_LEVEL, compress_gzip
+from optimizer.storage.zstandard import zstd
 from optimizer.web.negotiate import GZIP, ZSTD
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 __all__ = ["SHORTEST_BYTES", "ZSTD_VERSION", "compress_quickly"]
 

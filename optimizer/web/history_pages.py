@@ -14,7 +14,7 @@ from optimizer.reader.results import CachedVersion
 from optimizer.web.history import History, HistoryPoint, follow
 from optimizer.web.history_steps import HistoryStep
 from optimizer.web.pages import CACHED_RESPONSE_BYTES, Pages
-from optimizer.web.prepared import HeldResponses, Prepared
+from optimizer.web.prepared import Prepared, ResponseCache
 
 __all__ = ["SHOWN_STEPS", "HistoryPages", "HistorySteps", "SymbolHistory"]
 
@@ -57,7 +57,7 @@ class HistoryPages:
         self.version = pages.version
         self._pages = pages
         self.shown = self.latest(SHOWN_STEPS)
-        self._held = HeldResponses(CACHED_RESPONSES)
+        self._responses = ResponseCache(CACHED_RESPONSES)
 
     @classmethod
     def after(
@@ -82,7 +82,7 @@ class HistoryPages:
 
     def of_symbol(self, symbol: str) -> Prepared | None:
         """The history of a symbol; `None` if no version that is known has it."""
-        response = self._held.get(symbol)
+        response = self._responses.get(symbol)
         if response is None:
             points = self.history.of_symbol(symbol)
             if points is None:
@@ -90,5 +90,5 @@ class HistoryPages:
             body = _encode(SymbolHistory(symbol, self.version, self.history.since, points))
             response = self._pages.respond(body)
             if len(body) <= CACHED_RESPONSE_BYTES:
-                self._held.hold(symbol, response)
+                self._responses.store(symbol, response)
         return response

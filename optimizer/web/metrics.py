@@ -57,6 +57,7 @@ def _snapshot(follower: Follower) -> Iterable[str]:
     if state.pinned is not None:
         since = [({"by": state.pinned.by}, _seconds(state.pinned.at))]
         yield _metric("snapshot_pinned_timestamp_seconds", "gauge", "Since when, and by whom.", since)
+    yield _gauge("updates_held", "Updates that hold until a scan of an input that is written later.", state.updates)
     if state.rejected is None:
         return
     for kind, units in (("records", state.rejected.records), ("bots", state.rejected.bots)):

@@ -34,6 +34,7 @@ class SnapshotStatus(Value, frozen=True):
     """How fresh the current version is, and where it is read from.
 
     `bots_lack_fields` says that most bots have no value in any field that is read: the engine may name them otherwise.
+    `updates` is how many records and removals hold that were published without a scan.
     `input_age_s` and `published_after_s` are null where no report says them, and while Redis is away.
     """
 
@@ -54,6 +55,7 @@ class SnapshotStatus(Value, frozen=True):
     bots_lack_fields: bool
     pinned: Pin | None
     restored_from: int | None
+    updates: int
     input_age_s: float | None
     published_after_s: float | None
 
@@ -112,6 +114,7 @@ def add_operations(
                 bots_lack_fields=state.rejected is not None and most_bots_lack_fields(state.rejected),
                 pinned=state.pinned,
                 restored_from=state.restored_from,
+                updates=state.updates,
                 input_age_s=times.input_age_s,
                 published_after_s=times.published_after_s,
                 **always,

@@ -22,7 +22,7 @@ from optimizer.reader.results import Answer, CachedVersion, describe_rejected
 from optimizer.web.encoding import SHORTEST_BYTES, ZSTD_VERSION
 from optimizer.web.negotiate import http_date
 from optimizer.web.prediction_query import ALL, JSON, JSON_HEADERS, Form, PredictionQuery
-from optimizer.web.prepared import Headers, HeldResponses, Prepared
+from optimizer.web.prepared import Headers, Prepared, ResponseCache
 from optimizer.web.problems import PartMissing
 
 __all__ = ["PageSummary", "Pages", "SnapshotPage", "WholeVersion"]
@@ -109,7 +109,7 @@ class Pages:
         self.whole_version: Prepared | None = None
         self._making = threading.Lock()
         self._symbols: dict[str, Prepared] = {}
-        self._filtered = HeldResponses(CACHED_RESPONSES)
+        self._filtered = ResponseCache(CACHED_RESPONSES)
 
     def show(self, cached: CachedVersion) -> bool:
         """Whether these are its responses too: the same payloads, though confirmed since or from the other store."""
@@ -212,13 +212,13 @@ class Pages:
             last_modified_s=self._last_modified_s,
         )
 
-    def held(self, query: PredictionQuery, form: Form = JSON) -> Prepared | None:
+    def cached(self, query: PredictionQuery, form: Form = JSON) -> Prepared | None:
         """What `filtered` has made before, if that is cached."""
         return self._filtered.get((form.name, query))
 
     def filtered(self, query: PredictionQuery, form: Form = JSON) -> Prepared:
         """A part of the predictions, by default in the shape of the whole."""
-        response = self.held(query, form)
+        response = self.cached(query, form)
         if response is None:
             whole: PredictionsSnapshot = self._cached.payloads["predictions"].value
             shown, total = query.select(whole.predictions)
@@ -226,7 +226,7 @@ class Pages:
             own = [*form.headers(self._cached), (b"x-total-count", b"%d" % total)]
             response = self.respond(body, own, kind="predictions", is_compressed=form.is_compressed)
             if len(body) <= CACHED_RESPONSE_BYTES or query == ALL:
-                self._filtered.hold((form.name, query), response)
+                self._filtered.store((form.name, query), response)
         return response
 
     def _prepare_page(self) -> Prepared:

@@ -19,12 +19,12 @@ from optimizer.web.encoding import compress_quickly
 from optimizer.web.negotiate import GZIP, ZSTD, choose_encoding, is_not_modified_since, matches_etag
 from optimizer.web.problems import is_head
 
-__all__ = ["Headers", "HeldResponses", "Prepared", "Sending"]
+__all__ = ["Headers", "Prepared", "ResponseCache", "Sending"]
 
 Headers = list[tuple[bytes, bytes]]
 
-# Of the responses that are held for one purpose, in all forms: what is asked for is the client's choice.
-HELD_BYTES: Final = 4 * 1024 * 1024
+# Of the responses that one cache holds, in all forms: what is asked for is the client's choice.
+CACHED_BYTES: Final = 4 * 1024 * 1024
 
 # A 304 repeats the other headers of a 200 (RFC 9110, 15.4.5).
 NOT_IN_304: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
@@ -132,8 +132,8 @@ class Prepared:
         await send({"type": "http.response.body", "body": body})
 
 
-class HeldResponses:
-    """Responses that were made on demand, by what was asked for; the oldest go where there are too many.
+class ResponseCache:
+    """Responses that were made on demand, by what was asked for; the oldest are evicted where there are too many.
 
     Args:
         most: As many at the most; of all together the bodies have at most 4 MiB, unless there is but one.
@@ -146,16 +146,16 @@ class HeldResponses:
         self._lock = threading.Lock()
 
     def get(self, request: Hashable) -> Prepared | None:
-        """The response that is held; any thread may ask."""
+        """The response that is cached; any thread may ask."""
         return self._by_request.get(request)
 
-    def hold(self, request: Hashable, response: Prepared) -> None:
-        """Hold a response; any thread may call."""
+    def store(self, request: Hashable, response: Prepared) -> None:
+        """Cache a response; any thread may call."""
         with self._lock:
             before = self._by_request.pop(request, None)
             self._bytes += response.size - (0 if before is None else before.size)
             self._by_request[request] = response
-            while len(self._by_request) > self._most or (self._bytes > HELD_BYTES and len(self._by_request) > 1):
+            while len(self._by_request) > self._most or (self._bytes > CACHED_BYTES and len(self._by_request) > 1):
                 self._bytes -= self._by_request.popitem(last=False)[1].size
 
     def clear(self) -> None:

@@ -6,7 +6,7 @@ The errors come from our own routes: an app that includes them keeps its own err
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from http import HTTPStatus
@@ -165,6 +165,9 @@ class ProblemRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            # FastAPI would take the last one.
+            if twice := self._given_twice(request):
+                return problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"query.{twice}: It has to be given once")
             try:
                 return await handler(request)
             except (RequestValidationError, HTTPException, SnapshotMissing, CacheUnavailable) as error:
@@ -174,6 +177,12 @@ class ProblemRoute(APIRoute):
                 return answer
 
         return handle
+
+    def _given_twice(self, request: Request) -> str | None:
+        if b"&" not in request.scope["query_string"]:
+            return None
+        given = Counter(name for name, _ in request.query_params.multi_items())
+        return next((field.alias for field in self.dependant.query_params if given[field.alias] > 1), None)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a HEAD as a GET, and a path with a trailing slash if no other route does."""

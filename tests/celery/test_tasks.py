@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import celery
-import kombu.connection
 import pytest
 import redis
 
@@ -244,22 +243,6 @@ def test_a_broker_that_is_away_is_asked_every_two_seconds() -> None:
     assert app.conf.broker_connection_max_retries is None
 
 
-def test_a_pickled_message_is_refused(tmp_path: Path, settings: Settings) -> None:
-    """A message that could run code is not even read."""
-    write_json(settings.input, {"AAPL": a_record()})
-
-    with Fleet(tmp_path, settings) as fleet:
-        fleet.start_worker()
-        with kombu.connection.Connection(settings.redis_url) as connection:  # type: ignore[no-untyped-call]
-            connection.SimpleQueue("rolling.rolling_brain").put(
-                [[], {}, {}],
-                serializer="pickle",
-                headers={"task": TASK, "id": "made-up", "lang": "py", "root_id": None, "parent_id": None},
-            )
-        fleet.wait_for_line("a message of rolling.rolling_brain was dropped: .* at `.\\.content-(type|encoding)`")
-        assert fleet.runs() == []
-
-
 def test_a_workers_child_stays_under_90_mb(tmp_path: Path, settings: Settings, slow_input: Path) -> None:
     """Memory does not follow the file: this one has 450 MB of JSON."""
     assert slow_input.exists()
@@ -433,10 +416,12 @@ def test_pools_in_which_scans_would_block_are_refused(tmp_path: Path, settings: 
 
 
 def test_a_worker_that_takes_none_of_our_queues_says_so(tmp_path: Path, settings: Settings) -> None:
-    """With the names of both; the queue of parts is none of them where no source has parts."""
+    """With the names of those that are; the queue of parts is none of them where no source has parts."""
     with Fleet(tmp_path, settings) as fleet:
         fleet.start_worker("-Q", "celery")
-        fleet.wait_for_line(r"this worker takes celery, .* sent to rolling\.rolling_brain, rolling\.scan;")
+        fleet.wait_for_line(
+            r"this worker takes celery, .* sent to rolling\.rolling_brain, rolling\.scan, rolling\.updates;"
+        )
         fleet.start_worker("-Q", "rolling.scan", "-n", "scans@%h", name="scans")
         fleet.wait_for_line(r"scans\| .*only the parts of a pattern.* scanned in rolling\.rolling_brain")
 

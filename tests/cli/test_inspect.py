@@ -6,20 +6,16 @@ import gzip
 import json
 import os
 import re
-import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 from optimizer import Settings
-from optimizer.inspection.inspect import MOST_RECORDS, inspect_input
+from optimizer.cli.inspection.inspect import MOST_RECORDS, inspect_input
+from optimizer.storage.zstandard import zstd
 from tests.support.command import rolling_optimizer
 from tests.support.rolling_files import a_record, write_json, write_raw
 
@@ -188,25 +184,27 @@ def test_a_rest_without_bots_or_torn_loses_no_records(tmp_path: Path) -> None:
     assert torn.rest.startswith("cannot be read for bots: SourceTorn: ")
 
 
+# Made by the test alone: each worker of a test run imports this module.
+HOSTILE: Final[dict[str, Callable[[], bytes]]] = {
+    "text": lambda: b'{"A": {"x": "' + b"y" * 60_000_000 + b'"}}',
+    "deep": lambda: b'{"A": ' + b'{"x": ' * 900 + b"1" + b"}" * 900 + b"}",
+    "plain values": lambda: b"[" + b"1," * 4_000_000 + b"1]",
+    "one long record": lambda: b'{"A": {"h": [' + b'{"a": 1},' * 3_000_000 + b"{}]}}",
+    "long name": lambda: b'{"' + b"k" * 30_000_000 + b'": 1}',
+    "plain members": lambda: b"{" + b",".join(b'"k%d": %d' % (n, n) for n in range(1_000_000)) + b"}",
+    "odd lines": lambda: b"\n".join(b'{"k%d": {"v%d": 1}}' % (n, n) for n in range(20_000)),
+    "many names": lambda: json.dumps(
+        {f"S{n}": {f"{n}-{m}": "t" * 900 for m in range(40)} for n in range(1_000)}
+    ).encode(),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "data",
-    [
-        b'{"A": {"x": "' + b"y" * 60_000_000 + b'"}}',
-        b'{"A": ' + b'{"x": ' * 900 + b"1" + b"}" * 900 + b"}",
-        b"[" + b"1," * 4_000_000 + b"1]",
-        b'{"A": {"h": [' + b'{"a": 1},' * 3_000_000 + b"{}]}}",
-        b'{"' + b"k" * 30_000_000 + b'": 1}',
-        b"{" + b",".join(b'"k%d": %d' % (n, n) for n in range(1_000_000)) + b"}",
-        b"\n".join(b'{"k%d": {"v%d": 1}}' % (n, n) for n in range(20_000)),
-        json.dumps({f"S{n}": {f"{n}-{m}": "t" * 900 for m in range(40)} for n in range(1_000)}).encode(),
-    ],
-    ids=["text", "deep", "plain values", "one long record", "long name", "plain members", "odd lines", "many names"],
-)
-def test_memory_is_bounded_on_a_hostile_file(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize("name", HOSTILE)
+def test_memory_is_bounded_on_a_hostile_file(tmp_path: Path, name: str) -> None:
     """However the file is made; what is held is some units, paths and values."""
     path = tmp_path / "hostile.json"
-    path.write_bytes(data)
+    path.write_bytes(HOSTILE[name]())
     tracemalloc.start()
     try:
         inspection(path)

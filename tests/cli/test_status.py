@@ -15,6 +15,7 @@ from optimizer.cache.client import CacheClient
 from optimizer.cache.run_log import RunLog
 from optimizer.errors import NoBots
 from optimizer.pipeline.run import failed_report, skipped
+from optimizer.pipeline.updates import apply_updates, enqueue
 from tests.support.command import rolling_optimizer
 from tests.support.published_state import report_unchanged
 from tests.support.redis_servers import RedisServer
@@ -43,6 +44,12 @@ def test_status_shows_version_age_and_runs(settings: Settings, data: Path) -> No
     assert len(re.findall(r"^  published \d+\.\d s after the input landed$", text.stdout, re.MULTILINE)) == 2
     assert shown["published_after_s"] == report.published_after_s is not None
     assert 0 <= shown["input_age_s"] < 60
+
+    assert "updates" not in text.stdout
+    enqueue(settings, [], ["NONE"])
+    apply_updates(settings)
+    text = rolling_optimizer(data, "status", **variables)
+    assert "\n  1 update holds, until a scan of an input that is written later\n" in text.stdout
 
     report_unchanged(settings, 5)
     shown = json.loads(rolling_optimizer(data, "status", "--json", **variables).stdout)

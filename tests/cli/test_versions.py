@@ -14,6 +14,7 @@ import pytest
 
 from optimizer import Settings, optimize
 from optimizer.pipeline.identity import user_at_host
+from optimizer.pipeline.updates import apply_updates, enqueue
 from optimizer.snapshots.store import snapshot_store
 from tests.support.command import rolling_optimizer
 from tests.support.ports import free_port
@@ -110,6 +111,7 @@ def test_versions_as_json_need_no_redis(settings: Settings, command: Command) ->
         "rejected": {"records": {"seen": 2, "rejected": 0}, "bots": {"seen": 1, "rejected": 0}},
         "made_by": user_at_host(),
         "restored_from": first,
+        "scan_version": None,
         "pinned": {"at": manifest.pinned.at, "by": user_at_host()} if manifest.pinned else "not pinned",
         "problem": None,
     }
@@ -119,6 +121,15 @@ def test_versions_as_json_need_no_redis(settings: Settings, command: Command) ->
     assert f"{first}  " in (text := command("versions", **away).stdout)
     assert "damaged: manifest.json is missing or damaged" in text
     assert "  nothing  " in text
+
+
+def test_a_version_of_updates_names_its_scan(settings: Settings, command: Command) -> None:
+    """Once the files have followed, which they do at the next run."""
+    scan = version_of(run_old(settings))
+    enqueue(settings, [], ["NONE"])
+    apply_updates(settings)
+    optimize(settings)
+    assert f"current; updates since the scan {scan}\n" in command("versions").stdout
 
 
 def test_without_versions_there_is_nothing_to_list(settings: Settings, command: Command) -> None:

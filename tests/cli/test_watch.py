@@ -227,8 +227,9 @@ def test_a_source_whose_place_fails_delays_no_other(
 
 
 def test_the_file_that_says_it_is_alive(tmp_path: Path, settings: Settings, own_redis: RedisServer) -> None:
-    """It is touched while runs can be sent, and not while the broker is away."""
-    alive = tmp_path / "alive"
+    """It is touched while runs can be sent, and not while the broker is away; its place may be gone for a while."""
+    alive = tmp_path / "health" / "alive"
+    alive.parent.mkdir()
     with fleet_of(tmp_path, replace(settings, redis_url=own_redis.url, broker_url=own_redis.url)) as fleet:
         write(fleet)
         fleet.start_watch("--alive-file", str(alive))
@@ -236,7 +237,10 @@ def test_the_file_that_says_it_is_alive(tmp_path: Path, settings: Settings, own_
         alive.unlink(missing_ok=True)  # of before the input had landed
         time.sleep(1.5)  # longer than from one touch to the next
         assert not alive.exists()
+        alive.parent.rmdir()
         own_redis.start()
+        fleet.wait_for_line(r"--alive-file cannot be touched, and the watch goes on: FileNotFoundError: .*alive")
+        alive.parent.mkdir()
         wait_until(alive.exists, what="the file")
         before = alive.stat().st_mtime_ns
         wait_until(lambda: alive.stat().st_mtime_ns > before, what="the next touch")

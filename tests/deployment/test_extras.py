@@ -129,6 +129,8 @@ def test_celery_alone_sends_runs_and_follows_them(
         ("", ["python", "-c", "import optimizer.web.routes"], "fastapi", "web"),
         ("", ["python", "-c", "from optimizer.celery.sender import CelerySender"], "celery, kombu", "celery"),
         ("", ["python", "-c", "import optimizer.celery.tasks"], "celery, kombu", "celery"),
+        ("", ["python", "-c", "from optimizer.producer import publish; publish([])"], "celery, kombu", "celery"),
+        ("celery", ["python", "-c", "from optimizer.watch import Watcher"], "watchfiles", "watch"),
         ("web", ["rolling-optimizer", "web"], "celery, kombu", "celery"),
         ("celery", ["rolling-optimizer", "demo"], "redis-server", "embedded"),
     ],

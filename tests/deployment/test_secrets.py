@@ -150,6 +150,7 @@ def test_no_signature_of_an_inputs_url_is_in_any_output(tmp_path: Path, own_redi
             server.close()
             wait_until(partial(failed_with, fleet, "connection refused"), what="the refusal")
             seen["web /runs refused"] = web.get("/runs")[2]
+            fleet.stop()
         seen["lines of processes"] = "\n".join(fleet.lines).encode()
         seen["lines of the web"] = web.log.read_bytes()
     seen["keys and all that was written"] = written(own_redis)

@@ -301,6 +301,7 @@ def prefork(directory: Path, settings: Settings, program: str) -> subprocess.Pop
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_many_processes_make_one_run_per_tick(tmp_path: Path, settings: Settings, redis_server: RedisServer) -> None:
     """Three children with a thread each: each tick is one report in the stream, whichever child made it."""
     write_json(settings.input, {"AAPL": a_record()})

@@ -348,7 +348,7 @@ def test_a_worker_killed_between_files_and_redis_costs_neither_scan_nor_version(
         of_redis = shown(client, Keys(settings.source))
         assert of_redis is not None
         assert of_redis.manifest == before.manifest
-        client.delete(Keys(settings.source).lock)  # rather than wait until it expires
+        client.delete(Keys(settings.source).lock, Keys(settings.source).publishing)  # else they expire
     report = optimize(settings, progress=no_scan)
     assert (report.status, report.cache, report.version) == ("unchanged", "republished", first.version)
     assert_redis_holds_the_files(redis_server, settings)

@@ -99,7 +99,7 @@ def test_a_run_that_is_stopped_before_its_rename_refuses_when_it_goes_on(
     try:
         wait_until(lambda: is_stopped(process), what="the run to stop itself")
         with redis_server.client as client:
-            client.delete(Keys(settings.source).lock)  # rather than wait until it expires
+            client.delete(Keys(settings.source).lock, Keys(settings.source).publishing)  # else they expire
         overtaking = optimize(settings)
         assert version_of(overtaking) > newest
         files, keys = files_of(local(settings.output_dir)), keys_of(redis_server, settings.source)

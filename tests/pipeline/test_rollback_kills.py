@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Literal
@@ -34,16 +35,16 @@ from tests.support.rolling_files import write_json
 
 pytestmark = pytest.mark.slow
 
-# Makes a rollback, or an unpin for the version 0, and kills itself before the step with this number.
+# Makes rollbacks, or unpins for the version 0, each in a process that is forked and dies before the step with a number.
 DIES_AT = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 import redis.connection
 from optimizer import Settings
 from optimizer.pipeline.rollback import rollback, unpin
 
-left, version = int(sys.argv[1]), int(sys.argv[2])
-settings = Settings(input=Path(sys.argv[3]), output_dir=Path(sys.argv[4]), redis_url=sys.argv[5], keep_versions=4)
+left = 0
+settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3], keep_versions=4)
 sent = redis.connection.AbstractConnection.send_packed_command
 
 def step():
@@ -63,18 +64,41 @@ def send(*arguments, **options):
 
 redis.connection.AbstractConnection.send_packed_command = send
 sys.addaudithook(hook)
-rollback(settings, version) if version else unpin(settings)
-print("ended", flush=True)
+for line in sys.stdin:
+    step_of_death, version = json.loads(line)
+    child = os.fork()
+    if not child:
+        left = step_of_death
+        rollback(settings, version) if version else unpin(settings)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def run_until(step: int, settings: Settings, version: int) -> bool:
-    """Make a rollback, or an unpin, that dies before this step; return whether it did."""
-    arguments = [str(each) for each in (step, version, settings.input, settings.output_dir, settings.redis_url)]
-    process = subprocess.run([sys.executable, "-c", DIES_AT, *arguments], capture_output=True, text=True, check=False)
-    assert process.returncode in (0, -signal.SIGKILL), process.stderr
-    assert (process.returncode == 0) == (process.stdout == "ended\n")
-    return process.returncode != 0
+class Killed:
+    """Makes rollbacks, or unpins, that die; leave its `with` block and it is gone."""
+
+    def __init__(self, settings: Settings) -> None:
+        arguments = [str(each) for each in (settings.input, settings.output_dir, settings.redis_url)]
+        command = [sys.executable, "-c", DIES_AT, *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Killed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=20)
+        assert self._process.returncode == 0
+
+    def before(self, step: int, version: int) -> bool:
+        """Make one that dies before this step; return whether it did."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"[{step}, {version}]\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        assert status in (0, -signal.SIGKILL)
+        return status != 0
 
 
 def shown_by(settings: Settings, server: RedisServer) -> tuple[Manifest, Manifest]:
@@ -90,9 +114,16 @@ def shown_by(settings: Settings, server: RedisServer) -> tuple[Manifest, Manifes
     return in_files.manifest, in_redis
 
 
+@pytest.fixture
+def killed(settings: Settings) -> Iterator[Killed]:
+    """A process that makes them for these settings."""
+    with Killed(settings) as killed:
+        yield killed
+
+
 @pytest.mark.parametrize("action", ["rollback", "unpin"])
 def test_killed_before_any_step_it_was_not_made_or_the_next_tick_completes_it(
-    settings: Settings, redis_server: RedisServer, action: Literal["rollback", "unpin"]
+    settings: Settings, redis_server: RedisServer, killed: Killed, action: Literal["rollback", "unpin"]
 ) -> None:
     """The files decide: what they show becomes what Redis shows, and the pin is there, or is not, in both."""
     settings = replace(settings, keep_versions=4)
@@ -108,7 +139,7 @@ def test_killed_before_any_step_it_was_not_made_or_the_next_tick_completes_it(
     while is_killed:
         step += 1
         before, _ = shown_by(settings, redis_server)
-        is_killed = run_until(step, settings, old if action == "rollback" else 0)
+        is_killed = killed.before(step, old if action == "rollback" else 0)
 
         in_files, in_redis = shown_by(settings, redis_server)
         is_made = in_files != before
@@ -116,7 +147,7 @@ def test_killed_before_any_step_it_was_not_made_or_the_next_tick_completes_it(
         assert in_redis in (before, in_files)
         assert (in_files.pinned is None) == (is_made == (action == "unpin"))
         with redis_server.client as client:
-            client.delete(Keys(settings.source).lock)  # rather than wait until it expires
+            client.delete(Keys(settings.source).lock, Keys(settings.source).publishing)  # else they expire
         report = optimize(settings, progress=no_scan)
         outcome = "unchanged" if in_files.pinned is None else "skipped"
         assert (report.status, report.version) == (outcome, in_files.version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, cast
@@ -12,6 +13,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+import optimizer.cache.update_queue
 import optimizer.pipeline.session
 import optimizer.pipeline.updates
 from optimizer import Settings, SnapshotReader, optimize
@@ -125,6 +127,27 @@ def test_the_files_follow_with_the_next_run(settings: Settings, redis_server: Re
     assert shown(settings, redis_server) == ["NVDA", "AAPL"]
 
 
+def test_readers_go_on_when_redis_has_forgotten_what_they_have_seen(
+    settings: Settings, redis_server: RedisServer
+) -> None:
+    """The files had not caught up: they are published above what readers hold, which would find no record else."""
+    run_old(settings)
+    applied(settings, a("NVDA"))
+    optimize(settings)
+    lost = applied(settings, a("LOST"))
+    with closing(SnapshotReader.from_settings(settings)) as reader:
+        assert reader.manifest().version == lost.version
+        with redis_server.client as client:
+            client.flushall()
+        report = optimize(settings, progress=no_scan)
+        assert (report.status, report.cache) == ("unchanged", "republished")
+        reader.refresh()
+        assert reader.manifest().version == version_of(report) > version_of(lost)
+        assert reader.symbol("NVDA").value == a("NVDA")
+        assert reader.symbol("LOST").value is None
+    assert_redis_holds_the_files(redis_server, settings)
+
+
 def test_updates_during_a_scan_hold(settings: Settings, redis_server: RedisServer) -> None:
     """The scan goes on from the version that they have made, and does not undo them."""
     run_old(settings)
@@ -236,17 +259,67 @@ def test_a_drain_that_takes_long_leaves_the_rest_to_another(
     assert apply_updates(settings)
 
 
-def test_a_run_applies_what_waits(settings: Settings, redis_server: RedisServer) -> None:
-    """From before there was a version, and where the drain was lost."""
+def test_a_run_applies_what_waits(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From before there was a version, and where the drain was lost; it warns where no worker seems to take them."""
+    write_json(settings.input, OLD)
     enqueue(settings, [a("NVDA")], [])
     report = apply_updates(settings)
     assert report is not None
     assert (report.status, report.reason) == ("skipped", "no_version")
-    run_old(settings)
+    optimize(settings)
     assert shown(settings, redis_server) == ["NVDA", "MSFT", "AAPL"]
     enqueue(settings, [a("ZETA", 0.99)], [])
     optimize(settings)
     assert shown(settings, redis_server)[0] == "ZETA"
+    assert "updates have waited" not in caplog.text  # not for long, or for the first version
+
+    monkeypatch.setattr("optimizer.pipeline.run.WAITED_S", 0.0)
+    enqueue(settings, [a("ZETA", 0.98)], [])
+    optimize(settings)
+    assert "updates have waited for 0." in caplog.text
+    assert "does a worker take their queue" in caplog.text
+
+
+def test_a_file_that_was_written_later_answers_what_waits(settings: Settings, redis_server: RedisServer) -> None:
+    """As where no worker was there: what waits must not undo the scan; a record with a newer timestamp still does."""
+    run_old(settings)
+    newer = a("MSFT", 0.97, timestamp="2027-01-01")
+    first = enqueue(settings, [a("NVDA", 0.3), a("GONE"), newer], ["AAPL"])
+    time.sleep(0.002)
+    write_json(settings.input, NEW | {"AAPL": a_record(confidence=0.9)})
+    entry = enqueue(settings, [a("LATER")], [])
+    optimize(settings)
+
+    assert shown(settings, redis_server) == ["MSFT", "LATER", "NVDA", "AAPL"]
+    assert wait_applied(settings, first.sequence, 0) == wait_applied(settings, entry.sequence, 0)
+    with redis_server.client as client:
+        assert client.hget(Keys(settings.source).queued, "records") == b"0"
+        assert set(client.hkeys(Keys(settings.source).updates)) == {b"MSFT", b"LATER"}
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_file_that_is_not_scanned_again_answers_what_waits(
+    settings: Settings, redis_server: RedisServer, *, use_cache: bool
+) -> None:
+    """Its content is equal, or a run without Redis has scanned it."""
+    run_old(settings)
+    enqueue(settings, [], ["MSFT"])
+    time.sleep(0.002)
+    run_old(settings, use_cache=use_cache)
+    optimize(settings)
+    assert shown(settings, redis_server) == ["MSFT", "AAPL"]
+
+
+def test_a_part_answers_what_waits_for_its_own_symbols(parted: Settings, redis_server: RedisServer) -> None:
+    """And for one that no part has the newest part."""
+    optimize(parted)
+    enqueue(parted, [a("AAPL", 0.3), a("MSFT", 0.3), a("NVDA", 0.3)], [])
+    time.sleep(0.002)
+    write_json(local(parted.input).parent / "a.json", {"AAPL": a_record(confidence=0.8)})
+    optimize(parted)
+    assert shown(parted, redis_server) == ["AAPL", "MSFT"]
 
 
 def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server: RedisServer) -> None:
@@ -254,7 +327,7 @@ def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server:
     entry = enqueue(settings, [a("NVDA")], [])
     with pytest.raises(UpdatesPending, match="no version yet"):
         wait_applied(settings, entry.sequence, 0)
-    run_old(settings)
+    run_old(settings)  # of an input that was written later
     first = wait_applied(settings, entry.sequence, 5)
     with redis_server.client as client:
         assert client.hget(Keys(settings.source).current, "version") == str(first).encode()
@@ -273,7 +346,9 @@ def test_waiting_says_what_became_of_an_update(settings: Settings, redis_server:
         wait_applied(settings, entry.sequence, 5)
 
 
-def test_a_pinned_version_keeps_updates_waiting(settings: Settings, redis_server: RedisServer) -> None:
+def test_a_pinned_version_keeps_updates_waiting(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A rollback shows the old set as it was; the first run after the pin takes over what holds and waits."""
     old = version_of(run_old(settings))
     applied(settings, a("NVDA"), removed=("MSFT",))
@@ -284,13 +359,15 @@ def test_a_pinned_version_keeps_updates_waiting(settings: Settings, redis_server
     report = apply_updates(settings)
     assert report is not None
     assert report.reason == "pinned"
-    with pytest.raises(UpdatesPending, match="is pinned since"):
+    with pytest.raises(UpdatesPending, match=r"is pinned since .* unpinned, by: rolling-optimizer unpin"):
         wait_applied(settings, entry.sequence, 0)
     assert optimize(settings).reason == "pinned"
     assert shown(settings, redis_server) == ["MSFT", "AAPL"]
     assert_redis_holds_the_files(redis_server, settings)
 
+    monkeypatch.setattr("optimizer.pipeline.run.WAITED_S", 0.0)
     unpin(settings)
+    assert "updates have waited" not in caplog.text  # what they waited for was no worker
     assert optimize(settings).status == "success"
     assert shown(settings, redis_server) == ["ZETA", "NVDA", "AAPL"]
 
@@ -315,13 +392,43 @@ def test_a_guard_drops_the_entries_that_it_refuses(settings: Settings, redis_ser
     assert shown(settings, redis_server) == ["A", "B", "C", "D", "MSFT", "AAPL"]
     failed = [each for each in runs(settings, redis_server) if each.status == "failed"]
     assert [each.error for each in failed] == ["GuardRefused"] * 2
-    assert all("of BAD: " in (each.details or "") for each in failed)
+    assert all("the update of BAD was dropped: " in (each.details or "") for each in failed)
+    with redis_server.client as client:
+        assert not list(client.scan_iter("*:staged:*"))
     for name, entry in zip(names, entries, strict=True):
         if name == "BAD":
             with pytest.raises(GuardRefused, match="BAD is shown"):
                 wait_applied(settings, entry.sequence, 5)
         else:
             assert wait_applied(settings, entry.sequence, 5) == report.version
+
+
+def refuse_all(_version: Any, _before: Any) -> str:
+    """A guard that is out of order."""
+    raise RuntimeError("out of order")
+
+
+def test_a_guard_that_fails_drops_nothing(settings: Settings, redis_server: RedisServer) -> None:
+    """It refuses what is shown as well, which says nothing of an update."""
+    run_old(settings)
+    enqueue(settings, [a("A")], [])
+    enqueue(settings, [a("B")], [])
+    for refusing in (
+        replace(settings, guard="tests.pipeline.test_updates:refuse_all"),
+        replace(settings, min_records=9),
+    ):
+        with pytest.raises(GuardRefused, match="the updates wait, since what is shown would be refused too"):
+            apply_updates(refusing)
+    assert apply_updates(settings)
+    assert shown(settings, redis_server) == ["A", "B", "MSFT", "AAPL"]
+
+
+def test_a_lower_limit_drops_no_update(settings: Settings, redis_server: RedisServer) -> None:
+    """The limit removes records, not the update that comes before the next scan."""
+    run_old(settings)
+    lower = replace(settings, index_symbols_limit=1, top_symbols_limit=1, max_drop_percent=10)
+    assert applied(lower, a("A")).status == "success"
+    assert shown(settings, redis_server) == ["A"]
 
 
 def test_updates_leave_enough(settings: Settings, redis_server: RedisServer) -> None:
@@ -355,6 +462,7 @@ def test_a_drain_that_was_overtaken_begins_anew(
 ) -> None:
     """Its flip is refused after a scan has published meanwhile, and its updates are applied to that version."""
     run_old(settings)
+    write_json(settings.input, NEW)
     enqueue(settings, [a("ZETA")], [])
     publish = UpdateWriter.publish
     statuses: list[str] = []
@@ -362,7 +470,6 @@ def test_a_drain_that_was_overtaken_begins_anew(
     def publish_later(self: Any, *arguments: Any, **options: Any) -> None:
         if not statuses:
             statuses.append("begun")  # the run drains the queue too
-            write_json(settings.input, NEW)
             with redis_server.client as client:
                 client.delete(Keys(settings.source).publishing)  # paused for longer than it lives
             statuses.append(optimize(settings).status)
@@ -384,6 +491,39 @@ def test_updates_wait_until_redis_has_what_the_files_have(settings: Settings, re
     assert applied(settings, a("ZETA")).reason == "no_version"
     optimize(settings, progress=no_scan)
     assert shown(settings, redis_server) == ["NVDA", "ZETA", "MSFT"]
+
+
+def test_the_files_of_a_run_that_was_killed_are_not_overtaken(settings: Settings, redis_server: RedisServer) -> None:
+    """A drain that waits until the run's `publishing` has expired reads the files after that, not before."""
+    run_old(settings)
+    write_json(settings.input, NEW)
+    enqueue(settings, [a("ZETA")], [])
+    with closing(CacheClient(settings.redis_url, settings.source, 30.0)) as cache, ThreadPoolExecutor() as pool:
+        with SourceLock(cache, cache.keys.publishing).acquire() as lock:
+            assert lock.held
+            drain = pool.submit(apply_updates, settings)
+            wait_until(lambda: redis_server.client.exists(cache.keys.draining), what="the drain to wait")
+            optimize(settings, use_cache=False)  # all that the run has done
+        report = drain.result()
+    assert report is not None
+    assert (report.status, report.reason) == ("skipped", "no_version")
+
+
+def test_drains_do_not_pile_up_while_a_run_publishes(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that waits says so to those who publish, for as long as it waits."""
+    monkeypatch.setattr(optimizer.pipeline.updates, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(optimizer.cache.update_queue, "DRAINING_TTL_S", 0.2)
+    run_old(settings)
+    assert enqueue(settings, [a("A")], []).must_drain
+    with closing(CacheClient(settings.redis_url, settings.source, 30.0)) as cache, ThreadPoolExecutor() as pool:
+        with SourceLock(cache, cache.keys.publishing).acquire():
+            drain = pool.submit(apply_updates, settings)
+            time.sleep(0.5)
+            assert not enqueue(settings, [a("B")], []).must_drain
+        assert drain.result()
+    assert shown(settings, redis_server) == ["A", "B", "MSFT", "AAPL"]
 
 
 def test_a_version_that_is_damaged_is_not_changed(settings: Settings, redis_server: RedisServer) -> None:

@@ -8,9 +8,11 @@ import math
 import re
 from array import array
 from decimal import Decimal
+from enum import Enum
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import attrs
 import msgspec
 import pytest
 from hypothesis import given
@@ -56,6 +58,18 @@ class ADataclass:
     history: list[Any]
 
 
+@attrs.define
+class AnAttrsClass:
+    """A record as a class of attrs."""
+
+    history: list[Any]
+
+
+def a_member(value: object) -> Enum:
+    """A member of an enumeration, which msgspec writes as its value."""
+    return next(iter(cast("type[Enum]", Enum("Side", {"BUY": value}))))
+
+
 @hypothesis_settings(max_examples=examples(100))
 @given(st.dictionaries(TEXTS, trees(FINITE | st.sampled_from(NOT_FINITE))))
 def test_a_record_is_written_as_it_is_or_refused(record: dict[str, Any]) -> None:
@@ -79,10 +93,13 @@ def test_a_record_is_written_as_it_is_or_refused(record: dict[str, Any]) -> None
         (lambda number: AStruct([number]), "history[0]"),
         (lambda number: ADataclass([{"": [number]}]), "history[0].[0]"),
         (lambda number: {"inner": AStruct([None, number])}, "inner.history[1]"),
+        (lambda number: {"attrs": AnAttrsClass([None, number])}, "attrs.history[1]"),
+        (lambda number: {"side": a_member((number, None))}, "side[0]"),
+        (lambda number: {"side": a_member(number)}, "side"),
     ],
 )
 def test_a_number_that_is_not_finite_is_named_with_its_path(number: Any, make: Any, path: str) -> None:
-    """Symbol, field and value, for floats and decimals in dicts, lists, tuples, structs and dataclasses."""
+    """Symbol, field and value, for floats and decimals in whatever a record may be made of."""
     with pytest.raises(RecordUnwritable, match=re.escape(f"'AAPL': {path} is {number}, which JSON")):
         encode_record("AAPL", make(number))
 
@@ -107,12 +124,20 @@ def test_decimals_are_numbers() -> None:
         (array("q", [0, 1]), "'AAPL': history[1].x is array('q', [0, 1]) (array.array)"),
         ("\ud800", r"'AAPL': history[1].x is '\ud800' (str)"),
         ({(1,): 2}, "'AAPL': history[1].x is {(1,): 2} (dict)"),
+        ({Decimal("1.5"): 2}, "'AAPL': history[1].x is {Decimal('1.5'): 2} (dict)"),
+        (msgspec.Raw(b"[1"), "'AAPL': history[1].x is <msgspec.Raw object"),
     ],
 )
 def test_a_value_that_cannot_be_encoded_is_named_with_its_path(value: Any, shown: str) -> None:
     """Symbol, field, value, type, and what to do."""
     with pytest.raises(RecordUnwritable, match=re.escape(shown) + r".*convert it to what JSON has"):
         encode_record("AAPL", {"prediction": 1, "history": [{"x": 1}, {"x": value}]})
+
+
+def test_a_record_whose_own_keys_are_no_text_is_named() -> None:
+    """Of an order book, say: msgspec writes decimals as keys without quotes."""
+    with pytest.raises(RecordUnwritable, match=r"'AAPL' \(dict\): it has a key .* that JSON has no form for"):
+        encode_record("AAPL", {Decimal("1.5"): 2})
 
 
 def test_a_record_that_contains_itself_is_named() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import random
+import stat
 import subprocess
 import sys
 import tempfile
@@ -173,11 +175,11 @@ def test_what_cannot_be_written_to_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
     for arguments, parts, message in (
-        (tmp_path / "none" / "brain.json.gz", 0, "none cannot be written: No such file or directory"),
-        (tmp_path / "none" / "brain", 2, "brain cannot be written: No such file or directory"),
+        (tmp_path / "none" / "brain.json.gz", 0, "none cannot be written: No such file .* Make the directory first"),
+        (tmp_path / "none" / "brain", 2, "brain cannot be written: No such file .* Make the directory first"),
         (tmp_path / "directory", 0, "directory is a directory: give the file's name, or `parts`"),
-        (tmp_path / "file", 2, "file cannot be written: File exists"),
-        (tmp_path / "file" / "brain.json.gz", 0, "Not a directory"),
+        (tmp_path / "file", 2, "file cannot be written: File exists; .* A file is where a directory has to be"),
+        (tmp_path / "file" / "brain.json.gz", 0, "Not a directory; .* A file is where a directory has to be"),
     ):
         with pytest.raises(InputUnwritable, match=message):
             write_rolling(arguments, {}, parts=parts)
@@ -186,6 +188,13 @@ def test_what_cannot_be_written_to_is_explained(tmp_path: Path) -> None:
             write_rolling(path, {})
     with pytest.raises(SettingsInvalid, match="is a pattern; give `path` the directory"):
         write_rolling(tmp_path / "*.json.gz", {}, parts=2)
+    for records in ("AAPL", b"{}", 5, None):
+        with pytest.raises(SettingsInvalid, match=f"records is {type(records).__name__}, and neither"):
+            write_rolling(tmp_path / "a.json.gz", records)  # type: ignore[arg-type]
+    with pytest.raises(SettingsInvalid, match="bots is list, and no mapping by name"):
+        write_rolling(tmp_path / "a.json.gz", {}, bots=[])  # type: ignore[arg-type]
+    with pytest.raises(RecordUnwritable, match="record 2 "):
+        write_rolling(tmp_path / "a.json.gz", [{"symbol": "A"}, {}])
     for wrong in ({"parts": -1}, {"parts": 4097}, {"parts": True}, {"level": 4}, {"level": "1"}, {"threads": 0}):
         (name,) = wrong
         with pytest.raises(SettingsInvalid, match=f"{name}={wrong[name]!r} is not a whole number"):
@@ -200,6 +209,38 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     write_rolling(link, {"AAPL": a_record()})
     assert link.is_symlink()
     assert read(tmp_path / "disk" / "real.json.gz")["AAPL"]
+
+
+@pytest.mark.parametrize("parts", [0, 2])
+def test_a_file_is_as_readable_as_what_it_replaces(tmp_path: Path, parts: int) -> None:
+    """Mode, and owner and group where they may be given: the worker may be another user. It is never more readable."""
+    path = tmp_path / "brain.json.gz"
+    modes: set[int] = set()
+
+    def records(confidence: float) -> Iterator[dict[str, Any]]:
+        modes.update(stat.S_IMODE(partial.stat().st_mode) for partial in tmp_path.rglob(".*.partial"))
+        yield {"symbol": "AAPL"} | a_record(confidence=confidence)
+
+    write_rolling(path, records(0.1), parts=parts)
+    (file,) = [file for file in path.iterdir() if file.stat().st_size > 80] if parts else [path]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~_umask()
+    file.chmod(0o440)
+    groups = [group for group in os.getgroups() if group != file.stat().st_gid] if os.geteuid() else [12_345]
+    if groups:
+        os.chown(file, -1, groups[0])
+    before = file.stat()
+    modes.clear()
+    write_rolling(path, records(0.2), parts=parts)
+    after = file.stat()
+    assert after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert modes == {0o700 if parts else 0o640}
+
+
+def _umask() -> int:
+    before = os.umask(0)
+    os.umask(before)
+    return before
 
 
 @pytest.mark.parametrize("parts", [0, 2])

@@ -202,7 +202,7 @@ class Law(RuleBasedStateMachine):
             pointer = Pointer.from_hash(cast("dict[bytes, bytes]", client.hgetall(self._keys.current)))
             self._glimpsed = pointer.version if pointer is not None else 0
             with suppress(redis.ResponseError):  # it refuses writes, and so has refused that one too
-                client.delete(self._keys.lock)
+                client.delete(self._keys.lock, self._keys.publishing)
 
     @precondition(lambda self: self._redis == "well")
     @rule()

@@ -92,8 +92,8 @@ def faults_of(service: Service, rng: random.Random) -> dict[str, Callable[[], ob
 
 
 def test_faults_of_all_kinds_in_any_order(start: Start, rng: random.Random, request: pytest.FixtureRequest) -> None:
-    """Each kind once, then whatever comes, until the time is over."""
-    service = start()
+    """Each kind once, then whatever comes, until the time is over; the engine publishes updates all the while."""
+    service = start(with_updates=True)
     faults = faults_of(service, rng)
     kinds = rng.sample(list(faults), len(faults))
     until = time.monotonic() + request.config.getoption("--chaos-s")

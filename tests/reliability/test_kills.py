@@ -18,7 +18,8 @@ from tests.support.redis_servers import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-KILLS: Final = 200
+LONG_KILLS: Final = 200
+SHORT_KILLS: Final = 40
 ROLLBACKS: Final = 4
 
 
@@ -35,21 +36,24 @@ def duration_s(service: Service, client: Any) -> float:
     return statistics.median(durations)
 
 
-def test_a_child_killed_at_200_random_moments_of_its_runs(start: Start, rng: random.Random) -> None:
+def test_a_child_killed_at_random_moments_of_its_runs(
+    start: Start, rng: random.Random, request: pytest.FixtureRequest
+) -> None:
     """Each time the children of a real worker die, one of them amid a run, and the next run, in a new one, publishes.
 
-    What stays of the run's lock is removed at once, which else takes 10 s to expire; other tests wait for it.
+    What stays of the run's locks is removed at once, which else takes 10 s to expire; other tests wait for it.
     """
+    wanted = LONG_KILLS if request.config.getoption("--long-life") else SHORT_KILLS
     service = start(beats=0, write_every_s=0.05)
     kills = 0
-    with service.redis.client as client, service.fault("SIGKILL of a worker's child amid its run", KILLS):
+    with service.redis.client as client, service.fault("SIGKILL of a worker's child amid its run", wanted):
         usual_s = duration_s(service, client)
-        while kills < KILLS:
+        while kills < wanted:
             token = service.wait_for_a_run(client, force=rng.random() < 0.8)
             time.sleep(rng.uniform(0, usual_s))
             killed = service.kill_children()
             kills += client.get(service.keys.lock) == token  # else the run was through
-            client.delete(service.keys.lock)
+            client.delete(service.keys.lock, service.keys.publishing)
             service.wait_for_new_children(killed)
             if rng.random() < 0.5:
                 service.wait_for_a_report(client)
@@ -67,7 +71,7 @@ def test_rollbacks_and_unpins_among_kills(start: Start, rng: random.Random) -> N
         for _ in range(ROLLBACKS):
             wait_until(lambda: len(kept_by(service)) > 2, what="versions to go back to")
             service.command("rollback", rng.choice(kept_by(service)[1:]), kill_after_s=rng.uniform(0.5, 1.2))
-            client.delete(service.keys.lock)
+            client.delete(service.keys.lock, service.keys.publishing)
             kill_children_amid_a_run(service, client, rng)
             while service.command("rollback", rng.choice(kept_by(service)[1:])) != 0:
                 pass  # a run has removed the version meanwhile, or a child's last lock was deleted
@@ -76,7 +80,7 @@ def test_rollbacks_and_unpins_among_kills(start: Start, rng: random.Random) -> N
             wait_until(lambda: service.runs()[0].reason == "pinned", what="a tick on the pinned version", limit_s=30)
             assert (service.runs()[0].version, kept_by(service)[0]) == (pinned, pinned)
             service.command("unpin", kill_after_s=rng.uniform(0.5, 1.2))
-            client.delete(service.keys.lock)
+            client.delete(service.keys.lock, service.keys.publishing)
             service.command("unpin")  # unless the one that was killed has done it
             service.wait_for_news()
     service.check()
@@ -93,5 +97,5 @@ def kill_children_amid_a_run(service: Service, client: Any, rng: random.Random) 
     service.wait_for_a_run(client)
     time.sleep(rng.uniform(0, 0.05))
     killed = service.kill_children()
-    client.delete(service.keys.lock)
+    client.delete(service.keys.lock, service.keys.publishing)
     service.wait_for_new_children(killed)

@@ -17,6 +17,7 @@ from optimizer.models import Report
 from optimizer.scan.engine import choose_engine
 from tests.support.engines import NAMES, require_engine
 from tests.support.fleet import Fleet
+from tests.support.installed import copy_sources
 from tests.support.rolling_files import a_record, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -148,20 +149,10 @@ def test_asked_for_and_not_there_it_refuses_to_start(without_kernel: Path, argum
 
 
 def build(directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Make a wheel of a copy of the project, with a compiler that fails."""
-    source = directory / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "celeryconfig.py", "MANIFEST.in"):
-        shutil.copy(ROOT / name, source)
-    for name in ("optimizer", "tasks"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    return subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(directory / "dist"), str(source)],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Make a wheel of a copy of the project."""
+    source, built = str(copy_sources(directory)), str(directory / "dist")
+    command = [sys.executable, "-m", "uv", "build", "--wheel", "--out-dir", built, source]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
@@ -184,7 +175,7 @@ def test_what_an_install_does(tmp_path: Path, variables: dict[str, str], *, buil
 
     assert (done.returncode == 0) == built, done.stderr
     if built:
-        (wheel,) = (tmp_path / "dist").iterdir()
+        (wheel,) = (tmp_path / "dist").glob("*.whl")
         listed = subprocess.run(
             [sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True, check=True
         )

@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 import struct
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -22,12 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import SourceTorn, SourceUnreadable
+from optimizer.storage.zstandard import zstd
 from tests.source.test_inflate import DAMAGED, JSON, inflate, outcome, zstd_bytes
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 
 def tar_of(data: bytes) -> bytes:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -22,9 +23,17 @@ from optimizer.storage.location import spelled
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
-__all__ = ["FLOWER_LOGIN", "Fleet", "processes_with"]
+__all__ = ["FLOWER_LOGIN", "Fleet", "processes_with", "stop_at_once"]
 
 FLOWER_LOGIN = "ops:flowers-own-word"
+
+
+def stop_at_once(stack: Stack) -> None:
+    """Stop processes that have nothing to finish: on SIGTERM a worker, and a web with followers, waits for seconds."""
+    for process in stack._processes.values():
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    stack.stop()
 
 
 class Fleet:
@@ -48,7 +57,7 @@ class Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.stop()
+        stop_at_once(self._stack)
         self.reader.close()
 
     def start_worker(self, *options: str, name: str = "worker", **variables: str) -> None:
@@ -85,6 +94,10 @@ class Fleet:
         self._stack.start("web", [sys.executable, "-m", "optimizer.cli", "web", "--port", str(port)])
         self.wait_for_line(r"web\| .*(running on|http://)")
         return f"http://127.0.0.1:{port}"
+
+    def stop(self) -> None:
+        """Stop all processes as a supervisor does; whatever they print and send then is to be seen by the test."""
+        self._stack.stop()
 
     def check(self) -> None:
         """Check that every process runs."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -18,6 +15,7 @@ from optimizer.config.settings import Settings
 from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
 from optimizer.storage.location import spelled
+from tests.support.fleet import stop_at_once
 from tests.support.redis_servers import wait_until
 
 __all__ = ["FOLLOW", "QUEUE", "Team", "celery_project"]
@@ -105,10 +103,7 @@ class Team:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in self._stack._processes:  # workers wait for seconds before they end; these have nothing to finish
-            with suppress(ProcessLookupError):
-                os.killpg(self._stack.pid(name), signal.SIGKILL)
-        self._stack.stop()
+        stop_at_once(self._stack)
         self.reader.close()
 
     def write(self, files: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ import sys
 from contextlib import closing
 from typing import Any
 
+import msgspec
 import pytest
 
 from optimizer import BotSummary, Holding, Record, SnapshotMissing, testing
@@ -35,6 +36,14 @@ def test_structs_and_mappings_are_the_same() -> None:
         assert whole.predictions.predictions == mappings.snapshot().predictions.predictions
         assert whole.bots.bots == mappings.snapshot().bots.bots == {"a": bot}
         assert whole.portfolio.holdings == mappings.snapshot().portfolio.holdings == [Holding("AAPL", 2.0, None)]
+
+
+def test_a_record_may_have_extra_fields() -> None:
+    """As a struct and as a mapping, with the name that JSON has."""
+    given = RECORD | {"extra": {"sector": "Tech", "volume": 5}}
+    for record in (given, msgspec.convert(given, Record)):
+        with closing(testing.reader(predictions=[record])) as reader:
+            assert reader.predictions().value.predictions[0].extra == {"sector": "Tech", "volume": 5}
 
 
 def test_a_publish_keeps_what_it_does_not_change() -> None:

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from optimizer.watch.landing import NEW_FILE_REST_S, Landing, Seen
+from optimizer.watch.landing import NEW_FILE_SHARE, Landing, Seen
 from tests.support.examples import examples
 
 REST_S = 1.0
+NEW_FILE_REST_S = NEW_FILE_SHARE * REST_S
 NAMES = ("a", "b", "c")
 
 Look = tuple[float, dict[str, Seen]]
@@ -118,9 +119,10 @@ def test_a_run_that_has_read_nothing_is_sent_again() -> None:
     assert landing.lands_s == 0.0
 
 
-def test_a_rest_may_be_shorter_than_that_of_a_new_file() -> None:
-    """`--rest 0.1` holds for new files too."""
-    landing = Landing(0.1)
+@pytest.mark.parametrize("rest_s", [0.1, 8.0])
+def test_the_rest_of_a_new_file_is_in_proportion(rest_s: float) -> None:
+    """`--rest 8` is for an engine that pauses for seconds, and that may begin with a new file each time."""
+    landing = Landing(rest_s)
     landing.observe({}, 0.0)
     landing.observe({"a": file("1")}, 1.0)
-    assert landing.lands_s == 1.1
+    assert landing.lands_s == 1.0 + rest_s / 4

@@ -104,6 +104,31 @@ def test_a_renamed_file_is_whole_whatever_the_clock_of_files_shows(
         shown = {"a.json"}
 
 
+def test_the_inode_number_of_a_deleted_file_says_nothing(
+    tmp_path: Path, place_of: Callable[[Path], LocalPlace]
+) -> None:
+    """An engine that keeps the old file under another name, and writes in place, gets the number of the one before."""
+    path, old = tmp_path / "a.json", tmp_path / "a.json.old"
+    place = place_of(path)
+    for content in ("1", "22", "333", "4444"):
+        if path.exists():
+            path.rename(old)
+        path.write_text(content)
+        written_after_any_rename(path)
+        announced(place, {"a.json"})
+        path.write_text(content + content)
+        written_after_any_rename(path)
+        assert not only_file(place).is_whole
+        announced(place, {"a.json"})
+
+    old.unlink()
+    announced(place, {"a.json"})
+    path.unlink()
+    path.write_text("1")
+    written_after_any_rename(path)
+    assert not only_file(place).is_whole
+
+
 def only_file(place: LocalPlace) -> Seen:
     """The only file of a place."""
     (seen,) = place.look().values()
@@ -146,7 +171,7 @@ def test_a_directory_that_was_replaced_is_watched(tmp_path: Path, place_of: Call
 
 
 def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:
-    """The file that a link of the input's name leads to, the link itself, and a link among the directories."""
+    """The file that a link of the input's name leads to, and the link itself."""
     for day in ("monday", "tuesday"):
         rename_into(tmp_path / day / "a.json", day.encode())
     link = tmp_path / "in" / "a.json"
@@ -165,12 +190,27 @@ def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path, place_of: Calla
     versions.append(place.look()[str(link)].version)
     assert len(set(versions)) == 3
 
-    current = tmp_path / "current"
-    current.symlink_to(tmp_path / "monday")
-    assert directories_of(current / "a.json") == (frozenset([str(tmp_path / "monday")]), False)
-    current.unlink()
-    current.symlink_to(tmp_path / "tuesday")
-    assert directories_of(current / "a.json") == (frozenset([str(tmp_path / "tuesday")]), False)
+
+@pytest.mark.parametrize("name", ["a.json", "*.json", "deep/a.json", "deep/*.json"])
+def test_a_link_among_the_directories_is_followed(
+    tmp_path: Path, place_of: Callable[[Path], LocalPlace], name: str
+) -> None:
+    """`current`, which leads to a directory for each release, by way of another link, is replaced."""
+    days = [tmp_path / "days" / day for day in ("monday", "tuesday", "wednesday")]
+    for day in days:
+        rename_into((day / name).with_name("a.json"), str(day).encode())
+    current, link = tmp_path / "in" / "current", tmp_path / "links" / "day"
+    for made, target in ((link, days[0]), (current, Path("../links/day"))):
+        made.parent.mkdir()
+        made.symlink_to(target)
+    place = place_of(current / name)
+    versions = {only_file(place).version}
+    for replaced, target in ((link, days[1]), (current, days[2])):
+        replaced.with_name("new").symlink_to(target)
+        replaced.with_name("new").rename(replaced)
+        announced(place, {"a.json"})
+        versions.add(only_file(place).version)
+    assert len(versions) == 3
 
 
 def test_patterns(tmp_path: Path, place_of: Callable[[Path], LocalPlace]) -> None:

@@ -209,7 +209,7 @@ def test_the_whole_table_is_held_and_so_are_small_parts() -> None:
     """One whole a version, whatever its size; large parts are made anew, as those of the JSON are; forms differ."""
     pages = pages_of([Record(f"S{number}", 1.0, 0.5, 1.0) for number in range(2_000)])
     assert len(pages.filtered(ALL, CSV)._plain.body) > CACHED_RESPONSE_BYTES
-    assert pages.filtered(ALL, CSV) is pages.filtered(ALL, CSV) is pages.held(ALL, CSV)
+    assert pages.filtered(ALL, CSV) is pages.filtered(ALL, CSV) is pages.cached(ALL, CSV)
     large, small = PredictionQuery(1_900, 0, 0.0, None), PredictionQuery(3, 0, 0.0, None)
     assert pages.filtered(large, CSV) is not pages.filtered(large, CSV)
     assert pages.filtered(small, CSV) is pages.filtered(small, CSV)

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import optimizer.web.prepared
 from optimizer import Settings, optimize
 from optimizer.cli.dev.sample import write_sample
 from optimizer.snapshots.format import FILE_NAMES
+from optimizer.storage.zstandard import zstd
 from optimizer.web.encoding import SHORTEST_BYTES, compress_quickly
 from optimizer.web.negotiate import ZSTD
 from optimizer.web.prepared import Prepared
@@ -26,11 +26,6 @@ from tests.support.browser import Watched, Web
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import local
 from tests.support.web_apps import WebServer, asking
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 WHOLE = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "portfolio"}
 LONG = [*WHOLE, "/page", "/snapshot", "/predictions.csv", "/history", "/runs"]

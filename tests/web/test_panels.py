@@ -18,6 +18,7 @@ from optimizer.config.settings import Settings
 from optimizer.errors import GuardRefused, NoBots
 from optimizer.pipeline.rollback import rollback, unpin
 from optimizer.pipeline.run import optimize
+from optimizer.pipeline.updates import apply_updates, enqueue
 from tests.support.browser import TOKEN, Watched, Web
 from tests.support.fleet import Fleet
 from tests.support.published_state import version_of
@@ -339,6 +340,22 @@ def test_what_a_guard_said_is_told(settings: Settings, open_page: Open, monkeypa
     expect(notices).to_contain_text(str(refused.value))
     expect(page.get_by_role("button", name="Accept this input")).to_have_count(0)
     expect(page.locator("#predictions tbody tr")).to_have_count(2)
+
+
+def test_an_update_that_was_dropped_is_no_input_to_accept(
+    settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """It is told, and there is no button, though there is a token."""
+    publish(settings, {"AAPL": a_record(), "MSFT": a_record()})
+    enqueue(settings, [], ["AAPL", "MSFT"])
+    apply_updates(settings)
+    with Web(tmp_path, settings, ROLLING_TRIGGER_TOKEN=TOKEN) as web:
+        page = watch(web.url).open()
+        notices = page.locator("#notices")
+        expect(notices).to_contain_text("An update was dropped.")
+        expect(notices).to_contain_text("the update of AAPL, MSFT was dropped: updates would remove the last record")
+        expect(page.get_by_role("button", name="Run now")).to_be_visible()
+        expect(page.get_by_role("button", name="Accept this input")).to_have_count(0)
 
 
 def test_the_predictions_can_be_exported_as_they_are_filtered(settings: Settings, open_page: Open) -> None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
@@ -28,6 +29,7 @@ from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import SettingsInvalid, SourceMissing
 from optimizer.pipeline.rollback import rollback, unpin
+from optimizer.pipeline.updates import apply_updates, enqueue
 from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
@@ -236,10 +238,11 @@ def test_predictions_are_filtered_before_they_are_cut(
             "min_confidence=inf",
             "sentiment=" + 2000 * "x",
         ),
+        *("limit=-1&limit=5", "limit=5&limit=5", "sentiment=bullish&limit=5&sentiment=bearish", "%6cimit=5&limit=5"),
     ],
 )
 def test_parameters_are_checked(settings: Settings, query: str) -> None:
-    """A value that cannot be used is refused by its name, as problem details."""
+    """A value that cannot be used, or one of two, is refused by its name, as problem details."""
     run_old(settings)
     with asking(settings) as client:
         answer = client.get(f"/predictions?{query}")
@@ -248,7 +251,7 @@ def test_parameters_are_checked(settings: Settings, query: str) -> None:
     assert answer.headers["Content-Type"] == "application/problem+json"
     problem = answer.json()
     assert (problem["status"], problem["title"]) == (422, "Unprocessable Entity")
-    assert query.split("=", maxsplit=1)[0] in problem["detail"]
+    assert unquote(query).split("=", maxsplit=1)[0] in problem["detail"]
 
 
 def test_any_symbol_of_the_index_is_found(tmp_path: Path, settings: Settings) -> None:
@@ -318,6 +321,7 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
         "bots_lack_fields": False,
         "pinned": None,
         "restored_from": None,
+        "updates": 0,
     }
 
 
@@ -387,6 +391,16 @@ def test_a_pinned_version_is_shown_to_be_until_it_is_unpinned(settings: Settings
         status = client.get("/status").json()
         assert (status["version"], status["restored_from"]) == (report.version, old.version)
         assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_updates_that_hold_are_counted(settings: Settings) -> None:
+    """In `/status` and `/metrics`, until a newer input is scanned; in the files too once these have followed."""
+    run_old(settings)
+    enqueue(settings, [], ["NONE"])
+    apply_updates(settings)
+    with asking(settings) as client:
+        assert client.get("/status").json()["updates"] == 1
+        assert "rolling_updates_held 1\n" in client.get("/metrics").text
 
 
 def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:

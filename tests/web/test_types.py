@@ -153,7 +153,7 @@ def test_a_field_that_may_be_left_out_is_described_as_such() -> None:
 
 def test_all_that_readers_return_is_a_value() -> None:
     """A new struct of the output must not be forgotten."""
-    internal = {"Rule", "Bot", "Position", "Index", "FileEntry", "Manifest", "PartResult"}
+    internal = {"Rule", "Bot", "Position", "Index", "FileEntry", "Manifest", "PartResult", "HeldUpdate", "QueuedUpdate"}
     structs = {
         name
         for name in models.__all__

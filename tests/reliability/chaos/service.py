@@ -18,14 +18,17 @@ from typing import Any, Final, cast
 
 import celery
 import msgspec
+from msgspec import UNSET
 
 from optimizer import Settings
 from optimizer.cache.keys import ORIGINS, PAYLOAD_KINDS, Keys
 from optimizer.models import Report
 from optimizer.snapshots.format import SnapshotSet, decode_manifest
+from optimizer.snapshots.store import snapshot_store
 from tests.reliability.chaos.figures import Figures
 from tests.reliability.chaos.generations import Engine
 from tests.reliability.chaos.pollers import WAYS
+from tests.reliability.chaos.updates import UPDATED, Updater, number_in
 from tests.support.changes import held, lead, shown
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
@@ -53,6 +56,7 @@ class Service:
         padding_bytes: What each record has besides; it makes a scan longer.
         output_dir: Where the files go, if not into `directory`.
         keep_versions: How many versions stay in the files; with more than two, a test goes back to older ones.
+        with_updates: Whether the engine publishes updates too, all the while.
         worker_variables: Variables of the worker's alone.
         variables: More variables of the fleet's environment.
     """
@@ -69,6 +73,7 @@ class Service:
         padding_bytes: int = 2_000,
         output_dir: Path | None = None,
         keep_versions: int = 2,
+        with_updates: bool = False,
         worker_variables: dict[str, str] | None = None,
         **variables: str,
     ) -> None:
@@ -92,6 +97,7 @@ class Service:
         self.engine = Engine(local(self.settings.input), rng, every_s=write_every_s, padding_bytes=padding_bytes)
         self.fleet = Fleet(directory, self.settings, **variables)
         self.fleet.worker_variables |= worker_variables or {}
+        self.updater = Updater(self.settings, rng) if with_updates else None
         self.pollers = Pollers(self.settings)
         self._has_beats = False
         self._next_tick = 0.0
@@ -102,6 +108,8 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.engine.stop()
+        if self.updater is not None:
+            self.updater.stop()
         self.pollers.stop()
         self.fleet.__exit__()
 
@@ -114,6 +122,8 @@ class Service:
         self._tick_by_hand()
         self.fleet.wait_for_runs(1, "success")
         self.engine.start()
+        if self.updater is not None:
+            self.updater.start()
         self.pollers.start()
         self.wait_for_news()
 
@@ -195,16 +205,42 @@ class Service:
         """Let everything come to rest; then check what readers have complained of, and what was left behind."""
         self.engine.stop()
         self._wait_for(self.engine.generation, 2 * LOCK_TTL_S + 10)
+        if self.updater is not None:
+            self._check_updates(self.updater)
         self.pollers.stop()
         self._figures.reads.update(self.pollers.reads)
         self._figures.unanswered.update(self.pollers.unanswered)
         self._figures.complaints += len(self.pollers.complaints)
         assert not self.pollers.complaints, self.pollers.complaints[:10]
         assert set(self.pollers.reads) == set(WAYS)
-        self.fleet.__exit__()
+        self.fleet.stop()
         self._check_files()
         self._check_keys()
         self._check_changes()
+
+    def _check_updates(self, updater: Updater) -> None:
+        """The last update that was accepted is shown, by Redis and by the files; a later file answers all of them."""
+        updater.come_to_rest()
+        self._wait_for_update(updater.last)
+        self.engine.write()
+        self._wait_for(self.engine.generation, 2 * LOCK_TTL_S + 10)
+        self._wait_for_update(None)
+        with self.redis.client as client:
+            assert not client.exists(self.keys.queue, self.keys.updates)
+
+    def _wait_for_update(self, number: float | None) -> None:
+        def is_shown() -> bool:
+            self._tick_by_hand()
+            with self.redis.client as client:
+                in_redis = shown(client, self.keys)
+                waiting = client.llen(self.keys.queue)
+            in_files = snapshot_store(self.settings.output_dir).read_set()
+            if in_redis is None or in_files is None or waiting:
+                return False
+            contents = (in_redis.content(), in_files.content())
+            return {number_in(msgspec.to_builtins(each.predictions.predictions)) for each in contents} == {number}
+
+        wait_until(is_shown, what=f"the last update, {number}", limit_s=20)
 
     def _check_files(self) -> None:
         directory = local(self.settings.output_dir)
@@ -229,7 +265,11 @@ class Service:
             assert manifest is not None
             payloads = {kind: (directory / manifest.snapshots[kind].file).read_bytes() for kind in PAYLOAD_KINDS}
             lead(stored, SnapshotSet(manifest, payloads).content(), current)
-        generations = [one.change.predictions.changed[0].prediction for one in stored]  # type: ignore[union-attr]
+        generations = [
+            next(record.prediction for record in change.changed if record.symbol not in UPDATED)
+            for change in (one.change.predictions for one in stored)
+            if change is not UNSET and any(record.symbol not in UPDATED for record in change.changed)
+        ]
         if self.settings.keep_versions == 2:  # else rollbacks publish older generations again
             assert generations == sorted(set(generations)), "an input with the same content has made a change"
 
@@ -257,7 +297,8 @@ class Service:
         expected |= {self.keys.payload(version, kind) for kind in kinds}
         left -= {name for name in left if name.startswith("_kombu.binding")}  # one of each queue, always
         assert left <= expected, left - expected
-        assert left >= expected - {self.keys.deltas, *(self.keys.reads(origin) for origin in ORIGINS)}
+        by_chance = {self.keys.deltas, self.keys.queue, self.keys.queued, self.keys.updates}
+        assert left >= expected - by_chance - {self.keys.reads(origin) for origin in ORIGINS}
 
     # ---- faults
 

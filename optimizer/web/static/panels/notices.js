@@ -54,16 +54,17 @@ function hasRunLately(status, ageS, lastRun) {
   return ageS - afterConfirmationS <= 3 * status.interval_s;
 }
 
-function ofFailure({ error, details, timestamp }, accept) {
-  const action = accept && isAcceptable(error) ? { label: "Accept this input…", press: accept } : null;
+function ofFailure({ error, details, timestamp, updated }, accept) {
+  const action = accept && !updated && isAcceptable(error) ? { label: "Accept this input…", press: accept } : null;
   const at = format.time(timestamp);
-  if (error !== "GuardRefused") {
+  if (error !== "GuardRefused" && !updated) {
     const text = `${error} at ${at}; what it said is under Last errors.`;
     return { level: "warn", title: "The last run failed.", text, action };
   }
   const said = details?.length > SAID ? `${details.slice(0, SAID)}…` : (details ?? "");
   // As it is: it begins with the input's path, whose case counts.
-  return { level: "warn", title: "A guard refused the last run.", text: `At ${at}: ${said}.`, action };
+  const title = updated ? "An update was dropped." : "A guard refused the last run.";
+  return { level: "warn", title, text: `At ${at}: ${said}.`, action };
 }
 
 function ofPin({ pinned, restored_from }) {

@@ -16,12 +16,12 @@ from collections.abc import Generator
 from contextlib import closing, suppress
 from typing import Final
 
+from optimizer.cli.inspection.report import BOTS, POSITIONS, RECORDS, Inspection, report_on
+from optimizer.cli.inspection.shape import InputShape, ShapeName, find_shape, layout_of
+from optimizer.cli.inspection.units import Units
+from optimizer.cli.inspection.walk import ENDS, Step, walk
 from optimizer.config.settings import Settings
 from optimizer.errors import SourceError
-from optimizer.inspection.report import BOTS, POSITIONS, RECORDS, Inspection, report_on
-from optimizer.inspection.shape import InputShape, ShapeName, find_shape, layout_of
-from optimizer.inspection.units import Units
-from optimizer.inspection.walk import ENDS, Step, walk
 from optimizer.pipeline.parts import without_snapshots
 from optimizer.scan.engine import Engine, choose_engine
 from optimizer.scan.layout import BOT_SECTIONS, DEFAULT_NAMES, FileLayout, file_layout

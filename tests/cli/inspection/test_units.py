@@ -9,11 +9,11 @@ from hypothesis import event, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from optimizer.cli.inspection.paths import MOST_PATHS, VALUES_KEPT
+from optimizer.cli.inspection.shape import InputShape, ShapeName, find_shape, layout_of
+from optimizer.cli.inspection.units import Units
+from optimizer.cli.inspection.walk import walk
 from optimizer.config.field_map import UNMAPPED, FieldMap
-from optimizer.inspection.paths import MOST_PATHS, VALUES_KEPT
-from optimizer.inspection.shape import InputShape, ShapeName, find_shape, layout_of
-from optimizer.inspection.units import Units
-from optimizer.inspection.walk import walk
 from optimizer.models import Bot, Record, Reject, RejectReason
 from optimizer.scan.engine import choose_engine
 from optimizer.scan.layout import file_layout

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from optimizer.cli.inspection.paths import UnitStats
+from optimizer.cli.inspection.shape import InputShape
+from optimizer.cli.inspection.synonyms import BOT_NAMES, normalized
+from optimizer.cli.inspection.walk import ENDS, Step
 from optimizer.config.field_map import FieldMap
-from optimizer.inspection.paths import UnitStats
-from optimizer.inspection.shape import InputShape
-from optimizer.inspection.synonyms import BOT_NAMES, normalized
-from optimizer.inspection.walk import ENDS, Step
 from optimizer.scan.layout import BOT_SECTIONS, RECORD_SECTIONS
 from optimizer.scan.validation import load_unit
 

@@ -10,10 +10,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer import Settings
-from optimizer.inspection.paths import UnitStats
-from optimizer.inspection.report import BOTS, POSITIONS, RECORDS, UnitReport, report_on
-from optimizer.inspection.suggestion import UnitKind, fit, read_from
-from optimizer.inspection.synonyms import BOT_NAMES, EXTRA_NAMES, POSITION_NAMES, RECORD_NAMES, normalized
+from optimizer.cli.inspection.paths import UnitStats
+from optimizer.cli.inspection.report import BOTS, POSITIONS, RECORDS, UnitReport, report_on
+from optimizer.cli.inspection.suggestion import UnitKind, fit, read_from
+from optimizer.cli.inspection.synonyms import BOT_NAMES, EXTRA_NAMES, POSITION_NAMES, RECORD_NAMES, normalized
 from tests.support.examples import examples
 
 KINDS = {"fields": RECORDS, "bot_fields": BOTS, "position_fields": POSITIONS}

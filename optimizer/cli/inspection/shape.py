@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
+from optimizer.cli.inspection.paths import NAME_KEPT
+from optimizer.cli.inspection.synonyms import SECTION_NAMES, SYMBOL_NAMES, normalized
+from optimizer.cli.inspection.walk import ENDS, Step
 from optimizer.config.field_map import MAX_PATH_NAMES, UNMAPPED, InputMapping
-from optimizer.inspection.paths import NAME_KEPT
-from optimizer.inspection.synonyms import SECTION_NAMES, SYMBOL_NAMES, normalized
-from optimizer.inspection.walk import ENDS, Step
 from optimizer.scan.layout import (
     BOT_SECTIONS,
     RECORD_SECTIONS,

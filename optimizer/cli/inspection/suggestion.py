@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
+from optimizer.cli.inspection.paths import PathStats, UnitStats, type_of
+from optimizer.cli.inspection.synonyms import EXTRA_NAMES, normalized
 from optimizer.config.field_map import FieldMap, MappedField
 from optimizer.errors import SettingsInvalid
-from optimizer.inspection.paths import PathStats, UnitStats, type_of
-from optimizer.inspection.synonyms import EXTRA_NAMES, normalized
 from optimizer.models import MAX_TEXT_CHARACTERS
 from optimizer.scan.schema import Field, Unusable, checked
 

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from optimizer.cli.inspection.paths import PathStats, UnitStats
+from optimizer.cli.inspection.shape import InputShape
+from optimizer.cli.inspection.suggestion import UnitKind, read_from, suggested_line
+from optimizer.cli.inspection.synonyms import BOT_NAMES, POSITION_NAMES, RECORD_NAMES
 from optimizer.config.field_map import FieldMap, MappedField, parse_mapping
-from optimizer.inspection.paths import PathStats, UnitStats
-from optimizer.inspection.shape import InputShape
-from optimizer.inspection.suggestion import UnitKind, read_from, suggested_line
-from optimizer.inspection.synonyms import BOT_NAMES, POSITION_NAMES, RECORD_NAMES
 from optimizer.models import RejectReason
 from optimizer.scan.fragment import SHOWN_CHARACTERS
 from optimizer.scan.schema import Field, schema_of

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from optimizer.inspection.report import Inspection, PathReport, UnitReport
-from optimizer.inspection.shape import InputShape, ShapeName
+from optimizer.cli.inspection.report import Inspection, PathReport, UnitReport
+from optimizer.cli.inspection.shape import InputShape, ShapeName
 from optimizer.scan.fragment import SHOWN_CHARACTERS
 from optimizer.selection.result import SHAPES
 

@@ -1,0 +1,114 @@
+"""A drain, and the files that follow it, killed before each of its steps: real processes, files and Redis.
+
+A step is a file or directory that is made, opened for writing, renamed, linked or removed, or a command to Redis.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+from optimizer import Settings, optimize
+from optimizer.cache.keys import Keys
+from optimizer.models import Record
+from optimizer.pipeline.updates import enqueue
+from optimizer.snapshots.store import snapshot_store
+from tests.support.published_state import assert_redis_holds_the_files, assert_tidy, no_scan, run_old
+from tests.support.redis_servers import RedisServer
+
+# For each number of a step that it reads, forks a child that drains the queue and lets the files follow, and kills
+# itself before that step; says whether it did.
+DIES_AT = """
+import os, signal, sys
+from pathlib import Path
+import redis.connection
+import optimizer.pipeline.updates
+from optimizer import Settings
+
+optimizer.pipeline.updates.FILES_FOLLOW_S = -1.0
+settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3])
+sent = redis.connection.AbstractConnection.send_packed_command
+
+def step():
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def hook(event, arguments):
+    is_written = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    if is_written or event in ("os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.utime"):
+        step()
+
+def send(*arguments, **options):
+    step()
+    return sent(*arguments, **options)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        left = int(line)
+        redis.connection.AbstractConnection.send_packed_command = send
+        sys.addaudithook(hook)
+        optimizer.pipeline.updates.apply_updates(settings)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+# Each fourth step, from one that `--chaos-seed` chooses: all of them take some 20 s.
+STRIDE = 4
+
+
+def shown_by(settings: Settings) -> tuple[int, set[str]]:
+    """The version in the files, and the symbols in its index, which has to be whole."""
+    stored = snapshot_store(settings.output_dir).read_set()
+    assert stored is not None
+    return stored.manifest.version, {record.symbol for record in stored.decode_index().symbols}
+
+
+def test_killed_before_any_step_nothing_is_lost(
+    settings: Settings, redis_server: RedisServer, rng: random.Random
+) -> None:
+    """Each entry waits or is shown, with a version that only rises; the next tick brings files and Redis together."""
+    run_old(settings)
+    keys = Keys(settings.source)
+    arguments = [str(each) for each in (settings.input, settings.output_dir, settings.redis_url)]
+    outcomes, calls, step, is_killed = set(), 0, rng.randrange(STRIDE), True
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", DIES_AT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process,
+        redis_server.client as client,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while is_killed:
+            calls, step = calls + 1, step + STRIDE
+            in_files, symbols = shown_by(settings)
+            assert symbols == {"AAPL", "MSFT", *(f"S{number}" for number in range(max(1, calls - 5), calls))}
+            removed = [f"S{calls - 5}"] if calls > 5 else []
+            enqueue(settings, [Record(f"S{calls}", 1.0, 0.9, 1.0)], removed)
+
+            process.stdin.write(f"{step}\n")
+            process.stdin.flush()
+            status = int(process.stdout.readline())
+            assert status in (0, -9)
+            is_killed = status != 0
+
+            waits = client.llen(keys.queue)
+            version = int(client.hget(keys.current, "version") or 0)
+            written, _ = shown_by(settings)
+            assert in_files <= written <= version
+            outcomes.add((waits, version > in_files, written > in_files))
+            client.delete(keys.lock, keys.publishing, keys.draining)  # rather than wait until they expire
+            assert optimize(settings, progress=no_scan).status == "unchanged"
+            if waits:
+                optimize(settings, progress=no_scan)  # after the drain of what was waiting
+            assert client.llen(keys.queue) == 0
+            assert_redis_holds_the_files(redis_server, settings)
+            assert_tidy(settings)
+
+    assert outcomes == {(1, False, False), (0, True, False), (0, True, True)}
+    assert step > 40
