@@ -153,7 +153,8 @@ return 1
 # records and removals; how many may wait; how many symbols may be held; milliseconds for `draining`, for `accepted`;
 # the time if TIME is forbidden; then the entry's symbols.
 # Returns 'ok', the entry's number, and 1 if nothing drains the queue; or 'queue' or 'held', and how many there are.
-# A queue that has lost its numbers goes on above the one of its newest entry.
+# A queue that has lost its numbers goes on above the one of its newest entry. The time is rounded up: an update holds
+# over a file that was written before it, in the same millisecond too.
 ENQUEUE: Final = """
 local accepted = redis.call('GET', KEYS[5])
 if accepted then return {'ok', tonumber(accepted), 1} end -- repeated after a lost reply
@@ -169,7 +170,7 @@ if held + #ARGV - 7 > tonumber(ARGV[4]) then
     if held + fresh > tonumber(ARGV[4]) then return {'held', held} end
 end
 local time = redis.pcall('TIME')
-local at_ms = time.err and ARGV[7] or string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+local at_ms = time.err and ARGV[7] or string.format('%.0f', time[1] * 1000 + math.ceil(time[2] / 1000))
 local number = string.format('%.0f', sequence)
 redis.call('RPUSH', KEYS[1], '{"sequence":' .. number .. ',"at_ms":' .. at_ms .. ',' .. ARGV[1])
 redis.call('HSET', KEYS[2], 'sequence', number, 'records', string.format('%.0f', waiting + ARGV[2]))

@@ -108,7 +108,7 @@ class UpdateQueue:
         call = call or Call(secrets.token_hex(16), ACCEPTED_TTL_S)
         names = (keys.queue, keys.queued, keys.updates, keys.draining, keys.accepted(call.token))
         limits = (str(size), str(queue_limit), str(held_limit))
-        times_ms = (round(1000 * DRAINING_TTL_S), round(1000 * call.again_within_s), time.time_ns() // 1_000_000)
+        times_ms = (round(1000 * DRAINING_TTL_S), round(1000 * call.again_within_s), -(-time.time_ns() // 1_000_000))
         with self._cache.commands() as client:
             reply = client.eval(ENQUEUE, len(names), *names, entry, *limits, *map(str, times_ms), *symbols)
         outcome, number, *rest = cast("list[Any]", reply)

@@ -246,9 +246,9 @@ def _record(settings: Settings, session: Session, report: Report) -> None:
     could_be_shown = session.pointer is not None and session.pointer.manifest.pinned is None
     if waited_s > WAITED_S and could_be_shown:
         _log.warning(
-            "updates have waited for %.1f s until this run applied them; does a worker take their queue, and has it a "
+            "updates have waited for %s s until this run applied them; does a worker take their queue, and has it a "
             "slot free?",
-            waited_s,
+            round(waited_s, 1),
             source=settings.source,
         )
 

@@ -259,6 +259,16 @@ def test_a_drain_that_takes_long_leaves_the_rest_to_another(
     assert apply_updates(settings)
 
 
+def test_an_update_is_newer_than_a_file_of_the_same_millisecond(settings: Settings, redis_server: RedisServer) -> None:
+    """Files have times in nanoseconds, updates in milliseconds."""
+    run_old(settings)
+    with redis_server.client as client, closing(CacheClient(settings.redis_url, settings.source, 30)) as cache:
+        for _ in range(10):
+            seconds, microseconds = client.time()
+            UpdateQueue(cache).enqueue([a("A")], [], queue_limit=100, held_limit=100)
+            assert UpdateQueue(cache).waiting().entries[-1].at_ms >= 1000 * seconds + microseconds / 1000
+
+
 def test_a_run_applies_what_waits(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -283,12 +283,11 @@ def test_who_does_not_take_the_answers_is_closed(tmp_path: Path, shared_redis: R
     """What was written for it is let go of."""
     with limited(tmp_path, shared_redis, patience_s=2) as web, ExitStack() as stack:
         request = b"GET /predictions HTTP/1.1\r\n" + HOST + b"\r\n"
-        for _ in range(8):
-            connection = stack.enter_context(connect(web))
+        silent = [stack.enter_context(connect(web)) for _ in range(8)]
+        for connection in silent:
             connection.sendall(request * MAX_PIPELINED)
         reader = stack.enter_context(connect(web))
         reader.sendall(request * (MAX_PIPELINED - 1) + request.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n")
-        wait_until(lambda: connections_of(web) >= 9, what="the connections")
         expected = MAX_PIPELINED * len(web.get("/predictions")[2])
         received, started = 0, time.monotonic()
         while data := reader.recv(400_000):  # a client that takes them slowly, over four seconds, is not closed
@@ -296,6 +295,16 @@ def test_who_does_not_take_the_answers_is_closed(tmp_path: Path, shared_redis: R
             time.sleep(max(0.0, started + 4 * received / expected - time.monotonic()))
         assert received > expected > 10_000_000
         wait_until(lambda: connections_of(web) == 0, limit_s=12, what="their end")
+        assert all(length_of_rest(connection) < expected for connection in silent)
+
+
+def length_of_rest(connection: socket.socket) -> int:
+    """How many bytes there still are to be received, until the connection ends."""
+    received = 0
+    with suppress(ConnectionError):
+        while data := connection.recv(400_000):
+            received += len(data)
+    return received
 
 
 def test_a_client_that_goes_is_missed_by_all_its_requests(tmp_path: Path, shared_redis: RedisServer) -> None:
