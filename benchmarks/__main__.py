@@ -1,4 +1,7 @@
-"""`make bench`: every benchmark, printed and written to docs/benchmarks.md with what is known of the machine."""
+"""`make bench`: every benchmark, printed and written to docs/benchmarks.md with what is known of the machine.
+
+`python -m benchmarks updates freshness` prints these alone, and leaves the page as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,19 @@ import io
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
-from benchmarks import changes, compression, fleet, freshness, history, producer, scan, web
+from benchmarks import changes, compression, fleet, freshness, history, producer, scan, updates, web
 from optimizer.scan.native_pruner import VARIANT
 
 PAGE = Path("docs/benchmarks.md")
 INTRODUCTION = """# Benchmarks
 
-Written by `make bench`, which repeats every measurement: about 20 minutes, 4 GB of disk, 14 GB of memory for
+Written by `make bench`, which repeats every measurement: about half an hour, 4 GB of disk, 14 GB of memory for
 `json.load`. Figures of one machine, each with its ratio to a limit measured in the same run: ratios hold on other
 machines too, rates do not.
 """
@@ -43,6 +48,11 @@ From the rename of a new input to the moment when a `SnapshotReader` has its ver
 Redis, worker and `rolling-optimizer watch` are processes of their own; the file is flushed to disk and renamed every
 half second, as [an engine should](integrate.md#how-an-engine-should-write).
 """
+UPDATES = """## Updates
+
+From before `publish` is called until a `SnapshotReader` returns what was published: an index of 10,000, and a worker of
+its own for updates; then while runs scan, one process after another. Last, a stream of calls of four records each.
+"""
 WEB = """## The web
 
 `wrk` on loopback, one uvicorn process; the limit is a bare Starlette endpoint that returns the same bytes from memory.
@@ -67,6 +77,17 @@ HISTORY = """## The history
 What a serving process holds for `/history` and `/predictions/{symbol}/history`: resident memory of a fresh one, with
 the stream that it is made from, the time to make it at the start, and for each further version.
 """
+EVERY: Final[dict[str, tuple[str, Any]]] = {
+    "scan": (SCAN, scan),
+    "fleet": (FLEET, fleet),
+    "producer": (PRODUCER, producer),
+    "freshness": (FRESHNESS, freshness),
+    "updates": (UPDATES, updates),
+    "web": (WEB, web),
+    "changes": (CHANGES, changes),
+    "compression": (COMPRESSION, compression),
+    "history": (HISTORY, history),
+}
 
 
 class _Tee(io.StringIO):
@@ -97,27 +118,18 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def main() -> int:
-    """Measure everything; exit status 1 where a goal is missed."""
+def main(names: Sequence[str] = ()) -> int:
+    """Measure everything, or the benchmarks of these names; exit status 1 where a goal is missed."""
     status = 0
     parts = [INTRODUCTION, _machine() + "\n"]
-    every = (
-        (SCAN, scan.main),
-        (FLEET, fleet.main),
-        (PRODUCER, producer.main),
-        (FRESHNESS, freshness.main),
-        (WEB, web.main),
-        (CHANGES, changes.main),
-        (COMPRESSION, compression.main),
-        (HISTORY, history.main),
-    )
-    for text, benchmark in every:
+    for text, module in [EVERY[name] for name in names or EVERY]:
         with redirect_stdout(_Tee()) as shown:
-            status |= benchmark()
+            status |= module.main()
         parts += [text, "".join(f"    {line}".rstrip() + "\n" for line in shown.getvalue().strip("\n").splitlines())]
-    PAGE.write_text("\n".join(parts))
+    if not names:
+        PAGE.write_text("\n".join(parts))
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 import redis
@@ -95,6 +95,12 @@ def now_s(client: redis.Redis) -> float:
     return seconds + microseconds / 1e6
 
 
+@lru_cache(maxsize=16)
+def _kept_connection(url: str) -> redis.Redis:
+    """The client of all calls of this process that keep it; redis-py makes new connections after a fork."""
+    return connect(url, timeout_s=WRITER_TIMEOUT_S)
+
+
 class CacheClient:
     """A connection to one source's keys for a run; it opens with the first command.
 
@@ -102,22 +108,24 @@ class CacheClient:
         url: The Redis of the cache.
         source: The source's name.
         interval_s: Seconds between ticks, from which several expiries follow.
+        is_kept: Whether it stays open for the next one like it: to connect takes as long as a short call.
 
     Attributes:
         keys: The names of the source's keys.
         redis_up: False after Redis was found to be away or to hang.
     """
 
-    def __init__(self, url: str, source: str, interval_s: float) -> None:
+    def __init__(self, url: str, source: str, interval_s: float, *, is_kept: bool = False) -> None:
         self.url = url
         self.keys = Keys(source)
         self.interval_s = interval_s
         self.redis_up = True
+        self._is_kept = is_kept
 
     @cached_property
     def connection(self) -> redis.Redis:
         """The client, for what must not change `redis_up`."""
-        return connect(self.url, timeout_s=WRITER_TIMEOUT_S)
+        return _kept_connection(self.url) if self._is_kept else connect(self.url, timeout_s=WRITER_TIMEOUT_S)
 
     @contextmanager
     def commands(self) -> Iterator[redis.Redis]:
@@ -134,5 +142,6 @@ class CacheClient:
             raise
 
     def close(self) -> None:
-        """Close the connections."""
-        self.connection.close()
+        """Close the connections, unless they are kept."""
+        if not self._is_kept:
+            self.connection.close()

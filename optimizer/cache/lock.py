@@ -89,7 +89,8 @@ class SourceLock:
         token = f"{digest}{secrets.token_hex(16)}"
         revoked = self._keys.revoked(digest)
         with self._cache.commands() as client:
-            delete_unusable(client, {revoked: REVOKED}, self._keys.source)
+            if run_id:
+                delete_unusable(client, {revoked: REVOKED}, self._keys.source)
             held = client.eval(ACQUIRE, 2, self._key, revoked, token, _ms(LOCK_TTL_S))
         if held == -1:
             raise PublishRefused("the run was revoked before it began")

@@ -8,7 +8,7 @@ Errors: `CacheUnavailable`.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, cast
 
 import msgspec
@@ -22,6 +22,8 @@ from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, compress_gzip
 __all__ = ["PartStore"]
 
 PART_TTL_S: Final = 3_600
+# Compressed: of parts of 10,000 records some 0.5 MB each. 1,024 parts take 64 round trips.
+LOADED_TOGETHER: Final = 16
 
 _RESULT: Final = msgspec.json.Decoder(PartResult)
 
@@ -55,17 +57,23 @@ class PartStore:
                 pipeline.sadd(self._keys.parts, *wanted)
             return [bool(there) for there in pipeline.execute()[: len(digests)]]
 
-    def load(self, digest: str) -> PartResult | None:
-        """Return a result; `None` if it is gone, or damaged and therefore deleted."""
-        name = self._keys.part(digest)
-        with self._cache.commands() as client:
-            data = cast("bytes | None", client.get(name))
-            try:
-                return None if data is None else _RESULT.decode(gzip.decompress(data))
-            except UNREADABLE:
-                warn_of_damage(f"{name} cannot be read", self._keys.source)
+    def load(self, digests: Sequence[str]) -> Iterator[PartResult | None]:
+        """Yield the results of parts in their order; `None` if one is gone, or damaged and therefore deleted."""
+        for start in range(0, len(digests), LOADED_TOGETHER):
+            names = [self._keys.part(digest) for digest in digests[start : start + LOADED_TOGETHER]]
+            with self._cache.commands() as client:
+                loaded = cast("list[bytes | None]", client.mget(names))
+            for name in names:
+                yield self._decoded(name, loaded.pop(0))
+
+    def _decoded(self, name: str, data: bytes | None) -> PartResult | None:
+        try:
+            return None if data is None else _RESULT.decode(gzip.decompress(data))
+        except UNREADABLE:
+            warn_of_damage(f"{name} cannot be read", self._keys.source)
+            with self._cache.commands() as client:
                 client.delete(name)
-                return None
+            return None
 
     def save(self, digest: str, result: PartResult) -> None:
         """Store a result."""

@@ -22,8 +22,10 @@ __all__ = [
     "EXTEND",
     "FLIP",
     "NAME_OUTPUT",
+    "READ_QUEUE",
     "REPLACE_MANIFEST",
     "REVOKE",
+    "STAGE_UPDATES",
 ]
 
 # KEYS: keys of the schema. ARGV: for each its type, and '1' if it expires.
@@ -176,6 +178,70 @@ redis.call('SET', KEYS[5], number, 'PX', ARGV[6])
 return {'ok', sequence, redis.call('SET', KEYS[4], '1', 'NX', 'PX', ARGV[5]) and 1 or 0}
 """
 
+# KEYS: draining, current, queued, queue. ARGV: milliseconds for `draining`, '' to delete it.
+# Returns the fields and values of `current` and of `queued`, the entries, and TIME, empty if it is forbidden.
+READ_QUEUE: Final = """
+if ARGV[1] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], '1', 'PX', ARGV[1]) end
+local time = redis.pcall('TIME')
+local current, queued = redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3])
+return {current, queued, redis.call('LRANGE', KEYS[4], 0, -1), time.err and {} or time}
+"""
+
+# KEYS: symbols and ranking of the version that is changed, staged symbols, ranking and updates.
+# ARGV: seconds until what is staged expires, how many records the index may have, how many of the best are named, the
+# lowest confidence of these; then of each update its symbol, itself, and its record and confidence, '' for a removal.
+# Of equals the first symbols are the best; a sorted set that is read from the best on has them last.
+# Returns how many records there are, and the symbols of the best, best first.
+STAGE_UPDATES: Final = """
+local symbols, ranking, updates = KEYS[3], KEYS[4], KEYS[5]
+redis.call('DEL', symbols, ranking, updates) -- of an attempt that a guard has refused
+redis.call('COPY', KEYS[1], symbols)
+redis.call('COPY', KEYS[2], ranking)
+for i = 5, #ARGV, 4 do
+    local symbol = ARGV[i]
+    redis.call('HSET', updates, symbol, ARGV[i + 1])
+    if ARGV[i + 2] == '' then
+        redis.call('HDEL', symbols, symbol)
+        redis.call('ZREM', ranking, symbol)
+    else
+        redis.call('HSET', symbols, symbol, ARGV[i + 2])
+        redis.call('ZADD', ranking, ARGV[i + 3], symbol)
+    end
+end
+for i = 3, 5 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
+local count = redis.call('ZCARD', ranking)
+local excess = count - ARGV[2]
+if excess > 0 then
+    local function trim(those)
+        for _, symbol in ipairs(those) do
+            redis.call('ZREM', ranking, symbol)
+            redis.call('HDEL', symbols, symbol)
+        end
+        excess = excess - #those
+    end
+    local worst = redis.call('ZRANGE', ranking, excess - 1, excess - 1, 'WITHSCORES')[2]
+    trim(redis.call('ZRANGEBYSCORE', ranking, '-inf', '(' .. worst))
+    trim(redis.call('ZREVRANGEBYSCORE', ranking, worst, worst, 'LIMIT', 0, excess))
+    count = tonumber(ARGV[2])
+end
+local top, lowest = tonumber(ARGV[3]), tonumber(ARGV[4])
+local best, equals, score = {}, {}, nil
+local window = redis.call('ZREVRANGE', ranking, 0, top - 1, 'WITHSCORES')
+for i = 1, #window, 2 do
+    if tonumber(window[i + 1]) < lowest then break end
+    if window[i + 1] ~= score then
+        for j = #equals, 1, -1 do best[#best + 1] = equals[j] end
+        equals, score = {}, window[i + 1]
+    end
+    equals[#equals + 1] = window[i]
+end
+if score then -- there may be more of these than the window has
+    equals = redis.call('ZRANGEBYSCORE', ranking, score, score, 'LIMIT', 0, top - #best)
+    for _, symbol in ipairs(equals) do best[#best + 1] = symbol end
+end
+return {count, best}
+"""
+
 # KEYS: queue, draining.
 # A call that is accepted after this has to send a drain; one that was accepted before is in the queue that is asked.
 END_DRAIN: Final = """
@@ -199,11 +265,12 @@ return 1
 # KEYS: lock, current, published, deltas, flipped, queue, queued, then the staged keys, their final names, and old
 #       versions' keys. The lock is the run's, or `publishing`; the last staged key is of the updates that hold.
 # ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of staged keys,
-#       changes kept, their bytes at the most, change ('' for none), the number of updates that hold, of the last entry
-#       applied before, and the entries taken now: how many, how many records, the number of the last one, the pace; how
-#       many are put back without the records that a scan has answered; then the type of each staged key, then the
-#       pointer's fields and values, then what is put back.
+#       changes kept, their bytes at the most, change ('' for none), the number of updates that are staged, of the last
+#       entry applied before, and the entries taken now: how many, how many records, the number of the last one, the
+#       pace; how many are put back without the records that a scan has answered; then the type of each staged key, then
+#       the pointer's fields and values, then what is put back.
 # Updates are removed from the queue by the script that shows them: each is applied once, whatever dies at any moment.
+# A run stages all updates that hold, a drain those that it adds: of 20,000 the copy alone would take 5 ms.
 # Each entry of the stream of changes has in `end` the bytes of all changes up to it, so that the bytes of those that
 # are there are a difference. The newest stays, whatever its size.
 FLIP: Final = """
@@ -212,6 +279,7 @@ local is_staged = true
 local types = {}
 for i = 1, kinds do types[i] = ARGV[15 + i] end
 local left = #ARGV - tonumber(ARGV[15]) -- from there on is what is put back
+local is_drain = ARGV[11] ~= '0' and left == #ARGV
 if ARGV[9] == '0' then types[kinds] = 'none' end -- a hash without fields does not exist
 for i = 1, kinds do
     if redis.call('TYPE', KEYS[7 + i]).ok ~= types[i] then is_staged = false end
@@ -233,7 +301,11 @@ for i = 8 + 2 * kinds, #KEYS do
     if redis.call('TTL', KEYS[i]) == -1 then redis.call('EXPIRE', KEYS[i], ARGV[4]) end
 end
 for i = 1, kinds do
-    if types[i] == 'none' then
+    if i == kinds and is_drain then
+        local changed = redis.call('HGETALL', KEYS[7 + i])
+        for j = 1, #changed, 2 do redis.call('HSET', KEYS[7 + kinds + i], changed[j], changed[j + 1]) end
+        redis.call('DEL', KEYS[7 + i])
+    elseif types[i] == 'none' then
         redis.call('DEL', KEYS[7 + kinds + i])
     else
         redis.call('RENAME', KEYS[7 + i], KEYS[7 + kinds + i])
@@ -251,7 +323,7 @@ local checked_at = redis.call('HGET', KEYS[2], 'checked_at')
 redis.call('DEL', KEYS[2], KEYS[5])
 redis.call('HSET', KEYS[2], unpack(ARGV, 16 + kinds, left))
 -- Updates say nothing of the input, which a tick may have confirmed meanwhile.
-if ARGV[11] ~= '0' and left == #ARGV and checked_at then
+if is_drain and checked_at then
     redis.call('HSET', KEYS[2], 'checked_at', checked_at)
 end
 redis.call('HSET', KEYS[5], 'version', ARGV[2], 'token', ARGV[1])

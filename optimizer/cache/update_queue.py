@@ -17,11 +17,11 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from optimizer.cache.client import CacheClient, now_s
+from optimizer.cache.client import CacheClient
 from optimizer.cache.damage import warn_of_damage
 from optimizer.cache.keys import Keys, number_of
 from optimizer.cache.pointer import Pointer
-from optimizer.cache.scripts import DROP, END_DRAIN, ENQUEUE
+from optimizer.cache.scripts import DROP, END_DRAIN, ENQUEUE, READ_QUEUE
 from optimizer.errors import UpdatesRefused
 from optimizer.models import UNDECODABLE, HeldUpdate, QueuedUpdate, Record
 
@@ -131,18 +131,13 @@ class UpdateQueue:
 
         The flag of a drain is extended, or deleted if this one applies what is read now, and nothing after it.
         """
-        keys = self._keys
+        keys, ttl_ms = self._keys, "" if is_last else str(round(1000 * DRAINING_TTL_S))
+        names = (keys.draining, keys.current, keys.queued, keys.queue)
         with self._cache.commands() as client:
-            pipeline = client.pipeline()
-            if is_last:
-                pipeline.delete(keys.draining)
-            else:
-                pipeline.set(keys.draining, "1", px=round(1000 * DRAINING_TTL_S))
-            pipeline.hgetall(keys.current)
-            pipeline.hgetall(keys.queued)
-            pipeline.lrange(keys.queue, 0, -1)
-            _, pointer, numbers, entries = pipeline.execute()
-            return replace(_state(pointer, numbers, entries, self._keys.source), now_ms=1000 * now_s(client))
+            reply = client.eval(READ_QUEUE, len(names), *names, ttl_ms)
+            pointer, numbers, entries, now = cast("list[list[bytes]]", reply)
+            now_ms = int(now[0]) * 1000 + int(now[1]) / 1000 if now else 1000 * time.time()
+            return replace(_state(_fields(pointer), _fields(numbers), entries, keys.source), now_ms=now_ms)
 
     def numbers(self) -> QueueState:
         """Read the same without the entries, for those who wait for one."""
@@ -224,3 +219,8 @@ def _state(
         tat_ms=float(number_of(numbers.get(b"tat_ms"))),
         refused=refused,
     )
+
+
+def _fields(reply: list[bytes]) -> dict[bytes, bytes]:
+    """The fields of a hash as a script returns them: each name followed by its value."""
+    return dict(zip(reply[::2], reply[1::2], strict=True))

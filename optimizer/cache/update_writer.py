@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import msgspec
-import redis
 
-from optimizer.cache.client import CacheClient, now_s
+from optimizer.cache.client import CacheClient
 from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_TYPES, version_of
 from optimizer.cache.pointer import Pointer
+from optimizer.cache.scripts import STAGE_UPDATES
 from optimizer.cache.update_queue import decode_held, encode_held
 from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip
 from optimizer.errors import CacheUnavailable
@@ -49,7 +49,6 @@ class Base:
         held_count: How many updates hold.
         index_count: How many records the index has.
         newest_known: The newest version that Redis knows of.
-        now_s: The time by Redis' clock, in seconds since the epoch.
     """
 
     pointer: Pointer
@@ -60,7 +59,6 @@ class Base:
     held_count: int
     index_count: int
     newest_known: int
-    now_s: float
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,6 @@ class UpdateWriter:
                 held_count=held_count,
                 index_count=index_count,
                 newest_known=max(version_of(flipped), version_of(changed)),
-                now_s=now_s(client),
             )
 
     def stage(
@@ -134,57 +131,18 @@ class UpdateWriter:
             min_confidence: The lowest confidence that these may have.
         """
         keys, staged = self._keys, self._staged
-        put = {symbol: update.record for symbol, update in changed.items() if update.record is not None}
-        gone = [symbol for symbol, update in changed.items() if update.record is None]
-        with self._cache.commands() as client:
-            # A transaction: cut off in it, a copy would be left that never expires.
-            pipeline = client.pipeline()
-            pipeline.delete(*staged.values())  # of an attempt that a guard has refused
-            pipeline.copy(keys.payload(version, "symbols"), staged["symbols"])
-            pipeline.copy(keys.payload(version, "ranking"), staged["ranking"])
-            pipeline.copy(keys.updates, staged["updates"])
-            if put:
-                pipeline.hset(staged["symbols"], mapping={symbol: _encode(record) for symbol, record in put.items()})
-                pipeline.zadd(staged["ranking"], {symbol: record.confidence for symbol, record in put.items()})
-            if gone:
-                pipeline.hdel(staged["symbols"], *gone)
-                pipeline.zrem(staged["ranking"], *gone)
-            if changed:
-                pipeline.hset(staged["updates"], mapping=encode_held(changed))
-            for kind in ("symbols", "ranking", "updates"):
-                pipeline.expire(staged[kind], STAGED_TTL_S)
-            pipeline.zcard(staged["ranking"])
-            count = cast("int", pipeline.execute()[-1])
-            if count > limit:
-                self._trim(client, count - limit)
-            return StagedIndex(min(count, limit), self._best(client, top, min_confidence))
-
-    def _trim(self, client: redis.Redis, excess: int) -> None:
-        """Remove the worst records: of equals the last symbols first, which a sorted set has at the other end."""
-        ranking = self._staged["ranking"]
-        worst = cast("list[tuple[bytes, float]]", client.zrange(ranking, excess - 1, excess - 1, withscores=True))
-        score = repr(worst[0][1])
-        below = cast("list[bytes]", client.zrangebyscore(ranking, "-inf", f"({score}"))
-        last = cast("list[bytes]", client.zrevrangebyscore(ranking, score, score, start=0, num=excess - len(below)))
-        pipeline = client.pipeline()
-        pipeline.zrem(ranking, *below, *last)
-        pipeline.hdel(self._staged["symbols"], *below, *last)
-        pipeline.execute()
-
-    def _best(self, client: redis.Redis, top: int, min_confidence: float) -> list[str]:
-        """The symbols of the best records: by confidence, of equals the first symbols first."""
-        ranking = self._staged["ranking"]
-        window = cast("list[tuple[bytes, float]]", client.zrange(ranking, 0, top - 1, desc=True, withscores=True))
-        window = [(symbol, score) for symbol, score in window if score >= min_confidence]
-        if not window:
-            return []
-        worst = window[-1][1]
-        better = sorted((-score, symbol) for symbol, score in window if score > worst)
-        equals = cast(
-            "list[bytes]",
-            client.zrangebyscore(ranking, repr(worst), repr(worst), start=0, num=top - len(better)),
+        names = (
+            *(keys.payload(version, kind) for kind in ("symbols", "ranking")),
+            *(staged[kind] for kind in ("symbols", "ranking", "updates")),
         )
-        return [symbol.decode() for symbol in (*(symbol for _, symbol in better), *equals)]
+        arguments: list[str | bytes] = [str(STAGED_TTL_S), str(limit), str(top), repr(min_confidence)]
+        for symbol, update in encode_held(changed).items():
+            record = changed[symbol].record
+            put = (b"", "") if record is None else (_encode(record), repr(record.confidence))
+            arguments += [symbol, update, *put]
+        with self._cache.commands() as client:
+            count, best = cast("tuple[int, list[bytes]]", client.eval(STAGE_UPDATES, len(names), *names, *arguments))
+            return StagedIndex(count, [symbol.decode() for symbol in best])
 
     def records(self, symbols: Sequence[str]) -> list[Record]:
         """The records of symbols in the staged index."""
@@ -204,6 +162,7 @@ class UpdateWriter:
         manifest: Manifest,
         *,
         base: Base,
+        changed: int,
         predictions: bytes | None,
         change: bytes,
         consumed: Consumed,
@@ -213,6 +172,7 @@ class UpdateWriter:
         Args:
             manifest: Its manifest.
             base: What it was made of.
+            changed: How many updates are staged.
             predictions: Its predictions, `None` if they are as before.
             change: The entry of the stream of changes, empty for none.
             consumed: The entries that it applies.
@@ -229,9 +189,8 @@ class UpdateWriter:
                 else:
                     pipeline.copy(keys.payload(before, kind), staged[kind])
                 pipeline.expire(staged[kind], STAGED_TTL_S)
-            pipeline.execute()
             flip(
-                client,
+                pipeline,
                 keys,
                 manifest,
                 lock_key=keys.publishing,
@@ -241,6 +200,7 @@ class UpdateWriter:
                 old_versions=[before],
                 old_ttl_s=REPLACED_TTL_S,
                 change=change,
+                updates=changed,
                 consumed=consumed,
             )
 

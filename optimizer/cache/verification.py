@@ -78,8 +78,10 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
         pipeline.hlen(keys.updates)
         for name in expected:
             pipeline.ttl(name)
+        first = random.randint(0, max(0, count - RANKS_CHECKED))  # noqa: S311 - no secret
+        pipeline.zrange(names["ranking"], first, first + RANKS_CHECKED - 1, withscores=True)
         # The reply for a key of another type is an error, which differs too.
-        replies = pipeline.execute(raise_on_error=False)
+        *replies, ranks = pipeline.execute(raise_on_error=False)
         if isinstance(replies[0], dict):
             if version_of(replies[0].get(b"version")) > manifest.version:
                 return True
@@ -90,7 +92,7 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
             for name, reply in zip(expected, actual, strict=True)
             if reply != (expected[name], ABSENT if expected[name] == 0 else LASTING)
         ]
-        if not wrong and not _ranks_agree(client, names["ranking"], names["symbols"], count):
+        if not wrong and not _ranks_agree(client, ranks, names["symbols"]):
             wrong = [names["ranking"], names["symbols"]]
     for name in wrong:
         warn_of_damage(f"{name} is not what the files hold, or expires", cache.keys.source)
@@ -103,10 +105,8 @@ def _is_replaced(cache: CacheClient, version: int) -> bool:
         return version_of(cast("bytes | None", client.hget(cache.keys.current, "version"))) > version
 
 
-def _ranks_agree(client: redis.Redis, ranking: str, symbols: str, count: int) -> bool:
+def _ranks_agree(client: redis.Redis, ranks: list[tuple[bytes, float]], symbols: str) -> bool:
     """Whether a window of the ranking has the symbols and confidences of the index."""
-    first = random.randint(0, max(0, count - RANKS_CHECKED))  # noqa: S311 - no secret
-    ranks = cast("list[tuple[bytes, float]]", client.zrange(ranking, first, first + RANKS_CHECKED - 1, withscores=True))
     stored = cast("list[bytes | None]", client.hmget(symbols, [symbol for symbol, _ in ranks]))
     try:
         records = [_RECORD.decode(data or b"") for data in stored]

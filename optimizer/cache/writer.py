@@ -156,7 +156,7 @@ class VersionWriter:
             # The pointer alone can be lost: whatever names a version that may not expire yet is asked.
             known = {self._newest_changed(client), self._flipped_version(client), version_before, in_files}
             flip(
-                client,
+                client.pipeline(),
                 keys,
                 manifest,
                 lock_key=keys.lock,
@@ -166,6 +166,7 @@ class VersionWriter:
                 old_versions=known,
                 old_ttl_s=OLD_VERSION_TTL_S,
                 change=change,
+                updates=manifest.updates,
                 consumed=consumed,
             )
 
@@ -298,7 +299,7 @@ class Consumed:
 
 
 def flip(
-    client: redis.Redis,
+    pipeline: redis.client.Pipeline,
     keys: Keys,
     manifest: Manifest,
     *,
@@ -309,12 +310,13 @@ def flip(
     old_versions: Iterable[int],
     old_ttl_s: int,
     change: bytes,
+    updates: int,
     consumed: Consumed | None = None,
 ) -> None:
     """Make what is staged under a token the current version.
 
     Args:
-        client: The connection.
+        pipeline: Commands that stage the last of it, and are executed in the same transaction.
         keys: The names of the source's keys.
         manifest: Its manifest.
         lock_key: The lock that has to hold the token.
@@ -324,14 +326,15 @@ def flip(
         old_versions: What expires from now on.
         old_ttl_s: After how many seconds.
         change: The entry of the stream of changes, empty for none.
-        consumed: What it takes from the queue of updates.
+        updates: How many updates are staged: all that hold, or those that are added.
+        consumed: What it takes from the queue of updates, which it adds to those that hold.
 
     Raises:
         PublishRefused: The lock is lost, or another version was published since.
     """
     consumed = consumed or Consumed()
     old = [keys.payload(each, kind) for each in set(old_versions) - {manifest.version} for kind in VERSION_KINDS]
-    reply = client.eval(
+    pipeline.eval(
         FLIP,
         7 + 2 * len(STAGED_TYPES) + len(old),
         *(lock_key, keys.current, keys.published, keys.deltas, keys.flipped, keys.queue, keys.queued),
@@ -347,7 +350,7 @@ def flip(
         str(CHANGES_KEPT),
         str(CHANGES_BYTES),
         change,
-        str(manifest.updates),
+        str(updates),
         str(consumed.applied_before),
         str(consumed.entries),
         str(consumed.records),
@@ -358,6 +361,7 @@ def flip(
         *chain.from_iterable(pointer_fields(manifest, checked_at).items()),
         *map(msgspec.json.encode, consumed.left),
     )
+    reply = pipeline.execute()[-1]
     if reply != b"ok":
         raise PublishRefused(
             f"version {manifest.version} of {manifest.source} was not published: "

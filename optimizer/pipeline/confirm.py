@@ -53,11 +53,11 @@ def confirm_set(
         What became of Redis: `current` or `republished`; `None`, and nothing is confirmed, if it shows another set that
         is as new, or has updates that hold and that the files do not have, or some that wait though the input is newer.
     """
-    standing = session.compare(snapshots.manifest)
+    standing = session.compare(snapshots)
     if standing == "other":
         return None
     done = "current"
-    if standing == "current" and session.shows(snapshots):
+    if standing == "current":
         if not catch_up(store, session):
             return None
         session.confirm()

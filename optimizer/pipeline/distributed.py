@@ -196,16 +196,16 @@ def _merged(
     scanned = ScannedInput(
         ScanResult(Selection(settings.index_symbols_limit)), "", choose_engine(settings.engine).name, assignment.began_s
     )
-    store = PartStore(session.cache)
     parts = list(assignment.parts)
     for index, outcome in zip(assignment.to_scan, outcomes, strict=True):
         assert outcome.scanned is not None  # noqa: S101 - checked before
         parts[index] = outcome.scanned.part
         scanned.count(outcome.scanned)
     _check_settings(settings, parts)
+    stored = PartStore(session.cache).load([part.digest for part in parts])
 
     def result_of(part: Part) -> tuple[Part, PartResult]:
-        result = session.ask(lambda: store.load(part.digest), absent=None)
+        result = session.ask(lambda: next(stored), absent=None)
         if result is None and session.state != "up":
             raise CacheUnavailable(
                 f"{part.location}: Redis went away before what was found in it could be read: {session.problem}; the "

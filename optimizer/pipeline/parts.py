@@ -207,12 +207,12 @@ class _Parts:
         self.fingerprint = parts_fingerprint(settings, self.parts)
 
     def scan(self, engine: Engine, session: Session, progress: Progress | None, *, force: bool) -> ScannedInput:
-        store = PartStore(session.cache)
+        stored = PartStore(session.cache).load([part.digest for part in self.parts])
         scanned = ScannedInput(ScanResult(Selection(self._settings.index_symbols_limit)), "", engine.name, time.time())
         read: list[Part] = []
 
         def result_of(part: Part) -> tuple[Part, PartResult]:
-            result = None if force else session.ask(lambda: store.load(part.digest), absent=None)
+            result = None if force else session.ask(lambda: next(stored), absent=None)
             if result is None:
                 one, result = scan_part(self._settings, engine, part.location, session, progress)
                 scanned.count(one)
@@ -242,7 +242,7 @@ def merge_results(
         settings: All settings of the source.
         session: The run's Redis.
         parts: The parts by name.
-        result_of: Returns a part as it was read, and its result.
+        result_of: Returns a part as it was read, and its result; called for each in their order.
     """
     updated = session.read_held(snapshot_store(settings.output_dir)).keys() | symbols_of(session.queued())
     confidences: dict[str, float] = {}

@@ -76,7 +76,7 @@ class Session:
         self.newest_before = 0
         self.held: dict[str, HeldUpdate] = {}
         self.problem = ""
-        self.cache = CacheClient(settings.redis_url, settings.source, settings.interval_s)
+        self.cache = CacheClient(settings.redis_url, settings.source, settings.interval_s, is_kept=True)
         self.run_log = RunLog(self.cache)
         self.writer = VersionWriter(self.cache)
         self.queue = UpdateQueue(self.cache)
@@ -327,21 +327,25 @@ class Session:
         now_ms = time.time_ns() // 1_000_000
         return max(now_ms, newest + 1), text_of(now_ms / 1000)
 
-    def compare(self, manifest: Manifest) -> Literal["current", "behind", "other"]:
+    def compare(self, snapshots: SnapshotSet) -> Literal["current", "behind", "other"]:
         """Compare Redis with the set in the files, which was made from the input as it is now.
 
         Returns:
-            `current`: Redis shows this set or a newer one of the same input, and all of it. `behind`: it has to be
-            given this set, or its manifest, which may have been replaced since. `other`: it shows another set that is
-            as new, so a new version has to be made.
+            `current`: Redis shows this set undamaged, or a newer one of the same input, and all of it. `behind`: it has
+            to be given this set, or its manifest, which may have been replaced since. `other`: it shows another set
+            that is as new, so a new version has to be made.
         """
         if self.state != "up":
             return "current"
-        before, version = self._before, manifest.version
+        before, manifest = self._before, snapshots.manifest
+        version = manifest.version
         is_same_input = before is not None and before.manifest.fingerprint == manifest.fingerprint
         is_same_set = before is not None and before.manifest.is_same_set(manifest)
-        if before and before.version >= version and is_same_input and self._is_intact(before.version):
-            return "behind" if is_same_set and before.manifest != manifest else "current"
+        if before and before.manifest == manifest:
+            if self.shows(snapshots):
+                return "current"
+        elif before and before.version >= version and is_same_input and self._is_intact(before.version):
+            return "behind" if is_same_set else "current"
         is_taken = before is not None and before.version == version and not (is_same_input or is_same_set)
         return "other" if is_taken or self.newest() > version else "behind"
 

@@ -79,6 +79,7 @@ def encode_updated(
     changed: Mapping[str, HeldUpdate],
     settings: Settings,
     version: int,
+    now_s: float,
 ) -> NextVersion:
     """Encode the next version.
 
@@ -89,8 +90,9 @@ def encode_updated(
         changed: The updates that it applies.
         settings: All settings of the source.
         version: Its number.
+        now_s: The time, in seconds since the epoch.
     """
-    before, now = base.pointer.manifest, text_of(base.now_s)
+    before, now = base.pointer.manifest, text_of(now_s)
     predictions = PredictionsSnapshot(list(best), now, len(best))
     stored = change_between(
         _content(before.version, before.generated_at, shown.predictions),

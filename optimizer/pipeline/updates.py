@@ -216,8 +216,9 @@ class _Drain:
         self._locked_out_s = 0.0  # for how long something else has been publishing
 
     def run(self) -> Report | None:
-        state = self._read()
+        self._step()  # at once: what sends a drain has put something into the queue
         while True:
+            state = self._read()
             if not state.entries or state.entries[0].sequence > self._last:
                 if self._last < math.inf or self._queue.end_drain():
                     return self._report
@@ -226,7 +227,6 @@ class _Drain:
             else:
                 time.sleep(delay_ms(state.tat_ms, state.now_ms) / 1000)
                 self._step()
-            state = self._read()
 
     def _read(self) -> QueueState:
         """Read what waits; after `DRAIN_S` what is accepted from then on is left to another drain."""
@@ -305,7 +305,7 @@ class _Drain:
         known |= {
             record.symbol: record for record in writer.records([each for each in staged.best if each not in known])
         }
-        version = max(int(1000 * base.now_s), 1 + max(pointer.version, base.newest_known))
+        version = max(int(state.now_ms), 1 + max(pointer.version, base.newest_known))
         following = encode_updated(
             base,
             shown=shown,
@@ -313,6 +313,7 @@ class _Drain:
             changed=merged.held,
             settings=settings,
             version=version,
+            now_s=state.now_ms / 1000,
         )
         try:
             self._check(base, staged.count, following)
@@ -322,6 +323,7 @@ class _Drain:
         writer.publish(
             following.manifest,
             base=base,
+            changed=len(merged.held),
             predictions=following.predictions,
             change=following.change,
             consumed=Consumed(
@@ -329,7 +331,7 @@ class _Drain:
                 entries=len(entries),
                 records=sum(entry.size for entry in entries),
                 applied=entries[-1].sequence,
-                tat_ms=round(next_tat_ms(state.tat_ms, 1000 * base.now_s)),
+                tat_ms=round(next_tat_ms(state.tat_ms, state.now_ms)),
             ),
         )
         counts = self._counts
@@ -341,7 +343,7 @@ class _Drain:
             first_outdated=[*counts.first_outdated, *merged.outdated][:OUTDATED_NAMED],
             refused=counts.refused,
             held=following.manifest.updates,
-            waited_s=max(counts.waited_s, _waited_s(entries, base.now_s)),
+            waited_s=max(counts.waited_s, _waited_s(entries, state.now_ms / 1000)),
         )
         self._report = Report(
             "success",
@@ -407,7 +409,7 @@ class _Drain:
 
 
 def _cache(settings: Settings) -> CacheClient:
-    return CacheClient(settings.redis_url, settings.source, settings.interval_s)
+    return CacheClient(settings.redis_url, settings.source, settings.interval_s, is_kept=True)
 
 
 def _are_old(in_files: Manifest | None) -> bool:

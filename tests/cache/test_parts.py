@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from optimizer.cache.client import CacheClient
-from optimizer.cache.parts import PART_TTL_S, PartStore
+from optimizer.cache.parts import LOADED_TOGETHER, PART_TTL_S, PartStore
 from optimizer.models import PartResult, Record
 from tests.support.cache_writers import KEYS, a_cache
 from tests.support.redis_servers import RedisServer
@@ -21,12 +21,25 @@ def a_result(symbol: str = "AAPL") -> PartResult:
 def test_a_result_is_read_as_it_was_stored(cache: CacheClient, redis_server: RedisServer) -> None:
     """Under its digest, with an expiry."""
     store = PartStore(cache)
-    assert store.load("a") is None
+    assert [*store.load(["a"])] == [None]
     store.save("a", a_result())
 
-    assert store.load("a") == a_result()
+    assert [*store.load(["a"])] == [a_result()]
     with redis_server.client as client:
         assert 0 < client.ttl(KEYS.part("a")) <= PART_TTL_S == 3_600
+
+
+def test_many_results_take_few_round_trips(cache: CacheClient, redis_server: RedisServer) -> None:
+    """Each in its place, also if others are gone."""
+    store = PartStore(cache)
+    digests = [str(number) for number in range(2 * LOADED_TOGETHER + 1)]
+    for digest in digests[1:]:
+        store.save(digest, a_result(digest))
+
+    with redis_server.client as client:
+        client.config_resetstat()
+        assert [*store.load(digests)] == [None, *map(a_result, digests[1:])]
+        assert client.info("commandstats")["cmdstat_mget"]["calls"] == 3
 
 
 @pytest.mark.parametrize("damage", [b"\x00result", b"", b"\x1f\x8bdamaged"])
@@ -34,7 +47,7 @@ def test_a_damaged_result_is_deleted(cache: CacheClient, redis_server: RedisServ
     """So that the part is scanned again, and warned of once."""
     with redis_server.client as client:
         client.set(KEYS.part("a"), damage)
-        assert PartStore(cache).load("a") is None
+        assert [*PartStore(cache).load(["a"])] == [None]
         assert not client.exists(KEYS.part("a"))
 
 
