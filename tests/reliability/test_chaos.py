@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -177,13 +178,19 @@ def test_a_full_disk(start: Start, tmp_path: Path) -> None:
     try:
         service = start(output_dir=disk / "snapshots")
         with service.fault("disk full for 3 s"):
+            said = len(service.fleet.lines)
             with (disk / "filler").open("wb", buffering=0) as filler:
-                try:
-                    while filler.write(bytes(4096)) == 4096:
-                        pass
-                except OSError:
-                    said = len(service.fleet.lines)
-            service.fleet.wait_for_line("OutputUnwritable.*No space left", since=said)
+
+                def fill_until_a_run_fails() -> bool:
+                    # Again and again: what a run removes that was just being staged is space for the next one.
+                    with suppress(OSError):
+                        while filler.write(bytes(4096)) == 4096:
+                            pass
+                    return any(
+                        re.search("OutputUnwritable.*No space left", line) for line in service.fleet.lines[said:]
+                    )
+
+                wait_until(fill_until_a_run_fails, what="a run that fails by name")
             time.sleep(3)
             (disk / "filler").unlink()
         service.check()
