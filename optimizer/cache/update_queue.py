@@ -148,6 +148,11 @@ class UpdateQueue:
             pointer, numbers = pipeline.execute()
             return _state(pointer, numbers, [], self._keys.source)
 
+    def applied(self) -> int:
+        """Read the number of the last entry that was applied or dropped."""
+        with self._cache.commands() as client:
+            return number_of(cast("bytes | None", client.hget(self._keys.queued, "applied")))
+
     def waiting(self) -> QueueState:
         """Read the same without the pointer, for a scan, which knows it."""
         with self._cache.commands() as client:

@@ -65,6 +65,8 @@ class VersionWriter:
     def __init__(self, cache: CacheClient) -> None:
         self._cache = cache
         self._keys = cache.keys
+        self._staged: SnapshotSet | None = None
+        self._staged_names: list[str] = []
 
     def mend(self) -> None:
         """Delete keys of the source that cannot be used; each is made again by what writes it."""
@@ -118,6 +120,50 @@ class VersionWriter:
             arguments = (lock.token, str(manifest.version), encode_manifest(manifest))
             return bool(client.eval(REPLACE_MANIFEST, 2, self._keys.lock, self._keys.current, *arguments))
 
+    def stage(self, snapshots: SnapshotSet, lock: Lock) -> None:
+        """Give Redis the values of a set under the run's token, in place of what was staged under it before.
+
+        Raises:
+            CacheUnavailable: Redis does not answer, or has not kept all; staged keys expire by themselves.
+        """
+        names = {kind: self._keys.staged(lock.token, kind) for kind in STAGED_TYPES}
+        decoded = snapshots.decode_index()
+        index, held = decoded.symbols, encode_held(decoded.updates or {})
+        self._staged, self._staged_names = None, list(names.values())
+        with self._cache.commands() as client:
+            client.delete(*self._staged_names)
+            for kind in PAYLOAD_KINDS:
+                client.set(names[kind], snapshots.payloads[kind], ex=STAGED_TTL_S)
+            for start in range(0, len(index), STAGE_BATCH):
+                batch = index[start : start + STAGE_BATCH]
+                # One transaction a batch: cut off between two commands, it would leave a key that never expires.
+                pipeline = client.pipeline()
+                pipeline.hset(names["symbols"], mapping={each.symbol: msgspec.json.encode(each) for each in batch})
+                pipeline.zadd(names["ranking"], {each.symbol: each.confidence for each in batch})
+                pipeline.expire(names["symbols"], STAGED_TTL_S)
+                pipeline.expire(names["ranking"], STAGED_TTL_S)
+                pipeline.execute()
+            for start in range(0, len(held), STAGE_BATCH):
+                pipeline = client.pipeline()
+                pipeline.hset(names["updates"], mapping=dict(list(held.items())[start : start + STAGE_BATCH]))
+                pipeline.expire(names["updates"], STAGED_TTL_S)
+                pipeline.execute()
+            # A key that is evicted between two batches begins anew with the next one, without its first part.
+            staged = (client.hlen(names["symbols"]), client.zcard(names["ranking"]), client.hlen(names["updates"]))
+        if staged != (len(index), len(index), len(held)):
+            raise CacheUnavailable(
+                f"of {len(index)} symbols and {len(held)} updates that were staged the cache has "
+                f"{min(staged[:2])} and {staged[2]} left: it evicts; raise its maxmemory, or set its maxmemory-policy "
+                "to noeviction"
+            )
+        self._staged = snapshots
+
+    def discard(self) -> None:
+        """Delete what is staged and was not published: it would stay for minutes, of each run that fails."""
+        if self._staged_names:
+            with self._cache.commands() as client:
+                client.delete(*self._staged_names)
+
     def publish(
         self,
         snapshots: SnapshotSet,
@@ -128,7 +174,7 @@ class VersionWriter:
         is_known: bool = True,
         consumed: Consumed | None = None,
     ) -> None:
-        """Make a set the current version.
+        """Make a set the current version; it is staged before, unless it was the last that was.
 
         Args:
             snapshots: The set.
@@ -140,7 +186,7 @@ class VersionWriter:
 
         Raises:
             PublishRefused: The lock is lost, or another run has published since.
-            CacheUnavailable: Redis does not answer; staged keys expire by themselves.
+            CacheUnavailable: Redis does not answer.
         """
         manifest, keys = snapshots.manifest, self._keys
         version_before = before.version if before else 0
@@ -152,7 +198,8 @@ class VersionWriter:
         with self._cache.commands() as client:
             checked_at = text_of(now_s(client))
             change = self._change(client, snapshots, before if is_known else None)
-            self._stage(client, snapshots, lock.token)
+            if self._staged is not snapshots:
+                self.stage(snapshots, lock)
             # The pointer alone can be lost: whatever names a version that may not expire yet is asked.
             known = {self._newest_changed(client), self._flipped_version(client), version_before, in_files}
             flip(
@@ -169,6 +216,7 @@ class VersionWriter:
                 updates=manifest.updates,
                 consumed=consumed,
             )
+        self._staged, self._staged_names = None, []
 
     def payloads(self, pointer: Pointer) -> dict[str, bytes] | None:
         """Read predictions, bots and holdings of a version; `None` unless all are there as the pointer says."""
@@ -218,35 +266,6 @@ class VersionWriter:
 
     def _flipped_version(self, client: redis.Redis) -> int:
         return version_of(cast("bytes | None", client.hget(self._keys.flipped, "version")))
-
-    def _stage(self, client: redis.Redis, snapshots: SnapshotSet, token: str) -> None:
-        names = {kind: self._keys.staged(token, kind) for kind in STAGED_TYPES}
-        for kind in PAYLOAD_KINDS:
-            client.set(names[kind], snapshots.payloads[kind], ex=STAGED_TTL_S)
-        decoded = snapshots.decode_index()
-        index, held = decoded.symbols, encode_held(decoded.updates or {})
-        for start in range(0, len(index), STAGE_BATCH):
-            batch = index[start : start + STAGE_BATCH]
-            # One transaction a batch: cut off between two commands, it would leave a key that never expires.
-            pipeline = client.pipeline()
-            pipeline.hset(names["symbols"], mapping={record.symbol: msgspec.json.encode(record) for record in batch})
-            pipeline.zadd(names["ranking"], {record.symbol: record.confidence for record in batch})
-            pipeline.expire(names["symbols"], STAGED_TTL_S)
-            pipeline.expire(names["ranking"], STAGED_TTL_S)
-            pipeline.execute()
-        for start in range(0, len(held), STAGE_BATCH):
-            pipeline = client.pipeline()
-            pipeline.hset(names["updates"], mapping=dict(list(held.items())[start : start + STAGE_BATCH]))
-            pipeline.expire(names["updates"], STAGED_TTL_S)
-            pipeline.execute()
-        # A key that is evicted between two batches begins anew with the next one, without its first part.
-        staged = (client.hlen(names["symbols"]), client.zcard(names["ranking"]), client.hlen(names["updates"]))
-        if staged != (len(index), len(index), len(held)):
-            raise CacheUnavailable(
-                f"of {len(index)} symbols and {len(held)} updates that were staged the cache has "
-                f"{min(staged[:2])} and {staged[2]} left: it evicts; raise its maxmemory, or set its maxmemory-policy "
-                "to noeviction"
-            )
 
     def _change(self, client: redis.Redis, snapshots: SnapshotSet, before: Pointer | None) -> bytes:
         """Encode what changed since the version before; empty if nothing did, or if no change leads from there."""

@@ -7,24 +7,27 @@ Errors: `NoRecords`, `NoBots` and `TooManyRejected` for a result that is not acc
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.config.settings import Settings
 from optimizer.errors import NoRecords
-from optimizer.models import ChangeCounts, Report, Stats
+from optimizer.models import ChangeCounts, QueuedUpdate, Record, Report, Stats
 from optimizer.pipeline.guard import check_guards
 from optimizer.pipeline.identity import user_at_host
 from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.pipeline.parts import Progress, ScannedInput
 from optimizer.pipeline.session import Session
-from optimizer.pipeline.version import encode_version, read_predecessor
+from optimizer.pipeline.version import Predecessor, encode_version, read_predecessor
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.portfolio import holdings, summaries
 from optimizer.selection.top_n import top
 from optimizer.selection.updates import answer, rebase
 from optimizer.snapshots.format import SnapshotSet
-from optimizer.snapshots.store import snapshot_store
+from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
 __all__ = ["publish"]
 
@@ -39,8 +42,9 @@ def publish(
 
     An input with the same content keeps its version: only the manifest is replaced, in the files and in Redis. Updates
     that have been applied since the run began are taken over, and so are all that the input does not answer; what waits
-    and is answered leaves the queue. `progress` is called while a guard of the user's is on, as if all was read; what
-    it raises ends the run.
+    and is answered leaves the queue. The version is made and staged before updates have to wait for it, and anew only
+    if they have made one meanwhile. `progress` is called while a guard of the user's is on, as if all was read; what it
+    raises ends the run.
     """
     result = scanned.result
     check_plausible(
@@ -51,55 +55,90 @@ def publish(
         accept=accept,
     )
     store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
-    with session.publishing(store):
-        before = read_predecessor(store, session)
-        version, now = session.next_version()
-        best = result.selection.finish()
-        ranked, held = rebase(best, session.held, limit=settings.index_symbols_limit, modified_ms=scanned.modified_ms)
-        left = answer(session.queued(), best, modified_ms=scanned.modified_ms)
-        if not ranked:
-            raise NoRecords(f"{settings.input}: the updates that hold have removed each of its records; {EMPTY}")
-        snapshots = encode_version(
-            before,
-            source=settings.source,
-            version=version,
-            generated_at=now,
-            fingerprint=scanned.fingerprint,
-            ranked=ranked,
-            predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
-            bots=summaries(result.bots),
-            holdings=holdings(result.bots),
-            rejected=result.rejected,
-            updates=held,
-            gzip_level=settings.gzip_level,
-            made_by=user_at_host(),
-        )
-        watched, read_bytes = session.watched(progress), scanned.input_bytes
-        check_guards(settings, snapshots, before, accept=accept, wait=lambda: watched(read_bytes, read_bytes))
-        manifest = snapshots.manifest
-        is_equal = before is not None and before.manifest.version == manifest.version
-        if is_equal:
+    best = result.selection.finish()
+    make = partial(_make, settings, session, store, scanned, best, accept=accept, progress=progress)
+    session.follow_updates(store)
+    made = make()
+    if not made.is_equal:
+        session.stage(made.snapshots)
+    with session.publishing(store) as have_moved:
+        if have_moved:
+            made = make()
+        manifest = made.snapshots.manifest
+        if made.is_equal:
             store.replace_manifest(manifest, before_commit=session.check_superseded)
         else:
-            store.write(snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
-        session.publish(snapshots, left)
+            store.write(made.snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
+        session.publish(made.snapshots, made.left)
     # The version of an input that is scanned again by force could be read before.
-    is_new = before is None or before.manifest.fingerprint != scanned.fingerprint
+    is_new = made.before is None or made.before.manifest.fingerprint != scanned.fingerprint
     published_after_s = elapsed_s(scanned.landed_s, time.time()) if is_new else None
     return Report(
         "success",
         settings.source,
-        now,
+        made.at,
         version=manifest.version,
         cache=session.outcome("published"),
-        details=SAME_CONTENT if is_equal else None,
-        stats=_stats(scanned, snapshots),
-        changes=ChangeCounts() if is_equal else manifest.changes,
+        details=SAME_CONTENT if made.is_equal else None,
+        stats=_stats(scanned, made.snapshots),
+        changes=ChangeCounts() if made.is_equal else manifest.changes,
         rejects=result.tallies(),
         rejected=result.rejected,
-        input_age_s=elapsed_s(scanned.modified_s, seconds_of(now)),
+        input_age_s=elapsed_s(scanned.modified_s, seconds_of(made.at)),
         published_after_s=published_after_s,
     )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a run publishes, `at` this time, after the version `before`; `left` is what it leaves of what waits."""
+
+    before: Predecessor | None
+    at: str
+    snapshots: SnapshotSet
+    left: list[QueuedUpdate]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether its content is that of the version before, which stays."""
+        return self.before is not None and self.before.manifest.version == self.snapshots.manifest.version
+
+
+def _make(
+    settings: Settings,
+    session: Session,
+    store: SnapshotStore,
+    scanned: ScannedInput,
+    best: Sequence[Record],
+    *,
+    accept: bool,
+    progress: Progress | None,
+) -> _Made:
+    """Make the run's version of the selection and of the updates as they are now, and ask the guards."""
+    before = read_predecessor(store, session)
+    version, now = session.next_version()
+    ranked, held = rebase(best, session.held, limit=settings.index_symbols_limit, modified_ms=scanned.modified_ms)
+    left = answer(session.queued(), best, modified_ms=scanned.modified_ms)
+    if not ranked:
+        raise NoRecords(f"{settings.input}: the updates that hold have removed each of its records; {EMPTY}")
+    snapshots = encode_version(
+        before,
+        source=settings.source,
+        version=version,
+        generated_at=now,
+        fingerprint=scanned.fingerprint,
+        ranked=ranked,
+        predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
+        bots=summaries(scanned.result.bots),
+        holdings=holdings(scanned.result.bots),
+        rejected=scanned.result.rejected,
+        updates=held,
+        gzip_level=settings.gzip_level,
+        made_by=user_at_host(),
+    )
+    watched, read_bytes = session.watched(progress), scanned.input_bytes
+    check_guards(settings, snapshots, before, accept=accept, wait=lambda: watched(read_bytes, read_bytes))
+    return _Made(before, now, snapshots, left)
 
 
 def _stats(scanned: ScannedInput, snapshots: SnapshotSet) -> Stats:

@@ -67,7 +67,7 @@ class Session:
         problem: The first failure.
         in_files: The manifest in the files when the run began.
         newest_before: The newest version when the run began, in Redis and in the files, or made by updates since.
-        held: At its end, the updates that hold in the version that it replaces, by symbol.
+        held: The updates that hold, by symbol, as `follow_updates` has read them last.
     """
 
     def __init__(self, settings: Settings, *, use_cache: bool) -> None:
@@ -84,6 +84,7 @@ class Session:
         self._lock: Lock | None = None
         self._before: Pointer | None = None
         self._waiting: QueueState | None = None
+        self._followed: tuple[int, int] | None = None  # the version and the number of the last entry that was applied
 
     def __enter__(self) -> Session:
         self.ask(self.writer.mend, absent=None)
@@ -92,6 +93,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.ask(self.writer.discard, absent=None)
         if self.state != "off":
             self.cache.close()
 
@@ -174,11 +176,14 @@ class Session:
         return report
 
     @contextmanager
-    def publishing(self, store: SnapshotStore) -> Iterator[None]:
+    def publishing(self, store: SnapshotStore) -> Iterator[bool]:
         """Keep updates from making versions, and start from those that they have made since the run began.
 
         Args:
             store: The files; the run holds their lock.
+
+        Yields:
+            Whether they have made any since `follow_updates` was called.
 
         Raises:
             PublishRefused: What else publishes takes too long.
@@ -191,9 +196,16 @@ class Session:
                     f"a drain of updates has been publishing for longer than {PUBLISHING_WAIT_S:g} s: does a guard "
                     "hang? The next tick starts anew"
                 )
-            self._follow_updates()
-            self.held = self.read_held(store)
-            yield
+            yield self.follow_updates(store)
+
+    def follow_updates(self, store: SnapshotStore) -> bool:
+        """Start from the newest version that updates have made; false if that is so since the last call."""
+        self._follow_pointer()
+        followed = self.version_before, self.ask(self.queue.applied, absent=0)
+        if followed == self._followed:
+            return False
+        self._followed, self.held = followed, self.read_held(store)
+        return True
 
     def read_shown(self) -> tuple[Pointer, dict[str, bytes], list[Record], dict[str, HeldUpdate]] | None:
         """Read all of the version that Redis shows: its payloads, its index, and the updates that hold.
@@ -210,11 +222,11 @@ class Session:
             shown = self.ask(partial(self.writer.read_shown, before), absent=None)
             if shown is not None:
                 return before, *shown
-            if not self._follow_updates():
+            if not self._follow_pointer():
                 return None
         return None
 
-    def _follow_updates(self) -> bool:
+    def _follow_pointer(self) -> bool:
         """Go on from the version that updates have made since the run began; false if there is none.
 
         What another run has published is left to the last checks, which refuse this one.
@@ -386,6 +398,11 @@ class Session:
             return  # the next run publishes from the files
         if lock and not self.ask(lambda: self.writer.replace_manifest(manifest, lock), absent=True):
             raise PublishRefused(LOCK_LOST)
+
+    def stage(self, snapshots: SnapshotSet) -> None:
+        """Give Redis the values of a set, which `publish` makes the current one."""
+        if lock := self._lock:
+            self.ask(lambda: self.writer.stage(snapshots, lock), absent=None)
 
     def publish(self, snapshots: SnapshotSet, left: Sequence[QueuedUpdate] = ()) -> None:
         """Make a set the current one.

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-import redis
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -142,14 +141,14 @@ def test_a_publish_whose_staged_keys_are_gone_is_refused(
     """Evicted or expired between staging and flip: the pointer stays, and so does what it names."""
     publish(cache, a_set(1))
     before = keys_of(redis_server, SOURCE)
-    stage = VersionWriter._stage
+    stage = VersionWriter.stage
 
-    def stage_and_lose_one(self: VersionWriter, client: redis.Redis, snapshots: SnapshotSet, token: str) -> None:
-        stage(self, client, snapshots, token)
-        client.delete(KEYS.staged(token, "ranking"))
+    def stage_and_lose_one(self: VersionWriter, snapshots: SnapshotSet, lock: Lock) -> None:
+        stage(self, snapshots, lock)
+        client.delete(KEYS.staged(lock.token, "ranking"))
 
-    monkeypatch.setattr(VersionWriter, "_stage", stage_and_lose_one)
-    with pytest.raises(PublishRefused, match="staged has expired"):
+    monkeypatch.setattr(VersionWriter, "stage", stage_and_lose_one)
+    with redis_server.client as client, pytest.raises(PublishRefused, match="staged has expired"):
         publish(cache, a_set(2))
 
     after = keys_of(redis_server, SOURCE)

@@ -19,9 +19,10 @@ import optimizer.pipeline.updates
 from optimizer import Settings, SnapshotReader, optimize
 from optimizer.cache.client import CacheClient
 from optimizer.cache.keys import VERSION_KINDS, Keys
-from optimizer.cache.lock import SourceLock
+from optimizer.cache.lock import Lock, SourceLock
 from optimizer.cache.update_queue import UpdateQueue
 from optimizer.cache.update_writer import UpdateWriter
+from optimizer.cache.writer import VersionWriter
 from optimizer.errors import (
     CacheUnavailable,
     GuardRefused,
@@ -33,6 +34,7 @@ from optimizer.errors import (
 from optimizer.models import Record, Report
 from optimizer.pipeline.rollback import rollback, unpin
 from optimizer.pipeline.updates import apply_updates, enqueue, wait_applied
+from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import (
     NEW,
@@ -157,6 +159,53 @@ def test_updates_during_a_scan_hold(settings: Settings, redis_server: RedisServe
     assert report.status == "success"
     assert shown(settings, redis_server) == symbols_shown(settings) == ["ZETA", "MSFT"]
     assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_updates_while_a_run_encodes_hold(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also they do not wait for that: what was staged is made anew, and nothing of it is left."""
+    run_old(settings)
+    write_json(settings.input, NEW)
+    stage, staged = VersionWriter.stage, []
+
+    def stage_and_apply(self: VersionWriter, snapshots: SnapshotSet, lock: Lock) -> None:
+        stage(self, snapshots, lock)
+        staged.append(snapshots.manifest.version)
+        if len(staged) == 1:
+            assert applied(settings, a("ZETA"), removed=("NVDA",)).status == "success"
+
+    monkeypatch.setattr(VersionWriter, "stage", stage_and_apply)
+    report = optimize(settings)
+
+    assert len(staged) == 2
+    assert report.version == staged[1]
+    assert shown(settings, redis_server) == symbols_shown(settings) == ["ZETA", "MSFT"]
+    assert_redis_holds_the_files(redis_server, settings)
+
+
+def test_an_update_that_is_dropped_while_a_run_encodes_does_not_stop_the_run(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No version was made of it, but the queue has moved on."""
+    settings = replace(settings, guard="tests.pipeline.test_updates:refuse_bad")
+    run_old(settings)
+    write_json(settings.input, NEW)
+    enqueue(settings, [a("BAD")], [])
+    stage, staged = VersionWriter.stage, []
+
+    def stage_and_drop(self: VersionWriter, snapshots: SnapshotSet, lock: Lock) -> None:
+        stage(self, snapshots, lock)
+        staged.append(snapshots.manifest.version)
+        if len(staged) == 1:
+            assert apply_updates(settings)
+
+    monkeypatch.setattr(VersionWriter, "stage", stage_and_drop)
+    assert optimize(settings).cache == "published"
+    assert len(staged) == 2
+    assert "BAD" not in shown(settings, redis_server)
+    with closing(CacheClient(settings.redis_url, settings.source, 30.0)) as cache:
+        assert UpdateQueue(cache).read().entries == []
 
 
 def test_updates_during_a_scan_by_the_fleet_hold(
