@@ -27,7 +27,8 @@ from optimizer.errors import CacheUnavailable, RollingError
 from optimizer.log import SourceLog
 from optimizer.models import Reject, RejectTally, Report
 from optimizer.pipeline.accept import accept_update
-from optimizer.pipeline.updates import Enqueued, apply_updates, wait_applied
+from optimizer.pipeline.drain import apply_updates
+from optimizer.pipeline.updates import Enqueued, wait_applied
 from optimizer.scan.fragment import shown
 from optimizer.selection.acceptance import describe_tally
 

@@ -100,7 +100,7 @@ class _Made:
 
     @property
     def is_equal(self) -> bool:
-        """Whether its content is that of the version before, which stays."""
+        """Whether the version before has the same content, and stays."""
         return self.before is not None and self.before.manifest.version == self.snapshots.manifest.version
 
 

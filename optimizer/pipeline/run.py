@@ -32,10 +32,10 @@ from optimizer.pipeline.assignment import (
     take_lost_assignment,
 )
 from optimizer.pipeline.confirm import confirm_set, keep_pinned
+from optimizer.pipeline.drain import apply_updates
 from optimizer.pipeline.parts import Input, Part, Progress, open_input
 from optimizer.pipeline.publish import publish
 from optimizer.pipeline.session import Session
-from optimizer.pipeline.updates import apply_updates
 from optimizer.scan.engine import choose_engine
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
 

@@ -33,26 +33,14 @@ from optimizer.pipeline.identity import user_at_host
 from optimizer.snapshots.delta import change_between, encode_stored
 from optimizer.snapshots.format import CONTENT_KINDS, SnapshotSet, encode_payload, entry_of
 
-__all__ = ["NextVersion", "Shown", "encode_updated"]
+__all__ = ["NextVersion", "decode_predictions", "encode_updated"]
 
 _PREDICTIONS: Final = msgspec.json.Decoder(PredictionsSnapshot)
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a version shows, decoded once."""
-
-    predictions: PredictionsSnapshot
-
-    @classmethod
-    def of(cls, base: Base) -> Shown:
-        """Decode it; raises what gzip raises, or one of `UNDECODABLE`."""
-        return cls(_PREDICTIONS.decode(gzip.decompress(base.payloads["predictions"])))
-
-    def known(self, changed: Mapping[str, HeldUpdate]) -> dict[str, Record]:
-        """The records that need not be read again, by symbol, with these updates in them."""
-        records = {record.symbol: record for record in self.predictions.predictions}
-        return records | {symbol: update.record for symbol, update in changed.items() if update.record is not None}
+def decode_predictions(base: Base) -> PredictionsSnapshot:
+    """Decode the predictions that a version shows; raises what gzip raises, or one of `UNDECODABLE`."""
+    return _PREDICTIONS.decode(gzip.decompress(base.payloads["predictions"]))
 
 
 @dataclass(frozen=True)
@@ -74,7 +62,7 @@ class NextVersion:
 def encode_updated(
     base: Base,
     *,
-    shown: Shown,
+    shown: PredictionsSnapshot,
     best: Sequence[Record],
     changed: Mapping[str, HeldUpdate],
     settings: Settings,
@@ -85,7 +73,7 @@ def encode_updated(
 
     Args:
         base: The version before, as Redis has it.
-        shown: What it shows.
+        shown: The predictions that it shows.
         best: The predictions of the next one.
         changed: The updates that it applies.
         settings: All settings of the source.
@@ -95,7 +83,7 @@ def encode_updated(
     before, now = base.pointer.manifest, text_of(now_s)
     predictions = PredictionsSnapshot(list(best), now, len(best))
     stored = change_between(
-        _content(before.version, before.generated_at, shown.predictions),
+        _content(before.version, before.generated_at, shown),
         _content(version, now, predictions),
         since=before.content_since,
     )

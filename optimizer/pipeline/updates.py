@@ -1,18 +1,13 @@
-"""Updates: records and removals that become part of the current version without a scan.
+"""Updates: records and removals that become part of the current version without a scan, as their callers see them.
 
     enqueue         puts a call's records and removals into the queue in Redis, as one entry
-    apply_updates   merges what waits, and publishes it as a few versions
-    wait_applied    waits until readers can see an entry
-
-A drain makes each version of what waits at that moment, at most a few a second. It does not need the lock of the runs,
-which a scan holds for seconds, but `publishing`, which orders it and the end of a run; the flip compares the pointer.
+    wait_applied    waits until readers can see an entry, which `drain.py` makes part of a version
 
 Errors: `CacheUnavailable` without Redis, `UpdatesRefused`, `UpdatesPending`, `UpdatesLost`.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -21,56 +16,19 @@ from typing import Final
 import msgspec
 
 from optimizer.cache.client import CacheClient
-from optimizer.cache.clocks import seconds_of, text_of
-from optimizer.cache.lock import SourceLock
 from optimizer.cache.pointer import Pointer
-from optimizer.cache.run_log import RunLog
-from optimizer.cache.update_queue import Call, QueueState, UpdateQueue
-from optimizer.cache.update_writer import Base, UpdateWriter
-from optimizer.cache.writer import Consumed
+from optimizer.cache.update_queue import Call, UpdateQueue
 from optimizer.config.settings import Settings
-from optimizer.errors import (
-    CacheUnavailable,
-    GuardRefused,
-    NoRecords,
-    PublishRefused,
-    RollingError,
-    UpdatesLost,
-    UpdatesPending,
-    UpdatesRefused,
-)
-from optimizer.log import SourceLog
-from optimizer.models import Manifest, QueuedUpdate, Record, Report, UpdateCounts
-from optimizer.pipeline.catch_up import catch_up_if_free
-from optimizer.pipeline.guard import check_guards
-from optimizer.pipeline.pace import delay_ms, next_tat_ms
-from optimizer.pipeline.update_version import NextVersion, Shown, encode_updated
-from optimizer.pipeline.version import Predecessor
-from optimizer.selection.guards import check_removed
-from optimizer.selection.updates import merge, symbols_of
-from optimizer.snapshots.format import CONTENT_KINDS, SnapshotSet
-from optimizer.snapshots.store import snapshot_store
+from optimizer.errors import CacheUnavailable, GuardRefused, UpdatesLost, UpdatesPending, UpdatesRefused
+from optimizer.models import Record
 
-__all__ = ["Enqueued", "apply_updates", "enqueue", "wait_applied"]
+__all__ = ["Enqueued", "enqueue", "wait_applied"]
 
-# The end of a run holds `publishing` while it writes the files, and while a guard of the user's is on.
-PUBLISHING_WAIT_S: Final = 10.0
-# Meanwhile it reads the queue, so that its flag does not expire, and no other drain is sent that would wait as well.
-LOCK_WAIT_S: Final = 0.5
-# After so long a drain leaves what comes next to another one, so that its task ends within its time limit.
-DRAIN_S: Final = 5.0
-# How often a drain begins anew after another version was published between its reading and its flip.
-ATTEMPTS: Final = 3
-# To write the files holds the locks of the runs for some 100 ms, in which a tick is skipped, and adds a kept version.
-FILES_FOLLOW_S: Final = 5.0
-OUTDATED_NAMED: Final = 10
 # How often what waits for its updates looks, at first and at the most.
 FIRST_POLL_S: Final = 0.002
+LONGEST_POLL_S: Final = 0.05
 # A drain that was begun takes up to 5 s, and is not disturbed by another.
 SEND_AGAIN_S: Final = 1.5
-LONGEST_POLL_S: Final = 0.05
-
-_log = SourceLog(__name__)
 
 
 class Enqueued(msgspec.Struct, frozen=True):
@@ -119,28 +77,6 @@ def enqueue(
                 f"{error} The updates may have been taken: send them again, twice has the same effect as once"
             ) from error
     return Enqueued(sequence, must_drain)
-
-
-def apply_updates(settings: Settings) -> Report | None:
-    """Apply what waits in the queue, until nothing does; return the report, `None` if nothing was waiting.
-
-    Any number of processes may do so at the same time. What a guard refuses is dropped, and named in a failed report in
-    the stream of runs. Nothing is applied while a version is pinned, or before there is one.
-
-    Raises:
-        GuardRefused: A guard refuses also what is shown already, as one that fails does; what was not applied waits.
-        PublishRefused: Something else publishes for too long, or again and again; likewise.
-        CacheUnavailable: Redis does not answer; what was not applied waits.
-    """
-    with closing(_cache(settings)) as cache:
-        drain = _Drain(settings, cache)
-        report = drain.run()
-    if report is not None and report.status == "success" and _are_old(drain.in_files):
-        try:
-            catch_up_if_free(settings)
-        except RollingError as error:  # the next tick tries again
-            _log.warning("the files could not catch up with updates", source=settings.source, error=error)
-    return report
 
 
 def wait_applied(
@@ -194,242 +130,8 @@ def wait_applied(
             poll_s = min(LONGEST_POLL_S, 1.5 * poll_s)
 
 
-class _RefusedAnyway(GuardRefused):
-    """The guards refuse what is shown already, which says nothing of an update."""
-
-
-class _Drain:
-    """One drain of the queue: what it has done so far; `in_files` is the files' manifest, as before its last step."""
-
-    def __init__(self, settings: Settings, cache: CacheClient) -> None:
-        self._settings = settings
-        self.in_files: Manifest | None = None
-        self._store = snapshot_store(settings.output_dir)
-        self._cache = cache
-        self._queue = UpdateQueue(cache)
-        self._lock = SourceLock(cache, cache.keys.publishing)
-        self._report: Report | None = None
-        self._counts = UpdateCounts()
-        self._until_s = time.monotonic() + DRAIN_S
-        self._last: float = math.inf  # the number of the last entry that is this drain's to apply
-        self._attempts = 0
-        self._locked_out_s = 0.0  # for how long something else has been publishing
-
-    def run(self) -> Report | None:
-        self._step()  # at once: what sends a drain has put something into the queue
-        while True:
-            state = self._read()
-            if not state.entries or state.entries[0].sequence > self._last:
-                if self._last < math.inf or self._queue.end_drain():
-                    return self._report
-            elif waits_for := _waits_for(state, self.in_files):
-                return self._report or Report("skipped", self._settings.source, text_of(time.time()), reason=waits_for)
-            else:
-                time.sleep(delay_ms(state.tat_ms, state.now_ms) / 1000)
-                self._step()
-
-    def _read(self) -> QueueState:
-        """Read what waits; after `DRAIN_S` what is accepted from then on is left to another drain."""
-        is_last = time.monotonic() >= self._until_s
-        state = self._queue.read(is_last=is_last)
-        if is_last:
-            self._last = min(self._last, state.newest)
-        return state
-
-    def _step(self) -> None:
-        """Make a version of what waits, unless another drain has just made one, or something else publishes."""
-        wait_s = min(LOCK_WAIT_S, PUBLISHING_WAIT_S)
-        try:
-            with self._lock.acquire_within(wait_s) as lock:
-                if not lock.held:
-                    self._locked_out_s += wait_s
-                    if self._locked_out_s < PUBLISHING_WAIT_S:
-                        return
-                    self._attempts = ATTEMPTS - 1
-                    raise PublishRefused(
-                        f"a run of {self._settings.source!r} has been publishing for longer than "
-                        f"{PUBLISHING_WAIT_S:g} s; the updates wait, and the next tick applies them"
-                    )
-                self._locked_out_s = 0.0
-                # Before the pointer is read: a run writes the files first, and may have been killed after that.
-                self.in_files = self._store.read_manifest()
-                state = self._read()
-                is_due = not delay_ms(state.tat_ms, state.now_ms)
-                if state.entries and is_due and not _waits_for(state, self.in_files):
-                    self._apply(state, lock.token)
-        except PublishRefused:
-            self._attempts += 1
-            if self._attempts == ATTEMPTS:
-                raise
-
-    def _apply(self, state: QueueState, token: str) -> None:
-        """Publish a version of the oldest entries: of all, or of as many as the guards pass, or drop one."""
-        entries = state.entries
-        try:
-            while not self._is_published(state, entries, token):
-                entries = entries[: len(entries) // 2]
-        except _RefusedAnyway:
-            raise
-        except (GuardRefused, NoRecords) as error:
-            self._drop(state, token, error)
-
-    def _is_published(self, state: QueueState, entries: Sequence[QueuedUpdate], token: str) -> bool:
-        """Publish entries; false if a guard refuses several, of which one may be the reason. The others follow."""
-        try:
-            self._publish(state, entries, token)
-        except (GuardRefused, NoRecords) as error:
-            if len(entries) == 1 or isinstance(error, _RefusedAnyway):
-                raise
-            return False
-        return True
-
-    def _publish(self, state: QueueState, entries: Sequence[QueuedUpdate], token: str) -> None:
-        settings, pointer = self._settings, state.pointer
-        assert pointer is not None  # noqa: S101 - asked before
-        writer = UpdateWriter(self._cache, token)
-        touched = sorted(symbols_of(entries))
-        kinds = CONTENT_KINDS if settings.guard else ("predictions",)
-        base = writer.read(pointer, touched, kinds)
-        # What holds comes first: after a rollback it is newer than what is shown.
-        current = base.records | {symbol: held.record for symbol, held in base.held.items()}
-        merged = merge(entries, current)
-        staged = writer.stage(
-            pointer.version,
-            merged.held,
-            limit=settings.index_symbols_limit,
-            top=settings.top_symbols_limit,
-            min_confidence=settings.min_confidence,
-        )
-        shown = Shown.of(base)
-        known = shown.known(merged.held)
-        known |= {
-            record.symbol: record for record in writer.records([each for each in staged.best if each not in known])
-        }
-        version = max(int(state.now_ms), 1 + max(pointer.version, base.newest_known))
-        following = encode_updated(
-            base,
-            shown=shown,
-            best=[known[each] for each in staged.best],
-            changed=merged.held,
-            settings=settings,
-            version=version,
-            now_s=state.now_ms / 1000,
-        )
-        try:
-            self._check(base, staged.count, following)
-        except (GuardRefused, NoRecords):
-            writer.discard()
-            raise
-        writer.publish(
-            following.manifest,
-            base=base,
-            changed=len(merged.held),
-            predictions=following.predictions,
-            change=following.change,
-            consumed=Consumed(
-                applied_before=state.applied,
-                entries=len(entries),
-                records=sum(entry.size for entry in entries),
-                applied=entries[-1].sequence,
-                tat_ms=round(next_tat_ms(state.tat_ms, state.now_ms)),
-            ),
-        )
-        counts = self._counts
-        self._counts = UpdateCounts(
-            versions=counts.versions + 1,
-            changed=counts.changed + sum(update.record is not None for update in merged.held.values()),
-            removed=counts.removed + sum(update.record is None for update in merged.held.values()),
-            outdated=counts.outdated + len(merged.outdated),
-            first_outdated=[*counts.first_outdated, *merged.outdated][:OUTDATED_NAMED],
-            refused=counts.refused,
-            held=following.manifest.updates,
-            waited_s=max(counts.waited_s, _waited_s(entries, state.now_ms / 1000)),
-        )
-        self._report = Report(
-            "success",
-            settings.source,
-            following.manifest.generated_at,
-            version=version,
-            cache="published",
-            rejected=following.manifest.rejected,
-            changes=following.manifest.changes,
-            updated=self._counts,
-        )
-
-    def _check(self, base: Base, count: int, following: NextVersion) -> None:
-        """Ask the guards; one that refuses what is shown already, as one that fails does, says nothing of an update."""
-        settings = self._settings
-        if not count:
-            raise NoRecords(
-                f"updates would remove the last record of {settings.source!r}; an empty set never replaces a good one"
-            )
-        # A limit that was lowered since the last scan removes records too.
-        before = min(base.index_count, settings.index_symbols_limit)
-        check_removed(count, before, max_drop_percent=settings.max_drop_percent)
-        manifest = base.pointer.manifest
-        shown = Predecessor(manifest, SnapshotSet(manifest, base.payloads), is_in_redis=True)
-        try:
-            check_guards(settings, following.set_with(base), shown, accept=False)
-        except GuardRefused:
-            self._check_shown(shown)
-            raise
-
-    def _check_shown(self, shown: Predecessor) -> None:
-        assert shown.snapshots is not None  # noqa: S101 - read just now
-        try:
-            check_guards(self._settings, shown.snapshots, shown, accept=False)
-        except GuardRefused as error:
-            raise _RefusedAnyway(f"the updates wait, since what is shown would be refused too: {error}") from None
-
-    def _drop(self, state: QueueState, token: str, error: Exception) -> None:
-        """Drop the oldest entry, with a failed report in the stream of runs."""
-        entry = state.entries[0]
-        named = [*(record.symbol for record in entry.records), *entry.removed]
-        others = f" and {len(named) - OUTDATED_NAMED:,} more" if len(named) > OUTDATED_NAMED else ""
-        names = f"{', '.join(named[:OUTDATED_NAMED])}{others}"
-        details = f"the update of {names} was dropped: {error}"
-        if not self._queue.drop(state, token, details):
-            raise PublishRefused("publishing is no longer held by this drain")
-        self._counts = msgspec.structs.replace(self._counts, refused=self._counts.refused + entry.size)
-        failed = Report(
-            "failed",
-            self._settings.source,
-            text_of(time.time()),
-            version=None if state.pointer is None else state.pointer.version,
-            error=type(error).__name__,
-            details=details,
-            updated=self._counts,
-        )
-        RunLog(self._cache).add(failed)
-        _log.warning("the update of %s was dropped", names, source=self._settings.source, error=error)
-        if self._report is None or self._report.status == "failed":
-            self._report = failed
-        else:
-            self._report = msgspec.structs.replace(self._report, updated=self._counts)
-
-
 def _cache(settings: Settings) -> CacheClient:
     return CacheClient(settings.redis_url, settings.source, settings.interval_s, is_kept=True)
-
-
-def _are_old(in_files: Manifest | None) -> bool:
-    return in_files is not None and time.time() - seconds_of(in_files.generated_at) > FILES_FOLLOW_S
-
-
-def _waits_for(state: QueueState, in_files: Manifest | None) -> str:
-    """Why updates cannot be applied now, empty if they can."""
-    pointer = state.pointer
-    if pointer is None:
-        return "no_version"
-    if in_files is not None and in_files.version > pointer.version:
-        return "no_version"  # Redis was away: the next tick publishes the files, which are newer
-    is_pinned = pointer.manifest.pinned is not None
-    return "pinned" if is_pinned else ""
-
-
-def _waited_s(entries: Sequence[QueuedUpdate], now_s: float) -> float:
-    """How long the oldest has waited; one that was damaged has no time."""
-    return max((round(now_s - entry.at_ms / 1000, 3) for entry in entries if entry.at_ms), default=0.0)
 
 
 def _why_pending(pointer: Pointer | None, taken_from: Callable[[], str]) -> str:

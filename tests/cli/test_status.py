@@ -14,8 +14,9 @@ from optimizer import Settings, optimize
 from optimizer.cache.client import CacheClient
 from optimizer.cache.run_log import RunLog
 from optimizer.errors import NoBots
+from optimizer.pipeline.drain import apply_updates
 from optimizer.pipeline.run import failed_report, skipped
-from optimizer.pipeline.updates import apply_updates, enqueue
+from optimizer.pipeline.updates import enqueue
 from tests.support.command import rolling_optimizer
 from tests.support.published_state import report_unchanged
 from tests.support.redis_servers import RedisServer

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings, optimize
+from optimizer.pipeline.drain import apply_updates
 from optimizer.pipeline.identity import user_at_host
-from optimizer.pipeline.updates import apply_updates, enqueue
+from optimizer.pipeline.updates import enqueue
 from optimizer.snapshots.store import snapshot_store
 from tests.support.command import rolling_optimizer
 from tests.support.ports import free_port

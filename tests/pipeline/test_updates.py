@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 import optimizer.cache.update_queue
+import optimizer.pipeline.drain
 import optimizer.pipeline.session
-import optimizer.pipeline.updates
 from optimizer import Settings, SnapshotReader, optimize
 from optimizer.cache.client import CacheClient
 from optimizer.cache.keys import VERSION_KINDS, Keys
@@ -32,8 +32,9 @@ from optimizer.errors import (
     UpdatesRefused,
 )
 from optimizer.models import Record, Report
+from optimizer.pipeline.drain import apply_updates
 from optimizer.pipeline.rollback import rollback, unpin
-from optimizer.pipeline.updates import apply_updates, enqueue, wait_applied
+from optimizer.pipeline.updates import enqueue, wait_applied
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import (
@@ -291,7 +292,7 @@ def test_a_drain_that_takes_long_leaves_the_rest_to_another(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It applies what waits once more; a call that is accepted after that sends a drain."""
-    monkeypatch.setattr(optimizer.pipeline.updates, "DRAIN_S", 0.0)
+    monkeypatch.setattr(optimizer.pipeline.drain, "DRAIN_S", 0.0)
     run_old(settings)
     enqueue(settings, [a("A")], [])
     publish = UpdateWriter.publish
@@ -504,7 +505,7 @@ def test_updates_leave_enough(settings: Settings, redis_server: RedisServer) -> 
 
 def test_a_drain_and_the_end_of_a_run_wait_for_each_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """For so long; then the drain gives up, and what waits stays."""
-    monkeypatch.setattr(optimizer.pipeline.updates, "PUBLISHING_WAIT_S", 0.01)
+    monkeypatch.setattr(optimizer.pipeline.drain, "PUBLISHING_WAIT_S", 0.01)
     run_old(settings)
     enqueue(settings, [a("NVDA")], [])
     with closing(CacheClient(settings.redis_url, settings.source, 30.0)) as cache:
@@ -572,7 +573,7 @@ def test_drains_do_not_pile_up_while_a_run_publishes(
     settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that waits says so to those who publish, for as long as it waits."""
-    monkeypatch.setattr(optimizer.pipeline.updates, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(optimizer.pipeline.drain, "LOCK_WAIT_S", 0.05)
     monkeypatch.setattr(optimizer.cache.update_queue, "DRAINING_TTL_S", 0.2)
     run_old(settings)
     assert enqueue(settings, [a("A")], []).must_drain

@@ -22,13 +22,13 @@ from tests.support.redis_servers import RedisServer
 DIES_AT = """
 import sys
 from pathlib import Path
-import optimizer.pipeline.updates
+import optimizer.pipeline.drain
 from optimizer import Settings
 from tests.support.forked_deaths import die_at_steps
 
-optimizer.pipeline.updates.FILES_FOLLOW_S = -1.0
+optimizer.pipeline.drain.FILES_FOLLOW_S = -1.0
 settings = Settings(input=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), redis_url=sys.argv[3])
-die_at_steps(lambda _: optimizer.pipeline.updates.apply_updates(settings))
+die_at_steps(lambda _: optimizer.pipeline.drain.apply_updates(settings))
 """
 
 

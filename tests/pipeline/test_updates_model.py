@@ -25,13 +25,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+import optimizer.pipeline.drain
 import optimizer.pipeline.pace
-import optimizer.pipeline.updates
 from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.cache.pointer import Pointer
 from optimizer.models import HeldUpdate, PredictionsSnapshot, Record
-from optimizer.pipeline.updates import apply_updates, enqueue
+from optimizer.pipeline.drain import apply_updates
+from optimizer.pipeline.updates import enqueue
 from optimizer.snapshots.store import snapshot_store
 from tests.support.examples import examples
 from tests.support.published_state import assert_redis_holds_the_files
@@ -395,7 +396,7 @@ def test_any_interleaving_gives_what_the_model_gives(
 ) -> None:
     """Calls, duplicates, removals, drains, scans of older and newer inputs, kills, a Redis that is emptied or away."""
     monkeypatch.setattr(optimizer.pipeline.pace, "INTERVAL_MS", 0.0)
-    monkeypatch.setattr(optimizer.pipeline.updates, "FILES_FOLLOW_S", -1.0 if files_follow else math.inf)
+    monkeypatch.setattr(optimizer.pipeline.drain, "FILES_FOLLOW_S", -1.0 if files_follow else math.inf)
     run_state_machine_as_test(
         cast("Any", lambda: Updates(redis_server, tmp_path / "source", monkeypatch, files_follow=files_follow)),
         settings=hypothesis_settings(

@@ -16,9 +16,10 @@ from playwright.sync_api import Locator, Page, expect
 
 from optimizer.config.settings import Settings
 from optimizer.errors import GuardRefused, NoBots
+from optimizer.pipeline.drain import apply_updates
 from optimizer.pipeline.rollback import rollback, unpin
 from optimizer.pipeline.run import optimize
-from optimizer.pipeline.updates import apply_updates, enqueue
+from optimizer.pipeline.updates import enqueue
 from tests.support.browser import TOKEN, Watched, Web
 from tests.support.fleet import Fleet
 from tests.support.published_state import version_of

@@ -28,8 +28,9 @@ import optimizer.web.app
 from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.errors import SettingsInvalid, SourceMissing
+from optimizer.pipeline.drain import apply_updates
 from optimizer.pipeline.rollback import rollback, unpin
-from optimizer.pipeline.updates import apply_updates, enqueue
+from optimizer.pipeline.updates import enqueue
 from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
