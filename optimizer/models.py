@@ -48,6 +48,7 @@ __all__ = [
     "PortfolioSnapshot",
     "Position",
     "PredictionsSnapshot",
+    "Process",
     "QueuedUpdate",
     "Record",
     "Reject",
@@ -344,15 +345,16 @@ class Pin(Value, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """`manifest.json`, the commit record of a set of snapshot files, and the pointer in Redis.
 
-    Absent in a set that an older release has written: `rejected`, `content_since`, `changes`, `made_by`. A pointer in
-    Redis has no `index` in `snapshots` until the files have caught up with an update.
+    Absent in a set that an older release has written: `rejected`, `content_since`, `changes`, `made_by`, `input_at`. A
+    pointer in Redis has no `index` in `snapshots` until the files have caught up with an update.
 
+    `input_at` is the time of the last write to the input, by the clock of its place; of many parts, to the newest.
     `content_since` is the oldest version from which on predictions, bots and holdings have been what they are;
     `changes` counts what differs from the version before, absent for the first one. `made_by` is `user@host`.
     `restored_from` is the old version that a rollback published again. `scan_version` is the version of the scan from
     which a version of updates stems, absent in a scan's own; `updates` is how many updates hold. Two manifests of one
-    version may differ in `fingerprint`, `rejected` and `pinned` alone: another input with the same content, and a pin
-    that was removed.
+    version may differ in `fingerprint`, `input_at`, `rejected` and `pinned` alone: another input with the same content,
+    and a pin that was removed.
     """
 
     source: str
@@ -368,6 +370,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     pinned: Pin | None = None
     scan_version: int | None = None
     updates: int = 0
+    input_at: str | None = None
 
     @property
     def lineage(self) -> int:
@@ -506,6 +509,20 @@ class Report(Value, frozen=True, omit_defaults=True):
     input_age_s: float | None = None
     published_after_s: float | None = None
     updated: UpdateCounts | None = None
+
+
+class Process(Value, frozen=True):
+    """A worker or a beat, as it told last.
+
+    `seen_at` is when that was, by Redis' clock: a worker tells every few seconds, a beat each time that it has sent a
+    run. `is_alive` says that it is not overdue. `queues` are those that a worker takes, or to which a beat has sent.
+    """
+
+    kind: Literal["worker", "beat"]
+    name: str
+    seen_at: str
+    is_alive: bool
+    queues: list[str] = msgspec.field(default_factory=list)
 
 
 class Failure(Value, frozen=True):

@@ -49,6 +49,8 @@
 |                           |         | a digest of the part as it was; immutable; deleted  | by each tick       |
 |                           |         | when the part is seen to have changed               |                    |
 | rolling:{S}:parts         | SET     | the digests of all results that are kept            | never              |
+| rolling:{S}:processes     | HASH    | name -> when a worker or a beat told last, in ms by | a day              |
+|                           |         | Redis' clock, and what it is (JSON)                 |                    |
 | rolling:{S}:tick:N        | STRING  | tick N (time / interval) is taken by a run          | two intervals      |
 | rolling:{S}:requested     | STRING  | the run that was last requested over HTTP, its id   | the time limit of  |
 |                           |         | and whether it is forced (JSON); in the broker, or  | a run              |
@@ -152,6 +154,7 @@ class Keys:
             self.output: KeyType("string", expires=True),
             self.draining: KeyType("string", expires=True),
             self.publishing: KeyType("string", expires=True),
+            self.processes: KeyType("hash", expires=True),
         }
 
     @property
@@ -210,6 +213,11 @@ class Keys:
     def part(self, digest: str) -> str:
         """The result of a part."""
         return self._name("part", digest)
+
+    @property
+    def processes(self) -> str:
+        """The workers and beats of the source."""
+        return self._name("processes")
 
     @property
     def runs(self) -> str:

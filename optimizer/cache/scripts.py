@@ -21,6 +21,7 @@ __all__ = [
     "ENQUEUE",
     "EXTEND",
     "FLIP",
+    "HEARTBEAT",
     "NAME_OUTPUT",
     "READ_QUEUE",
     "REPLACE_MANIFEST",
@@ -68,6 +69,21 @@ else
     return 0
 end
 if is_dispatched then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
+return 1
+"""
+
+# KEYS: processes. ARGV: name, what the process is, milliseconds for which it is remembered.
+# The time is of this clock, which the readers ask too. Whatever has not told for so long is removed.
+HEARTBEAT: Final = """
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local entries = redis.call('HGETALL', KEYS[1])
+for i = 1, #entries, 2 do
+    local told_ms = tonumber(entries[i + 1]:match('^%d+ '))
+    if not told_ms or told_ms < now_ms - ARGV[3] then redis.call('HDEL', KEYS[1], entries[i]) end
+end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', now_ms) .. ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 

@@ -20,6 +20,7 @@ from typing import Any
 from celery import Celery
 from celery.utils.collections import match_case
 
+from optimizer.celery.heartbeats import tell_heartbeats
 from optimizer.celery.registration import ATTRIBUTE, Registration
 from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME, UPDATE_TASK, beat_entries, time_limit_s
 from optimizer.celery.startup import watch_registered, watch_standalone
@@ -80,6 +81,7 @@ def connect(registration: Registration) -> None:
 def _bind(registration: Registration, **_: Any) -> None:
     from optimizer.celery.tasks import bind_tasks  # noqa: PLC0415 - it imports the scanner; a sender may never bind
 
+    tell_heartbeats(registration)
     if registration.is_standalone:
         bind_tasks(registration, {})
         watch_standalone(registration.app)

@@ -57,6 +57,7 @@ class Settings:
     update_queue_limit: int = 10_000  # accepted and waiting
     interval_s: float = 30.0
     startup_delay_s: float = 5.0
+    max_input_age_s: float = 0.0  # 0: an input of any age will do
     gzip_level: int = 6
     max_record_bytes: int = 1_048_576
     engine: EngineName = "auto"
@@ -162,6 +163,7 @@ class Settings:
             ("keep_versions", 2, MOST_KEPT_VERSIONS),
             ("interval_s", 0.1, 86_400),
             ("startup_delay_s", 0, 86_400),
+            ("max_input_age_s", 0, 31_536_000),
             ("gzip_level", 1, 9),
             ("max_record_bytes", 1_024, 1 << 30),
         ):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from optimizer.cache.clocks import elapsed_s, seconds_of
+from optimizer.cache.clocks import elapsed_s, seconds_of, text_of
 from optimizer.config.settings import Settings
 from optimizer.errors import NoRecords
 from optimizer.models import ChangeCounts, QueuedUpdate, Record, Report, Stats
@@ -127,6 +127,7 @@ def _make(
         version=version,
         generated_at=now,
         fingerprint=scanned.fingerprint,
+        input_at=None if scanned.modified_s is None else text_of(scanned.modified_s),
         ranked=ranked,
         predictions=top(ranked, limit=settings.top_symbols_limit, min_confidence=settings.min_confidence),
         bots=summaries(scanned.result.bots),

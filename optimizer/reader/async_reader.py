@@ -32,6 +32,7 @@ from optimizer.reader.versions import Versions
 
 if TYPE_CHECKING:
     from optimizer.config.settings import Settings
+    from optimizer.reader.diagnosis import Diagnosis, Facts
     from optimizer.reader.stores import Stores
     from optimizer.storage.location import Location
 
@@ -58,6 +59,7 @@ class AsyncSnapshotReader:
         source: The source's name.
         output_dir: Where the gz files are, if this process can see them; `None` to do without.
         interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
+        max_input_age_s: The age from which the input counts as stale; 0 for none.
         on_refresh: Called in the event loop after each refresh, whether or not it has found a new version.
         stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
     """
@@ -69,10 +71,14 @@ class AsyncSnapshotReader:
         output_dir: Location | None,
         *,
         interval_s: float = 30.0,
+        max_input_age_s: float = 0.0,
         on_refresh: Callable[[], None] | None = None,
         stores: Stores | None = None,
     ) -> None:
-        self._share(SnapshotReader(redis_url, source, output_dir, interval_s=interval_s, stores=stores), on_refresh)
+        reader = SnapshotReader(
+            redis_url, source, output_dir, interval_s=interval_s, max_input_age_s=max_input_age_s, stores=stores
+        )
+        self._share(reader, on_refresh)
 
     def _share(self, reader: SnapshotReader, on_refresh: Callable[[], None] | None) -> None:
         self._reader = reader
@@ -98,6 +104,7 @@ class AsyncSnapshotReader:
             settings.source,
             settings.output_dir,
             interval_s=settings.interval_s,
+            max_input_age_s=settings.max_input_age_s,
             on_refresh=on_refresh,
         )
 
@@ -180,6 +187,16 @@ class AsyncSnapshotReader:
         """The newest reports, of all runs or of scans that were published; none while Redis is away."""
         await self.start()
         return await asyncio.to_thread(self._reader.runs, count, status=status)
+
+    async def facts(self) -> Facts:
+        """What is known of the source now: its version, the last runs, its workers and beats."""
+        await self.start()
+        return await asyncio.to_thread(self._reader.facts)
+
+    async def diagnose(self) -> Diagnosis:
+        """What is wrong with the source, if anything is, and what to do."""
+        await self.start()
+        return await asyncio.to_thread(self._reader.diagnose)
 
     async def wait(self, timeout_s: float) -> State:
         """Wait for the first version, for `timeout_s` seconds after the first refresh; return which one it is.

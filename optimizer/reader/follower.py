@@ -24,6 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from optimizer.cache.client import UNREADABLE
+from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.reader.redis_store import RedisStore
@@ -50,6 +51,7 @@ class Follower:
         source: The source's name.
         output_dir: Where the gz files are, if this process can see them.
         interval_s: Seconds between ticks; a version that none has confirmed for three of them is stale.
+        max_input_age_s: The age from which the input counts as stale; 0 for none.
         stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
     """
 
@@ -60,12 +62,15 @@ class Follower:
         output_dir: Location | None,
         interval_s: float,
         stores: Stores | None = None,
+        *,
+        max_input_age_s: float = 0.0,
     ) -> None:
         self.cached: CachedVersion | None = None
         self.source = source
         self.output_dir = output_dir
         self.redis_url = redis_url
         self.interval_s = interval_s
+        self.max_input_age_s = max_input_age_s
         self.stale_after_s = STALE_INTERVALS * interval_s
         self.redis: CacheStore
         self.files: VersionFiles | None
@@ -118,8 +123,7 @@ class Follower:
         cached = self.cached
         if cached is None:
             raise SnapshotMissing(
-                f"no snapshot of {self.source!r}: Redis: {self.redis.problem}; files: {self._files_problem}. "
-                "Is the worker running? See its log, or run: rolling-optimizer run"
+                f"no snapshot of {self.source!r}: Redis: {self.redis.problem}; files: {self._files_problem}"
             )
         return cached
 
@@ -167,7 +171,8 @@ class Follower:
     def state(self) -> State:
         """Which version is held."""
         cached = self.current()
-        age_s = cached.age_s()
+        age_s, input_at = cached.age_s(), cached.manifest.input_at
+        input_age_s = None if input_at is None else elapsed_s(seconds_of(input_at), time.time())
         return State(
             version=cached.version,
             generated_at=cached.manifest.generated_at,
@@ -179,6 +184,9 @@ class Follower:
             pinned=cached.manifest.pinned,
             restored_from=cached.manifest.restored_from,
             updates=cached.manifest.updates,
+            input_at=input_at,
+            input_age_s=input_age_s,
+            input_stale=input_age_s is not None and 0 < self.max_input_age_s < input_age_s,
         )
 
     def holds(self, version: int) -> bool:

@@ -12,20 +12,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from optimizer.cache.client import UNREADABLE
 from optimizer.errors import CacheUnavailable, SnapshotMissing
-from optimizer.models import Index, Origin, Record, Report
+from optimizer.models import Index, Origin, Process, Record, Report
 from optimizer.reader.follower import Follower
 from optimizer.reader.redis_store import READ_ATTEMPTS
 from optimizer.reader.results import Answer, CachedVersion, Sighting
+
+if TYPE_CHECKING:
+    from optimizer.reader.diagnosis import Facts
 
 __all__ = ["Lookups", "ScanStatus"]
 
 # More would take a connection each, and a pool that is exhausted looks like a Redis that is away. The refresher is not
 # among them: it must not wait for lookups.
 LOOKUPS_AT_ONCE: Final = 8
+# Of what is diagnosed: most runs find no change, or are skipped.
+RUNS_READ: Final = 100
 # No index is so long; Redis refuses numbers beyond 64 bits.
 MAX_RANK: Final = 1 << 53
 
@@ -90,6 +96,18 @@ class Lookups:
             self._follower.catch_up(newest)
         return reports
 
+    def facts(self) -> Facts:
+        """What is known of the source; no runs and no processes while Redis is away."""
+        from optimizer.reader.diagnosis import Facts  # noqa: PLC0415 - few readers ask
+
+        redis = self._follower.redis
+        runs, processes = self.runs(RUNS_READ, None), list[Process]()
+        with suppress(CacheUnavailable):
+            if redis.up:
+                with self._at_once:
+                    processes = redis.processes()
+        return Facts.of(self._follower, redis_up=redis.up, runs=runs, processes=processes)
+
     def _look_up(
         self,
         from_cached: Callable[[CachedVersion], Answer[T] | None],
@@ -116,7 +134,7 @@ class Lookups:
         raise SnapshotMissing(
             f"no index of {follower.source!r} for version {follower.current().version}, the newest that is known: "
             f"Redis: {follower.redis.problem if not follower.redis.up else 'not of this version'}; files in "
-            f"{follower.output_dir}: {problem}. The next run mends it: is the worker running?"
+            f"{follower.output_dir}: {problem}. The next run mends it"
         )
 
     def _cached_symbols(self, cached: CachedVersion, symbols: Sequence[str]) -> Answer[list[Record | None]] | None:

@@ -34,6 +34,7 @@ from optimizer.reader.results import Answer, Changes, Snapshot, State, VersionSn
 
 if TYPE_CHECKING:
     from optimizer.config.settings import Settings
+    from optimizer.reader.diagnosis import Diagnosis, Facts
     from optimizer.reader.stores import NewVersions, Stores
     from optimizer.storage.location import Location
 
@@ -59,6 +60,7 @@ class SnapshotReader:
         source: The source's name.
         output_dir: Where the gz files are, if this process can see them; `None` to do without.
         interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
+        max_input_age_s: The age from which the input counts as stale; 0 for none.
         stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
     """
 
@@ -69,9 +71,10 @@ class SnapshotReader:
         output_dir: Location | None,
         *,
         interval_s: float = 30.0,
+        max_input_age_s: float = 0.0,
         stores: Stores | None = None,
     ) -> None:
-        self.follower = Follower(redis_url, source, output_dir, interval_s, stores)
+        self.follower = Follower(redis_url, source, output_dir, interval_s, stores, max_input_age_s=max_input_age_s)
         self._thread: threading.Thread | None = None
         # A set in the order of insertion, changed and copied by single operations only, and so without a lock: a
         # finalizer removes from it, in any thread.
@@ -89,7 +92,13 @@ class SnapshotReader:
     @classmethod
     def from_settings(cls, settings: Settings) -> SnapshotReader:
         """A reader for the Redis, source and output directory of these settings."""
-        return cls(settings.redis_url, settings.source, settings.output_dir, interval_s=settings.interval_s)
+        return cls(
+            settings.redis_url,
+            settings.source,
+            settings.output_dir,
+            interval_s=settings.interval_s,
+            max_input_age_s=settings.max_input_age_s,
+        )
 
     def close(self) -> None:
         """End the thread and close the connections."""
@@ -168,6 +177,17 @@ class SnapshotReader:
         """The newest reports, of all runs or of scans that were published; none while Redis is away."""
         self.start()
         return self.lookups.runs(count, status)
+
+    def facts(self) -> Facts:
+        """What is known of the source now: its version, the last runs, its workers and beats."""
+        self.start()
+        return self.lookups.facts()
+
+    def diagnose(self) -> Diagnosis:
+        """What is wrong with the source, if anything is, and what to do."""
+        from optimizer.reader.diagnosis import diagnose  # noqa: PLC0415 - few readers ask
+
+        return diagnose(self.facts())
 
     # ---- new versions
 

@@ -25,7 +25,7 @@ from optimizer.cache.clocks import Sightings, seconds_of
 from optimizer.cache.keys import CHANGES_KEPT, PAYLOAD_KINDS, Keys
 from optimizer.cache.pointer import Pointer
 from optimizer.errors import CacheUnavailable
-from optimizer.models import Origin, Record, Report
+from optimizer.models import Origin, Process, Record, Report
 from optimizer.reader.results import CachedVersion, Payload, Sighting, load_payloads
 
 if TYPE_CHECKING:
@@ -244,6 +244,18 @@ class RedisStore:
             except UNREADABLE:  # of another release
                 continue
         return reports
+
+    def processes(self) -> list[Process]:
+        """The workers and beats, the last to tell first, each judged by Redis' clock if this user may ask for it."""
+        from optimizer.cache.heartbeats import decode_processes  # noqa: PLC0415 - few readers ask
+
+        with self.translated_errors(), self.client.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(self.keys.processes)
+            if self._may_ask_time:
+                pipeline.time()
+            entries, *times = pipeline.execute()
+        now_s = times[0][0] + times[0][1] / 1e6 if times else time.time()
+        return decode_processes(entries, now_s)
 
     def add_reads(self, numbers: Mapping[Origin, int]) -> list[int]:
         """Add to the number of HTTP responses from each origin; return the sums over all processes."""

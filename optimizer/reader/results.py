@@ -74,6 +74,10 @@ class State:
 
     `pinned` says since when no run replaces it, and by whom; `None` if runs do. `restored_from` is the old version that
     a rollback published again as this one. `updates` is how many updates hold in it, published without a scan.
+
+    `input_at` is the time of the last write to the input that it was made from, and `input_age_s` how long ago that is;
+    `None` if the place of the input does not say, or an older release has published it. `input_stale` says that it is
+    older than `max_input_age_s`: the engine is silent, though runs confirm what it wrote.
     """
 
     version: int
@@ -86,6 +90,9 @@ class State:
     pinned: Pin | None = None
     restored_from: int | None = None
     updates: int = 0
+    input_at: str | None = None
+    input_age_s: float | None = None
+    input_stale: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

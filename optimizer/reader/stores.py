@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from optimizer.models import Index, Origin, Record, Report
+from optimizer.models import Index, Origin, Process, Record, Report
 from optimizer.reader.results import CachedVersion, Sighting
 
 __all__ = ["CacheStore", "NewVersions", "Stores", "VersionFiles"]
@@ -63,6 +63,9 @@ class CacheStore(Protocol):
 
     def reports(self, count: int, *, scans: bool) -> list[Report]:
         """The newest reports."""
+
+    def processes(self) -> list[Process]:
+        """The workers and beats, the last to tell first."""
 
     def add_reads(self, numbers: Mapping[Origin, int]) -> list[int]:
         """Count responses by origin."""

@@ -183,6 +183,7 @@ class SetValues(TypedDict):
     rejected: NotRequired[Rejected | None]
     updates: NotRequired[Mapping[str, HeldUpdate]]
     made_by: NotRequired[str | None]
+    input_at: NotRequired[str | None]
 
 
 def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) -> SnapshotSet:
@@ -217,6 +218,7 @@ def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) 
         rejected=values.get("rejected"),
         made_by=values.get("made_by"),
         updates=len(index.updates or ()),
+        input_at=values.get("input_at"),
     )
     return SnapshotSet(manifest, payloads)
 

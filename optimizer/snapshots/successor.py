@@ -42,7 +42,8 @@ def encode_next(before: SnapshotSet | None, **values: Unpack[SetValues]) -> Snap
     if "index" in before.payloads and _is_same_index(before.decode_index(), values):
         kept.append("index")
     if len(kept) == len(KINDS):
-        return _with(before, fingerprint=values["fingerprint"], rejected=values.get("rejected"))
+        of_input = {name: values.get(name) for name in ("fingerprint", "input_at", "rejected")}
+        return _with(before, **of_input)
     return _with(
         encode_set(**values, kept=SnapshotSet(manifest, {kind: before.payloads[kind] for kind in kept})),
         content_since=(manifest.content_since or manifest.version) if stored is None else version,

@@ -22,7 +22,7 @@ from optimizer.cache.clocks import text_of
 from optimizer.cache.keys import CHANGES_KEPT, ORIGINS, PAYLOAD_KINDS
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
-from optimizer.models import Index, Origin, QueuedUpdate, Record, Report, Stats, VersionContent
+from optimizer.models import Index, Origin, Process, QueuedUpdate, Record, Report, Stats, VersionContent
 from optimizer.reader.results import CachedVersion, Sighting, load_payload, load_payloads
 from optimizer.reader.stores import Stores
 from optimizer.selection.top_n import rank, top
@@ -262,6 +262,11 @@ class MemoryCache:
         """One report for each publish."""
         self._check_up()
         return self._memory.reports[:count]
+
+    def processes(self) -> list[Process]:
+        """No process publishes but the test's."""
+        self._check_up()
+        return []
 
     def add_reads(self, numbers: Mapping[Origin, int]) -> list[int]:
         """Count responses by origin."""

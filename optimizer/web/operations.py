@@ -14,10 +14,11 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from optimizer.errors import SnapshotMissing
-from optimizer.models import Pin, Rejected, Report, Value
+from optimizer.models import Pin, Process, Rejected, Report, Value
 from optimizer.reader.async_reader import AsyncSnapshotReader
+from optimizer.reader.diagnosis import Diagnosis, Facts, diagnose
 from optimizer.reader.lookups import ScanStatus
-from optimizer.reader.results import InputTimes, describe_rejected, last_decided, most_bots_lack_fields
+from optimizer.reader.results import InputTimes, describe_rejected, most_bots_lack_fields
 from optimizer.web import describe, metrics
 from optimizer.web.problems import compressed_response, json_response, problem, unavailable
 from optimizer.web.service import Service
@@ -35,7 +36,9 @@ class SnapshotStatus(Value, frozen=True):
 
     `bots_lack_fields` says that most bots have no value in any field that is read: the engine may name them otherwise.
     `updates` is how many records and removals hold that were published without a scan.
-    `input_age_s` and `published_after_s` are null where no report says them, and while Redis is away.
+    `input_at` is the last write to the input that the version was made from, and null where its place does not say it;
+    `input_stale` says that it is older than `ROLLING_MAX_INPUT_AGE_S`. `published_after_s` is null where no report says
+    it, and while Redis is away. `diagnosis` says what is wrong, if anything is; `processes` are workers and beats.
     """
 
     source: str
@@ -56,8 +59,12 @@ class SnapshotStatus(Value, frozen=True):
     pinned: Pin | None
     restored_from: int | None
     updates: int
+    input_at: str | None
     input_age_s: float | None
+    input_stale: bool
     published_after_s: float | None
+    diagnosis: Diagnosis
+    processes: list[Process]
 
 
 class RunReports(Value, frozen=True):
@@ -96,7 +103,8 @@ def add_operations(
             "trigger": may_trigger,
             "flower_url": service.flower_url,
         }
-        times = await _input_times(reader)
+        facts, published_after_s = await _facts(reader)
+        always |= {"diagnosis": diagnose(facts), "processes": facts.processes}
         try:
             state = await reader.manifest()
         except SnapshotMissing as error:
@@ -115,8 +123,10 @@ def add_operations(
                 pinned=state.pinned,
                 restored_from=state.restored_from,
                 updates=state.updates,
-                input_age_s=times.input_age_s,
-                published_after_s=times.published_after_s,
+                input_at=state.input_at,
+                input_age_s=state.input_age_s,
+                input_stale=state.input_stale,
+                published_after_s=published_after_s,
                 **always,
             )
         )
@@ -151,12 +161,8 @@ def add_operations(
         if not reader.follower.current().is_whole:
             detail = f"a part of version {state.version} cannot be read; the next publish mends it"
             return problem(503, detail, {"Retry-After": "5"})
-        if state.stale:
-            detail = (
-                f"no run has made or confirmed version {state.version} for {state.age_s:.0f} s: "
-                f"{await _why_stale(reader)}"
-            )
-            return problem(503, detail, {"Retry-After": "5"})
+        if state.stale or state.input_stale:
+            return problem(503, diagnose((await _facts(reader))[0]).sentence, {"Retry-After": "5"})
         return json_response(ProbeStatus("ready", state.pinned))
 
     @router.get(
@@ -184,20 +190,14 @@ async def _reports(reader: AsyncSnapshotReader) -> tuple[list[Report], list[Repo
     return await reader.runs(RUNS_READ), await reader.runs(1, status="success")
 
 
-async def _input_times(reader: AsyncSnapshotReader) -> InputTimes:
-    """How fresh the input is; unknown if Redis takes long: what a response has besides is in memory."""
+async def _facts(reader: AsyncSnapshotReader) -> tuple[Facts, float | None]:
+    """What is known of the source, and how soon its last input was published.
+
+    A Redis that takes long counts as one that is away: what a response has besides is in memory.
+    """
     try:
         async with asyncio.timeout(REPORTS_S):
-            return InputTimes.of(*await _reports(reader))
+            facts, scans = await reader.facts(), await reader.runs(1, status="success")
+            return facts, InputTimes.of(facts.runs, scans).published_after_s
     except TimeoutError:
-        return InputTimes(None, None)
-
-
-async def _why_stale(reader: AsyncSnapshotReader) -> str:
-    """What to check first: Redis, the last run, or the worker."""
-    if not reader.follower.redis.up:
-        return "Redis does not answer this server, whose log says why"
-    run = last_decided(await reader.runs(RUNS_READ))
-    if run is not None and run.status == "failed":
-        return f"the last run failed at {run.timestamp} ({run.error}), and its report in /runs says why"
-    return "are the worker and beat running?"
+        return Facts.of(reader.follower, redis_up=False), None

@@ -52,8 +52,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 HEAD_KEY: Final = "optimizer.web.head"
 SLASH_KEY: Final = "optimizer.web.slash"
 NO_SNAPSHOT: Final = (
-    "no snapshot can be read, neither from Redis nor from the files. Is the worker running? See its log, or run: "
-    "rolling-optimizer run; this server's log says where it has looked"
+    "no snapshot can be read, neither from Redis nor from the files; /status says what is "
+    "wrong, and this server's log where it has looked"
 )
 NO_BROKER: Final = (
     "no run can be sent or followed now: the broker does not answer, or what it holds is none of ours; this server's "

@@ -37,6 +37,7 @@ GIVEN: dict[str, tuple[str, object]] = {
     "update_queue_limit": ("70", 70),
     "interval_s": ("12.5", 12.5),
     "startup_delay_s": ("0", 0.0),
+    "max_input_age_s": ("600", 600.0),
     "gzip_level": ("9", 9),
     "max_record_bytes": ("2048", 2048),
     "engine": ("ijson", "ijson"),

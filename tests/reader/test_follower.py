@@ -25,7 +25,7 @@ def test_no_snapshot_anywhere_is_an_error(
     """It says what was asked and what to do, whether Redis is empty, down, or the only place."""
     origins: tuple[Origin | None, ...] = (None, "redis", "files")
     for origin in origins:
-        with pytest.raises(SnapshotMissing, match=r"no snapshot of 'rolling_brain': Redis: .*rolling-optimizer run"):
+        with pytest.raises(SnapshotMissing, match=r"no snapshot of 'rolling_brain': Redis: .*; files: "):
             read(open_reader(settings, origin))
 
 

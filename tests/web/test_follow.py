@@ -400,7 +400,7 @@ def test_before_the_first_version_the_stream_tells_of_it(source: Source, page: P
     followed = InPage(page, source.proxy.url)
     wait_until(lambda: followed.log()["problems"] and followed.log()["state"] == "live", what="a problem")
     assert followed.log()["problems"][0]["status"] == 503
-    assert "Is the worker running?" in followed.log()["problems"][0]["message"]
+    assert "/status says what is wrong" in followed.log()["problems"][0]["message"]
     version = source.publish(records_of({"A": 1}), bots_of({}))
     assert_told(wait_for(followed, version), source)
 

@@ -305,8 +305,12 @@ def test_the_status_tells_version_age_and_origin(settings: Settings) -> None:
     assert report.timestamp <= status.pop("last_success") < "2099"
     assert report.input_age_s is not None
     assert report.input_age_s <= status.pop("input_age_s") < 60
+    assert status.pop("input_at") <= report.timestamp
+    assert status.pop("diagnosis")["code"] == "ok"
     assert status.pop("published_after_s") == report.published_after_s is not None
     assert status == {
+        "input_stale": False,
+        "processes": [],
         "source": "rolling_brain",
         "sources": ["rolling_brain"],
         "version": report.version,
@@ -346,7 +350,7 @@ def test_the_age_of_the_input_goes_on_from_the_last_run_that_could_use_it(settin
 def test_the_status_does_not_wait_for_a_redis_that_hangs(
     own_redis: RedisServer, settings_without_redis: Settings
 ) -> None:
-    """Version and age are in memory; the times of the input, which are in Redis, are unknown meanwhile."""
+    """Version and age are in memory; what is in Redis is unknown meanwhile."""
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     report = run_old(settings)
@@ -359,7 +363,8 @@ def test_the_status_does_not_wait_for_a_redis_that_hangs(
             took_s = time.monotonic() - began
         finally:
             own_redis.resume()
-    assert (status["version"], status["input_age_s"], status["published_after_s"]) == (report.version, None, None)
+    assert (status["version"], status["published_after_s"]) == (report.version, None)
+    assert status["diagnosis"]["code"] == "redis_away"
     assert took_s < 0.45  # two tries of a read take 0.5 s
 
 
@@ -413,8 +418,8 @@ def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:
     with asking(replace(settings, interval_s=0.1)) as client:
         wait_until(lambda: client.get("/readyz").status_code == 503, limit_s=5, what="staleness")
         answer = client.get("/readyz")
-        assert "no run has made or confirmed" in answer.json()["detail"]
-        assert "are the worker and beat running?" in answer.json()["detail"]
+        assert answer.json()["detail"].startswith("No worker takes the queue rolling.rolling_brain. Showing data from ")
+        assert client.get("/status").json()["diagnosis"]["code"] == "no_worker"
         assert "Retry-After" in answer.headers
         assert client.get("/status").json()["stale"] is True
         assert client.get("/predictions").headers["X-Snapshot-Stale"] == "true"
@@ -431,7 +436,7 @@ def test_a_stale_snapshot_is_explained_by_the_run_that_failed(settings: Settings
     with asking(brief) as client:
         wait_until(lambda: client.get("/readyz").status_code == 503, limit_s=5, what="staleness")
         detail = client.get("/readyz").json()["detail"]
-    assert re.search(r"the last run failed at \S+Z \(SourceMissing\)", detail)
+    assert re.match(r"The run at \S+ UTC has failed: SourceMissing, ", detail)
     assert "worker" not in detail
 
 

@@ -1,0 +1,88 @@
+"""The heartbeats of workers and beats: which of them there are, and when each told last.
+
+One hash a source, with an entry for each process. The time of an entry is set by Redis, and compared with Redis' clock.
+An entry stays for a day after its process has gone silent, so that readers can say since when.
+
+Errors: `CacheUnavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from optimizer.cache.client import CacheClient
+from optimizer.cache.clocks import text_of
+from optimizer.cache.scripts import HEARTBEAT
+from optimizer.models import UNDECODABLE, Process
+
+__all__ = ["OVERDUE_PERIODS", "Heartbeat", "Heartbeats", "decode_processes"]
+
+REMEMBERED_S: Final = 86_400.0
+# A process is overdue after so many of its periods; and a little, for what a busy machine delays.
+OVERDUE_PERIODS: Final = 3
+OVERDUE_S: Final = 2.0
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """What a process tells: its name, which is unique among all of its kind, and how often it tells, in seconds."""
+
+    kind: Literal["worker", "beat"]
+    name: str
+    period_s: float
+    queues: list[str] = msgspec.field(default_factory=list)
+
+
+_HEARTBEAT: Final = msgspec.json.Decoder(Heartbeat)
+
+
+class Heartbeats:
+    """The heartbeats of one source."""
+
+    def __init__(self, cache: CacheClient) -> None:
+        self._cache = cache
+        self._key = cache.keys.processes
+
+    def tell(self, heartbeat: Heartbeat) -> None:
+        """Say that a process lives."""
+        with self._cache.commands() as client:
+            client.eval(
+                HEARTBEAT,
+                1,
+                self._key,
+                f"{heartbeat.kind} {heartbeat.name}",
+                msgspec.json.encode(heartbeat),
+                str(round(1000 * REMEMBERED_S)),
+            )
+
+    def leave(self, heartbeat: Heartbeat) -> None:
+        """Say that a process ends as it should: it is not missed."""
+        with self._cache.commands() as client:
+            client.hdel(self._key, f"{heartbeat.kind} {heartbeat.name}")
+
+
+def decode_processes(entries: Mapping[bytes, bytes], now_s: float) -> list[Process]:
+    """Decode the hash, the last to tell first; without entries that cannot be read, as of another release.
+
+    Args:
+        entries: The fields of the hash.
+        now_s: The time by Redis' clock, in seconds since the epoch.
+    """
+    processes = []
+    for value in entries.values():
+        told_ms, _, data = value.partition(b" ")
+        try:
+            told_s, heartbeat = int(told_ms) / 1000, _HEARTBEAT.decode(data)
+        except (ValueError, *UNDECODABLE):
+            continue
+        process = Process(
+            kind=heartbeat.kind,
+            name=heartbeat.name,
+            seen_at=text_of(told_s),
+            is_alive=now_s - told_s <= OVERDUE_PERIODS * heartbeat.period_s + OVERDUE_S,
+            queues=heartbeat.queues,
+        )
+        processes.append((told_s, process))
+    return [process for _, process in sorted(processes, key=lambda each: (-each[0], each[1].name))]

@@ -1,0 +1,145 @@
+"""The heartbeats that workers and beats tell: see `cache/heartbeats.py`.
+
+A worker tells every few seconds which queues it takes, while it is connected to the broker. A beat tells each time that
+it has sent a run: one that hangs, or cannot reach the broker, is not taken for one that works. Both do so on a thread,
+so that a Redis that is slow or away delays nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterable
+from contextlib import closing
+from queue import SimpleQueue
+from typing import Any, Final
+
+from celery import Celery
+from celery.signals import after_task_publish, beat_init, worker_ready, worker_shutdown
+
+from optimizer.cache.client import CacheClient
+from optimizer.cache.heartbeats import Heartbeat, Heartbeats
+from optimizer.celery.registration import Registration
+from optimizer.celery.schedule import TASK_NAME
+from optimizer.config.settings import Settings
+from optimizer.errors import CacheUnavailable
+from optimizer.log import SourceLog
+
+__all__ = ["tell_heartbeats"]
+
+WORKER_PERIOD_S: Final = 5.0
+# A worker that is told to end waits no longer for a Redis that is away.
+LEAVE_S: Final = 2.0
+
+_log = SourceLog(__name__)
+
+
+def tell_heartbeats(registration: Registration) -> None:
+    """Let the workers and the beats of an app tell their heartbeats from their start on."""
+    app = registration.app
+
+    def start_worker(sender: Any, **_: Any) -> None:
+        if sender.app is app:
+            _Worker(sender, registration.every_or_none()).start()
+
+    def start_beat(sender: Any, **_: Any) -> None:
+        if sender.app is app:
+            _Beat(app, registration.every_or_none()).start()
+
+    worker_ready.connect(start_worker, weak=False)
+    beat_init.connect(start_beat, weak=False)
+
+
+class _Teller:
+    """Tells heartbeats; a failure is logged once, until it works again."""
+
+    def __init__(self) -> None:
+        self._is_failing = False
+
+    def tell(self, settings: Settings, heartbeat: Heartbeat) -> None:
+        try:
+            with closing(_cache(settings)) as cache:
+                Heartbeats(cache).tell(heartbeat)
+        except CacheUnavailable as error:
+            if not self._is_failing:
+                text = "this %s cannot tell that it lives, so status and the page do not list it"
+                _log.warning(text, heartbeat.kind, source=settings.source, error=error)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+
+class _Worker(_Teller):
+    def __init__(self, consumer: Any, every: Iterable[Settings]) -> None:
+        super().__init__()
+        self._consumer = consumer
+        self._every = list(every)
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin to tell, until the worker ends."""
+        worker_shutdown.connect(self._leave, weak=False)
+        threading.Thread(target=self._run, name="rolling-heartbeat", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            if self._consumer.task_consumer is not None:  # it is connected to the broker
+                heartbeat = self._heartbeat()
+                for settings in self._every:
+                    self.tell(settings, heartbeat)
+            self._ended.wait(WORKER_PERIOD_S)
+
+    def _heartbeat(self) -> Heartbeat:
+        queues = sorted(self._consumer.app.amqp.queues.consume_from)
+        return Heartbeat("worker", str(self._consumer.hostname), WORKER_PERIOD_S, queues)
+
+    def _leave(self, **_: Any) -> None:
+        """End in order: it is not missed."""
+        self._ended.set()
+        thread = threading.Thread(target=self._remove, daemon=True)
+        thread.start()
+        thread.join(LEAVE_S)
+
+    def _remove(self) -> None:
+        for settings in self._every:
+            try:
+                with closing(_cache(settings)) as cache:
+                    Heartbeats(cache).leave(self._heartbeat())
+            except CacheUnavailable:  # its entry is overdue soon
+                return
+
+
+class _Beat(_Teller):
+    def __init__(self, app: Celery, every: Iterable[Settings]) -> None:
+        super().__init__()
+        self._app = app
+        self._every = {settings.source: settings for settings in every}
+        self._name = f"{socket.gethostname()} {os.getpid()}"
+        self._sent: SimpleQueue[tuple[Settings, str]] = SimpleQueue()
+
+    def start(self) -> None:
+        """Begin to tell of each run that is sent."""
+        after_task_publish.connect(self._on_sent, sender=TASK_NAME, weak=False)
+        threading.Thread(target=self._run, name="rolling-heartbeat", daemon=True).start()
+
+    def _on_sent(self, body: Any, exchange: str, routing_key: str, **_: Any) -> None:
+        settings = self._every.get(body[1].get("source"))
+        if settings is not None:
+            self._sent.put((settings, self._queue(exchange, routing_key)))
+
+    def _queue(self, exchange: str, routing_key: str) -> str:
+        """The queue that a message was sent to."""
+        for name, queue in self._app.amqp.queues.items():
+            if queue.routing_key == routing_key and queue.exchange.name == exchange:
+                return str(name)
+        return routing_key  # the default exchange's, which is the queue's name
+
+    def _run(self) -> None:
+        while True:
+            settings, queue = self._sent.get()
+            self.tell(settings, Heartbeat("beat", self._name, settings.interval_s, [queue]))
+
+
+def _cache(settings: Settings) -> CacheClient:
+    return CacheClient(settings.redis_url, settings.source, settings.interval_s, is_kept=True)

@@ -1,0 +1,250 @@
+"""One diagnosis of a source: what is wrong, since when, why, and what to do. Pure.
+
+`diagnose` makes it of what a reader knows. The page, `/status`, `/readyz`, the answers without a snapshot and
+`rolling-optimizer status` all show this one, so that an operator reads the same sentence everywhere.
+
+The causes are asked for in an order: what explains most comes first. A Redis that is away hides all that is known of
+the others; runs that fail by name say more than an age; who sends and who takes runs is asked only where none end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import takewhile
+from typing import TYPE_CHECKING, Final, Literal
+
+from optimizer.cache.clocks import FUTURE_TOLERANCE_S, seconds_of
+from optimizer.models import Process, Report, Value
+from optimizer.reader.results import State
+
+if TYPE_CHECKING:
+    from optimizer.reader.follower import Follower
+
+__all__ = ["Code", "Diagnosis", "Facts", "describe_age", "describe_time", "diagnose"]
+
+Code = Literal[
+    "ok",
+    "redis_away",
+    "runs_fail",
+    "clock_ahead",
+    "no_worker",
+    "no_beat",
+    "runs_skipped",
+    "no_run",
+    "no_version",
+    "input_old",
+]
+PAGE: Final = "operations.md"
+DAY_S: Final = 86_400
+# A failure explains what is stale for so much longer than runs are missed.
+RECENT_S: Final = 60.0
+
+
+class Diagnosis(Value, frozen=True):
+    """What is wrong with a source, if anything is.
+
+    `level` is `ok`; `warning` where what is shown is still fresh; `bad` where it is not, or where there is nothing.
+    `text` says what and why, `advice` what to do; both are whole sentences. `since` is the time from which on it has
+    been so, if that is known. `docs` is the entry in the documentation.
+    """
+
+    code: Code
+    level: Literal["ok", "warning", "bad"]
+    text: str
+    advice: str = ""
+    since: str | None = None
+    docs: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Text and advice."""
+        return f"{self.text} {self.advice}".rstrip()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a reader knows of a source.
+
+    `state` is `None` without a version. `runs` and `processes` are the newest first, and empty while Redis is away.
+    """
+
+    source: str
+    interval_s: float
+    stale_after_s: float
+    redis_up: bool
+    max_input_age_s: float = 0.0
+    state: State | None = None
+    runs: Sequence[Report] = ()
+    processes: Sequence[Process] = ()
+    now_s: float = field(default_factory=time.time)
+
+    @classmethod
+    def of(
+        cls, follower: Follower, *, redis_up: bool, runs: Sequence[Report] = (), processes: Sequence[Process] = ()
+    ) -> Facts:
+        """What a follower knows, with runs and processes of which its Redis knows."""
+        return cls(
+            source=follower.source,
+            interval_s=follower.interval_s,
+            stale_after_s=follower.stale_after_s,
+            redis_up=redis_up,
+            max_input_age_s=follower.max_input_age_s,
+            state=None if follower.cached is None else follower.state(),
+            runs=runs,
+            processes=processes,
+        )
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether no run has made or confirmed what is shown for three intervals, or nothing is shown."""
+        return self.state is None or self.state.stale
+
+
+def diagnose(facts: Facts) -> Diagnosis:
+    """Say what is wrong with a source."""
+    cause = _redis_away(facts) or _runs_fail(facts)
+    if cause is None and facts.is_stale:
+        cause = _clock_ahead(facts) or _no_worker(facts) or _no_beat(facts) or _runs_skipped(facts) or _no_run(facts)
+    return cause or _input_old(facts) or Diagnosis("ok", "ok", _shown(facts))
+
+
+def describe_time(text: str, now_s: float) -> str:
+    """A time of ISO 8601, to the second, in UTC; with the date unless it is today's."""
+    at = datetime.fromtimestamp(seconds_of(text), UTC)
+    is_today = at.date() == datetime.fromtimestamp(now_s, UTC).date()
+    return f"{at:%H:%M:%S} UTC" if is_today else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def describe_age(seconds: float) -> str:
+    """A time span for people, of one unit: `5 s`, `15 min`, `3 h`, `2 days`."""
+    for limit, unit_s, unit in ((120, 1, "s"), (7_200, 60, "min"), (2 * DAY_S, 3_600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds / DAY_S:,.0f} days"
+
+
+def _shown(facts: Facts) -> str:
+    """What is shown, and how old it is."""
+    state = facts.state
+    if state is None:
+        return "There is no version to show."
+    data = ""
+    if state.input_at is not None and state.input_age_s is not None:
+        data = f"; data from {describe_time(state.input_at, facts.now_s)} ({describe_age(state.input_age_s)} ago)"
+    return f"Checked {describe_age(state.age_s)} ago{data}."
+
+
+def _showing(facts: Facts) -> str:
+    """What is shown meanwhile."""
+    state = facts.state
+    if state is None:
+        return "There is no version to show."
+    return f"Showing data from {describe_time(state.input_at or state.generated_at, facts.now_s)}."
+
+
+def _level(facts: Facts) -> Literal["warning", "bad"]:
+    return "bad" if facts.is_stale else "warning"
+
+
+def _cause(code: Code, facts: Facts, text: str, advice: str, since: str | None = None) -> Diagnosis:
+    docs = f"{PAGE}#{code.replace('_', '-')}"
+    return Diagnosis(code, _level(facts), f"{text} {_showing(facts)}", advice, since, docs)
+
+
+def _redis_away(facts: Facts) -> Diagnosis | None:
+    if facts.redis_up:
+        return None
+    # No address: clients read this too.
+    text = "Redis does not answer this process, whose log says why."
+    return _cause("redis_away", facts, text, "Start Redis, or correct ROLLING_REDIS_URL.")
+
+
+def _runs_fail(facts: Facts) -> Diagnosis | None:
+    decided = [run for run in facts.runs if run.status != "skipped"]
+    failed = list(takewhile(lambda run: run.status == "failed", decided))
+    if not failed or facts.now_s - seconds_of(failed[0].timestamp) > facts.stale_after_s + RECENT_S:
+        return None  # none has ended since: why that is so comes first
+    last, first = failed[0], failed[-1]
+    since = describe_time(first.timestamp, facts.now_s)
+    which = f"The run at {since} has failed" if len(failed) == 1 else f"Every run since {since} has failed"
+    text = f"{which}: {last.error}, {(last.details or '').rstrip('.')}."
+    advice = f"What {last.error} means, and what to do, is in the documentation."
+    return _cause("runs_fail", facts, text, advice, first.timestamp)
+
+
+def _clock_ahead(facts: Facts) -> Diagnosis | None:
+    state = facts.state
+    if state is None or seconds_of(state.checked_at) <= facts.now_s + FUTURE_TOLERANCE_S:
+        return None
+    text = f"The last check is said to have been at {describe_time(state.checked_at, facts.now_s)}, in the future."
+    return _cause("clock_ahead", facts, text, "Set the clocks of the workers, and of this host, by NTP.")
+
+
+def _no_worker(facts: Facts) -> Diagnosis | None:
+    queue = _queue(facts)
+    workers = [each for each in facts.processes if each.kind == "worker"]
+    if any(worker.is_alive and queue in worker.queues for worker in workers):
+        return None
+    text = f"No worker takes the queue {queue}."
+    since = next((worker.seen_at for worker in workers if queue in worker.queues), None)
+    if since is not None:
+        text = f"No worker has taken the queue {queue} since {describe_time(since, facts.now_s)}."
+    others = sorted({name for worker in workers if worker.is_alive for name in worker.queues})
+    if others:
+        text = f"{text[:-1]}; those that run take {', '.join(others)}."
+    return _cause("no_worker", facts, text, "Start one, and see the log of the last.", since)
+
+
+def _no_beat(facts: Facts) -> Diagnosis | None:
+    beats = [each for each in facts.processes if each.kind == "beat"]
+    if any(beat.is_alive for beat in beats):
+        return None
+    since = beats[0].seen_at if beats else None
+    text = (
+        "No beat sends runs." if since is None else f"Beat has sent nothing since {describe_time(since, facts.now_s)}."
+    )
+    return _cause("no_beat", facts, text, "Start it, and see the log of the last.", since)
+
+
+def _runs_skipped(facts: Facts) -> Diagnosis | None:
+    skipped = list(takewhile(lambda run: run.status == "skipped", facts.runs))
+    recent = [run for run in skipped if facts.now_s - seconds_of(run.timestamp) <= facts.stale_after_s]
+    if not recent:
+        return None
+    since = skipped[-1].timestamp
+    text = f"Every run since {describe_time(since, facts.now_s)} was skipped: {skipped[0].reason}."
+    return _cause("runs_skipped", facts, text, "If one run hangs, end it in Flower, or restart its worker.", since)
+
+
+def _no_run(facts: Facts) -> Diagnosis:
+    if not facts.runs and facts.state is None:
+        text = "Worker and beat run, and no run has ended yet."
+        return _cause("no_version", facts, text, "The first one ends within two intervals; else see the worker's log.")
+    since = facts.runs[0].timestamp if facts.runs else None
+    when = "" if since is None else f" since {describe_time(since, facts.now_s)}"
+    text = f"Worker and beat run, but no run has ended{when}."
+    return _cause("no_run", facts, text, "Are all slots of the worker busy, or does a run hang? See Flower.", since)
+
+
+def _input_old(facts: Facts) -> Diagnosis | None:
+    state = facts.state
+    if state is None or not state.input_stale or state.input_at is None or state.input_age_s is None:
+        return None
+    text = (
+        f"The engine has been silent since {describe_time(state.input_at, facts.now_s)}: the input is "
+        f"{describe_age(state.input_age_s)} old, more than ROLLING_MAX_INPUT_AGE_S={facts.max_input_age_s:g}."
+    )
+    docs = f"{PAGE}#input-old"
+    return Diagnosis("input_old", "bad", text, "See why the engine no longer writes it.", state.input_at, docs)
+
+
+def _queue(facts: Facts) -> str:
+    """Where runs are sent: as the last beat says, which knows the app's routes."""
+    return next((each.queues[0] for each in _beats(facts.processes) if each.queues), f"rolling.{facts.source}")
+
+
+def _beats(processes: Iterable[Process]) -> Iterable[Process]:
+    return (each for each in processes if each.kind == "beat")

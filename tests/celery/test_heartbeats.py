@@ -1,0 +1,80 @@
+"""The heartbeats of real workers and beats: who is listed, who is missed, and what the diagnosis makes of it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optimizer import Settings
+from optimizer.cache.client import CacheClient
+from optimizer.cache.heartbeats import Heartbeat, Heartbeats
+from optimizer.models import Process
+from tests.support.fleet import Fleet
+from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.rolling_files import a_record, write_json
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def fleet(settings: Settings, tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet with an interval of half a second, so that it is missed after some seconds."""
+    settings = replace(settings, interval_s=0.5)
+    write_json(settings.input, {"AAPL": a_record()})
+    variables = {"ROLLING_INTERVAL_S": "0.5", "ROLLING_STARTUP_DELAY_S": "0"}
+    with Fleet(tmp_path, settings, **variables) as fleet:
+        yield fleet
+
+
+def listed(fleet: Fleet, kind: str) -> list[Process]:
+    """The processes of a kind."""
+    return [each for each in fleet.reader.facts().processes if each.kind == kind]
+
+
+def test_worker_and_beat_are_listed_and_missed(fleet: Fleet) -> None:
+    """One that is killed is overdue, and the diagnosis names it; a worker that ends as it should leaves the list."""
+    assert fleet.reader.diagnose().code == "no_worker"
+    fleet.start_worker()
+    fleet.start_beat()
+    fleet.wait_for_runs(2)
+    wait_until(lambda: listed(fleet, "worker") and listed(fleet, "beat"), what="both")
+
+    (worker,), (beat,) = listed(fleet, "worker"), listed(fleet, "beat")
+    source_queue = f"rolling.{fleet.settings.source}"
+    assert worker.is_alive
+    assert {source_queue, "rolling.scan", "rolling.updates"} <= set(worker.queues)
+    assert beat.is_alive
+    assert beat.queues == [source_queue]
+    assert fleet.reader.diagnose().code == "ok"
+
+    fleet.end("beat", signal.SIGKILL)
+    wait_until(lambda: fleet.reader.diagnose().code == "no_beat", what="beat to be missed")
+    diagnosis = fleet.reader.diagnose()
+    assert diagnosis.text.startswith("Beat has sent nothing since ")
+    assert diagnosis.since == listed(fleet, "beat")[0].seen_at
+
+    fleet.end("worker", signal.SIGTERM)
+    wait_until(lambda: not listed(fleet, "worker"), what="the worker to leave")
+    assert fleet.reader.diagnose().text.startswith(f"No worker takes the queue {source_queue}. ")
+
+
+def test_old_entries_go(settings: Settings, redis_server: RedisServer) -> None:
+    """Of processes that told for the last time a day ago, and of what cannot be read."""
+    cache = CacheClient(settings.redis_url, settings.source, 30.0)
+    key = cache.keys.processes
+    heartbeats = Heartbeats(cache)
+    with redis_server.client as client:
+        heartbeats.tell(Heartbeat("worker", "old@host", 5.0))
+        data = client.hget(key, "worker old@host")
+        assert isinstance(data, bytes)
+        told_ms, _, rest = data.partition(b" ")
+        client.hset(key, "worker old@host", b"%d %b" % (int(told_ms) - 86_400_001, rest))
+        client.hset(key, "damaged", b"\xff")
+        heartbeats.tell(Heartbeat("worker", "new@host", 5.0, ["a"]))
+        assert set(client.hkeys(key)) == {b"worker new@host"}
+        assert 0 < client.ttl(key) <= 86_400
+    cache.close()
