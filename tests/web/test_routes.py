@@ -468,7 +468,7 @@ def test_a_client_is_not_told_where_redis_and_the_files_are(
             assert answer.status_code == 503
             assert str(own_redis.port) not in answer.text
             assert str(settings.output_dir) not in answer.text
-            assert "rolling-optimizer run" in answer.json()["detail"]
+            assert "/status says what is wrong" in answer.json()["detail"]
     messages = [record.message for record in caplog.records if "no snapshot of" in record.message]
     assert len(messages) == 1
     assert str(own_redis.port) in messages[0]
