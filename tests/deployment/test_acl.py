@@ -189,6 +189,11 @@ REFUSED: Final[dict[str, tuple[str, ...]]] = {
     "flower": (*OF_OTHERS, *READS_OF_THE_CACHE),
     "router": (*OF_OTHERS, *ORDERS, *EVENTS, "HGETALL unacked", "GET celery-task-meta-x", "LPUSH rolling.x 1", "INFO"),
 }
+REFUSED["beat"] += (
+    "EVAL return(redis.call('HSET',KEYS[1],'version',1)) 1 rolling:{x}:current",
+    "EVAL return(redis.call('DEL',KEYS[1])) 1 rolling:{x}:processes",
+    "DEL rolling:{x}:processes",
+)
 REFUSED["engine"] = (
     *WRITES_TO_THE_CACHE,
     *READS_OF_QUEUES,
@@ -212,6 +217,7 @@ REFUSED["engine"] = (
     "SUBSCRIBE rolling:{x}:published",
     "INFO",
 )
+REFUSED["router"] += ("HSET rolling:{x}:processes beat 1",)
 REFUSED["router"] += (*UPDATES_OF_OTHERS, *SECRETS_OF_THE_CACHE, *GROWTH_OF_THE_CACHE, "GET rolling:{x}:requested")
 REFUSED["sender"] += (
     *UPDATES_OF_OTHERS,

@@ -64,7 +64,7 @@ class WholeFleet:
             write_json(Path(str(self.settings.input).replace("*", part)), {"AAPL": a_record()})
         with self.fleet as fleet:
             fleet.start_worker(*self._worker_options, **self.urls("worker", "worker"))
-            fleet.start_beat(**self.urls("beat"))
+            fleet.start_beat(**self.urls("beat", "beat"))
             fleet.start_flower(**self.urls("flower"))
             fleet.wait_for_runs(1, "success")
             token = {"ROLLING_TRIGGER_TOKEN": TOKEN, "ROLLING_SOURCE": self.settings.source}
@@ -98,6 +98,8 @@ class WholeFleet:
         wait_until(lambda: ask(web, "GET", f"/runs/{run}")["state"] == "done", what="the run by the web")
         wait_until(lambda: ask(web, "GET", "/status")["origin"] == "redis", what="the web to read Redis")
         assert ask(web, "GET", "/predictions")["count"] == 1
+        processes = ask(web, "GET", "/status")["processes"]
+        assert {(each["kind"], each["is_alive"]) for each in processes} == {("worker", True), ("beat", True)}
 
         engine = replace(self.settings, redis_url=self._cache_url_of("engine"), broker_url=self._url_of("sender"))
         for number in range(2):
