@@ -134,7 +134,7 @@ def test_services_are_contained() -> None:
 
 @pytest.fixture(scope="module")
 def composed(composers: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
-    """All seven services, up since the first scheduled run was published."""
+    """All services, up since the first scheduled run was published."""
     try:
         redis_executable()
     except Exception as error:
@@ -171,6 +171,16 @@ def test_beat_and_worker_publish_to_the_cache_and_the_files(composed: Composed) 
         assert stored == written.payloads["predictions"]
     # It is logged a moment after the publish.
     wait_until(lambda: "✅ Optimized" in composed.lines("worker"), what="the log line of the run")
+
+
+def test_worker_and_both_beats_are_listed(composed: Composed) -> None:
+    """They tell in the cache that they live, a beat once it has sent a run, and the web says so."""
+
+    def listed() -> list[str]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{composed.ports['web']}/status", timeout=20) as answer:
+            return sorted(each["kind"] for each in json.loads(answer.read())["processes"] if each["is_alive"])
+
+    wait_until(lambda: composed.check() and listed() == ["beat", "beat", "worker"], limit_s=60, what="both beats")
 
 
 def test_the_web_shows_what_the_cache_holds(composed: Composed) -> None:

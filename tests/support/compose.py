@@ -7,14 +7,11 @@ used unchanged, so that a wrong command, variable or health check in the file fa
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +21,13 @@ import yaml
 from optimizer.cache.client import connect
 from optimizer.cli.dev.redis_server import redis_executable
 from tests.support.ports import free_port
+from tests.support.processes import ROOT, Processes, replaced
 
 __all__ = ["APPS", "COMPOSE_FILE", "ROOT", "VALKEYS", "Composed", "composers", "config", "redis_cli", "services"]
 
-ROOT: Final = Path(__file__).parents[2]
 COMPOSE_FILE: Final = ROOT / "docker-compose.yml"
 VALKEYS: Final = ("broker", "cache")
-APPS: Final = ("worker", "beat", "watch", "flower", "web")
-STOP_S: Final = 20.0
+APPS: Final = ("worker", "beat", "beat-2", "watch", "flower", "web")
 
 Spec = dict[str, Any]
 
@@ -70,79 +66,31 @@ def redis_cli() -> str | None:
     return shutil.which("valkey-cli") or shutil.which("redis-cli")
 
 
-class Composed:
+class Composed(Processes):
     """The services of the file as processes, in directories and on ports of their own, until the `with` block ends."""
 
     def __init__(self, services: Mapping[str, Spec], directory: Path) -> None:
+        super().__init__(directory)
         self._services = services
-        self._directory = directory
-        self.input = directory / "input" / "rolling_brain.json.gz"
-        self.output = directory / "output"
         self.ports = {name: free_port() for name in (*VALKEYS, "flower", "web")}
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.well_before: dict[str, bool] = {}
-        for path in (self.input.parent, self.output, directory / "data", directory / "app"):
-            path.mkdir()
-        # As the Dockerfile does: the wheel holds neither.
-        shutil.copy(ROOT / "celeryconfig.py", directory / "app")
-        shutil.copytree(ROOT / "tasks", directory / "app" / "tasks")
-
-    def __enter__(self) -> Composed:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop every service as Docker does, the last first: SIGTERM to its process, and in the end SIGKILL to all."""
-        for process in reversed(self.processes.values()):
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        (directory / "data").mkdir()
 
     def start(self, name: str) -> None:
         """Start a service; its lines go to a file."""
-        with self._log(name).open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                [self._here(name, word) for word in self._services[name]["command"]],
-                cwd=self._directory / "app",
-                env=self._environment(name),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        command = [self._here(name, word) for word in self._services[name]["command"]]
+        self.spawn(name, command, self._environment(name))
 
     def is_well(self, name: str) -> bool:
         """Run a service's health check as Docker would: in its environment, within its own timeout."""
         check = self._services[name]["healthcheck"]
         assert check["test"][0] == "CMD"
-        try:
-            done = subprocess.run(
-                [self._here(name, word) for word in check["test"][1:]],
-                cwd=self._directory / "app",
-                env=self._environment(name),
-                capture_output=True,
-                timeout=float(check["timeout"].removesuffix("s")),
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0
+        command = [self._here(name, word) for word in check["test"][1:]]
+        return self.succeeds(command, self._environment(name), float(check["timeout"].removesuffix("s")))
 
     def client(self, name: str, password: str) -> redis.Redis:
         """A client of one of the two servers."""
         return connect(f"redis://:{password}@127.0.0.1:{self.ports[name]}/0", timeout_s=5.0)
-
-    def lines(self, name: str) -> str:
-        """What a service has printed."""
-        return self._log(name).read_text(errors="replace")
-
-    def check(self) -> bool:
-        """Fail if a service has ended; true, so that it can stand in a condition."""
-        for name, process in self.processes.items():
-            assert process.poll() is None, f"{name} ended with {process.returncode}: {self.lines(name)[-3000:]}"
-        return True
 
     def _places(self, name: str) -> dict[str, str]:
         """What the network and the mounts would supply: text of the file, and what replaces it here."""
@@ -150,12 +98,11 @@ class Composed:
             "@broker:6379": f"@127.0.0.1:{self.ports['broker']}",
             "@cache:6379": f"@127.0.0.1:{self.ports['cache']}",
             "port 6379\n": f"port {self.ports.get(name)}\nbind 127.0.0.1\n",
-            "dir /data\n": f"dir {self._directory}/data\n",
+            "dir /data\n": f"dir {self.directory}/data\n",
             "/input/": f"{self.input.parent}/",
             "/output": str(self.output),
-            "/tmp/watch-alive": str(self._directory / "watch-alive"),
+            "/tmp/watch-alive": str(self.directory / "watch-alive"),
             f"worker@{self._services['worker']['hostname']}": f"worker@{socket.gethostname()}",
-            f"celerybeat@{self._services['beat']['hostname']}": f"celerybeat@{socket.gethostname()}",
             "0.0.0.0": "127.0.0.1",
             "5555": str(self.ports["flower"]),
             "8000": str(self.ports["web"]),
@@ -165,7 +112,7 @@ class Composed:
         """The directory of the programs that a service's image would have on its PATH, besides a shell."""
         if name not in VALKEYS:
             return Path(sys.executable).parent
-        programs = self._directory / f"programs-{name}"
+        programs = self.directory / f"programs-{name}"
         if not programs.exists():
             programs.mkdir()
             (programs / "valkey-server").symlink_to(redis_executable())
@@ -179,8 +126,4 @@ class Composed:
         return {"PATH": f"{self._programs(name)}:/usr/bin:/bin", "PYTHONUNBUFFERED": "1", **given}
 
     def _here(self, name: str, text: str) -> str:
-        places = self._places(name)
-        return re.sub("|".join(map(re.escape, places)), lambda match: places[match[0]], text)
-
-    def _log(self, name: str) -> Path:
-        return self._directory / f"{name}.log"
+        return replaced(text, self._places(name))

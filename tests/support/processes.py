@@ -1,0 +1,96 @@
+"""The processes that a deployment's files describe, started by the commands in them, with what they print in files."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+__all__ = ["ROOT", "Processes", "replaced"]
+
+ROOT: Final = Path(__file__).parents[2]
+STOP_S: Final = 20.0
+
+
+class Processes:
+    """Named processes in a directory of the test's, until the `with` block ends.
+
+    Attributes:
+        app: The directory from which `celery -A tasks` works: what the wheel does not hold.
+        input: The rolling file.
+        output: Where snapshots go.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.app = directory / "app"
+        self.input = directory / "input" / "rolling_brain.json.gz"
+        self.output = directory / "output"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        for path in (self.input.parent, self.output, self.app):
+            path.mkdir()
+        shutil.copy(ROOT / "celeryconfig.py", self.app)
+        shutil.copytree(ROOT / "tasks", self.app / "tasks")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop every process as a supervisor does, the last first: SIGTERM to it, and in the end SIGKILL to all."""
+        for process in reversed(self.processes.values()):
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def spawn(
+        self, name: str, command: Sequence[str], environ: Mapping[str, str], before: Callable[[], None] | None = None
+    ) -> None:
+        """Start a process; `before` is called in it first."""
+        with self._log(name).open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                cwd=self.app,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=before,  # noqa: PLW1509 - no thread of the test holds a lock that it takes
+            )
+
+    def succeeds(self, command: Sequence[str], environ: Mapping[str, str], timeout_s: float) -> bool:
+        """Whether a command exits with 0 within its time."""
+        try:
+            done = subprocess.run(
+                command, cwd=self.app, env=environ, capture_output=True, timeout=timeout_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    def lines(self, name: str) -> str:
+        """What a process has printed."""
+        return self._log(name).read_text(errors="replace")
+
+    def check(self) -> bool:
+        """Fail if a process has ended; true, so that it can stand in a condition."""
+        for name, process in self.processes.items():
+            assert process.poll() is None, f"{name} ended with {process.returncode}: {self.lines(name)[-3000:]}"
+        return True
+
+    def _log(self, name: str) -> Path:
+        return self.directory / f"{name}.log"
+
+
+def replaced(text: str, places: Mapping[str, str]) -> str:
+    """A text of a deployment's file, with what stands in this machine's place of each that it names."""
+    return re.sub("|".join(map(re.escape, places)), lambda match: places[match[0]], text)
