@@ -49,6 +49,8 @@ __all__ = [
 ]
 
 MEDIA_TYPE: Final = "application/problem+json"
+# Python 3.13 has other phrases; what clients get does not depend on the Python that serves.
+TITLES: Final = {413: "Request Entity Too Large", 422: "Unprocessable Entity"}
 HEAD_KEY: Final = "optimizer.web.head"
 SLASH_KEY: Final = "optimizer.web.slash"
 NO_SNAPSHOT: Final = (
@@ -79,7 +81,7 @@ class Problem(Value, frozen=True):
     @staticmethod
     def of(status: int, detail: str) -> Problem:
         """The problem of a response with this status."""
-        return Problem("about:blank", HTTPStatus(status).phrase, status, detail)
+        return Problem("about:blank", TITLES.get(status) or HTTPStatus(status).phrase, status, detail)
 
 
 class ChangesGone(Problem, frozen=True):
