@@ -54,7 +54,7 @@ def test_systemd_finds_nothing_wrong_with_them(installed_units: Path) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_services_are_contained(installed_units: Path, service: str) -> None:
-    """systemd's own judgement of what a service could reach if its code were an attacker's."""
+    """Systemd's own judgement of what a service could reach if its code were an attacker's."""
     done = analyze(installed_units, "security", "--offline=true", "--json=short", f"{service}.service")
 
     reached = {row["json_field"]: float(row["exposure"] or 0) for row in json.loads(done.stdout) if not row["set"]}
@@ -135,7 +135,9 @@ def test_the_units_are_a_whole_service(installed: Installed, own_redis: RedisSer
 
     for process in installed.processes.values():
         process.terminate()
-    ended = {name: process.wait(int(Unit(name).last("TimeoutStopSec"))) for name, process in installed.processes.items()}
+    ended = {
+        name: process.wait(int(Unit(name).last("TimeoutStopSec"))) for name, process in installed.processes.items()
+    }
     assert ended == dict.fromkeys(SERVICES, 0)
     shutil.rmtree(installed.output)
     own_redis.kill(lose_data=True)
