@@ -1,4 +1,4 @@
-"""Kubernetes' manifests: held against the API's own schemas, every command and probe run as the process that it starts."""
+"""Kubernetes' manifests: held against the API's own schemas, each command and probe run as the process it starts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_no_key_is_given_twice() -> None:
 
 
 def test_what_the_objects_name_is_there() -> None:
-    """Selectors find their pods and nothing else; claims, ConfigMap, ports and mounts exist; the Secret is the page's."""
+    """Selectors find their pods alone; claims, ConfigMap, ports and mounts exist; the Secret is the page's."""
     objects = manifests()
     names = {(each["kind"], each["metadata"]["name"]) for each in objects}
     pods = {each["metadata"]["name"]: each["spec"]["template"] for each in objects if each["kind"] == "Deployment"}
@@ -73,19 +73,14 @@ def test_what_the_objects_name_is_there() -> None:
     assert secret
     for pod in (pod["spec"] for pod in pods.values()):
         (container,) = pod["containers"]
-        claims = {
-            each["persistentVolumeClaim"]["claimName"] for each in pod["volumes"] if "persistentVolumeClaim" in each
-        }
-        assert {("PersistentVolumeClaim", name) for name in claims} <= names
+        claims = [each["persistentVolumeClaim"] for each in pod["volumes"] if "persistentVolumeClaim" in each]
+        assert {("PersistentVolumeClaim", claim["claimName"]) for claim in claims} <= names
         assert [each["configMapRef"]["name"] for each in container["envFrom"]] == ["rolling"]
         assert [each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each] == [secret[1]]
         assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
         ports = {each["name"] for each in container.get("ports", ())}
-        asked = {
-            container[probe]["httpGet"]["port"]
-            for probe in container
-            if probe.endswith("Probe") and "httpGet" in container[probe]
-        }
+        probes = [spec for key, spec in container.items() if key.endswith("Probe")]
+        asked = {probe["httpGet"]["port"] for probe in probes if "httpGet" in probe}
         assert asked <= ports
     (service,) = (each for each in objects if each["kind"] == "Service")
     assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
@@ -93,7 +88,7 @@ def test_what_the_objects_name_is_there() -> None:
 
 
 def test_pods_are_contained() -> None:
-    """No pod can gain rights, write into its image, reach the cluster's API, or take all memory; the worker alone writes."""
+    """No pod can gain rights, reach the cluster's API or take all memory; the worker alone writes, and to its output."""
     for each in manifests():
         if each["kind"] == "Deployment":
             pod = each["spec"]["template"]["spec"]
@@ -134,7 +129,7 @@ def test_only_a_probe_that_asks_no_other_process_may_end_a_container() -> None:
 
 @pytest.mark.slow
 def test_the_manifests_are_a_whole_service(tmp_path_factory: pytest.TempPathFactory, own_redis: RedisServer) -> None:
-    """Each probe fails before its container was started and passes afterwards; runs are made, and the web shows them."""
+    """Each probe fails before its container was started and passes afterwards; runs are made and shown."""
     own_redis.url = f"redis://:pass-word@127.0.0.1:{own_redis.port}/0"
     own_redis.start("--requirepass", "pass-word")
     secret = {"broker_url": own_redis.url, "redis_url": own_redis.url, "trigger_token": "a-token"}

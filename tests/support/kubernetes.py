@@ -1,7 +1,7 @@
 """The manifests of `deploy/kubernetes` as processes: each command and each probe runs as it stands.
 
-No cluster is needed. Mounts are replaced by directories of the test, and the container's network by loopback; the rest is
-used unchanged, so that a wrong command, variable, path or probe in a manifest fails.
+No cluster is needed. Mounts are replaced by directories of the test, the pod's network by loopback; the rest is used
+unchanged, so that a wrong command, variable, path or probe in a manifest fails.
 """
 
 from __future__ import annotations
