@@ -1,5 +1,5 @@
 # One image for worker, beat, Flower and web: the package as a wheel in a venv, with the versions of constraints.txt, which
-# are those that the tests ran with.
+# are those that the tests ran with, on a Python on which .ci/run runs the fast tests.
 
 FROM python:3.13-slim-trixie AS build
 WORKDIR /src

@@ -83,4 +83,4 @@ lock: install ## renew constraints.txt from pyproject.toml
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 
 clean: ## remove everything that the targets made
-	rm -rf .venv .lowest .demo .up .site .cache .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .venv .lowest .pythons .demo .up .site .cache .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -88,7 +88,7 @@ def test_what_the_objects_name_is_there() -> None:
 
 
 def test_pods_are_contained() -> None:
-    """No pod can gain rights, reach the cluster's API or take all memory; the worker alone writes, and to its output."""
+    """No pod can gain rights, reach the cluster's API or take all memory; the worker alone writes, to its output."""
     for each in manifests():
         if each["kind"] == "Deployment":
             pod = each["spec"]["template"]["spec"]
