@@ -32,13 +32,14 @@ from optimizer.web import create_app
 from tests.support.pages import PAGES, ROOT, Block, Sandbox, blocks, code_spans
 from tests.support.redis_servers import RedisServer
 
-NEEDS: Final = ("docker", "network", "root")
+NEEDS: Final = ("docker", "kubernetes", "network", "root")
 FORBIDDEN: Final = re.compile(r"\b(whoever|nobody|somebody|that of|rooms?|houses?|the line|key card)\b", re.IGNORECASE)
 # Text that operators read, besides the pages.
 COMMENTED: Final = (
     "CHANGELOG.md",
     "Dockerfile",
     "docker-compose.yml",
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file()),
     ".env.example",
     "Makefile",
     "mkdocs.yml",
