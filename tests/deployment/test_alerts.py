@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -15,7 +16,7 @@ from optimizer import Settings, optimize
 from optimizer.cache.client import CacheClient
 from optimizer.cache.heartbeats import Heartbeat, Heartbeats
 from optimizer.errors import SourceMissing
-from tests.support.compose import ROOT
+from tests.support.compose import COMPOSE_FILE, ROOT
 from tests.support.prometheus import RULES, Prometheus, promtool
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, local, write_json
@@ -23,6 +24,8 @@ from tests.support.web_apps import WebServer
 
 pytestmark = pytest.mark.slow
 
+GRAFANA: Final = ROOT / "deploy" / "grafana"
+DASHBOARD: Final = json.loads((GRAFANA / "dashboard.json").read_text())
 PAGE: Final = {"severity": "page"}
 TICKET: Final = {"severity": "ticket"}
 
@@ -82,10 +85,29 @@ def test_each_alert_leads_to_an_entry_of_the_documentation() -> None:
             assert anchor in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}, anchor
 
 
+def test_the_dashboard_has_what_the_profile_mounts() -> None:
+    """Grafana finds its data source by the name that is provisioned, and each panel has a place of its own."""
+    provisioned = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    assert [(each["type"], each["url"]) for each in provisioned] == [("prometheus", "http://prometheus:9090")]
+    grafana = yaml.safe_load(COMPOSE_FILE.read_text())["services"]["grafana"]
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/rolling-optimizer.yml").read_text())["providers"]
+    assert f"./deploy/grafana/dashboard.json:{provider['options']['path']}/dashboard.json:ro" in grafana["volumes"]
+    places = [
+        (column, row)
+        for panel in DASHBOARD["panels"]
+        for at in [panel["gridPos"]]
+        for column in range(at["x"], at["x"] + at["w"])
+        for row in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(places)) == len(places)
+    assert max(column for column, _ in places) < 24
+
+
 def test_alerts_fire_and_clear_on_the_real_metrics(tmp_path: Path, settings: Settings) -> None:
     """A Prometheus scrapes a web server while everything goes wrong, step by step, and well again.
 
-    Minutes are fractions of a second here, the rest is as it is shipped.
+    Minutes are fractions of a second here, the rest is as it is shipped. Each panel of the dashboard has something to
+    show by then.
     """
     settings = replace(settings, interval_s=1.0, max_input_age_s=3.0, max_rejected_percent=90)
     variables = {"ROLLING_INTERVAL_S": "1", "ROLLING_MAX_INPUT_AGE_S": "3"}
@@ -120,6 +142,12 @@ def test_alerts_fire_and_clear_on_the_real_metrics(tmp_path: Path, settings: Set
 
         wait_until(lambda: prometheus.query("source_kind:rolling_rejected:ratio"), what="the first values")
         becomes(rejected=0)
+        empty = {
+            target["expr"].replace("$source", ".*").replace("$__rate_interval", "5s")
+            for panel in DASHBOARD["panels"]
+            for target in panel["targets"]
+        }
+        empty = {expression for expression in empty if not prometheus.query(expression)}
         heartbeats.tell(small)
         shown = becomes("RollingMemoryNearLimit", "RollingRejectsRise", rejected=3)
         assert "33.33% of the records are rejected" in shown["RollingRejectsRise"]["summary"]
@@ -133,6 +161,9 @@ def test_alerts_fire_and_clear_on_the_real_metrics(tmp_path: Path, settings: Set
         shown = becomes(*dead, "RollingRejectsRise")
         failing = f"{settings.source}: the last 3 runs have failed, the last one by SourceMissing"
         assert shown["RollingRunsFail"]["summary"] == failing
+        # A server of the tests has no maxmemory, and so no limit to show.
+        empty = {expression for expression in empty if not prometheus.query(expression)}
+        assert empty == {'max by (source) (rolling_cache_memory_limit_bytes{source=~".*"})'}
         for heartbeat in (worker, beat):
             heartbeats.tell(heartbeat)
         becomes(rejected=0)

@@ -25,12 +25,24 @@ from optimizer.cache.client import connect
 from optimizer.cli.dev.redis_server import redis_executable
 from tests.support.ports import free_port
 
-__all__ = ["APPS", "COMPOSE_FILE", "ROOT", "VALKEYS", "Composed", "composers", "config", "redis_cli", "services"]
+__all__ = [
+    "APPS",
+    "COMPOSE_FILE",
+    "MONITORING",
+    "ROOT",
+    "VALKEYS",
+    "Composed",
+    "composers",
+    "config",
+    "redis_cli",
+    "services",
+]
 
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE_FILE: Final = ROOT / "docker-compose.yml"
 VALKEYS: Final = ("broker", "cache")
 APPS: Final = ("worker", "beat", "watch", "flower", "web")
+MONITORING: Final = ("prometheus", "grafana")
 STOP_S: Final = 20.0
 
 Spec = dict[str, Any]

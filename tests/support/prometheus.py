@@ -1,4 +1,4 @@
-"""Prometheus for tests: its tool, and a server with the shipped rules in which minutes are seconds."""
+"""Prometheus for tests: its tool, and a server with the shipped rules in which minutes are fractions of a second."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 
-from tests.support.compose import ROOT
+from tests.support.compose import COMPOSE_FILE, ROOT
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
@@ -32,7 +33,9 @@ def promtool(*arguments: str, given: str = "") -> str:
 
 
 class Prometheus:
-    """A server that follows `deploy/prometheus`, but for the target and the times; until the `with` block ends.
+    """The server of docker-compose.yml by its own command and files, until the `with` block ends.
+
+    What differs are the target, and the times of `deploy/prometheus`: minutes are fractions of a second.
 
     Args:
         directory: An empty one, for its data.
@@ -40,22 +43,35 @@ class Prometheus:
     """
 
     def __init__(self, directory: Path, target: str) -> None:
-        self._url = f"http://127.0.0.1:{free_port()}"
+        port = free_port()
+        self._url = f"http://127.0.0.1:{port}"
         self._log = directory / "prometheus.log"
         config = (PROMETHEUS_DIR / "prometheus.yml").read_text()
         assert "web:8000" in config
         config = config.replace("web:8000", target).replace("_interval: 15s", "_interval: 200ms")
         (directory / "prometheus.yml").write_text(config)
         (directory / "alerts.yml").write_text(re.sub(r"for: \d+[mh]", "for: 400ms", RULES.read_text()))
-        listens = self._url.removeprefix("http://")
-        options = [f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data"]
+        service = yaml.safe_load(COMPOSE_FILE.read_text())["services"]["prometheus"]
+        places = {
+            "/etc/prometheus/": f"{directory}/",
+            "path=/prometheus": f"path={directory}/data",
+            ":9090": f":{port}",
+        }
+
+        def here(word: str) -> str:
+            return re.sub("|".join(places), lambda match: places[match[0]], word)
+
+        command = [_path("prometheus"), *map(here, service["command"]), f"--web.listen-address=127.0.0.1:{port}"]
+        self._health_url = here(service["healthcheck"]["test"][-1])  # asked by the image's wget
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [_path("prometheus"), *options, f"--web.listen-address={listens}"], stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def __enter__(self) -> Prometheus:
-        wait_until(self._is_ready, what="Prometheus")
+        try:
+            wait_until(self._is_well, what="Prometheus")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,10 +97,11 @@ class Prometheus:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return json.load(answer)["data"]
 
-    def _is_ready(self) -> bool:
+    def _is_well(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()
         try:
-            return bool(self.query("vector(1)"))
+            with urllib.request.urlopen(self._health_url, timeout=10) as answer:
+                return bool(answer.status == 200)
         except OSError:
             return False
 
