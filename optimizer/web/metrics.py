@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from msgspec import UNSET
 
@@ -24,6 +24,7 @@ from optimizer.web.exposition import Metric, expose
 __all__ = ["Observed", "render"]
 
 STATUSES: Final = ("success", "unchanged", "skipped", "failed")
+KINDS: Final[tuple[Literal["worker", "beat"], ...]] = ("worker", "beat")
 LEVELS: Final = ("ok", "warning", "bad")
 
 
@@ -155,11 +156,7 @@ def _processes(observed: Observed) -> Iterable[Metric]:
         return
     yield _gauge("workers", "Workers that live and take the source's queue.", len(facts.workers))
     yield _gauge("beats", "Beats that live and send runs of the source.", len(facts.beats))
-    seen = [
-        ({"kind": kind}, seconds_of(known[0].seen_at))
-        for kind in ("worker", "beat")
-        if (known := [each for each in facts.processes if each.kind == kind])
-    ]
+    seen = [({"kind": kind}, seconds_of(known[0].seen_at)) for kind in KINDS if (known := facts.of_kind(kind))]
     if seen:
         yield Metric("process_seen_timestamp_seconds", "When a worker or a beat told last that it lives.", seen)
     limits = [worker.memory_limit_bytes for worker in facts.workers if worker.memory_limit_bytes]
