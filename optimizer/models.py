@@ -516,6 +516,7 @@ class Process(Value, frozen=True):
 
     `seen_at` is when that was, by Redis' clock: a worker tells every few seconds, a beat each time that it has sent a
     run. `is_alive` says that it is not overdue. `queues` are those that a worker takes, or to which a beat has sent.
+    `memory_limit_bytes` is what a process that makes runs may use, before a worker replaces it or the system kills it.
     """
 
     kind: Literal["worker", "beat"]
@@ -523,6 +524,7 @@ class Process(Value, frozen=True):
     seen_at: str
     is_alive: bool
     queues: list[str] = msgspec.field(default_factory=list)
+    memory_limit_bytes: int | None = None
 
 
 class Failure(Value, frozen=True):

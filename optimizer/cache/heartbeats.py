@@ -27,12 +27,16 @@ OVERDUE_S: Final = 2.0
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """What a process tells: its name, which is unique among all of its kind, and how often it tells, in seconds."""
+    """What a process tells: its name, which is unique among all of its kind, and how often it tells, in seconds.
+
+    `queues` and `memory_limit_bytes` are those of `Process`.
+    """
 
     kind: Literal["worker", "beat"]
     name: str
     period_s: float
     queues: list[str] = msgspec.field(default_factory=list)
+    memory_limit_bytes: int | None = None
 
 
 _HEARTBEAT: Final = msgspec.json.Decoder(Heartbeat)
@@ -83,6 +87,7 @@ def decode_processes(entries: Mapping[bytes, bytes], now_s: float) -> list[Proce
             seen_at=text_of(told_s),
             is_alive=now_s - told_s <= OVERDUE_PERIODS * heartbeat.period_s + OVERDUE_S,
             queues=heartbeat.queues,
+            memory_limit_bytes=heartbeat.memory_limit_bytes,
         )
         processes.append((told_s, process))
     return [process for _, process in sorted(processes, key=lambda each: (-each[0], each[1].name))]

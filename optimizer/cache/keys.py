@@ -23,6 +23,9 @@
 |                           |         | is the bytes of all changes up to it)               |                    |
 | rolling:{S}:runs          | STREAM  | one report a run (JSON, in the field `report`)      | about a day        |
 | rolling:{S}:scans         | STREAM  | the same for each run that has published a scan     | the newest 100     |
+| rolling:{S}:outcomes      | HASH    | status, and the error's name after a space -> the   | never              |
+|                           |         | number of runs that ended so, as of the stream of   |                    |
+|                           |         | runs, with whose entry each is counted              |                    |
 | rolling:{S}:reads:O       | STRING  | the number of HTTP responses from origin O (redis,  | never              |
 |                           |         | files), of all processes that serve; each adds to   |                    |
 |                           |         | it, if it may                                       |                    |
@@ -141,7 +144,7 @@ class Keys:
     def fixed(self) -> dict[str, KeyType]:
         """The keys whose names do not change."""
         lasting = {
-            "hash": (self.current, self.flipped, self.queued, self.updates),
+            "hash": (self.current, self.flipped, self.outcomes, self.queued, self.updates),
             "list": (self.queue,),
             "string": tuple(self.reads(origin) for origin in ORIGINS),
             "stream": (self.deltas, self.runs, self.scans),
@@ -228,6 +231,11 @@ class Keys:
     def scans(self) -> str:
         """The stream of reports with the status `success`."""
         return self._name("scans")
+
+    @property
+    def outcomes(self) -> str:
+        """The number of runs by status and error."""
+        return self._name("outcomes")
 
     def reads(self, origin: str) -> str:
         """The number of HTTP responses from an origin."""

@@ -11,7 +11,8 @@ import os
 import socket
 import threading
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ from optimizer.log import SourceLog
 __all__ = ["tell_heartbeats"]
 
 WORKER_PERIOD_S: Final = 5.0
+# The limit of a container, by which its processes are killed; `max` if there is none.
+_CONTAINER_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 # A worker that is told to end waits no longer for a Redis that is away.
 LEAVE_S: Final = 2.0
 
@@ -91,8 +94,10 @@ class _Worker(_Teller):
             self._ended.wait(WORKER_PERIOD_S)
 
     def _heartbeat(self) -> Heartbeat:
-        queues = sorted(self._consumer.app.amqp.queues.consume_from)
-        return Heartbeat("worker", str(self._consumer.hostname), WORKER_PERIOD_S, queues)
+        app = self._consumer.app
+        limit_bytes = _memory_limit_bytes(app.conf.worker_max_memory_per_child or 0)
+        queues = sorted(app.amqp.queues.consume_from)
+        return Heartbeat("worker", str(self._consumer.hostname), WORKER_PERIOD_S, queues, limit_bytes)
 
     def _leave(self, **_: Any) -> None:
         """End in order: it is not missed."""
@@ -139,6 +144,14 @@ class _Beat(_Teller):
         while True:
             settings, queue = self._sent.get()
             self.tell(settings, Heartbeat("beat", self._name, settings.interval_s, [queue]))
+
+
+def _memory_limit_bytes(child_kib: int) -> int | None:
+    """The lowest of the limits that a child of a worker has."""
+    limits = [1024 * child_kib] if child_kib else []
+    with suppress(OSError, ValueError):
+        limits.append(int(_CONTAINER_LIMIT.read_text()))
+    return min(limits, default=None)
 
 
 def _cache(settings: Settings) -> CacheClient:

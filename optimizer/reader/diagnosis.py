@@ -10,7 +10,7 @@ the others; runs that fail by name say more than an age; who sends and who takes
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -98,6 +98,30 @@ class Facts:
         )
 
     @property
+    def queue(self) -> str:
+        """Where runs are sent: as the last beat says, which knows the app's routes."""
+        return next((beat.queues[0] for beat in self.of_kind("beat") if beat.queues), f"rolling.{self.source}")
+
+    @property
+    def workers(self) -> list[Process]:
+        """Those that live and take the queue."""
+        return [each for each in self.of_kind("worker") if each.is_alive and self.queue in each.queues]
+
+    @property
+    def beats(self) -> list[Process]:
+        """Those that live."""
+        return [each for each in self.of_kind("beat") if each.is_alive]
+
+    @property
+    def failures(self) -> list[Report]:
+        """The last runs, newest first, if all of them failed since the last other one; skipped runs do not count."""
+        return list(takewhile(lambda run: run.status == "failed", (r for r in self.runs if r.status != "skipped")))
+
+    def of_kind(self, kind: Literal["worker", "beat"]) -> list[Process]:
+        """All workers or beats that are remembered, the last to tell first."""
+        return [each for each in self.processes if each.kind == kind]
+
+    @property
     def is_stale(self) -> bool:
         """Whether no run has made or confirmed what is shown for three intervals, or nothing is shown."""
         return self.state is None or self.state.stale
@@ -163,8 +187,7 @@ def _redis_away(facts: Facts) -> Diagnosis | None:
 
 
 def _runs_fail(facts: Facts) -> Diagnosis | None:
-    decided = [run for run in facts.runs if run.status != "skipped"]
-    failed = list(takewhile(lambda run: run.status == "failed", decided))
+    failed = facts.failures
     if not failed or facts.now_s - seconds_of(failed[0].timestamp) > facts.stale_after_s + RECENT_S:
         return None  # none has ended since: why that is so comes first
     last, first = failed[0], failed[-1]
@@ -184,10 +207,9 @@ def _clock_ahead(facts: Facts) -> Diagnosis | None:
 
 
 def _no_worker(facts: Facts) -> Diagnosis | None:
-    queue = _queue(facts)
-    workers = [each for each in facts.processes if each.kind == "worker"]
-    if any(worker.is_alive and queue in worker.queues for worker in workers):
+    if facts.workers:
         return None
+    queue, workers = facts.queue, facts.of_kind("worker")
     text = f"No worker takes the queue {queue}."
     since = next((worker.seen_at for worker in workers if queue in worker.queues), None)
     if since is not None:
@@ -199,9 +221,9 @@ def _no_worker(facts: Facts) -> Diagnosis | None:
 
 
 def _no_beat(facts: Facts) -> Diagnosis | None:
-    beats = [each for each in facts.processes if each.kind == "beat"]
-    if any(beat.is_alive for beat in beats):
+    if facts.beats:
         return None
+    beats = facts.of_kind("beat")
     since = beats[0].seen_at if beats else None
     text = (
         "No beat sends runs." if since is None else f"Beat has sent nothing since {describe_time(since, facts.now_s)}."
@@ -239,12 +261,3 @@ def _input_old(facts: Facts) -> Diagnosis | None:
     )
     docs = f"{PAGE}#input-old"
     return Diagnosis("input_old", "bad", text, "See why the engine no longer writes it.", state.input_at, docs)
-
-
-def _queue(facts: Facts) -> str:
-    """Where runs are sent: as the last beat says, which knows the app's routes."""
-    return next((each.queues[0] for each in _beats(facts.processes) if each.queues), f"rolling.{facts.source}")
-
-
-def _beats(processes: Iterable[Process]) -> Iterable[Process]:
-    return (each for each in processes if each.kind == "beat")

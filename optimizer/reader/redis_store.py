@@ -257,6 +257,22 @@ class RedisStore:
         now_s = times[0][0] + times[0][1] / 1e6 if times else time.time()
         return decode_processes(entries, now_s)
 
+    def outcomes(self) -> dict[tuple[str, str], int]:
+        """The number of runs by status and error, which is empty unless they failed."""
+        from optimizer.cache.run_log import decode_outcomes  # noqa: PLC0415 - few readers ask
+
+        with self.translated_errors():
+            return decode_outcomes(cast("dict[bytes, bytes]", self.client.hgetall(self.keys.outcomes)))
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes that the server uses, and the limit that it has for them; 0 for none.
+
+        Few users of an ACL may ask: that is a `CacheUnavailable` too.
+        """
+        with self.translated_errors():
+            info = cast("dict[str, int]", self.client.info("memory"))
+        return info.get("used_memory", 0), info.get("maxmemory", 0)
+
     def add_reads(self, numbers: Mapping[Origin, int]) -> list[int]:
         """Add to the number of HTTP responses from each origin; return the sums over all processes."""
         with self.translated_errors(), self.client.pipeline(transaction=False) as pipeline:

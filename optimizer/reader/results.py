@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 import msgspec
 
 from optimizer.cache.client import UNREADABLE
-from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.models import (
     BotsSnapshot,
@@ -291,24 +290,18 @@ def last_decided(runs: Iterable[Report]) -> Report | None:
 
 @dataclass(frozen=True, slots=True)
 class InputTimes:
-    """How fresh the input is, in seconds, of the newest reports that say it; `None` if none does.
+    """`published_after_s` is the time that the last new input took from its landing until its version could be read.
 
-    `input_age_s` is the time since the last write to the input that a run published or confirmed last.
-    `published_after_s` is the time that the last new input took from its landing to its version's being readable.
+    It is of the newest report that says it; `None` if none does.
     """
 
-    input_age_s: float | None
     published_after_s: float | None
 
     @classmethod
     def of(cls, runs: Sequence[Report], scans: Sequence[Report]) -> Self:
         """What reports say, newest first: of all runs, and of scans that were published, which are kept for longer."""
-        reports = (*runs, *scans)
-        written_s = (
-            seconds_of(report.timestamp) - report.input_age_s for report in reports if report.input_age_s is not None
-        )
-        published = (report.published_after_s for report in reports if report.published_after_s is not None)
-        return cls(elapsed_s(next(written_s, None), time.time()), next(published, None))
+        published = (r.published_after_s for r in (*runs, *scans) if r.published_after_s is not None)
+        return cls(next(published, None))
 
 
 def describe_rejected(rejected: Rejected | None) -> list[str]:

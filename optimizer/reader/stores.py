@@ -67,6 +67,12 @@ class CacheStore(Protocol):
     def processes(self) -> list[Process]:
         """The workers and beats, the last to tell first."""
 
+    def outcomes(self) -> dict[tuple[str, str], int]:
+        """The number of runs by status and error."""
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes used, and their limit; 0 for none."""
+
     def add_reads(self, numbers: Mapping[Origin, int]) -> list[int]:
         """Count responses by origin."""
 

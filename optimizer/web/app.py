@@ -76,13 +76,20 @@ def create_app(
         trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
         sources: All sources that can be asked for at `/sources/NAME/`, this one among them.
     """
-    service = Service(settings)
-    app = _make_app(service, trigger, sources)
+    return _with_front(Service(settings), trigger, sources)
+
+
+def _with_front(
+    service: Service, trigger: Trigger | None, sources: Sequence[str], services: Sequence[Service] = ()
+) -> FastAPI:
+    app = _make_app(service, trigger, sources, services)
     app.add_middleware(Front, service=service, assets=load_assets())
     return app
 
 
-def _make_app(service: Service, trigger: Trigger | None, sources: Sequence[str]) -> FastAPI:
+def _make_app(
+    service: Service, trigger: Trigger | None, sources: Sequence[str], services: Sequence[Service]
+) -> FastAPI:
     # No /docs: FastAPI's page loads its scripts from another host. No redirects of slashes: they lead to the host that
     # the client has named.
     app = FastAPI(
@@ -93,7 +100,7 @@ def _make_app(service: Service, trigger: Trigger | None, sources: Sequence[str])
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(router_of(service, trigger, sources))
+    app.include_router(router_of(service, trigger, sources, services))
     app.add_exception_handler(HTTPException, _explain)
     app.add_exception_handler(Exception, _explain)
     return app
@@ -107,9 +114,9 @@ def create_app_of_many(every: Sequence[Settings], *, trigger: Trigger | None = N
         trigger: What sends runs to the fleet.
     """
     names = [settings.source for settings in every]
-    service = Service(every[0])
-    first = _make_app(service, trigger, names)
-    others = {settings.source: create_app(settings, trigger=trigger, sources=names) for settings in every[1:]}
+    services = list(map(Service, every))
+    first = _make_app(services[0], trigger, names, services)
+    others = {service.settings.source: _with_front(service, trigger, names, services) for service in services[1:]}
 
     @asynccontextmanager
     async def follow_all(_app: FastAPI) -> AsyncIterator[None]:
@@ -120,7 +127,7 @@ def create_app_of_many(every: Sequence[Settings], *, trigger: Trigger | None = N
             yield
 
     first.include_router(APIRouter(lifespan=follow_all))
-    front = Front(first, service, load_assets())
+    front = Front(first, services[0], load_assets())
     mounted: dict[str, ASGIApp] = {names[0]: front, **others}
     for name, app in mounted.items():
         first.mount(f"/sources/{name}", app)

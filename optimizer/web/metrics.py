@@ -1,63 +1,96 @@
-"""Prometheus's text format, from what Redis holds: the same in every process, however many workers run.
+"""The metrics of the sources that a process serves, from what Redis holds.
 
-No prometheus_client: its registry is for values that a process counts, and exports the web server's own as well; these
-are a few values that other processes have counted, two lines each.
+So they are the same in every process, however many workers run. Each has the label `source`. What is not known is left
+out: while Redis is away, all that only Redis says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from typing import Final
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Final, Literal, get_args
 
 from msgspec import UNSET
 
-from optimizer.errors import GuardRefused, SnapshotMissing
+from optimizer.cache.clocks import seconds_of
+from optimizer.errors import GuardRefused
 from optimizer.models import Origin, Report
-from optimizer.reader.follower import Follower
-from optimizer.reader.results import InputTimes, last_decided
+from optimizer.reader.diagnosis import Code, Facts, diagnose
+from optimizer.reader.results import InputTimes, State, last_decided
+from optimizer.web.exposition import Metric, expose
 
-__all__ = ["MEDIA_TYPE", "render"]
+__all__ = ["Observed", "render"]
 
-MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-Sample = tuple[Mapping[str, str], float]
-
-_ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+STATUSES: Final = ("success", "unchanged", "skipped", "failed")
+KINDS: Final[tuple[Literal["worker", "beat"], ...]] = ("worker", "beat")
+LEVELS: Final = ("ok", "warning", "bad")
 
 
-def render(
-    follower: Follower, runs: Sequence[Report], scans: Sequence[Report], reads: Mapping[Origin, int], listeners: int
-) -> str:
-    """All metrics.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """What is known of a source at a scrape.
 
-    Args:
-        follower: What the process's reader holds.
-        runs: The newest reports, newest first.
-        scans: The newest of a scan that was published.
-        reads: Answers by origin.
-        listeners: Clients of this process's events.
+    `scans` has the newest report of a scan that was published; `outcomes` is the number of runs by status and error,
+    and `memory` what Redis uses and may use, in bytes; `None` where Redis does not say it. `reads` is the number of
+    responses by origin, `listeners` how many clients this process's events have.
     """
-    of_runs = (_last_run(runs), _last_scan(scans), _input(runs, scans))
-    parts = (_snapshot(follower), *of_runs, _process(follower, reads, listeners))
-    return "".join(text for part in parts for text in part)
+
+    facts: Facts
+    scans: Sequence[Report]
+    outcomes: Mapping[tuple[str, str], int] | None
+    memory: tuple[int, int] | None
+    reads: Mapping[Origin, int]
+    listeners: int
 
 
-def _snapshot(follower: Follower) -> Iterable[str]:
-    try:
-        state = follower.state()
-    except SnapshotMissing:
+def render(sources: Sequence[Observed]) -> str:
+    """All metrics in Prometheus's text format."""
+    labels = {"version": version("rolling-optimizer"), "python": platform.python_version()}
+    build = Metric("build_info", "The release of the process that is asked, and its Python.", [(labels, 1)])
+    return expose([build, *(metric for observed in sources for metric in _of_source(observed))])
+
+
+def _of_source(observed: Observed) -> Iterator[Metric]:
+    for part in (_diagnosis, _snapshot, _runs, _last_scan, _processes, _cache):
+        for metric in part(observed):
+            samples = [({"source": observed.facts.source, **labels}, value) for labels, value in metric.samples]
+            yield metric._replace(samples=samples)
+
+
+def _diagnosis(observed: Observed) -> Iterable[Metric]:
+    diagnosis = diagnose(observed.facts)
+    marks = [({"code": code}, float(code == diagnosis.code)) for code in get_args(Code)]
+    yield Metric("diagnosis", "1 for what is wrong, or for ok; the page says it as a sentence.", marks)
+    yield _gauge("diagnosis_level", "0 ok, 1 warning: what is shown is fresh, 2 bad.", LEVELS.index(diagnosis.level))
+    text = "1 where no run has made or confirmed the version for three intervals, or there is none."
+    yield _gauge("snapshot_stale", text, float(observed.facts.is_stale))
+
+
+def _snapshot(observed: Observed) -> Iterable[Metric]:
+    state = observed.facts.state
+    if state is None:
         return
     yield _gauge("snapshot_version", "The current version.", state.version)
-    yield _gauge("snapshot_generated_timestamp_seconds", "When it was made.", _seconds(state.generated_at))
+    yield _gauge("snapshot_generated_timestamp_seconds", "When it was made.", seconds_of(state.generated_at))
     yield _gauge("snapshot_age_seconds", "Since a run last made or confirmed it.", state.age_s)
-    yield _gauge("snapshot_stale", "1 where that is more than three intervals.", float(state.stale))
-    yield _gauge("last_success_timestamp_seconds", "When a run last made or confirmed it.", _seconds(state.checked_at))
+    yield _gauge(
+        "last_success_timestamp_seconds", "When a run last made or confirmed it.", seconds_of(state.checked_at)
+    )
     yield _gauge("snapshot_pinned", "1 where it stays until it is unpinned.", float(state.pinned is not None))
     if state.pinned is not None:
-        since = [({"by": state.pinned.by}, _seconds(state.pinned.at))]
-        yield _metric("snapshot_pinned_timestamp_seconds", "gauge", "Since when, and by whom.", since)
+        since = [({"by": state.pinned.by}, seconds_of(state.pinned.at))]
+        yield Metric("snapshot_pinned_timestamp_seconds", "Since when, and by whom.", since)
     yield _gauge("updates_held", "Updates that hold until a scan of an input that is written later.", state.updates)
+    if state.input_age_s is not None:
+        text = "Since the last write to the input that the current version was made from."
+        yield _gauge("input_age_seconds", text, state.input_age_s)
+        yield _gauge("input_stale", "1 where that is more than ROLLING_MAX_INPUT_AGE_S.", float(state.input_stale))
+    yield from _rejected(state)
+
+
+def _rejected(state: State) -> Iterable[Metric]:
     if state.rejected is None:
         return
     for kind, units in (("records", state.rejected.records), ("bots", state.rejected.bots)):
@@ -67,20 +100,33 @@ def _snapshot(follower: Follower) -> Iterable[str]:
     yield _gauge("bots_without_fields", "Bots with no value in any field that is read.", 0 if empty is UNSET else empty)
 
 
-def _last_run(runs: Sequence[Report]) -> Iterable[str]:
+def _runs(observed: Observed) -> Iterable[Metric]:
+    if observed.outcomes is not None:
+        outcomes = {(status, ""): 0 for status in STATUSES} | dict(observed.outcomes)
+        counts = [({"status": status, "error": error}, float(number)) for (status, error), number in outcomes.items()]
+        yield Metric("runs_total", "Runs that have ended, by status, and by error if they failed.", counts, "counter")
+    facts = observed.facts
+    runs, failures = facts.runs, facts.failures
     if not runs:
         return
-    yield _gauge("last_run_timestamp_seconds", "When the last run ended.", _seconds(runs[0].timestamp))
-    statuses = ("success", "unchanged", "skipped", "failed")
-    marks = [({"status": status}, float(status == runs[0].status)) for status in statuses]
-    yield _metric("last_run_status", "gauge", "1 for what became of the last run.", marks)
+    yield _gauge("last_run_timestamp_seconds", "When the last run ended.", seconds_of(runs[0].timestamp))
+    marks = [({"status": status}, float(status == runs[0].status)) for status in STATUSES]
+    yield Metric("last_run_status", "1 for what became of the last run.", marks)
+    in_a_row = [({"error": failures[0].error or "" if failures else ""}, float(len(failures)))]
+    text = "How many of the last runs have failed, all since one that did not; by the error of the last."
+    yield Metric("runs_failed_in_a_row", text, in_a_row)
     last = last_decided(runs)
     is_refused = last is not None and last.error == GuardRefused.__name__
     text = "1 where a guard refused the version of the last run that was not skipped."
     yield _gauge("guard_refused", text, float(is_refused))
 
 
-def _last_scan(scans: Sequence[Report]) -> Iterable[str]:
+def _last_scan(observed: Observed) -> Iterable[Metric]:
+    scans = observed.scans
+    latency_s = InputTimes.of(observed.facts.runs, scans).published_after_s
+    if latency_s is not None:
+        text = "From the landing of the last new input until its version could be read."
+        yield _gauge("publish_latency_seconds", text, latency_s)
     if not scans or scans[0].stats is None:
         return
     stats = scans[0].stats
@@ -100,39 +146,36 @@ def _last_scan(scans: Sequence[Report]) -> Iterable[str]:
     ):
         yield _gauge(f"last_scan_{name}", text, value)
     rejected = [({"reason": str(tally.reason)}, float(tally.count)) for tally in scans[0].rejects]
-    yield _metric("last_scan_rejected", "gauge", "What it rejected, by reason.", rejected)
+    if rejected:
+        yield Metric("last_scan_rejected", "What it rejected, by reason.", rejected)
 
 
-def _input(runs: Sequence[Report], scans: Sequence[Report]) -> Iterable[str]:
-    times = InputTimes.of(runs, scans)
-    if times.input_age_s is not None:
-        text = "Since the last write to the input that a run published or confirmed last."
-        yield _gauge("input_age_seconds", text, times.input_age_s)
-    if times.published_after_s is not None:
-        text = "From the landing of the last new input until its version could be read."
-        yield _gauge("published_after_seconds", text, times.published_after_s)
+def _processes(observed: Observed) -> Iterable[Metric]:
+    facts = observed.facts
+    if not facts.redis_up:
+        return
+    yield _gauge("workers", "Workers that live and take the source's queue.", len(facts.workers))
+    yield _gauge("beats", "Beats that live and send runs of the source.", len(facts.beats))
+    seen = [({"kind": kind}, seconds_of(known[0].seen_at)) for kind in KINDS if (known := facts.of_kind(kind))]
+    if seen:
+        yield Metric("process_seen_timestamp_seconds", "When a worker or a beat told last that it lives.", seen)
+    limits = [worker.memory_limit_bytes for worker in facts.workers if worker.memory_limit_bytes]
+    if limits:
+        text = "What a process that makes runs may use: the lowest limit of the workers that live."
+        yield _gauge("worker_memory_limit_bytes", text, min(limits))
 
 
-def _process(follower: Follower, reads: Mapping[Origin, int], listeners: int) -> Iterable[str]:
-    yield _gauge("cache_up", "1 where Redis answers this process.", float(follower.redis.up))
-    counts = [({"origin": origin}, float(count)) for origin, count in reads.items()]
-    yield _metric("reads_total", "counter", "Answers over HTTP by where their version is from.", counts)
-    yield _gauge("event_listeners", "Clients of this process's events.", listeners)
+def _cache(observed: Observed) -> Iterable[Metric]:
+    yield _gauge("cache_up", "1 where Redis answers this process.", float(observed.facts.redis_up))
+    if observed.memory is not None:
+        used, limit = observed.memory
+        yield _gauge("cache_memory_bytes", "What Redis uses.", used)
+        if limit:
+            yield _gauge("cache_memory_limit_bytes", "What it may use: maxmemory.", limit)
+    counts = [({"origin": origin}, float(count)) for origin, count in observed.reads.items()]
+    yield Metric("reads_total", "Answers over HTTP by where their version is from.", counts, "counter")
+    yield _gauge("event_listeners", "Clients of this process's events.", observed.listeners)
 
 
-def _gauge(name: str, text: str, value: float) -> str:
-    return _metric(name, "gauge", text, [({}, value)])
-
-
-def _metric(name: str, kind: str, text: str, samples: Iterable[Sample]) -> str:
-    """A metric with its samples."""
-    lines = [f"# HELP rolling_{name} {text}", f"# TYPE rolling_{name} {kind}"]
-    for labels, value in samples:
-        shown = ",".join(f'{label}="{content.translate(_ESCAPES)}"' for label, content in labels.items())
-        number = int(value) if float(value).is_integer() else value
-        lines.append(f"rolling_{name}{{{shown}}} {number}" if shown else f"rolling_{name} {number}")
-    return "\n".join(lines) + "\n"
-
-
-def _seconds(timestamp: str) -> float:
-    return datetime.fromisoformat(timestamp).timestamp()
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return Metric(name, text, [({}, value)])

@@ -7,19 +7,22 @@ POST /runs  GET /runs/{id}                           if there is a trigger, see 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from optimizer.errors import SnapshotMissing
+from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.models import Pin, Process, Rejected, Report, Value
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.diagnosis import Diagnosis, Facts, diagnose
 from optimizer.reader.lookups import ScanStatus
 from optimizer.reader.results import InputTimes, describe_rejected, most_bots_lack_fields
+from optimizer.reader.stores import CacheStore
 from optimizer.web import describe, metrics
+from optimizer.web.exposition import MEDIA_TYPE
 from optimizer.web.problems import compressed_response, json_response, problem, unavailable
 from optimizer.web.service import Service
 from optimizer.web.trigger import Trigger, add_trigger_routes
@@ -28,7 +31,8 @@ __all__ = ["add_operations"]
 
 # How long /status waits for reports: what it shows besides is in memory.
 REPORTS_S: Final = 0.2
-RUNS_READ: Final = 100  # among which the last run that was not skipped is searched
+
+T = TypeVar("T")
 
 
 class SnapshotStatus(Value, frozen=True):
@@ -81,9 +85,21 @@ class ProbeStatus(Value, frozen=True, omit_defaults=True):
 
 
 def add_operations(
-    router: APIRouter, service: Service, trigger: Trigger | None = None, sources: Sequence[str] = ()
+    router: APIRouter,
+    service: Service,
+    trigger: Trigger | None = None,
+    sources: Sequence[str] = (),
+    services: Sequence[Service] = (),
 ) -> None:
-    """Add the routes for operators and probes; those that start runs only where there are a trigger and a token."""
+    """Add the routes for operators and probes; those that start runs only where there are a trigger and a token.
+
+    Args:
+        router: What they are added to.
+        service: The source.
+        trigger: What sends runs.
+        sources: The names of all that the app serves.
+        services: All of which `/metrics` tells; by default the one.
+    """
     may_trigger = trigger is not None and bool(service.settings.trigger_token)
 
     @router.get(
@@ -175,19 +191,35 @@ def add_operations(
         ),
     )
     async def prometheus(_request: Request) -> Response:
-        reader = await service.reader()
-        runs, scans = await _reports(reader)
-        await asyncio.to_thread(service.read_counters.share, reader.follower)
-        text = metrics.render(reader.follower, runs, scans, service.read_counters.totals(), len(service.hub))
-        return Response(text, headers={"Cache-Control": "no-store"}, media_type=metrics.MEDIA_TYPE)
+        """Of all sources that the app serves: which of them it is asked at makes no difference."""
+        observed = await asyncio.gather(*map(_observe, services or [service]))
+        return Response(metrics.render(observed), headers={"Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
 
     if trigger is not None and may_trigger:
         add_trigger_routes(router, trigger, service.settings.trigger_token, service.settings.source)
 
 
-async def _reports(reader: AsyncSnapshotReader) -> tuple[list[Report], list[Report]]:
-    """The newest reports, and the newest of a scan that was published."""
-    return await reader.runs(RUNS_READ), await reader.runs(1, status="success")
+async def _observe(service: Service) -> metrics.Observed:
+    """What is known of a source for Prometheus; for each question Redis has the time limit of a reader."""
+    reader = await service.reader()
+    redis = reader.follower.redis
+    facts, scans = await reader.facts(), await reader.runs(1, status="success")
+    await asyncio.to_thread(service.read_counters.share, reader.follower)
+    return metrics.Observed(
+        facts=facts,
+        scans=scans,
+        outcomes=await asyncio.to_thread(_if_known, redis, redis.outcomes),
+        memory=await asyncio.to_thread(_if_known, redis, redis.memory),
+        reads=service.read_counters.totals(),
+        listeners=len(service.hub),
+    )
+
+
+def _if_known(redis: CacheStore, ask: Callable[[], T]) -> T | None:
+    """What Redis says; `None` while it is away, or if this user may not ask."""
+    with suppress(CacheUnavailable):
+        return ask() if redis.up else None
+    return None
 
 
 async def _facts(reader: AsyncSnapshotReader) -> tuple[Facts, float | None]:

@@ -95,11 +95,16 @@ def make_routers(
     return Routers(_snapshots_router(service), _operations_router(service, trigger))
 
 
-def router_of(service: Service, trigger: Trigger | None = None, sources: Sequence[str] = ()) -> APIRouter:
-    """All routes of a service, in one router; `sources` are all that the app serves."""
+def router_of(
+    service: Service,
+    trigger: Trigger | None = None,
+    sources: Sequence[str] = (),
+    services: Sequence[Service] = (),
+) -> APIRouter:
+    """All routes of a service, in one router; `sources` and `services` are all that the app serves."""
     router = _router(service)
     _add_snapshots(router, service)
-    add_operations(router, service, trigger, sources)
+    add_operations(router, service, trigger, sources, services)
     return router
 
 

@@ -29,6 +29,7 @@ SCHEMA: Final = {
     "deltas": ("stream", False),
     "runs": ("stream", False),
     "scans": ("stream", False),
+    "outcomes": ("hash", False),
     "reads:redis": ("string", False),
     "reads:files": ("string", False),
     "lock": ("string", True),

@@ -47,6 +47,10 @@ def test_worker_and_beat_are_listed_and_missed(fleet: Fleet) -> None:
     source_queue = f"rolling.{fleet.settings.source}"
     assert worker.is_alive
     assert {source_queue, "rolling.scan", "rolling.updates"} <= set(worker.queues)
+    # The limit at which our app replaces a child, unless the container has a lower one.
+    assert worker.memory_limit_bytes is not None
+    assert 0 < worker.memory_limit_bytes <= 300_000 * 1024
+    assert beat.memory_limit_bytes is None
     assert beat.is_alive
     assert beat.queues == [source_queue]
     assert fleet.reader.diagnose().code == "ok"

@@ -23,7 +23,18 @@ from optimizer.cache.pointer import Pointer
 from optimizer.cli.dev.redis_server import redis_executable
 from optimizer.config.settings import Settings, variable_name
 from optimizer.snapshots.store import snapshot_store
-from tests.support.compose import APPS, COMPOSE_FILE, ROOT, VALKEYS, Composed, composers, config, redis_cli, services
+from tests.support.compose import (
+    APPS,
+    COMPOSE_FILE,
+    MONITORING,
+    ROOT,
+    VALKEYS,
+    Composed,
+    composers,
+    config,
+    redis_cli,
+    services,
+)
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
 
@@ -51,7 +62,11 @@ def test_every_compose_reads_the_file(composers: list[list[str]], tmp_path: Path
         done = config(composer, tmp_path, PASSWORDS)
 
         assert done.returncode == 0, done.stderr
-        assert set(yaml.safe_load(done.stdout)["services"]) == {*VALKEYS, *APPS}, composer
+        read = yaml.safe_load(done.stdout)["services"]
+        # Version 1 prints those that are not asked for too.
+        assert {name for name, spec in read.items() if not spec.get("profiles")} == {*VALKEYS, *APPS}, composer
+        asked = services([*composer, "--profile", "monitoring"], tmp_path, PASSWORDS)
+        assert set(asked) == {*VALKEYS, *APPS, *MONITORING}, composer
         assert "WARN" not in done.stderr.upper(), composer
 
 
@@ -126,7 +141,7 @@ def test_services_are_contained() -> None:
         assert service["restart"] == "unless-stopped", name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         if "build" not in service:
-            assert re.search(r":\d+\.\d+\.\d+", service["image"]) or service["image"] == "rolling-optimizer", name
+            assert re.search(r":v?\d+\.\d+\.\d+", service["image"]) or service["image"] == "rolling-optimizer", name
 
 
 # ---- the file's own commands, as processes

@@ -23,11 +23,23 @@ from optimizer.cli.dev.redis_server import redis_executable
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, Processes, replaced
 
-__all__ = ["APPS", "COMPOSE_FILE", "ROOT", "VALKEYS", "Composed", "composers", "config", "redis_cli", "services"]
+__all__ = [
+    "APPS",
+    "COMPOSE_FILE",
+    "MONITORING",
+    "ROOT",
+    "VALKEYS",
+    "Composed",
+    "composers",
+    "config",
+    "redis_cli",
+    "services",
+]
 
 COMPOSE_FILE: Final = ROOT / "docker-compose.yml"
 VALKEYS: Final = ("broker", "cache")
 APPS: Final = ("worker", "beat", "beat-2", "watch", "flower", "web")
+MONITORING: Final = ("prometheus", "grafana")
 
 Spec = dict[str, Any]
 

@@ -116,6 +116,7 @@ def keys_of(server: RedisServer, source: str) -> dict[bytes, tuple[bytes, bool]]
     passing = (
         Keys(source).runs.encode(),
         Keys(source).scans.encode(),
+        Keys(source).outcomes.encode(),
         Keys(source).lock.encode(),
         Keys(source).tick(0)[:-1].encode(),
     )

@@ -277,7 +277,7 @@ def test_changes_come_in_messages(tmp_path: Path, settings: Settings, gzip: bool
                 ]
         with ChangeEvents(web.port, gzip=gzip, since=7) as again:
             assert again.messages(1) == [("reset", versions[3], {"version": versions[3]})]
-        assert b"rolling_event_listeners 1\n" in web.get("/metrics")[2]
+        assert b'rolling_event_listeners{source="rolling_brain"} 1\n' in web.get("/metrics")[2]
         status, _, body = web.get("/events?data=other")
         assert (status, b"query.data" in body) == (422, True)
 

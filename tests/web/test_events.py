@@ -80,7 +80,7 @@ def test_a_thousand_idle_listeners_cost_redis_nothing(
         before = _connections(client)
         listeners = [stack.enter_context(Events(web.port)) for _ in range(LISTENERS)]
         assert all(listener.versions(1) == [first] for listener in listeners)
-        assert f"rolling_event_listeners {LISTENERS}" in web.get("/metrics")[2].decode()
+        assert f'rolling_event_listeners{{source="rolling_brain"}} {LISTENERS}\n' in web.get("/metrics")[2].decode()
 
         assert _connections(client) == before <= of_the_run + 2
         assert client.pubsub_numsub(f"rolling:{{{settings.source}}}:published")[0][1] == 1
@@ -90,7 +90,10 @@ def test_a_thousand_idle_listeners_cost_redis_nothing(
         assert all(listener.versions(2) == [first, second] for listener in listeners)
         assert time.monotonic() - published < 5
         stack.close()
-        wait_until(lambda: "rolling_event_listeners 0" in web.get("/metrics")[2].decode(), what="that all have gone")
+        wait_until(
+            lambda: 'rolling_event_listeners{source="rolling_brain"} 0\n' in web.get("/metrics")[2].decode(),
+            what="that all have gone",
+        )
 
 
 def _connections(client: redis.Redis) -> int:

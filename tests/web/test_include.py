@@ -249,7 +249,8 @@ def test_probes_need_no_login_that_pages_need(settings: Settings, has_reader: bo
             for path in SNAPSHOTS:
                 assert client.get(f"/api{path}").status_code == 401, path
                 assert client.get(f"/api{path}", headers={"Cookie": "a=b"}).status_code == 200, path
-            assert f'rolling_reads_total{{origin="redis"}} {len(SNAPSHOTS)}\n' in client.get("/metrics").text
+            counted = f'rolling_reads_total{{source="rolling_brain",origin="redis"}} {len(SNAPSHOTS)}\n'
+            assert counted in client.get("/metrics").text
             assert refreshers() == before + 1
         assert refreshers() == before + has_reader
 

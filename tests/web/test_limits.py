@@ -276,7 +276,7 @@ def test_who_keeps_the_server_waiting_is_closed(tmp_path: Path, shared_redis: Re
                 except ConnectionError:
                     ended[kind] = time.monotonic() - started
         assert min(ended.values()) > 1
-        assert b"rolling_event_listeners 1\n" in web.get("/metrics")[2]
+        assert b'rolling_event_listeners{source="rolling_brain"} 1\n' in web.get("/metrics")[2]
 
 
 def test_who_does_not_take_the_answers_is_closed(tmp_path: Path, shared_redis: RedisServer) -> None:
@@ -315,8 +315,12 @@ def test_a_client_that_goes_is_missed_by_all_its_requests(tmp_path: Path, shared
             with Events(web.port) as events:
                 events.versions(1)
                 events.socket.sendall((GET + b"\r\n") * 5)
-                assert b"rolling_event_listeners 1\n" in web.get("/metrics")[2]
-            wait_until(lambda: b"rolling_event_listeners 0\n" in web.get("/metrics")[2], limit_s=3, what="its leaving")
+                assert b'rolling_event_listeners{source="rolling_brain"} 1\n' in web.get("/metrics")[2]
+            wait_until(
+                lambda: b'rolling_event_listeners{source="rolling_brain"} 0\n' in web.get("/metrics")[2],
+                limit_s=3,
+                what="its leaving",
+            )
         for _ in range(20):
             with connect(web) as connection:
                 connection.sendall((b"GET /predictions HTTP/1.1\r\n" + HOST + b"\r\n") * 20)
@@ -368,7 +372,7 @@ def test_connections_that_do_nothing_make_way(tmp_path: Path, shared_redis: Redi
         wait_until(lambda: answers(web), limit_s=3, what="an answer")
         for _ in range(20):
             assert web.get("/predictions")[0] == 200
-            assert b"rolling_cache_up 1" in web.get("/metrics")[2]
+            assert b'rolling_cache_up{source="rolling_brain"} 1' in web.get("/metrics")[2]
         assert descriptors(web) <= 256 - 32
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from contextlib import closing
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from optimizer import Settings, optimize
 from optimizer.cache.client import CacheClient
 from optimizer.cache.clocks import text_of
+from optimizer.cache.heartbeats import Heartbeat, Heartbeats
 from optimizer.cache.keys import Keys
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.cache.run_log import RunLog
@@ -29,9 +31,10 @@ from tests.support.web_apps import WebServer, asking
 
 
 def metrics(text: str) -> dict[str, float]:
-    """Every sample under its name and labels, without the prefix."""
+    """Every sample of one source under its name and other labels, without the prefix."""
     return {
-        sample.name.removeprefix("rolling_") + "".join(f" {value}" for value in sample.labels.values()): sample.value
+        sample.name.removeprefix("rolling_")
+        + "".join(f" {value}" for label, value in sample.labels.items() if label != "source"): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -65,7 +68,7 @@ def test_metrics_are_the_last_runs_from_redis(settings: Settings) -> None:
     assert (values["bots_seen"], values["bots_rejected"], values["bots_without_fields"]) == (0, 0, 0)
     assert report.input_age_s is not None
     assert report.input_age_s <= values["input_age_seconds"] < 60
-    assert values["published_after_seconds"] == report.published_after_s
+    assert values["publish_latency_seconds"] == report.published_after_s
     assert values["cache_up"] == 1
     assert values["reads_total redis"] == 1
     assert values["snapshot_stale"] == 0
@@ -86,24 +89,138 @@ def test_metrics_show_fields_that_are_lost(settings: Settings) -> None:
 
 
 def test_the_age_of_the_input_is_counted_on(settings: Settings) -> None:
-    """At each scrape, and from the newest report that has it; neither gauge is there if no report has."""
-    run_old(settings)
-    now_s, before = time.time(), Report("success", settings.source, "", published_after_s=2.5)
-    an_hour, a_minute = (
-        msgspec.structs.replace(before, timestamp=text_of(now_s - 10), input_age_s=age_s) for age_s in (3_600, 60)
-    )
-    for reports, age_s in (([an_hour, a_minute], 70), ([a_minute, an_hour], 3_610)):
+    """At each scrape, whatever the last run has found; without a time of the input there is no gauge."""
+    settings = replace(settings, max_input_age_s=7_200)
+    for age_s in (3_600, 10_000):
         own = replace(settings, source=f"s{age_s}")
-        run_old(own)
-        record(own, *reports, Report("failed", own.source, text_of(now_s)))
+        write_json(settings.input, {"AAPL": a_record(prediction=age_s)})
+        os.utime(local(settings.input), (time.time() - age_s,) * 2)
+        optimize(own)
+        record(own, Report("failed", own.source, text_of(time.time())))
         with asking(own) as client:
             first, second = (metrics(client.get("/metrics").text) for _ in range(2))
         assert age_s <= first["input_age_seconds"] < second["input_age_seconds"] < age_s + 60
-        assert first["published_after_seconds"] == 2.5
-    old = replace(settings, source="old")
-    record(old, Report("success", "old", text_of(now_s)))
-    with asking(old) as client:
-        assert {"input_age_seconds", "published_after_seconds"}.isdisjoint(metrics(client.get("/metrics").text))
+        assert first["input_stale"] == (age_s > 7_200)
+        assert first["diagnosis input_old"] == 0  # the failure comes first
+    with CacheClient(settings.redis_url, own.source, settings.interval_s).commands() as client:
+        pointer = Pointer.from_hash(client.hgetall(Keys(own.source).current))  # type: ignore[arg-type]
+        assert pointer is not None
+        manifest = msgspec.structs.replace(pointer.manifest, input_at=None)
+        client.hset(Keys(own.source).current, mapping=pointer_fields(manifest, pointer.checked_at))  # type: ignore[arg-type]
+    with asking(replace(own, output_dir=local(settings.output_dir) / "nowhere")) as client:
+        assert {"input_age_seconds", "input_stale"}.isdisjoint(metrics(client.get("/metrics").text))
+
+
+def test_how_soon_an_input_is_published_stays_shown(settings: Settings) -> None:
+    """It is of the newest report that has it."""
+    record(settings, *(Report("success", settings.source, text_of(1e9 + n), published_after_s=n) for n in (1.5, 2.5)))
+    record(settings, Report("unchanged", settings.source, text_of(2e9)))
+    with asking(settings) as client:
+        assert metrics(client.get("/metrics").text)["publish_latency_seconds"] == 2.5
+
+
+def test_runs_are_counted_by_status_and_error(settings: Settings, redis_server: RedisServer) -> None:
+    """Though the stream has forgotten them; a field that holds no number begins anew."""
+    report_unchanged(replace(settings, interval_s=864), 250)
+    with asking(settings) as client:
+
+        def shown() -> dict[str, float]:
+            return {
+                name.removeprefix("runs_total "): value
+                for name, value in metrics(client.get("/metrics").text).items()
+                if name.startswith("runs_total")
+            }
+
+        assert shown() == {"success ": 0, "unchanged ": 250, "skipped ": 0, "failed ": 0}
+        for error in ("SourceMissing", "SourceMissing", "SourceTorn"):
+            record(settings, Report("failed", settings.source, text_of(time.time()), error=error, details="why"))
+        assert shown() | {"failed SourceMissing": 2, "failed SourceTorn": 1} == shown()
+        in_a_row = {name: value for name, value in metrics(client.get("/metrics").text).items() if "row" in name}
+        assert in_a_row == {"runs_failed_in_a_row SourceTorn": 3}
+        with redis_server.client as behind:
+            behind.hset(Keys(settings.source).outcomes, mapping={"unchanged": "many", "other of": "7 "})
+            assert shown()["unchanged "] == 0
+            report_unchanged(settings, 2)
+            assert behind.hget(Keys(settings.source).outcomes, "unchanged") == b"2"
+            assert len(behind.xrange(Keys(settings.source).runs)) > 100
+        assert (shown()["unchanged "], shown()["failed SourceTorn"]) == (2, 1)
+
+
+def test_runs_are_counted_together_with_their_entry(settings: Settings, redis_server: RedisServer) -> None:
+    """A transaction, so that a counter says no more and no less than the stream."""
+    with redis_server.client as client, client.monitor() as monitor:
+        report_unchanged(settings, 1)
+        seen = []
+        for command in monitor.listen():
+            seen.append(str(command["command"]).partition(" ")[0])
+            if seen[-1] == "EXEC":
+                break
+    assert seen[seen.index("MULTI") :] == ["MULTI", "XADD", "HINCRBY", "LLEN", "EXEC"]
+
+
+def test_workers_and_beats_are_counted(settings: Settings) -> None:
+    """Those that live and have to do with the source, with the least memory that one of them has for a run."""
+    queue = f"rolling.{settings.source}"
+    told = [
+        Heartbeat("worker", "one", 5.0, [queue], 300_000_000),
+        Heartbeat("worker", "two", 5.0, [queue, "other"], 200_000_000),
+        Heartbeat("worker", "elsewhere", 5.0, ["other"], 100),
+        Heartbeat("beat", "one", 5.0, [queue]),
+    ]
+    with asking(settings) as client, closing(CacheClient(settings.redis_url, settings.source, 30.0)) as cache:
+        before = metrics(client.get("/metrics").text)
+        assert (before["workers"], before["beats"]) == (0, 0)
+        assert "worker_memory_limit_bytes" not in before
+        for heartbeat in told:
+            Heartbeats(cache).tell(heartbeat)
+        values = metrics(client.get("/metrics").text)
+        assert (values["workers"], values["beats"]) == (2, 1)
+        assert values["worker_memory_limit_bytes"] == 200_000_000
+        for kind in ("worker", "beat"):
+            assert time.time() - 60 < values[f"process_seen_timestamp_seconds {kind}"] < time.time() + 60
+        assert values["cache_memory_bytes"] > 100_000
+
+
+def test_the_diagnosis_is_the_one_of_the_page(settings: Settings) -> None:
+    """One code has 1; the level says how bad it is."""
+    with asking(settings) as client:
+        for expected, level in (("no_worker", 2), ("ok", 0), ("runs_fail", 1)):
+            if expected == "ok":
+                run_old(settings)
+            if expected == "runs_fail":
+                local(settings.input).unlink()
+                with pytest.raises(SourceMissing):
+                    optimize(settings)
+            values = metrics(client.get("/metrics").text)
+            codes = {name for name, value in values.items() if name.startswith("diagnosis ") and value}
+            assert codes == {f"diagnosis {expected}"}
+            assert values["diagnosis_level"] == level
+            assert client.get("/status").json()["diagnosis"]["code"] == expected
+
+
+@pytest.mark.slow
+def test_metrics_are_of_all_sources_wherever_they_are_asked_for(tmp_path: Path, settings: Settings) -> None:
+    """Each under its name, one family of samples a metric, and clean for Prometheus's own tool."""
+    variables = {
+        "ROLLING_INPUT": "",
+        "ROLLING_SOURCES": f"brain={tmp_path}/brain.json; intraday={tmp_path}/intraday.json",
+    }
+    environ = {"ROLLING_OUTPUT_DIR": str(settings.output_dir), "ROLLING_REDIS_URL": settings.redis_url}
+    for number, one in enumerate(Settings.every_from_env(variables | environ), 1):
+        write_json(one.input, {f"S{each}": a_record() for each in range(number)})
+        optimize(one)
+    with WebServer(tmp_path, settings, **variables) as web:
+        texts = [web.get(f"{path}/metrics")[2].decode() for path in ("", "/sources/brain", "/sources/intraday")]
+    for text in texts:
+        seen = {
+            sample.labels["source"]: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "rolling_last_scan_records"
+        }
+        assert seen == {"brain": 1, "intraday": 2}
+        assert len(re.findall("^# TYPE rolling_last_scan_records gauge$", text, re.MULTILINE)) == 1
+        assert re.search(r'^rolling_build_info\{version="[\w.]+",python="3\.\d+\.\d+"\} 1$', text, re.MULTILINE)
 
 
 READER = ("%R~rolling:*", "&rolling:*", "-@all", "+@read", "+@pubsub", "+ping", "+hello", "+select")
@@ -270,4 +387,16 @@ def test_metrics_without_a_snapshot_are_those_of_the_process(settings: Settings)
     """Nothing is made up."""
     with asking(settings) as client:
         values = metrics(client.get("/metrics").text)
-    assert values == {"cache_up": 1, "reads_total redis": 0, "reads_total files": 0, "event_listeners": 0}
+    known = {name: value for name, value in values.items() if not name.startswith(("diagnosis ", "build_info "))}
+    assert known.pop("cache_memory_bytes") > 0
+    counts = {f"runs_total {status} ": 0 for status in ("success", "unchanged", "skipped", "failed")}
+    assert known == counts | {
+        "cache_up": 1,
+        "reads_total redis": 0,
+        "reads_total files": 0,
+        "event_listeners": 0,
+        "diagnosis_level": 2,
+        "snapshot_stale": 1,
+        "workers": 0,
+        "beats": 0,
+    }

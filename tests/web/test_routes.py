@@ -406,7 +406,7 @@ def test_updates_that_hold_are_counted(settings: Settings) -> None:
     apply_updates(settings)
     with asking(settings) as client:
         assert client.get("/status").json()["updates"] == 1
-        assert "rolling_updates_held 1\n" in client.get("/metrics").text
+        assert 'rolling_updates_held{source="rolling_brain"} 1\n' in client.get("/metrics").text
 
 
 def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:

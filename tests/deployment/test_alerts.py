@@ -1,0 +1,241 @@
+"""The alerts of `deploy/prometheus`: each fires for what it is about and for nothing else, and clears."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from optimizer import Settings, optimize
+from optimizer.cache.client import CacheClient
+from optimizer.cache.heartbeats import Heartbeat, Heartbeats
+from optimizer.errors import SourceMissing
+from tests.support.compose import COMPOSE_FILE, ROOT
+from tests.support.prometheus import RULES, Prometheus, promtool
+from tests.support.redis_servers import wait_until
+from tests.support.rolling_files import a_record, local, write_json
+from tests.support.web_apps import WebServer
+
+pytestmark = pytest.mark.slow
+
+GRAFANA: Final = ROOT / "deploy" / "grafana"
+DASHBOARD: Final = json.loads((GRAFANA / "dashboard.json").read_text())
+PAGE: Final = {"severity": "page"}
+TICKET: Final = {"severity": "ticket"}
+
+# By alert: series of one source, each with its value in ten minutes that are well, twenty that are not and ten that are
+# again; the labels of the alert; and after how many bad minutes it fires.
+CASES: Final[dict[str, tuple[dict[str, tuple[float, float, float]], dict[str, str], float]]] = {
+    "RollingDataStale": ({"rolling_snapshot_stale": (0, 1, 0)}, PAGE, 1),
+    "RollingEngineSilent": ({"rolling_input_stale": (0, 1, 0)}, PAGE, 1),
+    "RollingRunsFail": (
+        {'rolling_runs_failed_in_a_row{error="SourceTorn"}': (2, 3, 0)},
+        {**PAGE, "error": "SourceTorn"},
+        0,
+    ),
+    "RollingNoWorker": ({"rolling_workers": (2, 0, 1)}, PAGE, 1),
+    "RollingNoBeat": ({"rolling_beats": (1, 0, 1)}, PAGE, 1),
+    "RollingRedisAway": ({'rolling_cache_up{instance="a"}': (1, 0, 1)}, {**PAGE, "instance": "a"}, 1),
+    "RollingRejectsRise": (
+        {"rolling_records_rejected": (50, 62, 55), "rolling_records_seen": (1_000, 1_000, 1_000)},
+        {**TICKET, "kind": "records"},
+        0,
+    ),
+    "RollingMemoryNearLimit": (
+        {"rolling_last_scan_peak_memory_bytes": (79, 81, 80), "rolling_worker_memory_limit_bytes": (100, 100, 100)},
+        TICKET,
+        0,
+    ),
+    "RollingRedisMemoryNearLimit": (
+        {"rolling_cache_memory_bytes": (79, 81, 80), "rolling_cache_memory_limit_bytes": (100, 100, 100)},
+        TICKET,
+        5,
+    ),
+    "RollingGuardRefuses": ({"rolling_guard_refused": (0, 1, 0)}, TICKET, 0),
+}
+
+
+def test_the_rules_are_right_by_prometheus_own_tool() -> None:
+    """As `promtool check rules` sees them, in the file as it is shipped."""
+    assert "SUCCESS" in promtool("check", "rules", str(RULES))
+    assert "SUCCESS" in promtool("check", "config", str(RULES.parent / "prometheus.yml"))
+
+
+def test_each_alert_fires_in_its_time_and_clears(tmp_path: Path) -> None:
+    """For one source and not for another that is well; several processes that say the same make one alert."""
+    tests = [a_test(name, *case) for name, case in CASES.items()] + [BOTS, WEB_DOWN, PINNED, NEVER_THERE]
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": [str(RULES)], "tests": tests}))
+    promtool("test", "rules", str(tmp_path / "tests.yml"))
+    rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+    assert {rule["alert"] for rule in rules if "alert" in rule} == {*CASES, "RollingWebDown", "RollingPinned"}
+
+
+def test_each_alert_leads_to_an_entry_of_the_documentation() -> None:
+    """The anchors are of headings that there are."""
+    for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]:
+        if "alert" in rule:
+            page, _, anchor = rule["annotations"]["runbook"].partition("#")
+            headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}, anchor
+
+
+def test_the_dashboard_has_what_the_profile_mounts() -> None:
+    """Grafana finds its data source by the name that is provisioned, and each panel has a place of its own."""
+    provisioned = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    assert [(each["type"], each["url"]) for each in provisioned] == [("prometheus", "http://prometheus:9090")]
+    grafana = yaml.safe_load(COMPOSE_FILE.read_text())["services"]["grafana"]
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/rolling-optimizer.yml").read_text())["providers"]
+    assert f"./deploy/grafana/dashboard.json:{provider['options']['path']}/dashboard.json:ro" in grafana["volumes"]
+    places = [
+        (column, row)
+        for panel in DASHBOARD["panels"]
+        for at in [panel["gridPos"]]
+        for column in range(at["x"], at["x"] + at["w"])
+        for row in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(places)) == len(places)
+    assert max(column for column, _ in places) < 24
+
+
+def test_alerts_fire_and_clear_on_the_real_metrics(tmp_path: Path, settings: Settings) -> None:
+    """A Prometheus scrapes a web server while everything goes wrong, step by step, and well again.
+
+    Minutes are fractions of a second here, the rest is as it is shipped. Each panel of the dashboard has something to
+    show by then.
+    """
+    settings = replace(settings, interval_s=1.0, max_input_age_s=3.0, max_rejected_percent=90)
+    variables = {"ROLLING_INTERVAL_S": "1", "ROLLING_MAX_INPUT_AGE_S": "3"}
+    queue = [f"rolling.{settings.source}"]
+    worker, beat = (Heartbeat(kind, "one", 60.0, queue, 10**9) for kind in ("worker", "beat"))
+    small = Heartbeat("worker", "small", 60.0, queue, 10**6)
+    with ExitStack() as stack:
+        cache = stack.enter_context(closing(CacheClient(settings.redis_url, settings.source, 1.0)))
+        heartbeats = Heartbeats(cache)
+
+        def live(*, rejected: int = 0) -> None:
+            write_json(
+                settings.input, {f"S{each}": a_record(confidence=7 if each < rejected else 0.5) for each in range(9)}
+            )
+            optimize(settings, force=True)
+
+        for heartbeat in (worker, beat):
+            heartbeats.tell(heartbeat)
+        live()
+        web = stack.enter_context(WebServer(tmp_path, settings, **variables))
+        promtool("check", "metrics", given=web.get("/metrics")[2].decode())
+        prometheus = stack.enter_context(Prometheus(tmp_path, f"127.0.0.1:{web.port}"))
+
+        def becomes(*alerts: str, **options: int) -> dict[str, dict[str, str]]:
+            def is_so() -> bool:
+                if "rejected" in options:
+                    live(**options)
+                return set(prometheus.firing()) == set(alerts)
+
+            wait_until(is_so, what=f"{alerts} in place of {set(prometheus.firing())}")
+            return prometheus.firing()
+
+        wait_until(lambda: prometheus.query("source_kind:rolling_rejected:ratio"), what="the first values")
+        becomes(rejected=0)
+        empty = {
+            target["expr"].replace("$source", ".*").replace("$__rate_interval", "5s")
+            for panel in DASHBOARD["panels"]
+            for target in panel["targets"]
+        }
+        empty = {expression for expression in empty if not prometheus.query(expression)}
+        heartbeats.tell(small)
+        shown = becomes("RollingMemoryNearLimit", "RollingRejectsRise", rejected=3)
+        assert "33.33% of the records are rejected" in shown["RollingRejectsRise"]["summary"]
+        for heartbeat in (worker, small, beat):
+            heartbeats.leave(heartbeat)
+        local(settings.input).unlink()
+        for _ in range(3):
+            with suppress(SourceMissing):
+                optimize(settings)
+        dead = ("RollingDataStale", "RollingEngineSilent", "RollingRunsFail", "RollingNoWorker", "RollingNoBeat")
+        shown = becomes(*dead, "RollingRejectsRise")
+        failing = f"{settings.source}: the last 3 runs have failed, the last one by SourceMissing"
+        assert shown["RollingRunsFail"]["summary"] == failing
+        # A server of the tests has no maxmemory, and so no limit to show.
+        empty = {expression for expression in empty if not prometheus.query(expression)}
+        assert empty == {'max by (source) (rolling_cache_memory_limit_bytes{source=~".*"})'}
+        for heartbeat in (worker, beat):
+            heartbeats.tell(heartbeat)
+        becomes(rejected=0)
+        web.stop()
+        becomes("RollingWebDown")
+
+
+# ---- what `promtool test rules` reads
+
+
+def a_test(
+    name: str, series: dict[str, tuple[float, float, float]], labels: dict[str, str], after_min: float
+) -> dict[str, Any]:
+    """A test of an alert on ten minutes that are well, twenty that are not and ten that are again, of two sources."""
+    expected = {"alertname": name, "alertstate": "firing", "source": "brain", **labels}
+    inputs = []
+    for metric, (good, bad, again) in series.items():
+        # Whichever process is asked says the same; a label that the alert keeps is of one process.
+        for instance in ("a",) if "instance=" in metric else ("a", "b"):
+            own = "" if "instance=" in metric else f'instance="{instance}"'
+            course = f"{good}x39 {bad}x79 {again}x39"
+            inputs += [
+                {"series": _with(metric, own, 'source="brain"'), "values": course},
+                {"series": _with(metric, own, 'source="calm"'), "values": f"{good}x159"},
+            ]
+    before, first, last, clear = 10 + after_min - 0.25, 10.25 + after_min, 29.5, 30.5
+    times = [(9.75, False), *([(before, False)] if after_min else []), (first, True), (last, True), (clear, False)]
+    return _of(inputs, times, expected)
+
+
+def _with(metric: str, *labels: str) -> str:
+    name, _, own = metric.rstrip("}").partition("{")
+    return f"{name}{{{','.join(filter(None, (own, *labels)))}}}"
+
+
+def _of(inputs: list[dict[str, str]], times: list[tuple[float, bool]], labels: dict[str, str]) -> dict[str, Any]:
+    """A test: at these minutes this alert fires, or none does."""
+    shown = "ALERTS{" + ", ".join(f'{name}="{text}"' for name, text in labels.items()) + "}"
+    return {
+        "name": labels["alertname"],
+        "interval": "15s",
+        "input_series": inputs,
+        "promql_expr_test": [
+            {
+                "expr": 'ALERTS{alertstate="firing"}',
+                "eval_time": f"{round(60 * minute)}s",
+                "exp_samples": [{"labels": shown, "value": 1}] if fires else [],
+            }
+            for minute, fires in times
+        ],
+    }
+
+
+BOTS: Final = a_test(
+    "RollingRejectsRise",
+    {"rolling_bots_rejected": (0, 1, 0), "rolling_bots_seen": (20, 20, 20)},
+    {**TICKET, "kind": "bots"},
+    0,
+)
+WEB_DOWN: Final = _of(
+    [{"series": 'up{job="rolling-optimizer",instance="a"}', "values": "1x39 0x39 1x39"}],
+    [(9.75, False), (10.75, False), (11.25, True), (19.5, True), (20.5, False)],
+    {"alertname": "RollingWebDown", "alertstate": "firing", "job": "rolling-optimizer", "instance": "a", **PAGE},
+)
+PINNED: Final = _of(
+    [{"series": 'rolling_snapshot_pinned{source="brain"}', "values": "1x3000 0x10"}],
+    [(60, False), (719, False), (721, True), (749, True), (751, False)],
+    {"alertname": "RollingPinned", "alertstate": "firing", "source": "brain", **TICKET},
+)
+# Without Celery there are none, and none is missed.
+NEVER_THERE: Final = _of(
+    [{"series": f'rolling_{kind}{{source="brain"}}', "values": "0x200"} for kind in ("workers", "beats")],
+    [(1, False), (20, False), (40, False)],
+    {"alertname": "none"},
+)
