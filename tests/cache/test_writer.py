@@ -121,7 +121,7 @@ def test_a_run_that_was_paused_past_its_lock_is_refused(redis_server: RedisServe
         assert version_shown(other) == 2
         assert client.exists(*(KEYS.payload(3, kind) for kind in VERSION_KINDS)) == 0
         staged = cast("list[bytes]", client.keys("*:staged:*"))
-        assert len(staged) == len(VERSION_KINDS)
+        assert len(staged) == len(VERSION_KINDS) + 1  # the seal
         assert all(0 < client.ttl(key) <= STAGED_TTL_S for key in staged)
 
 
@@ -399,6 +399,6 @@ def test_an_index_that_lost_its_first_part_is_not_published(
 
         assert optimize(settings).cache == "down"
 
-        assert batches == 4  # what waits, two of the index, and the report
+        assert batches == 5  # what waits, two of the index, the seal, and the report
         assert not client.exists(Keys(settings.source).current)
         assert optimize(settings).cache == "republished"
