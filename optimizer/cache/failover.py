@@ -30,6 +30,8 @@ from optimizer.config.redis_url import RedisUrl
 
 __all__ = ["connect_to_master"]
 
+# A node that is behind, the one before, and the one that has the keys.
+REDIRECTS: Final = 3
 MIGRATING: Final = "TRYAGAIN the cluster is moving the keys of this source to another node"
 
 Address = tuple[str, int]
@@ -119,20 +121,29 @@ class ClusterMasters:
             redis.ConnectionError: No node answers.
             redis.ResponseError: A node refuses: the login, or the command to this user.
         """
-        problems = []
+        problems: dict[Address, str] = {}
         for node in self._nodes:
-            try:
-                address = self._ask(*node)
-            except (redis.ConnectionError, redis.TimeoutError, ClusterDownError) as error:
-                if isinstance(error, redis.AuthenticationError):
+            address: Address | None = node
+            # A node that has not heard yet of a move sends on to the one before: each is asked itself, and once.
+            for _ in range(REDIRECTS):
+                if address is None or address in problems:
+                    break
+                asked = address
+                try:
+                    address = self._redirect(*asked)
+                except redis.AuthenticationError:
                     raise
-                problems.append(f"{node[0]}:{node[1]}: {error}")
-            else:
-                self._nodes = [node, *(each for each in self._nodes if each != node)]
-                return address
-        raise MasterNotFoundError(f"no node of the cluster answers ({'; '.join(problems)})")
+                except (redis.ConnectionError, redis.TimeoutError, ClusterDownError) as error:
+                    problems[asked] = str(error)
+                else:
+                    if address is None:
+                        self._nodes = [node, *(each for each in self._nodes if each != node)]
+                        return asked
+        said = "; ".join(f"{host}:{port}: {problem}" for (host, port), problem in problems.items())
+        raise MasterNotFoundError(f"the node of the cluster that has the keys does not answer ({said})")
 
-    def _ask(self, host: str, port: int) -> Address:
+    def _redirect(self, host: str, port: int) -> Address | None:
+        """Return where a node sends a client for the key; `None` if it has the slot itself."""
         pool = redis.ConnectionPool(connection_class=self._class, host=host, port=port, **self._options)
         client = redis.Redis.from_pool(pool)
         try:
@@ -140,10 +151,10 @@ class ClusterMasters:
         except MovedError as moved:
             return moved.host or host, moved.port  # without a host where the cluster does not know its own
         except AskError:  # it has the slot as long as it migrates
-            pass
+            return None
         finally:
             client.close()
-        return host, port
+        return None
 
 
 def _connection_options(url: RedisUrl) -> dict[str, Any]:
@@ -154,6 +165,14 @@ def _connection_options(url: RedisUrl) -> dict[str, Any]:
 
 class _Redirected:
     """Closes a connection to a node that has given the slot away, so that the command is tried with the new one."""
+
+    _sock: Any
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send a command; redis-py 8 alone would connect to the last address again, whatever is there now."""
+        if self._sock is None:
+            self.connect()  # type: ignore[attr-defined]
+        super().send_packed_command(command, check_health)  # type: ignore[misc]
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
         """Read a response; an address in it is not followed: the next connection asks for it."""
