@@ -1,9 +1,9 @@
-"""Clients of a Redis that moves: of the master that Sentinels name, or of the node that has a source's slot of a cluster.
+"""Clients of a Redis that moves: of the master that Sentinels name, or of the cluster's node that has a source's slot.
 
-All keys of a source are in one slot, so one node at a time has them. A client asks for the address of that node whenever
-it connects, and sends every command there: scripts, transactions and the channel work as with a single server. When the
-server has become a replica, or has given the slot away, it says so; the connection is closed and the command is tried
-once more with the new address.
+All keys of a source are in one slot, so one node at a time has them. A client asks for the address of that node each
+time it connects, and sends every command there: scripts, transactions and the channel work as with a single server. If
+the server has become a replica, or has given the slot away, it says so: the connection is closed, and the command is
+tried once more with the new address.
 
 While a slot migrates, Redis refuses scripts that name a key that is not on both nodes, and redirects the others one by
 one. Neither is followed: readers keep what they hold, and the next tick publishes.
@@ -20,7 +20,6 @@ from redis.connection import parse_url
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 from redis.sentinel import (
     MasterNotFoundError,
-    Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
@@ -32,6 +31,7 @@ __all__ = ["connect_to_master"]
 
 # A node that is behind, the one before, and the one that has the keys.
 REDIRECTS: Final = 3
+LOGIN: Final = "; a Sentinel's own login is sentinel_username and sentinel_password in the query of the URL"
 MIGRATING: Final = "TRYAGAIN the cluster is moving the keys of this source to another node"
 
 Address = tuple[str, int]
@@ -47,7 +47,7 @@ def connect_to_master(url: RedisUrl, key: str, options: dict[str, Any]) -> redis
     """
     masters: _Masters = SentinelMasters(url, options) if url.master else ClusterMasters(url, key, options)
     connection_class = _SslConnection if url.is_tls else _Connection
-    pool = SentinelConnectionPool(
+    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
         url.master, masters, connection_class=connection_class, **_connection_options(url), **options
     )
     return redis.Redis.from_pool(pool)
@@ -74,33 +74,34 @@ class SentinelMasters:
             redis.ConnectionError: No Sentinel answers, or the master is down and no replica has taken over yet.
             redis.ResponseError: A Sentinel answers and does not know the master.
         """
-        asked = Sentinel(self._nodes, sentinel_kwargs=self._options)
-        try:
-            host, port = asked.discover_master(name)
-            first = asked.sentinels[0].connection_pool.connection_kwargs
-            answered = (first["host"], first["port"])
-            self._nodes = [answered, *(node for node in self._nodes if node != answered)]
-            return host, port
-        except MasterNotFoundError as error:
-            raise self._explained(name, asked, error) from None
-        finally:
-            for sentinel in asked.sentinels:
-                sentinel.close()
-
-    def _explained(self, name: str, asked: Sentinel, error: MasterNotFoundError) -> redis.RedisError:
+        known: set[str] = set()
         problems = []
-        for (host, port), sentinel in zip(self._nodes, asked.sentinels, strict=True):
+        for node in self._nodes:
             try:
-                known = sorted(sentinel.sentinel_masters())
-            except (redis.ConnectionError, redis.TimeoutError) as problem:
-                problems.append(f"{host}:{port}: {problem}")
+                states = self._ask(*node)
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                advice = LOGIN if isinstance(error, redis.AuthenticationError) else ""
+                problems.append(f"{node[0]}:{node[1]}: {error}{advice}")
                 continue
-            if name in known:
-                return MasterNotFoundError(
-                    f"its Sentinels have no master for {name!r} that is up; they may be electing one"
-                )
-            return redis.ResponseError(f"its Sentinels know no master {name!r}, but {', '.join(known) or 'none'}")
-        return MasterNotFoundError(f"no Sentinel answers ({'; '.join(problems)})")
+            known.update(states)
+            state = states.get(name)
+            if state is not None and state["is_master"] and not state["is_sdown"]:
+                self._nodes = [node, *(each for each in self._nodes if each != node)]
+                return state["ip"], state["port"]
+        if name in known:
+            raise MasterNotFoundError(f"its Sentinels have no master {name!r} that is up; they may be electing one")
+        if known:
+            raise redis.ResponseError(f"its Sentinels know no master {name!r}, but {', '.join(sorted(known))}")
+        raise MasterNotFoundError(f"no Sentinel answers ({'; '.join(problems)})")
+
+    def _ask(self, host: str, port: int) -> dict[str, dict[str, Any]]:
+        """Return the masters that a Sentinel knows, by their names."""
+        sentinel = redis.Redis(host=host, port=port, **self._options)
+        try:
+            masters: dict[str, dict[str, Any]] = sentinel.sentinel_masters()  # type: ignore[assignment]
+        finally:
+            sentinel.close()
+        return masters
 
 
 class ClusterMasters:
@@ -131,9 +132,9 @@ class ClusterMasters:
                 asked = address
                 try:
                     address = self._redirect(*asked)
-                except redis.AuthenticationError:
-                    raise
-                except (redis.ConnectionError, redis.TimeoutError, ClusterDownError) as error:
+                except redis.RedisError as error:
+                    if isinstance(error, redis.AuthenticationError) or not _is_passing(error):
+                        raise
                     problems[asked] = str(error)
                 else:
                     if address is None:
@@ -148,10 +149,12 @@ class ClusterMasters:
         client = redis.Redis.from_pool(pool)
         try:
             client.hgetall(self._key)
-        except MovedError as moved:
-            return moved.host or host, moved.port  # without a host where the cluster does not know its own
-        except AskError:  # it has the slot as long as it migrates
-            return None
+        except redis.ResponseError as error:
+            moved = _moved_to(error)
+            if moved is not None:
+                return moved[0] or host, moved[1]  # without a host where the cluster does not know its own
+            if not _is_migrating(error):  # until that has ended it has the slot
+                raise
         finally:
             client.close()
         return None
@@ -159,8 +162,30 @@ class ClusterMasters:
 
 def _connection_options(url: RedisUrl) -> dict[str, Any]:
     """Login, database and TLS of the data servers, as redis-py reads them from the URL of any one of them."""
-    options = parse_url(url.servers()[0].for_redis_py())
+    options = parse_url(url.servers()[0].for_redis_py())  # type: ignore[no-untyped-call]
     return {name: value for name, value in options.items() if name not in ("host", "port", "connection_class")}
+
+
+# redis-py before 6 knows these errors of a cluster by their first word alone, and later ones by their class alone.
+
+
+def _moved_to(error: redis.ResponseError) -> Address | None:
+    """Where a node says that the slot is."""
+    words = str(error).split()
+    if not isinstance(error, MovedError) and words[:1] != ["MOVED"]:
+        return None
+    host, _, port = words[-1].rpartition(":")
+    return host, int(port)
+
+
+def _is_migrating(error: redis.ResponseError) -> bool:
+    return isinstance(error, (AskError, TryAgainError)) or str(error).startswith(("ASK ", "TRYAGAIN "))
+
+
+def _is_passing(error: redis.RedisError) -> bool:
+    """Whether another node may have the answer, or this one a moment later."""
+    kinds = (redis.ConnectionError, redis.TimeoutError, ClusterDownError)
+    return isinstance(error, kinds) or str(error).startswith("CLUSTERDOWN ")
 
 
 class _Redirected:
@@ -178,11 +203,14 @@ class _Redirected:
         """Read a response; an address in it is not followed: the next connection asks for it."""
         try:
             return super().read_response(*arguments, **options)  # type: ignore[misc]
-        except MovedError as moved:
-            self.disconnect()  # type: ignore[attr-defined]
-            raise redis.ConnectionError(f"the cluster has moved the keys to {moved.host}:{moved.port}") from None
-        except (AskError, TryAgainError):
-            raise redis.ResponseError(MIGRATING) from None
+        except redis.ResponseError as error:
+            moved = _moved_to(error)
+            if moved is not None:
+                self.disconnect()  # type: ignore[attr-defined]
+                raise redis.ConnectionError(f"the cluster has moved the keys to {moved[0]}:{moved[1]}") from None
+            if _is_migrating(error):
+                raise redis.ResponseError(MIGRATING) from None
+            raise
 
 
 class _Connection(_Redirected, SentinelManagedConnection):

@@ -1,11 +1,11 @@
 """Publishes the versions of a source in Redis: stage, flip, confirm.
 
 Values are staged in batches under keys with the run's token, and a seal after them. Then one short script checks that
-the run still holds the lock, that the pointer is the one it started from, and that nothing staged is gone; it renames the staged keys
-(constant time each), replaces the pointer, lets the old version expire and publishes the version to the channel. So a
-run that was paused past its lock publishes nothing and overwrites nothing, and one that dies leaves only keys that
-expire. With the version comes what changed since the one before. Of a version that is shown already the manifest alone
-can be replaced.
+the run still holds the lock, that the pointer is the one it started from, and that nothing staged is gone; it renames
+the staged keys (constant time each), replaces the pointer, lets the old version expire and publishes the version to the
+channel. So a run that was paused past its lock publishes nothing and overwrites nothing, and one that dies leaves only
+keys that expire. With the version comes what changed since the one before. Of a version that is shown already the
+manifest alone can be replaced.
 
 Damaged keys are replaced, with one warning each: a key of another type at the start of the next run (`mend`), a damaged
 pointer when it is read, the values of the current version when a tick compares them with the files (`verification.py`).

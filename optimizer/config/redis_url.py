@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 __all__ = ["CLUSTER_AS_BROKER", "TLS_FILES", "RedisUrl"]
 
@@ -68,34 +68,9 @@ class RedisUrl:
         Raises:
             ValueError: It cannot be used; the message holds no piece of the password.
         """
-        if ";" in url and SCHEMES.get(url.partition(":")[0], "").endswith("+sentinel"):
-            raise ValueError("has ';' in it; write commas between Sentinels: redis+sentinel://host,host2/mymaster/0")
-        try:
-            parts = urlsplit(url)
-            _, kind = _kind(parts.scheme)
-            hosts = parts.netloc.rpartition("@")[2]
-            is_usable = all(urlsplit(f"//{host}").port != 0 for host in (hosts.split(",") if kind else [hosts]))
-        except ValueError:  # its text may quote a piece of the password
-            is_usable = False
-        if not is_usable:
-            raise ValueError("has no readable host and port; in a password, '/', '?' and '#' are written %2F, %3F, %23")
-        scheme = SCHEMES.get(parts.scheme)
-        if scheme is None:
-            raise ValueError(f"does not begin with one of {', '.join(f'{name}://' for name in SCHEMES)}")
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        scheme, parts = _split(url)
         base, kind = _kind(scheme)
-        known = SOCKET_QUERY if base == "unix" else TLS_QUERY if base == "rediss" else frozenset()
-        known |= SENTINEL_QUERY if kind == "sentinel" else frozenset()
-        unknown = query.keys() - known
-        if unknown:
-            raise ValueError(
-                f"has {', '.join(sorted(unknown))} in its query, which is not one of {sorted(known) or '-'}"
-            )
-        for name, value in query.items():
-            if name in TLS_WORDS and value not in TLS_WORDS[name]:
-                raise ValueError(f"has {name}={value!r}, which is not {' or '.join(TLS_WORDS[name])}")
-            if name in TLS_FILES and not value:
-                raise ValueError(f"has {name} without a file")
+        query = _checked_query(parts.query, base, kind)
         login, at, host = parts.netloc.rpartition("@")
         if scheme == "unix":
             if "password" in query:
@@ -106,26 +81,20 @@ class RedisUrl:
             return cls(scheme, login + at, parts.path, _database(database))
         if not host:
             raise ValueError("names no host")
+        path = parts.path.strip("/")
         tls = tuple(sorted((name, value) for name, value in query.items() if name in TLS_QUERY))
         if not kind:
-            return cls(scheme, login + at, host, _database(parts.path.strip("/") or "0"), tls)
+            return cls(scheme, login + at, host, _database(path or "0"), tls)
         place = ",".join(_with_port(each, DEFAULT_PORTS[kind]) for each in host.split(","))
         if kind == "cluster":
-            if parts.path.strip("/") not in ("", "0"):
+            if path not in ("", "0"):
                 raise ValueError(f"names {parts.path!r} after its nodes; a cluster has database 0 alone")
             return cls(scheme, login + at, place, 0, tls)
-        master, _, database = parts.path.strip("/").partition("/")
+        master, _, database = path.partition("/")
         if not MASTER.fullmatch(master) or master.isdecimal():
             raise ValueError(f"names no master; write {scheme}://host:26379,host2:26379/mymaster/0")
-        return cls(
-            scheme,
-            login + at,
-            place,
-            _database(database or "0"),
-            tls,
-            master,
-            tuple((name.partition("_")[2], value) for name, value in sorted(query.items()) if name in SENTINEL_QUERY),
-        )
+        own = tuple((name.partition("_")[2], query[name]) for name in sorted(SENTINEL_QUERY & query.keys()))
+        return cls(scheme, login + at, place, _database(database or "0"), tls, master, own)
 
     @property
     def is_cluster(self) -> bool:
@@ -190,7 +159,7 @@ class RedisUrl:
     def options_of_sentinels(self) -> dict[str, Any]:
         """What a connection to a Sentinel needs: its own login, and TLS as the data servers have it."""
         tls = self.tls_for_kombu()
-        return dict(self.sentinel_login) | ({"ssl": True} | tls if tls else {})
+        return {**dict(self.sentinel_login), **({"ssl": True, **tls} if tls else {})}
 
     @property
     def is_tls(self) -> bool:
@@ -209,6 +178,45 @@ class RedisUrl:
     def tls_files(self) -> dict[str, str]:
         """The files that TLS needs, by their option's name."""
         return {name: value for name, value in self.tls if name in TLS_FILES}
+
+
+def _split(url: str) -> tuple[str, SplitResult]:
+    """Return the scheme in its one spelling, and the pieces of a URL whose hosts and ports can be read."""
+    if ";" in url and SCHEMES.get(url.partition(":")[0], "").endswith("+sentinel"):
+        raise ValueError("has ';' in it; write commas between Sentinels: redis+sentinel://host,host2/mymaster/0")
+    try:
+        parts = urlsplit(url)
+        hosts = parts.netloc.rpartition("@")[2]
+        is_usable = all(urlsplit(f"//{host}").port != 0 for host in _hosts(hosts, parts.scheme))
+    except ValueError:  # its text may quote a piece of the password
+        is_usable = False
+    if not is_usable:
+        raise ValueError("has no readable host and port; in a password, '/', '?' and '#' are written %2F, %3F, %23")
+    scheme = SCHEMES.get(parts.scheme)
+    if scheme is None:
+        raise ValueError(f"does not begin with one of {', '.join(f'{name}://' for name in SCHEMES)}")
+    return scheme, parts
+
+
+def _hosts(text: str, scheme: str) -> list[str]:
+    """The hosts of Sentinels or of a cluster, or the one of a server."""
+    return text.split(",") if _kind(scheme)[1] else [text]
+
+
+def _checked_query(text: str, base: str, kind: str) -> dict[str, str]:
+    """Read a query, of which each option has to be known."""
+    query = dict(parse_qsl(text, keep_blank_values=True))
+    known = SOCKET_QUERY if base == "unix" else TLS_QUERY if base == "rediss" else frozenset()
+    known |= SENTINEL_QUERY if kind == "sentinel" else frozenset()
+    unknown = query.keys() - known
+    if unknown:
+        raise ValueError(f"has {', '.join(sorted(unknown))} in its query, which is not one of {sorted(known) or '-'}")
+    for name, value in query.items():
+        if name in TLS_WORDS and value not in TLS_WORDS[name]:
+            raise ValueError(f"has {name}={value!r}, which is not {' or '.join(TLS_WORDS[name])}")
+        if name in TLS_FILES and not value:
+            raise ValueError(f"has {name} without a file")
+    return query
 
 
 def _kind(scheme: str) -> tuple[str, str]:

@@ -88,7 +88,9 @@ def test_what_a_cluster_cannot_do_has_a_sentence(settings: Settings, cluster: Re
     with pytest.raises(CacheUnavailable, match="Celery cannot use a cluster as its broker; set ROLLING_BROKER_URL"):
         check_broker(settings.broker_url, "brain")
 
-    with pytest.raises(CacheUnavailable, match="no cluster, or write its URL as redis.cluster://host:6379,host2:6379"):
+    with pytest.raises(
+        CacheUnavailable, match=r"no cluster, or write its URL as redis\+cluster://host:6379,host2:6379"
+    ):
         check_cache(cluster.nodes[1].url, "brain")
     (note,) = check_cache(cluster.owner.url, "brain")
     assert "works as long as this node has all keys of brain; write its URL as redis+cluster://" in note

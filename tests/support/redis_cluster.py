@@ -107,8 +107,8 @@ class RedisCluster:
 def command(node: RedisServer, *words: str | int | bytes) -> Any:
     """Send a command to one node."""
     with redis.Redis(port=node.port) as client:
-        return client.execute_command(*words)  # type: ignore[no-untyped-call]
+        return client.execute_command(*words)
 
 
 def _is_ok(node: RedisServer) -> bool:
-    return command(node, "CLUSTER INFO")["cluster_state"] == "ok"
+    return bool(command(node, "CLUSTER INFO")["cluster_state"] == "ok")

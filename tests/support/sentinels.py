@@ -115,7 +115,7 @@ class SentinelGroup:
         """
         with self.replica.client as client:
             wait_until(lambda: client.keys(key), what=f"{key} in the replica")
-            client.replicaof("127.0.0.1", free_port())  # type: ignore[no-untyped-call]
+            client.replicaof("127.0.0.1", free_port())
 
     def fail_over(self) -> None:
         """Kill the master, and wait until the replica is the master."""
