@@ -16,8 +16,10 @@ from __future__ import annotations
 from typing import Any, Final, Protocol
 
 import redis
+from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+from redis.retry import Retry
 from redis.sentinel import (
     MasterNotFoundError,
     SentinelConnectionPool,
@@ -31,6 +33,8 @@ __all__ = ["connect_to_master"]
 
 # A node that is behind, the one before, and the one that has the keys.
 REDIRECTS: Final = 3
+# One that hangs costs one timeout: the next may answer, and the whole is tried twice.
+ONCE: Final = {"retry": Retry(NoBackoff(), 0)}
 LOGIN: Final = "; a Sentinel's own login is sentinel_username and sentinel_password in the query of the URL"
 MIGRATING: Final = "TRYAGAIN the cluster is moving the keys of this source to another node"
 
@@ -65,7 +69,7 @@ class SentinelMasters:
 
     def __init__(self, url: RedisUrl, options: dict[str, Any]) -> None:
         self._nodes = url.nodes()
-        self._options = url.options_of_sentinels() | options
+        self._options = url.options_of_sentinels() | options | ONCE
 
     def discover_master(self, name: str) -> Address:
         """Return where the master of this name is.
@@ -110,7 +114,7 @@ class ClusterMasters:
     def __init__(self, url: RedisUrl, key: str, options: dict[str, Any]) -> None:
         self._key = key
         self._nodes = url.nodes()
-        self._options = _connection_options(url) | options
+        self._options = _connection_options(url) | options | ONCE
         self._class = redis.SSLConnection if url.is_tls else redis.Connection
 
     def discover_master(self, _name: str) -> Address:
@@ -192,11 +196,16 @@ class _Redirected:
     """Closes a connection to a node that has given the slot away, so that the command is tried with the new one."""
 
     _sock: Any
+    connection_pool: Any
+
+    def connect(self) -> None:
+        """Connect to where the master is now, once: what sends a command tries that twice."""
+        if self._sock is None:
+            self.connect_to(self.connection_pool.get_master_address())  # type: ignore[attr-defined]
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send a command; redis-py 8 alone would connect to the last address again, whatever is there now."""
-        if self._sock is None:
-            self.connect()  # type: ignore[attr-defined]
+        self.connect()
         super().send_packed_command(command, check_health)  # type: ignore[misc]
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:

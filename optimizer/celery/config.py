@@ -13,10 +13,7 @@ from kombu.entity import Exchange, Queue
 
 from optimizer.celery.queues import SCAN_QUEUE, UPDATE_QUEUE, source_queue
 from optimizer.celery.schedule import UPDATE_TASK, beat_entries, time_limit_s
-from optimizer.config.redis_url import CLUSTER_AS_BROKER, RedisUrl
 from optimizer.config.settings import Settings
-from optimizer.errors import SettingsInvalid
-from optimizer.storage.location import redact_url
 
 __all__ = ["celery_settings"]
 
@@ -50,9 +47,7 @@ def celery_settings(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _broker_and_results(every: Sequence[Settings]) -> dict[str, Any]:
     """One Redis for both; it must not evict, so it may be another than the cache."""
-    broker = RedisUrl.parse(every[0].broker_url)
-    if broker.is_cluster:
-        raise SettingsInvalid(f"the broker is {redact_url(every[0].broker_url)}: {CLUSTER_AS_BROKER}")
+    broker = every[0].broker()
     url, tls, sentinels = broker.for_kombu(), broker.tls_for_kombu(), broker.options_for_kombu(SENTINEL_TIMEOUTS)
     result_expires_s = max(900, 2 * time_limit_s(every))
     return {

@@ -11,7 +11,7 @@ import pytest
 from redis.client import Pipeline
 
 from optimizer import Settings, SnapshotReader, optimize
-from optimizer.cache.client import is_away
+from optimizer.cache.client import connect, is_away
 from optimizer.cache.keys import Keys
 from optimizer.cache.server_checks import check_broker, check_cache
 from optimizer.cache.writer import STAGE_BATCH
@@ -132,6 +132,9 @@ def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> No
         check_cache(group.url.replace(MASTER, "other"), "brain")
     assert not is_away(wrong.value)
 
+    group.suspend_sentinel(group.ports[0])
+    with connect(group.url, timeout_s=0.25) as client:
+        assert client.ping()  # the next one has answered
     for port in group.ports:
         group.kill_sentinel(port)
     with pytest.raises(CacheUnavailable, match=f"no Sentinel answers .*{group.ports[1]}: .*refused") as gone:

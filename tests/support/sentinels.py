@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ __all__ = ["MASTER", "SentinelGroup"]
 MASTER = "mymaster"
 SENTINELS = 3
 DOWN_AFTER_MS = 300
+OWN_LOGIN = ("requirepass", "sentinel sentinel-pass")
 
 
 class SentinelGroup:
@@ -26,34 +27,27 @@ class SentinelGroup:
 
     Args:
         directory: Where all of them keep their files.
-        options: Further options of the data servers.
-        sentinel_lines: Further lines of the Sentinels' configuration.
-        login: `user:password@` of the data servers for the URL.
-        query: The query of the URL.
+        password: The password of the data servers; empty for none.
+        sentinel_password: The Sentinels' own.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        options: Sequence[str] = (),
-        sentinel_lines: Sequence[str] = (),
-        login: str = "",
-        query: str = "",
-        scheme: str = "redis+sentinel",
-    ) -> None:
+    def __init__(self, directory: Path, *, password: str = "", sentinel_password: str = "") -> None:
         self.directory = directory
         self.servers = [RedisServer(directory / f"server-{number}") for number in range(2)]
         self.ports = [free_port() for _ in range(SENTINELS)]
-        self.options = tuple(options)
-        self._lines = tuple(sentinel_lines)
+        self._password, self._sentinel_password = password, sentinel_password
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        for server in self.servers:
+            server.url = f"redis://{_login(password)}127.0.0.1:{server.port}/0"
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
-        self.url = f"{scheme}://{login}{hosts}/{MASTER}/0{query}"
+        query = f"?sentinel_password={sentinel_password}" if sentinel_password else ""
+        self.url = f"redis+sentinel://{_login(password)}{hosts}/{MASTER}/0{query}"
 
     def __enter__(self) -> SentinelGroup:
         first, second = self.servers
-        options = (*self.options, "--repl-diskless-sync-delay", "0")  # by default the replica waits five seconds
+        options: tuple[str, ...] = ("--repl-diskless-sync-delay", "0")  # by default the replica waits five seconds
+        if self._password:
+            options += ("--requirepass", self._password, "--masterauth", self._password)
         first.start(*options)
         second.start(*options, "--replicaof", f"127.0.0.1 {first.port}")
         for port in self.ports:
@@ -70,7 +64,7 @@ class SentinelGroup:
     @property
     def master(self) -> RedisServer:
         """The data server that a Sentinel names."""
-        with redis.Redis(port=next(iter(self._processes))) as sentinel:
+        with self._sentinel(next(iter(self._processes))) as sentinel:
             _, port = sentinel.sentinel_get_master_addr_by_name(MASTER)
         return next(server for server in self.servers if server.port == port)
 
@@ -95,11 +89,16 @@ class SentinelGroup:
                 f"sentinel myid {port:040x}",
                 *(f"sentinel known-sentinel {MASTER} 127.0.0.1 {one} {one:040x}" for one in self.ports if one != port),
                 f"sentinel known-replica {MASTER} 127.0.0.1 {self.servers[1].port}",
-                *self._lines,
+                *([f"sentinel auth-pass {MASTER} {self._password}"] if self._password else []),
+                *(f"{name} {self._sentinel_password}" for name in OWN_LOGIN if self._sentinel_password),
             ]
             path.write_text("\n".join(lines) + "\n")
         command = [str(redis_executable()), str(path), "--sentinel"]
         self._processes[port] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def suspend_sentinel(self, port: int) -> None:
+        """Suspend a Sentinel: connections are accepted, and get no answers."""
+        self._processes[port].send_signal(signal.SIGSTOP)
 
     def kill_sentinel(self, port: int) -> None:
         """Kill a Sentinel, as a crash would."""
@@ -123,11 +122,14 @@ class SentinelGroup:
         master.kill()
         wait_until(lambda: _is_reached(self.url, replica), what="the failover")
 
+    def _sentinel(self, port: int) -> redis.Redis:
+        return redis.Redis(port=port, password=self._sentinel_password or None)
+
     def _is_ready(self) -> bool:
         """Whether every Sentinel knows the others and the replica, and that has all data."""
         try:
             for port in self.ports:
-                with redis.Redis(port=port) as sentinel:
+                with self._sentinel(port) as sentinel:
                     state = sentinel.sentinel_masters()[MASTER]
                     if state["num-other-sentinels"] != SENTINELS - 1 or state["num-slaves"] != 1:
                         return False
@@ -135,6 +137,10 @@ class SentinelGroup:
                 return bool(client.info("replication")["master_link_status"] == "up")
         except redis.ConnectionError:
             return False
+
+
+def _login(password: str) -> str:
+    return f":{password}@" if password else ""
 
 
 def _is_reached(url: str, server: RedisServer) -> bool:
