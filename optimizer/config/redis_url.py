@@ -83,6 +83,8 @@ class RedisUrl:
             raise ValueError("names no host")
         path = parts.path.strip("/")
         tls = tuple(sorted((name, value) for name, value in query.items() if name in TLS_QUERY))
+        if not kind and "," in host:
+            raise ValueError("names several hosts; begin it with redis+sentinel:// or redis+cluster://")
         if not kind:
             return cls(scheme, login + at, host, _database(path or "0"), tls)
         place = ",".join(_with_port(each, DEFAULT_PORTS[kind]) for each in host.split(","))
@@ -220,7 +222,7 @@ def _checked_query(text: str, base: str, kind: str) -> dict[str, str]:
 
 
 def _kind(scheme: str) -> tuple[str, str]:
-    """Divide a scheme into that of a server, and what the hosts are: `sentinel`, `cluster` or empty for the server."""
+    """Divide a scheme into a server's own, and what the hosts are: `sentinel`, `cluster`, or empty for the server."""
     base, _, kind = SCHEMES.get(scheme, scheme).partition("+")
     return base, kind
 

@@ -106,7 +106,7 @@ def test_redis_py_reads_password_and_database(url: str) -> None:
         ("unix:///r.sock?db=-1", "database '-1'"),
         ("redis://", "names no host"),
         ("redis://h:port", "no readable host and port"),
-        ("redis://h1,h2", "no readable host and port"),
+        ("redis://h1,h2", "names several hosts; begin it with"),
         ("redis+sentinel://h1:1,h2:x/m", "no readable host and port"),
         ("redis+sentinel://h1,,h2/m", "names no host between two commas"),
         ("redis+sentinel://h1,h2", "names no master; write redis.sentinel://host:26379,host2:26379/mymaster/0"),
@@ -155,9 +155,9 @@ def test_the_nodes_of_a_cluster_have_one_login() -> None:
 
 @pytest.mark.parametrize("scheme", ["redis+sentinel", "sentinel", "rediss+cluster"])
 def test_passwords_of_sentinels_and_clusters_are_not_shown(scheme: str) -> None:
-    """Neither that of the data servers nor the Sentinels' own."""
-    shown = redact_url(f"{scheme}://u:word1@h1,h2/m/0?sentinel_password=word2&sentinel_username=word3")
-    assert "word" not in shown
+    """Neither those of the data servers nor those of the Sentinels."""
+    shown = redact_url(f"{scheme}://u:hidden1@h1,h2/m/0?sentinel_password=hidden2&sentinel_username=hidden3")
+    assert "hidden" not in shown
     assert "h1,h2/m/0" in shown
 
 

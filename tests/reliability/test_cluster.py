@@ -12,6 +12,9 @@ from optimizer import Settings, SnapshotReader, optimize
 from optimizer.cache.client import is_away
 from optimizer.cache.server_checks import check_broker, check_cache
 from optimizer.errors import CacheUnavailable
+from optimizer.models import Record
+from optimizer.pipeline.drain import apply_updates
+from optimizer.pipeline.updates import enqueue
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
@@ -54,6 +57,11 @@ def test_runs_and_readers_go_on_while_a_slot_moves_and_after_a_failover(
         cluster.fail_over()
         second = publish(settings, 0.65)
         wait_until(lambda: reader.manifest().version == second, what="the second version")
+        enqueue(settings, [Record("ZETA", 1.0, 0.95, 2.0)], [])
+        assert apply_updates(settings)
+        wait_until(lambda: reader.manifest().version > second, what="the version of the update")
+        assert reader.symbol("ZETA").value is not None
+        second = reader.manifest().version
 
         # Keys are on both nodes: what is held stays, and a run writes the files alone.
         cluster.begin_migration(target)
