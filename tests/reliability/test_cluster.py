@@ -57,11 +57,6 @@ def test_runs_and_readers_go_on_while_a_slot_moves_and_after_a_failover(
         cluster.fail_over()
         second = publish(settings, 0.65)
         wait_until(lambda: reader.manifest().version == second, what="the second version")
-        enqueue(settings, [Record("ZETA", 1.0, 0.95, 2.0)], [])
-        assert apply_updates(settings)
-        wait_until(lambda: reader.manifest().version > second, what="the version of the update")
-        assert reader.symbol("ZETA").value is not None
-        second = reader.manifest().version
 
         # Keys are on both nodes: what is held stays, and a run writes the files alone.
         cluster.begin_migration(target)
@@ -78,6 +73,11 @@ def test_runs_and_readers_go_on_while_a_slot_moves_and_after_a_failover(
         wait_until(lambda: reader.manifest().version == during.version, what="the third version")
         assert reader.manifest().origin == "redis"
         assert reader.symbol("AAPL").origin == "redis"
+
+        enqueue(settings, [Record("ZETA", 1.0, 0.95, 2.0)], [])
+        assert apply_updates(settings)
+        wait_until(lambda: reader.manifest().version > (during.version or 0), what="the version of the update")
+        assert reader.symbol("ZETA").value is not None
         assert seen == sorted(set(seen))
 
 
