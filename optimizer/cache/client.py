@@ -13,7 +13,6 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from optimizer.cache.failover import connect_to_master
 from optimizer.cache.keys import Keys
 from optimizer.config.redis_url import RedisUrl
 from optimizer.errors import CacheUnavailable
@@ -60,6 +59,8 @@ def connect(url: str, *, timeout_s: float, source: str = "") -> redis.Redis:
         "retry_on_error": [redis.ConnectionError, redis.TimeoutError],
     }
     if parsed.moves:
+        from optimizer.cache.failover import connect_to_master  # noqa: PLC0415 - a reader's process loads few modules
+
         return connect_to_master(parsed, Keys(source).current, options)
     return redis.Redis.from_url(parsed.for_redis_py(), **options)
 
