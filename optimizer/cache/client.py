@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
-from typing import Final
+from typing import Any, Final
 
 import redis
 from redis.backoff import NoBackoff
@@ -42,15 +42,27 @@ READER_TIMEOUT_S: Final = 0.25
 UNREADABLE: Final = (OSError, EOFError, zlib.error, *UNDECODABLE)
 
 
-def connect(url: str, *, timeout_s: float) -> redis.Redis:
-    """Make a client with short timeouts that tries a command twice."""
-    return redis.Redis.from_url(
-        RedisUrl.parse(url).for_redis_py(),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
-        retry=Retry(NoBackoff(), 1),
-        retry_on_error=[redis.ConnectionError, redis.TimeoutError],  # what redis-py before 6 tries again only if told
-    )
+def connect(url: str, *, timeout_s: float, source: str = "") -> redis.Redis:
+    """Make a client with short timeouts that tries a command twice.
+
+    Args:
+        url: The Redis.
+        timeout_s: How long it waits for each answer.
+        source: Whose keys it is for; in a cluster the node that has them is the server.
+    """
+    parsed = RedisUrl.parse(url)
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": min(timeout_s, CONNECT_TIMEOUT_S),
+        "retry": Retry(NoBackoff(), 1),
+        # What redis-py before 6 tries again only if told.
+        "retry_on_error": [redis.ConnectionError, redis.TimeoutError],
+    }
+    if parsed.moves:
+        from optimizer.cache.failover import connect_to_master  # noqa: PLC0415 - a reader's process loads few modules
+
+        return connect_to_master(parsed, Keys(source).current, options)
+    return redis.Redis.from_url(parsed.for_redis_py(), **options)
 
 
 def ping(url: str) -> None:
@@ -96,9 +108,9 @@ def now_s(client: redis.Redis) -> float:
 
 
 @lru_cache(maxsize=16)
-def _kept_connection(url: str) -> redis.Redis:
+def _kept_connection(url: str, source: str) -> redis.Redis:
     """The client of all calls of this process that keep it; redis-py makes new connections after a fork."""
-    return connect(url, timeout_s=WRITER_TIMEOUT_S)
+    return connect(url, timeout_s=WRITER_TIMEOUT_S, source=source)
 
 
 class CacheClient:
@@ -125,7 +137,10 @@ class CacheClient:
     @cached_property
     def connection(self) -> redis.Redis:
         """The client, for what must not change `redis_up`."""
-        return _kept_connection(self.url) if self._is_kept else connect(self.url, timeout_s=WRITER_TIMEOUT_S)
+        source = self.keys.source if RedisUrl.parse(self.url).is_cluster else ""  # elsewhere all sources share one
+        if self._is_kept:
+            return _kept_connection(self.url, source)
+        return connect(self.url, timeout_s=WRITER_TIMEOUT_S, source=source)
 
     @contextmanager
     def commands(self) -> Iterator[redis.Redis]:

@@ -16,8 +16,9 @@
 | rolling:{S}:V:portfolio   | STRING  | the same                                            | if of updates; the |
 | rolling:{S}:V:symbols     | HASH    | symbol -> JSON record, the whole index              | current one never  |
 | rolling:{S}:V:ranking     | ZSET    | symbol by confidence, the same symbols              |                    |
-| rolling:{S}:staged:T:*    |         | the five above, and `updates`, before the flip; T   | 180 s              |
-|                           |         | is a run's token, or that in `publishing`           |                    |
+| rolling:{S}:staged:T:*    |         | the five above, and `updates`, before the flip, and | 180 s              |
+|                           |         | `seal`, written last; T is a run's token, or that   |                    |
+|                           |         | in `publishing`                                     |                    |
 | rolling:{S}:deltas        | STREAM  | id V-0: what a publish changed in predictions, bots | the newest 120, of |
 |                           |         | and holdings (gz JSON, in the field `change`; `end` | at most 8 MiB      |
 |                           |         | is the bytes of all changes up to it)               |                    |

@@ -203,9 +203,10 @@ local current, queued = redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KE
 return {current, queued, redis.call('LRANGE', KEYS[4], 0, -1), time.err and {} or time}
 """
 
-# KEYS: symbols and ranking of the version that is changed, staged symbols, ranking and updates.
+# KEYS: symbols and ranking of the version that is changed, staged symbols, ranking, updates and seal.
 # ARGV: seconds until what is staged expires, how many records the index may have, how many of the best are named, the
-# lowest confidence of these; then of each update its symbol, itself, and its record and confidence, '' for a removal.
+# lowest confidence of these, the seal; then of each update its symbol, itself, and its record and confidence, '' for a
+# removal.
 # Of equals the first symbols are the best; a sorted set that is read from the best on has them last.
 # Returns how many records there are, and the symbols of the best, best first.
 STAGE_UPDATES: Final = """
@@ -213,7 +214,8 @@ local symbols, ranking, updates = KEYS[3], KEYS[4], KEYS[5]
 redis.call('DEL', symbols, ranking, updates) -- of an attempt that a guard has refused
 redis.call('COPY', KEYS[1], symbols)
 redis.call('COPY', KEYS[2], ranking)
-for i = 5, #ARGV, 4 do
+redis.call('SET', KEYS[6], ARGV[5], 'EX', ARGV[1])
+for i = 6, #ARGV, 4 do
     local symbol = ARGV[i]
     redis.call('HSET', updates, symbol, ARGV[i + 1])
     if ARGV[i + 2] == '' then
@@ -278,13 +280,15 @@ redis.call('HSET', KEYS[3], 'applied', ARGV[3], 'records', records, 'refused', A
 return 1
 """
 
-# KEYS: lock, current, published, deltas, flipped, queue, queued, then the staged keys, their final names, and old
+# KEYS: lock, current, published, deltas, flipped, queue, queued, seal, then the staged keys, their final names, and old
 #       versions' keys. The lock is the run's, or `publishing`; the last staged key is of the updates that hold.
 # ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of staged keys,
 #       changes kept, their bytes at the most, change ('' for none), the number of updates that are staged, of the last
 #       entry applied before, and the entries taken now: how many, how many records, the number of the last one, the
-#       pace; how many are put back without the records that a scan has answered; then the type of each staged key, then
-#       the pointer's fields and values, then what is put back.
+#       pace; how many are put back without the records that a scan has answered; the seal; then the type of each staged
+#       key, then the pointer's fields and values, then what is put back.
+# The seal is the last value that was staged. A replica that has become the master, or a server that was started again,
+# has a beginning of what was written: with the seal it has all that was staged, without it perhaps half an index.
 # Updates are removed from the queue by the script that shows them: each is applied once, whatever dies at any moment.
 # A run stages all updates that hold, a drain those that it adds: of 20,000 the copy alone would take 5 ms.
 # Each entry of the stream of changes has in `end` the bytes of all changes up to it, so that the bytes of those that
@@ -293,12 +297,13 @@ FLIP: Final = """
 local kinds = tonumber(ARGV[5])
 local is_staged = true
 local types = {}
-for i = 1, kinds do types[i] = ARGV[15 + i] end
+for i = 1, kinds do types[i] = ARGV[16 + i] end
 local left = #ARGV - tonumber(ARGV[15]) -- from there on is what is put back
 local is_drain = ARGV[11] ~= '0' and left == #ARGV
 if ARGV[9] == '0' then types[kinds] = 'none' end -- a hash without fields does not exist
+if redis.call('GET', KEYS[8]) ~= ARGV[16] then is_staged = false end
 for i = 1, kinds do
-    if redis.call('TYPE', KEYS[7 + i]).ok ~= types[i] then is_staged = false end
+    if redis.call('TYPE', KEYS[8 + i]).ok ~= types[i] then is_staged = false end
 end
 local flipped = redis.call('HMGET', KEYS[5], 'version', 'token')
 -- repeated after a lost reply
@@ -310,22 +315,23 @@ if ARGV[11] ~= '0' and (redis.call('HGET', KEYS[7], 'applied') or '0') ~= ARGV[1
     return 'its updates were applied meanwhile'
 end
 if not is_staged then
-    for i = 1, kinds do redis.call('DEL', KEYS[7 + i]) end
-    return 'what was staged has expired'
+    for i = 0, kinds do redis.call('DEL', KEYS[8 + i]) end
+    return 'what was staged has expired, or was lost when Redis was started again or failed over'
 end
-for i = 8 + 2 * kinds, #KEYS do
+redis.call('DEL', KEYS[8])
+for i = 9 + 2 * kinds, #KEYS do
     if redis.call('TTL', KEYS[i]) == -1 then redis.call('EXPIRE', KEYS[i], ARGV[4]) end
 end
 for i = 1, kinds do
     if i == kinds and is_drain then
-        local changed = redis.call('HGETALL', KEYS[7 + i])
-        for j = 1, #changed, 2 do redis.call('HSET', KEYS[7 + kinds + i], changed[j], changed[j + 1]) end
-        redis.call('DEL', KEYS[7 + i])
+        local changed = redis.call('HGETALL', KEYS[8 + i])
+        for j = 1, #changed, 2 do redis.call('HSET', KEYS[8 + kinds + i], changed[j], changed[j + 1]) end
+        redis.call('DEL', KEYS[8 + i])
     elseif types[i] == 'none' then
-        redis.call('DEL', KEYS[7 + kinds + i])
+        redis.call('DEL', KEYS[8 + kinds + i])
     else
-        redis.call('RENAME', KEYS[7 + i], KEYS[7 + kinds + i])
-        redis.call('PERSIST', KEYS[7 + kinds + i])
+        redis.call('RENAME', KEYS[8 + i], KEYS[8 + kinds + i])
+        redis.call('PERSIST', KEYS[8 + kinds + i])
     end
 end
 if ARGV[11] ~= '0' then
@@ -337,7 +343,7 @@ if ARGV[11] ~= '0' then
 end
 local checked_at = redis.call('HGET', KEYS[2], 'checked_at')
 redis.call('DEL', KEYS[2], KEYS[5])
-redis.call('HSET', KEYS[2], unpack(ARGV, 16 + kinds, left))
+redis.call('HSET', KEYS[2], unpack(ARGV, 17 + kinds, left))
 -- Updates say nothing of the input, which a tick may have confirmed meanwhile.
 if is_drain and checked_at then
     redis.call('HSET', KEYS[2], 'checked_at', checked_at)

@@ -14,6 +14,7 @@ import redis
 
 from optimizer.cache.client import WRITER_TIMEOUT_S, connect, translated_errors
 from optimizer.cache.keys import Keys
+from optimizer.config.redis_url import CLUSTER_AS_BROKER, RedisUrl
 from optimizer.errors import CacheUnavailable
 from optimizer.storage.location import redact_url
 
@@ -22,6 +23,7 @@ __all__ = ["check_broker", "check_cache", "check_no_cluster", "eviction_warning"
 # How long the probe stays if it cannot be deleted again.
 PROBE_TTL_S: Final = 10
 CLUSTER: Final = "it is in cluster mode; take a Redis that is no cluster"
+CLUSTER_AS_CACHE: Final = f"{CLUSTER}, or write its URL as redis+cluster://host:6379,host2:6379"
 REPLICA: Final = "it is a replica and takes no writes; take its master"
 _PROBE: Final = "return redis.call('DEL', KEYS[1])"
 _NO_SCRIPT: Final = "0" * 40
@@ -37,7 +39,7 @@ def check_cache(url: str, source: str) -> list[str]:
     """
     keys = Keys(source)
     notes = []
-    with _probing(url) as client:
+    with _probing(url, source) as client:
         written = _refusal(client, "SET", keys.probe, "1", "EX", PROBE_TTL_S)
         if isinstance(written, redis.exceptions.NoPermissionError):
             _raise(url, _explained(f"read {keys.current}", _refusal(client, "HGETALL", keys.current)))
@@ -47,10 +49,10 @@ def check_cache(url: str, source: str) -> list[str]:
         else:
             _raise(url, _explained(f"write {keys.probe}", written))
             _raise(url, _explained("run scripts by EVAL", _refusal(client, "EVAL", _PROBE, 1, keys.probe)))
-        if _mode(client)[0] == "cluster":
+        if _mode(client)[0] == "cluster" and not RedisUrl.parse(url).is_cluster:
             notes.append(
-                f"it is in cluster mode, and works as long as this node has all keys of {source}; take a Redis that is "
-                "no cluster"
+                f"it is in cluster mode, and works as long as this node has all keys of {source}; write its URL as "
+                "redis+cluster://host:6379,host2:6379"
             )
         policy = _eviction_policy(client)
         if policy is not None and policy.startswith("allkeys"):
@@ -89,6 +91,8 @@ def check_no_cluster(url: str) -> None:
     Raises:
         CacheUnavailable: It is in cluster mode, or does not answer.
     """
+    if RedisUrl.parse(url).is_cluster:
+        raise CacheUnavailable(f"Redis at {redact_url(url)}: {CLUSTER_AS_BROKER}")
     with _probing(url) as client:
         _raise(url, f"Celery cannot use it as its broker: {CLUSTER}" if _mode(client)[0] == "cluster" else "")
 
@@ -115,9 +119,9 @@ def eviction_warning(url: str) -> str | None:
 
 
 @contextmanager
-def _probing(url: str) -> Iterator[redis.Redis]:
+def _probing(url: str, source: str = "") -> Iterator[redis.Redis]:
     with translated_errors(url):
-        client = connect(url, timeout_s=WRITER_TIMEOUT_S)
+        client = connect(url, timeout_s=WRITER_TIMEOUT_S, source=source)
         try:
             client.ping()
             yield client
@@ -144,7 +148,7 @@ def _explained(action: str, error: redis.ResponseError | None) -> str:
     elif isinstance(error, redis.exceptions.OutOfMemoryError):
         advice = "its memory is full; raise its maxmemory, or see what fills it"
     elif isinstance(error, (redis.exceptions.ClusterError, redis.exceptions.MovedError)):
-        advice = CLUSTER
+        advice = CLUSTER_AS_CACHE
     elif isinstance(error, redis.exceptions.NoPermissionError) or "ACL failure in script" in text:
         advice = "its ACL forbids it to this user; docs/redis-acl.conf has users with what each part needs"
     elif "unknown command" in text:

@@ -21,7 +21,7 @@ from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_TYPES, version_of
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.scripts import STAGE_UPDATES
 from optimizer.cache.update_queue import decode_held, encode_held
-from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip
+from optimizer.cache.writer import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, new_seal
 from optimizer.errors import CacheUnavailable
 from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
 from optimizer.snapshots.format import SnapshotSet
@@ -81,7 +81,8 @@ class UpdateWriter:
         self._cache = cache
         self._keys = cache.keys
         self._token = token
-        self._staged = {kind: self._keys.staged(token, kind) for kind in STAGED_TYPES}
+        self._staged = {kind: self._keys.staged(token, kind) for kind in (*STAGED_TYPES, "seal")}
+        self._seal = ""
 
     def read(self, pointer: Pointer, symbols: Sequence[str], kinds: Sequence[str]) -> Base:
         """Read what updates of these symbols need of the current version, with the payloads of these kinds."""
@@ -133,9 +134,10 @@ class UpdateWriter:
         keys, staged = self._keys, self._staged
         names = (
             *(keys.payload(version, kind) for kind in ("symbols", "ranking")),
-            *(staged[kind] for kind in ("symbols", "ranking", "updates")),
+            *(staged[kind] for kind in ("symbols", "ranking", "updates", "seal")),
         )
-        arguments: list[str | bytes] = [str(STAGED_TTL_S), str(limit), str(top), repr(min_confidence)]
+        self._seal = new_seal()
+        arguments: list[str | bytes] = [str(STAGED_TTL_S), str(limit), str(top), repr(min_confidence), self._seal]
         for symbol, update in encode_held(changed).items():
             record = changed[symbol].record
             put = (b"", "") if record is None else (_encode(record), repr(record.confidence))
@@ -195,6 +197,7 @@ class UpdateWriter:
                 manifest,
                 lock_key=keys.publishing,
                 token=self._token,
+                seal=self._seal,
                 checked_at=base.pointer.checked_at,  # of the input, which an update says nothing of
                 version_before=before,
                 old_versions=[before],

@@ -1,11 +1,11 @@
 """Publishes the versions of a source in Redis: stage, flip, confirm.
 
-Values are staged in batches under keys with the run's token. Then one short script checks that the run still holds the
-lock, that the pointer is the one it started from, and that nothing staged is gone; it renames the staged keys
-(constant time each), replaces the pointer, lets the old version expire and publishes the version to the channel. So a
-run that was paused past its lock publishes nothing and overwrites nothing, and one that dies leaves only keys that
-expire. With the version comes what changed since the one before. Of a version that is shown already the manifest alone
-can be replaced.
+Values are staged in batches under keys with the run's token, and a seal after them. Then one short script checks that
+the run still holds the lock, that the pointer is the one it started from, and that nothing staged is gone; it renames
+the staged keys (constant time each), replaces the pointer, lets the old version expire and publishes the version to the
+channel. So a run that was paused past its lock publishes nothing and overwrites nothing, and one that dies leaves only
+keys that expire. With the version comes what changed since the one before. Of a version that is shown already the
+manifest alone can be replaced.
 
 Damaged keys are replaced, with one warning each: a key of another type at the start of the next run (`mend`), a damaged
 pointer when it is read, the values of the current version when a tick compares them with the files (`verification.py`).
@@ -15,6 +15,7 @@ Errors: `CacheUnavailable`; `PublishRefused` if the script refuses.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -47,7 +48,7 @@ from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, QueuedUpdate, Re
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet, encode_manifest
 
-__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip"]
+__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "VersionWriter", "flip", "new_seal"]
 
 STAGED_TTL_S: Final = 180
 OLD_VERSION_TTL_S: Final = 120
@@ -67,6 +68,7 @@ class VersionWriter:
         self._keys = cache.keys
         self._staged: SnapshotSet | None = None
         self._staged_names: list[str] = []
+        self._seal = ""
 
     def mend(self) -> None:
         """Delete keys of the source that cannot be used; each is made again by what writes it."""
@@ -88,7 +90,7 @@ class VersionWriter:
         if self._cache.redis_up:
             return self.pointer()
         with translated_errors(self._cache.url):
-            client = connect(self._cache.url, timeout_s=READER_TIMEOUT_S)
+            client = connect(self._cache.url, timeout_s=READER_TIMEOUT_S, source=self._keys.source)
             try:
                 return self._pointer(client)
             finally:
@@ -129,7 +131,8 @@ class VersionWriter:
         names = {kind: self._keys.staged(lock.token, kind) for kind in STAGED_TYPES}
         decoded = snapshots.decode_index()
         index, held = decoded.symbols, encode_held(decoded.updates or {})
-        self._staged, self._staged_names = None, list(names.values())
+        seal_name, self._seal = self._keys.staged(lock.token, "seal"), new_seal()
+        self._staged, self._staged_names = None, [*names.values(), seal_name]
         with self._cache.commands() as client:
             client.delete(*self._staged_names)
             for kind in PAYLOAD_KINDS:
@@ -149,7 +152,12 @@ class VersionWriter:
                 pipeline.expire(names["updates"], STAGED_TTL_S)
                 pipeline.execute()
             # A key that is evicted between two batches begins anew with the next one, without its first part.
-            staged = (client.hlen(names["symbols"]), client.zcard(names["ranking"]), client.hlen(names["updates"]))
+            pipeline = client.pipeline(transaction=False)
+            pipeline.set(seal_name, self._seal, ex=STAGED_TTL_S)
+            pipeline.hlen(names["symbols"])
+            pipeline.zcard(names["ranking"])
+            pipeline.hlen(names["updates"])
+            staged = tuple(pipeline.execute()[1:])
         if staged != (len(index), len(index), len(held)):
             raise CacheUnavailable(
                 f"of {len(index)} symbols and {len(held)} updates that were staged the cache has "
@@ -208,6 +216,7 @@ class VersionWriter:
                 manifest,
                 lock_key=keys.lock,
                 token=lock.token,
+                seal=self._seal,
                 checked_at=checked_at,
                 version_before=before.version if before else None,
                 old_versions=known,
@@ -283,6 +292,11 @@ class VersionWriter:
             return b""
 
 
+def new_seal() -> str:
+    """Make a value that no staging had before."""
+    return secrets.token_hex(8)
+
+
 @dataclass(frozen=True)
 class Consumed:
     """What a version takes from the queue of updates: a drain's whole entries, a scan's what its input has answered.
@@ -324,6 +338,7 @@ def flip(
     *,
     lock_key: str,
     token: str,
+    seal: str,
     checked_at: str,
     version_before: int | None,
     old_versions: Iterable[int],
@@ -340,6 +355,7 @@ def flip(
         manifest: Its manifest.
         lock_key: The lock that has to hold the token.
         token: The token.
+        seal: The last value that was staged.
         checked_at: The time by Redis' clock.
         version_before: The version that the pointer has to name, if it is there; `None` if none.
         old_versions: What expires from now on.
@@ -355,9 +371,9 @@ def flip(
     old = [keys.payload(each, kind) for each in set(old_versions) - {manifest.version} for kind in VERSION_KINDS]
     pipeline.eval(
         FLIP,
-        7 + 2 * len(STAGED_TYPES) + len(old),
+        8 + 2 * len(STAGED_TYPES) + len(old),
         *(lock_key, keys.current, keys.published, keys.deltas, keys.flipped, keys.queue, keys.queued),
-        *(keys.staged(token, kind) for kind in STAGED_TYPES),
+        *(keys.staged(token, kind) for kind in ("seal", *STAGED_TYPES)),
         *(keys.payload(manifest.version, kind) for kind in VERSION_KINDS),
         keys.updates,
         *old,
@@ -376,6 +392,7 @@ def flip(
         str(consumed.applied),
         str(consumed.tat_ms),
         str(len(consumed.left)),
+        seal,
         *STAGED_TYPES.values(),
         *chain.from_iterable(pointer_fields(manifest, checked_at).items()),
         *map(msgspec.json.encode, consumed.left),

@@ -108,12 +108,22 @@ class Transport(redis.Transport):
                         channel.basic_reject(tag, requeue=False)
 
 
+class SentinelChannel(Channel, redis.SentinelChannel):
+    """The same over the master that Sentinels name."""
+
+
+class SentinelTransport(Transport, redis.SentinelTransport):
+    """The same over the master that Sentinels name."""
+
+    Channel = SentinelChannel
+
+
 class Connection(kombu.connection.Connection):
     """A connection that tries its broker every two seconds, for as long as that is away."""
 
     def get_transport_cls(self) -> type[Transport]:
-        """The transport: settings allow only Redis."""
-        return Transport
+        """The transport: settings allow only Redis, and its Sentinels."""
+        return SentinelTransport if self.transport_cls == "sentinel" else Transport
 
     def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
         """Connect; wait for the broker if it is away."""

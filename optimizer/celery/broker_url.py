@@ -16,13 +16,23 @@ def same_broker(app: Celery, url: str) -> bool:
     """Whether a URL means the broker of an app, whatever its user is; of several, one of them."""
     configured = app.conf.broker_write_url or ""
     urls = configured if isinstance(configured, (list, tuple)) else configured.split(";")
-    return _place(url) in [_place(one) for one in urls]
+    places = [_place(one) for one in urls]
+    return any(_place(one) in places for one in _as_celery_has_it(url))
 
 
 def shown_broker(app: Celery) -> str:
     """The URL of an app's broker, without its password."""
     with app.connection_for_write() as connection:
         return str(connection.as_uri())
+
+
+def _as_celery_has_it(url: str) -> list[str]:
+    """A URL, or in place of one of Sentinels theirs."""
+    try:
+        parsed = RedisUrl.parse(url)
+    except ValueError:
+        return [url]
+    return parsed.for_kombu().split(";") if parsed.master else [url]
 
 
 def _place(url: str) -> tuple[Any, ...]:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from kombu.entity import Exchange, Queue
 
 from optimizer.celery.queues import SCAN_QUEUE, UPDATE_QUEUE, source_queue
 from optimizer.celery.schedule import UPDATE_TASK, beat_entries, time_limit_s
-from optimizer.config.redis_url import RedisUrl
 from optimizer.config.settings import Settings
 
 __all__ = ["celery_settings"]
+
+# A Sentinel that hangs must not hold a connection for long: the next one is asked.
+SENTINEL_TIMEOUTS: Final = {"socket_timeout": 2, "socket_connect_timeout": 2}
 
 
 def celery_settings(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -45,8 +47,8 @@ def celery_settings(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _broker_and_results(every: Sequence[Settings]) -> dict[str, Any]:
     """One Redis for both; it must not evict, so it may be another than the cache."""
-    broker = RedisUrl.parse(every[0].broker_url)
-    url, tls = broker.for_kombu(), broker.tls_for_kombu()
+    broker = every[0].broker()
+    url, tls, sentinels = broker.for_kombu(), broker.tls_for_kombu(), broker.options_for_kombu(SENTINEL_TIMEOUTS)
     result_expires_s = max(900, 2 * time_limit_s(every))
     return {
         # Three names: `CELERY_BROKER_URL`, which may be another program's, wins over the first.
@@ -65,6 +67,7 @@ def _broker_and_results(every: Sequence[Settings]) -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 25,
+            **sentinels,
         },
         # Reporting progress must not delay a scan for long when Redis is away.
         "redis_socket_timeout": 5,
@@ -72,6 +75,7 @@ def _broker_and_results(every: Sequence[Settings]) -> dict[str, Any]:
         "result_backend_transport_options": {
             "visibility_timeout": 120,
             "retry_policy": {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},
+            **sentinels,
         },
         "visibility_timeout": 120,
         # Kept until they have been read, but not so long that many accumulate.

@@ -126,6 +126,8 @@ class CelerySender:
 
             self._app = app
         registration = registration_of(self._app)
+        if registration.is_standalone:
+            registration.every()[0].broker()
         return registration, run_states(registration)
 
 

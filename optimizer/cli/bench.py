@@ -206,7 +206,10 @@ def _redis_is_there(settings: Settings) -> bool:
 
 
 def _delete_keys(settings: Settings, keys: Keys) -> None:
-    with translated_errors(settings.redis_url), connect(settings.redis_url, timeout_s=5.0) as client:
+    with (
+        translated_errors(settings.redis_url),
+        connect(settings.redis_url, timeout_s=5.0, source=keys.source) as client,
+    ):
         for key in client.scan_iter(match=keys.every, count=1000):
             client.unlink(key)
 

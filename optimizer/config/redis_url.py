@@ -1,26 +1,52 @@
 """Redis URLs: parse one spelling, write the spellings of redis-py and of kombu.
 
-The two libraries agree on `redis://` and `rediss://` but not on Unix sockets, and both pass an unknown query on to
-their constructors. So a URL is parsed once, strictly, and written for each.
+The two libraries agree on `redis://` and `rediss://` but not on Unix sockets and Sentinels, and both pass an unknown
+query on to their constructors. So a URL is parsed once, strictly, and written for each:
+
+    redis://host:6379/0, unix:///path/to/redis.sock                   a server
+    redis+sentinel://host:26379,host2:26379/mymaster/0                the master that Sentinels name
+    redis+cluster://host:6379,host2:6379                              nodes of a cluster, for the cache alone
+
+With `rediss` in place of `redis` all connections have TLS. User and password are those of the data servers.
 
 Errors: `ValueError` with what is wrong, without any piece of the password.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
-__all__ = ["TLS_FILES", "RedisUrl"]
+__all__ = ["CLUSTER_AS_BROKER", "TLS_FILES", "RedisUrl"]
 
-SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "redis+socket": "unix"}
+CLUSTER_AS_BROKER: Final = (
+    "Celery cannot use a cluster as its broker; set ROLLING_BROKER_URL to a Redis that is none, or to Sentinels"
+)
+
+SCHEMES: Final = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "unix": "unix",
+    "redis+socket": "unix",
+    "redis+sentinel": "redis+sentinel",
+    "rediss+sentinel": "rediss+sentinel",
+    "sentinel": "redis+sentinel",  # as Celery has it, for which each Sentinel has a URL of its own
+    "redis+cluster": "redis+cluster",
+    "rediss+cluster": "rediss+cluster",
+}
+DEFAULT_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 # The options that the query of each kind of URL may have.
 SOCKET_QUERY: Final = frozenset({"db", "virtual_host", "password"})
 TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 # An option that weakens TLS has one spelling: `ssl_check_hostname=no` means "off" to redis-py and "on" to kombu.
 TLS_WORDS: Final = {"ssl_cert_reqs": ("required", "none"), "ssl_check_hostname": ("true", "false")}
 TLS_QUERY: Final = frozenset({*TLS_FILES, *TLS_WORDS})
+SENTINEL_QUERY: Final = frozenset({"sentinel_username", "sentinel_password"})
+# What Sentinel itself takes as a name.
+MASTER: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -29,9 +55,11 @@ class RedisUrl:
 
     scheme: str
     login: str
-    place: str  # host and port, or the socket's path
+    place: str  # host and port, of Sentinels and nodes of a cluster all with commas between them; or the socket's path
     database: int
     tls: tuple[tuple[str, str], ...] = ()
+    master: str = ""  # what Sentinels call it
+    sentinel_login: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, url: str) -> RedisUrl:
@@ -40,28 +68,9 @@ class RedisUrl:
         Raises:
             ValueError: It cannot be used; the message holds no piece of the password.
         """
-        try:
-            parts = urlsplit(url)
-            usable_port = parts.port != 0
-        except ValueError:  # its text may quote a piece of the password
-            usable_port = False
-        if not usable_port:
-            raise ValueError("has no readable host and port; in a password, '/', '?' and '#' are written %2F, %3F, %23")
-        scheme = SCHEMES.get(parts.scheme)
-        if scheme is None:
-            raise ValueError(f"does not begin with one of {', '.join(f'{name}://' for name in SCHEMES)}")
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        known = SOCKET_QUERY if scheme == "unix" else TLS_QUERY if scheme == "rediss" else frozenset()
-        unknown = query.keys() - known
-        if unknown:
-            raise ValueError(
-                f"has {', '.join(sorted(unknown))} in its query, which is not one of {sorted(known) or '-'}"
-            )
-        for name, value in query.items():
-            if name in TLS_WORDS and value not in TLS_WORDS[name]:
-                raise ValueError(f"has {name}={value!r}, which is not {' or '.join(TLS_WORDS[name])}")
-            if name in TLS_FILES and not value:
-                raise ValueError(f"has {name} without a file")
+        scheme, parts = _split(url)
+        base, kind = _kind(scheme)
+        query = _checked_query(parts.query, base, kind)
         login, at, host = parts.netloc.rpartition("@")
         if scheme == "unix":
             if "password" in query:
@@ -72,20 +81,62 @@ class RedisUrl:
             return cls(scheme, login + at, parts.path, _database(database))
         if not host:
             raise ValueError("names no host")
-        return cls(scheme, login + at, host, _database(parts.path.strip("/") or "0"), tuple(sorted(query.items())))
+        path = parts.path.strip("/")
+        tls = tuple(sorted((name, value) for name, value in query.items() if name in TLS_QUERY))
+        if not kind and "," in host:
+            raise ValueError("names several hosts; begin it with redis+sentinel:// or redis+cluster://")
+        if not kind:
+            return cls(scheme, login + at, host, _database(path or "0"), tls)
+        place = ",".join(_with_port(each, DEFAULT_PORTS[kind]) for each in host.split(","))
+        if kind == "cluster":
+            if path not in ("", "0"):
+                raise ValueError(f"names {parts.path!r} after its nodes; a cluster has database 0 alone")
+            return cls(scheme, login + at, place, 0, tls)
+        master, _, database = path.partition("/")
+        if not MASTER.fullmatch(master) or master.isdecimal():
+            raise ValueError(f"names no master; write {scheme}://host:26379,host2:26379/mymaster/0")
+        own = tuple((name.partition("_")[2], query[name]) for name in sorted(SENTINEL_QUERY & query.keys()))
+        return cls(scheme, login + at, place, _database(database or "0"), tls, master, own)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether it names nodes of a cluster."""
+        return _kind(self.scheme)[1] == "cluster"
+
+    @property
+    def moves(self) -> bool:
+        """Whether the server has to be asked for: of Sentinels or of a cluster."""
+        return bool(_kind(self.scheme)[1])
+
+    def servers(self) -> list[RedisUrl]:
+        """The Sentinels, the nodes of a cluster, or the server itself, each as the URL of a server."""
+        if not self.moves:
+            return [self]
+        base = replace(self, scheme=_kind(self.scheme)[0], master="", sentinel_login=())
+        return [replace(base, place=place) for place in self.place.split(",")]
+
+    def nodes(self) -> list[tuple[str, int]]:
+        """Host and port of each Sentinel or node of a cluster."""
+        parts = [urlsplit(f"//{place}") for place in self.place.split(",")]
+        return [(str(part.hostname), int(part.port or 0)) for part in parts]
 
     def for_redis_py(self) -> str:
-        """The URL as `redis.Redis.from_url` takes it."""
+        """The URL of a server as `redis.Redis.from_url` takes it."""
         if self.scheme == "unix":
             return f"unix://{self.login}{self.place}?db={self.database}"
-        tls = dict(self.tls) | {"ssl_check_hostname": str(self._checks_hostname).lower()} if self._is_tls else {}
+        tls = dict(self.tls) | {"ssl_check_hostname": str(self._checks_hostname).lower()} if self.is_tls else {}
         query = f"?{urlencode(tls)}" if tls else ""
         return f"{self.scheme}://{self.login}{self.place}/{self.database}{query}"
 
     def for_kombu(self) -> str:
-        """The URL as Celery takes it for broker and results, without the options of `tls_for_kombu`."""
+        """The URL as Celery takes it for broker and results, without the options of `tls_for_kombu`.
+
+        Of Sentinels it is one URL each, with `;` between them, to which `options_for_kombu` belong.
+        """
         if self.scheme == "unix":
             return f"redis+socket://{self.login}{self.place}?virtual_host={self.database}"
+        if self.master:
+            return ";".join(f"sentinel://{self.login}{place}/{self.database}" for place in self.place.split(","))
         return f"{self.scheme}://{self.login}{self.place}/{self.database}"
 
     def tls_for_kombu(self) -> dict[str, str | bool] | None:
@@ -93,13 +144,29 @@ class RedisUrl:
 
         It is not in the URL, because Flower ignores the query and the result backend ignores `ssl_check_hostname`.
         """
-        if not self._is_tls:
+        if not self.is_tls:
             return None
         return {"ssl_cert_reqs": "required"} | dict(self.tls) | {"ssl_check_hostname": self._checks_hostname}
 
+    def options_for_kombu(self, timeouts: Mapping[str, float]) -> dict[str, Any]:
+        """What Celery's transport options of broker and results need beside the URL: of Sentinels alone.
+
+        Args:
+            timeouts: Of connections to Sentinels; kombu would give them none.
+        """
+        if not self.master:
+            return {}
+        return {"master_name": self.master, "sentinel_kwargs": self.options_of_sentinels() | dict(timeouts)}
+
+    def options_of_sentinels(self) -> dict[str, Any]:
+        """What a connection to a Sentinel needs: its own login, and TLS as the data servers have it."""
+        tls = self.tls_for_kombu()
+        return {**dict(self.sentinel_login), **({"ssl": True, **tls} if tls else {})}
+
     @property
-    def _is_tls(self) -> bool:
-        return self.scheme == "rediss"
+    def is_tls(self) -> bool:
+        """Whether its connections have TLS."""
+        return self.scheme.startswith("rediss")
 
     @property
     def _checks_hostname(self) -> bool:
@@ -113,6 +180,57 @@ class RedisUrl:
     def tls_files(self) -> dict[str, str]:
         """The files that TLS needs, by their option's name."""
         return {name: value for name, value in self.tls if name in TLS_FILES}
+
+
+def _split(url: str) -> tuple[str, SplitResult]:
+    """Return the scheme in its one spelling, and the pieces of a URL whose hosts and ports can be read."""
+    if ";" in url and SCHEMES.get(url.partition(":")[0], "").endswith("+sentinel"):
+        raise ValueError("has ';' in it; write commas between Sentinels: redis+sentinel://host,host2/mymaster/0")
+    try:
+        parts = urlsplit(url)
+        hosts = parts.netloc.rpartition("@")[2]
+        is_usable = all(urlsplit(f"//{host}").port != 0 for host in _hosts(hosts, parts.scheme))
+    except ValueError:  # its text may quote a piece of the password
+        is_usable = False
+    if not is_usable:
+        raise ValueError("has no readable host and port; in a password, '/', '?' and '#' are written %2F, %3F, %23")
+    scheme = SCHEMES.get(parts.scheme)
+    if scheme is None:
+        raise ValueError(f"does not begin with one of {', '.join(f'{name}://' for name in SCHEMES)}")
+    return scheme, parts
+
+
+def _hosts(text: str, scheme: str) -> list[str]:
+    """The hosts of Sentinels or of a cluster, or the one of a server."""
+    return text.split(",") if _kind(scheme)[1] else [text]
+
+
+def _checked_query(text: str, base: str, kind: str) -> dict[str, str]:
+    """Read a query, of which each option has to be known."""
+    query = dict(parse_qsl(text, keep_blank_values=True))
+    known = SOCKET_QUERY if base == "unix" else TLS_QUERY if base == "rediss" else frozenset()
+    known |= SENTINEL_QUERY if kind == "sentinel" else frozenset()
+    unknown = query.keys() - known
+    if unknown:
+        raise ValueError(f"has {', '.join(sorted(unknown))} in its query, which is not one of {sorted(known) or '-'}")
+    for name, value in query.items():
+        if name in TLS_WORDS and value not in TLS_WORDS[name]:
+            raise ValueError(f"has {name}={value!r}, which is not {' or '.join(TLS_WORDS[name])}")
+        if name in TLS_FILES and not value:
+            raise ValueError(f"has {name} without a file")
+    return query
+
+
+def _kind(scheme: str) -> tuple[str, str]:
+    """Divide a scheme into a server's own, and what the hosts are: `sentinel`, `cluster`, or empty for the server."""
+    base, _, kind = SCHEMES.get(scheme, scheme).partition("+")
+    return base, kind
+
+
+def _with_port(host: str, port: int) -> str:
+    if not host:
+        raise ValueError("names no host between two commas")
+    return host if urlsplit(f"//{host}").port else f"{host.rstrip(':')}:{port}"
 
 
 def _database(text: str) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 from optimizer.config.environment import PREFIX, SOURCE_NAME, SOURCES_VARIABLE, variables_by_source
 from optimizer.config.field_map import InputMapping, parse_mapping
-from optimizer.config.redis_url import RedisUrl
+from optimizer.config.redis_url import CLUSTER_AS_BROKER, RedisUrl
 from optimizer.errors import SettingsInvalid
 from optimizer.storage.location import Location, Url, is_pattern, parse_location, redact_url
 
@@ -130,6 +130,18 @@ class Settings:
                     f"{settings.output_dir}; each needs one of its own"
                 )
         return every
+
+    def broker(self) -> RedisUrl:
+        """The broker of the stand-alone Celery app; runs and readers without Celery need none.
+
+        Raises:
+            SettingsInvalid: It is a cluster.
+        """
+        broker = RedisUrl.parse(self.broker_url)
+        if broker.is_cluster:
+            variable = variable_name("redis_url" if self.broker_url == self.redis_url else "broker_url")
+            raise SettingsInvalid(f"{variable}={redact_url(self.broker_url)!r}: {CLUSTER_AS_BROKER}")
+        return broker
 
     @property
     def mapping(self) -> InputMapping:

@@ -64,12 +64,13 @@ class RedisStore:
         self._failures = 0
         self._may_ask_time = True
         self._sightings = Sightings(stale_after_s)
-        self.client = connect(url, timeout_s=READER_TIMEOUT_S)
+        self.client = connect(url, timeout_s=READER_TIMEOUT_S, source=source)
         self.up = True  # until a call fails; from then on only `Follower.refresh` asks
 
     def connect(self) -> object:
         """Take a new client; return the last one, still open: after a fork its connections are the parent's."""
-        left, self.client = self.client, connect(self.url, timeout_s=READER_TIMEOUT_S)
+        left = self.client
+        self.client = connect(self.url, timeout_s=READER_TIMEOUT_S, source=self.keys.source)
         self.up = True
         return left
 

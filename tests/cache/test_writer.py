@@ -121,7 +121,7 @@ def test_a_run_that_was_paused_past_its_lock_is_refused(redis_server: RedisServe
         assert version_shown(other) == 2
         assert client.exists(*(KEYS.payload(3, kind) for kind in VERSION_KINDS)) == 0
         staged = cast("list[bytes]", client.keys("*:staged:*"))
-        assert len(staged) == len(VERSION_KINDS)
+        assert len(staged) == len(VERSION_KINDS) + 1  # the seal
         assert all(0 < client.ttl(key) <= STAGED_TTL_S for key in staged)
 
 
@@ -135,17 +135,18 @@ def test_a_first_publish_is_refused_where_another_was_first(redis_server: RedisS
             VersionWriter(cache).publish(a_set(2), lock=Lock(held=True, token="token"), before=None)
 
 
+@pytest.mark.parametrize("kind", ["ranking", "seal"])
 def test_a_publish_whose_staged_keys_are_gone_is_refused(
-    cache: CacheClient, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    cache: CacheClient, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Evicted or expired between staging and flip: the pointer stays, and so does what it names."""
+    """Evicted, expired or lost between staging and flip: the pointer stays, and so does what it names."""
     publish(cache, a_set(1))
     before = keys_of(redis_server, SOURCE)
     stage = VersionWriter.stage
 
     def stage_and_lose_one(self: VersionWriter, snapshots: SnapshotSet, lock: Lock) -> None:
         stage(self, snapshots, lock)
-        client.delete(KEYS.staged(lock.token, "ranking"))
+        client.delete(KEYS.staged(lock.token, kind))
 
     monkeypatch.setattr(VersionWriter, "stage", stage_and_lose_one)
     with redis_server.client as client, pytest.raises(PublishRefused, match="staged has expired"):
@@ -399,6 +400,6 @@ def test_an_index_that_lost_its_first_part_is_not_published(
 
         assert optimize(settings).cache == "down"
 
-        assert batches == 4  # what waits, two of the index, and the report
+        assert batches == 5  # what waits, two of the index, the seal, and the report
         assert not client.exists(Keys(settings.source).current)
         assert optimize(settings).cache == "republished"

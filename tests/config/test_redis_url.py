@@ -12,7 +12,7 @@ from celery import Celery
 from optimizer import Settings, optimize
 from optimizer.cache.client import ping
 from optimizer.config.redis_url import SOCKET_QUERY, TLS_FILES, TLS_QUERY, RedisUrl
-from optimizer.storage.location import PUBLIC_OPTIONS
+from optimizer.storage.location import PUBLIC_OPTIONS, redact_url
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
@@ -106,6 +106,16 @@ def test_redis_py_reads_password_and_database(url: str) -> None:
         ("unix:///r.sock?db=-1", "database '-1'"),
         ("redis://", "names no host"),
         ("redis://h:port", "no readable host and port"),
+        ("redis://h1,h2", "names several hosts; begin it with"),
+        ("redis+sentinel://h1:1,h2:x/m", "no readable host and port"),
+        ("redis+sentinel://h1,,h2/m", "names no host between two commas"),
+        ("redis+sentinel://h1,h2", "names no master; write redis.sentinel://host:26379,host2:26379/mymaster/0"),
+        ("sentinel://h1:26379/0", "names no master"),
+        ("redis+sentinel://h/m/x", "database 'x'"),
+        ("sentinel://h1:26379/0;sentinel://h2:26379/0", "has ';' in it; write commas between Sentinels"),
+        ("redis+sentinel://h/m?ssl_ca_certs=ca.pem", "ssl_ca_certs in its query"),
+        ("redis+cluster://h?sentinel_password=p", "sentinel_password in its query"),
+        ("redis+cluster://h/1", "names '/1' after its nodes; a cluster has database 0 alone"),
         ("amqp://h", "does not begin with one of"),
     ],
 )
@@ -113,6 +123,42 @@ def test_what_a_library_would_stumble_over_is_refused(url: str, said: str) -> No
     """The error comes at the start and names the option, instead of a traceback from a constructor."""
     with pytest.raises(ValueError, match=said):
         RedisUrl.parse(url)
+
+
+def test_sentinels_are_written_for_each_library() -> None:
+    """Celery needs a URL for each, and the name of the master and the Sentinels' login beside them."""
+    url = RedisUrl.parse("redis+sentinel://u:p%2F@h1,[::1]:7/my-master/3?sentinel_password=s%26&sentinel_username=w")
+    assert url == RedisUrl.parse(
+        "sentinel://u:p%2F@h1:26379,[::1]:7/my-master/3?sentinel_username=w&sentinel_password=s%26"
+    )
+    assert url.nodes() == [("h1", 26379), ("::1", 7)]
+    assert [one.for_redis_py() for one in url.servers()] == ["redis://u:p%2F@h1:26379/3", "redis://u:p%2F@[::1]:7/3"]
+    assert url.for_kombu() == "sentinel://u:p%2F@h1:26379/3;sentinel://u:p%2F@[::1]:7/3"
+    own_login = {"username": "w", "password": "s&"}
+    assert url.options_for_kombu({"socket_timeout": 2}) == {
+        "master_name": "my-master",
+        "sentinel_kwargs": own_login | {"socket_timeout": 2},
+    }
+    tls = RedisUrl.parse("rediss+sentinel://h/m?ssl_ca_certs=ca.pem").options_of_sentinels()
+    assert tls == {"ssl": True, "ssl_cert_reqs": "required", "ssl_ca_certs": "ca.pem", "ssl_check_hostname": True}
+
+
+def test_the_nodes_of_a_cluster_have_one_login() -> None:
+    """They have database 0, and the options of TLS."""
+    url = RedisUrl.parse("rediss+cluster://:p@h1,h2:7?ssl_cert_reqs=none")
+    assert url.nodes() == [("h1", 6379), ("h2", 7)]
+    query = "ssl_cert_reqs=none&ssl_check_hostname=false"
+    assert [one.for_redis_py() for one in url.servers()] == [
+        f"rediss://:p@{one}/0?{query}" for one in ("h1:6379", "h2:7")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["redis+sentinel", "sentinel", "rediss+cluster"])
+def test_passwords_of_sentinels_and_clusters_are_not_shown(scheme: str) -> None:
+    """Neither those of the data servers nor those of the Sentinels."""
+    shown = redact_url(f"{scheme}://u:hidden1@h1,h2/m/0?sentinel_password=hidden2&sentinel_username=hidden3")
+    assert "hidden" not in shown
+    assert "h1,h2/m/0" in shown
 
 
 def test_every_option_but_the_password_may_be_shown() -> None:

@@ -543,6 +543,32 @@ def test_a_drain_that_was_overtaken_begins_anew(
         assert client.llen(Keys(settings.source).queue) == 0
 
 
+def test_a_drain_whose_seal_is_lost_begins_anew(
+    settings: Settings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover may leave what an earlier attempt has staged: it is not shown, and the updates are applied once."""
+    run_old(settings)
+    enqueue(settings, [a("ZETA")], [])
+    publish = UpdateWriter.publish
+    seals: list[bytes] = []
+
+    def publish_after_a_loss(self: Any, *arguments: Any, **options: Any) -> None:
+        with redis_server.client as client:
+            (name,) = client.scan_iter("*:staged:*:seal")
+            seals.append(cast("bytes", client.get(name)))
+            if len(seals) == 1:
+                client.set(name, "of an earlier attempt")
+        publish(self, *arguments, **options)
+
+    monkeypatch.setattr(UpdateWriter, "publish", publish_after_a_loss)
+    assert apply_updates(settings)
+    assert len(set(seals)) == 2
+    assert "ZETA" in shown(settings, redis_server)
+    with redis_server.client as client:
+        assert client.llen(Keys(settings.source).queue) == 0
+        assert not list(client.scan_iter("*:staged:*"))
+
+
 def test_updates_wait_until_redis_has_what_the_files_have(settings: Settings, redis_server: RedisServer) -> None:
     """After a run that did not reach Redis its version is older: an update of it would be newer than the files."""
     run_old(settings)

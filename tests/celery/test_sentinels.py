@@ -1,0 +1,68 @@
+"""The stand-alone app over real Sentinels: broker, results and cache go on after a failover."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from optimizer import Settings
+from optimizer.celery.broker_url import same_broker
+from optimizer.celery.config import celery_settings
+from optimizer.celery.sender import CelerySender
+from optimizer.errors import SettingsInvalid
+from tests.support.fleet import Fleet
+from tests.support.rolling_files import a_record, write_json
+from tests.support.sentinels import SentinelGroup
+
+
+def test_a_cluster_is_refused_as_the_broker() -> None:
+    """By the variable that is missing: the broker is the cache unless another is named."""
+    with pytest.raises(
+        SettingsInvalid, match=r"ROLLING_REDIS_URL='redis\+cluster://h': Celery cannot use a cluster as"
+    ):
+        celery_settings({"ROLLING_INPUT": "in.json", "ROLLING_REDIS_URL": "redis+cluster://h"})
+
+
+def test_a_sender_to_a_cluster_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web with a cluster as its cache serves; only what it would send has no broker."""
+    monkeypatch.setenv("ROLLING_INPUT", "in.json")
+    monkeypatch.setenv("ROLLING_REDIS_URL", "redis+cluster://h")
+    with pytest.raises(SettingsInvalid, match="set ROLLING_BROKER_URL"):
+        CelerySender().send(force=False, accept=False, source="in")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_same"),
+    [
+        ("redis+sentinel://h1,h2/mymaster/3", True),
+        ("redis+sentinel://u:p@h2:7/other/3", True),
+        ("redis+sentinel://h1,h2/mymaster/4", False),
+        ("redis+sentinel://h3/mymaster/3", False),
+    ],
+)
+def test_the_broker_of_another_app_is_known_by_any_of_its_sentinels(url: str, is_same: bool) -> None:
+    """Celery has the name of the master in its options, and not in the URL."""
+    app = Celery(broker="sentinel://h1:26379/3;sentinel://h2:7/3", set_as_current=False)
+    assert same_broker(app, url.replace("h2/", "h2:7/")) is is_same
+
+
+@pytest.mark.slow
+def test_worker_and_beat_go_on_after_a_failover(tmp_path: Path) -> None:
+    """Ticks are sent and taken over the new master; data servers and Sentinels have passwords of their own."""
+    (tmp_path / "redis").mkdir()
+    with SentinelGroup(tmp_path / "redis", password="data-word", sentinel_password="sentinel-word") as group:
+        settings = Settings(
+            input=tmp_path / "in.json", output_dir=tmp_path / "out", source="brain", redis_url=group.url
+        )
+        write_json(settings.input, {"AAPL": a_record()})
+        variables = {"ROLLING_SOURCE": "brain", "ROLLING_INTERVAL_S": "1", "ROLLING_STARTUP_DELAY_S": "0.5"}
+        with Fleet(tmp_path, settings, **variables) as fleet:
+            fleet.start_worker()
+            fleet.start_beat()
+            fleet.wait_for_runs(1, "success")
+            group.fail_over()
+            fleet.wait_for_runs(2, "unchanged")
+            assert "pong" in fleet.celery("inspect", "ping")
+            assert not any("-word" in line for line in fleet.lines)

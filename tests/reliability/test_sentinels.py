@@ -1,0 +1,142 @@
+"""Failovers by real Sentinels: runs publish and readers read on, and no reader sees an older version after a newer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.client import Pipeline
+
+from optimizer import Settings, SnapshotReader, optimize
+from optimizer.cache.client import connect, is_away
+from optimizer.cache.keys import Keys
+from optimizer.cache.server_checks import check_broker, check_cache
+from optimizer.cache.writer import STAGE_BATCH
+from optimizer.errors import CacheUnavailable, PublishRefused, SnapshotMissing
+from tests.support.redis_servers import wait_until
+from tests.support.rolling_files import a_record, write_json
+from tests.support.sentinels import MASTER, SentinelGroup
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[SentinelGroup]:
+    """A master, its replica and three Sentinels."""
+    (tmp_path / "redis").mkdir()
+    with SentinelGroup(tmp_path / "redis") as group:
+        yield group
+
+
+@pytest.fixture
+def settings(tmp_path: Path, group: SentinelGroup) -> Settings:
+    """Settings with the group as the cache."""
+    return Settings(
+        input=tmp_path / "brain.json", output_dir=tmp_path / "out", source="brain", redis_url=group.url, interval_s=1.0
+    )
+
+
+def reader_of(settings: Settings) -> SnapshotReader:
+    """A reader of Redis alone, which no file can help."""
+    return SnapshotReader(settings.redis_url, settings.source, None, interval_s=settings.interval_s)
+
+
+def publish(settings: Settings, confidence: float) -> int:
+    """Make a version with this content; return it."""
+    write_json(settings.input, {"AAPL": a_record(confidence=confidence)})
+    report = optimize(settings)
+    assert report.version is not None
+    assert report.cache == "published"
+    return report.version
+
+
+def test_runs_and_readers_go_on_after_failovers(settings: Settings, group: SentinelGroup) -> None:
+    """The new master has what the old one had, and the next version comes from there; a Sentinel may be away."""
+    first = publish(settings, 0.6)
+    with closing(reader_of(settings)) as reader:
+        assert reader.wait(10).version == first
+        group.kill_sentinel(group.ports[0])
+        group.fail_over()
+        second = publish(settings, 0.7)
+        assert second > first
+        wait_until(lambda: reader.manifest().version == second, what="the second version")
+        assert reader.manifest().origin == "redis"
+        assert reader.symbol("AAPL").origin == "redis"
+
+
+def test_a_replica_that_lost_the_last_flip_takes_no_reader_back(settings: Settings, group: SentinelGroup) -> None:
+    """A reader keeps the version that it has seen, until a run gives the new master that or a newer one."""
+    first = publish(settings, 0.6)
+    with closing(reader_of(settings)) as reader, closing(reader_of(settings)) as late:
+        seen: list[int] = []
+        reader.on_version(lambda state: seen.append(state.version))
+        assert reader.wait(10).version == first
+        group.cut_off_replica(Keys("brain").current)
+        second = publish(settings, 0.7)
+        wait_until(lambda: reader.manifest().version == second, what="the second version")
+        group.fail_over()
+
+        assert late.manifest().version == first  # a process that has seen nothing yet
+        reader.refresh()
+        assert reader.manifest().version == second
+        assert reader.snapshot().predictions.predictions[0].confidence == 0.7
+
+        assert optimize(settings).cache == "republished"  # the content of the files, under its version
+        wait_until(lambda: late.manifest().version == second, what="the version again")
+        third = publish(settings, 0.8)
+        wait_until(lambda: (reader.manifest().version, late.manifest().version) == (third, third), what="the third")
+        assert seen == sorted(set(seen))
+
+
+def test_a_flip_shows_nothing_that_was_lost_in_part(
+    settings: Settings, group: SentinelGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover amid a run, between two batches that are staged: the new master has half an index, and shows none."""
+    write_json(settings.input, {f"S{number:04}": a_record() for number in range(2 * STAGE_BATCH)})
+    batches = 0
+    execute = Pipeline.execute
+
+    def execute_and_fail_over(self: Pipeline, **options: Any) -> list[Any]:
+        nonlocal batches
+        staging = any("ZADD" in command[0] for command in self.command_stack)
+        if staging:
+            batches += 1
+            if batches == 2:
+                group.cut_off_replica("*:staged:*:symbols")
+        if "EVAL" in str(self.command_stack[0][0]) and batches == 2:
+            batches += 1
+            group.fail_over()
+        return execute(self, **options)
+
+    monkeypatch.setattr(Pipeline, "execute", execute_and_fail_over)
+    with pytest.raises(PublishRefused, match="lost when Redis was started again or failed over"):
+        optimize(settings)
+    monkeypatch.undo()
+
+    with closing(reader_of(settings)) as reader:
+        with pytest.raises(SnapshotMissing):
+            reader.manifest()
+        assert optimize(settings).cache == "republished"
+        assert len(reader.top(3 * STAGE_BATCH).value) == 2 * STAGE_BATCH
+
+
+def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> None:
+    """A wrong name of the master is refused at once; Sentinels that are away are waited for."""
+    check_cache(group.url, "brain")
+    check_broker(group.url, "brain")
+
+    with pytest.raises(CacheUnavailable, match="its Sentinels know no master 'other', but mymaster") as wrong:
+        check_cache(group.url.replace(MASTER, "other"), "brain")
+    assert not is_away(wrong.value)
+
+    group.suspend_sentinel(group.ports[0])
+    with connect(group.url, timeout_s=0.25) as client:
+        assert client.ping()  # the next one has answered
+    for port in group.ports:
+        group.kill_sentinel(port)
+    with pytest.raises(CacheUnavailable, match=f"no Sentinel answers .*{group.ports[1]}: .*refused") as gone:
+        check_cache(group.url, "brain")
+    assert is_away(gone.value)
