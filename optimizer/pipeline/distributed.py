@@ -98,7 +98,7 @@ def scan_one_part(
                 )
             return PartOutcome(location, scanned)
     except RollingError as error:
-        return PartOutcome(location, error=type(error).__name__, details=str(error))
+        return PartOutcome(location, error=type(error).__name__, details=settings.reworded(str(error)))
     except time_limit_error:
         details = f"{location}: ended by the time limit after {time.monotonic() - started:.0f} s"
         return PartOutcome(location, error=RunTimedOut.__name__, details=details)

@@ -21,7 +21,7 @@ from optimizer.cache.clocks import elapsed_s, text_of
 from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError, RunTimedOut
-from optimizer.log import SourceLog
+from optimizer.log import SourceLog, logged_run
 from optimizer.models import Manifest, Report
 from optimizer.pipeline.assignment import (
     Assignment,
@@ -202,7 +202,7 @@ def run_locked(
     """
     started = time.monotonic()
     store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
-    with Session(settings, use_cache=use_cache) as session:
+    with logged_run(), Session(settings, use_cache=use_cache) as session:
         try:
             if tick is not None and not session.ask(lambda: session.run_log.take_tick(tick), absent=True):
                 return skipped(settings, "tick_taken")
@@ -219,13 +219,16 @@ def run_locked(
                 else:
                     report = skipped(settings, "already_running" if token is None else "superseded")
         except time_limit_error as error:
-            timed_out = RunTimedOut(
+            text = (
                 f"the run was ended by its time limit, after {time.monotonic() - started:.0f} s; raise "
                 "ROLLING_INTERVAL_S, or see why the scan is slow: rolling-optimizer run --force shows its rate"
             )
+            timed_out = RunTimedOut(settings.reworded(text))
             session.record(failed_report(settings, timed_out))
             raise timed_out from error
         except Exception as error:  # a bug too is a failed run that operators must see
+            if isinstance(error, RollingError):
+                error.args = (settings.reworded(str(error)),)
             _record(settings, session, failed_report(settings, error))
             raise
         if report is not None:

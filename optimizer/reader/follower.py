@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from optimizer.cache.client import UNREADABLE
+from optimizer.cache.client import NAMED, UNREADABLE
 from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.errors import CacheUnavailable, SnapshotMissing
@@ -122,9 +122,8 @@ class Follower:
         """
         cached = self.cached
         if cached is None:
-            raise SnapshotMissing(
-                f"no snapshot of {self.source!r}: Redis: {self.redis.problem}; files: {self._files_problem}"
-            )
+            in_redis = self.redis.problem.removeprefix(NAMED)
+            raise SnapshotMissing(f"no snapshot of {self.source!r}: Redis: {in_redis}; files: {self._files_problem}")
         return cached
 
     def snapshot(self, kind: str) -> Snapshot[Any]:
