@@ -56,6 +56,7 @@ NOT_OWN: Final = (
     "ROLLING_TRIGGER_TOKEN",
     "ROLLING_FLOWER_URL",
     "ROLLING_LOG_FORMAT",
+    "ROLLING_TRACES",
 )
 
 # What Kubernetes sets in each pod for each Service of its namespace; `_PORT` alone is recognised by its value.

@@ -26,8 +26,9 @@ from optimizer.config.environment import (
 )
 from optimizer.config.field_map import InputMapping, parse_mapping
 from optimizer.config.redis_url import RedisUrl
-from optimizer.errors import SettingsInvalid
+from optimizer.errors import ExtraMissing, SettingsInvalid
 from optimizer.storage.location import Location, Url, is_pattern, parse_location, redact_url
+from optimizer.tracing import check_installed
 
 __all__ = ["ENGINES", "MOST_KEPT_VERSIONS", "EngineName", "Settings", "logs_json", "variable_name"]
 
@@ -36,6 +37,9 @@ ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 
 LogFormat = Literal["text", "json"]
 LOG_FORMATS: Final[tuple[LogFormat, ...]] = get_args(LogFormat)
+
+Switch = Literal["off", "on"]
+SWITCHES: Final[tuple[Switch, ...]] = get_args(Switch)
 
 MOST_KEPT_VERSIONS: Final = 1_000
 
@@ -78,6 +82,7 @@ class Settings:
     trigger_token: str = field(default="", repr=False)  # a secret; without it no run can be started over HTTP
     flower_url: str = ""
     log_format: LogFormat = "text"  # of processes that are ours
+    traces: Switch = "off"
     names: InitVar[Mapping[str, str]] = MappingProxyType({})  # what the user has set in place of a variable
 
     def __post_init__(self, names: Mapping[str, str]) -> None:
@@ -229,11 +234,15 @@ class Settings:
             raise SettingsInvalid(
                 f"{variable_name('guard')}={self.guard!r} is not package.module:function, such as shop.guards:check"
             )
-        if self.engine not in ENGINES:
-            raise SettingsInvalid(f"{variable_name('engine')}={self.engine!r} is not one of {', '.join(ENGINES)}")
-        if self.log_format not in LOG_FORMATS:
-            formats = ", ".join(LOG_FORMATS)
-            raise SettingsInvalid(f"{variable_name('log_format')}={self.log_format!r} is not one of {formats}")
+        for name, allowed in (("engine", ENGINES), ("log_format", LOG_FORMATS), ("traces", SWITCHES)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise SettingsInvalid(f"{variable_name(name)}={value!r} is not one of {', '.join(allowed)}")
+        if self.traces == "on":
+            try:
+                check_installed()
+            except ExtraMissing as error:
+                raise SettingsInvalid(str(error)) from None
 
     def _check_urls(self) -> None:
         if self.flower_url and not self.flower_url.startswith(("http://", "https://")):  # a page makes a link of it
@@ -322,6 +331,10 @@ def _log_format(text: str) -> LogFormat:
     return cast("LogFormat", text)  # as above
 
 
+def _switch(text: str) -> Switch:
+    return cast("Switch", text)  # as above
+
+
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "Location": parse_location,
     "Path | None": _local_path,
@@ -330,6 +343,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "float": float,
     "EngineName": _engine,
     "LogFormat": _log_format,
+    "Switch": _switch,
 }
 _EXPECTED: Final[dict[Callable[[str], Any], str]] = {
     int: "a whole number",

@@ -38,6 +38,7 @@ from optimizer.pipeline.publish import publish
 from optimizer.pipeline.session import Session
 from optimizer.scan.engine import choose_engine
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
+from optimizer.tracing import enable, span
 
 __all__ = [
     "Progress",
@@ -126,9 +127,11 @@ def run_source(
         if pinned is not None:
             return pinned
         began_s = time.time()
-        with closing(open_input(settings)) as opened:
-            are_kept = _renew_parts(session, opened.parts) if opened.parts else []
-            report = None if force else _confirm(settings, session, opened, before)
+        with ExitStack() as until_end:
+            with span("look"):
+                opened = until_end.enter_context(closing(open_input(settings)))
+                are_kept = _renew_parts(session, opened.parts) if opened.parts else []
+                report = None if force else _confirm(settings, session, opened, before)
             if report is not None:
                 return report
             if dispatcher is None or session.state != "up":
@@ -202,7 +205,13 @@ def run_locked(
     """
     started = time.monotonic()
     store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
-    with logged_run(), Session(settings, use_cache=use_cache) as session:
+    if settings.traces == "on":
+        enable()
+    with (
+        logged_run(run_id),
+        span("run", source=settings.source, run_id=run_id or None) as step,
+        Session(settings, use_cache=use_cache) as session,
+    ):
         try:
             if tick is not None and not session.ask(lambda: session.run_log.take_tick(tick), absent=True):
                 return skipped(settings, "tick_taken")
@@ -232,6 +241,7 @@ def run_locked(
             _record(settings, session, failed_report(settings, error))
             raise
         if report is not None:
+            step.set(status=report.status, reason=report.reason, version=report.version)
             _record(settings, session, report)
         return report
 
@@ -316,7 +326,9 @@ def _scan(
     settings: Settings, session: Session, opened: Input, progress: Progress | None, *, force: bool, accept: bool
 ) -> Report:
     """Scan the input in this process and publish the result."""
-    scanned = opened.scan(choose_engine(settings.engine), session, session.watched(progress), force=force)
+    with span("scan") as step:
+        scanned = opened.scan(choose_engine(settings.engine), session, session.watched(progress), force=force)
+        step.set(engine=scanned.engine, records=scanned.result.records_seen, json_bytes=scanned.result.json_bytes)
     return publish(settings, session, scanned, accept=accept, progress=progress)
 
 

@@ -47,6 +47,7 @@ GIVEN: dict[str, tuple[str, object]] = {
     "trigger_token": ("a secret", "a secret"),
     "flower_url": ("https://flower.internal/", "https://flower.internal/"),
     "log_format": ("json", "json"),
+    "traces": ("on", "on"),
 }
 
 
