@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery.app import trace
+from celery.app.log import Logging
 
 from optimizer import Settings
+from optimizer.celery import create_app, register
+from optimizer.celery.process_log import ProcessLog, _with_debug_lines
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
 
-pytestmark = pytest.mark.slow
-
 RUN_TASK = "tasks.optimize_rolling_data"
 
 
+@pytest.mark.slow
 def test_every_line_of_a_fleet_is_json_that_names_source_and_run(tmp_path: Path, settings: Settings) -> None:
     """Of worker, beat, watch and web, from the first line of the log on; of parts, which Celery calls ignored, too."""
     for part in "ab":
@@ -57,6 +61,7 @@ def test_every_line_of_a_fleet_is_json_that_names_source_and_run(tmp_path: Path,
     assert not [line for line in by_process["worker"] if line["message"].startswith("Task tasks.")]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_one_line_of_text_with_its_id(tmp_path: Path, settings: Settings) -> None:
     """Celery's own lines of it are there with DEBUG, for those who look for them."""
     with Fleet(tmp_path, settings) as fleet, Celery(broker=settings.redis_url, set_as_current=False) as client:
@@ -67,6 +72,34 @@ def test_a_run_that_fails_is_one_line_of_text_with_its_id(tmp_path: Path, settin
     [line] = lines
     assert ": ERROR/ForkPoolWorker-" in line
     assert f"] [{run_id}] [RollingOptimizer] ⚠️ Optimization failed: " in line
+
+
+def test_the_log_of_another_app_is_its_own() -> None:
+    """`register` gives it neither our formats nor our levels of Celery's lines; the stand-alone app has both."""
+    theirs = Celery("proj", set_as_current=False)
+    register(theirs)
+    assert type(theirs.log) is Logging
+    assert theirs.conf.worker_log_format == Celery(set_as_current=False).conf.worker_log_format
+    assert not logging.getLogger("celery.app.trace").filters
+    assert type(create_app().log) is ProcessLog
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+def test_what_celery_says_of_each_task_has_debug(level: int, caplog: pytest.LogCaptureFixture) -> None:
+    """And is dropped where that is not shown; other lines of the same logger stay, also a task that is a bug."""
+    log = logging.getLogger("celery.app.trace")
+    caplog.set_level(level, logger=log.name)
+    log.addFilter(_with_debug_lines)
+    try:
+        trace.info(trace.LOG_SUCCESS, {"name": "a", "id": "1", "runtime": 1, "return_value": "2"})
+        for policy in (trace.log_policy_ignore, trace.log_policy_expected, trace.log_policy_unexpected):
+            about = {"name": "a", "id": "1", "description": policy.description, "exc": "an error"}
+            log.log(policy.severity, policy.format, about)
+        log.info("another")
+    finally:
+        log.removeFilter(_with_debug_lines)
+    debug = ["DEBUG"] * 3 if level == logging.DEBUG else []
+    assert [record.levelname for record in caplog.records] == [*debug, "ERROR", "INFO"]
 
 
 def logged(fleet: Fleet, name: str) -> list[dict[str, Any]]:
