@@ -6,26 +6,112 @@
     [RollingOptimizer] brain: the cache is down, the run goes on without it: CacheUnavailable: Redis at ...
 
 The record of that line has `rolling_source` and `rolling_error`; others have `rolling_version`, `rolling_stats`,
-`rolling_input_age_s` and `rolling_published_after_s`. A formatter that writes JSON shows them. They have a prefix
-because `logging` refuses to replace an attribute that another program's record factory has set, and `source` or
-`version` may be one.
+`rolling_input_age_s` and `rolling_published_after_s`, and during a run `rolling_run_id`. A formatter that writes JSON
+shows them. They have a prefix because `logging` refuses to replace an attribute that another program's record factory
+has set, and `source` or `version` may be one.
 
 The name of an error is text of the message's template (`record.msg`), all that varies is an argument: Sentry groups
 lines by their template, so each kind of error is one issue, whatever its paths and numbers.
+
+`TextFormatter` and `JsonFormatter` are for processes that are ours. `log_to_stderr` is called by commands, never by an
+import: a program that uses this package keeps its own logging.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any, Final, TypedDict, Unpack
+from uuid import uuid4
 
 import msgspec
 
 from optimizer.models import Report, Stats
 
-__all__ = ["SourceLog"]
+__all__ = ["JsonFormatter", "SourceLog", "TextFormatter", "error_line", "log_runs", "log_to_stderr", "logged_run"]
 
 NAME: Final = "[RollingOptimizer] "
+PREFIX: Final = "rolling_"
+TEXT_FORMAT: Final = "[%(asctime)s: %(levelname)s] %(message)s"
+
+_run_id: Final[ContextVar[str]] = ContextVar("rolling_run_id", default="")
+
+
+@contextmanager
+def logged_run(run_id: str | None = None) -> Iterator[None]:
+    """Give the log records of a run its id.
+
+    Args:
+        run_id: The id of its task; by default a new one, unless a block around this one has given one.
+    """
+    token = _run_id.set(run_id or _run_id.get() or str(uuid4()))
+    try:
+        yield
+    finally:
+        _run_id.reset(token)
+
+
+class TextFormatter(logging.Formatter):
+    """Text as its format says, with the id of the run, in brackets, before our messages."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging calls
+        """Format the record, without a traceback."""
+        run_id = vars(record).get(PREFIX + "run_id")
+        if run_id:
+            record.message = f"[{run_id}] {record.message}"  # `format` has made it anew from the record's arguments
+        return super().formatMessage(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, in ASCII: neither a locale nor a file name that is not UTF-8 can break it.
+
+    Its members are `time` (UTC, RFC 3339), `level`, `logger`, `pid` and `message`, then what the record is about, as
+    `SourceLog` has it but without the prefix (`source`, `run_id`, `version`, `error`, ...), and `exception` for a
+    traceback.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format the record."""
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {
+            "time": time.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "pid": record.process,
+            "message": record.getMessage(),
+        }
+        attributes = vars(record).items()
+        line |= {name.removeprefix(PREFIX): value for name, value in attributes if name.startswith(PREFIX)}
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_stderr(*, as_json: bool) -> None:
+    """Log warnings to stderr, in a process that is ours."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter(TEXT_FORMAT))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+def log_runs() -> None:
+    """Log what needs no action too, such as the end of each run, in a process that is ours and goes on."""
+    logging.getLogger("optimizer").setLevel(logging.INFO)
+
+
+def error_line(program: str, error: BaseException, *, as_json: bool) -> str:
+    """The last line of a process that an error ends, in the format of its log."""
+    text, name = f"{type(error).__name__}: {error}", type(error).__name__
+    if not as_json:
+        return f"{program}: {text}" if program else text
+    values = {"name": program or "optimizer", "levelno": logging.ERROR, "levelname": "ERROR", "msg": text}
+    return JsonFormatter().format(logging.makeLogRecord({**values, "process": os.getpid(), PREFIX + "error": name}))
 
 
 class About(TypedDict, total=False):
@@ -119,7 +205,9 @@ class SourceLog:
     ) -> None:
         if not self._logger.isEnabledFor(level):
             return
-        extra: dict[str, Any] = {f"rolling_{name}": value for name, value in about.items() if value is not None}
+        extra: dict[str, Any] = {PREFIX + name: value for name, value in about.items() if value is not None}
+        if run_id := _run_id.get():
+            extra[PREFIX + "run_id"] = run_id
         if "rolling_error" in extra:
             extra["rolling_error"] = type(extra["rolling_error"]).__name__
         if "rolling_stats" in extra:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from optimizer.errors import SourceMissing, SourceTorn
-from optimizer.log import SourceLog
+from optimizer.log import JsonFormatter, SourceLog, TextFormatter, error_line, logged_run
 from optimizer.models import Report, Stats
 
 PACKAGE: Final = Path(__file__).parent.parent / "optimizer"
@@ -123,6 +125,66 @@ def test_a_record_is_of_its_caller(caplog: pytest.LogCaptureFixture) -> None:
     assert {record.filename for record in caplog.records} == {"test_log.py"}
     assert {record.funcName for record in caplog.records} == {"test_a_record_is_of_its_caller"}
     assert [record.exc_info is not None for record in caplog.records] == [False] * 4 + [True]
+
+
+def test_records_of_a_run_have_its_id(caplog: pytest.LogCaptureFixture) -> None:
+    """A block within a block keeps the id, unless it has one of its own; without one a new id is made."""
+    with logged_run("7"):
+        log.info("a")
+        with logged_run():
+            log.info("b")
+        with logged_run("8"):
+            log.info("c")
+    with logged_run():
+        log.info("d")
+        log.info("e")
+    log.info("f")
+
+    ids = [rolling(record).get("run_id") for record in caplog.records]
+    assert ids[:3] == ["7", "7", "8"]
+    assert ids[3] == ids[4] not in (None, "7", "8")
+    assert ids[5] is None
+
+
+def test_a_line_of_text_has_the_id_of_its_run(caplog: pytest.LogCaptureFixture) -> None:
+    """Before the message, once for each formatter; the record stays as it is."""
+    formatter = TextFormatter("%(levelname)s %(message)s")
+    log.info("no run of %s", "brain")
+    with logged_run("7"):
+        log.info("a run of %s", "brain")
+
+    lines = [formatter.format(record) for record in caplog.records for _ in range(2)]
+    assert lines[:2] == ["INFO [RollingOptimizer] no run of brain"] * 2
+    assert lines[2:] == ["INFO [7] [RollingOptimizer] a run of brain"] * 2
+
+
+def test_a_line_of_json_has_what_it_is_about(caplog: pytest.LogCaptureFixture) -> None:
+    """With its time, and on one line in ASCII, whatever the message; a traceback is a member."""
+    with logged_run("7"):
+        log.run_ended(Report("success", "brain", "", version=7, stats=Stats(records_seen=3)))
+        try:
+            raise SourceTorn("/a/\udce9\nb")  # a file name that is not UTF-8
+        except SourceTorn as error:
+            log.exception("it failed", source="brain", error=error)
+
+    text = [JsonFormatter().format(record) for record in caplog.records]
+    assert all(line.isascii() and line.isprintable() for line in text)
+    done, failed = map(json.loads, text)
+    assert datetime.fromisoformat(done["time"]).timestamp() == pytest.approx(caplog.records[0].created, abs=0.001)
+    assert (done["level"], done["logger"], done["pid"]) == ("INFO", "optimizer.tests", os.getpid())
+    assert done["message"].startswith("[RollingOptimizer] ✅ Optimized: {")
+    assert (done["source"], done["run_id"], done["version"], done["stats"]["records_seen"]) == ("brain", "7", 7, 3)
+    assert (failed["level"], failed["error"], failed["source"]) == ("ERROR", "SourceTorn", "brain")
+    assert failed["exception"].startswith("Traceback")
+
+
+def test_the_last_line_of_a_process_is_in_the_format_of_its_log() -> None:
+    """Text for people, JSON for programs."""
+    error = SourceMissing("/a not found")
+    assert error_line("rolling-optimizer", error, as_json=False) == "rolling-optimizer: SourceMissing: /a not found"
+    assert error_line("", error, as_json=False) == "SourceMissing: /a not found"
+    line = json.loads(error_line("", error, as_json=True))
+    assert (line["level"], line["message"], line["error"]) == ("ERROR", "SourceMissing: /a not found", "SourceMissing")
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """The stand-alone Celery app of worker, beat, Flower and senders.
 
 What only an app of one's own may have is here: the connection that drops unusable messages (`broker.py`), Flower's
-defaults, the checks of worker and beat (`startup.py`), and the level of our loggers.
+defaults, the checks of worker and beat (`startup.py`), and their logs (`process_log.py`).
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import sys
 from typing import Any, Final
@@ -15,7 +14,6 @@ from typing import Any, Final
 import click
 from celery import Celery
 from celery.app.amqp import AMQP
-from celery.app.log import Logging
 from celery.loaders.app import AppLoader
 
 from optimizer.celery.binding import connect
@@ -28,17 +26,11 @@ from optimizer.celery.startup import one_line_exit
 __all__ = ["create_app"]
 
 APP_NAME: Final = "tasks"
+LOG: Final = "optimizer.celery.process_log:ProcessLog"  # by name: only a worker and a beat import it
 
 
 class _Amqp(AMQP):  # type: ignore[misc]
     Connection = Connection
-
-
-class _Log(Logging):  # type: ignore[misc]
-    def setup_logging_subsystem(self, *arguments: Any, **options: Any) -> Any:
-        """Show a log line of each run even if the process's own level is WARNING, the default."""
-        logging.getLogger("optimizer").setLevel(logging.INFO)
-        return super().setup_logging_subsystem(*arguments, **options)
 
 
 class _Loader(AppLoader):  # type: ignore[misc]
@@ -64,7 +56,7 @@ def create_app(config: Any = None) -> Celery:
     caller = inspect.currentframe().f_back  # type: ignore[union-attr]
     if caller is not None and _is_flower_of(caller.f_globals.get("__name__", "")):
         close_flower(os.environ, sys.argv)
-    app = Celery(APP_NAME, amqp=_Amqp, loader=_Loader, log=_Log, set_as_current=False)
+    app = Celery(APP_NAME, amqp=_Amqp, loader=_Loader, log=LOG, set_as_current=False)
     if config is not None:
         app.config_from_object(config)
     app.steps["consumer"].add("optimizer.celery.consumer:DroppedMessages")  # by name: only a worker imports it

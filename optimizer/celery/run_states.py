@@ -22,7 +22,7 @@ from celery.backends.redis import RedisBackend
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError, ResponseError
 
-from optimizer.cache.client import CacheClient, ping
+from optimizer.cache.client import CacheClient, ping, reason_of
 from optimizer.cache.keys import Keys
 from optimizer.celery.registration import Registration
 from optimizer.celery.results import MAX_RESULT_BYTES, ResultInvalid, RunResult, decode_result, read_result
@@ -81,7 +81,7 @@ class _InBroker:
             ) from error
         except (OperationalError, RedisError, OSError, RuntimeError) as error:  # RuntimeError: lost while waiting
             raise CacheUnavailable(
-                f"the broker {redact_url(url)} cannot be reached: {error}; is it up? Its address is "
+                f"the broker {redact_url(url)} cannot be reached: {reason_of(error)}; is it up? Its address is "
                 "ROLLING_BROKER_URL, by default ROLLING_REDIS_URL"
             ) from error
 
@@ -115,8 +115,8 @@ class _InCache:
             yield
         except (OperationalError, RedisError, OSError) as error:
             raise CacheUnavailable(
-                f"the broker {registration.shown_broker()} cannot be reached: {error}; is it up? Its address is "
-                "broker_url of the Celery app"
+                f"the broker {registration.shown_broker()} cannot be reached: {reason_of(error)}; is it up? Its "
+                "address is broker_url of the Celery app"
             ) from error
 
     def reading(self) -> AbstractContextManager[None]:

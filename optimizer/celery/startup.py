@@ -22,9 +22,9 @@ from optimizer.cache.client import is_away
 from optimizer.cache.server_checks import check_broker, check_cache, check_no_cluster
 from optimizer.celery.backends import can_join
 from optimizer.celery.queues import SCAN_QUEUE, UPDATE_QUEUE, source_queue
-from optimizer.config.settings import Settings
-from optimizer.errors import CacheUnavailable, SettingsInvalid
-from optimizer.log import SourceLog
+from optimizer.config.settings import Settings, logs_json
+from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid
+from optimizer.log import SourceLog, error_line
 from optimizer.scan.engine import choose_engine
 from optimizer.storage.location import is_pattern
 
@@ -113,6 +113,7 @@ def _check_worker(worker: Any) -> None:
         check_broker(every[0].broker_url, every[0].source)
     if problem := _pool_problem(get_implementation(worker.pool_cls)):
         raise SystemExit(problem)
+    worker.quiet = worker.quiet or logs_json(os.environ)  # its banner is no JSON
 
 
 def _check_beat(_beat: Any) -> None:
@@ -131,10 +132,14 @@ def one_line_exit() -> Iterator[None]:
     try:
         yield
     except SettingsInvalid as error:
-        raise SystemExit(f"SettingsInvalid: {error}") from None
+        raise _exit(error) from None
     except CacheUnavailable as error:
         if not is_away(error):
-            raise SystemExit(f"CacheUnavailable: broker: {error}") from None
+            raise _exit(CacheUnavailable(f"broker: {error}")) from None
+
+
+def _exit(error: RollingError) -> SystemExit:
+    return SystemExit(error_line("", error, as_json=logs_json(os.environ)))
 
 
 def _pool_problem(pool: Any) -> str:

@@ -24,6 +24,7 @@ from celery.signals import task_postrun
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from optimizer.cache.client import reason_of
 from optimizer.cache.lock import dispatch_ttl_s
 from optimizer.celery.backends import can_join, keeps_results
 from optimizer.celery.run_states import FollowedRun
@@ -31,7 +32,7 @@ from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME, UPDATE_T
 from optimizer.celery.updates import update_predictions
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
-from optimizer.log import SourceLog
+from optimizer.log import SourceLog, logged_run
 from optimizer.models import Report
 from optimizer.pipeline.assignment import Assignment, Dispatcher
 from optimizer.pipeline.distributed import PartOutcome, merge_parts, scan_one_part
@@ -110,7 +111,7 @@ def optimize_rolling_data(
         RollingError: The run failed; the old snapshots are as they were. The next tick is the retry.
         Ignore: Its parts were sent, and the merge, which has this task's id, reports.
     """
-    with _failure_logged(source) as about:
+    with logged_run(self.request.id), _failure_logged(source) as about:
         for name, value in (("force", force), ("scheduled", scheduled), ("accept", accept)):
             if not isinstance(value, bool):
                 raise SettingsInvalid(f"{name}={value!r} is not true or false")
@@ -135,9 +136,9 @@ def optimize_rolling_data(
                 time_limit_error=SoftTimeLimitExceeded,
             )
             followed.finish(report)
-    if report is None:
-        raise Ignore("its parts were sent, and the merge has the same id")
-    return _result(report)
+        if report is None:
+            raise Ignore("its parts were sent, and the merge has the same id")
+        return _result(report)
 
 
 def _drop_traceback(retval: object, **_: Any) -> None:
@@ -155,7 +156,10 @@ def scan_rolling_part(self: Task, source: str, token: str, location: str) -> dic
     try:
         self.registration.check_pool()
         settings, progress = self.registration.settings(source), _progress(self, source)
-        outcome = scan_one_part(settings, token, location, progress=progress, time_limit_error=SoftTimeLimitExceeded)
+        with logged_run(self.request.parent_id):  # of the run that has sent it
+            outcome = scan_one_part(
+                settings, token, location, progress=progress, time_limit_error=SoftTimeLimitExceeded
+            )
     except SettingsInvalid as error:
         outcome = PartOutcome(location, error=type(error).__name__, details=str(error))
     result: dict[str, Any] = msgspec.to_builtins(outcome)
@@ -168,13 +172,13 @@ def merge_rolling_parts(self: Task, outcomes: list[dict[str, Any]], source: str,
     Raises:
         RollingError: The run failed.
     """
-    with _failure_logged(source):
+    with logged_run(self.request.id), _failure_logged(source):
         settings = self.registration.settings(source)
         with FollowedRun(self.registration, settings, self.request.id) as followed:
             self.registration.check_pool()
             report = merge_parts(settings, token, _decode_outcomes(outcomes), time_limit_error=SoftTimeLimitExceeded)
             followed.finish(report)
-    return _result(report)
+        return _result(report)
 
 
 def _decode_outcomes(outcomes: list[dict[str, Any]]) -> list[PartOutcome]:
@@ -208,8 +212,8 @@ def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]
                 task.replace(chord(scans, merge, app=task.app))
         except (OperationalError, RedisError, OSError) as error:
             raise CacheUnavailable(
-                f"the broker {registration.shown_broker()} cannot be reached: {error}; is it up? The next tick sends "
-                "the parts again"
+                f"the broker {registration.shown_broker()} cannot be reached: {reason_of(error)}; is it up? The next "
+                "tick sends the parts again"
             ) from error
 
     return send_parts

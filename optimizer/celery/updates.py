@@ -19,12 +19,13 @@ import msgspec
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from optimizer.cache.client import reason_of
 from optimizer.cache.clocks import text_of
 from optimizer.cache.update_queue import Call
 from optimizer.celery.registration import registration_of
 from optimizer.celery.schedule import UPDATE_TASK
 from optimizer.errors import CacheUnavailable, RollingError
-from optimizer.log import SourceLog
+from optimizer.log import SourceLog, logged_run
 from optimizer.models import Reject, RejectTally, Report
 from optimizer.pipeline.accept import accept_update
 from optimizer.pipeline.drain import apply_updates
@@ -64,7 +65,7 @@ def send_drain(app: Celery, source: str) -> None:
         )
     except (OperationalError, RedisError, OSError) as error:
         broker = registration_of(app).shown_broker()
-        raise CacheUnavailable(f"the broker {broker} cannot be reached: {error}") from error
+        raise CacheUnavailable(f"the broker {broker} cannot be reached: {reason_of(error)}") from error
 
 
 def drain_queue(app: Celery) -> str:
@@ -92,11 +93,16 @@ def update_predictions(self: Task, records: Any = (), remove: Any = (), source: 
         UpdatesPending: It was taken, and waits.
         CacheUnavailable: Redis is away.
     """
+    with logged_run(self.request.id):
+        return _update(self, records, remove, source)
+
+
+def _update(task: Task, records: Any, remove: Any, source: str | None) -> dict[str, Any]:
     about = "a source that is not named" if source is None else shown(source)
     try:
-        settings = self.registration.settings(source)
+        settings = task.registration.settings(source)
         about = settings.source
-        update, enqueued = accept_update(settings, records, remove, _call(self))
+        update, enqueued = accept_update(settings, records, remove, _call(task))
         report = _apply(settings, enqueued)
     except RollingError as error:
         _log.error("⚠️ an update failed", source=about, error=error)

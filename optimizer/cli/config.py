@@ -69,13 +69,14 @@ def _check_servers(every: Sequence[Settings]) -> None:
         *(("cache", settings.redis_url, check_cache, settings.source) for settings in every),
         ("broker", every[0].broker_url, check_broker, every[0].source),
     ]
-    lines, problems = [], []
+    lines: list[str] = []
+    roles_of: dict[str, dict[str, None]] = {}
     for role, url, check, source in checks:
         try:
             lines.append("; ".join([f"{role}: {redact_url(url)} answers", *check(url, source)]))
         except CacheUnavailable as error:
-            problems.append(f"{role}: {error}")
+            roles_of.setdefault(str(error), {})[role] = None
     for line in dict.fromkeys(lines):  # several sources in one Redis give the same line
         click.echo(line)
-    if problems:
-        raise CacheUnavailable("; ".join(dict.fromkeys(problems)))
+    if roles_of:  # one Redis for both is named once
+        raise CacheUnavailable("; ".join(f"{' and '.join(roles)}: {text}" for text, roles in roles_of.items()))

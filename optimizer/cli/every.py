@@ -6,7 +6,6 @@ its next chunk; the exit status is 128 plus the signal's number.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -19,10 +18,11 @@ import msgspec
 
 from optimizer.cli.options import usage_errors
 from optimizer.config.settings import Settings
+from optimizer.log import log_runs
 from optimizer.models import Report
 from optimizer.pipeline.background import ABORT_S, ScheduledRuns
 
-__all__ = ["SIGNALS", "log_to_stderr", "run_every", "signals_blocked"]
+__all__ = ["SIGNALS", "run_every", "signals_blocked"]
 
 SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM})
 POLL_S: Final = 0.1
@@ -30,7 +30,7 @@ POLL_S: Final = 0.1
 
 def run_every(sources: Sequence[Settings], *, use_cache: bool, as_json: bool) -> int:
     """Make scheduled runs until a signal; return the exit status. Logs to stderr, reports as JSON to stdout."""
-    log_to_stderr()
+    log_runs()
     on_report = _print if as_json else _ignore
     with usage_errors():
         every = [ScheduledRuns(settings, use_cache=use_cache, on_report=on_report) for settings in sources]
@@ -44,12 +44,6 @@ def run_every(sources: Sequence[Settings], *, use_cache: bool, as_json: bool) ->
             if SIGNALS & signal.sigpending():
                 return 128 + _abort(every)
     return 0
-
-
-def log_to_stderr() -> None:
-    """Log to stderr, in a process that is ours: this package's lines, and others' warnings."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="[%(asctime)s: %(levelname)s] %(message)s")
-    logging.getLogger("optimizer").setLevel(logging.INFO)
 
 
 def _abort(every: Sequence[ScheduledRuns]) -> int:

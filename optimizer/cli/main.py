@@ -8,6 +8,7 @@ Only commands that talk to the workers import Celery, which takes 8 MB and 0.3 s
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from optimizer.cli.bench import bench
 from optimizer.cli.config import config
 from optimizer.cli.demo import demo
 from optimizer.cli.inspect import inspect
+from optimizer.cli.options import describe_error
 from optimizer.cli.run import run
 from optimizer.cli.sample import sample
 from optimizer.cli.status import status
@@ -24,7 +26,9 @@ from optimizer.cli.up import up
 from optimizer.cli.versions import rollback, unpin, versions
 from optimizer.cli.watch import watch
 from optimizer.cli.web import web
+from optimizer.config.settings import logs_json
 from optimizer.errors import ExtraMissing, RollingError
+from optimizer.log import error_line, log_to_stderr
 
 __all__ = ["commands", "main"]
 
@@ -37,7 +41,8 @@ class _CommandGroup(click.Group):
         try:
             return super().invoke(ctx)
         except RollingError as error:
-            click.echo(f"rolling-optimizer: {type(error).__name__}: {error}", err=True)
+            error.args = (describe_error(error),)
+            click.echo(error_line("rolling-optimizer", error, as_json=logs_json(os.environ)), err=True)
             ctx.exit(2 if isinstance(error, ExtraMissing) else 1)
 
 
@@ -50,4 +55,5 @@ commands = _CommandGroup(
 
 def main() -> None:
     """Run the command that `sys.argv` names."""
+    log_to_stderr(as_json=logs_json(os.environ))
     commands(prog_name="rolling-optimizer")

@@ -6,15 +6,25 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from optimizer.config.environment import without_sources
+from optimizer.config.environment import reworded, without_sources
 from optimizer.config.settings import Settings, variable_name
-from optimizer.errors import SettingsInvalid
+from optimizer.errors import RollingError, SettingsInvalid
 
-__all__ = ["accept_option", "every_or_usage_error", "settings_or_usage_error", "source_option", "usage_errors"]
+__all__ = [
+    "accept_option",
+    "describe_error",
+    "every_or_usage_error",
+    "settings_or_usage_error",
+    "source_option",
+    "usage_errors",
+]
+
+# In the context of a command: what the user has set in place of variables.
+NAMES: Final = f"{__name__}.names"
 
 
 def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +47,9 @@ def settings_or_usage_error(source: str | None = None, **options: Any) -> Settin
         click.UsageError: A value cannot be used, or there is no such source.
     """
     with usage_errors():
-        return Settings.from_env(_environ(options), source, strict=True)
+        settings = Settings.from_env(_environ(options), source, strict=True, names=_names(options))
+    click.get_current_context().meta[NAMES] = settings.names_as_set
+    return settings
 
 
 def every_or_usage_error(interval_s: float, source: str | None = None, **options: Any) -> list[Settings]:
@@ -47,10 +59,10 @@ def every_or_usage_error(interval_s: float, source: str | None = None, **options
         click.UsageError: As above.
     """
     with usage_errors():
-        environ = _environ(options)
-        every = Settings.every_from_env(environ, strict=True)
+        environ, names = _environ(options), _names(options)
+        every = Settings.every_from_env(environ, strict=True, names=names)
         if source is not None:
-            every = [Settings.from_env(environ, source, strict=True)]
+            every = [Settings.from_env(environ, source, strict=True, names=names)]
         try:
             return [replace(settings, interval_s=interval_s) for settings in every]
         except SettingsInvalid as error:
@@ -62,6 +74,18 @@ def _environ(options: Mapping[str, Any]) -> dict[str, str]:
     given = {variable_name(name): str(value) for name, value in options.items() if value is not None}
     environ = without_sources(os.environ) if variable_name("input") in given else os.environ
     return {**environ, **given}
+
+
+def describe_error(error: RollingError) -> str:
+    """The message of an error that ends a command, with the options that were given in place of their variables."""
+    return reworded(str(error), click.get_current_context().meta.get(NAMES, {}))
+
+
+def _names(options: Mapping[str, Any]) -> dict[str, str]:
+    """The options of the command that were given, by their variables; its argument is the input."""
+    given = [name for name, value in options.items() if value is not None]
+    opts = {parameter.name: parameter.opts[0] for parameter in click.get_current_context().command.params}
+    return {variable_name(name): opts.get(name, "PATH") for name in given}
 
 
 @contextmanager

@@ -33,7 +33,7 @@ __all__ = ["run"]
 @click.option("--input", metavar="PATH|URL", help="The rolling file, or a pattern. [ROLLING_INPUT]")
 @click.option("--output-dir", metavar="PATH|URL", help="Where snapshots are written. [ROLLING_OUTPUT_DIR]")
 @click.option("--bots-dir", type=click.Path(path_type=Path), help="One JSON file a bot. [ROLLING_BOTS_DIR]")
-@click.option("--top", type=int, help="Predictions to keep. [ROLLING_TOP_SYMBOLS_LIMIT]")
+@click.option("--top", "top_symbols_limit", type=int, help="Predictions to keep. [ROLLING_TOP_SYMBOLS_LIMIT]")
 @click.option("--min-confidence", type=float, help="Lowest confidence to keep, 0 to 1. [ROLLING_MIN_CONFIDENCE]")
 @click.option("--engine", type=click.Choice(ENGINES), help="How the file is scanned. [ROLLING_ENGINE]")
 @click.option("--no-cache", is_flag=True, help="Write files only; Redis is not needed.")
@@ -48,11 +48,9 @@ def run(
     accept: bool,
     as_json: bool,
     every: float | None,
-    top: int | None,
     **options: Any,
 ) -> None:
     """Do one run in this process, or with --every scheduled runs of all sources."""
-    options["top_symbols_limit"] = top
     if every is not None:
         if force or accept:
             raise click.UsageError("--force and --accept are for one run, and --every makes many")

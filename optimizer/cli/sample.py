@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from optimizer.cli.dev.sample import SHAPES, write_sample
+from optimizer.storage.durable import shown_path
 
 __all__ = ["sample"]
 
@@ -27,5 +28,5 @@ def sample(path: Path, **options: Any) -> None:
     try:
         json_bytes = write_sample(path, **options)
     except OSError as error:
-        raise click.ClickException(f"{error.filename or path}: {error.strerror or error}") from error
+        raise click.ClickException(f"{shown_path(error.filename or path)}: {error.strerror or error}") from error
     click.echo(f"{path}: {json_bytes / 1e6:,.1f} MB of JSON, {path.stat().st_size / 1e6:,.1f} MB on disk")

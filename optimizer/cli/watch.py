@@ -14,11 +14,11 @@ from typing import Final
 
 import click
 
-from optimizer.cli.every import SIGNALS, log_to_stderr, signals_blocked
+from optimizer.cli.every import SIGNALS, signals_blocked
 from optimizer.cli.options import usage_errors
 from optimizer.config.settings import Settings
 from optimizer.extras import require
-from optimizer.log import SourceLog
+from optimizer.log import SourceLog, log_runs
 
 __all__ = ["watch"]
 
@@ -66,7 +66,7 @@ def watch(source: str | None, rest_s: float, poll_s: float, alive_file: Path | N
     from optimizer.celery.standalone import app  # noqa: PLC0415
     from optimizer.watch.watcher import Watcher  # noqa: PLC0415
 
-    log_to_stderr()
+    log_runs()
     watchers = [Watcher(settings, CelerySender(app), rest_s=rest_s, poll_s=poll_s) for settings in every]
     with signals_blocked():
         for watcher in watchers:

@@ -10,6 +10,7 @@ import click
 
 from optimizer.cli.options import usage_errors
 from optimizer.config.settings import Settings
+from optimizer.log import log_runs
 
 if TYPE_CHECKING:
     from optimizer.web.trigger import Trigger
@@ -26,6 +27,7 @@ def web(host: str, port: int) -> None:
 
     with usage_errors():
         every = Settings.every_from_env(os.environ, strict=True)
+    log_runs()
     try:
         serve(every, host=host, port=port, trigger=_sender(every), started=click.echo)
     except OSError as error:

@@ -26,6 +26,8 @@ __all__ = [
     "SECRETS",
     "SOURCES_VARIABLE",
     "SOURCE_NAME",
+    "names_as_set",
+    "reworded",
     "variables_by_source",
     "variables_of",
     "with_secrets",
@@ -48,11 +50,20 @@ SOURCES_VARIABLE: Final = "ROLLING_SOURCES"
 OWN_MARK: Final = "__"
 # What `ROLLING_SOURCES` says of a source; and what the fleet, or the web service, has once for all sources.
 OF_A_SOURCE: Final = ("ROLLING_INPUT", "ROLLING_SOURCE")
-NOT_OWN: Final = (*OF_A_SOURCE, "ROLLING_BROKER_URL", "ROLLING_TRIGGER_TOKEN", "ROLLING_FLOWER_URL")
+NOT_OWN: Final = (
+    *OF_A_SOURCE,
+    "ROLLING_BROKER_URL",
+    "ROLLING_TRIGGER_TOKEN",
+    "ROLLING_FLOWER_URL",
+    "ROLLING_LOG_FORMAT",
+    "ROLLING_TRACES",
+)
 
 # What Kubernetes sets in each pod for each Service of its namespace; `_PORT` alone is recognised by its value.
 _SERVICE_LINK: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_PORT: Final = re.compile(r"(tcp|udp|sctp)://")
+
+_VARIABLE: Final = re.compile(rf"\b({PREFIX}[A-Z_]+)\b(=?)")
 
 # Names that differ in one wrong, missing, doubled or swapped letter have at least this similarity, even the shortest.
 NEARLY: Final = 0.8
@@ -153,6 +164,29 @@ def variables_of(variable: str, source: str) -> list[str]:
     return [variable, own, *([SOURCES_VARIABLE] if variable in OF_A_SOURCE else [])]
 
 
+def names_as_set(environ: Mapping[str, str], source: str, known: Collection[str]) -> dict[str, str]:
+    """What sets our variables for one of several sources, where it is not the variable itself.
+
+    The input's name before `=` stands for itself: `ROLLING_SOURCES: brain=FILE`.
+    """
+    if not environ.get(SOURCES_VARIABLE):
+        return {}
+    names = dict.fromkeys(OF_A_SOURCE, SOURCES_VARIABLE)
+    own = {variable: variables_of(variable, source)[1] for variable in known if variable not in NOT_OWN}
+    names |= {variable: name for variable, name in own.items() if environ.get(name)}
+    return names | {"ROLLING_INPUT=": f"{SOURCES_VARIABLE}: {source}="}
+
+
+def reworded(text: str, names: Mapping[str, str]) -> str:
+    """Return a message with the names of what the user has set, in place of variables."""
+
+    def as_set(match: re.Match[str]) -> str:
+        variable, equals = match.groups()
+        return names.get(variable + equals) or names.get(variable, variable) + equals
+
+    return _VARIABLE.sub(as_set, text) if names else text
+
+
 def _parse_sources(text: str) -> dict[str, str]:
     """Parse `brain=/data/rolling_brain.json.gz; intraday=/data/intraday/*.json.gz` to inputs by source."""
     inputs: dict[str, str] = {}
@@ -196,8 +230,11 @@ def _is_known(variable: str, name: str, known: Collection[str], *, strict: bool)
         return True
     nearest, is_near = _nearest(name, known)
     if strict and is_near:
-        every = ", ".join(sorted([*known, SOURCES_VARIABLE]))
-        raise SettingsInvalid(f"{variable} is not a setting, is {nearest} meant? The settings are {every}")
+        of_source = variable.removesuffix(name.removeprefix(PREFIX)) if name != variable else PREFIX
+        raise SettingsInvalid(
+            f"{variable} is not a setting. Did you mean {of_source}{nearest.removeprefix(PREFIX)}? All settings are "
+            "in docs/configuration.md"
+        )
     _warn(f"{variable} is not a setting, and is passed over; the nearest is {nearest}")
     return False
 

@@ -10,21 +10,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import InitVar, dataclass, field, fields
 from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal, cast, get_args
 
-from optimizer.config.environment import PREFIX, SOURCE_NAME, SOURCES_VARIABLE, variables_by_source
+from optimizer.config.environment import (
+    PREFIX,
+    SOURCE_NAME,
+    SOURCES_VARIABLE,
+    names_as_set,
+    reworded,
+    variables_by_source,
+)
 from optimizer.config.field_map import InputMapping, parse_mapping
 from optimizer.config.redis_url import CLUSTER_AS_BROKER, RedisUrl
-from optimizer.errors import SettingsInvalid
+from optimizer.errors import ExtraMissing, SettingsInvalid
 from optimizer.storage.location import Location, Url, is_pattern, parse_location, redact_url
+from optimizer.tracing import check_installed
 
-__all__ = ["ENGINES", "MOST_KEPT_VERSIONS", "EngineName", "Settings", "variable_name"]
+__all__ = ["ENGINES", "MOST_KEPT_VERSIONS", "EngineName", "Settings", "logs_json", "variable_name"]
 
 EngineName = Literal["auto", "native", "ijson"]
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
+
+LogFormat = Literal["text", "json"]
+LOG_FORMATS: Final[tuple[LogFormat, ...]] = get_args(LogFormat)
+
+Switch = Literal["off", "on"]
+SWITCHES: Final[tuple[Switch, ...]] = get_args(Switch)
 
 MOST_KEPT_VERSIONS: Final = 1_000
 
@@ -66,8 +81,12 @@ class Settings:
     position_fields: str = ""
     trigger_token: str = field(default="", repr=False)  # a secret; without it no run can be started over HTTP
     flower_url: str = ""
+    log_format: LogFormat = "text"  # of processes that are ours
+    traces: Switch = "off"
+    names: InitVar[Mapping[str, str]] = MappingProxyType({})  # what the user has set in place of a variable
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, names: Mapping[str, str]) -> None:
+        object.__setattr__(self, "names", names)
         if not self.source:
             object.__setattr__(self, "source", _source_name(self.input))
         if not self.broker_url:
@@ -80,7 +99,14 @@ class Settings:
         _ = self.mapping  # a mistake is refused now
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], source: str | None = None, *, strict: bool = False) -> Settings:
+    def from_env(
+        cls,
+        environ: Mapping[str, str],
+        source: str | None = None,
+        *,
+        strict: bool = False,
+        names: Mapping[str, str] = MappingProxyType({}),
+    ) -> Settings:
         """Read the settings from a mapping such as `os.environ`; an empty variable counts as not set.
 
         Args:
@@ -89,11 +115,12 @@ class Settings:
             strict: Whether a name that is nearly one of ours is an error, as in our own processes: a misspelt name
                 that is ignored costs more than one that is refused. In a program that uses this package it is a
                 warning. Any other name with our prefix is a warning in both, since it may belong to that program.
+            names: What the user has set in place of a variable, such as an option of a command; errors name it.
 
         Raises:
             SettingsInvalid: A value cannot be used, a name is misspelt, or there is no such source.
         """
-        return cls.one_of(cls.every_from_env(environ, strict=strict), source)
+        return cls.one_of(cls.every_from_env(environ, strict=strict, names=names), source)
 
     @staticmethod
     def one_of(every: Sequence[Settings], source: str | None) -> Settings:
@@ -113,14 +140,22 @@ class Settings:
         raise SettingsInvalid(f"source={source!r} is not one of those that are configured: {names}")
 
     @classmethod
-    def every_from_env(cls, environ: Mapping[str, str], *, strict: bool = False) -> list[Settings]:
+    def every_from_env(
+        cls, environ: Mapping[str, str], *, strict: bool = False, names: Mapping[str, str] = MappingProxyType({})
+    ) -> list[Settings]:
         """Read the settings of every source: of the only one, or of each in `ROLLING_SOURCES` in its order.
 
         Raises:
             SettingsInvalid: As above.
         """
         known = [variable_name(field.name) for field in fields(cls)]
-        every = [cls(**_read(given)) for given in variables_by_source(environ, known, strict=strict)]
+        every = []
+        for given in variables_by_source(environ, known, strict=strict):
+            as_set = {**names_as_set(environ, given.get("ROLLING_SOURCE", ""), known), **names}
+            try:
+                every.append(cls(**_read(given), names=as_set))
+            except SettingsInvalid as error:
+                raise SettingsInvalid(reworded(str(error), as_set)) from None
         taken: dict[str, str] = {}
         for settings in every:
             other = taken.setdefault(str(settings.output_dir), settings.source)
@@ -151,6 +186,16 @@ class Settings:
             SettingsInvalid: One of them has a mistake; only while the settings are made.
         """
         return parse_mapping(self.fields, self.bot_fields, self.position_fields)
+
+    def reworded(self, text: str) -> str:
+        """Return a message with what the user has set, such as `ROLLING_SOURCES`, in place of variables."""
+        return reworded(text, self.names_as_set)
+
+    @property
+    def names_as_set(self) -> Mapping[str, str]:
+        """What the user has set in place of a variable; no setting itself, but kept by `dataclasses.replace`."""
+        names: Mapping[str, str] = vars(self)["names"]
+        return names
 
     @property
     def time_limit_s(self) -> float:
@@ -184,22 +229,32 @@ class Settings:
                 raise SettingsInvalid(f"{variable_name(name)}={value} is not between {low:,} and {high:,}")
 
     def _check_names(self) -> None:
+        if not self.source:
+            raise SettingsInvalid(f"{variable_name('input')}={str(self.input)!r} names no file")
         if not SOURCE_NAME.fullmatch(self.source):
             raise SettingsInvalid(
                 f"{variable_name('source')}={self.source!r} may hold letters, digits, '.', '_' and '-' only: it is "
                 f"part of every Redis key; by default it is made from {variable_name('input')}={str(self.input)!r}"
             )
         if self.source in RESERVED_NAMES:
+            made = f". By default it is made from {variable_name('input')}={str(self.input)!r}"
             raise SettingsInvalid(
-                f"{variable_name('source')}={self.source!r} is the name of the queue for {self.source}; set another. "
-                f"By default it is made from {variable_name('input')}={str(self.input)!r}"
+                f"{variable_name('source')}={self.source!r} is the name of the queue for {self.source}; set another"
+                f"{made if self.source == _source_name(self.input) else ''}"
             )
         if self.guard and not _GUARD.fullmatch(self.guard):
             raise SettingsInvalid(
                 f"{variable_name('guard')}={self.guard!r} is not package.module:function, such as shop.guards:check"
             )
-        if self.engine not in ENGINES:
-            raise SettingsInvalid(f"{variable_name('engine')}={self.engine!r} is not one of {', '.join(ENGINES)}")
+        for name, allowed in (("engine", ENGINES), ("log_format", LOG_FORMATS), ("traces", SWITCHES)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise SettingsInvalid(f"{variable_name(name)}={value!r} is not one of {', '.join(allowed)}")
+        if self.traces == "on":
+            try:
+                check_installed()
+            except ExtraMissing as error:
+                raise SettingsInvalid(str(error)) from None
 
     def _check_urls(self) -> None:
         if self.flower_url and not self.flower_url.startswith(("http://", "https://")):  # a page makes a link of it
@@ -257,6 +312,11 @@ def _check_redis_url(url: str) -> None:
             raise ValueError(f"names {option}={path!r}: {error.strerror}") from None
 
 
+def logs_json(environ: Mapping[str, str]) -> bool:
+    """Whether this process logs JSON: read before the settings, since what is wrong with them is logged, too."""
+    return environ.get(variable_name("log_format")) == "json"
+
+
 def variable_name(field_name: str) -> str:
     """The environment variable of a field: `interval_s` is `ROLLING_INTERVAL_S`."""
     return PREFIX + field_name.upper()
@@ -279,6 +339,14 @@ def _engine(text: str) -> EngineName:
     return cast("EngineName", text)  # checked with the rest
 
 
+def _log_format(text: str) -> LogFormat:
+    return cast("LogFormat", text)  # as above
+
+
+def _switch(text: str) -> Switch:
+    return cast("Switch", text)  # as above
+
+
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "Location": parse_location,
     "Path | None": _local_path,
@@ -286,6 +354,8 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "int": int,
     "float": float,
     "EngineName": _engine,
+    "LogFormat": _log_format,
+    "Switch": _switch,
 }
 _EXPECTED: Final[dict[Callable[[str], Any], str]] = {
     int: "a whole number",

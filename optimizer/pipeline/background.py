@@ -27,7 +27,7 @@ from typing import Final
 
 from optimizer.config.settings import Settings
 from optimizer.errors import PublishRefused, RollingError, SettingsInvalid
-from optimizer.log import SourceLog
+from optimizer.log import SourceLog, logged_run
 from optimizer.models import Report
 from optimizer.pipeline.run import failed_report, optimize
 from optimizer.scan.engine import choose_engine
@@ -93,11 +93,12 @@ class ScheduledRuns:
         interval_s = self._settings.interval_s
         due_s = time.monotonic() + self._settings.startup_delay_s
         while not self._stopped.wait(max(0.0, due_s - time.monotonic())):
-            report = self._run()
-            try:
-                self._on_report(report)
-            except Exception as error:  # say, stdout on a full disk: the schedule must not end by it
-                _log.exception("a report could not be passed on", source=self._settings.source, error=error)
+            with logged_run():
+                report = self._run()
+                try:
+                    self._on_report(report)
+                except Exception as error:  # say, stdout on a full disk: the schedule must not end by it
+                    _log.exception("a report could not be passed on", source=self._settings.source, error=error)
             due_s += interval_s * max(1, 1 + (time.monotonic() - due_s) // interval_s)
 
     def _run(self) -> Report:

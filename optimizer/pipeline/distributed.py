@@ -43,6 +43,7 @@ from optimizer.pipeline.session import Session
 from optimizer.scan.engine import choose_engine
 from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
+from optimizer.tracing import enable, span
 
 __all__ = ["PartOutcome", "merge_parts", "revoke", "scan_one_part"]
 
@@ -78,6 +79,8 @@ def scan_one_part(
         time_limit_error: As in `optimize`.
     """
     started = time.monotonic()
+    if settings.traces == "on":
+        enable()
     try:
         with (
             Session(settings, use_cache=True) as session,
@@ -90,7 +93,9 @@ def scan_one_part(
             if location not in {part.location for part in assignment.parts}:
                 raise SourceMissing(f"{location} is not one of the parts of {settings.input} that were sent")
             engine = choose_engine(settings.engine)
-            scanned, _ = scan_part(settings, engine, location, session, session.watched(progress))
+            with span("scan", source=settings.source, part=location, engine=engine.name) as step:
+                scanned, _ = scan_part(settings, engine, location, session, session.watched(progress))
+                step.set(json_bytes=scanned.json_bytes)
             if session.state != "up":
                 raise CacheUnavailable(
                     f"{location}: what was found in it could not be kept in Redis: {session.problem}; the next tick "
@@ -98,7 +103,7 @@ def scan_one_part(
                 )
             return PartOutcome(location, scanned)
     except RollingError as error:
-        return PartOutcome(location, error=type(error).__name__, details=str(error))
+        return PartOutcome(location, error=type(error).__name__, details=settings.reworded(str(error)))
     except time_limit_error:
         details = f"{location}: ended by the time limit after {time.monotonic() - started:.0f} s"
         return PartOutcome(location, error=RunTimedOut.__name__, details=details)

@@ -28,6 +28,7 @@ from optimizer.selection.top_n import top
 from optimizer.selection.updates import answer, rebase
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
+from optimizer.tracing import span
 
 __all__ = ["publish"]
 
@@ -55,21 +56,25 @@ def publish(
         accept=accept,
     )
     store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
-    best = result.selection.finish()
-    make = partial(_make, settings, session, store, scanned, best, accept=accept, progress=progress)
-    session.follow_updates(store)
-    made = make()
+    with span("select"):
+        best = result.selection.finish()
+        make = partial(_make, settings, session, store, scanned, best, accept=accept, progress=progress)
+        session.follow_updates(store)
+        made = make()
     if not made.is_equal:
         session.stage(made.snapshots)
     with session.publishing(store) as have_moved:
         if have_moved:
             made = make()
         manifest = made.snapshots.manifest
-        if made.is_equal:
-            store.replace_manifest(manifest, before_commit=session.check_superseded)
-        else:
-            store.write(made.snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
-        session.publish(made.snapshots, made.left)
+        with span("write", version=manifest.version):
+            if made.is_equal:
+                store.replace_manifest(manifest, before_commit=session.check_superseded)
+            else:
+                store.write(made.snapshots, replaced=session.newest_before, before_commit=session.check_superseded)
+        with span("publish", version=manifest.version) as step:
+            session.publish(made.snapshots, made.left)
+            step.set(cache=session.outcome("published"))
     # The version of an input that is scanned again by force could be read before.
     is_new = made.before is None or made.before.manifest.fingerprint != scanned.fingerprint
     published_after_s = elapsed_s(scanned.landed_s, time.time()) if is_new else None

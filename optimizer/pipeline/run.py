@@ -21,7 +21,7 @@ from optimizer.cache.clocks import elapsed_s, text_of
 from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError, RunTimedOut
-from optimizer.log import SourceLog
+from optimizer.log import SourceLog, logged_run
 from optimizer.models import Manifest, Report
 from optimizer.pipeline.assignment import (
     Assignment,
@@ -38,6 +38,7 @@ from optimizer.pipeline.publish import publish
 from optimizer.pipeline.session import Session
 from optimizer.scan.engine import choose_engine
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
+from optimizer.tracing import enable, span
 
 __all__ = [
     "Progress",
@@ -126,9 +127,11 @@ def run_source(
         if pinned is not None:
             return pinned
         began_s = time.time()
-        with closing(open_input(settings)) as opened:
-            are_kept = _renew_parts(session, opened.parts) if opened.parts else []
-            report = None if force else _confirm(settings, session, opened, before)
+        with ExitStack() as until_end:
+            with span("look"):
+                opened = until_end.enter_context(closing(open_input(settings)))
+                are_kept = _renew_parts(session, opened.parts) if opened.parts else []
+                report = None if force else _confirm(settings, session, opened, before)
             if report is not None:
                 return report
             if dispatcher is None or session.state != "up":
@@ -202,7 +205,13 @@ def run_locked(
     """
     started = time.monotonic()
     store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
-    with Session(settings, use_cache=use_cache) as session:
+    if settings.traces == "on":
+        enable()
+    with (
+        logged_run(run_id),
+        span("run", source=settings.source, run_id=run_id or None) as step,
+        Session(settings, use_cache=use_cache) as session,
+    ):
         try:
             if tick is not None and not session.ask(lambda: session.run_log.take_tick(tick), absent=True):
                 return skipped(settings, "tick_taken")
@@ -219,16 +228,20 @@ def run_locked(
                 else:
                     report = skipped(settings, "already_running" if token is None else "superseded")
         except time_limit_error as error:
-            timed_out = RunTimedOut(
+            text = (
                 f"the run was ended by its time limit, after {time.monotonic() - started:.0f} s; raise "
                 "ROLLING_INTERVAL_S, or see why the scan is slow: rolling-optimizer run --force shows its rate"
             )
+            timed_out = RunTimedOut(settings.reworded(text))
             session.record(failed_report(settings, timed_out))
             raise timed_out from error
         except Exception as error:  # a bug too is a failed run that operators must see
+            if isinstance(error, RollingError):
+                error.args = (settings.reworded(str(error)),)
             _record(settings, session, failed_report(settings, error))
             raise
         if report is not None:
+            step.set(status=report.status, reason=report.reason, version=report.version)
             _record(settings, session, report)
         return report
 
@@ -313,7 +326,9 @@ def _scan(
     settings: Settings, session: Session, opened: Input, progress: Progress | None, *, force: bool, accept: bool
 ) -> Report:
     """Scan the input in this process and publish the result."""
-    scanned = opened.scan(choose_engine(settings.engine), session, session.watched(progress), force=force)
+    with span("scan") as step:
+        scanned = opened.scan(choose_engine(settings.engine), session, session.watched(progress), force=force)
+        step.set(engine=scanned.engine, records=scanned.result.records_seen, json_bytes=scanned.result.json_bytes)
     return publish(settings, session, scanned, accept=accept, progress=progress)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from optimizer.errors import InputUnwritable
-from optimizer.storage.durable import sync_file
+from optimizer.storage.durable import shown_path, sync_file
 
 __all__ = ["landed", "locked", "partial", "writing"]
 
@@ -84,8 +84,8 @@ def writing(path: Path) -> Iterator[None]:
         elif isinstance(error, FileExistsError | NotADirectoryError):
             remedy = "A file is where a directory has to be: give another path, or remove it"
         raise InputUnwritable(
-            f"{error.filename or path} cannot be written: {error.strerror or error}; what was there before stays. "
-            f"{remedy}"
+            f"{shown_path(error.filename or path)} cannot be written: {error.strerror or error}; what was there before "
+            f"stays. {remedy}"
         ) from error
 
 

@@ -60,6 +60,7 @@ class AsyncSnapshotReader:
         output_dir: Where the gz files are, if this process can see them; `None` to do without.
         interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
         max_input_age_s: The age from which the input counts as stale; 0 for none.
+        traces: Whether each refresh is a span of OpenTelemetry; needs the extra `otel`.
         on_refresh: Called in the event loop after each refresh, whether or not it has found a new version.
         stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
     """
@@ -72,11 +73,18 @@ class AsyncSnapshotReader:
         *,
         interval_s: float = 30.0,
         max_input_age_s: float = 0.0,
+        traces: bool = False,
         on_refresh: Callable[[], None] | None = None,
         stores: Stores | None = None,
     ) -> None:
         reader = SnapshotReader(
-            redis_url, source, output_dir, interval_s=interval_s, max_input_age_s=max_input_age_s, stores=stores
+            redis_url,
+            source,
+            output_dir,
+            interval_s=interval_s,
+            max_input_age_s=max_input_age_s,
+            traces=traces,
+            stores=stores,
         )
         self._share(reader, on_refresh)
 
@@ -105,6 +113,7 @@ class AsyncSnapshotReader:
             settings.output_dir,
             interval_s=settings.interval_s,
             max_input_age_s=settings.max_input_age_s,
+            traces=settings.traces == "on",
             on_refresh=on_refresh,
         )
 

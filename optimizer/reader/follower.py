@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from optimizer.cache.client import UNREADABLE
+from optimizer.cache.client import NAMED, UNREADABLE
 from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.errors import CacheUnavailable, SnapshotMissing
@@ -85,6 +85,8 @@ class Follower:
         self.on_refresh: list[Callable[[], None]] = []
         # What changed, where something in this process has asked for it.
         self.changes: ChangeLog | None = None
+        # Whether each refresh is a span of OpenTelemetry.
+        self.traces = False
         self._files_problem = f"none in {output_dir}"
         self._waits: tuple[int, float] = (0, 0.0)  # a version that waits, and since when
         self._lock = threading.Lock()
@@ -122,9 +124,8 @@ class Follower:
         """
         cached = self.cached
         if cached is None:
-            raise SnapshotMissing(
-                f"no snapshot of {self.source!r}: Redis: {self.redis.problem}; files: {self._files_problem}"
-            )
+            in_redis = self.redis.problem.removeprefix(NAMED)
+            raise SnapshotMissing(f"no snapshot of {self.source!r}: Redis: {in_redis}; files: {self._files_problem}")
         return cached
 
     def snapshot(self, kind: str) -> Snapshot[Any]:
@@ -207,7 +208,10 @@ class Follower:
     def refresh(self, *, ask_redis: bool = True) -> None:
         """Find the newest version and hold it; what is held stays if nothing better can be read."""
         with self._lock:
-            self._refresh(ask_redis=ask_redis)
+            if self.traces:
+                self._refresh_in_span(ask_redis=ask_redis)
+            else:
+                self._refresh(ask_redis=ask_redis)
 
     def catch_up(self, version: int) -> None:
         """Refresh for a lookup, unless `version` or a newer one is held: only from the files while Redis is away."""
@@ -250,6 +254,14 @@ class Follower:
             self.cached = newest
         for call in self.on_refresh:
             call()
+
+    def _refresh_in_span(self, *, ask_redis: bool) -> None:
+        from optimizer.tracing import span  # noqa: PLC0415 - few readers ask for it
+
+        with span("refresh", source=self.source) as step:
+            self._refresh(ask_redis=ask_redis)
+            if self.cached is not None:
+                step.set(version=self.cached.version, origin=self.cached.origin)
 
     def _is_older(self, sighting: Sighting) -> bool:
         return self.cached is not None and sighting.version < self.cached.version

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from optimizer.cache.client import UNREADABLE
+from optimizer.cache.client import NAMED, UNREADABLE
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.models import Index, Origin, Process, Record, Report
 from optimizer.reader.follower import Follower
@@ -131,9 +131,10 @@ class Lookups:
                 follower.catch_up(cached.version + 1)
                 if follower.cached is cached:
                     break
+        in_redis = "not of this version" if follower.redis.up else follower.redis.problem.removeprefix(NAMED)
         raise SnapshotMissing(
             f"no index of {follower.source!r} for version {follower.current().version}, the newest that is known: "
-            f"Redis: {follower.redis.problem if not follower.redis.up else 'not of this version'}; files in "
+            f"Redis: {in_redis}; files in "
             f"{follower.output_dir}: {problem}. The next run mends it"
         )
 

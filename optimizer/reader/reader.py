@@ -61,7 +61,11 @@ class SnapshotReader:
         output_dir: Where the gz files are, if this process can see them; `None` to do without.
         interval_s: Seconds between ticks, as the fleet has it; a version is stale after three.
         max_input_age_s: The age from which the input counts as stale; 0 for none.
+        traces: Whether each refresh is a span of OpenTelemetry; needs the extra `otel`.
         stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
+
+    Raises:
+        ExtraMissing: `traces` is set, and OpenTelemetry's API is not installed.
     """
 
     def __init__(
@@ -72,9 +76,15 @@ class SnapshotReader:
         *,
         interval_s: float = 30.0,
         max_input_age_s: float = 0.0,
+        traces: bool = False,
         stores: Stores | None = None,
     ) -> None:
         self.follower = Follower(redis_url, source, output_dir, interval_s, stores, max_input_age_s=max_input_age_s)
+        if traces:
+            from optimizer.tracing import enable  # noqa: PLC0415 - few readers ask for it
+
+            enable()
+            self.follower.traces = True
         self._thread: threading.Thread | None = None
         # A set in the order of insertion, changed and copied by single operations only, and so without a lock: a
         # finalizer removes from it, in any thread.
@@ -98,6 +108,7 @@ class SnapshotReader:
             settings.output_dir,
             interval_s=settings.interval_s,
             max_input_age_s=settings.max_input_age_s,
+            traces=settings.traces == "on",
         )
 
     def close(self) -> None:

@@ -333,8 +333,9 @@ class DirectoryStore:
         except OutputUnreadable:
             raise
         except OSError as error:
+            path = durable.shown_path(error.filename or self._path)
             raise OutputUnwritable(
-                f"{error.filename or self._path}: {error.strerror or error}; the old snapshots are as they were. "
+                f"{path}: {error.strerror or error}; the old snapshots are as they were. "
                 f"Free space on, or make writable, ROLLING_OUTPUT_DIR={self._path}"
             ) from error
 

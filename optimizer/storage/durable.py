@@ -6,9 +6,15 @@ Errors: `OSError`.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Final
 
-__all__ = ["partial_link", "replace_link", "sync_directory", "sync_file", "write_file"]
+__all__ = ["partial_link", "replace_link", "shown_path", "sync_directory", "sync_file", "write_file"]
+
+
+# A component of a path: hidden or not, with a random number or without.
+_PARTIAL: Final = re.compile(r"(?<![^/])\.?(?P<name>[^/]+?)(\.[0-9a-f]{16})?\.partial(?![^/])")
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -39,6 +45,11 @@ def replace_link(path: Path, target: str) -> None:
     partial.unlink(missing_ok=True)
     partial.symlink_to(target)
     partial.rename(path)
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """The path under which what is being written will be found, for a message: `x.json` for `.x.json.0a1b.partial`."""
+    return _PARTIAL.sub(r"\g<name>", os.fspath(path))
 
 
 def partial_link(path: Path) -> Path:

@@ -70,6 +70,7 @@ def serve(
         create_app_of_many(every, trigger=trigger),
         http=LimitedProtocol,
         ws="none",
+        log_config=None,  # the process's own
         log_level="warning",
         access_log=False,  # logging a request would cost more than answering it
         server_header=False,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.cache.client import CacheClient, ping
+from optimizer.cache.client import CacheClient, ping, reason_of
 from optimizer.cache.lock import AssignmentStore, Lock, SourceLock
 from optimizer.cache.parts import PartStore
 from optimizer.cache.run_log import RunLog
@@ -46,6 +46,33 @@ def test_a_redis_that_does_not_answer_is_unavailable(own_redis: RedisServer) -> 
     for check in (ping, eviction_warning):
         with pytest.raises(CacheUnavailable, match=str(own_redis.port)):
             check(url)
+
+
+def test_an_error_names_redis_once(own_redis: RedisServer, tmp_path: Path) -> None:
+    """By its address; redis-py adds host and port, or the path, a second time."""
+    for url, reason in (
+        (own_redis.url, "Connection refused"),
+        (f"unix://{tmp_path}/no.sock?db=0", "No such file or directory"),
+    ):
+        with pytest.raises(CacheUnavailable) as raised:
+            ping(url)
+        assert str(raised.value) == f"Redis at {url}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Error 111 connecting to 127.0.0.1:1. Connection refused.", "Connection refused"),
+        ("Error 1 connecting to a.b:2. [SSL: BAD] no (_ssl.c:1006).", "[SSL: BAD] no (_ssl.c:1006)"),
+        ("Error it is late connecting to a.b:2.", "it is late"),
+        ("Error connecting to a.b:2.", "no connection"),
+        ("Timeout connecting to server", "Timeout connecting to server"),
+        ("", "ConnectionError"),
+    ],
+)
+def test_the_reason_of_an_error_has_no_address(text: str, reason: str) -> None:
+    """Whichever way redis-py puts it; any other text stays."""
+    assert reason_of(ConnectionError(text)) == reason
 
 
 def test_a_unix_socket_is_a_way_to_redis(own_redis: RedisServer, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def test_a_misspelt_setting_ends_a_worker_and_a_beat_at_their_start(program: str
     """In one line."""
     done = _celery(program, ROLLING_INPT="x")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("SettingsInvalid: ROLLING_INPT is not a setting, is ROLLING_INPUT")
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("SettingsInvalid: ROLLING_INPT is not a setting. Did you mean ROLLING_INPUT?")
     assert "Traceback" not in done.stderr
 
 

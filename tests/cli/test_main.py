@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,54 @@ def test_a_bad_variable_is_one_line_for_every_command(data: Path, command: str) 
     assert done.returncode == 2
     assert "ROLLING_INTERVAL_S='often' is not a number" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (["run", "--input", "/"], {}, "Error: --input='/' names no file"),
+        (["run", "--top", "0"], {}, "Error: --top=0 is not between"),
+        (["run", "--no-cache", "--input", "none.json"], {}, "none.json not found in CWD; set --input to"),
+        (["inspect", "none.json"], {}, "none.json not found in CWD; set PATH to"),
+        (["run", "--no-cache"], {"ROLLING_INPUT": "none.json"}, "none.json not found in CWD; set ROLLING_INPUT to"),
+        (
+            ["run", "--no-cache", "--source", "a"],
+            {"ROLLING_SOURCES": "a=none.json; b=other.json"},
+            "none.json not found in CWD; set ROLLING_SOURCES to",
+        ),
+    ],
+)
+def test_errors_name_what_the_user_has_set(
+    data: Path, arguments: list[str], variables: dict[str, str], message: str
+) -> None:
+    """The option or argument if one was given, else the variable."""
+    done = rolling_optimizer(data, *arguments, **variables)
+    assert done.returncode in (1, 2)
+    assert message.replace("CWD", str(data)) in done.stderr
+
+
+def test_one_redis_for_all_is_named_once(data: Path) -> None:
+    """`config` says what is wrong with cache and broker in one clause; `status` where it has looked."""
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    config = rolling_optimizer(data, "config", ROLLING_REDIS_URL=url)
+    status = rolling_optimizer(data, "status", ROLLING_REDIS_URL=url)
+    failed = f"rolling-optimizer: CacheUnavailable: cache and broker: Redis at {url}: Connection refused\n"
+    assert config.stderr == failed
+    assert f"Redis: {url}: Connection refused; files: " in status.stderr
+
+
+def test_commands_log_in_the_format_of_the_service(data: Path) -> None:
+    """Time and level on each line of stderr, as text; as JSON the error that ends a command, too."""
+    variables = {"ROLLING_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    text = rolling_optimizer(data, "run", **variables)
+    lines = rolling_optimizer(data, "run", "--input", "none.json", ROLLING_LOG_FORMAT="json", **variables)
+    refused = rolling_optimizer(data, "config", ROLLING_LOG_FORMAT="yaml")
+
+    assert re.fullmatch(r"\[[-\d]+ [:,\d]+: WARNING\] \[[-\w]{36}\] \[Rolling.* the cache is down, .*\n", text.stderr)
+    warned, failed = map(json.loads, lines.stderr.splitlines())
+    assert (warned["level"], warned["source"], warned["error"]) == ("WARNING", "none", "CacheUnavailable")
+    assert (failed["level"], failed["error"], lines.returncode) == ("ERROR", "SourceMissing", 1)
+    assert "ROLLING_LOG_FORMAT='yaml' is not one of text, json" in refused.stderr
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,8 @@ GIVEN: dict[str, tuple[str, object]] = {
     "position_fields": ("quantity=size", "quantity=size"),
     "trigger_token": ("a secret", "a secret"),
     "flower_url": ("https://flower.internal/", "https://flower.internal/"),
+    "log_format": ("json", "json"),
+    "traces": ("on", "on"),
 }
 
 
@@ -101,8 +103,8 @@ class TestFromEnv:
         ],
     )
     def test_misspelt_variables_are_refused_in_processes_of_our_own(self, variable: str, meant: str) -> None:
-        """The error says which is meant and lists them all; in other processes it is a warning."""
-        expected = f"{variable} is not a setting, is {meant} meant\\? .*ROLLING_INPUT, ROLLING_INTERVAL_S"
+        """The error says which is meant, and no other; in other processes it is a warning."""
+        expected = rf"{variable} is not a setting\. Did you mean {meant}\? All settings are in docs/configuration\.md$"
         with pytest.raises(SettingsInvalid, match=expected):
             Settings.from_env({variable: "1"}, strict=True)
         assert Settings.from_env({variable: "1"}) == Settings()
@@ -625,13 +627,46 @@ def test_one_of_several_sources_may_have_settings_of_its_own() -> None:
         ({"ROLLING_SOURCES": "a__b=x"}, "'a__b' in a variable's name could not be told"),
         ({"ROLLING_SOURCES": "a-=x"}, "'a-' in a variable's name could not be told"),
         ({"ROLLING_BRAIN__OUTPUT_DIR": "o", "ROLLING_INTRADAY__OUTPUT_DIR": "o/"}, "brain and intraday both have"),
-        ({"ROLLING_BRAIN__INTERVAL": "5"}, "ROLLING_BRAIN__INTERVAL is not a setting, is ROLLING_INTERVAL_S meant?"),
+        ({"ROLLING_BRAIN__INTERVAL": "5"}, "is not a setting. Did you mean ROLLING_BRAIN__INTERVAL_S?"),
     ],
 )
 def test_sources_that_cannot_be_told_apart_are_refused(environ: dict[str, str], message: str) -> None:
     """The error has the variable and what is allowed."""
     with pytest.raises(SettingsInvalid, match=re.escape(message)):
         Settings.every_from_env({**SEVERAL, **environ}, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"ROLLING_INTRADAY__GZIP_LEVEL": "fast"}, "ROLLING_INTRADAY__GZIP_LEVEL='fast' is not a whole number"),
+        ({"ROLLING_INTRADAY__GZIP_LEVEL": "11"}, "ROLLING_INTRADAY__GZIP_LEVEL=11 is not between"),
+        ({"ROLLING_GZIP_LEVEL": "11", "ROLLING_INTRADAY__INTERVAL_S": "5"}, "ROLLING_GZIP_LEVEL=11 is not between"),
+        ({"ROLLING_SOURCES": "brain=s3:/x"}, "ROLLING_SOURCES does not begin with s3://"),
+        ({"ROLLING_SOURCES": "scan=x"}, "ROLLING_SOURCES='scan' is the name of the queue for scan; set another"),
+    ],
+)
+def test_errors_name_what_was_set_for_one_of_several_sources(environ: dict[str, str], message: str) -> None:
+    """Its own variable, and `ROLLING_SOURCES` for its input and its name."""
+    with pytest.raises(SettingsInvalid, match=f"^{re.escape(message)}"):
+        Settings.every_from_env({**SEVERAL, **environ})
+
+
+def test_what_was_set_is_named_after_a_change_of_the_settings_too() -> None:
+    """`dataclasses.replace` keeps it; it is no part of what makes two settings equal."""
+    brain = replace(Settings.from_env({**SEVERAL, "ROLLING_BRAIN__INTERVAL_S": "5"}, "brain"), gzip_level=1)
+    text = "ROLLING_INPUT=x, ROLLING_INPUT, ROLLING_INTERVAL_S and ROLLING_INTERVAL"
+    assert brain.reworded(text) == (
+        "ROLLING_SOURCES: brain=x, ROLLING_SOURCES, ROLLING_BRAIN__INTERVAL_S and ROLLING_INTERVAL"
+    )
+    assert Settings().reworded(text) == text
+    assert Settings(names={"ROLLING_INPUT": "--input"}) == Settings()
+
+
+def test_an_input_that_names_no_file_is_refused() -> None:
+    """Where the source's name would be made of it."""
+    with pytest.raises(SettingsInvalid, match=r"^ROLLING_INPUT='/' names no file$"):
+        Settings.from_env({"ROLLING_INPUT": "/"})
 
 
 def test_which_of_several_sources_is_meant_has_to_be_said() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.errors import InputUnwritable
+from optimizer.producer import write_rolling
 from optimizer.producer.partial import partial
 
 
@@ -34,3 +36,11 @@ def test_one_that_is_removed_before_it_is_locked_is_made_again(
             assert path.exists()
             assert other.exists()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_names_the_file_and_not_the_one_before_the_rename(tmp_path: Path) -> None:
+    """Its name is a little too long for the temporary one."""
+    path = tmp_path / f"{'a' * 240}.json.gz"
+    with pytest.raises(InputUnwritable, match="File name too long") as raised:
+        write_rolling(path, {})
+    assert str(raised.value).startswith(f"{path} cannot be written")

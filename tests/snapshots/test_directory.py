@@ -25,6 +25,7 @@ import pytest
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused
 from optimizer.snapshots.directory import DirectoryStore
 from optimizer.snapshots.format import FILE_NAMES, encode_manifest
+from optimizer.storage import durable
 from tests.support.published_state import as_unprivileged, files_of
 from tests.support.snapshot_sets import RECORDS, a_set, write
 
@@ -625,6 +626,19 @@ def test_a_failure_leaves_no_partial_set(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert files_of(tmp_path) == before
     assert [path.name for path in (tmp_path / "versions").iterdir()] == ["1"]
+
+
+def test_a_failure_names_no_temporary_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is named as it will be found: a set is written under a name of its own first."""
+
+    def full(path: Path, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(durable, "write_file", full)
+    with pytest.raises(OutputUnwritable) as raised:
+        write(tmp_path, 2)
+    assert str(raised.value).startswith(f"{tmp_path}/versions/2/rolling_optimized.json.gz: No space left on device")
+    assert ".partial" not in str(raised.value)
 
 
 def test_nothing_that_is_not_ours_is_swept(tmp_path: Path) -> None:
