@@ -13,7 +13,7 @@ import click
 
 from optimizer.cache.client import connect, translated_errors
 from optimizer.cli.dev.sample import write_sample
-from optimizer.cli.dev.stack import POLL_S, Stack, StackFailed, say, stopping_on_signals
+from optimizer.cli.dev.stack import POLL_S, Stack, StackFailed, say, stopping_on_signals, writing
 from optimizer.cli.report import describe
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError
@@ -68,18 +68,20 @@ def _make_directory() -> None:
     """Make `.demo/` anew.
 
     Raises:
-        StackFailed: There is a directory of that name that no demo has made.
+        StackFailed: There is a directory of that name that no demo has made, or it cannot be made.
     """
     if DIRECTORY.exists() and not MARKER.exists():
         raise StackFailed(f"{DIRECTORY.absolute()} is not the demo's, or not whole: move it away")
     shutil.rmtree(DIRECTORY, ignore_errors=True)
-    DIRECTORY.mkdir()
-    MARKER.touch()
+    with writing(DIRECTORY):
+        DIRECTORY.mkdir()
+        MARKER.touch()
 
 
 def _write_input(path: Path) -> None:
     say("writing a sample rolling file: 2,000 symbols, 12 bots")
-    json_bytes = write_sample(path)
+    with writing(DIRECTORY):
+        json_bytes = write_sample(path)
     say(f"  {path}: {json_bytes / 1e6:.1f} MB of JSON, {path.stat().st_size / 1e6:.1f} MB gzipped")
 
 

@@ -10,11 +10,20 @@ from typing import Any
 
 import click
 
+from optimizer.cli.dev.running_stack import stack_variables
 from optimizer.config.environment import without_sources
 from optimizer.config.settings import Settings, variable_name
 from optimizer.errors import SettingsInvalid
+from optimizer.storage.location import redact_url
 
-__all__ = ["accept_option", "every_or_usage_error", "settings_or_usage_error", "source_option", "usage_errors"]
+__all__ = [
+    "accept_option",
+    "environment",
+    "every_or_usage_error",
+    "settings_or_usage_error",
+    "source_option",
+    "usage_errors",
+]
 
 
 def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,8 +69,22 @@ def every_or_usage_error(interval_s: float, source: str | None = None, **options
 
 def _environ(options: Mapping[str, Any]) -> dict[str, str]:
     given = {variable_name(name): str(value) for name, value in options.items() if value is not None}
-    environ = without_sources(os.environ) if variable_name("input") in given else os.environ
-    return {**environ, **given}
+    environ = environment()
+    return {**(without_sources(environ) if variable_name("input") in given else environ), **given}
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment, in which Redis is that of the stack that `up` runs in this directory, if one does.
+
+    That is said on stderr, and set for this process, since Celery's app and children read the environment too. A
+    variable that says where Redis is comes first.
+    """
+    found = stack_variables(os.environ)
+    if found:
+        urls = ", ".join(map(redact_url, found.values()))
+        click.echo(f"rolling-optimizer: using the stack of `up` in this directory: {urls}", err=True)
+        os.environ.update(found)
+    return os.environ
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Final
 import click
 
 from optimizer.cli.every import SIGNALS, log_to_stderr, signals_blocked
-from optimizer.cli.options import usage_errors
+from optimizer.cli.options import environment, usage_errors
 from optimizer.config.settings import Settings
 from optimizer.extras import require
 from optimizer.log import SourceLog
@@ -58,7 +58,7 @@ def watch(source: str | None, rest_s: float, poll_s: float, alive_file: Path | N
     """Send a run to the stand-alone workers as soon as the input has landed, until Ctrl-C."""
     require("rolling-optimizer watch", "watch", "celery", "kombu", "watchfiles")
     with usage_errors():
-        every = Settings.every_from_env(os.environ, strict=True)
+        every = Settings.every_from_env(environment(), strict=True)
         if source is not None:
             every = [Settings.one_of(every, source)]
     # Extras, which take 0.3 s.

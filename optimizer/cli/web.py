@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from optimizer.cli.options import usage_errors
+from optimizer.cli.options import environment, usage_errors
 from optimizer.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,11 +25,13 @@ def web(host: str, port: int) -> None:
     from optimizer.web.serve import serve  # noqa: PLC0415 - an extra, and takes half a second
 
     with usage_errors():
-        every = Settings.every_from_env(os.environ, strict=True)
+        every = Settings.every_from_env(environment(), strict=True)
     try:
         serve(every, host=host, port=port, trigger=_sender(every), started=click.echo)
     except OSError as error:
-        raise click.ClickException(f"{host}:{port}: {error.strerror or error}") from error
+        is_taken = error.errno == errno.EADDRINUSE
+        advice = "choose another --port, or 0 for one that is free" if is_taken else "choose another --host or --port"
+        raise click.ClickException(f"{host}:{port}: {error.strerror or error}; {advice}") from error
 
 
 def _sender(every: Sequence[Settings]) -> Trigger | None:

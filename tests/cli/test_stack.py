@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import rolling_optimizer
 from tests.support.fleet import processes_with
+from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
@@ -30,9 +33,10 @@ class Up:
     def __init__(self, directory: Path) -> None:
         self.mark = f"ROLLING_SOURCE=up-{directory.name}-{os.getpid()}"
         self.log = directory / "log"
+        self.redis_port = free_port()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "up"],
+                [*COMMAND, "up", "--redis-port", str(self.redis_port)],
                 cwd=directory,
                 env=_environment() | dict([self.mark.split("=")]) | {"ROLLING_STARTUP_DELAY_S": "0.5"},
                 stdout=log,
@@ -176,6 +180,62 @@ def test_up_serves_the_dashboard_at_the_address_that_it_prints(up: Up) -> None:
     wait_until(shows, limit_s=5, what="the prediction")
     with urllib.request.urlopen(url, timeout=20) as page:
         assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+def test_up_prints_its_addresses_last_and_commands_in_its_directory_use_its_redis(up: Up, tmp_path: Path) -> None:
+    """A second terminal needs no variable; a variable comes first, and a second `up` would write the same files."""
+    up.wait_for(r"web     (http://127\.0\.0\.1:\d+/)")
+    url = f"redis://127.0.0.1:{up.redis_port}/0"
+    before, _, _ = up.output.partition("[rolling-optimizer] Redis   ")
+    assert re.search(r"worker \| .*ready\.", before)
+    assert re.search(r"web    \| http://", before)
+    source = dict([up.mark.split("=")])
+
+    waited = rolling_optimizer(tmp_path, "trigger", "--wait", "--timeout", 60, **source)
+    status = rolling_optimizer(tmp_path, "status", **source)
+    elsewhere = rolling_optimizer(tmp_path, "config", ROLLING_REDIS_URL="redis://127.0.0.1:1/0", **source)
+    second = rolling_optimizer(tmp_path, "up", "--redis-port", free_port())
+
+    assert waited.stdout.startswith(("success: ", "unchanged: ")), waited.stderr
+    said = f"rolling-optimizer: using the stack of `up` in this directory: {url}\n"
+    assert waited.stderr.startswith(said)
+    assert status.stderr == said
+    assert "redis://127.0.0.1:1/0" in elsewhere.stdout
+    assert said not in elsewhere.stderr
+    assert second.returncode == 1
+    assert f"StackFailed: another `rolling-optimizer up` runs in {tmp_path}: " in second.stderr
+    assert (tmp_path / ".up" / "stack.json").stat().st_mode & 0o077 == 0
+
+    up.process.terminate()
+    up.process.wait(60)
+    after = rolling_optimizer(tmp_path, "config", **source)
+    assert "using the stack" not in after.stderr
+
+
+def test_a_port_that_is_taken_is_an_error_that_names_the_option(tmp_path: Path) -> None:
+    """For each server, before anything is started; nothing else is moved to another port silently."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        redis = rolling_optimizer(tmp_path, "up", "--redis-port", port)
+        web = rolling_optimizer(tmp_path, "up", "--redis-port", free_port(), "--web-port", port)
+        flower = rolling_optimizer(tmp_path, "up", "--redis-port", free_port(), FLOWER_PORT=str(port))
+
+    for done, option in ((redis, "--redis-port"), (web, "--web-port"), (flower, "FLOWER_PORT")):
+        assert done.returncode == 1
+        assert f"PortTaken: {option} {port}: port {port} of 127.0.0.1 cannot be used: " in done.stderr
+        assert " | " not in done.stdout
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_a_directory_that_cannot_be_written_is_one_line(command: str) -> None:
+    """It names the path, and there is no traceback; not even root can make a directory in /proc."""
+    done = subprocess.run(
+        [*COMMAND, command], cwd="/proc", env=_environment(), capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"rolling-optimizer: StackFailed: /proc/.{command} cannot be written: ")
+    assert done.stderr.count("\n") == 1
 
 
 def _environment() -> dict[str, str]:
