@@ -40,6 +40,7 @@ def demo() -> None:
     overrides = {
         "ROLLING_INPUT": str(DIRECTORY / "rolling_brain.json.gz"),
         "ROLLING_OUTPUT_DIR": str(DIRECTORY / "snapshots"),
+        "ROLLING_STARTUP_DELAY_S": "2",
         "ROLLING_SOURCE": f"demo-{os.getpid()}",  # keys and a queue of its own on a Redis of the user's
     }
     lines: list[str] = []
@@ -93,7 +94,7 @@ def _show_first_run(stack: Stack) -> None:
     """
     url = stack.start_redis()
     settings = Settings.from_env(stack.environ)
-    say(f"Redis at {redact_url(url)}; starting worker and beat, whose first tick comes after 5 s")
+    say(f"Redis at {redact_url(url)}; starting worker and beat, whose first tick comes after {settings.startup_delay_s:g} s")
     stack.start_celery("worker", "worker", "--loglevel", "INFO")
     stack.start_celery("beat", "beat", "--loglevel", "INFO")
     with closing(SnapshotReader.from_settings(settings)) as reader:  # before Redis ends, of which it would warn
