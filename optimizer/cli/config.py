@@ -20,7 +20,10 @@ __all__ = ["config"]
 
 @click.command()
 def config() -> None:
-    """Show the settings in force, secrets as ***; import the guard, and try on both Redis what is needed there."""
+    """Show the settings in force, and check guard and Redis.
+
+    Secrets are shown as ***. The guard is imported, and on both Redis servers is tried what is needed there.
+    """
     with usage_errors():
         every = Settings.every_from_env(environment(), strict=True)
     for settings in every:

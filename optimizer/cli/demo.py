@@ -14,7 +14,7 @@ import click
 from optimizer.cache.client import connect, translated_errors
 from optimizer.cli.dev.sample import write_sample
 from optimizer.cli.dev.stack import POLL_S, Stack, StackFailed, say, stopping_on_signals, writing
-from optimizer.cli.report import describe
+from optimizer.cli.report import paint
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError
 from optimizer.extras import require
@@ -33,7 +33,10 @@ URL_VARIABLES: Final = ("ROLLING_REDIS_URL", "ROLLING_BROKER_URL")  # the only s
 
 @click.command()
 def demo() -> None:
-    """Show the whole service once: a sample file, real processes, the first scheduled run, what routers read."""
+    """Show the whole service once, in `.demo/`.
+
+    A sample file, real processes, the first scheduled run, and what routers read of it.
+    """
     require("rolling-optimizer demo", "celery", "celery")
     started = time.monotonic()
     _make_directory()
@@ -94,12 +97,13 @@ def _show_first_run(stack: Stack) -> None:
     """
     url = stack.start_redis()
     settings = Settings.from_env(stack.environ)
-    say(f"Redis at {redact_url(url)}; starting worker and beat, whose first tick comes after {settings.startup_delay_s:g} s")
+    first_s = settings.startup_delay_s
+    say(f"Redis at {redact_url(url)}; starting worker and beat, whose first tick comes after {first_s:g} s")
     stack.start_celery("worker", "worker", "--loglevel", "INFO")
     stack.start_celery("beat", "beat", "--loglevel", "INFO")
     with closing(SnapshotReader.from_settings(settings)) as reader:  # before Redis ends, of which it would warn
         report = _first_report(stack, reader)
-        say(f"the first scheduled run: {describe(report)}")
+        say(f"the first scheduled run: {paint(report)}")
         if report.status != "success":
             raise StackFailed("the run did not succeed")
         _show_top(reader)

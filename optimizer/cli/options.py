@@ -22,6 +22,7 @@ __all__ = [
     "every_or_usage_error",
     "settings_or_usage_error",
     "source_option",
+    "sources_or_usage_error",
     "usage_errors",
 ]
 
@@ -49,8 +50,8 @@ def settings_or_usage_error(source: str | None = None, **options: Any) -> Settin
         return Settings.from_env(_environ(options), source, strict=True)
 
 
-def every_or_usage_error(interval_s: float, source: str | None = None, **options: Any) -> list[Settings]:
-    """Read the settings of one source, or of all, as above; each with this interval.
+def sources_or_usage_error(source: str | None, **options: Any) -> list[Settings]:
+    """Read the settings of one source, or of all, as above.
 
     Raises:
         click.UsageError: As above.
@@ -58,8 +59,17 @@ def every_or_usage_error(interval_s: float, source: str | None = None, **options
     with usage_errors():
         environ = _environ(options)
         every = Settings.every_from_env(environ, strict=True)
-        if source is not None:
-            every = [Settings.from_env(environ, source, strict=True)]
+        return every if source is None else [Settings.one_of(every, source)]
+
+
+def every_or_usage_error(interval_s: float, source: str | None = None, **options: Any) -> list[Settings]:
+    """Read the settings of one source, or of all, as above; each with this interval.
+
+    Raises:
+        click.UsageError: As above.
+    """
+    with usage_errors():
+        every = sources_or_usage_error(source, **options)
         try:
             return [replace(settings, interval_s=interval_s) for settings in every]
         except SettingsInvalid as error:

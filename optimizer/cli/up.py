@@ -28,6 +28,14 @@ NAME_WIDTH: Final = 6
 COMMAND: Final = [sys.executable, "-P", "-m", "optimizer.cli"]
 WEB_PORT: Final = 8000
 FLOWER_PORT: Final = 5555
+_COLOURS: Final = {
+    "redis": "red",
+    "worker": "green",
+    "beat": "yellow",
+    "watch": "blue",
+    "flower": "magenta",
+    "web": "cyan",
+}
 
 _port = click.IntRange(1, 65_535)
 
@@ -47,9 +55,10 @@ def up(redis_port: int | None, web_port: int | None, flower_port: int | None) ->
     if redis_port is not None and _names_redis():
         raise click.UsageError("--redis-port is for a Redis that is started here, and ROLLING_REDIS_URL names another")
     is_ready = threading.Event()
+    colour = click.get_current_context().color  # the lines are printed by threads, which have no context
 
     def show(name: str, line: str) -> None:
-        click.echo(f"{name:<{NAME_WIDTH}} | {line}")
+        click.echo(f"{click.style(f'{name:<{NAME_WIDTH}}', fg=_COLOURS[name])} | {line}", color=colour)
         if name == "worker" and "ready." in line:
             is_ready.set()
 

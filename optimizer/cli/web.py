@@ -21,7 +21,10 @@ __all__ = ["web"]
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 for one that is free.")
 def web(host: str, port: int) -> None:
-    """Serve the snapshots and the dashboard over HTTP, until Ctrl-C: of each source at /sources/NAME/."""
+    """Serve the snapshots and the dashboard over HTTP.
+
+    Until Ctrl-C; of each source at /sources/NAME/.
+    """
     from optimizer.web.serve import serve  # noqa: PLC0415 - an extra, and takes half a second
 
     with usage_errors():

@@ -212,7 +212,7 @@ def writing(directory: Path) -> Iterator[None]:
 
 def say(line: str) -> None:
     """Print a line that is this program's, not a process's."""
-    click.echo(f"[rolling-optimizer] {line}")
+    click.echo(f"{click.style('[rolling-optimizer]', bold=True)} {line}")
 
 
 def _end_with_parent() -> None:
