@@ -84,7 +84,7 @@ def _environ(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def environment() -> Mapping[str, str]:
-    """Return the environment, in which Redis is that of the stack that `up` runs in this directory, if one does.
+    """Return the environment, with the Redis of the stack that `up` runs in this directory, if one does.
 
     That is said on stderr, and set for this process, since Celery's app and children read the environment too. A
     variable that says where Redis is comes first.

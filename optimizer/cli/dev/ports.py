@@ -38,7 +38,7 @@ def choose_port(option: str, asked: int | None, default: int) -> int:
         raise PortTaken(f"{option} {asked}: port {asked} of 127.0.0.1 cannot be used: {why}; choose another") from None
 
 
-def free_port(preferred: int) -> int:
+def free_port(preferred: int = 0) -> int:
     """Find a free port of the loopback: the preferred one, if nothing listens on it.
 
     Raises:
