@@ -41,9 +41,13 @@ def announcing(directory: Path) -> Iterator[Callable[[Mapping[str, str]], None]]
     """
     with writing(directory):
         directory.mkdir(exist_ok=True)
-        descriptor = os.open(directory / FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(directory / FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        if not _is_locked(descriptor):
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise StackFailed(
+                f"{(directory / FILE).absolute()} belongs to another user: start this in another directory"
+            )
+        if not _try_to_lock(descriptor):
             raise StackFailed(
                 f"another `rolling-optimizer up` runs in {directory.absolute().parent}: stop it, or start this one in "
                 "another directory"
@@ -68,7 +72,7 @@ def stack_variables(environ: Mapping[str, str], directory: Path = DIRECTORY) -> 
     if any(environ.get(name) or environ.get(name + FILE_SUFFIX) for name in VARIABLES):
         return {}
     try:
-        descriptor = os.open(directory / FILE, os.O_RDONLY)
+        descriptor = os.open(directory / FILE, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:  # none has run here, or as another user
         return {}
     try:
@@ -82,7 +86,7 @@ def stack_variables(environ: Mapping[str, str], directory: Path = DIRECTORY) -> 
     return {name: url for name, url in told.items() if name in VARIABLES}
 
 
-def _is_locked(descriptor: int) -> bool:
+def _try_to_lock(descriptor: int) -> bool:
     """Lock the file for this process; whether that was possible."""
     deadline = time.monotonic() + LOCK_S
     while True:
