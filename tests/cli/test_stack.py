@@ -183,7 +183,7 @@ def test_up_serves_the_dashboard_at_the_address_that_it_prints(up: Up) -> None:
 
 
 def test_up_prints_its_addresses_last_and_commands_in_its_directory_use_its_redis(up: Up, tmp_path: Path) -> None:
-    """A second terminal needs no variable; a variable comes first, and a second `up` would write the same files."""
+    """A second terminal needs no variable, and says which Redis it talks to."""
     up.wait_for(r"web     (http://127\.0\.0\.1:\d+/)")
     url = f"redis://127.0.0.1:{up.redis_port}/0"
     before, _, _ = up.output.partition("[rolling-optimizer] Redis   ")
@@ -193,23 +193,12 @@ def test_up_prints_its_addresses_last_and_commands_in_its_directory_use_its_redi
 
     waited = rolling_optimizer(tmp_path, "trigger", "--wait", "--timeout", 60, **source)
     status = rolling_optimizer(tmp_path, "status", **source)
-    elsewhere = rolling_optimizer(tmp_path, "config", ROLLING_REDIS_URL="redis://127.0.0.1:1/0", **source)
-    second = rolling_optimizer(tmp_path, "up", "--redis-port", free_port())
 
     assert waited.stdout.startswith(("success: ", "unchanged: ")), waited.stderr
     said = f"rolling-optimizer: using the stack of `up` in this directory: {url}\n"
     assert waited.stderr.startswith(said)
     assert status.stderr == said
-    assert "redis://127.0.0.1:1/0" in elsewhere.stdout
-    assert said not in elsewhere.stderr
-    assert second.returncode == 1
-    assert f"StackFailed: another `rolling-optimizer up` runs in {tmp_path}: " in second.stderr
     assert (tmp_path / ".up" / "stack.json").stat().st_mode & 0o077 == 0
-
-    up.process.terminate()
-    up.process.wait(60)
-    after = rolling_optimizer(tmp_path, "config", **source)
-    assert "using the stack" not in after.stderr
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_the_option(tmp_path: Path) -> None:

@@ -78,12 +78,11 @@ def stack_variables(environ: Mapping[str, str], directory: Path = DIRECTORY) -> 
     try:
         if os.fstat(descriptor).st_uid != os.geteuid() or not _is_held(descriptor):
             return {}
-        told = msgspec.json.decode(os.pread(descriptor, 1 << 16, 0), type=dict[str, str])
+        return msgspec.json.decode(os.pread(descriptor, 1 << 16, 0), type=dict[str, str])
     except UNDECODABLE:  # Redis does not answer yet
         return {}
     finally:
         os.close(descriptor)
-    return {name: url for name, url in told.items() if name in VARIABLES}
 
 
 def _try_to_lock(descriptor: int) -> bool:
