@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.cli.up import _choose
 from tests.support.command import rolling_optimizer
 from tests.support.fleet import processes_with
 from tests.support.ports import free_port
@@ -34,9 +35,11 @@ class Up:
         self.mark = f"ROLLING_SOURCE=up-{directory.name}-{os.getpid()}"
         self.log = directory / "log"
         self.redis_port = free_port()
+        # Of its own: two that start at the same time would find the same default free.
+        ports = {"--redis-port": self.redis_port, "--web-port": free_port(), "--flower-port": free_port()}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "up", "--redis-port", str(self.redis_port)],
+                [*COMMAND, "up", *(str(word) for option in ports.items() for word in option)],
                 cwd=directory,
                 env=_environment() | dict([self.mark.split("=")]) | {"ROLLING_STARTUP_DELAY_S": "0.5"},
                 stdout=log,
@@ -213,6 +216,23 @@ def test_a_port_that_is_taken_is_an_error_that_names_the_option(tmp_path: Path) 
         assert done.returncode == 1
         assert f"PortTaken: {option} {port}: port {port} of 127.0.0.1 cannot be used: " in done.stderr
         assert " | " not in done.stdout
+
+
+def test_a_server_whose_usual_port_is_taken_gets_another_one_which_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """As Redis beside one on 6379; the option that chooses it is named."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        usual = listener.getsockname()[1]
+        port = _choose("Redis", "--redis-port", None, usual)
+    said = capsys.readouterr().out
+    is_free = _choose("Redis", "--redis-port", None, port) == port
+
+    assert port != usual
+    assert said == (
+        f"[rolling-optimizer] another program listens on port {usual}, so Redis gets port {port}; --redis-port chooses "
+        "one\n"
+    )
+    assert is_free
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("command", ["up", "demo"])
