@@ -14,7 +14,8 @@ from pathlib import Path
 
 from optimizer import Settings
 from optimizer.cache.client import ping
-from optimizer.cli.dev.redis_server import free_port, redis_command
+from optimizer.cli.dev.ports import free_port
+from optimizer.cli.dev.redis_server import redis_command
 from optimizer.errors import CacheUnavailable
 
 __all__ = ["running", "throwaway_redis", "wait_until", "web_server"]

@@ -72,7 +72,9 @@ class Comparison(msgspec.Struct, frozen=True):
 @click.option("--compression", is_flag=True, help="Measure each way to compress the snapshots that are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, alone.")
 def bench(source: str | None, path: str | None, rounds: int, compression: bool, as_json: bool) -> None:
-    """Does a file fit into the interval here? Measures inflate alone, the scan and a whole run.
+    """Measure whether a file fits into the interval here.
+
+    It measures inflate alone, the scan and a whole run.
 
     PATH or URL is the file, by default ROLLING_INPUT. Files and keys of real runs are not touched.
 

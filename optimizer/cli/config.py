@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from optimizer.cache.server_checks import check_broker, check_cache
-from optimizer.cli.options import usage_errors
+from optimizer.cli.options import environment, usage_errors
 from optimizer.config.environment import FILE_SUFFIX, variables_of
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
@@ -20,9 +20,12 @@ __all__ = ["config"]
 
 @click.command()
 def config() -> None:
-    """Show the settings in force, secrets as ***; import the guard, and try on both Redis what is needed there."""
+    """Show the settings in force, and check guard and Redis.
+
+    Secrets are shown as ***. The guard is imported, and on both Redis servers is tried what is needed there.
+    """
     with usage_errors():
-        every = Settings.every_from_env(os.environ, strict=True)
+        every = Settings.every_from_env(environment(), strict=True)
     for settings in every:
         if len(every) > 1:
             click.echo(f"source {settings.source}:")

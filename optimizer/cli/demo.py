@@ -13,8 +13,8 @@ import click
 
 from optimizer.cache.client import connect, translated_errors
 from optimizer.cli.dev.sample import write_sample
-from optimizer.cli.dev.stack import POLL_S, Stack, StackFailed, say, stopping_on_signals
-from optimizer.cli.report import describe
+from optimizer.cli.dev.stack import POLL_S, Stack, StackFailed, say, stopping_on_signals, writing
+from optimizer.cli.report import paint
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError
 from optimizer.extras import require
@@ -33,13 +33,17 @@ URL_VARIABLES: Final = ("ROLLING_REDIS_URL", "ROLLING_BROKER_URL")  # the only s
 
 @click.command()
 def demo() -> None:
-    """Show the whole service once: a sample file, real processes, the first scheduled run, what routers read."""
+    """Show the whole service once, in `.demo/`.
+
+    A sample file, real processes, the first scheduled run, and what routers read of it.
+    """
     require("rolling-optimizer demo", "celery", "celery")
     started = time.monotonic()
     _make_directory()
     overrides = {
         "ROLLING_INPUT": str(DIRECTORY / "rolling_brain.json.gz"),
         "ROLLING_OUTPUT_DIR": str(DIRECTORY / "snapshots"),
+        "ROLLING_STARTUP_DELAY_S": "2",
         "ROLLING_SOURCE": f"demo-{os.getpid()}",  # keys and a queue of its own on a Redis of the user's
     }
     lines: list[str] = []
@@ -68,18 +72,20 @@ def _make_directory() -> None:
     """Make `.demo/` anew.
 
     Raises:
-        StackFailed: There is a directory of that name that no demo has made.
+        StackFailed: There is a directory of that name that no demo has made, or it cannot be made.
     """
     if DIRECTORY.exists() and not MARKER.exists():
         raise StackFailed(f"{DIRECTORY.absolute()} is not the demo's, or not whole: move it away")
     shutil.rmtree(DIRECTORY, ignore_errors=True)
-    DIRECTORY.mkdir()
-    MARKER.touch()
+    with writing(DIRECTORY):
+        DIRECTORY.mkdir()
+        MARKER.touch()
 
 
 def _write_input(path: Path) -> None:
     say("writing a sample rolling file: 2,000 symbols, 12 bots")
-    json_bytes = write_sample(path)
+    with writing(DIRECTORY):
+        json_bytes = write_sample(path)
     say(f"  {path}: {json_bytes / 1e6:.1f} MB of JSON, {path.stat().st_size / 1e6:.1f} MB gzipped")
 
 
@@ -91,12 +97,13 @@ def _show_first_run(stack: Stack) -> None:
     """
     url = stack.start_redis()
     settings = Settings.from_env(stack.environ)
-    say(f"Redis at {redact_url(url)}; starting worker and beat, whose first tick comes after 5 s")
+    first_s = settings.startup_delay_s
+    say(f"Redis at {redact_url(url)}; starting worker and beat, whose first tick comes after {first_s:g} s")
     stack.start_celery("worker", "worker", "--loglevel", "INFO")
     stack.start_celery("beat", "beat", "--loglevel", "INFO")
     with closing(SnapshotReader.from_settings(settings)) as reader:  # before Redis ends, of which it would warn
         report = _first_report(stack, reader)
-        say(f"the first scheduled run: {describe(report)}")
+        say(f"the first scheduled run: {paint(report)}")
         if report.status != "success":
             raise StackFailed("the run did not succeed")
         _show_top(reader)

@@ -17,7 +17,9 @@ __all__ = ["inspect"]
 @click.argument("file", metavar="[PATH|URL]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def inspect(source: str | None, file: str | None, as_json: bool) -> None:
-    """Show what the first thousand records of a file hold, and what to set so that a run reads it.
+    """Show what a file holds, and what to set so that a run reads it.
+
+    It reads the first thousand records.
 
     PATH|URL is a rolling file, or a pattern, as for `run --input`. [ROLLING_INPUT]
     """

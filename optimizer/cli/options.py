@@ -10,16 +10,20 @@ from typing import Any, Final
 
 import click
 
+from optimizer.cli.dev.running_stack import stack_variables
 from optimizer.config.environment import reworded, without_sources
 from optimizer.config.settings import Settings, variable_name
 from optimizer.errors import RollingError, SettingsInvalid
+from optimizer.storage.location import redact_url
 
 __all__ = [
     "accept_option",
     "describe_error",
+    "environment",
     "every_or_usage_error",
     "settings_or_usage_error",
     "source_option",
+    "sources_or_usage_error",
     "usage_errors",
 ]
 
@@ -52,6 +56,19 @@ def settings_or_usage_error(source: str | None = None, **options: Any) -> Settin
     return settings
 
 
+def sources_or_usage_error(source: str | None, **options: Any) -> list[Settings]:
+    """Read the settings of one source, or of all, as above.
+
+    Raises:
+        click.UsageError: As above.
+    """
+    with usage_errors():
+        environ, names = _environ(options), _names(options)
+        if source is not None:
+            return [Settings.from_env(environ, source, strict=True, names=names)]
+        return Settings.every_from_env(environ, strict=True, names=names)
+
+
 def every_or_usage_error(interval_s: float, source: str | None = None, **options: Any) -> list[Settings]:
     """Read the settings of one source, or of all, as above; each with this interval.
 
@@ -59,10 +76,7 @@ def every_or_usage_error(interval_s: float, source: str | None = None, **options
         click.UsageError: As above.
     """
     with usage_errors():
-        environ, names = _environ(options), _names(options)
-        every = Settings.every_from_env(environ, strict=True, names=names)
-        if source is not None:
-            every = [Settings.from_env(environ, source, strict=True, names=names)]
+        every = sources_or_usage_error(source, **options)
         try:
             return [replace(settings, interval_s=interval_s) for settings in every]
         except SettingsInvalid as error:
@@ -72,8 +86,22 @@ def every_or_usage_error(interval_s: float, source: str | None = None, **options
 
 def _environ(options: Mapping[str, Any]) -> dict[str, str]:
     given = {variable_name(name): str(value) for name, value in options.items() if value is not None}
-    environ = without_sources(os.environ) if variable_name("input") in given else os.environ
-    return {**environ, **given}
+    environ = environment()
+    return {**(without_sources(environ) if variable_name("input") in given else environ), **given}
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment, with the Redis of the stack that `up` runs in this directory, if one does.
+
+    That is said on stderr, and set for this process, since Celery's app and children read the environment too. A
+    variable that says where Redis is comes first.
+    """
+    found = stack_variables(os.environ)
+    if found:
+        urls = ", ".join(map(redact_url, found.values()))
+        click.echo(f"rolling-optimizer: using the stack of `up` in this directory: {urls}", err=True)
+        os.environ.update(found)
+    return os.environ
 
 
 def describe_error(error: RollingError) -> str:

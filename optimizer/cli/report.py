@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import click
+
 from optimizer.models import Report
 from optimizer.reader.results import describe_bots_without_fields, describe_rejected
 from optimizer.selection.acceptance import describe_tally
 
-__all__ = ["describe", "describe_s"]
+__all__ = ["describe", "describe_s", "paint"]
+
+_COLOURS: Final = {"success": "green", "failed": "red", "skipped": "yellow", "unchanged": None}
 
 
 def describe(report: Report) -> str:
@@ -42,6 +48,12 @@ def describe(report: Report) -> str:
         lines.append(f"  warning: {report.warning}")
     lines += [f"  rejected {describe_tally(tally)}" for tally in report.rejects]
     return "\n".join(lines)
+
+
+def paint(report: Report) -> str:
+    """Describe a report, its status in colour, for `click.echo`: it leaves colours out where there is no terminal."""
+    status, colon, rest = describe(report).partition(":")
+    return click.style(status, fg=_COLOURS[report.status]) + colon + rest
 
 
 def describe_s(seconds: float) -> str:

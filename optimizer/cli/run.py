@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +16,11 @@ from optimizer.cli.options import (
     source_option,
     usage_errors,
 )
-from optimizer.cli.report import describe
+from optimizer.cli.progress import progress_bar
+from optimizer.cli.report import paint
 from optimizer.config.settings import ENGINES
 from optimizer.errors import RollingError
-from optimizer.pipeline.run import Progress, failed_report, optimize
+from optimizer.pipeline.run import failed_report, optimize
 from optimizer.scan.engine import choose_engine
 
 __all__ = ["run"]
@@ -50,7 +48,10 @@ def run(
     every: float | None,
     **options: Any,
 ) -> None:
-    """Do one run in this process, or with --every scheduled runs of all sources."""
+    """Make one run in this process; with --every, scheduled runs.
+
+    --every makes runs of all sources, unless --source names one.
+    """
     if every is not None:
         if force or accept:
             raise click.UsageError("--force and --accept are for one run, and --every makes many")
@@ -60,25 +61,10 @@ def run(
     with usage_errors():
         choose_engine(settings.engine)
     try:
-        with _progress_bar(shown=sys.stderr.isatty() and not as_json) as progress:
+        with progress_bar("scanning", shown=not as_json) as progress:
             report = optimize(settings, force=force, accept=accept, use_cache=not no_cache, progress=progress)
     except RollingError as error:
         if as_json:
             click.echo(msgspec.json.encode(failed_report(settings, error)))
         raise
-    click.echo(msgspec.json.encode(report) if as_json else describe(report))
-
-
-@contextmanager
-def _progress_bar(*, shown: bool) -> Iterator[Progress | None]:
-    """Draw a bar over the compressed bytes on stderr."""
-    if not shown:
-        yield None
-        return
-    with click.progressbar(length=1, label="scanning", file=sys.stderr) as bar:
-
-        def report(done_bytes: int, total_bytes: int) -> None:
-            bar.length = max(1, total_bytes)
-            bar.update(done_bytes - bar.pos)
-
-        yield report
+    click.echo(msgspec.json.encode(report) if as_json else paint(report))

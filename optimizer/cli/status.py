@@ -1,69 +1,161 @@
-"""`rolling-optimizer status`: the published version and the last runs; with `--max-age` a health check."""
+"""`rolling-optimizer status`: version, workers, beat and last runs of all sources; once, repeatedly, or as a check.
+
+One source is shown alone, several one after another. What is wrong is said in the words of `reader/diagnosis.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Final
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import click
 import msgspec
 
-from optimizer.cli.options import settings_or_usage_error, source_option
-from optimizer.cli.report import describe, describe_s
+from optimizer.cache.clocks import seconds_of
+from optimizer.cli.options import sources_or_usage_error
+from optimizer.cli.report import describe_s, paint
 from optimizer.errors import SnapshotMissing
-from optimizer.reader.diagnosis import diagnose
+from optimizer.models import Process, Report
+from optimizer.reader.diagnosis import Diagnosis, Facts, describe_age, describe_time, diagnose
 from optimizer.reader.reader import SnapshotReader
 from optimizer.reader.results import InputTimes, State, describe_rejected, last_decided
 
 __all__ = ["status"]
 
 RUNS_SHOWN: Final = 5
+WATCH_S: Final = 2.0
+_COLOURS: Final = {"ok": "green", "warning": "yellow", "bad": "red"}
 
 
 @click.command()
-@source_option
+@click.option("--source", metavar="NAME", help="Only this one of several sources. [ROLLING_SOURCES]")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--watch", "is_watch", is_flag=True, help="Show it again every 2 s, until Ctrl-C.")
 @click.option("--max-age", type=float, metavar="S", help="Exit 1 if no run has made or confirmed it for S seconds.")
 @click.option("--max-input-age", type=float, metavar="S", help="Exit 1 if the input is older than S seconds.")
-def status(source: str | None, as_json: bool, max_age: float | None, max_input_age: float | None) -> None:
-    """Show the current version, its age, the last runs, the last scan; with --max-age, a health check."""
-    settings = settings_or_usage_error(source)
+def status(
+    source: str | None, as_json: bool, is_watch: bool, max_age: float | None, max_input_age: float | None
+) -> None:
+    """Show version, age, workers and last runs of all sources.
+
+    With --max-age or --max-input-age it is a health check.
+    """
+    if is_watch and max_age is not None:
+        raise click.UsageError("--watch does not end, and --max-age decides the exit status")
+    every = sources_or_usage_error(source)
     if max_input_age is not None:
-        settings = replace(settings, max_input_age_s=max_input_age)
-    reader = SnapshotReader.from_settings(settings)
-    facts = reader.facts()
-    diagnosis = diagnose(facts)
+        every = [replace(settings, max_input_age_s=max_input_age) for settings in every]
+    with ExitStack() as opened:
+        readers = [opened.enter_context(closing(SnapshotReader.from_settings(settings))) for settings in every]
+        if is_watch:
+            _watch(readers, as_json=as_json)
+            return
+        looks = [_Look.of(reader) for reader in readers]
+    click.echo(_as_json(looks) if as_json else "\n".join(_text(looks)))
+    problems = [
+        f"source {look.source}: {problem}" if len(looks) > 1 else problem
+        for look in looks
+        if (problem := look.problem(max_age))
+    ]
+    if problems:
+        raise SnapshotMissing("; ".join(problems))
+
+
+def _watch(readers: Sequence[SnapshotReader], *, as_json: bool) -> None:
+    """Show all again and again; Ctrl-C ends it as it should."""
     try:
-        state = reader.manifest()
-    except SnapshotMissing as error:
-        raise SnapshotMissing(f"{diagnosis.sentence} Looked for: {error}") from None
-    runs = list(facts.runs[:RUNS_SHOWN])
-    last = last_decided(facts.runs)
-    if last is not None and last.status == "failed" and last not in runs:
-        runs.append(last)
-    if all(run.status != "success" for run in runs):
-        runs += reader.runs(1, status="success")
-    times = InputTimes.of(facts.runs, runs)
-    if as_json:
-        figures = {**msgspec.to_builtins(state), "published_after_s": times.published_after_s}
-        known = {"diagnosis": diagnosis, "processes": facts.processes, "runs": runs}
-        click.echo(msgspec.json.encode({**figures, **known}))
-    else:
-        click.echo(diagnosis.sentence)
-        for line in _lines(state, times):
-            click.echo(line)
-        for report in runs:
-            click.echo(f"{report.timestamp} {describe(report)}")
-    if max_age is not None and state.age_s > max_age:
-        raise SnapshotMissing(
-            f"the snapshot was last confirmed {state.age_s:.0f} s ago, more than {max_age:g} s. {diagnosis.sentence}"
-        )
-    if state.input_stale:
-        raise SnapshotMissing(diagnosis.sentence)
+        while True:
+            looks = [_Look.of(reader) for reader in readers]
+            if as_json:
+                click.echo(_as_json(looks))
+            else:
+                text = "\n".join(_text(looks))
+                if sys.stdout.isatty():
+                    click.clear()
+                click.echo(f"every {WATCH_S:g} s, at {datetime.now(UTC):%H:%M:%S} UTC; end with Ctrl-C\n{text}\n")
+            time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        return
 
 
-def _lines(state: State, times: InputTimes) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is known of a source at one moment. `missing` says why there is no version, and is empty if there is one."""
+
+    source: str
+    facts: Facts
+    diagnosis: Diagnosis
+    state: State | None
+    missing: str
+    runs: list[Report]
+
+    @classmethod
+    def of(cls, reader: SnapshotReader) -> _Look:
+        """Look at a source now."""
+        facts = reader.facts()
+        runs = list(facts.runs[:RUNS_SHOWN])
+        last = last_decided(facts.runs)
+        if last is not None and last.status == "failed" and last not in runs:
+            runs.append(last)
+        if all(run.status != "success" for run in runs):
+            runs += reader.runs(1, status="success")
+        state, missing = facts.state, ""
+        if state is None:
+            try:
+                state = reader.manifest()
+            except SnapshotMissing as error:
+                missing = str(error)
+        return cls(facts.source, facts, diagnose(replace(facts, state=state)), state, missing, runs)
+
+    @property
+    def times(self) -> InputTimes:
+        """How fresh the input is."""
+        return InputTimes.of(self.facts.runs, self.runs)
+
+    def problem(self, max_age_s: float | None) -> str:
+        """Say why the source does not pass as healthy; empty if it does."""
+        state = self.state
+        if state is None:
+            return f"{self.diagnosis.sentence} Looked for: {self.missing}"
+        if max_age_s is not None and state.age_s > max_age_s:
+            ago = f"the snapshot was last confirmed {state.age_s:.0f} s ago, more than {max_age_s:g} s."
+            return f"{ago} {self.diagnosis.sentence}"
+        return self.diagnosis.sentence if state.input_stale else ""
+
+    def figures(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        state: dict[str, Any] = {} if self.state is None else msgspec.to_builtins(self.state)
+        known = {"diagnosis": self.diagnosis, "processes": self.facts.processes, "runs": self.runs}
+        return {"source": self.source, **state, "published_after_s": self.times.published_after_s, **known}
+
+
+def _as_json(looks: Sequence[_Look]) -> bytes:
+    """One source as an object, several as a list of these."""
+    figures = [look.figures() for look in looks]
+    return msgspec.json.encode(figures[0] if len(looks) == 1 else {"sources": figures})
+
+
+def _text(looks: Sequence[_Look]) -> Iterator[str]:
+    for number, look in enumerate(looks):
+        if len(looks) > 1:
+            yield f"{'' if number == 0 else chr(10)}source {look.source}:"
+        yield click.style(look.diagnosis.sentence, fg=_COLOURS[look.diagnosis.level])
+        if look.diagnosis.docs:
+            yield f"  see docs/{look.diagnosis.docs}"
+        if look.state is not None:
+            yield from _version(look.state, look.times)
+        for process in look.facts.processes:
+            yield _process(process, look.facts.now_s)
+        for report in look.runs:
+            yield f"{report.timestamp} {paint(report)}"
+
+
+def _version(state: State, times: InputTimes) -> Iterator[str]:
     """What is to be known of a version."""
     yield f"version {state.version}, made {state.generated_at}, from {state.origin}"
     if times.published_after_s is not None:
@@ -76,3 +168,12 @@ def _lines(state: State, times: InputTimes) -> Iterator[str]:
     if state.pinned is not None:
         yield f"  version {state.version} is {state.pinned.describe()}; unpin it with: rolling-optimizer unpin"
     yield from (f"  {line}" for line in describe_rejected(state.rejected))
+
+
+def _process(process: Process, now_s: float) -> str:
+    """A worker or a beat: its queues, and when it told last."""
+    does = "takes" if process.kind == "worker" else "sends to"
+    line = f"{process.kind} {process.name} {does} {', '.join(process.queues) or 'no queue'}"
+    if process.is_alive:
+        return f"{line}, seen {describe_age(max(0.0, now_s - seconds_of(process.seen_at)))} ago"
+    return f"{line}, {click.style(f'silent since {describe_time(process.seen_at, now_s)}', fg='red')}"

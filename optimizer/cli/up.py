@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Final
 
 import click
 
-from optimizer.cli.dev.redis_server import free_port
+from optimizer.cli.dev.ports import choose_port, is_listening
+from optimizer.cli.dev.redis_server import DEFAULT_PORT
+from optimizer.cli.dev.running_stack import DIRECTORY, announcing
 from optimizer.cli.dev.stack import POLL_S, Stack, say, stopping_on_signals
 from optimizer.cli.options import usage_errors
 from optimizer.config.environment import without_service_links
@@ -20,29 +24,65 @@ from optimizer.storage.location import is_pattern, redact_url
 
 __all__ = ["up"]
 
-NAME_WIDTH = 6
-COMMAND = [sys.executable, "-P", "-m", "optimizer.cli"]
+NAME_WIDTH: Final = 6
+COMMAND: Final = [sys.executable, "-P", "-m", "optimizer.cli"]
+WEB_PORT: Final = 8000
+FLOWER_PORT: Final = 5555
+_COLOURS: Final = {
+    "redis": "red",
+    "worker": "green",
+    "beat": "yellow",
+    "watch": "blue",
+    "flower": "magenta",
+    "web": "cyan",
+}
+
+_port = click.IntRange(1, 65_535)
 
 
 @click.command()
-def up() -> None:
-    """Run Redis, worker, beat, watch, Flower and web in the foreground until Ctrl-C."""
+@click.option("--redis-port", type=_port, help="The port of Redis; by default 6379, or a free one if that is taken.")
+@click.option("--web-port", type=_port, help="The same for the dashboard; by default 8000.")
+@click.option("--flower-port", type=_port, help="The same for Flower; by default 5555. [FLOWER_PORT]")
+def up(redis_port: int | None, web_port: int | None, flower_port: int | None) -> None:
+    """Run the whole service on this machine until Ctrl-C.
+
+    That is Redis, worker, beat, watch, Flower and web. Other commands in this directory use its Redis.
+    """
     require("rolling-optimizer up", "flower,watch,web", "celery", "flower", "fastapi", "uvicorn", "watchfiles")
     with usage_errors():  # before anything is started
         Settings.every_from_env(os.environ, strict=True)
-    with Stack(_print_prefixed, Path(".up")) as stack, stopping_on_signals():
-        redis_url = redact_url(stack.start_redis())
+    if redis_port is not None and _names_redis():
+        raise click.UsageError("--redis-port is for a Redis that is started here, and ROLLING_REDIS_URL names another")
+    is_ready = threading.Event()
+    colour = click.get_current_context().color  # the lines are printed by threads, which have no context
+
+    def show(name: str, line: str) -> None:
+        click.echo(f"{click.style(f'{name:<{NAME_WIDTH}}', fg=_COLOURS[name])} | {line}", color=colour)
+        if name == "worker" and "ready." in line:
+            is_ready.set()
+
+    with announcing(DIRECTORY) as announce, Stack(show, DIRECTORY) as stack, stopping_on_signals():
+        redis_port = None if _names_redis() else _choose("Redis", "--redis-port", redis_port, DEFAULT_PORT)
+        web_port = _choose("web", "--web-port", web_port, WEB_PORT)
+        flower_port = _choose_flower_port(flower_port)
+        redis_url = redact_url(stack.start_redis(redis_port))
+        announce(stack.environ)
         stack.start_celery("worker", "worker", "--loglevel", "INFO")
         stack.start_celery("beat", "beat", "--loglevel", "INFO")
         stack.start("watch", [*COMMAND, "watch"])
-        flower_port, login = _start_flower(stack)
-        web_port = _start_web(stack, flower_port)
-        say(f"web     http://127.0.0.1:{web_port}/   the dashboard, and the snapshots for other programs")
-        say(f"Redis   {redis_url}   (for your own routers: ROLLING_REDIS_URL={redis_url})")
-        say(f"Flower  http://127.0.0.1:{flower_port}   login {login}")
+        login = _start_flower(stack, flower_port)
+        _start_web(stack, web_port, flower_port)
+        stack.wait_for("worker", is_ready.is_set)
+        stack.wait_for("Flower", lambda: is_listening(flower_port))
+        stack.wait_for("web", lambda: is_listening(web_port))
+        say("everything has started; stop it with Ctrl-C")
         for settings in Settings.every_from_env(stack.environ):
             say(f"input   {settings.input}{_missing(settings)}")
-        say("stop with Ctrl-C")
+        elsewhere = "" if redis_port is None else f"; elsewhere: export ROLLING_REDIS_URL={redis_url}"
+        say(f"Redis   {redis_url}   used by commands in this directory{elsewhere}")
+        say(f"Flower  http://127.0.0.1:{flower_port}   login {login}")
+        say(f"web     http://127.0.0.1:{web_port}/   the dashboard, and the snapshots for other programs")
         try:
             while True:
                 stack.check()
@@ -51,25 +91,40 @@ def up() -> None:
             say("stopping everything")
 
 
-def _start_flower(stack: Stack) -> tuple[str, str]:
-    """Start Flower; return its port, and what to tell the user about the login."""
-    given = without_service_links(os.environ)
-    auth = given.get("FLOWER_BASIC_AUTH") or f"admin:{secrets.token_urlsafe(12)}"
-    port = given.get("FLOWER_PORT") or str(free_port(5555))
-    stack.start_celery("flower", "flower", environ={"FLOWER_BASIC_AUTH": auth, "FLOWER_PORT": port})
-    return port, "as in FLOWER_BASIC_AUTH" if os.environ.get("FLOWER_BASIC_AUTH") else auth
+def _names_redis() -> bool:
+    return bool(os.environ.get("ROLLING_REDIS_URL") or os.environ.get("ROLLING_REDIS_URL_FILE"))
 
 
-def _start_web(stack: Stack, flower_port: str) -> str:
-    """Start the web with its link to Flower; return its port."""
-    port = str(free_port(8000))
-    flower_url = os.environ.get("ROLLING_FLOWER_URL") or f"http://127.0.0.1:{flower_port}/"
-    stack.start("web", [*COMMAND, "web", "--port", port], {"ROLLING_FLOWER_URL": flower_url})
+def _choose(name: str, option: str, asked: int | None, default: int) -> int:
+    """Choose a port, and say so if it is not the usual one."""
+    port = choose_port(option, asked, default)
+    if asked is None and port != default:
+        say(f"another program listens on port {default}, so {name} gets port {port}; {option} chooses one")
     return port
 
 
-def _print_prefixed(name: str, line: str) -> None:
-    click.echo(f"{name:<{NAME_WIDTH}} | {line}")
+def _choose_flower_port(asked: int | None) -> int:
+    """The port of Flower, which has a variable of its own for it."""
+    given = without_service_links(os.environ).get("FLOWER_PORT")
+    if asked is not None or not given:
+        return _choose("Flower", "--flower-port", asked, FLOWER_PORT)
+    if not given.isdecimal():
+        raise click.UsageError(f"FLOWER_PORT={given!r} is not a port")
+    return _choose("Flower", "FLOWER_PORT", int(given), FLOWER_PORT)
+
+
+def _start_flower(stack: Stack, port: int) -> str:
+    """Start Flower; return what to tell the user about the login."""
+    given = os.environ.get("FLOWER_BASIC_AUTH")
+    auth = given or f"admin:{secrets.token_urlsafe(12)}"
+    stack.start_celery("flower", "flower", environ={"FLOWER_BASIC_AUTH": auth, "FLOWER_PORT": str(port)})
+    return "as in FLOWER_BASIC_AUTH" if given else auth
+
+
+def _start_web(stack: Stack, port: int, flower_port: int) -> None:
+    """Start the web with its link to Flower."""
+    flower_url = os.environ.get("ROLLING_FLOWER_URL") or f"http://127.0.0.1:{flower_port}/"
+    stack.start("web", [*COMMAND, "web", "--port", str(port)], {"ROLLING_FLOWER_URL": flower_url})
 
 
 def _missing(settings: Settings) -> str:

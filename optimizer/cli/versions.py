@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from optimizer.cli.options import settings_or_usage_error, source_option
-from optimizer.cli.report import describe
+from optimizer.cli.report import paint
 from optimizer.config.settings import Settings
 from optimizer.models import ChangeCounts, KindCounts, Manifest
 from optimizer.pipeline import rollback as pipeline
@@ -32,7 +32,10 @@ wait_option = click.option(
 @source_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def versions(source: str | None, as_json: bool) -> None:
-    """List the versions that are kept in the files, newest first; Redis is not asked."""
+    """List the versions that are kept in the files, newest first.
+
+    Redis is not asked.
+    """
     settings = settings_or_usage_error(source)
     store = snapshot_store(settings.output_dir)
     kept, current = store.versions(), store.read_manifest()
@@ -52,20 +55,26 @@ def versions(source: str | None, as_json: bool) -> None:
 @source_option
 @wait_option
 def rollback(version: int, source: str | None, wait_s: float | None) -> None:
-    """Publish a kept VERSION again as a new one and pin it: no run replaces it until `unpin`."""
+    """Publish a kept VERSION again as a new one, and pin it.
+
+    No run replaces it until `unpin`.
+    """
     settings = settings_or_usage_error(source)
     report = pipeline.rollback(settings, version, wait_s=wait_s, on_wait=lambda: _tell_wait(settings, wait_s))
-    click.echo(describe(report))
+    click.echo(paint(report))
 
 
 @click.command()
 @source_option
 @wait_option
 def unpin(source: str | None, wait_s: float | None) -> None:
-    """Let runs publish again after `rollback`; the version stays until one does."""
+    """Let runs publish again after `rollback`.
+
+    The version stays until one does.
+    """
     settings = settings_or_usage_error(source)
     report = pipeline.unpin(settings, wait_s=wait_s, on_wait=lambda: _tell_wait(settings, wait_s))
-    click.echo(describe(report))
+    click.echo(paint(report))
 
 
 def _tell_wait(settings: Settings, wait_s: float | None) -> None:

@@ -15,8 +15,7 @@ from typing import Final
 import click
 
 from optimizer.cli.every import SIGNALS, signals_blocked
-from optimizer.cli.options import usage_errors
-from optimizer.config.settings import Settings
+from optimizer.cli.options import sources_or_usage_error
 from optimizer.extras import require
 from optimizer.log import SourceLog, log_runs
 
@@ -55,12 +54,12 @@ _log = SourceLog(__name__)
     help="Touch this file each second while all is well, for a health check.",
 )
 def watch(source: str | None, rest_s: float, poll_s: float, alive_file: Path | None) -> None:
-    """Send a run to the stand-alone workers as soon as the input has landed, until Ctrl-C."""
+    """Send a run to the workers as soon as the input has landed.
+
+    To the stand-alone workers, until Ctrl-C.
+    """
     require("rolling-optimizer watch", "watch", "celery", "kombu", "watchfiles")
-    with usage_errors():
-        every = Settings.every_from_env(os.environ, strict=True)
-        if source is not None:
-            every = [Settings.one_of(every, source)]
+    every = sources_or_usage_error(source)
     # Extras, which take 0.3 s.
     from optimizer.celery.sender import CelerySender  # noqa: PLC0415
     from optimizer.celery.standalone import app  # noqa: PLC0415

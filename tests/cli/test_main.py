@@ -1,4 +1,4 @@
-"""What all commands have in common: imports, bad variables, URLs for paths."""
+"""What all commands have in common: help, colours, Ctrl-C, imports, bad variables, URLs for paths."""
 
 from __future__ import annotations
 
@@ -7,15 +7,99 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from tests.support.command import rolling_optimizer
+from optimizer.cli.commands import commands
+from tests.support.command import in_terminal, rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer
 from tests.support.s3_server import S3Server
+
+
+def test_help_has_every_command_on_one_line_that_is_not_cut() -> None:
+    """In 80 columns; each command explains itself with `-h` too."""
+    shown = CliRunner().invoke(commands, ["-h"], terminal_width=80).output
+
+    listed = shown.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == sorted(commands.commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed), shown
+    for name in commands.commands:
+        explained = CliRunner().invoke(commands, [name, "-h"])
+        assert explained.exit_code == 0
+        assert explained.output.startswith("Usage: ")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """As bug reports need it."""
+    shown = CliRunner().invoke(commands, ["--version"], prog_name="rolling-optimizer")
+
+    assert (shown.exit_code, shown.output) == (0, f"rolling-optimizer {version('rolling-optimizer')}\n")
+
+
+def test_the_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
+    """By the variable that the page names."""
+    done = rolling_optimizer(
+        tmp_path,
+        _ROLLING_OPTIMIZER_COMPLETE="bash_complete",
+        COMP_WORDS="rolling-optimizer status --wa",
+        COMP_CWORD="2",
+    )
+
+    assert done.stdout == "plain,--watch\n"
+
+
+def test_colours_are_for_terminals_only_and_not_with_no_color(tmp_path: Path) -> None:
+    """An error's name is red on a terminal; a file, a pipe and `NO_COLOR` get the text alone."""
+    wrong = ["rollback", "1"]
+    plain = rolling_optimizer(tmp_path, *wrong).stderr
+
+    code, coloured = in_terminal(tmp_path, *wrong)
+    _, uncoloured = in_terminal(tmp_path, *wrong, NO_COLOR="1")
+
+    assert code == 1
+    assert plain.startswith("rolling-optimizer: VersionMissing: ")
+    assert coloured.startswith("rolling-optimizer: \x1b[31m\x1b[1mVersionMissing\x1b[0m: ")
+    assert uncoloured.replace("\r\n", "\n") == plain
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_progress_and_a_pipe_does_not(data: Path) -> None:
+    """A bar that ends at 100 %, on stderr, for what takes long."""
+    arguments = {"writing": ["sample", "big.json", "--symbols", "300"], "scanning": ["run", "--no-cache"]}
+    for label, command in arguments.items():
+        code, shown = in_terminal(data, *command)
+        assert code == 0
+        assert f"{label}  [" in shown
+        assert "100%" in shown
+        assert rolling_optimizer(data, *command, "--force").stderr == ""
+
+
+@pytest.mark.parametrize("module", ["optimizer.cli.bench", "optimizer.pipeline.rollback"])
+def test_ctrl_c_while_the_command_starts_is_one_line(tmp_path: Path, module: str) -> None:
+    """Imports take half a second, or more on a busy machine."""
+    program = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from optimizer.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "versions"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (130, "rolling-optimizer: interrupted\n")
 
 
 @pytest.mark.slow

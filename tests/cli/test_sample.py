@@ -186,3 +186,28 @@ def test_sample_says_where_it_cannot_write(tmp_path: Path) -> None:
     done = rolling_optimizer(tmp_path, "sample", "file/big.json")
     assert done.returncode == 1
     assert "Error: file: " in done.stderr
+
+
+def test_sample_replaces_no_file_without_force(tmp_path: Path) -> None:
+    """It may be the user's own."""
+    own = tmp_path / "rolling_brain.json.gz"
+    own.write_bytes(b"theirs")
+
+    refused = rolling_optimizer(tmp_path, "sample", own.name, "--symbols", 3)
+    left = own.read_bytes()
+    forced = rolling_optimizer(tmp_path, "sample", own.name, "--symbols", 3, "--force")
+
+    assert (refused.returncode, left) == (1, b"theirs")
+    assert refused.stderr == f"Error: {own.name} exists: choose another path, or replace it with --force\n"
+    assert (forced.returncode, len(records_of("map", roots(own)))) == (0, 3)
+
+
+def test_progress_counts_records(tmp_path: Path) -> None:
+    """It only rises, to no more than there are."""
+    told: list[tuple[int, int]] = []
+    write_sample(tmp_path / "s.json", symbols=499, points=1, progress=lambda done, total: told.append((done, total)))
+
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert len(told) >= 4
+    assert {total for _, total in told} == {499}
+    assert told[-1][0] == 499

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -14,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.cli.up import _choose
+from tests.support.command import rolling_optimizer
 from tests.support.fleet import processes_with
+from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
@@ -30,9 +34,12 @@ class Up:
     def __init__(self, directory: Path) -> None:
         self.mark = f"ROLLING_SOURCE=up-{directory.name}-{os.getpid()}"
         self.log = directory / "log"
+        self.redis_port = free_port()
+        # Of its own: two that start at the same time would find the same default free.
+        ports = {"--redis-port": self.redis_port, "--web-port": free_port(), "--flower-port": free_port()}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "up"],
+                [*COMMAND, "up", *(str(word) for option in ports.items() for word in option)],
                 cwd=directory,
                 env=_environment() | dict([self.mark.split("=")]) | {"ROLLING_STARTUP_DELAY_S": "0.5"},
                 stdout=log,
@@ -176,6 +183,68 @@ def test_up_serves_the_dashboard_at_the_address_that_it_prints(up: Up) -> None:
     wait_until(shows, limit_s=5, what="the prediction")
     with urllib.request.urlopen(url, timeout=20) as page:
         assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+def test_up_prints_its_addresses_last_and_commands_in_its_directory_use_its_redis(up: Up, tmp_path: Path) -> None:
+    """A second terminal needs no variable, and says which Redis it talks to."""
+    up.wait_for(r"web     (http://127\.0\.0\.1:\d+/)")
+    url = f"redis://127.0.0.1:{up.redis_port}/0"
+    before, _, _ = up.output.partition("[rolling-optimizer] Redis   ")
+    assert re.search(r"worker \| .*ready\.", before)
+    assert re.search(r"web    \| http://", before)
+    source = dict([up.mark.split("=")])
+
+    waited = rolling_optimizer(tmp_path, "trigger", "--wait", "--timeout", 60, **source)
+    status = rolling_optimizer(tmp_path, "status", **source)
+
+    assert waited.stdout.startswith(("success: ", "unchanged: ")), waited.stderr
+    said = f"rolling-optimizer: using the stack of `up` in this directory: {url}\n"
+    assert waited.stderr.startswith(said)
+    assert status.stderr == said
+    assert (tmp_path / ".up" / "stack.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_port_that_is_taken_is_an_error_that_names_the_option(tmp_path: Path) -> None:
+    """For each server, before anything is started; nothing else is moved to another port silently."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        redis = rolling_optimizer(tmp_path, "up", "--redis-port", port)
+        web = rolling_optimizer(tmp_path, "up", "--redis-port", free_port(), "--web-port", port)
+        flower = rolling_optimizer(tmp_path, "up", "--redis-port", free_port(), FLOWER_PORT=str(port))
+
+    for done, option in ((redis, "--redis-port"), (web, "--web-port"), (flower, "FLOWER_PORT")):
+        assert done.returncode == 1
+        assert f"PortTaken: {option} {port}: port {port} of 127.0.0.1 cannot be used: " in done.stderr
+        assert " | " not in done.stdout
+
+
+def test_a_server_whose_usual_port_is_taken_gets_another_one_which_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """As Redis beside one on 6379; the option that chooses it is named."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        usual = listener.getsockname()[1]
+        port = _choose("Redis", "--redis-port", None, usual)
+    said = capsys.readouterr().out
+    is_free = _choose("Redis", "--redis-port", None, port) == port
+
+    assert port != usual
+    assert said == (
+        f"[rolling-optimizer] another program listens on port {usual}, so Redis gets port {port}; --redis-port chooses "
+        "one\n"
+    )
+    assert is_free
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_a_directory_that_cannot_be_written_is_one_line(command: str) -> None:
+    """It names the path, and there is no traceback; not even root can make a directory in /proc."""
+    done = subprocess.run(
+        [*COMMAND, command], cwd="/proc", env=_environment(), capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"rolling-optimizer: StackFailed: /proc/.{command} cannot be written: ")
+    assert done.stderr.count("\n") == 1
 
 
 def _environment() -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -12,12 +14,14 @@ import pytest
 
 from optimizer import Settings, optimize
 from optimizer.cache.client import CacheClient
+from optimizer.cache.heartbeats import Heartbeat, Heartbeats
 from optimizer.cache.run_log import RunLog
 from optimizer.errors import NoBots
 from optimizer.pipeline.drain import apply_updates
 from optimizer.pipeline.run import failed_report, skipped
 from optimizer.pipeline.updates import enqueue
-from tests.support.command import rolling_optimizer
+from tests.support.command import command_line, in_terminal, rolling_optimizer
+from tests.support.compose import ROOT
 from tests.support.published_state import report_unchanged
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, write_json
@@ -93,3 +97,86 @@ def test_status_with_max_age_is_a_health_check(settings: Settings, data: Path, r
         "show. Start one, and see the log of the last. Looked for: no snapshot of 'rolling_brain': Redis: it holds"
     ), none.stderr
     assert "more than 60 s" in old.stderr
+
+
+def test_status_lists_workers_and_beats(settings: Settings, data: Path, redis_server: RedisServer) -> None:
+    """Each with its queues, and since when it is silent; coloured by how bad it is; also where there is no version."""
+    variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+    with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
+        Heartbeats(cache).tell(Heartbeat("worker", "celery@here", 60.0, ["rolling.rolling_brain", "other"]))
+        Heartbeats(cache).tell(Heartbeat("beat", "here 7", 60.0, ["rolling.rolling_brain"]))
+    with redis_server.client as client:
+        key = "rolling:{rolling_brain}:processes"
+        told = client.hget(key, "beat here 7")
+        assert isinstance(told, bytes)
+        client.hset(key, "beat here 7", b"1000 " + told.partition(b" ")[2])
+
+    shown = rolling_optimizer(data, "status", **variables)
+    _, coloured = in_terminal(data, "status", **variables)
+
+    assert shown.returncode == 1
+    sentence = "Beat has sent nothing since 1970-01-01 00:00:01 UTC. There is no version to show. "
+    assert shown.stdout.startswith(sentence)
+    assert "\n  see docs/operations.md#no-beat\n" in shown.stdout
+    assert re.search(
+        r"^worker celery@here takes rolling.rolling_brain, other, seen \d s ago$", shown.stdout, re.MULTILINE
+    )
+    silent = "beat here 7 sends to rolling.rolling_brain, silent since 1970-01-01 00:00:01 UTC\n"
+    assert silent in shown.stdout
+    assert coloured.startswith(f"\x1b[31m{sentence}")
+
+
+def test_status_shows_all_sources_or_one(data: Path, redis_server: RedisServer) -> None:
+    """One after another, in JSON as a list; as a check it fails if one of them does, and names it."""
+    write_json(data / "b.json.gz", {"AAPL": a_record()})
+    variables = {
+        "ROLLING_SOURCES": "a = data/rolling_brain.json.gz; b = b.json.gz",
+        "ROLLING_OUTPUT_DIR": str(data / "all"),
+        "ROLLING_REDIS_URL": redis_server.url,
+    }
+    rolling_optimizer(data, "run", "--source", "a", **variables)
+    one_lacks = rolling_optimizer(data, "status", **variables)
+    rolling_optimizer(data, "run", "--source", "b", **variables)
+
+    text = rolling_optimizer(data, "status", "--max-age", 60, **variables)
+    listed = json.loads(rolling_optimizer(data, "status", "--json", **variables).stdout)
+    alone = json.loads(rolling_optimizer(data, "status", "--json", "--source", "b", **variables).stdout)
+    unknown = rolling_optimizer(data, "status", "--source", "c", **variables)
+
+    assert one_lacks.returncode == 1
+    assert re.search(r"^source a:\nChecked .*\n\nsource b:\n", one_lacks.stdout, re.MULTILINE | re.DOTALL)
+    assert one_lacks.stderr.startswith("rolling-optimizer: SnapshotMissing: source b: ")
+    assert "source a" not in one_lacks.stderr
+    assert (text.returncode, text.stderr) == (0, "")
+    assert [each["source"] for each in listed["sources"]] == ["a", "b"]
+    assert all(each["version"] and each["diagnosis"]["code"] == "ok" for each in listed["sources"])
+    assert alone["source"] == "b"
+    assert alone["version"] == listed["sources"][1]["version"]
+    assert unknown.returncode == 2
+
+
+def test_status_watches_until_ctrl_c(settings: Settings, data: Path) -> None:
+    """It shows again what is then; Ctrl-C ends it as it should. It is no health check."""
+    environ = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+    with subprocess.Popen(
+        command_line("status", "--watch", "--json"),
+        cwd=data,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watch:
+        assert watch.stdout is not None
+        assert watch.stderr is not None
+        before = json.loads(watch.stdout.readline())
+        write_json(settings.input, {"AAPL": a_record()})
+        version = optimize(settings).version
+        seen = next(line for line in watch.stdout if "version" in json.loads(line))
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(20) == 0
+        assert watch.stderr.read() == ""
+    refused = rolling_optimizer(data, "status", "--watch", "--max-age", 60)
+
+    assert before["diagnosis"]["code"] == "no_worker"
+    assert json.loads(seen)["version"] == version
+    assert refused.returncode == 2

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from optimizer import Settings
-from tests.support.command import rolling_optimizer
+from tests.support.command import command_line, rolling_optimizer
+from tests.support.compose import ROOT
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, local, write_json
@@ -51,3 +57,32 @@ def test_trigger_says_that_no_worker_and_no_broker_answers(tmp_path: Path, redis
     assert "is a worker running on this broker?" in no_worker.stderr
     assert "CacheUnavailable: " in no_broker.stderr
     assert "Traceback" not in no_worker.stderr + no_broker.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_waiting_with_one_line(tmp_path: Path, own_redis: RedisServer) -> None:
+    """It has said that no worker takes the queue; a worker that comes after the timeout drops the run."""
+    own_redis.start()
+    environ = {"PYTHONPATH": str(ROOT), "ROLLING_REDIS_URL": own_redis.url}
+    with subprocess.Popen(
+        command_line("trigger", "--wait", "--timeout", 50),
+        cwd=tmp_path,
+        env=os.environ | environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        assert waiting.stderr is not None
+        sent = re.fullmatch(r"sent as (\S+)\n", waiting.stderr.readline())
+        assert sent
+        warned = waiting.stderr.readline()
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(20) == 130
+        said = waiting.stderr.read()
+    with own_redis.client as client:
+        message = client.lindex("rolling.rolling_brain", 0)
+        assert isinstance(message, bytes)
+
+    assert warned == "no worker takes the queue rolling.rolling_brain; waiting up to 50 s for one\n"
+    assert said == f"rolling-optimizer: interrupted; the run {sent[1]} was sent, and goes on\n"
+    assert json.loads(message)["headers"]["expires"]

@@ -24,7 +24,7 @@ import pytest
 
 from optimizer import errors
 from optimizer.celery.sender import CelerySender
-from optimizer.cli.main import commands
+from optimizer.cli.commands import commands
 from optimizer.config.environment import FILE_SUFFIX, OWN_MARK, SECRETS, SOURCES_VARIABLE
 from optimizer.config.settings import Settings, variable_name
 from optimizer.models import Report, Stats

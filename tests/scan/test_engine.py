@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ def stripped(report: Report) -> object:
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", [{}, {"indent": True}, {"lean": True}, {"nan": True}], ids=str)
-def test_both_engines_write_the_same_snapshots(tmp_path: Path, shape: Shape, options: dict[str, bool]) -> None:
+def test_both_engines_write_the_same_snapshots(tmp_path: Path, shape: Shape, options: dict[str, Any]) -> None:
     """A whole run over a sample: the same files but for their times, and the same report."""
     require_engine("native")
     source = tmp_path / "rolling_brain.json.gz"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.support.compose import ROOT
 
-__all__ = ["rolling_optimizer"]
+__all__ = ["command_line", "in_terminal", "rolling_optimizer"]
 
 
 def rolling_optimizer(directory: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a directory."""
     return subprocess.run(
-        [sys.executable, "-m", "optimizer.cli", *map(str, arguments)],
+        command_line(*arguments),
         cwd=directory,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
         capture_output=True,
@@ -23,3 +24,36 @@ def rolling_optimizer(directory: Path, *arguments: object, **variables: str) -> 
         check=False,
         timeout=120,
     )
+
+
+def command_line(*arguments: object) -> list[str]:
+    """The command with these arguments."""
+    return [sys.executable, "-m", "optimizer.cli", *map(str, arguments)]
+
+
+def in_terminal(directory: Path, *arguments: object, **variables: str) -> tuple[int, str]:
+    """Run the command in a terminal of its own; return its exit status, and all that it has printed."""
+    ours, theirs = pty.openpty()
+    given = {name: text for name, text in os.environ.items() if name != "NO_COLOR"}
+    with subprocess.Popen(
+        command_line(*arguments),
+        cwd=directory,
+        env=given | {"PYTHONPATH": str(ROOT), "TERM": "xterm"} | variables,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        printed = b""
+        while data := _read(ours):
+            printed += data
+        os.close(ours)
+        return process.wait(60), printed.decode()
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 1 << 16)
+    except OSError:  # Linux' end of a terminal
+        return b""

@@ -8,14 +8,13 @@ stop although it was asked to keep them.
 from __future__ import annotations
 
 import shutil
-import socket
 from pathlib import Path
 from typing import Final
 
 from optimizer.errors import RollingError
 from optimizer.extras import install_command
 
-__all__ = ["DEFAULT_PORT", "free_port", "redis_command", "redis_executable"]
+__all__ = ["DEFAULT_PORT", "redis_command", "redis_executable"]
 
 DEFAULT_PORT: Final = 6379
 
@@ -58,16 +57,3 @@ def redis_command(port: int, directory: Path) -> list[str]:
         "daemonize": "no",
     }
     return [str(redis_executable()), *(word for name, value in options.items() for word in (f"--{name}", value))]
-
-
-def free_port(preferred: int = 0) -> int:
-    """Find a free port of the loopback: the preferred one, if nothing listens on it."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise RedisMissing("no free port on 127.0.0.1")

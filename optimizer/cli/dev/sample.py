@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final, Literal, cast, get_args
 
@@ -24,6 +24,7 @@ SHAPES: Final[tuple[Shape, ...]] = get_args(Shape)
 # igzip level 1 writes about 300 MB of JSON a second: most of the time then goes to generating, not to deflate.
 DEFLATE_LEVEL: Final = 1
 POOL_ROWS: Final = 4096
+TOLD_TEXTS: Final = 100
 START_EPOCH_S: Final = 1_760_000_000
 SENTIMENTS: Final = ("bullish", "bearish", "neutral")
 DEBUG_NOTES: Final = (
@@ -45,6 +46,7 @@ def write_sample(
     indent: bool = False,
     lean: bool = False,
     nan: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write a rolling file to `path`, gzipped where the name ends in `.gz`, else plain.
 
@@ -57,6 +59,7 @@ def write_sample(
         seed: The same arguments and seed give the same bytes of JSON.
         indent: Pretty-print with two spaces a level, one member a line.
         lean: The rest of a record is about 1.1 KB.
+        progress: Called with the number of records that are written, and of all.
         nan: Each record has no target price and no stop loss, which are `NaN` and `-Infinity`, as Python writes them.
 
     Returns:
@@ -69,8 +72,10 @@ def write_sample(
         with _open_for_writing(partial, compress=path.suffix == ".gz") as sink:
             json_bytes = 0
             maker = _RecordMaker(points, rng, indent=indent, lean=lean, nan=nan)
-            for text in _texts(symbols, bots, shape, maker, rng, indent=indent):
+            for number, text in enumerate(_texts(symbols, bots, shape, maker, rng, indent=indent)):
                 data = text.encode()
+                if progress is not None and number % TOLD_TEXTS == 0:
+                    progress(min(number, symbols), symbols)
                 sink.write(data)
                 json_bytes += len(data)
         partial.replace(path)

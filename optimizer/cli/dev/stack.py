@@ -22,14 +22,17 @@ from typing import Final
 import click
 
 from optimizer.cache.client import ping
-from optimizer.cli.dev.redis_server import DEFAULT_PORT, free_port, redis_command
+from optimizer.cli.dev.ports import free_port
+from optimizer.cli.dev.redis_server import DEFAULT_PORT, redis_command
 from optimizer.config.environment import with_secrets
 from optimizer.errors import CacheUnavailable, RollingError
 
-__all__ = ["POLL_S", "Stack", "StackFailed", "say", "stopping_on_signals"]
+__all__ = ["POLL_S", "Stack", "StackFailed", "say", "stopping_on_signals", "writing"]
 
 STOP_S: Final = 20.0
 START_S: Final = 20.0
+# For processes that import Celery or FastAPI, several at once.
+UP_S: Final = 60.0
 POLL_S: Final = 0.1
 PR_SET_PDEATHSIG: Final = 1
 APP: Final = "optimizer.celery.standalone"
@@ -84,17 +87,23 @@ class Stack:
         printer.start()
         self._printers[name] = printer
 
-    def start_redis(self) -> str:
+    def start_redis(self, port: int | None = None) -> str:
         """Use the Redis of `ROLLING_REDIS_URL`, or start one; return its URL once it answers.
 
+        Args:
+            port: Where to start one; by default on 6379, or on a free port if that is taken.
+
         Raises:
+            StackFailed: Its directory cannot be written.
             CacheUnavailable: It does not answer; one that was started gets `START_S` seconds.
         """
         url = self.environ.get("ROLLING_REDIS_URL")
         if not url:
-            port = free_port(DEFAULT_PORT)
+            port = free_port(DEFAULT_PORT) if port is None else port
             url = f"redis://127.0.0.1:{port}/0"
-            self.start("redis", redis_command(port, self._directory / "redis"))
+            with writing(self._directory):
+                command = redis_command(port, self._directory / "redis")
+            self.start("redis", command)
             self.environ["ROLLING_REDIS_URL"] = url
         deadline = time.monotonic() + START_S
         while True:
@@ -133,6 +142,19 @@ class Stack:
                     "Everything else is stopped"
                 )
 
+    def wait_for(self, name: str, is_up: Callable[[], bool]) -> None:
+        """Wait until a process has started, as `is_up` says.
+
+        Raises:
+            StackFailed: A process has ended, or this one has not started within `UP_S` seconds.
+        """
+        deadline = time.monotonic() + UP_S
+        while not is_up():
+            self.check()
+            if time.monotonic() > deadline:
+                raise StackFailed(f"{name} has not started within {UP_S:.0f} s; its lines above may say why")
+            time.sleep(POLL_S)
+
     def stop(self) -> None:
         """Stop all processes, the last started first, by SIGTERM; SIGKILL after `STOP_S` seconds."""
         for process in reversed(list(self._processes.values())):
@@ -169,9 +191,28 @@ def stopping_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Turn a failure to write in the block into one line.
+
+    Args:
+        directory: Where the block writes.
+
+    Raises:
+        StackFailed: Something cannot be made or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        path = Path(error.filename or directory).absolute()
+        raise StackFailed(
+            f"{path} cannot be written: {error.strerror or error}; start this in a directory that you may write to"
+        ) from error
+
+
 def say(line: str) -> None:
     """Print a line that is this program's, not a process's."""
-    click.echo(f"[rolling-optimizer] {line}")
+    click.echo(f"{click.style('[rolling-optimizer]', bold=True)} {line}")
 
 
 def _end_with_parent() -> None:

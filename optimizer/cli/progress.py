@@ -1,0 +1,33 @@
+"""A progress bar on stderr, for commands that take long; where stderr is no terminal there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from optimizer.pipeline.run import Progress
+
+__all__ = ["progress_bar"]
+
+
+@contextmanager
+def progress_bar(label: str, *, shown: bool = True) -> Iterator[Progress | None]:
+    """Draw a bar; yield a function to be told how much is done, and of how much.
+
+    Args:
+        label: What is done.
+        shown: False if none is wanted. Then, and if stderr is no terminal, it yields `None`.
+    """
+    if not (shown and sys.stderr.isatty()):
+        yield None
+        return
+    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.length = max(1, total)
+            bar.update(done - bar.pos)
+
+        yield tell

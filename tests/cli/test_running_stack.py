@@ -1,0 +1,85 @@
+"""Where the stack of `up` is: told while it runs, to its own user, behind a lock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from optimizer.cli.dev.running_stack import announcing, stack_variables
+from optimizer.cli.dev.stack import StackFailed
+
+URLS = {"ROLLING_REDIS_URL": "redis://127.0.0.1:7000/0", "ROLLING_BROKER_URL": "redis://127.0.0.1:7001/0"}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where a stack keeps its files."""
+    return tmp_path / ".up"
+
+
+def test_it_is_told_from_when_redis_answers_until_the_stack_ends(directory: Path) -> None:
+    """What an earlier one has left behind is no stack."""
+    assert stack_variables({}, directory) == {}
+    for _ in range(2):
+        with announcing(directory) as announce:
+            assert stack_variables({}, directory) == {}
+            announce({**URLS, "ROLLING_INPUT": "brain.json.gz"})
+            assert stack_variables({}, directory) == URLS
+        assert stack_variables({}, directory) == {}
+
+
+@pytest.mark.parametrize("name", ["ROLLING_REDIS_URL", "ROLLING_BROKER_URL", "ROLLING_REDIS_URL_FILE"])
+def test_the_environment_comes_first(directory: Path, name: str) -> None:
+    """A variable that says where one of both servers is; an empty one says nothing."""
+    with announcing(directory) as announce:
+        announce(URLS)
+        assert stack_variables({name: "given"}, directory) == {}
+        assert stack_variables({name: ""}, directory) == URLS
+
+
+def test_one_stack_runs_in_a_directory(directory: Path) -> None:
+    """A second one is refused, and the first goes on; a command that looks at the same moment is no stack."""
+    with announcing(directory) as announce:
+        announce(URLS)
+        with pytest.raises(StackFailed, match="another `rolling-optimizer up` runs in "), announcing(directory):
+            pytest.fail("two stacks in one directory")
+        assert stack_variables({}, directory) == URLS
+
+
+def test_a_command_that_looks_is_waited_for(directory: Path) -> None:
+    """It holds the lock for a moment only."""
+    with announcing(directory):
+        pass
+    descriptor = os.open(directory / "stack.json", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    threading.Timer(0.05, os.close, [descriptor]).start()
+
+    with announcing(directory) as announce:
+        announce(URLS)
+        assert stack_variables({}, directory) == URLS
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_passed_over(directory: Path) -> None:
+    """They could name a Redis of theirs, or read the password of this one."""
+    with announcing(directory) as announce:
+        announce(URLS)
+        os.chown(directory / "stack.json", 65_534, -1)
+        assert stack_variables({}, directory) == {}
+    with pytest.raises(StackFailed, match=r"stack\.json belongs to another user"), announcing(directory):
+        pytest.fail("it was written")
+
+
+def test_no_link_is_followed(directory: Path, tmp_path: Path) -> None:
+    """What it leads to would be emptied."""
+    directory.mkdir()
+    (tmp_path / "theirs").write_text("kept")
+    (directory / "stack.json").symlink_to(tmp_path / "theirs")
+
+    with pytest.raises(StackFailed, match=r"stack\.json cannot be written"), announcing(directory):
+        pytest.fail("it was written")
+    assert (tmp_path / "theirs").read_text() == "kept"
