@@ -10,8 +10,9 @@ import { byId, element, setAttribute, setText } from "./lib/dom.js";
 import * as format from "./lib/format.js";
 import { Changes } from "./panels/changes.js";
 import { Freshness } from "./panels/freshness.js";
-import { sentence, showNotices, whatToKnow } from "./panels/notices.js";
+import { docsLink, sentence, sentenceOf, showNotices, whatToKnow } from "./panels/notices.js";
 import { Positions } from "./panels/positions.js";
+import { showProcesses } from "./panels/processes.js";
 import { Predictions } from "./panels/predictions.js";
 import { Runs } from "./panels/runs.js";
 import { SymbolPage } from "./panels/symbol.js";
@@ -31,6 +32,7 @@ const symbolPage = new SymbolPage(showHowThingsStand);
 const freshness = new Freshness((level) => {
   showHowThingsStand();
   if (level === "stale") announce("The data are stale.");
+  if (level !== "fresh") refreshStatus(); // which says why
 });
 const trigger = new Trigger(() => {
   refreshStatus();
@@ -139,6 +141,7 @@ function showStatus(status) {
   setAttribute(byId("version"), "title", format.fullTime(status.generated_at));
   trigger.allow(status.trigger === true);
   showSources(status);
+  showProcesses(status);
   const flower = /^https?:\/\//i.test(status.flower_url ?? "") ? status.flower_url : null;
   byId("flower").hidden = flower === null;
   if (flower) setAttribute(byId("flower"), "href", flower);
@@ -167,7 +170,7 @@ function showConnection(connection) {
   state.connection = connection;
   const [level, text] = {
     connecting: ["unknown", "Connecting"],
-    live: ["good", "Live"],
+    live: ["good", "Connected"],
     polling: ["warn", "Reconnecting"],
     closed: ["unknown", "Paused"],
   }[connection];
@@ -180,15 +183,32 @@ function showHowThingsStand() {
   const { problem, status, version } = state;
   const empty = problem?.status === 503 && version === null;
   byId("no-data").hidden = !empty;
-  if (empty) setText(byId("no-data-text"), sentence(problem.message));
+  if (empty) showCause(problem);
   setAttribute(document.body, "data-state", version !== null ? "ready" : empty ? "empty" : "loading");
   const accept = trigger.allowed ? () => trigger.ask({ accept: true }) : null;
-  const notices = whatToKnow({ ...state, ageS: freshness.ageS, lastRun: runs.latest, accept });
+  const notices = whatToKnow({ ...state, lastRun: runs.latest, accept });
   showNotices(notices);
-  document.title = [notices[0]?.title.replace(/\.$/, ""), symbolPage.symbol, status?.source, "Rolling Optimizer"]
+  document.title = [told(notices[0]), symbolPage.symbol, status?.source, "Rolling Optimizer"]
     .filter(Boolean)
     .slice(0, 2)
     .join(" – ");
+}
+
+/** What the tab says first: the diagnosis where something is wrong, so that its cause is seen from another tab. */
+function told(notice) {
+  const diagnosis = (state.problem?.body ?? state.status)?.diagnosis;
+  const text = diagnosis && diagnosis.level !== "ok" ? diagnosis.text : notice?.title;
+  return text?.replace(/\.$/, "");
+}
+
+/** Why there are no data, in their place. */
+function showCause({ message, body: { diagnosis } }) {
+  const text = diagnosis ? sentenceOf(diagnosis) : sentence(message);
+  const box = byId("no-data-text");
+  const docs = diagnosis?.docs ?? "";
+  if (box.dataset.shown === text + docs) return;
+  box.dataset.shown = text + docs;
+  box.replaceChildren(text, ...(docs ? [" ", docsLink(docs, "What to do")] : []));
 }
 
 function announce(text) {

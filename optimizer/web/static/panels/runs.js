@@ -7,6 +7,7 @@ import { byId, element, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
 import { merged, newest } from "../lib/newest.js";
 import { DataTable } from "../components/table.js";
+import { docsLink } from "./notices.js";
 
 const LAST = 200;
 // Of the runs that read the file, which the charts show.
@@ -16,32 +17,16 @@ const ERRORS_SHOWN = 5;
 
 const OUTCOMES = ["success", "unchanged", "skipped", "failed"];
 
-const CHARTS = [
+// Of all runs: while the engine is silent, none reads the file.
+const INPUT_AGE = {
+  title: "Input age",
+  series: [{ name: "input age", kind: "line", value: (report) => report.input_age_s, show: format.duration }],
+};
+// Of the runs that read the file.
+const OF_SCANS = [
   {
     title: "Duration",
     series: [{ name: "duration", kind: "line", value: (report) => report.stats.seconds, show: format.runTime }],
-  },
-  {
-    title: "Speed",
-    series: [
-      {
-        name: "JSON read",
-        kind: "line",
-        value: (report) => report.stats.json_mb_per_s,
-        show: (value) => `${format.measured(value)} MB/s`,
-      },
-    ],
-  },
-  {
-    title: "Peak memory",
-    series: [
-      {
-        name: "memory",
-        kind: "line",
-        value: (report) => report.stats.peak_rss_mb,
-        show: (value) => `${format.measured(value)} MB`,
-      },
-    ],
   },
   {
     title: "Records",
@@ -59,7 +44,8 @@ export class Runs {
   #keys = new Map();
 
   constructor() {
-    this.charts = CHARTS.map((chart) => new Chart(byId("charts"), chart));
+    this.inputAge = new Chart(byId("charts"), INPUT_AGE);
+    this.charts = OF_SCANS.map((chart) => new Chart(byId("charts"), chart));
     this.table = new DataTable(byId("runs"), {
       columns: runColumns,
       key: (report) => this.#keys.get(report),
@@ -93,6 +79,7 @@ export class Runs {
     this.#showOutcomes(reports);
     const measured = scans.filter(isScan);
     byId("charts").hidden = measured.length === 0;
+    this.inputAge.update(reports.slice(0, BLOCKS).filter(hasInputAge).toReversed());
     for (const chart of this.charts) chart.update(measured.toReversed());
     // What is in a chart is in the table too, though it may be older than all the runs.
     const oldest = reports.at(-1)?.timestamp ?? "";
@@ -139,6 +126,7 @@ export class Runs {
 
 const asked = async (path) => (await get(path)).runs;
 
+const hasInputAge = (report) => Number.isFinite(report.input_age_s);
 const isScan = (report) => report.status === "success" && report.stats?.seconds > 0;
 
 /** Failed runs; consecutive ones with the same error are one. */
@@ -180,7 +168,7 @@ function errorItem(group) {
     element(
       "p",
       { class: "error-head" },
-      element("strong", {}, group.error ?? "Failed"),
+      element("strong", {}, group.error ? docsLink(group.error, group.error) : "Failed"),
       element("span", { class: "faint", title: format.fullTime(group.latest) }, when),
     ),
     element("pre", {}, group.details ?? ""),

@@ -1,0 +1,77 @@
+"""What is wrong, as the page says it: first, by its cause, with real workers and beats that come and go."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from optimizer.config.settings import Settings
+from tests.support.browser import Watched, Web
+from tests.support.fleet import Fleet
+from tests.support.rolling_files import a_record, local, write_json
+
+pytestmark = pytest.mark.slow
+
+MISSING = re.compile(
+    r"(The run at|Every run since) .* UTC has failed: SourceMissing, .*rolling_brain\.json\.gz.* "
+    r"Showing data from .* UTC\. What SourceMissing means"
+)
+
+
+def test_the_page_names_the_cause_of_what_is_wrong(
+    settings: Settings, tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    """An empty page, failing runs, a beat that has died, a worker that has died: each by name, in the tab as well."""
+    fast = replace(settings, interval_s=2.0)
+    with Fleet(tmp_path, fast, ROLLING_INTERVAL_S="2") as fleet, Web(tmp_path, fast) as web:
+        page = watch(web.url).open()
+        empty = page.locator("#no-data-text")
+        expect(empty).to_contain_text("No worker takes the queue rolling.rolling_brain.")
+        expect(page).to_have_title(re.compile(r"^No worker takes the queue rolling\.rolling_brain"))
+        fleet.start_worker()
+        fleet.start_beat()
+        expect(empty).to_contain_text(re.compile("has failed: SourceMissing, .*rolling_brain.json.gz"))
+        expect(page.locator("#processes tbody tr")).to_have_count(2)
+        expect(page.locator("#processes")).to_contain_text("rolling.rolling_brain")
+
+        write_json(settings.input, {"AAPL": a_record()})
+        notices = page.locator("#notices")
+        expect(page.locator("#predictions tbody tr")).to_have_count(1)
+        expect(notices).to_be_empty()
+        expect(page.locator("#freshness-word")).to_have_text("Checked")
+        expect(page.locator("#freshness-input")).to_have_text(re.compile(r"^Data from .* \(\d+ s ago\)"))
+        expect(page).to_have_title(re.compile("^rolling_brain"))
+
+        local(settings.input).unlink()
+        expect(notices).to_contain_text(MISSING)
+        expect(notices).to_contain_text("The data are stale.")
+        expect(page).to_have_title(re.compile("SourceMissing"))
+        assert_the_link_leads_to_an_entry(page, "#notices", "SourceMissing")
+        assert_the_link_leads_to_an_entry(page, "#errors", "SourceMissing")
+
+        write_json(settings.input, {"AAPL": a_record(confidence=0.9)})
+        expect(notices).to_be_empty()
+        os.kill(fleet.pid("beat"), signal.SIGKILL)
+        expect(notices).to_contain_text(re.compile(r"Beat has sent nothing since .* UTC\."))
+        expect(page.locator("#processes tbody tr").filter(has_text="beat")).to_contain_text("missing")
+
+        os.kill(fleet.pid("worker"), signal.SIGKILL)
+        expect(notices).to_contain_text(re.compile(r"No worker has taken the queue .* since .* UTC\."), timeout=30_000)
+
+
+def assert_the_link_leads_to_an_entry(page: Page, place: str, entry: str) -> None:
+    """Check that a link of the page leads to an entry of the documentation, which is there."""
+    address = page.locator(f"{place} a").first.evaluate("(link) => link.href")
+    assert address.endswith(f"static/help.html#{entry}")
+    opened = page.context.new_page()
+    opened.goto(address)
+    expect(opened.locator(f"#{entry}")).to_be_visible()
+    assert opened.locator(f"#{entry}").evaluate("(one) => one === document.querySelector(':target')")
+    opened.close()
