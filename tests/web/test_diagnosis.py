@@ -10,14 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Response, expect
 
 from optimizer.config.settings import Settings
+from optimizer.pipeline.run import optimize
 from tests.support.browser import Watched, Web
 from tests.support.fleet import Fleet
+from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, local, write_json
 
 pytestmark = pytest.mark.slow
+
+TICKS = 6
+DAY_S = 86_400
 
 MISSING = re.compile(
     r"(The run at|Every run since) .* UTC has failed: SourceMissing, .*rolling_brain\.json\.gz.* "
@@ -66,6 +71,17 @@ def test_the_page_names_the_cause_of_what_is_wrong(
         expect(notices).to_contain_text(re.compile(r"No worker has taken the queue .* since .* UTC\."), timeout=30_000)
 
 
+def confirm(settings: Settings, page: Page) -> None:
+    """Let a run confirm the data, and wait until the API says so."""
+
+    def last_success() -> str:
+        return str(page.context.request.get(f"{page.url}status").json()["last_success"])
+
+    before = last_success()
+    assert optimize(settings).status == "unchanged"
+    wait_until(lambda: last_success() != before, what="the confirmation")
+
+
 def assert_the_link_leads_to_an_entry(page: Page, place: str, entry: str) -> None:
     """Check that a link of the page leads to an entry of the documentation, which is there."""
     address = page.locator(f"{place} a").first.evaluate("(link) => link.href")
@@ -75,3 +91,27 @@ def assert_the_link_leads_to_an_entry(page: Page, place: str, entry: str) -> Non
     expect(opened.locator(f"#{entry}")).to_be_visible()
     assert opened.locator(f"#{entry}").evaluate("(one) => one === document.querySelector(':target')")
     opened.close()
+
+
+def test_an_idle_page_moves_little(settings: Settings, web: Web, watch: Callable[..., Watched]) -> None:
+    """Under 5 MB a day, where each run finds what was there before: status once a run, and the reports that are new."""
+    write_json(settings.input, {f"S{number}": a_record() for number in range(300)})
+    optimize(settings)
+    watched = watch(web.url)
+    watched.page.clock.install()
+    page = watched.open()
+    expect(page.locator("#runs-count")).to_have_text("last 1")
+    answers: list[Response] = []
+    page.on("response", lambda answer: answers.append(answer))  # noqa: PLW0108 - Playwright marks the function
+    for _ in range(TICKS):
+        confirm(settings, page)
+        with page.expect_response("**/status"):
+            page.clock.run_for(round(1000 * settings.interval_s * 1.2))
+    expect(page.locator("#runs-count")).to_have_text(re.compile(r"last [4-7]"))
+    assert 1 <= sum("/runs?" in answer.url for answer in answers) <= 2
+    moved = 0
+    for answer in answers:
+        sizes = answer.request.sizes()
+        moved += sizes["responseHeadersSize"] + sizes["responseBodySize"]
+    per_day = moved / TICKS * DAY_S / settings.interval_s
+    assert per_day < 5e6, [answer.url for answer in answers]

@@ -1,8 +1,8 @@
 // The page: passes the data to the panels that show them, and shows the state of the connection.
 //
-// Predictions, bots and holdings come through follow.js and nothing else. /status is asked every few seconds besides: it
-// knows the age of data that do not change and what a version leaves out, and notices a version that the stream has
-// missed.
+// Predictions, bots and holdings come through follow.js and nothing else. /status is asked besides: it knows the age of
+// data that do not change and what a version leaves out, and notices a version that the stream has missed. Where all is
+// well, that is once a run, soon after it is due, so that an open page moves little; else every few seconds.
 
 import { follow } from "./follow.js";
 import { get, Problem } from "./lib/api.js";
@@ -20,9 +20,16 @@ import { Trigger } from "./panels/trigger.js";
 
 const POLL_MS = 5_000;
 const POLL_FAST_MS = 1_000;
+const POLL_CALM_MS = 60_000; // the longest
+// Of a run: reading a big file takes a while.
+const RUN_TAKES = 0.1; // intervals
+// What is wrong for so long is asked for less often, so that a page that is left open for a weekend moves little too.
+const LASTING_MS = 10 * 60_000;
 const HIDDEN_MS = 60_000;
 // The report of a run comes after its version.
 const REPORT_MS = 1_000;
+// Reports of runs that found nothing new come together.
+const RUNS_MS = 120_000;
 
 const predictions = new Predictions();
 const positions = new Positions();
@@ -45,6 +52,7 @@ const state = {
   version: null,
   connection: "connecting",
   dataAt: null,
+  uneasyAt: null, // since when there have been notices, by performance.now()
 };
 
 // Data ----------------------------------------------------------------------------------------------------------------
@@ -94,7 +102,7 @@ function once(ask) {
 const refreshStatus = once(async () => {
   try {
     const status = await get("status");
-    const changed = state.status?.last_success !== status.last_success;
+    const isNew = state.status !== null && state.status.version !== status.version;
     state.status = status;
     state.problem = null;
     freshness.update(status);
@@ -103,8 +111,8 @@ const refreshStatus = once(async () => {
     symbolPage.confirm(status.last_success);
     changes.notice(following.content); // an answer may have been of another version
     if (status.version > (state.version ?? 0)) following.check();
-    if (changed) setTimeout(refreshRuns, REPORT_MS);
-    if (Date.now() - lastRunsAt > 1000 * Math.max(5, status.interval_s / 2)) refreshRuns();
+    if (performance.now() - lastRunsAt > Math.min(RUNS_MS, 4000 * status.interval_s)) refreshRuns();
+    if (isNew || status.diagnosis.code === "runs_fail") setTimeout(refreshRuns, REPORT_MS);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     state.problem = problem;
@@ -116,11 +124,12 @@ const refreshStatus = once(async () => {
     }
   }
   showHowThingsStand();
+  pollLater();
 });
 
-let lastRunsAt = 0;
+let lastRunsAt = -Infinity;
 const refreshRuns = once(async () => {
-  lastRunsAt = Date.now();
+  lastRunsAt = performance.now();
   try {
     await runs.refresh(state.status?.cache_up !== false);
     showHowThingsStand();
@@ -188,6 +197,8 @@ function showHowThingsStand() {
   const accept = trigger.allowed ? () => trigger.ask({ accept: true }) : null;
   const notices = whatToKnow({ ...state, lastRun: runs.latest, accept });
   showNotices(notices);
+  if (!notices.length && !empty) state.uneasyAt = null;
+  else state.uneasyAt ??= performance.now();
   document.title = [told(notices[0]), symbolPage.symbol, status?.source, "Rolling Optimizer"]
     .filter(Boolean)
     .slice(0, 2)
@@ -229,16 +240,25 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-/** Ask for the status again and again: every five seconds, or four times an interval if that is short. */
-async function poll() {
-  try {
-    if (!document.hidden) await refreshStatus();
-  } finally {
-    const fourth = (1000 * (state.status?.interval_s ?? Infinity)) / 4;
-    setTimeout(poll, Math.max(POLL_FAST_MS, Math.min(POLL_MS, fourth)));
-  }
+let polling = null;
+
+/** Ask for the status again after a while: counted from the last answer, whatever it was asked for. */
+function pollLater() {
+  clearTimeout(polling);
+  polling = setTimeout(() => (document.hidden ? pollLater() : refreshStatus()), pauseMs());
+}
+
+/** Where all is well until the next run should have ended; else five seconds, or a fourth of a short interval. */
+function pauseMs() {
+  const { status, uneasyAt, connection } = state;
+  const intervalMs = 1000 * (status?.interval_s ?? Infinity);
+  const shortMs = Math.max(POLL_FAST_MS, Math.min(POLL_MS, intervalMs / 4));
+  if (uneasyAt !== null) return performance.now() - uneasyAt > LASTING_MS ? Math.max(shortMs, POLL_CALM_MS / 2) : shortMs;
+  if (!status || connection !== "live") return shortMs;
+  const dueMs = (1 + RUN_TAKES) * intervalMs - 1000 * freshness.ageS;
+  return Math.max(shortMs, Math.min(POLL_CALM_MS, dueMs));
 }
 
 showHowThingsStand();
 symbolPage.open();
-poll();
+refreshStatus();

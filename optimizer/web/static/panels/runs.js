@@ -5,7 +5,7 @@ import { runColumns } from "../components/columns.js";
 import { get } from "../lib/api.js";
 import { byId, element, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
-import { merged, newest } from "../lib/newest.js";
+import { merged } from "../lib/newest.js";
 import { DataTable } from "../components/table.js";
 import { docsLink } from "./notices.js";
 
@@ -64,7 +64,8 @@ export class Runs {
    * (`isUp` is false) there are none, and those already shown stay. Throws a Problem.
    */
   async refresh(isUp) {
-    const reports = await newest(this.#reports, LAST, (limit) => asked(`runs?limit=${limit}`));
+    const after = this.#reports.length ? `&after=${encodeURIComponent(this.#reports[0].timestamp)}` : "";
+    const reports = merged(await asked(`runs?limit=${LAST}${after}`), this.#reports, LAST);
     if (reports === this.#reports || (!reports.length && !isUp)) return;
     const known = reports.indexOf(this.#reports[0]);
     this.#scans =
