@@ -99,9 +99,22 @@ function once(ask) {
   };
 }
 
+let wasSlow = false;
+
+/** A status, where a Redis that was slow once is not said to be away: it is asked again at once. */
+function afterAll(status) {
+  const isSlow = status.cache_up && status.diagnosis.code === "redis_away";
+  const isFirst = isSlow && !wasSlow;
+  wasSlow = isSlow;
+  if (!isFirst) return status;
+  setTimeout(refreshStatus, POLL_FAST_MS);
+  const { diagnosis, processes } = state.status ?? { diagnosis: { level: "ok" }, processes: [] };
+  return { ...status, diagnosis, processes };
+}
+
 const refreshStatus = once(async () => {
   try {
-    const status = await get("status");
+    const status = afterAll(await get("status"));
     const isNew = state.status !== null && state.status.version !== status.version;
     state.status = status;
     state.problem = null;
@@ -193,6 +206,8 @@ function showHowThingsStand() {
   const empty = problem?.status === 503 && version === null;
   byId("no-data").hidden = !empty;
   if (empty) showCause(problem);
+  // Notices stand above the rest, which is therefore not shown before they are.
+  if (problem || status) setAttribute(document.body, "data-told", "");
   setAttribute(document.body, "data-state", version !== null ? "ready" : empty ? "empty" : "loading");
   const accept = trigger.allowed ? () => trigger.ask({ accept: true }) : null;
   const notices = whatToKnow({ ...state, lastRun: runs.latest, accept });

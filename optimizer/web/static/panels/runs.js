@@ -41,6 +41,7 @@ export class Runs {
   // Reports of runs, and of those that read the file, the newest first.
   #reports = [];
   #scans = [];
+  #isShown = false;
   #keys = new Map();
 
   constructor() {
@@ -66,7 +67,8 @@ export class Runs {
   async refresh(isUp) {
     const after = this.#reports.length ? `&after=${encodeURIComponent(this.#reports[0].timestamp)}` : "";
     const reports = merged(await asked(`runs?limit=${LAST}${after}`), this.#reports, LAST);
-    if (reports === this.#reports || (!reports.length && !isUp)) return;
+    if ((this.#isShown && reports === this.#reports) || (!reports.length && !isUp)) return;
+    this.#isShown = true;
     const known = reports.indexOf(this.#reports[0]);
     this.#scans =
       known < 0
