@@ -120,6 +120,7 @@ def test_the_page_shows_how_fresh_the_input_is(settings: Settings, open_page: Op
     ):  # before it is asked for again
         answer = partial(answer_with, input_age_s=age_s, published_after_s=None)
         page.route("**/status", answer)
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as of a page that comes into view
         expect(line).to_have_text(shown)
         assert page.locator(".top").bounding_box() == height
 
@@ -786,6 +787,19 @@ def test_pages_of_several_sources_lead_to_each_other(
             expect(links.filter(has_text=source)).to_have_attribute("aria-current", "page")
             assert column(page, "Symbol") == [symbol]
         assert page.url == f"{web.url}sources/intraday/"
+        page.get_by_role("link", name="All sources").click()
+        assert page.url == f"{web.url}static/sources.html"
+        states = page.locator("#sources tbody tr")
+        expect(states).to_have_text([re.compile("^brainWell–"), re.compile("^intradayWell–")])
+        (tmp_path / "intraday.json").unlink()
+        with pytest.raises(SourceMissing):
+            optimize(one)
+        page.reload()
+        expect(states.last).to_have_text(re.compile("^intradayWarningThe run at .* has failed: SourceMissing, "))
+        expect(states.first).to_have_text(re.compile("^brainWell"))
+        expect(page).to_have_title(re.compile("^1 of 2 sources: The run at "))
+        states.last.get_by_role("link", name="intraday").click()
+        expect(page.locator("#notices")).to_contain_text("SourceMissing")
         links.first.focus()
         page.wait_for_timeout(6_000)  # the status is asked for again every five seconds
         expect(links.first).to_be_focused()

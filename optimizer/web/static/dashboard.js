@@ -175,9 +175,10 @@ function showSources({ source, sources = [] }) {
   const shown = sources.length < 2 ? "" : [source, ...sources].join(" ");
   if (nav.dataset.shown === shown) return; // links that are made anew would lose the focus
   nav.dataset.shown = shown;
-  nav.hidden = shown === "";
+  nav.hidden = byId("all-sources").hidden = shown === "";
   const own = `sources/${source}/`;
   const root = location.pathname.endsWith(own) ? "../../" : "";
+  setAttribute(byId("all-sources"), "href", `${root}static/sources.html`);
   nav.replaceChildren(
     ...sources.map((name) => {
       const link = element("a", { href: `${root}sources/${name}/` }, name);

@@ -36,7 +36,8 @@ export function whatToKnow({ problem, status, version, dataAt, lastRun, accept }
 export const sentenceOf = ({ text, advice }) => [text, advice].filter(Boolean).join(" ");
 
 /** A link to the entry of a diagnosis (its `docs`), or of an error, in what this service serves of the documentation. */
-export const docsLink = (docs, text) => element("a", { href: `static/help.html#${docs.split("#").at(-1)}` }, text);
+export const docsLink = (docs, text) =>
+  element("a", { href: new URL(`../help.html#${docs.split("#").at(-1)}`, import.meta.url).href }, text);
 
 function ofDiagnosis({ diagnosis, stale, origin }, lastRun, accept) {
   const { code, level, docs } = diagnosis;
