@@ -44,7 +44,7 @@ const freshness = new Freshness((level) => {
 const trigger = new Trigger(() => {
   refreshStatus();
   refreshRuns();
-});
+}, wrong);
 
 const state = {
   status: null,
@@ -223,9 +223,13 @@ function showHowThingsStand() {
 
 /** What the tab says first: the diagnosis where something is wrong, so that its cause is seen from another tab. */
 function told(notice) {
+  return (wrong() ?? notice?.title)?.replace(/\.$/, "");
+}
+
+/** What is wrong with the source, by the server's diagnosis; null if nothing is, or it is not known. */
+function wrong() {
   const diagnosis = (state.problem?.body ?? state.status)?.diagnosis;
-  const text = diagnosis && diagnosis.level !== "ok" ? diagnosis.text : notice?.title;
-  return text?.replace(/\.$/, "");
+  return diagnosis && diagnosis.level !== "ok" ? diagnosis.text : null;
 }
 
 /** Why there are no data, in their place. */
