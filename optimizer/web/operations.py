@@ -107,7 +107,7 @@ def add_operations(
         summary="Version, age and origin",
         responses=describe.responses(SnapshotStatus, describe.STATUS_EXAMPLE, 503),
     )
-    async def status() -> Response:
+    async def status(request: Request) -> Response:
         """Without a snapshot the problem has the members that do not need one: a run may be wanted just then."""
         reader = await service.reader()
         follower = reader.follower
@@ -125,7 +125,7 @@ def add_operations(
             state = await reader.manifest()
         except SnapshotMissing as error:
             return unavailable(error, always)
-        return json_response(
+        return compressed_response(
             SnapshotStatus(
                 version=state.version,
                 generated_at=state.generated_at,
@@ -144,13 +144,14 @@ def add_operations(
                 input_stale=state.input_stale,
                 published_after_s=published_after_s,
                 **always,
-            )
+            ),
+            request,
         )
 
     @router.get(
         "/runs",
         summary="The last runs, newest first; none while Redis is away",
-        responses=describe.responses(RunReports, describe.RUNS_EXAMPLE, 422),
+        responses=describe.responses(RunReports, describe.RUNS_EXAMPLE, 304, 422),
     )
     async def runs(
         request: Request,
@@ -159,8 +160,17 @@ def add_operations(
             ScanStatus | None,
             Query(description="Only scans that were published, of which 100 are kept.", examples=["success"]),
         ] = None,
+        after: Annotated[
+            str | None,
+            Query(
+                max_length=64,
+                description="Only reports that came after the one with this `timestamp`; all where none has it.",
+                examples=["2026-11-01T10:00:00.000Z"],
+            ),
+        ] = None,
     ) -> Response:
-        return compressed_response(RunReports(await (await service.reader()).runs(limit, status=status)), request)
+        reports = await (await service.reader()).runs(limit, status=status)
+        return compressed_response(RunReports(_newer(reports, after)), request, revalidated=True)
 
     @router.get("/healthz", summary="The process lives", responses=describe.responses(ProbeStatus, {"status": "alive"}))
     async def healthz() -> Response:
@@ -220,6 +230,15 @@ def _if_known(redis: CacheStore, ask: Callable[[], T]) -> T | None:
     with suppress(CacheUnavailable):
         return ask() if redis.up else None
     return None
+
+
+def _newer(reports: list[Report], after: str | None) -> list[Report]:
+    """Those before the last one with a timestamp, in the order in which they came: clocks of workers may differ.
+
+    Two may have the same; a client that holds one of them gets the other.
+    """
+    held = [index for index, report in enumerate(reports) if report.timestamp == after]
+    return reports[: held[-1]] if held else reports
 
 
 async def _facts(reader: AsyncSnapshotReader) -> tuple[Facts, float | None]:

@@ -5,6 +5,7 @@ The errors come from our own routes: an app that includes them keeps its own err
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -28,7 +29,7 @@ from optimizer.log import SourceLog
 from optimizer.models import Value
 from optimizer.web.encoding import SHORTEST_BYTES, compress_quickly
 from optimizer.web.limits import RETRY_AFTER_S
-from optimizer.web.negotiate import IDENTITY, ZSTD, choose_encoding
+from optimizer.web.negotiate import IDENTITY, ZSTD, choose_encoding, matches_etag
 
 __all__ = [
     "MEDIA_TYPE",
@@ -100,14 +101,31 @@ def json_response(value: msgspec.Struct, status: int = HTTPStatus.OK) -> Respons
     return Response(msgspec.json.encode(value), status, _HEADERS, "application/json")
 
 
-def compressed_response(value: msgspec.Struct, request: Request) -> Response:
-    """A response with a value that may be long, compressed for a client that accepts it."""
+def compressed_response(value: msgspec.Struct, request: Request, *, revalidated: bool = False) -> Response:
+    """A response with a value that may be long, compressed for a client that accepts it.
+
+    Args:
+        value: The value.
+        request: The request, with the headers that say what the client accepts and has.
+        revalidated: Whether a client may keep it, and gets a 304 as long as it is the same.
+    """
     body, headers = msgspec.json.encode(value), {**_HEADERS, "Vary": "accept-encoding"}
-    encoding = choose_encoding(",".join(request.headers.getlist("accept-encoding")).encode("latin-1"))
+    etag = hashlib.sha256(body).hexdigest()[:32]
+    encoding = choose_encoding(_header(request, "accept-encoding"))
     if encoding != IDENTITY and len(body) >= SHORTEST_BYTES:
         body = compress_quickly(body, encoding)
-        headers["Content-Encoding"] = "zstd" if encoding == ZSTD else "gzip"
+        headers["Content-Encoding"] = name = "zstd" if encoding == ZSTD else "gzip"
+        etag = f"{etag}-{name}"
+    if revalidated:
+        headers |= {"Cache-Control": "no-cache", "ETag": f'"{etag}"'}
+        if matches_etag(_header(request, "if-none-match"), headers["ETag"].encode()):
+            headers.pop("Content-Encoding", None)
+            return Response(None, HTTPStatus.NOT_MODIFIED, headers)
     return Response(body, HTTPStatus.OK, headers, "application/json")
+
+
+def _header(request: Request, name: str) -> bytes:
+    return ",".join(request.headers.getlist(name)).encode("latin-1")
 
 
 def problem(

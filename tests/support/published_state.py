@@ -81,11 +81,11 @@ def version_of(report: Report) -> int:
     return report.version
 
 
-def report_unchanged(settings: Settings, times: int) -> None:
+def report_unchanged(settings: Settings, times: int, at: str = "2099-11-01T10:00:00.000Z") -> None:
     """Report runs that found nothing new, as a quiet night leaves them."""
     with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
         for _ in range(times):
-            RunLog(cache).add(Report("unchanged", settings.source, "2099-11-01T10:00:00.000Z"))
+            RunLog(cache).add(Report("unchanged", settings.source, at))
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def _shoot(url: str) -> None:
             page = watched.open()
             expect(page.locator("#predictions tbody tr")).to_have_count(300)
             expect(page.locator("#errors pre")).to_have_count(1)
-            expect(page.locator("#connection-text")).to_have_text("Live")
+            expect(page.locator("#connection-text")).to_have_text("Connected")
             expect(page.locator("#changes-position")).to_have_text("1 of 50")
             if address:
                 expect(page.locator("#symbol-charts svg")).to_have_count(2)

@@ -84,3 +84,8 @@ def test_no_view_breaks_a_rule_of_accessibility(
 
         page.get_by_role("button", name="Run now").click()
         assert violations(page, axe) == []
+        for name, seen in (("sources.html", "#sources tbody tr"), ("help.html#runs-fail", "#runs-fail")):
+            page.goto(f"{web.url}static/{name}")
+            expect(page.locator(seen)).to_be_visible()
+            assert violations(page, axe) == []
+            assert page.evaluate("document.documentElement.scrollWidth") == screen["viewport"]["width"]

@@ -93,9 +93,9 @@ def test_the_page_shows_what_is_published(settings: Settings, open_page: Open) -
     assert column(page, "Bot", "#bots") == ["alpha", "beta"]
     assert column(page, "P&L today", "#bots") == ["+12.25", "-2.25"]
     assert column(page, "Quantity", "#holdings") == ["5"]
-    expect(page.locator("#freshness-word")).to_have_text("Fresh")
-    expect(page.locator("#connection-text")).to_have_text("Live")
-    expect(page.get_by_role("meter")).to_have_attribute("aria-valuetext", re.compile(r"^\d+ s old, fresh$"))
+    expect(page.locator("#freshness-word")).to_have_text("Checked")
+    expect(page.locator("#connection-text")).to_have_text("Connected")
+    expect(page.get_by_role("meter")).to_have_attribute("aria-valuetext", re.compile(r"^checked \d+ s ago$"))
 
 
 def test_the_page_shows_how_fresh_the_input_is(settings: Settings, open_page: Open) -> None:
@@ -107,16 +107,20 @@ def test_the_page_shows_how_fresh_the_input_is(settings: Settings, open_page: Op
     assert optimize(settings).published_after_s is not None
     page = open_page()
     line = page.locator("#freshness-input")
-    expect(line).to_have_text(re.compile(r"^Input written 2 h 15 min ago, published 0[.,]\d+ s after it landed$"))
+    expect(line).to_have_text(re.compile(r"^Data from .+ \(2 h 15 min ago\), published 0[.,]\d+ s after landing$"))
     page.get_by_text("These runs as a table").click()
     expect(rows(page, "#runs")).to_have_count(2)
     assert column(page, "Input age", "#runs")[0] == "2 h 15 min"
     assert [text.endswith(" s") for text in column(page, "Published after", "#runs")] == [True, True]
 
     height = page.locator(".top").bounding_box()
-    for age_s, shown in ((58.9, "Input written 1 min 0 s ago"), (None, "")):  # before it is asked for again
+    for age_s, shown in (
+        (58.9, re.compile(r"^Data from .+ \(1 min 0 s ago\)$")),
+        (None, ""),
+    ):  # before it is asked for again
         answer = partial(answer_with, input_age_s=age_s, published_after_s=None)
         page.route("**/status", answer)
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as of a page that comes into view
         expect(line).to_have_text(shown)
         assert page.locator(".top").bounding_box() == height
 
@@ -340,19 +344,19 @@ def test_data_that_no_run_confirms_turn_stale_on_the_page(
         page = watch(web.url).open()
         expect(rows(page)).to_have_count(3)
         publish(fast, many_records(4))
-        expect(page.locator("#freshness-word")).to_have_text("Fresh")
+        expect(page.locator("#freshness-word")).to_have_text("Checked")
         expect(page.locator("#notices")).to_be_empty()
 
         expect(page.locator("#freshness-word")).to_have_text("Stale")
         expect(page.locator("#notices")).to_contain_text("The data are stale.")
-        expect(page.locator("#notices")).to_contain_text("Are the worker and beat running?")
-        expect(page.locator("#freshness-age")).to_have_text(re.compile(r"^\d+ s old$"))
-        expect(page).to_have_title(re.compile("stale"))
+        expect(page.locator("#notices")).to_contain_text("No worker takes the queue rolling.rolling_brain.")
+        expect(page.locator("#freshness-age")).to_have_text(re.compile(r"^checked \d+ s ago$"))
+        expect(page).to_have_title(re.compile("^No worker takes the queue rolling.rolling_brain"))
         expect(rows(page)).to_have_count(4)
 
         assert optimize(fast).status == "unchanged"  # it confirms them, without a new version
         expect(page.locator("#notices")).to_be_empty()
-        expect(page.locator("#freshness-word")).to_have_text(re.compile("Fresh|Ageing"))
+        expect(page.locator("#freshness-word")).to_have_text("Checked")
 
 
 def test_stale_data_are_not_blamed_on_a_worker_that_runs(
@@ -364,14 +368,14 @@ def test_stale_data_are_not_blamed_on_a_worker_that_runs(
     with Web(tmp_path, fast) as web:
         page = watch(web.url).open()
         notices = page.locator("#notices")
-        expect(notices).to_contain_text("Are the worker and beat running?")  # no run has come since the first
+        expect(notices).to_contain_text("No worker takes the queue")  # no run has come since the first
 
         Path(str(fast.input)).unlink()
         with pytest.raises(SourceMissing):
             optimize(fast)
-        expect(notices).to_contain_text("The last run failed. SourceMissing")
+        expect(notices).to_contain_text(re.compile("The run at .* has failed: SourceMissing, "))
         expect(notices).to_contain_text("The data are stale.")
-        expect(notices).not_to_contain_text("Are the worker and beat running?")
+        expect(notices).not_to_contain_text(re.compile("No worker|No beat|running"))
 
 
 def test_a_restart_of_redis_is_told_and_survived(
@@ -420,7 +424,7 @@ def test_before_the_first_run_the_page_says_so_and_then_fills(settings: Settings
 
     expect(rows(page)).to_have_count(2)
     expect(page.get_by_role("heading", name="No data yet")).to_be_hidden()
-    expect(page.locator("#freshness-word")).to_have_text("Fresh")
+    expect(page.locator("#freshness-word")).to_have_text("Checked")
 
 
 def test_before_the_first_run_one_can_be_started(
@@ -450,7 +454,7 @@ def test_until_the_first_answer_the_page_shows_that_it_waits(
     held: list[Route] = []
     watched.page.route("**/snapshot", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks the function
     page = watched.open()
-    expect(page.locator("#connection-text")).to_have_text("Live")
+    expect(page.locator("#connection-text")).to_have_text("Connected")
     wait_until(lambda: page.title() and held, what="a request for the page's data")
     expect(page.locator("#predictions")).to_have_attribute("aria-busy", "true")
     expect(page.locator("body")).to_have_attribute("data-state", "loading")
@@ -480,7 +484,7 @@ def test_an_api_that_goes_away_is_told_and_found_again(settings: Settings, web: 
     """A deployment restarts the API under open pages: they keep what they show, say it, and come back by themselves."""
     publish(settings, many_records(3))
     page = open_page()
-    expect(page.locator("#connection-text")).to_have_text("Live")
+    expect(page.locator("#connection-text")).to_have_text("Connected")
 
     web.stop()
     expect(page.locator("#connection-text")).to_have_text("Reconnecting")
@@ -489,7 +493,7 @@ def test_an_api_that_goes_away_is_told_and_found_again(settings: Settings, web: 
 
     publish(settings, many_records(4))
     web.start()
-    expect(page.locator("#connection-text")).to_have_text("Live", timeout=40_000)
+    expect(page.locator("#connection-text")).to_have_text("Connected", timeout=40_000)
     expect(rows(page)).to_have_count(4)
     expect(page.locator("#notices")).to_be_empty()
 
@@ -512,8 +516,8 @@ def test_runs_are_drawn_told_and_listed_and_failures_shown_in_full(settings: Set
     expect(page.locator("#rejects pre")).to_contain_text("BAD at")
     expect(page.locator("#runs-strip svg > title")).to_have_text("Last 4 runs: 2 success, 1 unchanged, 1 failed")
     titles = page.locator("#charts svg > title").all_text_contents()
-    assert [title.split(":")[0] for title in titles] == ["Duration", "Speed", "Peak memory", "Records"]
-    assert "records latest 5, lowest 4, highest 5, over 2 runs; rejected latest 1" in titles[3]
+    assert [title.split(":")[0] for title in titles] == ["Input age", "Duration", "Records"]
+    assert "records latest 5, lowest 4, highest 5, over 2 runs; rejected latest 1" in titles[2]
     page.get_by_text("These runs as a table").click()
     assert column(page, "Outcome", "#runs")[0] == "●failed"
     assert column(page, "Records", "#runs") == ["–", "–", "5", "4"]
@@ -540,7 +544,9 @@ def test_bots_that_were_left_out_are_told_beside_the_sums(settings: Settings, op
         optimize(settings)
     page.reload()  # by itself it asks for reports twice an interval
     expect(page.locator("#errors pre")).to_have_text(str(refused.value))
-    expect(page.locator("#notices")).to_contain_text("The last run failed. NoBots")
+    expect(page.locator("#notices")).to_contain_text(
+        re.compile("The last run failed. The run at .* has failed: NoBots, ")
+    )
     expect(page.locator("#tile-equity")).to_have_text("1,500.50")
 
     publish(settings, {"AAPL": a_record()})
@@ -558,7 +564,7 @@ def test_scans_are_drawn_and_listed_after_a_night_without_a_new_file(settings: S
     page = open_page()
 
     expect(page.locator("#runs-strip svg > title")).to_have_text("Last 90 runs: 90 unchanged")
-    expect(page.locator("#charts svg > title").nth(3)).to_contain_text("lowest 4, highest 5, over 2 runs")
+    expect(page.locator("#charts svg > title").nth(2)).to_contain_text("lowest 4, highest 5, over 2 runs")
     expect(page.locator("#rejects")).to_contain_text("ConfidenceInvalid")
     page.get_by_text("These runs as a table").click()
     assert column(page, "Records", "#runs") == ["–"] * 200 + ["5", "4"]
@@ -702,7 +708,7 @@ def test_the_page_follows_the_readers_scheme_and_motion(settings: Settings, open
     grounds = {}
     for scheme in ("light", "dark"):
         page = open_page(color_scheme=scheme, reduced_motion="reduce")
-        expect(page.locator("#connection-text")).to_have_text("Live")
+        expect(page.locator("#connection-text")).to_have_text("Connected")
         grounds[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert page.evaluate("document.getAnimations().length") == 0
     assert grounds["light"] != grounds["dark"]
@@ -781,6 +787,19 @@ def test_pages_of_several_sources_lead_to_each_other(
             expect(links.filter(has_text=source)).to_have_attribute("aria-current", "page")
             assert column(page, "Symbol") == [symbol]
         assert page.url == f"{web.url}sources/intraday/"
+        page.get_by_role("link", name="All sources").click()
+        assert page.url == f"{web.url}static/sources.html"
+        states = page.locator("#sources tbody tr")
+        expect(states).to_have_text([re.compile("^brainWell–"), re.compile("^intradayWell–")])
+        (tmp_path / "intraday.json").unlink()
+        with pytest.raises(SourceMissing):
+            optimize(one)
+        page.reload()
+        expect(states.last).to_have_text(re.compile("^intradayWarningThe run at .* has failed: SourceMissing, "))
+        expect(states.first).to_have_text(re.compile("^brainWell"))
+        expect(page).to_have_title(re.compile("^1 of 2 sources: The run at "))
+        states.last.get_by_role("link", name="intraday").click()
+        expect(page.locator("#notices")).to_contain_text("SourceMissing")
         links.first.focus()
         page.wait_for_timeout(6_000)  # the status is asked for again every five seconds
         expect(links.first).to_be_focused()

@@ -271,7 +271,7 @@ def test_the_dashboard_has_its_data_from_it_and_touches_only_what_has_changed(so
     records, bots = {f"S{number}": number for number in range(20)}, {"a": 1, "c": 2}
     source.publish(records_of(records), bots_of(bots))
     page.goto(source.proxy.url)
-    expect(page.locator("#connection-text")).to_have_text("Live")
+    expect(page.locator("#connection-text")).to_have_text("Connected")
     expect(page.locator("#predictions tbody tr")).to_have_count(20)
     page.evaluate(_WATCH_LINES)
 

@@ -382,6 +382,31 @@ def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:
             assert client.get(f"/runs?{wrong}").status_code == 422
 
 
+def test_of_runs_only_what_is_new_is_sent(settings: Settings) -> None:
+    """After the report with a timestamp, in the order in which they came; and a 304 as long as there is no other."""
+    run_old(settings)
+    for at in ("2099-11-01T10:00:02.000Z", "2099-11-01T10:00:01.000Z", "2099-11-01T10:00:01.000Z"):
+        report_unchanged(settings, 1, at=at)
+    with asking(settings) as client:
+        runs = client.get("/runs").json()["runs"]
+        assert client.get("/runs", params={"after": runs[3]["timestamp"]}).json()["runs"] == runs[:3]
+        assert client.get("/runs", params={"after": runs[2]["timestamp"]}).json()["runs"] == runs[:2]
+        # Two have it: a client may hold one of them.
+        assert client.get("/runs", params={"after": runs[0]["timestamp"]}).json()["runs"] == runs[:1]
+        assert client.get("/runs?after=unknown").json()["runs"] == runs
+        assert client.get("/runs", params={"after": "x" * 65}).status_code == 422
+
+        for encoding in ("gzip", "zstd", "identity"):
+            first, body = raw(client, "/runs", Accept_Encoding=encoding)
+            has = {"Accept_Encoding": encoding, "If_None_Match": first.headers["ETag"]}
+            again, nothing = raw(client, "/runs", **has)
+            assert (again.status_code, nothing, again.headers["ETag"]) == (304, b"", first.headers["ETag"])
+            assert first.headers["Cache-Control"] == again.headers["Cache-Control"] == "no-cache"
+        report_unchanged(settings, 1, at="2099-11-01T10:00:03.000Z")
+        assert raw(client, "/runs", **has)[0].status_code == 200
+        assert body != raw(client, "/runs", **has)[1]
+
+
 def test_a_pinned_version_is_shown_to_be_until_it_is_unpinned(settings: Settings) -> None:
     """`/status` says of which version it is and by whom, `/readyz` stays ready; ticks keep it fresh."""
     old = run_old(settings)

@@ -1,8 +1,8 @@
 // The page: passes the data to the panels that show them, and shows the state of the connection.
 //
-// Predictions, bots and holdings come through follow.js and nothing else. /status is asked every few seconds besides: it
-// knows the age of data that do not change and what a version leaves out, and notices a version that the stream has
-// missed.
+// Predictions, bots and holdings come through follow.js and nothing else. /status is asked besides: it knows the age of
+// data that do not change and what a version leaves out, and notices a version that the stream has missed. Where all is
+// well, that is once a run, soon after it is due, so that an open page moves little; else every few seconds.
 
 import { follow } from "./follow.js";
 import { get, Problem } from "./lib/api.js";
@@ -10,8 +10,9 @@ import { byId, element, setAttribute, setText } from "./lib/dom.js";
 import * as format from "./lib/format.js";
 import { Changes } from "./panels/changes.js";
 import { Freshness } from "./panels/freshness.js";
-import { sentence, showNotices, whatToKnow } from "./panels/notices.js";
+import { docsLink, sentence, sentenceOf, showNotices, whatToKnow } from "./panels/notices.js";
 import { Positions } from "./panels/positions.js";
+import { showProcesses } from "./panels/processes.js";
 import { Predictions } from "./panels/predictions.js";
 import { Runs } from "./panels/runs.js";
 import { SymbolPage } from "./panels/symbol.js";
@@ -19,9 +20,16 @@ import { Trigger } from "./panels/trigger.js";
 
 const POLL_MS = 5_000;
 const POLL_FAST_MS = 1_000;
+const POLL_CALM_MS = 60_000; // the longest
+// Of a run: reading a big file takes a while.
+const RUN_TAKES = 0.1; // intervals
+// What is wrong for so long is asked for less often, so that a page that is left open for a weekend moves little too.
+const LASTING_MS = 10 * 60_000;
 const HIDDEN_MS = 60_000;
 // The report of a run comes after its version.
 const REPORT_MS = 1_000;
+// Reports of runs that found nothing new come together.
+const RUNS_MS = 120_000;
 
 const predictions = new Predictions();
 const positions = new Positions();
@@ -31,11 +39,12 @@ const symbolPage = new SymbolPage(showHowThingsStand);
 const freshness = new Freshness((level) => {
   showHowThingsStand();
   if (level === "stale") announce("The data are stale.");
+  if (level !== "fresh") refreshStatus(); // which says why
 });
 const trigger = new Trigger(() => {
   refreshStatus();
   refreshRuns();
-});
+}, wrong);
 
 const state = {
   status: null,
@@ -43,6 +52,7 @@ const state = {
   version: null,
   connection: "connecting",
   dataAt: null,
+  uneasyAt: null, // since when there have been notices, by performance.now()
 };
 
 // Data ----------------------------------------------------------------------------------------------------------------
@@ -89,10 +99,23 @@ function once(ask) {
   };
 }
 
+let wasSlow = false;
+
+/** A status, where a Redis that was slow once is not said to be away: it is asked again at once. */
+function afterAll(status) {
+  const isSlow = status.cache_up && status.diagnosis.code === "redis_away";
+  const isFirst = isSlow && !wasSlow;
+  wasSlow = isSlow;
+  if (!isFirst) return status;
+  setTimeout(refreshStatus, POLL_FAST_MS);
+  const { diagnosis, processes } = state.status ?? { diagnosis: { level: "ok" }, processes: [] };
+  return { ...status, diagnosis, processes };
+}
+
 const refreshStatus = once(async () => {
   try {
-    const status = await get("status");
-    const changed = state.status?.last_success !== status.last_success;
+    const status = afterAll(await get("status"));
+    const isNew = state.status !== null && state.status.version !== status.version;
     state.status = status;
     state.problem = null;
     freshness.update(status);
@@ -101,8 +124,8 @@ const refreshStatus = once(async () => {
     symbolPage.confirm(status.last_success);
     changes.notice(following.content); // an answer may have been of another version
     if (status.version > (state.version ?? 0)) following.check();
-    if (changed) setTimeout(refreshRuns, REPORT_MS);
-    if (Date.now() - lastRunsAt > 1000 * Math.max(5, status.interval_s / 2)) refreshRuns();
+    if (performance.now() - lastRunsAt > Math.min(RUNS_MS, 4000 * status.interval_s)) refreshRuns();
+    if (isNew || status.diagnosis.code === "runs_fail") setTimeout(refreshRuns, REPORT_MS);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     state.problem = problem;
@@ -114,11 +137,12 @@ const refreshStatus = once(async () => {
     }
   }
   showHowThingsStand();
+  pollLater();
 });
 
-let lastRunsAt = 0;
+let lastRunsAt = -Infinity;
 const refreshRuns = once(async () => {
-  lastRunsAt = Date.now();
+  lastRunsAt = performance.now();
   try {
     await runs.refresh(state.status?.cache_up !== false);
     showHowThingsStand();
@@ -139,6 +163,7 @@ function showStatus(status) {
   setAttribute(byId("version"), "title", format.fullTime(status.generated_at));
   trigger.allow(status.trigger === true);
   showSources(status);
+  showProcesses(status);
   const flower = /^https?:\/\//i.test(status.flower_url ?? "") ? status.flower_url : null;
   byId("flower").hidden = flower === null;
   if (flower) setAttribute(byId("flower"), "href", flower);
@@ -150,9 +175,10 @@ function showSources({ source, sources = [] }) {
   const shown = sources.length < 2 ? "" : [source, ...sources].join(" ");
   if (nav.dataset.shown === shown) return; // links that are made anew would lose the focus
   nav.dataset.shown = shown;
-  nav.hidden = shown === "";
+  nav.hidden = byId("all-sources").hidden = shown === "";
   const own = `sources/${source}/`;
   const root = location.pathname.endsWith(own) ? "../../" : "";
+  setAttribute(byId("all-sources"), "href", `${root}static/sources.html`);
   nav.replaceChildren(
     ...sources.map((name) => {
       const link = element("a", { href: `${root}sources/${name}/` }, name);
@@ -167,7 +193,7 @@ function showConnection(connection) {
   state.connection = connection;
   const [level, text] = {
     connecting: ["unknown", "Connecting"],
-    live: ["good", "Live"],
+    live: ["good", "Connected"],
     polling: ["warn", "Reconnecting"],
     closed: ["unknown", "Paused"],
   }[connection];
@@ -180,15 +206,40 @@ function showHowThingsStand() {
   const { problem, status, version } = state;
   const empty = problem?.status === 503 && version === null;
   byId("no-data").hidden = !empty;
-  if (empty) setText(byId("no-data-text"), sentence(problem.message));
+  if (empty) showCause(problem);
+  // Notices stand above the rest, which is therefore not shown before they are.
+  if (problem || status) setAttribute(document.body, "data-told", "");
   setAttribute(document.body, "data-state", version !== null ? "ready" : empty ? "empty" : "loading");
   const accept = trigger.allowed ? () => trigger.ask({ accept: true }) : null;
-  const notices = whatToKnow({ ...state, ageS: freshness.ageS, lastRun: runs.latest, accept });
+  const notices = whatToKnow({ ...state, lastRun: runs.latest, accept });
   showNotices(notices);
-  document.title = [notices[0]?.title.replace(/\.$/, ""), symbolPage.symbol, status?.source, "Rolling Optimizer"]
+  if (!notices.length && !empty) state.uneasyAt = null;
+  else state.uneasyAt ??= performance.now();
+  document.title = [told(notices[0]), symbolPage.symbol, status?.source, "Rolling Optimizer"]
     .filter(Boolean)
     .slice(0, 2)
     .join(" – ");
+}
+
+/** What the tab says first: the diagnosis where something is wrong, so that its cause is seen from another tab. */
+function told(notice) {
+  return (wrong() ?? notice?.title)?.replace(/\.$/, "");
+}
+
+/** What is wrong with the source, by the server's diagnosis; null if nothing is, or it is not known. */
+function wrong() {
+  const diagnosis = (state.problem?.body ?? state.status)?.diagnosis;
+  return diagnosis && diagnosis.level !== "ok" ? diagnosis.text : null;
+}
+
+/** Why there are no data, in their place. */
+function showCause({ message, body: { diagnosis } }) {
+  const text = diagnosis ? sentenceOf(diagnosis) : sentence(message);
+  const box = byId("no-data-text");
+  const docs = diagnosis?.docs ?? "";
+  if (box.dataset.shown === text + docs) return;
+  box.dataset.shown = text + docs;
+  box.replaceChildren(text, ...(docs ? [" ", docsLink(docs, "What to do")] : []));
 }
 
 function announce(text) {
@@ -209,16 +260,25 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-/** Ask for the status again and again: every five seconds, or four times an interval if that is short. */
-async function poll() {
-  try {
-    if (!document.hidden) await refreshStatus();
-  } finally {
-    const fourth = (1000 * (state.status?.interval_s ?? Infinity)) / 4;
-    setTimeout(poll, Math.max(POLL_FAST_MS, Math.min(POLL_MS, fourth)));
-  }
+let polling = null;
+
+/** Ask for the status again after a while: counted from the last answer, whatever it was asked for. */
+function pollLater() {
+  clearTimeout(polling);
+  polling = setTimeout(() => (document.hidden ? pollLater() : refreshStatus()), pauseMs());
+}
+
+/** Where all is well until the next run should have ended; else five seconds, or a fourth of a short interval. */
+function pauseMs() {
+  const { status, uneasyAt, connection } = state;
+  const intervalMs = 1000 * (status?.interval_s ?? Infinity);
+  const shortMs = Math.max(POLL_FAST_MS, Math.min(POLL_MS, intervalMs / 4));
+  if (uneasyAt !== null) return performance.now() - uneasyAt > LASTING_MS ? Math.max(shortMs, POLL_CALM_MS / 2) : shortMs;
+  if (!status || connection !== "live") return shortMs;
+  const dueMs = (1 + RUN_TAKES) * intervalMs - 1000 * freshness.ageS;
+  return Math.max(shortMs, Math.min(POLL_CALM_MS, dueMs));
 }
 
 showHowThingsStand();
 symbolPage.open();
-poll();
+refreshStatus();

@@ -1,9 +1,9 @@
-// How old the data are, ticking: green within an interval and a half, amber up to three, red beyond; and below that the
-// input. Ages come from the server and are counted on by this machine's steady clock, so that a wrong wall clock does no
-// harm.
+// Two ages, ticking: how long ago a run last checked the input, and when the input itself was written. Green within an
+// interval and a half since the check, amber up to three, red beyond, or where the input is too old. Ages come from the
+// server and are counted on by this machine's steady clock, so that a wrong wall clock does no harm.
 
 import { byId, setAttribute, setText } from "../lib/dom.js";
-import { duration, runTime } from "../lib/format.js";
+import { duration, fullTime, runTime, time } from "../lib/format.js";
 
 const INTERVALS_FRESH = 1.5;
 const INTERVALS_STALE = 3;
@@ -13,7 +13,7 @@ export class Freshness {
   #at = 0;
   #level = "unknown";
 
-  /** `onLevel` is called with `fresh`, `ageing` or `stale` when that changes. */
+  /** `onLevel` is called with `fresh`, `ageing`, `stale`, `silent` or `unknown` when that changes. */
   constructor(onLevel) {
     this.onLevel = onLevel;
     setInterval(() => this.#tick(), 1000);
@@ -39,17 +39,12 @@ export class Freshness {
     const meter = byId("freshness-meter");
     const age = this.ageS;
     const interval = this.#status?.interval_s ?? 30;
-    const level = Number.isNaN(age)
-      ? "unknown"
-      : this.#status.stale || age > INTERVALS_STALE * interval
-        ? "stale"
-        : age > INTERVALS_FRESH * interval
-          ? "ageing"
-          : "fresh";
-    const word = { fresh: "Fresh", ageing: "Ageing", stale: "Stale", unknown: "No data" }[level];
+    const level = this.#levelAt(age, interval);
+    const word = { stale: "Stale", silent: "Engine silent", unknown: "No data" }[level];
+    const checked = `${duration(age)} ago`;
     setAttribute(byId("freshness"), "data-level", level);
-    setText(byId("freshness-word"), word);
-    setText(byId("freshness-age"), level === "unknown" ? "" : `${duration(age)} old`);
+    setText(byId("freshness-word"), word ?? "Checked");
+    setText(byId("freshness-age"), level === "unknown" ? "" : word ? `checked ${checked}` : checked);
     setText(byId("freshness-interval"), level === "unknown" ? "" : `every ${duration(interval)}`);
     meter.style.setProperty("--share", level === "unknown" ? 0 : Math.min(1, age / (INTERVALS_STALE * interval)));
     setAttribute(meter, "aria-valuemax", INTERVALS_STALE * interval);
@@ -61,21 +56,29 @@ export class Freshness {
     setAttribute(
       meter,
       "aria-valuetext",
-      level === "unknown" ? "no data" : `${duration(age)} old, ${word.toLowerCase()}`,
+      level === "unknown" ? "no data" : `checked ${checked}${word ? `, ${word.toLowerCase()}` : ""}`,
     );
     setText(byId("freshness-input"), this.#inputText());
+    setAttribute(byId("freshness-input"), "title", fullTime(this.#status?.input_at));
     if (level !== this.#level) {
       this.#level = level;
       this.onLevel(level);
     }
   }
 
+  #levelAt(age, interval) {
+    if (Number.isNaN(age)) return "unknown";
+    if (this.#status.stale || age > INTERVALS_STALE * interval) return "stale";
+    if (this.#status.input_stale) return "silent";
+    return age > INTERVALS_FRESH * interval ? "ageing" : "fresh";
+  }
+
   /** What is known of the input; a space that keeps the place if that is nothing. */
   #inputText() {
-    const { input_age_s: age, published_after_s: after } = this.#status ?? {};
+    const { input_at: at, input_age_s: age, published_after_s: after } = this.#status ?? {};
     const texts = [];
-    if (Number.isFinite(age)) texts.push(`written ${duration(age + this.#elapsedS)} ago`);
-    if (Number.isFinite(after)) texts.push(`published ${runTime(after)} after it landed`);
-    return texts.length ? `Input ${texts.join(", ")}` : "\u00a0";
+    if (Number.isFinite(age)) texts.push(`Data from ${time(at)} (${duration(age + this.#elapsedS)} ago)`);
+    if (Number.isFinite(after)) texts.push(`published ${runTime(after)} after landing`);
+    return texts.join(", ") || "\u00a0";
   }
 }

@@ -1,30 +1,23 @@
-// Warnings about the numbers: that the API or Redis is away, that the data are stale, that
-// the last run failed, that most bots have fields of other names.
+// Warnings about the numbers. The first one is the server's diagnosis of the source, word for word as everywhere else;
+// then what it does not cover: that the API is away, a pin, fields of bots with other names.
 
-import { byId, element, setText } from "../lib/dom.js";
+import { byId, element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
 import { isAcceptable } from "./trigger.js";
 
-const SAID = 600; // characters of what a guard said; all of it is under Last errors
+const FROM_FILES = "Read from the snapshot files, which are whole; live updates may wait until Redis has the version.";
+const LEVELS = { warning: "warn", bad: "bad" };
 
 /**
- * The notices of a state, the worst first, each {level, title, text}, and perhaps {action: {label, press}}. `accept`
- * opens the dialog that starts a run which accepts its input; null where no run can be started.
+ * The notices of a state, the worst first, each {level, title, text}, and perhaps {docs} and {action: {label, press}}.
+ * `accept` opens the dialog that starts a run which accepts its input; null where no run can be started.
  */
-export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun, accept }) {
+export function whatToKnow({ problem, status, version, dataAt, lastRun, accept }) {
   const shown = dataAt ? ` What you see was read at ${format.time(dataAt.getTime())}.` : "";
   if (problem) return ofProblem(problem, version, shown);
   if (!status) return [];
   const notices = [];
-  if (status.stale || ageS > 3 * status.interval_s) {
-    // While Redis is away no run can be seen; the notice below says so.
-    const isIdle = status.cache_up && !hasRunLately(status, ageS, lastRun);
-    const question = isIdle ? " Are the worker and beat running?" : "";
-    const text =
-      `No run has made or confirmed them for ${format.duration(ageS)}; one is due every ` +
-      `${format.duration(status.interval_s)}.${question}`;
-    notices.push({ level: "bad", title: "The data are stale.", text });
-  }
+  if (LEVELS[status.diagnosis.level]) notices.push(ofDiagnosis(status, lastRun, accept));
   if (status.bots_lack_fields) {
     const { bots } = status.rejected;
     const text =
@@ -32,39 +25,37 @@ export function whatToKnow({ problem, status, version, dataAt, ageS, lastRun, ac
       "names, set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect";
     notices.push({ level: "warn", title: "Most bots have no value in any field that is read.", text });
   }
-  if (lastRun?.status === "failed") {
-    notices.push(ofFailure(lastRun, accept));
-  }
   if (status.pinned) notices.push(ofPin(status));
-  if (status.origin === "files" || !status.cache_up) {
-    const from =
-      status.origin === "files"
-        ? "Read from the snapshot files, which are whole"
-        : "The last snapshot that was read from it is shown";
-    notices.push({ level: "warn", title: "Redis is away.", text: `${from}; live updates may wait until it is back.` });
+  if (status.origin === "files" && status.cache_up) {
+    notices.push({ level: "warn", title: "The version is not in Redis.", text: FROM_FILES });
   }
   return notices;
 }
 
-/** Whether the last run is younger than three intervals. Its time is compared with the confirmation's, not with
-    this machine's clock. */
-function hasRunLately(status, ageS, lastRun) {
-  if (!lastRun) return false;
-  const afterConfirmationS = (Date.parse(lastRun.timestamp) - Date.parse(status.last_success)) / 1000;
-  return ageS - afterConfirmationS <= 3 * status.interval_s;
+/** Text and advice of a diagnosis, as one. */
+export const sentenceOf = ({ text, advice }) => [text, advice].filter(Boolean).join(" ");
+
+/** A link to the entry of a diagnosis (its `docs`), or of an error, in what this service serves of the documentation. */
+export const docsLink = (docs, text) =>
+  element("a", { href: new URL(`../help.html#${docs.split("#").at(-1)}`, import.meta.url).href }, text);
+
+function ofDiagnosis({ diagnosis, stale, origin }, lastRun, accept) {
+  const { code, level, docs } = diagnosis;
+  const failed = code === "runs_fail" && lastRun?.status === "failed" ? lastRun : null;
+  const isToAccept = accept && failed && !failed.updated && isAcceptable(failed.error);
+  return {
+    level: LEVELS[level],
+    title: stale ? "The data are stale." : titleOf(code, failed),
+    text: sentenceOf(diagnosis) + (code === "redis_away" && origin === "files" ? ` ${FROM_FILES}` : ""),
+    docs: failed?.error ?? docs,
+    action: isToAccept ? { label: "Accept this input…", press: accept } : null,
+  };
 }
 
-function ofFailure({ error, details, timestamp, updated }, accept) {
-  const action = accept && !updated && isAcceptable(error) ? { label: "Accept this input…", press: accept } : null;
-  const at = format.time(timestamp);
-  if (error !== "GuardRefused" && !updated) {
-    const text = `${error} at ${at}; what it said is under Last errors.`;
-    return { level: "warn", title: "The last run failed.", text, action };
-  }
-  const said = details?.length > SAID ? `${details.slice(0, SAID)}…` : (details ?? "");
-  // As it is: it begins with the input's path, whose case counts.
-  const title = updated ? "An update was dropped." : "A guard refused the last run.";
-  return { level: "warn", title, text: `At ${at}: ${said}.`, action };
+function titleOf(code, failed) {
+  if (failed?.updated) return "An update was dropped.";
+  if (failed?.error === "GuardRefused") return "A guard refused the last run.";
+  return { redis_away: "Redis is away.", runs_fail: "The last run failed.", input_old: "The engine is silent." }[code] ?? "";
 }
 
 function ofPin({ pinned, restored_from }) {
@@ -79,26 +70,31 @@ function ofProblem(problem, version, shown) {
   if (problem.status === 0) {
     return [{ level: "bad", title: "The API is away.", text: `The page tries again by itself.${shown}` }];
   }
-  const text = sentence(problem.message) + shown;
+  const { diagnosis } = problem.body;
+  const text = (diagnosis ? sentenceOf(diagnosis) : sentence(problem.message)) + shown;
   if (problem.status !== 503) return [{ level: "bad", title: "The API answers with an error.", text }];
   // Before the first snapshot the page says so in the place of the data.
-  return version === null ? [] : [{ level: "bad", title: "There is no snapshot now.", text }];
+  return version === null ? [] : [{ level: "bad", title: "There is no snapshot now.", text, docs: diagnosis?.docs }];
 }
 
 /** Show notices. The same ones with another age change in place, so that they are not read out again each time. */
 export function showNotices(notices) {
   const box = byId("notices");
-  const titles = notices.map(({ title, action }) => title + (action?.label ?? "")).join(" ");
+  const titles = notices.map(({ title, docs, action }) => [title, docs, action?.label].join(" ")).join("\n");
   if (box.dataset.titles !== titles) {
     box.dataset.titles = titles;
     box.replaceChildren(...notices.map(notice));
   }
-  notices.forEach(({ text }, index) => setText(box.children[index].querySelector("span"), text));
+  notices.forEach(({ level, text }, index) => {
+    setAttribute(box.children[index], "data-level", level);
+    setText(box.children[index].querySelector("span"), text);
+  });
 }
 
-function notice({ level, title, action }) {
-  const text = element("span", { "aria-live": "off" });
-  const box = element("p", { class: "notice", "data-level": level }, element("strong", {}, title), " ", text);
+function notice({ level, title, text, docs, action }) {
+  const told = element("span", { "aria-live": "off" }, text);
+  const box = element("p", { class: "notice", "data-level": level }, element("strong", {}, title), " ", told);
+  if (docs) box.append(" ", docsLink(docs, "What to do"));
   if (action) {
     const button = element(
       "button",

@@ -51,9 +51,10 @@ export class Positions {
     const left = leftOut(this.#rejected);
     const { equity, pnl, active, positions } = sumsOf(bots);
     const opened = equity - pnl;
-    setText(byId("tile-equity"), format.money(equity));
-    setNote(byId("tile-equity-note"), `over ${plural(bots.size, "bot")}`, left);
-    setText(byId("tile-pnl"), format.gain(pnl));
+    // Without bots there is no sum, which is not a sum of 0.
+    setText(byId("tile-equity"), bots.size ? format.money(equity) : format.MISSING);
+    setNote(byId("tile-equity-note"), bots.size ? `over ${plural(bots.size, "bot")}` : "no bots", left);
+    setText(byId("tile-pnl"), bots.size ? format.gain(pnl) : format.MISSING);
     setAttribute(byId("tile-pnl"), "data-sign", pnl > 0 ? "up" : pnl < 0 ? "down" : "flat");
     setNote(byId("tile-pnl-note"), opened > 0 ? `${format.percentChange(pnl / opened)} on the day` : "", left);
     setText(byId("tile-bots"), format.count(active));

@@ -5,8 +5,9 @@ import { runColumns } from "../components/columns.js";
 import { get } from "../lib/api.js";
 import { byId, element, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
-import { merged, newest } from "../lib/newest.js";
+import { merged } from "../lib/newest.js";
 import { DataTable } from "../components/table.js";
+import { docsLink } from "./notices.js";
 
 const LAST = 200;
 // Of the runs that read the file, which the charts show.
@@ -16,32 +17,16 @@ const ERRORS_SHOWN = 5;
 
 const OUTCOMES = ["success", "unchanged", "skipped", "failed"];
 
-const CHARTS = [
+// Of all runs: while the engine is silent, none reads the file.
+const INPUT_AGE = {
+  title: "Input age",
+  series: [{ name: "input age", kind: "line", value: (report) => report.input_age_s, show: format.duration }],
+};
+// Of the runs that read the file.
+const OF_SCANS = [
   {
     title: "Duration",
     series: [{ name: "duration", kind: "line", value: (report) => report.stats.seconds, show: format.runTime }],
-  },
-  {
-    title: "Speed",
-    series: [
-      {
-        name: "JSON read",
-        kind: "line",
-        value: (report) => report.stats.json_mb_per_s,
-        show: (value) => `${format.measured(value)} MB/s`,
-      },
-    ],
-  },
-  {
-    title: "Peak memory",
-    series: [
-      {
-        name: "memory",
-        kind: "line",
-        value: (report) => report.stats.peak_rss_mb,
-        show: (value) => `${format.measured(value)} MB`,
-      },
-    ],
   },
   {
     title: "Records",
@@ -56,10 +41,12 @@ export class Runs {
   // Reports of runs, and of those that read the file, the newest first.
   #reports = [];
   #scans = [];
+  #isShown = false;
   #keys = new Map();
 
   constructor() {
-    this.charts = CHARTS.map((chart) => new Chart(byId("charts"), chart));
+    this.inputAge = new Chart(byId("charts"), INPUT_AGE);
+    this.charts = OF_SCANS.map((chart) => new Chart(byId("charts"), chart));
     this.table = new DataTable(byId("runs"), {
       columns: runColumns,
       key: (report) => this.#keys.get(report),
@@ -78,8 +65,10 @@ export class Runs {
    * (`isUp` is false) there are none, and those already shown stay. Throws a Problem.
    */
   async refresh(isUp) {
-    const reports = await newest(this.#reports, LAST, (limit) => asked(`runs?limit=${limit}`));
-    if (reports === this.#reports || (!reports.length && !isUp)) return;
+    const after = this.#reports.length ? `&after=${encodeURIComponent(this.#reports[0].timestamp)}` : "";
+    const reports = merged(await asked(`runs?limit=${LAST}${after}`), this.#reports, LAST);
+    if ((this.#isShown && reports === this.#reports) || (!reports.length && !isUp)) return;
+    this.#isShown = true;
     const known = reports.indexOf(this.#reports[0]);
     this.#scans =
       known < 0
@@ -93,6 +82,7 @@ export class Runs {
     this.#showOutcomes(reports);
     const measured = scans.filter(isScan);
     byId("charts").hidden = measured.length === 0;
+    this.inputAge.update(reports.slice(0, BLOCKS).filter(hasInputAge).toReversed());
     for (const chart of this.charts) chart.update(measured.toReversed());
     // What is in a chart is in the table too, though it may be older than all the runs.
     const oldest = reports.at(-1)?.timestamp ?? "";
@@ -139,6 +129,7 @@ export class Runs {
 
 const asked = async (path) => (await get(path)).runs;
 
+const hasInputAge = (report) => Number.isFinite(report.input_age_s);
 const isScan = (report) => report.status === "success" && report.stats?.seconds > 0;
 
 /** Failed runs; consecutive ones with the same error are one. */
@@ -180,7 +171,7 @@ function errorItem(group) {
     element(
       "p",
       { class: "error-head" },
-      element("strong", {}, group.error ?? "Failed"),
+      element("strong", {}, group.error ? docsLink(group.error, group.error) : "Failed"),
       element("span", { class: "faint", title: format.fullTime(group.latest) }, when),
     ),
     element("pre", {}, group.details ?? ""),

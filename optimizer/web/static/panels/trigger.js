@@ -24,9 +24,10 @@ export class Trigger {
   // The id of the run that is followed; null for none.
   #followed = null;
 
-  /** `onEnd` is called when a run that was started here has ended. */
-  constructor(onEnd) {
+  /** `onEnd` is called when a run that was started here has ended. `cause` says what is wrong with the source, or null. */
+  constructor(onEnd, cause) {
     this.onEnd = onEnd;
+    this.cause = cause;
     this.dialog = byId("run-dialog");
     byId("run-open").addEventListener("click", () => this.ask());
     byId("run-accept-open").addEventListener("click", () => this.ask({ accept: true }));
@@ -123,12 +124,12 @@ export class Trigger {
         percent,
       );
     } else if (waitedMs > GIVES_UP_MS) {
-      this.#end("failed", "No longer waiting", "No worker has taken it in a quarter of an hour: is one running?");
+      this.#end("failed", "No longer waiting", this.cause() ?? "No worker has taken it in a quarter of an hour: is one running?");
     } else {
       this.#show(
         "pending",
         "Sent; waiting for a worker",
-        waitedMs > WAITS_LONG_MS ? "No worker has taken it yet: is one running?" : "",
+        waitedMs > WAITS_LONG_MS ? (this.cause() ?? "No worker has taken it yet: all of its slots may be busy.") : "",
         null,
       );
     }

@@ -1,0 +1,32 @@
+// The workers and beats of the source, as they told last: which of them live, and since when the others are missing.
+
+import { byId, element, setText } from "../lib/dom.js";
+import * as format from "../lib/format.js";
+
+const HEADS = ["Process", "Name", "State", "Told last", "Queues"];
+
+/** Show what /status tells of them; none while Redis is away, so that those shown before would be no news. */
+export function showProcesses({ processes, cache_up: isUp }) {
+  const table = byId("processes");
+  const shown = JSON.stringify([processes, isUp]);
+  if (table.dataset.shown === shown) return;
+  table.dataset.shown = shown;
+  const missing = processes.filter(({ is_alive: isAlive }) => !isAlive).length;
+  const number = `${format.count(processes.length)}${missing ? `, ${format.count(missing)} missing` : ""}`;
+  setText(byId("processes-count"), isUp ? number : "not known while Redis is away");
+  const head = element("tr", {}, ...HEADS.map((text) => element("th", { scope: "col" }, element("span", {}, text))));
+  table.replaceChildren(table.caption, element("thead", {}, head), element("tbody", {}, ...processes.map(row)));
+}
+
+function row({ kind, name, seen_at: seenAt, is_alive: isAlive, queues }) {
+  const state = element("span", { class: "badge", "data-kind": isAlive ? "on" : "failed" }, isAlive ? "alive" : "missing");
+  return element(
+    "tr",
+    {},
+    element("th", { scope: "row" }, kind),
+    element("td", {}, element("bdi", {}, name)),
+    element("td", {}, state),
+    element("td", { title: format.fullTime(seenAt) }, format.time(seenAt)),
+    element("td", {}, element("bdi", {}, queues.join(", "))),
+  );
+}
