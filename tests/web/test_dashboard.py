@@ -88,7 +88,7 @@ def test_the_page_shows_what_is_published(settings: Settings, open_page: Open) -
     expect(rows(page)).to_have_count(2)
     expect(rows(page).first).to_contain_text("MSFT")
     assert column(page, "Confidence") == ["90.00%", "75.00%"]
-    assert column(page, "Change") == ["-20.00%", "+1.50%"]
+    assert column(page, "Expected move") == ["-20.00%", "+1.50%"]
     assert column(page, "Sentiment") == ["▲bullish", "▲bullish"]
     assert column(page, "Bot", "#bots") == ["alpha", "beta"]
     assert column(page, "P&L today", "#bots") == ["+12.25", "-2.25"]
@@ -193,7 +193,7 @@ def test_every_column_sorts_both_ways_and_says_so(settings: Settings, open_page:
         "Confidence": "B9 A B10",
         "Last": "B9 B10 A",
         "Prediction": "B9 B10 A",
-        "Change": "B10 A B9",
+        "Expected move": "B10 A B9",
         "Target": "A B9 B10",
         "Stop loss": "A B10 B9",
     }

@@ -15,6 +15,7 @@ import { Positions } from "./panels/positions.js";
 import { Predictions } from "./panels/predictions.js";
 import { Runs } from "./panels/runs.js";
 import { SymbolPage } from "./panels/symbol.js";
+import { showZone } from "./panels/zone.js";
 import { Trigger } from "./panels/trigger.js";
 
 const POLL_MS = 5_000;
@@ -219,6 +220,7 @@ async function poll() {
   }
 }
 
+showZone();
 showHowThingsStand();
 symbolPage.open();
 poll();
