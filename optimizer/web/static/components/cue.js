@@ -12,7 +12,7 @@ export function addColumnCue(table) {
   const show = () => {
     const width = scroller.clientWidth;
     if (!width) return; // hidden
-    cue.hidden = scroller.scrollWidth <= width + 1;
+    cue.hidden = scroller.scrollWidth <= width + NEAR;
     if (cue.hidden) return;
     const [first, ...others] = table.tHead.rows[0].cells;
     // Where the first column stays in place, the others are scrolled behind it.

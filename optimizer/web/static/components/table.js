@@ -22,7 +22,9 @@ export class DataTable {
   #shown = new Map();
   // The row that each line shows: sorting and searching write nothing anew.
   #written = new WeakMap();
+  // The place that a line was last given, and the key of its row.
   #indexes = new WeakMap();
+  #keys = new WeakMap();
   #heads = new Map();
   #window = null;
 
@@ -184,7 +186,7 @@ export class DataTable {
   /** The place of the row that has the focus: it stays in the document wherever it is. */
   #focusedIndex() {
     const line = this.body.contains(document.activeElement) ? document.activeElement.closest("tr") : null;
-    return line ? this.#places.get(this.key(this.#written.get(line))) : undefined;
+    return line ? this.#places.get(this.#keys.get(line)) : undefined;
   }
 
   /** A row as a line, with what the row has. */
@@ -208,6 +210,7 @@ export class DataTable {
     );
     const line = element("tr", {}, ...cells);
     this.#shown.set(key, line);
+    this.#keys.set(line, key);
     return line;
   }
 
@@ -232,7 +235,7 @@ export class DataTable {
     const nth = focusables(event.target.closest("tr")).indexOf(event.target);
     const wanted = Math.max(0, Math.min(last, to));
     this.#reveal(wanted);
-    focusables(this.#shown.get(this.key(this.#order[wanted])))[nth]?.focus({ preventScroll: true });
+    focusables(this.#shown.get(this.key(this.#order[wanted])))[nth]?.focus();
   }
 
   #reveal(index) {

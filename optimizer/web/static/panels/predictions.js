@@ -19,7 +19,7 @@ const LONGEST_SYMBOL = 1_024;
 
 export class Predictions {
   #records = null; // before the first version
-  #view = viewOf(location.search);
+  #view = chosen();
   #isTyping = false;
   #typed = null;
   #asked = 0;
@@ -100,7 +100,7 @@ export class Predictions {
 
   /** Show what the address says. */
   #read() {
-    const view = viewOf(location.search);
+    const view = chosen();
     if (JSON.stringify(view) === JSON.stringify(this.#view)) return;
     clearTimeout(this.#typed);
     this.#typed = null;
@@ -116,8 +116,7 @@ export class Predictions {
     const { search, sentiment, minConfidence } = this.#view;
     if (this.search.value.trim() !== search) this.search.value = search;
     this.confidence.value = minConfidence ? String(Number((100 * minConfidence).toFixed(6))) : "";
-    const chosen = sentiment in SENTIMENTS ? sentiment : "";
-    for (const one of this.buttons) one.setAttribute("aria-pressed", String(one.value === chosen));
+    for (const one of this.buttons) one.setAttribute("aria-pressed", String(one.value === sentiment));
   }
 
   #button(value, label) {
@@ -215,7 +214,7 @@ export class Predictions {
     byId("predictions-beyond").replaceChildren(
       ...(found
         ? [
-            `Beyond these ${all}, the index has `,
+            `Beyond the top ${all}, the index has `,
             element("a", { href: symbolAddress(found.symbol) }, element("bdi", {}, found.symbol)),
             `: confidence ${format.percent(found.confidence)}, ${found.sentiment}.`,
           ]
@@ -253,6 +252,12 @@ export class Predictions {
     event.preventDefault();
     this.search.focus();
   }
+}
+
+/** What the address says, but for a sentiment that has no button. */
+function chosen() {
+  const view = viewOf(location.search);
+  return { ...view, sentiment: Object.hasOwn(SENTIMENTS, view.sentiment) ? view.sentiment : START.sentiment };
 }
 
 const isStart = ({ column, descending }) => column === SORT.column && descending === SORT.descending;
