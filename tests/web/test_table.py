@@ -207,11 +207,11 @@ def test_a_symbol_of_the_index_is_found_beyond_the_predictions(settings: Setting
     expect(page.locator("#predictions-count")).to_have_text("1")
     beyond = page.locator("#predictions-beyond")
     for typed, told in (
-        ("aaa", "Beyond the top 1, the index has AAA: confidence 12.00%, bearish."),
+        ("aaa", "Beyond the top 1, the index has AAA confidence 12.00%, bearish"),
         ("MSFT", ""),
-        ("b/c", "Beyond the top 1, the index has b/c: confidence 75.00%, bullish."),
+        ("b/c", "Beyond the top 1, the index has b/c confidence 75.00%, bullish"),
         ("nothing", ""),
-        ("AAA", "Beyond the top 1, the index has AAA: confidence 12.00%, bearish."),
+        ("AAA", "Beyond the top 1, the index has AAA confidence 12.00%, bearish"),
     ):
         page.get_by_role("searchbox").fill(typed)
         expect(beyond).to_have_text(told)
@@ -246,6 +246,24 @@ def test_pinned_symbols_come_first_and_are_kept(settings: Settings, open_page: O
     page.evaluate("localStorage.setItem('rolling-optimizer.pins', '{not json')")
     page.reload()
     expect(page.locator("#predictions-count")).to_have_text("5")
+
+
+def test_a_pinned_symbol_that_leaves_the_predictions_is_still_shown(settings: Settings, open_page: Open) -> None:
+    """With what the index has of it, and a button to let it go."""
+    publish(settings, few_records())
+    page = open_page()
+    page.get_by_role("button", name="Pin EBAY").click()
+    beyond = page.locator("#predictions-beyond")
+    expect(beyond).to_be_empty()
+    write_json(settings.input, {"predictions": few_records()})
+    optimize(replace(settings, top_symbols_limit=4, min_confidence=0.0), force=True)
+    expect(beyond).to_have_text("Beyond the top 4, pinned: EBAY confidence 50.00%, bearish")
+    without = {symbol: record for symbol, record in few_records().items() if symbol != "EBAY"}
+    publish(settings, without | {"FORD": a_record(confidence=0.1)})
+    expect(beyond).to_have_text("Beyond the top 5, pinned: EBAY no record now")
+    beyond.get_by_role("button", name="Pin EBAY").click()
+    expect(beyond).to_be_empty()
+    expect(page.get_by_role("searchbox")).to_be_focused()
 
 
 def test_times_are_local_or_in_utc(settings: Settings, open_page: Open) -> None:

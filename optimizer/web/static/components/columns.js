@@ -327,7 +327,7 @@ function symbolLink(cell, symbol) {
 }
 
 /** A symbol that can be pinned: the button's text is in its style, so that the cell's is the symbol. */
-function pinnable(cell, symbol) {
+export function pinnable(cell, symbol) {
   symbolLink(cell, symbol);
   if (cell.childElementCount === 1) {
     const button = element("button", { class: "pin", type: "button" });

@@ -14,6 +14,9 @@ onWritten(NAME, () => {
 /** Whether a symbol is pinned. */
 export const isPinned = (symbol) => pins.has(symbol);
 
+/** All of them, in the order in which they were pinned. */
+export const allPins = () => [...pins];
+
 /** Pin a symbol, or no longer. */
 export function togglePin(symbol) {
   if (!pins.delete(symbol)) pins.add(symbol);

@@ -1,13 +1,13 @@
 // The predictions: their table, the search over it (`/` goes there, Escape empties it), the filters by sentiment and
-// confidence, and what the index has of a symbol beyond them. All that is chosen is in the page's address.
+// confidence, and what the index has of symbols beyond them. All that is chosen is in the page's address.
 
-import { contradictionOf, extraColumns, predictionColumns, tone } from "../components/columns.js";
+import { contradictionOf, extraColumns, pinnable, predictionColumns, tone } from "../components/columns.js";
 import { DataTable } from "../components/table.js";
 import { get, Problem } from "../lib/api.js";
 import { byId, element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
-import { isPinned, onPins } from "../lib/pins.js";
-import { START, symbolAddress, viewAddress, viewOf } from "../lib/route.js";
+import { allPins, isPinned, onPins } from "../lib/pins.js";
+import { START, viewAddress, viewOf } from "../lib/route.js";
 
 // Words that are not known are counted apart; the last button is there only if there are any.
 const SENTIMENTS = { "": "All", bullish: "Bullish", bearish: "Bearish", neutral: "Neutral", other: "Other" };
@@ -16,6 +16,7 @@ const SORT = { column: "confidence", descending: true };
 // Typing is one step back, and browsers allow few changes of an address in a second.
 const TYPING_MS = 300;
 const LONGEST_SYMBOL = 1_024;
+const PINS_ASKED = 20; // with each version
 
 export class Predictions {
   #records = null; // before the first version
@@ -51,6 +52,7 @@ export class Predictions {
     onPins(() => {
       this.#filter();
       this.table.rewrite();
+      this.#lookBeyond();
     });
     this.#showView();
   }
@@ -72,7 +74,8 @@ export class Predictions {
     this.#keep();
     this.#isTyping = false;
     this.#view = { ...this.#view, ...change };
-    history.pushState(null, "", viewAddress(this.#view));
+    const address = viewAddress(this.#view);
+    if (address !== location.href) history.pushState(null, "", address);
     this.#showView();
     this.#filter();
   }
@@ -205,36 +208,31 @@ export class Predictions {
     setAttribute(byId("predictions-csv"), "title", `Download ${told} as CSV`);
   }
 
-  /** Show what the index has of the symbol that is searched for, if it is not among the predictions. */
+  /** Show what the index has of the symbol that is searched for, and of those pinned, if it is not in the table. */
   async #lookBeyond() {
+    if (this.#records === null) return;
     const asked = (this.#asked += 1);
-    const found = await this.#recordBeyond(this.#view.search);
+    const held = new Set(this.#records.map(({ symbol }) => symbol));
+    const pins = allPins().filter((symbol) => !held.has(symbol));
+    const { search } = this.#view;
+    const names = [search, search.toLocaleUpperCase()];
+    const isAsked = search !== "" && search.length <= LONGEST_SYMBOL && !names.some((name) => held.has(name));
+    const [found, ...pinned] = await Promise.all([
+      isAsked ? firstRecord(names) : null,
+      ...pins.slice(0, PINS_ASKED).map((symbol) => firstRecord([symbol])),
+    ]);
     if (asked !== this.#asked) return;
-    const all = format.count(this.#records?.length ?? 0);
-    byId("predictions-beyond").replaceChildren(
-      ...(found
-        ? [
-            `Beyond the top ${all}, the index has `,
-            element("a", { href: symbolAddress(found.symbol) }, element("bdi", {}, found.symbol)),
-            `: confidence ${format.percent(found.confidence)}, ${found.sentiment}.`,
-          ]
-        : []),
-    );
-  }
-
-  /** A record by its symbol, as it was typed or in capitals; null if it is among the predictions, or there is none. */
-  async #recordBeyond(text) {
-    if (this.#records === null || text === "" || text.length > LONGEST_SYMBOL) return null;
-    const names = new Set([text, text.toLocaleUpperCase()]);
-    if (this.#records.some(({ symbol }) => names.has(symbol))) return null;
-    for (const name of names) {
-      try {
-        return await get(`predictions/${encodeURIComponent(name)}`);
-      } catch (problem) {
-        if (!(problem instanceof Problem)) throw problem; // else there is none, or a notice says what is wrong
-      }
-    }
-    return null;
+    const all = `Beyond the top ${format.count(held.size)}`;
+    const box = byId("predictions-beyond");
+    const focused = box.contains(document.activeElement) ? document.activeElement : null;
+    const lines = [
+      found && line(`${all}, the index has `, found.symbol, found),
+      ...pins.map((symbol, nth) => symbol !== found?.symbol && line(`${all}, pinned: `, symbol, pinned[nth])),
+    ];
+    box.replaceChildren(...lines.filter(Boolean));
+    if (!focused) return;
+    const again = [...box.querySelectorAll("button")].find(({ value }) => value === focused.value);
+    (again ?? this.search).focus();
   }
 
   // Keys --------------------------------------------------------------------------------------------------------------
@@ -252,6 +250,26 @@ export class Predictions {
     event.preventDefault();
     this.search.focus();
   }
+}
+
+/** The record of the first of these symbols that the index has, or null. */
+async function firstRecord(symbols) {
+  for (const symbol of new Set(symbols)) {
+    try {
+      return await get(`predictions/${encodeURIComponent(symbol)}`);
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem; // else there is none, or a notice says what is wrong
+    }
+  }
+  return null;
+}
+
+/** One line of what is beyond the table. */
+function line(before, symbol, record) {
+  const name = element("span");
+  pinnable(name, symbol);
+  const told = record ? `confidence ${format.percent(record.confidence)}, ${record.sentiment}` : "no record now";
+  return element("span", { class: "beyond-line" }, before, name, ` ${told}`);
 }
 
 /** What the address says, but for a sentiment that has no button. */
