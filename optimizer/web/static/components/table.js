@@ -255,7 +255,7 @@ function extremes(values) {
   return [largest, Number.isFinite(least) ? least : 0];
 }
 
-/** The indexes from `start` to before `end`, and that of the row that has the focus, or undefined. */
+/** The indexes from `start` to before `end`, and `focused` (the row that has the focus) unless it is undefined. */
 function withFocused(start, end, focused) {
   const indexes = Array.from({ length: end - start }, (_, nth) => start + nth);
   if (focused < start) indexes.unshift(focused);
