@@ -13,7 +13,7 @@ from benchmarks.changing_source import ChangingSource
 from benchmarks.counting_proxy import counting_proxy
 from tests.support.browser import chromium
 
-__all__ = ["PageCost", "open_page_cost"]
+__all__ = ["PageCost", "PageCpu", "open_page_cost"]
 
 VERSIONS: Final = 11
 # All that a version moves on the page has ended by then, also the highlight of changed cells.
@@ -44,7 +44,7 @@ def open_page_cost(source: ChangingSource, port: int, motion: Literal["no-prefer
     with counting_proxy(port) as proxy, chromium() as browser:
         context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion=motion)
         page = context.new_page()
-        cpu = _Cpu(context.new_cdp_session(page), browser.new_browser_cdp_session())
+        cpu = PageCpu(context.new_cdp_session(page), browser.new_browser_cdp_session())
         page.goto(proxy.url)
 
         def wait_for(version: int) -> None:
@@ -87,7 +87,7 @@ def open_page_cost(source: ChangingSource, port: int, motion: Literal["no-prefer
     )
 
 
-class _Cpu:
+class PageCpu:
     """CPU time of a page: of its main thread by Chromium's count, and of its whole process by the system's."""
 
     def __init__(self, page: CDPSession, browser: CDPSession) -> None:
@@ -96,6 +96,7 @@ class _Cpu:
         page.send("Performance.enable", {"timeDomain": "threadTicks"})
 
     def read_ms(self) -> dict[str, float]:
+        """The ms so far, by thread or process."""
         metrics = {metric["name"]: metric["value"] for metric in self._page.send("Performance.getMetrics")["metrics"]}
         processes = self._browser.send("SystemInfo.getProcessInfo")["processInfo"]
         return {

@@ -42,8 +42,10 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send what is prepared for the path, or pass the request on."""
-        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and not scope["query_string"]:
-            response = self._find(scope["path"].removeprefix(scope.get("root_path", "")))
+        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            # The page's own query says what it shows: its script reads it, and the answer is the same.
+            response = self._assets.get(path) or (None if scope["query_string"] else self._find(path))
             if response is not None:
                 await response(scope, receive, send)
                 return
@@ -62,7 +64,7 @@ class Front:
                 return pages.whole_page
             if path == "/snapshot" and pages.whole_version is not None:
                 return pages.whole_version
-        return self._assets.get(path)
+        return None
 
 
 def create_app(

@@ -40,3 +40,14 @@ def test_follow_js_comes_with_the_routes_wherever_they_are(settings: Settings) -
         assert answer.headers["Content-Encoding"] == "gzip"
     assert [answer.content == FOLLOW.read_bytes() for answer in answers] == [True, True, True, False]
     assert answers[-1].content == b""
+
+
+def test_the_page_is_sent_whatever_its_query_says(settings: Settings) -> None:
+    """What is chosen on it is in its query, which its script reads: a link with one leads to the page."""
+    with asking(settings) as client:
+        page = client.get("/")
+        chosen = client.get("/?search=AA&sort=-confidence")
+        asked = client.get("/?search=AA", headers={"If-None-Match": page.headers["ETag"]})
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert (chosen.status_code, chosen.content) == (200, page.content)
+    assert asked.status_code == 304

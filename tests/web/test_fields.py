@@ -18,7 +18,7 @@ COLUMNS = Path(optimizer.web.__file__).parent / "static" / "components" / "colum
 
 # Name of the columns, of their variable, the model, values that the page adds to it, and columns that it computes.
 TABLES: list[tuple[str, str, type[msgspec.Struct], set[str], set[str]]] = [
-    ("predictionColumns", "record", Record, set(), {"change"}),
+    ("predictionColumns", "record", Record, set(), {"expected_move"}),
     ("botColumns", "bot", BotSummary, {"name"}, set()),
     ("holdingColumns", "holding", Holding, set(), {"side", "cost"}),
 ]

@@ -202,6 +202,8 @@ def test_the_way_to_a_symbol_and_back_keeps_place_and_focus(settings: Settings, 
     others = {f"S{number:03}": a_record(confidence=0.5 - number / 1000) for number in range(60)}
     publish(few, {**others, "AAPL": a_record(confidence=0.25), "A/B %": a_record()})
     page = open_page()
+    scroller = page.locator("#predictions-scroller")
+    scroller.evaluate("(box) => { box.scrollTop = box.scrollHeight; }")
     link = page.locator("#predictions").get_by_role("link", name="AAPL")
     link.focus()
     page.keyboard.press("Enter")
@@ -224,6 +226,7 @@ def test_the_way_to_a_symbol_and_back_keeps_place_and_focus(settings: Settings, 
     page.locator("#holdings").get_by_role("link", name="AAPL").click()
     expect(title).to_be_focused()
     page.go_back()
+    scroller.evaluate("(box) => { box.scrollTop = 0; }")
     page.locator("#predictions").get_by_role("link", name="A/B %").click()
     expect(page.get_by_role("heading", name="A/B %")).to_be_focused()
     expect(page.locator("#symbol-history-count")).to_have_text(re.compile("^unchanged since "))

@@ -16,6 +16,7 @@ import { showProcesses } from "./panels/processes.js";
 import { Predictions } from "./panels/predictions.js";
 import { Runs } from "./panels/runs.js";
 import { SymbolPage } from "./panels/symbol.js";
+import { showZone } from "./panels/zone.js";
 import { Trigger } from "./panels/trigger.js";
 
 const POLL_MS = 5_000;
@@ -279,6 +280,7 @@ function pauseMs() {
   return Math.max(shortMs, Math.min(POLL_CALM_MS, dueMs));
 }
 
+showZone();
 showHowThingsStand();
 symbolPage.open();
 refreshStatus();

@@ -3,6 +3,7 @@
 
 import { element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
+import { isPinned, togglePin } from "../lib/pins.js";
 import { symbolAddress } from "../lib/route.js";
 import { changesText } from "./counts.js";
 
@@ -20,14 +21,21 @@ const SIGNS = { up: "▲", down: "▼", flat: "●", other: "" };
 export const tone = (sentiment) => TONES.get(String(sentiment).toLowerCase()) ?? "other";
 
 /** Where the prediction lies against the last price, as a share of it. */
-export const expectedChange = (record) => record.prediction / record.last_price - 1;
+export const expectedMove = (record) => record.prediction / record.last_price - 1;
+
+/** In which words a record's expected move is against its sentiment; "" where it is not. */
+export function contradictionOf(record) {
+  const move = expectedMove(record);
+  const isAgainst = { up: move < 0, down: move > 0 }[tone(record.sentiment)] ?? false;
+  return isAgainst ? `${record.sentiment}, but predicted ${move > 0 ? "above" : "below"} the last price` : "";
+}
 
 export const predictionColumns = [
   {
     id: "symbol",
     label: "Symbol",
     value: (record) => record.symbol,
-    show: (cell, record) => symbolLink(cell, record.symbol),
+    show: (cell, record) => pinnable(cell, record.symbol),
   },
   {
     id: "confidence",
@@ -47,6 +55,7 @@ export const predictionColumns = [
     label: "Last",
     numeric: true,
     value: (record) => record.last_price,
+    text: format.price,
     show: (cell, record) => moving(cell, record.last_price, format.price),
   },
   {
@@ -54,32 +63,37 @@ export const predictionColumns = [
     label: "Prediction",
     numeric: true,
     value: (record) => record.prediction,
-    show: (cell, record) => setText(cell, format.price(record.prediction)),
+    text: format.price,
+    show: (cell, record) => number(cell, record.prediction, format.price),
   },
   {
-    id: "change",
-    label: "Change",
+    id: "expected_move",
+    label: "Expected move",
+    title: "The prediction against the last price; not what the price has done since yesterday",
     numeric: true,
-    value: expectedChange,
-    show: (cell, record) => signed(cell, expectedChange(record), format.percentChange),
+    value: expectedMove,
+    text: format.percentChange,
+    show: (cell, record) => move(cell, record),
   },
   {
     id: "target_price",
     label: "Target",
     numeric: true,
     value: (record) => record.target_price,
-    show: (cell, record) => setText(cell, format.price(record.target_price)),
+    text: format.price,
+    show: (cell, record) => number(cell, record.target_price, format.price),
   },
   {
     id: "stop_loss",
     label: "Stop loss",
     numeric: true,
     value: (record) => record.stop_loss,
-    show: (cell, record) => setText(cell, format.price(record.stop_loss)),
+    text: format.price,
+    show: (cell, record) => number(cell, record.stop_loss, format.price),
   },
   {
     id: "timestamp",
-    label: "Time",
+    label: format.IS_UTC ? "Time (UTC)" : "Time",
     value: (record) => format.instant(record.timestamp)?.getTime() ?? record.timestamp,
     show: (cell, record) => time(cell, record.timestamp),
   },
@@ -94,6 +108,7 @@ export function extraColumns(records) {
       id: `extra.${field}`,
       label: field,
       numeric: values.length > 0 && values.every((one) => typeof one === "number"),
+      text: format.quantity,
       value,
       show: (cell, record) => plain(cell, value(record)),
     };
@@ -113,7 +128,7 @@ export const botColumns = [
     label: "Equity",
     numeric: true,
     value: (bot) => bot.equity,
-    show: (cell, bot) => setText(cell, format.money(bot.equity)),
+    show: (cell, bot) => number(cell, bot.equity, format.money),
   },
   {
     id: "pnl_today",
@@ -157,21 +172,21 @@ export const holdingColumns = [
     label: "Quantity",
     numeric: true,
     value: (holding) => holding.qty,
-    show: (cell, holding) => setText(cell, format.quantity(holding.qty)),
+    show: (cell, holding) => number(cell, holding.qty, format.quantity),
   },
   {
     id: "avg",
     label: "Average cost",
     numeric: true,
     value: (holding) => holding.avg,
-    show: (cell, holding) => setText(cell, format.price(holding.avg)),
+    show: (cell, holding) => number(cell, holding.avg, format.price),
   },
   {
     id: "cost",
     label: "Cost",
     numeric: true,
     value: cost,
-    show: (cell, holding) => setText(cell, format.money(cost(holding))),
+    show: (cell, holding) => number(cell, cost(holding), format.money),
   },
 ];
 
@@ -311,6 +326,21 @@ function symbolLink(cell, symbol) {
   setAttribute(cell.firstChild, "title", symbol);
 }
 
+/** A symbol that can be pinned: the button's text is in its style, so that the cell's is the symbol. */
+export function pinnable(cell, symbol) {
+  symbolLink(cell, symbol);
+  if (cell.childElementCount === 1) {
+    const button = element("button", { class: "pin", type: "button" });
+    button.addEventListener("click", () => togglePin(button.value));
+    cell.append(button);
+  }
+  const pinned = isPinned(symbol);
+  setAttribute(cell.lastChild, "value", symbol);
+  setAttribute(cell.lastChild, "aria-label", `Pin ${symbol}`);
+  setAttribute(cell.lastChild, "aria-pressed", pinned);
+  setAttribute(cell.lastChild, "title", pinned ? "Pinned: always first" : "Pin: show always first");
+}
+
 /** A name from the data: any text of any length, in any direction of writing. */
 function name(cell, text) {
   if (!cell.firstChild) cell.append(element("bdi", { class: "name" }));
@@ -347,8 +377,23 @@ function bar(cell, share, text) {
   setText(cell.firstChild.lastChild, text);
 }
 
+/** A number; with all its digits as a tooltip where it is shown by its power of ten. */
+function number(cell, value, show) {
+  const text = show(value);
+  setText(cell, text);
+  if (format.isShort(value)) cell.removeAttribute("title");
+  else setAttribute(cell, "title", format.exact(value));
+}
+
+function move(cell, record) {
+  const contradiction = contradictionOf(record);
+  signed(cell, expectedMove(record), format.percentChange);
+  if (contradiction) setAttribute(cell, "title", contradiction);
+  cell.toggleAttribute("data-against", contradiction !== "");
+}
+
 function signed(cell, value, show) {
-  setText(cell, show(value));
+  number(cell, value, show);
   setAttribute(cell, "data-sign", value > 0 ? "up" : value < 0 ? "down" : "flat");
 }
 
@@ -366,7 +411,7 @@ const endings = new WeakMap();
 function moving(cell, value, show) {
   const last = before.get(cell);
   before.set(cell, value);
-  setText(cell, show(value));
+  number(cell, value, show);
   if (last === undefined || last === value) return;
   setAttribute(cell, "data-moved", value > last ? "up" : "down");
   clearTimeout(endings.get(cell));

@@ -1,41 +1,51 @@
 // A table whose columns sort and whose rows are kept: an update changes the text of cells and moves rows, so that
 // scroll position, selection and focus stay where they are.
 //
-// A column is {id, label, numeric, value(row), show(cell, row)}: `value` is what is sorted by, `show` writes the cell.
-// `key(row)` names a row over updates.
+// A column is {id, label, numeric, value(row), show(cell, row)}: `value` is what is sorted by, `show` writes the cell. A
+// numeric one may have `text(value)`, by which it becomes as wide as the widest of its values, in view or not.
+// `key(row)` names a row over updates. Of a long table (`isLong`) only the rows in view are in the document; what is
+// said of it to screen readers, and what keys do in it, is as if all were.
 
-import { element, setAttribute, setText } from "../lib/dom.js";
-
-// More rows than this are added on demand: the document would be slow before a reader has use for them.
-const ROWS_AT_FIRST = 500;
+import { element, setAttribute } from "../lib/dom.js";
+import { addColumnCue } from "./cue.js";
+import { RowWindow } from "./window.js";
 
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
+const FOCUSABLE = "a, button";
 
 export class DataTable {
+  // The rows as they are sorted, and the place of each among them by its key.
+  #order = [];
+  #places = new Map();
   #rows = [];
+  #isFirst = null;
   #shown = new Map();
   // The row that each line shows: sorting and searching write nothing anew.
   #written = new WeakMap();
-  #limit = ROWS_AT_FIRST;
+  // The place that a line was last given, and the key of its row.
+  #indexes = new WeakMap();
+  #keys = new WeakMap();
   #heads = new Map();
+  #window = null;
 
-  constructor(table, { columns, key, sort, empty }) {
+  constructor(table, { columns, key, sort, empty, isLong = false, onSort = () => {} }) {
     this.table = table;
     this.columns = [];
     this.key = key;
     this.sort = sort;
+    this.onSort = onSort;
     this.empty = element("p", { class: "nothing", hidden: true }, empty);
-    this.more = element("button", { class: "button quiet more", type: "button", hidden: true });
-    this.more.addEventListener("click", () => {
-      this.#limit = Infinity;
-      this.#render();
-    });
     this.first = sort;
-    this.head = element("tr");
+    this.head = element("tr", { "aria-rowindex": isLong ? 1 : null });
     this.body = element("tbody");
     table.append(element("thead", {}, this.head), this.body);
-    table.after(this.empty, this.more);
+    table.after(this.empty);
+    if (isLong) {
+      this.#window = new RowWindow(table.parentElement, table, () => this.#render());
+      this.body.addEventListener("keydown", (event) => this.#key(event));
+    }
     this.setColumns(columns);
+    addColumnCue(table);
   }
 
   /** Show these columns from the next update on. The lines are made anew only if the columns are others than before. */
@@ -52,16 +62,36 @@ export class DataTable {
     this.#markSort();
   }
 
-  /** Show these rows in place of those before, or of them only those that `keeps` keeps. Returns how many. */
-  update(rows, keeps = () => true) {
-    this.#rows = rows.filter(keeps);
+  /** Show these rows in place of those before, sorted; those for which `isFirst` holds before all others. */
+  update(rows, isFirst = null) {
+    this.#rows = rows;
+    this.#isFirst = isFirst;
     setAttribute(this.table, "aria-busy", "false");
+    this.#fit();
+    this.#arrange();
+  }
+
+  /** Sort by a column, from the next update on; by the first one if there is no such column. */
+  setSort(sort) {
+    const isKnown = this.columns.some(({ id }) => id === sort?.column);
+    this.sort = isKnown ? sort : this.first;
+    this.#markSort();
+  }
+
+  /** Show the rows from the first one on. */
+  scrollUp() {
+    if (this.#window) this.#window.scrollTo(0);
+    else this.table.parentElement.scrollTop = 0;
+  }
+
+  /** Write all lines anew, as if their rows had changed. */
+  rewrite() {
+    this.#written = new WeakMap();
     this.#render();
-    return this.#rows.length;
   }
 
   #head(column) {
-    const button = element("button", { type: "button" }, column.label);
+    const button = element("button", { type: "button", title: column.title }, column.label);
     button.addEventListener("click", () => this.#sortBy(column));
     const head = element(
       "th",
@@ -77,8 +107,9 @@ export class DataTable {
     // The first click shows what is looked for most: the largest numbers, the first names.
     this.sort = { column: column.id, descending: again ? !this.sort.descending : Boolean(column.numeric) };
     this.#markSort();
-    this.#render();
-    this.table.parentElement.scrollTop = 0;
+    this.scrollUp();
+    this.#arrange();
+    this.onSort(this.sort);
   }
 
   #markSort() {
@@ -88,12 +119,32 @@ export class DataTable {
     }
   }
 
+  #fit() {
+    for (const { id, numeric, value, text } of this.columns) {
+      if (!numeric || !text) continue;
+      const lengths = extremes(this.#rows.map(value)).map((one) => text(one).length);
+      const { style } = this.#heads.get(id);
+      // Never narrower than before: the columns beside it would move.
+      const length = Math.max(...lengths, Number(style.getPropertyValue("--characters")));
+      style.setProperty("--characters", length);
+    }
+  }
+
+  #arrange() {
+    this.#order = this.#sorted(this.#rows);
+    this.#places = new Map(this.#order.map((row, index) => [this.key(row), index]));
+    this.empty.hidden = this.#order.length > 0;
+    this.#render();
+  }
+
   #sorted(rows) {
     const { value } = this.columns.find((column) => column.id === this.sort.column);
     const direction = this.sort.descending ? -1 : 1;
+    const first = this.#isFirst ?? (() => false);
     return rows
-      .map((row) => [value(row), row])
-      .sort(([a], [b]) => {
+      .map((row) => [value(row), row, first(row)])
+      .sort(([a, , aFirst], [b, , bFirst]) => {
+        if (aFirst !== bFirst) return bFirst - aFirst;
         const aMissing = a === null || a === undefined || Number.isNaN(a);
         const bMissing = b === null || b === undefined || Number.isNaN(b);
         if (aMissing || bMissing) return aMissing - bMissing; // what is missing comes last in both directions
@@ -105,8 +156,10 @@ export class DataTable {
   }
 
   #render() {
-    const kept = this.#sorted(this.#rows);
-    const wanted = new Map(kept.slice(0, this.#limit).map((row) => [this.key(row), row]));
+    const count = this.#order.length;
+    const [start, end] = this.#window?.range(count) ?? [0, count];
+    const indexes = this.#window ? withFocused(start, end, this.#focusedIndex()) : [...this.#order.keys()];
+    const wanted = new Map(indexes.map((index) => [this.key(this.#order[index]), index]));
     for (const [key, line] of this.#shown) {
       if (!wanted.has(key)) {
         line.remove();
@@ -114,7 +167,7 @@ export class DataTable {
       }
     }
     const places = new Map([...this.body.children].map((line, index) => [line, index]));
-    const lines = [...wanted].map(([key, row]) => this.#lineOf(key, row));
+    const lines = [...wanted].map(([key, index]) => this.#lineOf(key, index));
     const focused = document.activeElement;
     const staying = rising(lines, (line) => places.get(line));
     let next = null;
@@ -123,17 +176,30 @@ export class DataTable {
       next = line;
     }
     if (focused.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
-    this.empty.hidden = kept.length > 0;
-    this.more.hidden = kept.length <= this.#limit;
-    setText(this.more, `Show all ${kept.length.toLocaleString()} rows`);
+    if (!this.#window) return;
+    setAttribute(this.table, "aria-rowcount", count + 1);
+    const above = indexes.filter((index) => index < start).length;
+    const below = indexes.filter((index) => index >= end).length;
+    this.#window.leaveSpace(start - above, count - end - below);
+  }
+
+  /** The place of the row that has the focus: it stays in the document wherever it is. */
+  #focusedIndex() {
+    const line = this.body.contains(document.activeElement) ? document.activeElement.closest("tr") : null;
+    return line ? this.#places.get(this.#keys.get(line)) : undefined;
   }
 
   /** A row as a line, with what the row has. */
-  #lineOf(key, row) {
+  #lineOf(key, index) {
+    const row = this.#order[index];
     const line = this.#shown.get(key) ?? this.#line(key);
     if (this.#written.get(line) !== row) {
-      this.columns.forEach((column, index) => column.show(line.children[index], row));
+      this.columns.forEach((column, nth) => column.show(line.children[nth], row));
       this.#written.set(line, row);
+    }
+    if (this.#window && this.#indexes.get(line) !== index) {
+      line.setAttribute("aria-rowindex", index + 2);
+      this.#indexes.set(line, index);
     }
     return line;
   }
@@ -144,8 +210,57 @@ export class DataTable {
     );
     const line = element("tr", {}, ...cells);
     this.#shown.set(key, line);
+    this.#keys.set(line, key);
     return line;
   }
+
+  /** Arrows and the like go from row to row, also to those that are not in the document yet. */
+  #key(event) {
+    const index = this.#focusedIndex();
+    if (index === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Tab") return this.#reveal(index); // the rows beside it are where the browser goes next
+    const last = this.#order.length - 1;
+    const { page } = this.#window;
+    const to = {
+      ArrowDown: index + 1,
+      ArrowUp: index - 1,
+      PageDown: index + page,
+      PageUp: index - page,
+      Home: 0,
+      End: last,
+    }[event.key];
+    if (to === undefined || event.shiftKey) return;
+    event.preventDefault();
+    const focusables = (line) => [...line.querySelectorAll(FOCUSABLE)];
+    const nth = focusables(event.target.closest("tr")).indexOf(event.target);
+    const wanted = Math.max(0, Math.min(last, to));
+    this.#reveal(wanted);
+    focusables(this.#shown.get(this.key(this.#order[wanted])))[nth]?.focus();
+  }
+
+  #reveal(index) {
+    this.#window.reveal(index);
+    this.#render();
+  }
+}
+
+/** Of numbers the largest and the least by its absolute value, which have the longest texts; without any, 0. */
+function extremes(values) {
+  let [largest, least] = [0, Infinity];
+  for (const value of values) {
+    if (!Number.isFinite(value) || value === 0) continue;
+    if (Math.abs(value) > Math.abs(largest)) largest = value;
+    if (Math.abs(value) < Math.abs(least)) least = value;
+  }
+  return [largest, Number.isFinite(least) ? least : 0];
+}
+
+/** The indexes from `start` to before `end`, and `focused` (the row that has the focus) unless it is undefined. */
+function withFocused(start, end, focused) {
+  const indexes = Array.from({ length: end - start }, (_, nth) => start + nth);
+  if (focused < start) indexes.unshift(focused);
+  if (focused >= end) indexes.push(focused); // false for undefined
+  return indexes;
 }
 
 /**

@@ -1,6 +1,17 @@
 // Values as people read them, in the browser's language. What is missing, or is no number, is a dash.
 
+import { read } from "./stored.js";
+
 export const MISSING = "–";
+
+/** The name under which the browser keeps whether times are shown in UTC. */
+export const ZONE = "zone";
+/** Whether all times are shown in UTC, and not in the reader's own zone. */
+export const IS_UTC = read(ZONE) === "UTC";
+
+// A number from here on is shown by its power of ten: its digits would take the place of other columns.
+const LONG = 1e9;
+const LONG_MONEY = 1e12;
 
 const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
 const two = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
@@ -22,37 +33,56 @@ const change = new Intl.NumberFormat(undefined, {
   maximumFractionDigits: 2,
   signDisplay: "exceptZero",
 });
+const power = new Intl.NumberFormat(undefined, { notation: "scientific", maximumFractionDigits: 2 });
+const powerShare = new Intl.NumberFormat(undefined, {
+  style: "percent",
+  notation: "scientific",
+  maximumFractionDigits: 2,
+  signDisplay: "exceptZero",
+});
+const timeZone = IS_UTC ? "UTC" : undefined;
+const day = new Intl.DateTimeFormat(undefined, { timeZone });
 const clock = new Intl.DateTimeFormat(undefined, {
+  timeZone,
   hour: "2-digit",
   minute: "2-digit",
   second: "2-digit",
   hourCycle: "h23",
 });
 const dayAndClock = new Intl.DateTimeFormat(undefined, {
+  timeZone,
   month: "short",
   day: "numeric",
   hour: "2-digit",
   minute: "2-digit",
   hourCycle: "h23",
 });
-const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long", timeZone });
 
-const numberOr = (format) => (value) => (Number.isFinite(value) ? format(value) : MISSING);
+/** Whether a number is shown with all digits before its point. */
+export const isShort = (value) => !Number.isFinite(value) || Math.abs(value) < LONG;
+/** A number with all its digits. */
+export const exact = (value) => upTo.format(value);
+
+const numberOr =
+  (format, limit = Infinity, long = power) =>
+  (value) =>
+    Number.isFinite(value) ? (Math.abs(value) < limit ? format(value) : long.format(value)) : MISSING;
 
 /** A count: 8,000. */
 export const count = numberOr((value) => whole.format(value));
 /** A price: two places, or four digits if it is below 1. */
-export const price = numberOr((value) => (Math.abs(value) >= 1 || value === 0 ? two : small).format(value));
+export const price = numberOr((value) => (Math.abs(value) >= 1 || value === 0 ? two : small).format(value), LONG);
 /** An amount of money: 1,234.50. */
-export const money = numberOr((value) => two.format(value));
+export const money = numberOr((value) => two.format(value), LONG_MONEY);
 /** A gain or loss with its sign: +1,234.50. */
-export const gain = numberOr((value) => signed.format(value));
+export const gain = numberOr((value) => signed.format(value), LONG_MONEY);
 /** A quantity: 0.00012, 1,500. */
-export const quantity = numberOr((value) => upTo.format(value));
+export const quantity = numberOr((value) => upTo.format(value), LONG);
 /** A share of 1: 0.9988 is 99.88%. */
 export const percent = numberOr((value) => share.format(value));
 /** A relative change with its sign: 0.021 is +2.10%. */
-export const percentChange = numberOr((value) => change.format(value));
+export const percentChange = numberOr((value) => change.format(value), LONG / 1e3, powerShare);
 /** A measured value with a unit: three digits are enough. */
 export const measured = numberOr((value) =>
   new Intl.NumberFormat(undefined, { maximumSignificantDigits: Math.abs(value) >= 100 ? 4 : 3 }).format(value),
@@ -85,11 +115,11 @@ export function instant(timestamp) {
   return Number.isNaN(date.getTime()) ? null : date;
 }
 
-/** A timestamp as a short local time, with the day if that is not today; other text is shown as it is. */
+/** A timestamp as a short time, with the day if that is not today; other text is shown as it is. */
 export function time(timestamp) {
   const date = instant(timestamp);
   if (date === null) return timestamp === null || timestamp === undefined ? MISSING : String(timestamp);
-  return date.toDateString() === new Date().toDateString() ? clock.format(date) : dayAndClock.format(date);
+  return day.format(date) === day.format(new Date()) ? clock.format(date) : dayAndClock.format(date);
 }
 
 /** The same in full, for a tooltip. */

@@ -1,4 +1,6 @@
 // Addresses within the page: `#/symbol/AAPL` is the page of a symbol; anything else is the overview, or a place in it.
+// What the table of predictions shows is in the query, by the names that the API has for it, so that a symbol's page
+// keeps it: `?search=AA&sentiment=bearish&min_confidence=0.8&sort=-expected_move`. What is as at the start is left out.
 
 const SYMBOL = "#/symbol/";
 
@@ -16,4 +18,36 @@ export function symbolOf(hash) {
   } catch {
     return text; // typed by hand: a % that begins no code
   }
+}
+
+/** What the table of predictions shows at the start; `sort` is null for the order that it has by itself. */
+export const START = { search: "", sentiment: "", minConfidence: 0, sort: null };
+
+/** What the table of predictions shows, by the query of an address; what cannot be used is as at the start. */
+export function viewOf(query) {
+  const values = new URLSearchParams(query);
+  const sort = values.get("sort");
+  const confidence = Number(values.get("min_confidence"));
+  return {
+    search: values.get("search") ?? START.search,
+    sentiment: values.get("sentiment") ?? START.sentiment,
+    minConfidence: confidence > 0 && confidence <= 1 ? confidence : START.minConfidence,
+    sort: sort ? { column: sort.replace(/^-/, ""), descending: sort.startsWith("-") } : START.sort,
+  };
+}
+
+/** The address of this page with another view; what else is in its query stays. */
+export function viewAddress({ search, sentiment, minConfidence, sort }) {
+  const address = new URL(location.href);
+  const values = {
+    search,
+    sentiment,
+    min_confidence: minConfidence || "",
+    sort: sort ? (sort.descending ? "-" : "") + sort.column : "",
+  };
+  for (const [name, value] of Object.entries(values)) {
+    if (value === "") address.searchParams.delete(name);
+    else address.searchParams.set(name, value);
+  }
+  return address.href;
 }

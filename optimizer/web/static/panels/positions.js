@@ -16,12 +16,14 @@ export class Positions {
       key: (bot) => bot.name,
       sort: { column: "equity", descending: true },
       empty: "No bots.",
+      isLong: true,
     });
     this.holdings = new DataTable(byId("holdings"), {
       columns: holdingColumns,
       key: (holding) => holding.symbol,
       sort: { column: "symbol", descending: false },
       empty: "No holdings.",
+      isLong: true,
     });
   }
 

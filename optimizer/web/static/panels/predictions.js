@@ -1,30 +1,60 @@
-// The predictions: their table, the search over it (`/` goes there, Escape empties it), the filter by sentiment.
+// The predictions: their table, the search over it (`/` goes there, Escape empties it), the filters by sentiment and
+// confidence, and what the index has of symbols beyond them. All that is chosen is in the page's address.
 
-import { extraColumns, predictionColumns, tone } from "../components/columns.js";
+import { contradictionOf, extraColumns, pinnable, predictionColumns, tone } from "../components/columns.js";
+import { DataTable } from "../components/table.js";
+import { get, Problem } from "../lib/api.js";
 import { byId, element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
-import { DataTable } from "../components/table.js";
+import { allPins, isPinned, onPins } from "../lib/pins.js";
+import { START, viewAddress, viewOf } from "../lib/route.js";
 
 // Words that are not known are counted apart; the last button is there only if there are any.
-const SENTIMENTS = { "": "All", up: "Bullish", down: "Bearish", flat: "Neutral", other: "Other" };
+const SENTIMENTS = { "": "All", bullish: "Bullish", bearish: "Bearish", neutral: "Neutral", other: "Other" };
+const TONES = { bullish: "up", bearish: "down", neutral: "flat", other: "other" };
+const SORT = { column: "confidence", descending: true };
+// Typing is one step back, and browsers allow few changes of an address in a second.
+const TYPING_MS = 300;
+const LONGEST_SYMBOL = 1_024;
+const PINS_ASKED = 20; // with each version
 
 export class Predictions {
   #records = null; // before the first version
-  #tone = "";
+  #view = chosen();
+  #isTyping = false;
+  #typed = null;
+  #asked = 0;
 
   constructor() {
     this.table = new DataTable(byId("predictions"), {
       columns: predictionColumns,
       key: (record) => record.symbol,
-      sort: { column: "confidence", descending: true },
+      sort: SORT,
       empty: "No prediction matches.",
+      isLong: true,
+      onSort: (sort) => this.#choose({ sort: isStart(sort) ? START.sort : sort }),
     });
     this.search = byId("search");
+    this.confidence = byId("min-confidence");
     this.buttons = Object.entries(SENTIMENTS).map(([value, label]) => this.#button(value, label));
     byId("sentiments").append(...this.buttons);
-    this.search.addEventListener("input", () => this.#filter());
+    this.search.addEventListener("input", () => this.#type());
     this.search.addEventListener("keydown", (event) => this.#empty(event));
+    this.confidence.addEventListener("input", () => this.#type());
+    for (const input of [this.search, this.confidence]) {
+      input.addEventListener("change", () => {
+        this.#keep();
+        this.#isTyping = false;
+      });
+    }
     document.addEventListener("keydown", (event) => this.#goThere(event));
+    addEventListener("popstate", () => this.#read());
+    onPins(() => {
+      this.#filter();
+      this.table.rewrite();
+      this.#lookBeyond();
+    });
+    this.#showView();
   }
 
   /** Show these records in place of those before. Only lines of records that are other objects are written anew. */
@@ -32,60 +62,185 @@ export class Predictions {
     if (records === this.#records) return;
     this.#records = records;
     this.table.setColumns([...predictionColumns, ...extraColumns(records)]);
-    for (const button of this.buttons) {
-      const number = records.filter((record) => has(record, button.value)).length;
-      setText(button.lastElementChild, format.count(number));
-      button.hidden = button.value === "other" && number === 0;
-      if (button.hidden && this.#tone === button.value) this.#choose("");
-    }
+    this.table.setSort(this.#view.sort);
+    this.#count();
+    this.#filter();
+    this.#lookBeyond();
+  }
+
+  // What is chosen ----------------------------------------------------------------------------------------------------
+
+  #choose(change) {
+    this.#keep();
+    this.#isTyping = false;
+    this.#view = { ...this.#view, ...change };
+    const address = viewAddress(this.#view);
+    if (address !== location.href) history.pushState(null, "", address);
+    this.#showView();
     this.#filter();
   }
 
+  #type() {
+    const percent = this.confidence.valueAsNumber;
+    const minConfidence = percent > 0 && percent <= 100 ? Number((percent / 100).toFixed(8)) : START.minConfidence;
+    this.#view = { ...this.#view, search: this.search.value.trim(), minConfidence };
+    clearTimeout(this.#typed);
+    this.#typed = setTimeout(() => this.#keep(), TYPING_MS);
+    this.table.scrollUp();
+    this.#filter();
+  }
+
+  /** Write what was typed into the address: the first time as a step of its own. */
+  #keep() {
+    if (this.#typed === null) return;
+    clearTimeout(this.#typed);
+    this.#typed = null;
+    const address = viewAddress(this.#view);
+    if (address !== location.href) history[this.#isTyping ? "replaceState" : "pushState"](null, "", address);
+    this.#isTyping = true;
+    this.#lookBeyond();
+  }
+
+  /** Show what the address says. */
+  #read() {
+    const view = chosen();
+    if (JSON.stringify(view) === JSON.stringify(this.#view)) return;
+    clearTimeout(this.#typed);
+    this.#typed = null;
+    this.#isTyping = false;
+    this.#view = view;
+    this.table.setSort(view.sort);
+    this.#showView();
+    this.#filter();
+    this.#lookBeyond();
+  }
+
+  #showView() {
+    const { search, sentiment, minConfidence } = this.#view;
+    if (this.search.value.trim() !== search) this.search.value = search;
+    this.confidence.value = minConfidence ? String(Number((100 * minConfidence).toFixed(6))) : "";
+    for (const one of this.buttons) one.setAttribute("aria-pressed", String(one.value === sentiment));
+  }
+
   #button(value, label) {
-    const attributes = { type: "button", value, "aria-pressed": String(value === this.#tone) };
-    const button = element("button", attributes, `${label} `, element("span", { class: "faint" }));
+    const button = element("button", { type: "button", value }, `${label} `, element("span", { class: "faint" }));
     button.addEventListener("click", () => {
-      this.#choose(value);
-      this.#filter();
+      this.table.scrollUp();
+      this.#choose({ sentiment: value });
     });
     return button;
   }
 
-  #choose(value) {
-    this.#tone = value;
-    for (const one of this.buttons) one.setAttribute("aria-pressed", String(one.value === value));
+  // What is shown -----------------------------------------------------------------------------------------------------
+
+  /** The numbers beside the buttons, and how many records contradict themselves. */
+  #count() {
+    const words = new Map();
+    let contradictions = 0;
+    for (const record of this.#records) {
+      words.set(record.sentiment, (words.get(record.sentiment) ?? 0) + 1);
+      if (contradictionOf(record)) contradictions += 1;
+    }
+    const others = [...words.keys()].filter((word) => tone(word) === "other");
+    for (const button of this.buttons) {
+      const wanted = ([word]) => button.value === "" || tone(word) === TONES[button.value];
+      const number = [...words].filter(wanted).reduce((sum, [, count]) => sum + count, 0);
+      setText(button.lastElementChild, format.count(number));
+      if (button.value !== "other") continue;
+      // One word that is not known is shown as it is; of several, the tooltip has all.
+      button.firstChild.data = `${others.length === 1 ? others[0] : SENTIMENTS.other} `;
+      setAttribute(button, "title", others.join(", "));
+      button.hidden = number === 0;
+      if (button.hidden && this.#view.sentiment === "other") {
+        this.#view = { ...this.#view, sentiment: "" };
+        history.replaceState(null, "", viewAddress(this.#view));
+        this.#showView();
+      }
+    }
+    const one = contradictions === 1;
+    setText(
+      byId("predictions-note"),
+      contradictions
+        ? `≠ marks ${format.count(contradictions)} prediction${one ? "" : "s"} where the engine's sentiment and its ` +
+            "price disagree: bearish with a prediction above the last price, or bullish with one below."
+        : "",
+    );
   }
 
   #filter() {
     if (this.#records === null) return;
-    const words = this.search.value.trim().toLocaleLowerCase();
+    const { search, minConfidence } = this.#view;
+    const words = search.toLocaleLowerCase();
     const matches = (text) => text.toLocaleLowerCase().includes(words);
-    const shown = this.table.update(
-      this.#records,
-      (record) => has(record, this.#tone) && (matches(record.symbol) || matches(record.sentiment)),
+    const fits = this.#fits();
+    const shown = this.#records.filter(
+      (record) =>
+        record.confidence >= minConfidence &&
+        fits(record) &&
+        (words === "" || matches(record.symbol) || matches(record.sentiment)),
     );
+    this.table.update(shown, ({ symbol }) => isPinned(symbol));
     this.#linkExport();
     const total = this.#records.length;
     const all = format.count(total);
-    setText(byId("predictions-count"), shown === total ? all : `${format.count(shown)} of ${all}`);
+    setText(byId("predictions-count"), shown.length === total ? all : `${format.count(shown.length)} of ${all}`);
+  }
+
+  /** Whether a record has the sentiment that is chosen. */
+  #fits() {
+    const wanted = TONES[this.#view.sentiment];
+    return (record) => wanted === undefined || tone(record.sentiment) === wanted;
   }
 
   /** The file has what the buttons show, where it is one word of the engine's: the API filters by words. */
   #linkExport() {
-    const fitting = this.#records.filter((record) => has(record, this.#tone));
-    const words = new Set(fitting.map(({ sentiment }) => sentiment.toLowerCase()));
-    const [word] = this.#tone !== "" && words.size === 1 ? words : [];
-    const query = word === undefined ? "" : `?sentiment=${encodeURIComponent(word)}`;
-    setAttribute(byId("predictions-csv"), "href", `predictions.csv${query}`);
-    const told = word === undefined ? "all predictions" : `predictions that are ${word}`;
+    const { sentiment, minConfidence } = this.#view;
+    const words = new Set(this.#records.filter(this.#fits()).map((record) => record.sentiment.toLowerCase()));
+    const [word] = TONES[sentiment] && words.size === 1 ? words : [];
+    const query = new URLSearchParams();
+    if (word !== undefined) query.set("sentiment", word);
+    if (minConfidence) query.set("min_confidence", minConfidence);
+    setAttribute(byId("predictions-csv"), "href", `predictions.csv${query.size ? `?${query}` : ""}`);
+    const told =
+      (word === undefined ? "all predictions" : `predictions that are ${word}`) +
+      (minConfidence ? ` from ${format.percent(minConfidence)} confidence on` : "");
     setText(byId("predictions-csv-note"), ` of ${told}`);
     setAttribute(byId("predictions-csv"), "title", `Download ${told} as CSV`);
   }
 
+  /** Show what the index has of the symbol that is searched for, and of those pinned, if it is not in the table. */
+  async #lookBeyond() {
+    if (this.#records === null) return;
+    const asked = (this.#asked += 1);
+    const held = new Set(this.#records.map(({ symbol }) => symbol));
+    const pins = allPins().filter((symbol) => !held.has(symbol));
+    const { search } = this.#view;
+    const names = [search, search.toLocaleUpperCase()];
+    const isAsked = search !== "" && search.length <= LONGEST_SYMBOL && !names.some((name) => held.has(name));
+    const [found, ...pinned] = await Promise.all([
+      isAsked ? firstRecord(names) : null,
+      ...pins.slice(0, PINS_ASKED).map((symbol) => firstRecord([symbol])),
+    ]);
+    if (asked !== this.#asked) return;
+    const all = `Beyond the top ${format.count(held.size)}`;
+    const box = byId("predictions-beyond");
+    const focused = box.contains(document.activeElement) ? document.activeElement : null;
+    const lines = [
+      found && line(`${all}, the index has `, found.symbol, found),
+      ...pins.map((symbol, nth) => symbol !== found?.symbol && line(`${all}, pinned: `, symbol, pinned[nth])),
+    ];
+    box.replaceChildren(...lines.filter(Boolean));
+    if (!focused) return;
+    const again = [...box.querySelectorAll("button")].find(({ value }) => value === focused.value);
+    (again ?? this.search).focus();
+  }
+
+  // Keys --------------------------------------------------------------------------------------------------------------
+
   #empty(event) {
     if (event.key !== "Escape") return;
     this.search.value = "";
-    this.#filter();
+    this.#type();
   }
 
   #goThere(event) {
@@ -97,4 +252,30 @@ export class Predictions {
   }
 }
 
-const has = (record, wanted) => wanted === "" || tone(record.sentiment) === wanted;
+/** The record of the first of these symbols that the index has, or null. */
+async function firstRecord(symbols) {
+  for (const symbol of new Set(symbols)) {
+    try {
+      return await get(`predictions/${encodeURIComponent(symbol)}`);
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem; // else there is none, or a notice says what is wrong
+    }
+  }
+  return null;
+}
+
+/** One line of what is beyond the table. */
+function line(before, symbol, record) {
+  const name = element("span");
+  pinnable(name, symbol);
+  const told = record ? `confidence ${format.percent(record.confidence)}, ${record.sentiment}` : "no record now";
+  return element("span", { class: "beyond-line" }, before, name, ` ${told}`);
+}
+
+/** What the address says, but for a sentiment that has no button. */
+function chosen() {
+  const view = viewOf(location.search);
+  return { ...view, sentiment: Object.hasOwn(SENTIMENTS, view.sentiment) ? view.sentiment : START.sentiment };
+}
+
+const isStart = ({ column, descending }) => column === SORT.column && descending === SORT.descending;

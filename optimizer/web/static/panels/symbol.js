@@ -1,6 +1,6 @@
 // The page of one symbol, at `#/symbol/AAPL`: its fields, its rank, and its lines over the versions that are held.
 
-import { extraColumns, predictionColumns, versionColumns } from "../components/columns.js";
+import { contradictionOf, extraColumns, predictionColumns, versionColumns } from "../components/columns.js";
 import { StepChart } from "../components/steps.js";
 import { DataTable } from "../components/table.js";
 import { get, Problem } from "../lib/api.js";
@@ -167,7 +167,8 @@ export class SymbolPage {
         ? `outside of the ${format.count(all)} predictions`
         : `rank ${format.count(rank + 1)} of ${format.count(all)}`,
     );
-    setText(byId("symbol-note"), "");
+    const contradiction = contradictionOf(record);
+    setText(byId("symbol-note"), contradiction && `≠ The engine says ${contradiction}: its two values disagree.`);
   }
 
   /** The quantity that the bots hold, and its average cost. */

@@ -1,0 +1,15 @@
+// The switch between local time and UTC, which the browser keeps.
+
+import { byId, setAttribute, setText } from "../lib/dom.js";
+import { IS_UTC, ZONE } from "../lib/format.js";
+import { write } from "../lib/stored.js";
+
+/** Show which zone times are in, and let the reader change it; call it once, when the page is made. */
+export function showZone() {
+  setAttribute(byId("zone"), "aria-pressed", IS_UTC);
+  setText(byId("zone-text"), IS_UTC ? "in UTC" : "local");
+  byId("zone").addEventListener("click", () => {
+    write(ZONE, IS_UTC ? null : "UTC");
+    location.reload(); // all times of the page change together; its address has what else was chosen
+  });
+}
