@@ -347,7 +347,7 @@ def test_a_file_that_was_written_later_answers_what_waits(settings: Settings, re
     run_old(settings)
     newer = a("MSFT", 0.97, timestamp="2027-01-01")
     first = enqueue(settings, [a("NVDA", 0.3), a("GONE"), newer], ["AAPL"])
-    time.sleep(0.002)
+    time.sleep(0.02)  # the time of a file is of the last tick of the kernel, up to 10 ms ago
     write_json(settings.input, NEW | {"AAPL": a_record(confidence=0.9)})
     entry = enqueue(settings, [a("LATER")], [])
     optimize(settings)
