@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer and make. `make run` is the place to start.
+# Needs Python 3.11.5 or newer and make. `make run` is the place to start.
 PYTHON ?= python3
 BIN := .venv/bin
 SECONDS ?= 60
@@ -63,7 +63,7 @@ install: .venv/.installed ## .venv with the versions of constraints.txt
 SERVICE := celery,embedded,flower,watch,web
 SOURCES_OF_INSTALL := pyproject.toml setup.py constraints.txt $(wildcard optimizer/scan/*.c optimizer/scan/kernel/*)
 define install
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version)'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11, 5) or sys.exit("Python 3.11.5 or newer is needed, this is " + sys.version)'
 	@echo 'installing into .venv, once: $(1)'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(2)]'
@@ -92,7 +92,7 @@ fuzz: ## the kernel under sanitizers for SECONDS (60); needs clang and its runti
 	tests/scan/kernel/fuzz.sh $(SECONDS)
 
 lock: install ## renew constraints.txt from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --all-extras --no-annotate --no-header --upgrade \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
 
 clean: ## remove everything that the targets made

@@ -41,9 +41,9 @@ def wait_for(server: RedisServer, settings: Settings, status: str, *, limit_s: f
 
 
 def rolling_threads() -> list[str]:
-    """The names of the threads of scheduled runs, without a thread that a reader of an earlier test has left."""
+    """The names of the threads of scheduled runs, without those that a reader of an earlier test has left."""
     names = [thread.name for thread in threading.enumerate() if thread.name.startswith("rolling-")]
-    return [name for name in names if name != "rolling-reader"]
+    return [name for name in names if name not in ("rolling-reader", "rolling-files")]
 
 
 def test_a_report_that_cannot_be_passed_on_ends_no_schedule(

@@ -250,7 +250,8 @@ def assert_same_but_the_manifest(before: SnapshotSet, after: SnapshotSet | None)
     assert after is not None
     assert after.payloads == before.payloads
     assert after.manifest.fingerprint != before.manifest.fingerprint
-    old, new = (msgspec.structs.replace(one.manifest, fingerprint="", rejected=None) for one in (before, after))
+    of_input = {"fingerprint": "", "input_at": None, "rejected": None}
+    old, new = (msgspec.structs.replace(one.manifest, **of_input) for one in (before, after))
     assert new == old
 
 

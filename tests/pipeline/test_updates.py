@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 import pytest
@@ -50,6 +50,9 @@ from tests.support.published_state import (
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 from tests.support.sources import by_the_fleet
+
+# The time of a file is of the kernel's last tick, up to 10 ms ago: a file that is to be newer is written later.
+KERNEL_TICK_S: Final = 0.02
 
 
 def a(symbol: str, confidence: float = 0.95, **fields: Any) -> Record:
@@ -231,7 +234,7 @@ def test_a_part_answers_for_its_own_symbols(parted: Settings, redis_server: Redi
     directory = local(parted.input).parent
     optimize(parted)
     applied(parted, a("AAPL", 0.3), a("MSFT", 0.3), a("NVDA", 0.3))
-    time.sleep(0.002)
+    time.sleep(KERNEL_TICK_S)
     write_json(directory / "a.json", {"AAPL": a_record(confidence=0.8)})
     optimize(parted)
 
@@ -347,7 +350,7 @@ def test_a_file_that_was_written_later_answers_what_waits(settings: Settings, re
     run_old(settings)
     newer = a("MSFT", 0.97, timestamp="2027-01-01")
     first = enqueue(settings, [a("NVDA", 0.3), a("GONE"), newer], ["AAPL"])
-    time.sleep(0.002)
+    time.sleep(KERNEL_TICK_S)
     write_json(settings.input, NEW | {"AAPL": a_record(confidence=0.9)})
     entry = enqueue(settings, [a("LATER")], [])
     optimize(settings)
@@ -366,7 +369,7 @@ def test_a_file_that_is_not_scanned_again_answers_what_waits(
     """Its content is equal, or a run without Redis has scanned it."""
     run_old(settings)
     enqueue(settings, [], ["MSFT"])
-    time.sleep(0.002)
+    time.sleep(KERNEL_TICK_S)
     run_old(settings, use_cache=use_cache)
     optimize(settings)
     assert shown(settings, redis_server) == ["MSFT", "AAPL"]
@@ -376,7 +379,7 @@ def test_a_part_answers_what_waits_for_its_own_symbols(parted: Settings, redis_s
     """And for one that no part has the newest part."""
     optimize(parted)
     enqueue(parted, [a("AAPL", 0.3), a("MSFT", 0.3), a("NVDA", 0.3)], [])
-    time.sleep(0.002)
+    time.sleep(KERNEL_TICK_S)
     write_json(local(parted.input).parent / "a.json", {"AAPL": a_record(confidence=0.8)})
     optimize(parted)
     assert shown(parted, redis_server) == ["AAPL", "MSFT"]

@@ -10,6 +10,7 @@ import gzip
 import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -90,12 +91,14 @@ def seconds(record: Record | None) -> float | None:
 
 @contextmanager
 def killed_before(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let each command to Redis from this one on fail for good."""
-    left = step
+    """Let each command of this thread to Redis from this one on fail for good; a reader of another test may be on."""
+    left, killed = step, threading.get_ident()
     sent = redis.connection.AbstractConnection.send_packed_command
 
     def send(*arguments: Any, **options: Any) -> Any:
         nonlocal left
+        if threading.get_ident() != killed:
+            return sent(*arguments, **options)  # type: ignore[no-untyped-call]
         left -= 1
         if left <= 0:
             raise Killed
