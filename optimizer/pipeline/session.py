@@ -183,7 +183,7 @@ class Session:
             store: The files; the run holds their lock.
 
         Yields:
-            Whether they have made any since `follow_updates` was called.
+            Whether one has been applied or dropped since `follow_updates` was called.
 
         Raises:
             PublishRefused: What else publishes takes too long.
@@ -199,7 +199,7 @@ class Session:
             yield self.follow_updates(store)
 
     def follow_updates(self, store: SnapshotStore) -> bool:
-        """Start from the newest version that updates have made; false if that is so since the last call."""
+        """Start from the newest version that updates have made; false if it was that at the last call."""
         self._follow_pointer()
         followed = self.version_before, self.ask(self.queue.applied, absent=0)
         if followed == self._followed:
