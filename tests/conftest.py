@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pickle
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from tests.support.s3_server import S3Server
 
 __all__ = ["engine"]  # a fixture
+
+# A shell that starts the tests in the background lets them ignore SIGINT, and so would each process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that is busy with another test must not fail a property for being slow.
 hypothesis_settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
