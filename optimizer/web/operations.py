@@ -244,11 +244,12 @@ def _newer(reports: list[Report], after: str | None) -> list[Report]:
 async def _facts(reader: AsyncSnapshotReader) -> tuple[Facts, float | None]:
     """What is known of the source, and how soon its last input was published.
 
-    A Redis that takes long counts as one that is away: what a response has besides is in memory.
+    A Redis that takes long is not waited for: what a response has besides is in memory.
     """
     try:
         async with asyncio.timeout(REPORTS_S):
             facts, scans = await reader.facts(), await reader.runs(1, status="success")
             return facts, InputTimes.of(facts.runs, scans).published_after_s
     except TimeoutError:
-        return Facts.of(reader.follower, redis_up=False), None
+        follower = reader.follower
+        return Facts.of(follower, redis_up=follower.redis.up, redis_is_slow=True), None

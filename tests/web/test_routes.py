@@ -74,14 +74,16 @@ def test_whole_snapshots_are_the_stored_bytes(settings: Settings, path: str, kin
 
 @pytest.mark.parametrize("path", OF_A_VERSION)
 def test_every_answer_says_which_version_it_is_and_how_fresh(settings: Settings, path: str) -> None:
-    """Version, age, origin and staleness; and it may be kept, but is to be asked for again."""
+    """Version, both ages, origin and staleness; and it may be kept, but is to be asked for again."""
     report = run_old(settings)
+    assert report.input_age_s is not None
 
     with asking(settings) as client:
         headers = client.get(path).headers
 
     assert headers["X-Snapshot-Version"] == str(report.version)
     assert 0 <= int(headers["Age"]) < 60
+    assert 0 <= int(headers["X-Snapshot-Input-Age"]) - int(report.input_age_s) < 60
     assert (headers["X-Snapshot-Origin"], headers["X-Snapshot-Stale"]) == ("redis", "false")
     assert headers["Cache-Control"] == "no-cache"
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -443,7 +445,9 @@ def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:
     with asking(replace(settings, interval_s=0.1)) as client:
         wait_until(lambda: client.get("/readyz").status_code == 503, limit_s=5, what="staleness")
         answer = client.get("/readyz")
-        assert answer.json()["detail"].startswith("No worker takes the queue rolling.rolling_brain. Showing data from ")
+        assert answer.json()["detail"].startswith(
+            "No worker takes the queue rolling.rolling_brain. No beat sends runs. Showing data from "
+        )
         assert client.get("/status").json()["diagnosis"]["code"] == "no_worker"
         assert "Retry-After" in answer.headers
         assert client.get("/status").json()["stale"] is True
