@@ -120,11 +120,12 @@ def add_operations(
             "flower_url": service.flower_url,
         }
         facts, published_after_s = await _facts(reader)
-        always |= {"diagnosis": diagnose(facts), "processes": facts.processes}
+        diagnosis = diagnose(facts)
+        always |= {"diagnosis": diagnosis, "processes": facts.processes}
         try:
             state = await reader.manifest()
         except SnapshotMissing as error:
-            return unavailable(error, always)
+            return unavailable(error, always, detail=diagnosis.sentence)
         return compressed_response(
             SnapshotStatus(
                 version=state.version,
@@ -183,7 +184,10 @@ def add_operations(
     )
     async def readyz() -> Response:
         reader = await service.reader()
-        state = await reader.manifest()
+        try:
+            state = await reader.manifest()
+        except SnapshotMissing as error:
+            return unavailable(error, detail=diagnose((await _facts(reader))[0]).sentence)
         if not reader.follower.current().is_whole:
             detail = f"a part of version {state.version} cannot be read; the next publish mends it"
             return problem(503, detail, {"Retry-After": "5"})

@@ -168,6 +168,7 @@ def test_status_shows_all_sources_or_one(data: Path, redis_server: RedisServer) 
     assert (text.returncode, text.stderr) == (0, "")
     assert [each["source"] for each in listed["sources"]] == ["a", "b"]
     assert all(each["version"] and each["diagnosis"]["code"] == "ok" for each in listed["sources"])
+    assert "Error: --source='c' is not one of those that are configured: a, b\n" in unknown.stderr
     assert alone["source"] == "b"
     assert alone["version"] == listed["sources"][1]["version"]
     assert unknown.returncode == 2

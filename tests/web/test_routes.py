@@ -477,7 +477,11 @@ def test_without_any_snapshot_it_says_when_to_come_back(settings: Settings, path
         assert answer.status_code == 503
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert int(answer.headers["Retry-After"]) > 0
-        assert "no snapshot can be read" in answer.json()["detail"]
+        diagnosis = client.get("/status").json()["diagnosis"]
+        is_told = path in {"/status", "/readyz"}
+        sentence = f"{diagnosis['text']} {diagnosis['advice']}" if is_told else "no snapshot can be read"
+        assert sentence in answer.json()["detail"]
+        assert "queue rolling.rolling_brain. " in diagnosis["text"]
         assert client.get("/healthz").status_code == 200
         assert client.get("/runs").json() == {"runs": []}
         assert client.get("/metrics").status_code == 200
@@ -497,7 +501,9 @@ def test_a_client_is_not_told_where_redis_and_the_files_are(
             assert answer.status_code == 503
             assert str(own_redis.port) not in answer.text
             assert str(settings.output_dir) not in answer.text
-            assert "/status says what is wrong" in answer.json()["detail"]
+            is_told = path in {"/status", "/readyz"}
+            sentence = "Redis does not answer this process" if is_told else "/status says what is wrong"
+            assert sentence in answer.json()["detail"]
     messages = [record.message for record in caplog.records if "no snapshot of" in record.message]
     assert len(messages) == 1
     assert str(own_redis.port) in messages[0]
