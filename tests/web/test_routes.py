@@ -510,6 +510,18 @@ def test_a_client_is_not_told_where_redis_and_the_files_are(
     assert str(settings.output_dir) in messages[0]
 
 
+def test_a_redis_that_is_slow_once_is_not_away(own_redis: RedisServer, settings_without_redis: Settings) -> None:
+    """What is in memory answers, and says nothing that the log and `cache_up` do not."""
+    own_redis.start()
+    settings = replace(settings_without_redis, redis_url=own_redis.url)
+    run_old(settings)
+    with asking(settings) as client, own_redis.client as redis:
+        assert client.get("/status").json()["diagnosis"]["code"] == "ok"
+        redis.execute_command("CLIENT", "PAUSE", 300)
+        status = client.get("/status").json()
+    assert (status["cache_up"], status["diagnosis"]["code"]) == (True, "ok")
+
+
 def test_files_answer_while_redis_is_away(own_redis: RedisServer, settings_without_redis: Settings) -> None:
     """The same bytes, and the answer says so; a Redis that is back is used again."""
     own_redis.start()
