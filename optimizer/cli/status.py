@@ -38,7 +38,7 @@ _COLOURS: Final = {"ok": "green", "warning": "yellow", "bad": "red"}
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.option("--watch", "is_watch", is_flag=True, help="Show it again every 2 s, until Ctrl-C.")
 @click.option("--max-age", type=float, metavar="S", help="Exit 1 if no run has made or confirmed it for S seconds.")
-@click.option("--max-input-age", type=float, metavar="S", help="Exit 1 if the input is older than S seconds.")
+@click.option("--max-input-age", type=float, metavar="S", help="The same for an older input. [ROLLING_MAX_INPUT_AGE_S]")
 def status(
     source: str | None, as_json: bool, is_watch: bool, max_age: float | None, max_input_age: float | None
 ) -> None:

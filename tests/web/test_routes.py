@@ -352,7 +352,7 @@ def test_the_age_of_the_input_goes_on_from_the_last_run_that_could_use_it(settin
 def test_the_status_does_not_wait_for_a_redis_that_hangs(
     own_redis: RedisServer, settings_without_redis: Settings
 ) -> None:
-    """Version and age are in memory; what is in Redis is unknown meanwhile."""
+    """Version and age are in memory; what is in Redis is unknown meanwhile. It is away once the log says so."""
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     report = run_old(settings)
@@ -363,10 +363,15 @@ def test_the_status_does_not_wait_for_a_redis_that_hangs(
             began = time.monotonic()
             status = client.get("/status").json()
             took_s = time.monotonic() - began
+            wait_until(
+                lambda: client.get("/status").json()["cache_up"] is False, limit_s=5, what="the reader to see it"
+            )
+            away = client.get("/status").json()
         finally:
             own_redis.resume()
     assert (status["version"], status["published_after_s"]) == (report.version, None)
-    assert status["diagnosis"]["code"] == "redis_away"
+    assert (status["cache_up"], status["diagnosis"]["code"]) == (True, "ok")
+    assert away["diagnosis"]["code"] == "redis_away"
     assert took_s < 0.45  # two tries of a read take 0.5 s
 
 
@@ -508,18 +513,6 @@ def test_a_client_is_not_told_where_redis_and_the_files_are(
     assert len(messages) == 1
     assert str(own_redis.port) in messages[0]
     assert str(settings.output_dir) in messages[0]
-
-
-def test_a_redis_that_is_slow_once_is_not_away(own_redis: RedisServer, settings_without_redis: Settings) -> None:
-    """What is in memory answers, and says nothing that the log and `cache_up` do not."""
-    own_redis.start()
-    settings = replace(settings_without_redis, redis_url=own_redis.url)
-    run_old(settings)
-    with asking(settings) as client, own_redis.client as redis:
-        assert client.get("/status").json()["diagnosis"]["code"] == "ok"
-        redis.execute_command("CLIENT", "PAUSE", 300)
-        status = client.get("/status").json()
-    assert (status["cache_up"], status["diagnosis"]["code"]) == (True, "ok")
 
 
 def test_files_answer_while_redis_is_away(own_redis: RedisServer, settings_without_redis: Settings) -> None:
