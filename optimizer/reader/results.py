@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 import msgspec
 
 from optimizer.cache.client import UNREADABLE
+from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.models import (
     BotsSnapshot,
@@ -251,6 +252,11 @@ class CachedVersion:
     def age_s(self) -> float:
         """Seconds since a run last made or confirmed this version."""
         return max(0.0, time.monotonic() - self.sighting.checked_s)
+
+    def input_age_s(self) -> float | None:
+        """Seconds since the last write to the input that this version was made from, if its place says when."""
+        input_at = self.manifest.input_at
+        return None if input_at is None else elapsed_s(seconds_of(input_at), time.time())
 
     def from_(self, origin: Origin) -> CachedVersion:
         """The same version, if another store has it too."""
