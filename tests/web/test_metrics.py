@@ -158,6 +158,20 @@ def test_runs_are_counted_together_with_their_entry(settings: Settings, redis_se
     assert seen[seen.index("MULTI") :] == ["MULTI", "XADD", "HINCRBY", "LLEN", "EXEC"]
 
 
+@pytest.mark.parametrize("time_of_it", ["soon", "2026-11-01T10:00:00", "9999-12-31T23:00:00-02:00"])
+def test_a_report_without_a_time_hides_no_other(settings: Settings, redis_server: RedisServer, time_of_it: str) -> None:
+    """Nor does it take the diagnosis with it, which counts from its time."""
+    report_unchanged(settings, 1)
+    with asking(settings) as client:
+        report = Report("failed", settings.source, time_of_it, error="SourceMissing")
+        redis_server.client.xadd(Keys(settings.source).runs, {"report": msgspec.json.encode(report)})
+        values = metrics(client.get("/metrics").text)
+        status = client.get("/status").json()
+
+    assert values["last_run_status unchanged"] == 1
+    assert status["diagnosis"]["code"] == "no_worker"
+
+
 def test_workers_and_beats_are_counted(settings: Settings) -> None:
     """Those that live and have to do with the source, with the least memory that one of them has for a run."""
     queue = f"rolling.{settings.source}"
