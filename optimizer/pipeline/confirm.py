@@ -77,9 +77,7 @@ def confirm_set(
     return done
 
 
-def date_input(
-    store: SnapshotStore, session: Session, snapshots: SnapshotSet, modified_s: float | None
-) -> SnapshotSet:
+def date_input(store: SnapshotStore, session: Session, snapshots: SnapshotSet, modified_s: float | None) -> SnapshotSet:
     """Give the set in the files the time of the last write to its input, which has not changed, if that is later.
 
     An engine that lives may put an equal object again: a store's tag is the same then, and the time another. A set of
