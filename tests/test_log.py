@@ -176,13 +176,16 @@ def test_a_line_of_json_has_what_it_is_about(caplog: pytest.LogCaptureFixture) -
     with logged_run("7"):
         log.run_ended(Report("success", "brain", "", version=7, stats=Stats(records_seen=3)))
         try:
-            raise SourceTorn("/a/\udce9\nb")  # a file name that is not UTF-8
+            raise SourceTorn("/a/é\nb")
         except SourceTorn as error:
             log.exception("it failed", source="brain", error=error)
 
-    text = [JsonFormatter().format(record) for record in caplog.records]
+    # A file name that is not UTF-8. It is not logged: pytest-xdist cannot send what was captured then.
+    named = logging.makeLogRecord({"msg": "/a/\udce9"})
+    text = [JsonFormatter().format(record) for record in (*caplog.records, named)]
     assert all(line.isascii() and line.isprintable() for line in text)
-    done, failed = map(json.loads, text)
+    done, failed, other = map(json.loads, text)
+    assert other["message"] == named.msg
     assert datetime.fromisoformat(done["time"]).timestamp() == pytest.approx(caplog.records[0].created, abs=0.001)
     assert (done["level"], done["logger"], done["pid"]) == ("INFO", "optimizer.tests", os.getpid())
     assert done["message"].startswith("[RollingOptimizer] ✅ Optimized: {")
