@@ -172,7 +172,7 @@ class Follower:
     def state(self) -> State:
         """Which version is held."""
         cached = self.current()
-        age_s, input_at = cached.age_s(), cached.manifest.input_at
+        age_s, input_at, pinned = cached.age_s(), cached.manifest.input_at, cached.manifest.pinned
         input_age_s = None if input_at is None else elapsed_s(seconds_of(input_at), time.time())
         return State(
             version=cached.version,
@@ -182,12 +182,12 @@ class Follower:
             age_s=age_s,
             stale=age_s > self.stale_after_s,
             rejected=cached.manifest.rejected,
-            pinned=cached.manifest.pinned,
+            pinned=pinned,
             restored_from=cached.manifest.restored_from,
             updates=cached.manifest.updates,
             input_at=input_at,
             input_age_s=input_age_s,
-            input_stale=input_age_s is not None and 0 < self.max_input_age_s < input_age_s,
+            input_stale=pinned is None and input_age_s is not None and 0 < self.max_input_age_s < input_age_s,
         )
 
     def holds(self, version: int) -> bool:

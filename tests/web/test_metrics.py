@@ -389,10 +389,12 @@ def test_a_pin_shows_with_its_time_and_its_author(settings: Settings, by: str) -
         assert pointer is not None
         manifest = msgspec.structs.replace(pointer.manifest, pinned=Pin("2026-11-01T10:00:00.000Z", by))
         client.hset(Keys(settings.source).current, mapping=pointer_fields(manifest, pointer.checked_at))  # type: ignore[arg-type]
-    nowhere = replace(settings, output_dir=local(settings.output_dir) / "nowhere")
+    nowhere = replace(settings, output_dir=local(settings.output_dir) / "nowhere", max_input_age_s=1e-6)
     with asking(nowhere) as client:
         values = metrics(client.get("/metrics").text)
+        assert client.get("/readyz").status_code == 200
     assert values["snapshot_pinned"] == 1
+    assert values["input_stale"] == 0  # what the engine has written since is not looked at
     since = datetime(2026, 11, 1, 10, tzinfo=UTC).timestamp()
     assert values[f"snapshot_pinned_timestamp_seconds {by}"] == since
 
