@@ -21,6 +21,7 @@ from optimizer.cache.clocks import seconds_of
 from optimizer.cli.options import sources_or_usage_error
 from optimizer.cli.report import describe_s, paint
 from optimizer.errors import SnapshotMissing
+from optimizer.log import printable
 from optimizer.models import Process, Report
 from optimizer.reader.diagnosis import Diagnosis, Facts, describe_age, describe_time, diagnose
 from optimizer.reader.reader import SnapshotReader
@@ -152,7 +153,7 @@ def _text(looks: Sequence[_Look]) -> Iterator[str]:
     for number, look in enumerate(looks):
         if len(looks) > 1:
             yield f"{'' if number == 0 else chr(10)}source {look.source}:"
-        yield click.style(look.diagnosis.sentence, fg=_COLOURS[look.diagnosis.level])
+        yield click.style(printable(look.diagnosis.sentence), fg=_COLOURS[look.diagnosis.level])
         if look.diagnosis.docs:
             yield f"  see docs/{look.diagnosis.docs}"
         if look.state is not None:
@@ -174,14 +175,15 @@ def _version(state: State, times: InputTimes) -> Iterator[str]:
     if state.restored_from is not None:
         yield f"  restored from version {state.restored_from}"
     if state.pinned is not None:
-        yield f"  version {state.version} is {state.pinned.describe()}; unpin it with: rolling-optimizer unpin"
+        pinned = printable(state.pinned.describe())
+        yield f"  version {state.version} is {pinned}; unpin it with: rolling-optimizer unpin"
     yield from (f"  {line}" for line in describe_rejected(state.rejected))
 
 
 def _process(process: Process, now_s: float) -> str:
     """A worker or a beat: its queues, and when it told last."""
     does = "takes" if process.kind == "worker" else "sends to"
-    line = f"{process.kind} {process.name} {does} {', '.join(process.queues) or 'no queue'}"
+    line = printable(f"{process.kind} {process.name} {does} {', '.join(process.queues) or 'no queue'}")
     if process.is_alive:
         return f"{line}, seen {describe_age(max(0.0, now_s - seconds_of(process.seen_at)))} ago"
     return f"{line}, {click.style(f'silent since {describe_time(process.seen_at, now_s)}', fg='red')}"

@@ -156,7 +156,7 @@ def diagnose(facts: Facts) -> Diagnosis:
 
 def describe_time(text: str, now_s: float) -> str:
     """A time of ISO 8601, to the second, in UTC; with the date unless it is today's."""
-    at = datetime.fromtimestamp(seconds_of(text), UTC)
+    at = datetime.fromisoformat(text).astimezone(UTC)
     is_today = at.date() == datetime.fromtimestamp(now_s, UTC).date()
     return f"{at:%H:%M:%S} UTC" if is_today else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 

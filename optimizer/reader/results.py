@@ -77,7 +77,8 @@ class State:
 
     `input_at` is the time of the last write to the input that it was made from, and `input_age_s` how long ago that is;
     `None` if the place of the input does not say, or an older release has published it. `input_stale` says that it is
-    older than `max_input_age_s`: the engine is silent, though runs confirm what it wrote.
+    older than `max_input_age_s`: the engine is silent, though runs confirm what it wrote. A pinned version does not say
+    it: runs do not look at the input then.
     """
 
     version: int

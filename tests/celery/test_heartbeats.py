@@ -73,7 +73,7 @@ def test_worker_and_beat_are_listed_and_missed(fleet: Fleet) -> None:
 
 
 def test_old_entries_go(settings: Settings, redis_server: RedisServer) -> None:
-    """Of processes that told for the last time a day ago, and of what cannot be read."""
+    """Of processes that told for the last time a day ago, or at a time to come, and of what cannot be read."""
     cache = CacheClient(settings.redis_url, settings.source, 30.0)
     key = cache.keys.processes
     heartbeats = Heartbeats(cache)
@@ -83,6 +83,7 @@ def test_old_entries_go(settings: Settings, redis_server: RedisServer) -> None:
         assert isinstance(data, bytes)
         told_ms, _, rest = data.partition(b" ")
         client.hset(key, "worker old@host", b"%d %b" % (int(told_ms) - 86_400_001, rest))
+        client.hset(key, "worker of the year 9999", b"253402300799000 " + rest)
         client.hset(key, "damaged", b"\xff")
         heartbeats.tell(Heartbeat("worker", "new@host", 5.0, ["a"]))
         assert set(client.hkeys(key)) == {b"worker new@host"}

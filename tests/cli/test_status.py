@@ -123,6 +123,7 @@ def test_status_lists_workers_and_beats(settings: Settings, data: Path, redis_se
     with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
         Heartbeats(cache).tell(Heartbeat("worker", "celery@here", 60.0, ["rolling.rolling_brain", "other"]))
         Heartbeats(cache).tell(Heartbeat("beat", "here 7", 60.0, ["rolling.rolling_brain"]))
+        Heartbeats(cache).tell(Heartbeat("worker", "forged\n\x1b[2J", 60.0, ["\x1b[2J"]))
     with redis_server.client as client:
         key = "rolling:{rolling_brain}:processes"
         told = client.hget(key, "beat here 7")
@@ -142,6 +143,8 @@ def test_status_lists_workers_and_beats(settings: Settings, data: Path, redis_se
     silent = "beat here 7 sends to rolling.rolling_brain, silent since 1970-01-01 00:00:01 UTC\n"
     assert silent in shown.stdout
     assert coloured.startswith(f"\x1b[31m{sentence}")
+    assert r"worker forged\n\x1b[2J takes \x1b[2J, seen " in coloured
+    assert "\x1b[2J" not in coloured
 
 
 def test_status_shows_all_sources_or_one(data: Path, redis_server: RedisServer) -> None:
