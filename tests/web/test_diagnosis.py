@@ -152,16 +152,24 @@ def test_nothing_jumps_while_the_page_loads(
 
 
 def test_on_paper_there_is_all_and_no_button(settings: Settings, open_page: Callable[..., Page]) -> None:
-    """Black on white in either scheme, tables in full, without what can only be pressed."""
-    write_json(settings.input, {f"S{number}": a_record() for number in range(100)})
+    """Black on white in either scheme, all rows of a table and no others later, without what can only be pressed."""
+    write_json(settings.input, {f"S{number}": a_record() for number in range(300)})
     optimize(settings)
     page = open_page(color_scheme="dark")
-    expect(page.locator("#predictions tbody tr").first).to_be_visible()
+    rows = page.locator("#predictions tbody tr")
+    expect(rows.first).to_be_visible()
+    page.evaluate(
+        "addEventListener('beforeprint', () => { window.printed = predictions.tBodies[0].rows.length; })"
+    )
+    page.pdf()
+    assert page.evaluate("printed") == 300
+    assert rows.count() < 100
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     scroller = page.locator("#predictions-scroller")
     assert scroller.evaluate("(box) => box.scrollHeight === box.clientHeight")
     expect(page.get_by_role("searchbox")).to_be_hidden()
+    expect(rows.first.get_by_role("button")).to_be_hidden()
     expect(page.locator("#changes-steps")).to_be_hidden()
 
 
