@@ -11,10 +11,11 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from optimizer.config.settings import Settings
+from optimizer.errors import SourceMissing
 from optimizer.pipeline.run import optimize
 from tests.support.browser import Watched, Web
 from tests.support.redis_servers import wait_until
-from tests.support.rolling_files import a_record, write_json
+from tests.support.rolling_files import a_record, local, write_json
 
 pytestmark = pytest.mark.slow
 
@@ -283,6 +284,39 @@ def test_times_are_local_or_in_utc(settings: Settings, open_page: Open) -> None:
         page.reload()
     page.get_by_role("button", name="UTC", exact=True).click()
     expect(cell).to_have_text("Feb 4, 08:30")
+
+
+def test_the_zone_can_be_chosen_where_the_browser_keeps_nothing(
+    settings: Settings, web: Web, watch: Callable[..., Watched]
+) -> None:
+    """The page's address has it then, beside what else was chosen."""
+    publish(settings, {"AAPL": a_record(timestamp="2026-02-03T23:30:00Z")})
+    watched = watch(f"{web.url}?search=A", timezone_id="Asia/Tokyo", locale="en-US")
+    watched.page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('', 'SecurityError'); } })"
+    )
+    page = watched.open()
+    cell = page.locator("#predictions tbody td").last
+    for shown, query in (("Feb 4, 08:30", "A"), ("Feb 3, 23:30", "A&zone=UTC"), ("Feb 4, 08:30", "A")):
+        expect(cell).to_have_text(shown)
+        assert address(page) == f"{web.url}?search={query}"
+        page.get_by_role("button", name="UTC", exact=True).click()
+
+
+def test_a_notice_names_its_times_in_the_zone_of_the_page(settings: Settings, open_page: Open) -> None:
+    """As the rest of the page has them; in UTC it is the server's sentence, word for word."""
+    publish(settings, {"AAPL": a_record()})
+    local(settings.input).unlink()
+    with pytest.raises(SourceMissing):
+        optimize(settings)
+    page = open_page(timezone_id="Asia/Tokyo", locale="en-US")
+    told = str(page.request.get(f"{page.url}status").json()["diagnosis"]["text"])
+    notices = page.locator("#notices")
+    expect(notices).to_contain_text(re.compile(r"The run at .*\d\d:\d\d:\d\d GMT\+9 has failed"))
+    expect(notices).not_to_contain_text("UTC")
+    expect(page).to_have_title(re.compile(r"GMT\+9 has failed"))
+    page.get_by_role("button", name="UTC", exact=True).click()
+    expect(notices).to_contain_text(told)
 
 
 def test_a_prediction_against_its_sentiment_is_explained(settings: Settings, open_page: Open) -> None:

@@ -230,7 +230,7 @@ function told(notice) {
 /** What is wrong with the source, by the server's diagnosis; null if nothing is, or it is not known. */
 function wrong() {
   const diagnosis = (state.problem?.body ?? state.status)?.diagnosis;
-  return diagnosis && diagnosis.level !== "ok" ? diagnosis.text : null;
+  return diagnosis && diagnosis.level !== "ok" ? format.inZone(diagnosis.text) : null;
 }
 
 /** Why there are no data, in their place. */

@@ -58,7 +58,7 @@ function show(every) {
     table.replaceChildren(table.caption, element("thead", {}, head), element("tbody", {}, ...every.map(row)));
     if (focused) byId(focused)?.focus();
   }
-  const told = wrong.length ? `${wrong.length} of ${every.length} sources: ${wrong[0].diagnosis.text}` : "Sources";
+  const told = wrong.length ? `${wrong.length} of ${every.length} sources: ${format.inZone(wrong[0].diagnosis.text)}` : "Sources";
   document.title = `${told} – Rolling Optimizer`;
   return wrong.length > 0;
 }

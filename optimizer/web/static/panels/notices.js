@@ -1,4 +1,4 @@
-// Warnings about the numbers. The first one is the server's diagnosis of the source, word for word as everywhere else;
+// Warnings about the numbers. The first one is the server's diagnosis of the source, word for word as everywhere else but for the zone of its times;
 // then what it does not cover: that the API is away, a pin, fields of bots with other names.
 
 import { byId, element, setAttribute, setText } from "../lib/dom.js";
@@ -33,7 +33,7 @@ export function whatToKnow({ problem, status, version, dataAt, lastRun, accept }
 }
 
 /** Text and advice of a diagnosis, as one. */
-export const sentenceOf = ({ text, advice }) => [text, advice].filter(Boolean).join(" ");
+export const sentenceOf = ({ text, advice }) => format.inZone([text, advice].filter(Boolean).join(" "));
 
 /** A link to the entry of a diagnosis (its `docs`), or of an error, in what this service serves of the documentation. */
 export const docsLink = (docs, text) =>
