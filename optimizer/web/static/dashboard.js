@@ -208,12 +208,12 @@ function showHowThingsStand() {
   const empty = problem?.status === 503 && version === null;
   byId("no-data").hidden = !empty;
   if (empty) showCause(problem);
-  // Notices stand above the rest, which is therefore not shown before they are.
-  if (problem || status) setAttribute(document.body, "data-told", "");
   setAttribute(document.body, "data-state", version !== null ? "ready" : empty ? "empty" : "loading");
   const accept = trigger.allowed ? () => trigger.ask({ accept: true }) : null;
   const notices = whatToKnow({ ...state, lastRun: runs.latest, accept });
-  showNotices(notices);
+  showNotices(notices, document.body.hasAttribute("data-told"));
+  // Notices stand above the rest, which is therefore not shown before they are.
+  if (problem || status) setAttribute(document.body, "data-told", "");
   if (!notices.length && !empty) state.uneasyAt = null;
   else state.uneasyAt ??= performance.now();
   document.title = [told(notices[0]), symbolPage.symbol, status?.source, "Rolling Optimizer"]
