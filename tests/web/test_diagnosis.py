@@ -81,6 +81,29 @@ def test_the_page_names_the_cause_of_what_is_wrong(
         expect(notices).to_contain_text("No worker takes the queue rolling.rolling_brain.")
 
 
+def test_the_empty_page_goes_on_saying_why_runs_fail(settings: Settings, open_page: Callable[..., Page]) -> None:
+    """Also when the snapshot is asked for again, of which the answer is only that there is none."""
+    for _ in range(2):
+        with pytest.raises(SourceMissing):
+            optimize(settings)
+    page = open_page()
+    expect(page.locator("#no-data-text")).to_contain_text("SourceMissing")
+    page.evaluate(
+        """() => {
+            window.told = new Set();
+            const note = () => told.add(document.getElementById("no-data-text").textContent).add(document.title);
+            new MutationObserver(note).observe(document, { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    for _ in range(2):
+        with page.expect_response("**/snapshot") as answer:
+            pass
+        assert answer.value.status == 503
+    with page.expect_response("**/status"):
+        pass
+    assert [text for text in page.evaluate("[...told]") if "SourceMissing" not in text] == []
+
+
 def confirm(settings: Settings, page: Page) -> None:
     """Let a run confirm the data, and wait until the API says so."""
 

@@ -74,6 +74,7 @@ const following = follow("", {
   onState: showConnection,
   onStatus: () => refreshStatus(),
   onError(problem) {
+    if (problem.status === 503 && state.problem?.body.diagnosis) return; // why there is no snapshot, /status has said
     state.problem = problem;
     showHowThingsStand();
   },
