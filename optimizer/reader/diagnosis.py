@@ -190,6 +190,8 @@ def _runs_fail(facts: Facts) -> Diagnosis | None:
     failed = facts.failures
     if not failed or facts.now_s - seconds_of(failed[0].timestamp) > facts.stale_after_s + RECENT_S:
         return None  # none has ended since: why that is so comes first
+    if facts.state and seconds_of(failed[0].timestamp) < seconds_of(facts.state.checked_at) <= facts.now_s:
+        return None  # one has succeeded since, whose report comes after its version
     last, first = failed[0], failed[-1]
     since = describe_time(first.timestamp, facts.now_s)
     which = f"The run at {since} has failed" if len(failed) == 1 else f"Every run since {since} has failed"
