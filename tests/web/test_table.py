@@ -390,3 +390,22 @@ def test_columns_that_are_out_of_view_are_counted(settings: Settings, open_page:
     expect(cue).to_have_text("6 more columns →")
     page.locator("#predictions-scroller").evaluate("(box) => { box.scrollLeft = 10000; }")
     expect(cue).to_have_text("← 6 more columns")
+
+
+def test_on_a_phone_the_sources_can_be_read(settings: Settings, open_page: Open, web: Web) -> None:
+    """What is wrong takes a few lines, columns out of view are counted, and times are in the zone that is named."""
+    publish(settings, few_records())
+    page = open_page(**PHONE, timezone_id="Asia/Tokyo", locale="en-US")
+    page.goto(f"{web.url}static/sources.html")
+    line = page.locator("#sources tbody tr")
+    expect(line).to_contain_text("rolling_brain")
+    expect(page.locator(".cue")).to_have_text(re.compile(r"^\d more columns? →$"))
+    local(settings.input).unlink()
+    with pytest.raises(SourceMissing):
+        optimize(settings)
+    page.reload()
+    expect(line).to_contain_text(re.compile(r"GMT\+9 has failed: SourceMissing"))
+    assert line.evaluate("(line) => line.offsetHeight") < 400
+    page.get_by_role("button", name="UTC").click()
+    expect(line).to_contain_text(re.compile("UTC has failed"))
+    expect(page.get_by_role("contentinfo")).to_contain_text("Times are in UTC.")

@@ -10,7 +10,7 @@ import { byId, element, setAttribute, setText } from "./lib/dom.js";
 import * as format from "./lib/format.js";
 import { Changes } from "./panels/changes.js";
 import { Freshness } from "./panels/freshness.js";
-import { docsLink, sentence, sentenceOf, showNotices, whatToKnow } from "./panels/notices.js";
+import { docsLink, placeNotices, sentence, sentenceOf, showNotices, whatToKnow } from "./panels/notices.js";
 import { Positions } from "./panels/positions.js";
 import { showProcesses } from "./panels/processes.js";
 import { Predictions } from "./panels/predictions.js";
@@ -282,6 +282,7 @@ function pauseMs() {
 }
 
 showZone();
+placeNotices();
 showHowThingsStand();
 symbolPage.open();
 refreshStatus();

@@ -112,8 +112,11 @@ function makePlace() {
   place.style.minHeight = `${placeHeight}px`;
 }
 
-for (const event of ["click", "keydown", "resize"]) {
-  addEventListener(event, () => byId("notices").offsetHeight === placeHeight || makePlace());
+/** Make place for notices whenever the reader presses something; call it once, when the page is made. */
+export function placeNotices() {
+  for (const event of ["click", "keydown", "resize"]) {
+    addEventListener(event, () => byId("notices").offsetHeight === placeHeight || makePlace());
+  }
 }
 
 function notice({ level, title, text, docs, action }) {
