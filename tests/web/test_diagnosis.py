@@ -95,11 +95,10 @@ def test_the_empty_page_goes_on_saying_why_runs_fail(settings: Settings, open_pa
             new MutationObserver(note).observe(document, { subtree: true, childList: true, characterData: true });
         }"""
     )
-    for _ in range(2):
-        with page.expect_response("**/snapshot") as answer:
-            pass
-        assert answer.value.status == 503
-    with page.expect_response("**/status"):
+    with page.expect_response("**/snapshot", timeout=60_000) as answer:
+        pass
+    assert answer.value.status == 503
+    with page.expect_response("**/status", timeout=60_000):
         pass
     assert [text for text in page.evaluate("[...told]") if "SourceMissing" not in text] == []
 
