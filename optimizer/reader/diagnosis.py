@@ -212,6 +212,8 @@ def _runs_fail(facts: Facts) -> Diagnosis | None:
     failed = facts.failures
     if not failed or facts.now_s - seconds_of(failed[0].timestamp) > facts.stale_after_s + RECENT_S:
         return None  # none has ended since: why that is so comes first
+    if facts.state and seconds_of(failed[0].timestamp) < seconds_of(facts.state.checked_at) <= facts.now_s:
+        return None  # one has succeeded since, whose report comes after its version
     last, since = failed[0], failed[-1].timestamp
     if len(failed) > 1 and len(failed) == len(facts.decided) and facts.state is not None:
         since = min(since, facts.state.checked_at, key=seconds_of)  # earlier ones are no longer in the list

@@ -109,6 +109,12 @@ CASES: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
             "Showing data from 20:59:15 UTC. What SourceMissing means, and what to do, is in the documentation."
         ),
     ),
+    "a run has succeeded that has not reported yet": (
+        {"runs": [failed(6), failed(36)]},
+        "ok",
+        "ok",
+        "Checked 5 s ago; data from 20:59:15 UTC (6 s ago).",
+    ),
     "every run fails": (
         {"state": STALE, "runs": [failed(3), skipped(4), failed(33), failed(63), done(93)]},
         "runs_fail",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Locator, Page, Response, expect
 
 from optimizer.config.settings import Settings
 from optimizer.errors import SourceMissing
@@ -79,6 +79,28 @@ def test_the_page_names_the_cause_of_what_is_wrong(
 
         os.kill(fleet.pid("worker"), signal.SIGTERM)
         expect(notices).to_contain_text("No worker takes the queue rolling.rolling_brain.")
+
+
+def test_the_empty_page_goes_on_saying_why_runs_fail(settings: Settings, open_page: Callable[..., Page]) -> None:
+    """Also when the snapshot is asked for again, of which the answer is only that there is none."""
+    for _ in range(2):
+        with pytest.raises(SourceMissing):
+            optimize(settings)
+    page = open_page()
+    expect(page.locator("#no-data-text")).to_contain_text("SourceMissing")
+    page.evaluate(
+        """() => {
+            window.told = new Set();
+            const note = () => told.add(document.getElementById("no-data-text").textContent).add(document.title);
+            new MutationObserver(note).observe(document, { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    with page.expect_response("**/snapshot", timeout=60_000) as answer:
+        pass
+    assert answer.value.status == 503
+    with page.expect_response("**/status", timeout=60_000):
+        pass
+    assert [text for text in page.evaluate("[...told]") if "SourceMissing" not in text] == []
 
 
 def confirm(settings: Settings, page: Page) -> None:
@@ -151,17 +173,53 @@ def test_nothing_jumps_while_the_page_loads(
     assert_calm("#notices .notice")
 
 
+@pytest.mark.parametrize("screen", [WIDE, PHONE], ids=["wide", "phone"])
+def test_a_notice_that_comes_later_moves_nothing(
+    settings: Settings, web: Web, watch: Callable[..., Watched], screen: dict[str, Any]
+) -> None:
+    """It lies over the end of the window until the reader acts, then above all else; its place stays when it goes."""
+    write_json(settings.input, {f"S{number}": a_record() for number in range(300)})
+    optimize(settings)
+    watched = watch(web.url, **screen)
+    watched.page.add_init_script(SUM_SHIFTS)
+    page = watched.open()
+    notices, tiles = page.locator("#notices"), page.locator("#tiles")
+    expect(page.locator("#runs-count")).not_to_be_empty()
+    web.stop()
+    expect(notices).to_contain_text("The API is away.")
+    expect(notices).to_be_in_viewport(ratio=1)
+    assert top(notices) > top(tiles)
+    page.keyboard.press("Shift")
+    assert top(notices) < top(tiles)
+    web.start()
+    expect(notices).to_be_empty()
+    assert page.evaluate("shifted") < 0.05
+    page.keyboard.press("Shift")
+    assert page.locator("#notices-place").evaluate("(place) => place.offsetHeight") == 0
+
+
+def top(place: Locator) -> float:
+    """Where a part of the page begins, in pixels of the window."""
+    return float(place.evaluate("(place) => place.getBoundingClientRect().top"))
+
+
 def test_on_paper_there_is_all_and_no_button(settings: Settings, open_page: Callable[..., Page]) -> None:
-    """Black on white in either scheme, tables in full, without what can only be pressed."""
-    write_json(settings.input, {f"S{number}": a_record() for number in range(100)})
+    """Black on white in either scheme, all rows of a table and no others later, without what can only be pressed."""
+    write_json(settings.input, {f"S{number}": a_record() for number in range(300)})
     optimize(settings)
     page = open_page(color_scheme="dark")
-    expect(page.locator("#predictions tbody tr").first).to_be_visible()
+    rows = page.locator("#predictions tbody tr")
+    expect(rows.first).to_be_visible()
+    page.evaluate("addEventListener('beforeprint', () => { window.printed = predictions.tBodies[0].rows.length; })")
+    page.pdf()
+    assert page.evaluate("printed") == 300
+    assert rows.count() < 100
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     scroller = page.locator("#predictions-scroller")
     assert scroller.evaluate("(box) => box.scrollHeight === box.clientHeight")
     expect(page.get_by_role("searchbox")).to_be_hidden()
+    expect(rows.first.get_by_role("button")).to_be_hidden()
     expect(page.locator("#changes-steps")).to_be_hidden()
 
 

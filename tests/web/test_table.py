@@ -11,10 +11,11 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from optimizer.config.settings import Settings
+from optimizer.errors import SourceMissing
 from optimizer.pipeline.run import optimize
 from tests.support.browser import Watched, Web
 from tests.support.redis_servers import wait_until
-from tests.support.rolling_files import a_record, write_json
+from tests.support.rolling_files import a_record, local, write_json
 
 pytestmark = pytest.mark.slow
 
@@ -285,6 +286,39 @@ def test_times_are_local_or_in_utc(settings: Settings, open_page: Open) -> None:
     expect(cell).to_have_text("Feb 4, 08:30")
 
 
+def test_the_zone_can_be_chosen_where_the_browser_keeps_nothing(
+    settings: Settings, web: Web, watch: Callable[..., Watched]
+) -> None:
+    """The page's address has it then, beside what else was chosen."""
+    publish(settings, {"AAPL": a_record(timestamp="2026-02-03T23:30:00Z")})
+    watched = watch(f"{web.url}?search=A", timezone_id="Asia/Tokyo", locale="en-US")
+    watched.page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('', 'SecurityError'); } })"
+    )
+    page = watched.open()
+    cell = page.locator("#predictions tbody td").last
+    for shown, query in (("Feb 4, 08:30", "A"), ("Feb 3, 23:30", "A&zone=UTC"), ("Feb 4, 08:30", "A")):
+        expect(cell).to_have_text(shown)
+        assert address(page) == f"{web.url}?search={query}"
+        page.get_by_role("button", name="UTC", exact=True).click()
+
+
+def test_a_notice_names_its_times_in_the_zone_of_the_page(settings: Settings, open_page: Open) -> None:
+    """As on the rest of the page; in UTC as the server has them."""
+    publish(settings, {"AAPL": a_record()})
+    local(settings.input).unlink()
+    with pytest.raises(SourceMissing):
+        optimize(settings)
+    page = open_page(timezone_id="Asia/Tokyo", locale="en-US")
+    notices = page.locator("#notices")
+    expect(notices).to_contain_text(re.compile(r"The run at .*\d\d:\d\d:\d\d GMT\+9 has failed"))
+    expect(notices).not_to_contain_text("UTC")
+    expect(page).to_have_title(re.compile(r"GMT\+9 has failed"))
+    page.get_by_role("button", name="UTC", exact=True).click()
+    expect(notices).to_contain_text(re.compile(r"The run at .*\d\d:\d\d:\d\d UTC has failed"))
+    expect(notices).not_to_contain_text("GMT")
+
+
 def test_a_prediction_against_its_sentiment_is_explained(settings: Settings, open_page: Open) -> None:
     """Bearish with a price above the last one, or bullish with one below; nothing else is marked."""
     publish(
@@ -313,13 +347,18 @@ def test_a_prediction_against_its_sentiment_is_explained(settings: Settings, ope
 
 
 def test_one_sentiment_that_is_not_known_is_a_button_by_its_text(settings: Settings, open_page: Open) -> None:
-    """Several share one, whose tooltip has their words."""
+    """Several share one, whose tooltip has their words; a long one is not cut off by the panel."""
     publish(settings, {"A": a_record(sentiment="Strong Buy"), "B": a_record()})
     page = open_page()
     page.get_by_role("button", name="Strong Buy 1").click()
     assert symbols(page) == ["A"]
     publish(settings, {"A": a_record(sentiment="Strong Buy"), "B": a_record(), "C": a_record(sentiment="Hold")})
     expect(page.get_by_role("button", name="Other 2")).to_have_attribute("title", "Strong Buy, Hold")
+    long = " ".join(["hopeful"] * 9)
+    publish(settings, {"A": a_record(sentiment=long), "B": a_record()})
+    page.set_viewport_size({"width": 720, "height": 900})
+    button = page.get_by_role("button", name=f"{long} 1")
+    assert button.evaluate("(one) => one.getBoundingClientRect().right < one.closest('.panel').clientWidth")
 
 
 @pytest.mark.parametrize("screen", [{}, PHONE], ids=["wide", "phone"])
@@ -356,3 +395,22 @@ def test_columns_that_are_out_of_view_are_counted(settings: Settings, open_page:
     expect(cue).to_have_text("6 more columns →")
     page.locator("#predictions-scroller").evaluate("(box) => { box.scrollLeft = 10000; }")
     expect(cue).to_have_text("← 6 more columns")
+
+
+def test_on_a_phone_the_sources_can_be_read(settings: Settings, open_page: Open, web: Web) -> None:
+    """What is wrong takes a few lines, columns out of view are counted, and times are in the zone that is named."""
+    publish(settings, few_records())
+    page = open_page(**PHONE, timezone_id="Asia/Tokyo", locale="en-US")
+    page.goto(f"{web.url}static/sources.html")
+    line = page.locator("#sources tbody tr")
+    expect(line).to_contain_text("rolling_brain")
+    expect(page.locator(".cue")).to_have_text(re.compile(r"^\d more columns? →$"))
+    local(settings.input).unlink()
+    with pytest.raises(SourceMissing):
+        optimize(settings)
+    page.reload()
+    expect(line).to_contain_text(re.compile(r"GMT\+9 has failed: SourceMissing"))
+    assert line.evaluate("(line) => line.offsetHeight") < 400
+    page.get_by_role("button", name="UTC").click()
+    expect(line).to_contain_text(re.compile("UTC has failed"))
+    expect(page.get_by_role("contentinfo")).to_contain_text("Times are in UTC.")

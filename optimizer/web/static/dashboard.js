@@ -10,7 +10,7 @@ import { byId, element, setAttribute, setText } from "./lib/dom.js";
 import * as format from "./lib/format.js";
 import { Changes } from "./panels/changes.js";
 import { Freshness } from "./panels/freshness.js";
-import { docsLink, sentence, sentenceOf, showNotices, whatToKnow } from "./panels/notices.js";
+import { docsLink, placeNotices, sentence, sentenceOf, showNotices, whatToKnow } from "./panels/notices.js";
 import { Positions } from "./panels/positions.js";
 import { showProcesses } from "./panels/processes.js";
 import { Predictions } from "./panels/predictions.js";
@@ -74,6 +74,7 @@ const following = follow("", {
   onState: showConnection,
   onStatus: () => refreshStatus(),
   onError(problem) {
+    if (problem.status === 503 && state.problem?.body.diagnosis) return; // why there is no snapshot, /status has said
     state.problem = problem;
     showHowThingsStand();
   },
@@ -208,12 +209,12 @@ function showHowThingsStand() {
   const empty = problem?.status === 503 && version === null;
   byId("no-data").hidden = !empty;
   if (empty) showCause(problem);
-  // Notices stand above the rest, which is therefore not shown before they are.
-  if (problem || status) setAttribute(document.body, "data-told", "");
   setAttribute(document.body, "data-state", version !== null ? "ready" : empty ? "empty" : "loading");
   const accept = trigger.allowed ? () => trigger.ask({ accept: true }) : null;
   const notices = whatToKnow({ ...state, lastRun: runs.latest, accept });
-  showNotices(notices);
+  showNotices(notices, document.body.hasAttribute("data-told"));
+  // Notices stand above the rest, which is therefore not shown before they are.
+  if (problem || status) setAttribute(document.body, "data-told", "");
   if (!notices.length && !empty) state.uneasyAt = null;
   else state.uneasyAt ??= performance.now();
   document.title = [told(notices[0]), symbolPage.symbol, status?.source, "Rolling Optimizer"]
@@ -230,7 +231,7 @@ function told(notice) {
 /** What is wrong with the source, by the server's diagnosis; null if nothing is, or it is not known. */
 function wrong() {
   const diagnosis = (state.problem?.body ?? state.status)?.diagnosis;
-  return diagnosis && diagnosis.level !== "ok" ? diagnosis.text : null;
+  return diagnosis && diagnosis.level !== "ok" ? format.inZone(diagnosis.text) : null;
 }
 
 /** Why there are no data, in their place. */
@@ -281,6 +282,7 @@ function pauseMs() {
 }
 
 showZone();
+placeNotices();
 showHowThingsStand();
 symbolPage.open();
 refreshStatus();

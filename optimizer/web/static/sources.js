@@ -1,10 +1,12 @@
 // All sources that this service shows, with the diagnosis of each. A source has an API of its own, at sources/NAME/, whose
 // /status is asked again and again while the page is in view.
 
+import { addColumnCue } from "./components/cue.js";
 import { get, Problem } from "./lib/api.js";
 import { byId, element, setText } from "./lib/dom.js";
 import * as format from "./lib/format.js";
 import { docsLink, sentence, sentenceOf } from "./panels/notices.js";
+import { showZone } from "./panels/zone.js";
 
 const POLL_MS = 30_000;
 const POLL_BAD_MS = 10_000; // while something is wrong
@@ -58,14 +60,14 @@ function show(every) {
     table.replaceChildren(table.caption, element("thead", {}, head), element("tbody", {}, ...every.map(row)));
     if (focused) byId(focused)?.focus();
   }
-  const told = wrong.length ? `${wrong.length} of ${every.length} sources: ${wrong[0].diagnosis.text}` : "Sources";
+  const told = wrong.length ? `${wrong.length} of ${every.length} sources: ${format.inZone(wrong[0].diagnosis.text)}` : "Sources";
   document.title = `${told} – Rolling Optimizer`;
   return wrong.length > 0;
 }
 
 function row({ source, diagnosis, last_success: checkedAt, input_at: inputAt }) {
   const [kind, word] = STATES[diagnosis.level];
-  const link = element("a", { href: addressOf(source), id: `source-${source}`, class: "name" }, source);
+  const link = element("a", { href: addressOf(source), id: `source-${source}`, class: "name", title: source }, source);
   const cause = diagnosis.level === "ok" ? [format.MISSING] : [sentenceOf(diagnosis), " "];
   if (diagnosis.docs) cause.push(docsLink(diagnosis.docs, "What to do"));
   return element(
@@ -79,5 +81,7 @@ function row({ source, diagnosis, last_success: checkedAt, input_at: inputAt }) 
   );
 }
 
+addColumnCue(byId("sources"));
+showZone();
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 refresh();

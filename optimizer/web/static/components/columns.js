@@ -21,7 +21,7 @@ const SIGNS = { up: "▲", down: "▼", flat: "●", other: "" };
 export const tone = (sentiment) => TONES.get(String(sentiment).toLowerCase()) ?? "other";
 
 /** Where the prediction lies against the last price, as a share of it. */
-export const expectedMove = (record) => record.prediction / record.last_price - 1;
+const expectedMove = (record) => record.prediction / record.last_price - 1;
 
 /** In which words a record's expected move is against its sentiment; "" where it is not. */
 export function contradictionOf(record) {

@@ -1,5 +1,6 @@
 // Which rows of a long table are in the document: those in view, and as many again before and after, so that a key or
-// a wheel shows no gap. All rows are of one height; space above and below stands for those that are left out.
+// a wheel shows no gap. All rows are of one height; space above and below stands for those that are left out. On paper
+// all rows are there.
 
 const ROW_HEIGHT = 37; // until one has been measured
 const FEWEST = 20; // rows before and after those in view
@@ -13,6 +14,7 @@ export class RowWindow {
   #count = 0;
   #start = 0;
   #end = 0;
+  #isPrinted = false;
 
   /** `onMove` is called when rows have come near the edge of what is there. */
   constructor(scroller, table, onMove) {
@@ -22,11 +24,14 @@ export class RowWindow {
     this.onMove = onMove;
     scroller.addEventListener("scroll", () => this.#measure(), { passive: true });
     new ResizeObserver(() => this.#measure()).observe(scroller);
+    addEventListener("beforeprint", () => this.#print(true));
+    addEventListener("afterprint", () => this.#print(false));
   }
 
   /** The first row that is to be there, and the one after the last, of so many rows. */
   range(count) {
     this.#count = count;
+    if (this.#isPrinted) return [0, count];
     const [first, last] = this.#inView();
     const around = Math.max(FEWEST, last - first);
     this.#start = Math.max(0, first - around);
@@ -62,6 +67,11 @@ export class RowWindow {
     const rows = Math.ceil((this.#height - this.#headHeight) / this.#rowHeight) + 1;
     const first = Math.min(Math.floor(this.#top / this.#rowHeight), this.#count - rows + 1);
     return [Math.max(0, first), Math.max(0, first) + rows];
+  }
+
+  #print(isPrinted) {
+    this.#isPrinted = isPrinted;
+    this.onMove();
   }
 
   // What is read here is laid out already: at an update it would have to be laid out for that.

@@ -4,10 +4,10 @@ import { read } from "./stored.js";
 
 export const MISSING = "–";
 
-/** The name under which the browser keeps whether times are shown in UTC. */
+/** The name under which the browser keeps whether times are shown in UTC; else the page's address has it. */
 export const ZONE = "zone";
 /** Whether all times are shown in UTC, and not in the reader's own zone. */
-export const IS_UTC = read(ZONE) === "UTC";
+export const IS_UTC = [read(ZONE), new URLSearchParams(location.search).get(ZONE)].includes("UTC");
 
 // A number from here on is shown by its power of ten: its digits would take the place of other columns.
 const LONG = 1e9;
@@ -56,6 +56,13 @@ const dayAndClock = new Intl.DateTimeFormat(undefined, {
   hour: "2-digit",
   minute: "2-digit",
   hourCycle: "h23",
+});
+const zoned = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
+  timeZoneName: "short",
 });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long", timeZone });
 
@@ -120,6 +127,19 @@ export function time(timestamp) {
   const date = instant(timestamp);
   if (date === null) return timestamp === null || timestamp === undefined ? MISSING : String(timestamp);
   return day.format(date) === day.format(new Date()) ? clock.format(date) : dayAndClock.format(date);
+}
+
+const UTC_TIME = /\b(\d{4}-\d\d-\d\d )?(\d\d:\d\d:\d\d) UTC\b/g;
+
+/** A text of the server, which names all times in UTC and leaves out today's date, with its times in the page's zone. */
+export function inZone(text) {
+  if (IS_UTC) return text;
+  const today = new Date();
+  return text.replace(UTC_TIME, (told, date, clockTime) => {
+    const at = instant(`${date?.trim() ?? today.toISOString().slice(0, 10)}T${clockTime}Z`);
+    if (at === null) return told;
+    return day.format(at) === day.format(today) ? zoned.format(at) : `${day.format(at)}, ${zoned.format(at)}`;
+  });
 }
 
 /** The same in full, for a tooltip. */

@@ -4,9 +4,6 @@
 
 const SYMBOL = "#/symbol/";
 
-/** The overview's address. */
-export const OVERVIEW = "#/";
-
 /** The address of a symbol's page. */
 export const symbolAddress = (symbol) => SYMBOL + encodeURIComponent(symbol);
 

@@ -13,14 +13,15 @@ export function read(name) {
   }
 }
 
-/** Keep a text under this name; null removes it. */
+/** Keep a text under this name; null removes it. Returns whether it is kept for other visits too. */
 export function write(name, text) {
   kept.set(name, text);
   try {
     if (text === null) localStorage.removeItem(PREFIX + name);
     else localStorage.setItem(PREFIX + name, text);
+    return true;
   } catch {
-    // The page goes on with what it holds itself.
+    return false; // the page goes on with what it holds itself
   }
 }
 

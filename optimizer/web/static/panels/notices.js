@@ -1,4 +1,4 @@
-// Warnings about the numbers. The first one is the server's diagnosis of the source, word for word as everywhere else;
+// Warnings about the numbers. The first one is the server's diagnosis of the source, word for word as everywhere else but for the zone of its times;
 // then what it does not cover: that the API is away, a pin, fields of bots with other names.
 
 import { byId, element, setAttribute, setText } from "../lib/dom.js";
@@ -6,6 +6,7 @@ import * as format from "../lib/format.js";
 import { isAcceptable } from "./trigger.js";
 
 const FROM_FILES = "Read from the snapshot files, which are whole; live updates may wait until Redis has the version.";
+const LINE = 24; // pixels that a notice may grow by
 const LEVELS = { warning: "warn", bad: "bad" };
 
 /**
@@ -33,7 +34,7 @@ export function whatToKnow({ problem, status, version, dataAt, lastRun, accept }
 }
 
 /** Text and advice of a diagnosis, as one. */
-export const sentenceOf = ({ text, advice }) => [text, advice].filter(Boolean).join(" ");
+export const sentenceOf = ({ text, advice }) => format.inZone([text, advice].filter(Boolean).join(" "));
 
 /** A link to the entry of a diagnosis (its `docs`), or of an error, in what this service serves of the documentation. */
 export const docsLink = (docs, text) =>
@@ -77,9 +78,16 @@ function ofProblem(problem, version, shown) {
   return version === null ? [] : [{ level: "bad", title: "There is no snapshot now.", text, docs: diagnosis?.docs }];
 }
 
-/** Show notices. The same ones with another age change in place, so that they are not read out again each time. */
-export function showNotices(notices) {
+/**
+ * Show notices. The same ones with another age change in place, so that they are not read out again each time. What comes
+ * or goes while the page is being read (`isRead`) moves nothing in it: notices that do not fit into their place lie over
+ * the end of the window, and a place that is too big stays, until the reader presses something.
+ */
+export function showNotices(notices, isRead) {
   const box = byId("notices");
+  const shown = JSON.stringify(notices);
+  if (box.dataset.shown === shown) return;
+  box.dataset.shown = shown;
   const titles = notices.map(({ title, docs, action }) => [title, docs, action?.label].join(" ")).join("\n");
   if (box.dataset.titles !== titles) {
     box.dataset.titles = titles;
@@ -89,6 +97,26 @@ export function showNotices(notices) {
     setAttribute(box.children[index], "data-level", level);
     setText(box.children[index].querySelector("span"), text);
   });
+  if (!isRead) return makePlace();
+  if (!notices.length) delete box.dataset.late;
+  else if (box.offsetHeight > placeHeight + LINE) box.dataset.late = "";
+}
+
+let placeHeight = 0;
+
+function makePlace() {
+  const [box, place] = [byId("notices"), byId("notices-place")];
+  delete box.dataset.late;
+  place.style.minHeight = ""; // in the flow, and as wide as the page
+  placeHeight = box.offsetHeight;
+  place.style.minHeight = `${placeHeight}px`;
+}
+
+/** Make place for notices whenever the reader presses something; call it once, when the page is made. */
+export function placeNotices() {
+  for (const event of ["click", "keydown", "resize"]) {
+    addEventListener(event, () => byId("notices").offsetHeight === placeHeight || makePlace());
+  }
 }
 
 function notice({ level, title, text, docs, action }) {

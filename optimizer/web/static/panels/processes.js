@@ -1,5 +1,6 @@
 // The workers and beats of the source, as they told last: which of them live, and since when the others are missing.
 
+import { addColumnCue } from "../components/cue.js";
 import { byId, element, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
 
@@ -10,6 +11,7 @@ export function showProcesses({ processes, cache_up: isUp }) {
   const table = byId("processes");
   const shown = JSON.stringify([processes, isUp]);
   if (table.dataset.shown === shown) return;
+  if (!table.tHead) addColumnCue(table);
   table.dataset.shown = shown;
   const missing = processes.filter(({ is_alive: isAlive }) => !isAlive).length;
   const number = `${format.count(processes.length)}${missing ? `, ${format.count(missing)} missing` : ""}`;

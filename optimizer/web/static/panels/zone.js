@@ -1,4 +1,4 @@
-// The switch between local time and UTC, which the browser keeps.
+// The switch between local time and UTC, which the browser keeps, or the page's address where it keeps nothing.
 
 import { byId, setAttribute, setText } from "../lib/dom.js";
 import { IS_UTC, ZONE } from "../lib/format.js";
@@ -9,7 +9,12 @@ export function showZone() {
   setAttribute(byId("zone"), "aria-pressed", IS_UTC);
   setText(byId("zone-text"), IS_UTC ? "in UTC" : "local");
   byId("zone").addEventListener("click", () => {
-    write(ZONE, IS_UTC ? null : "UTC");
-    location.reload(); // all times of the page change together; its address has what else was chosen
+    const isKept = write(ZONE, IS_UTC ? null : "UTC");
+    const address = new URL(location.href);
+    if (isKept || IS_UTC) address.searchParams.delete(ZONE);
+    else address.searchParams.set(ZONE, "UTC");
+    // All times of the page change together; its address has what else was chosen.
+    if (address.href === location.href) location.reload();
+    else location.replace(address);
   });
 }
