@@ -2,8 +2,8 @@
 
 All keys of a source are in one slot, so one node at a time has them. A client asks for the address of that node each
 time it connects, and sends every command there: scripts, transactions and the channel work as with a single server. If
-the server has become a replica, or has given the slot away, it says so: the connection is closed, and the command is
-tried once more with the new address.
+the server has become a replica, has given the slot away, or lacks replicas since another is the master, it says so:
+the connection is closed, and the command is tried once more with the new address.
 
 While a slot migrates, Redis refuses scripts that name a key that is not on both nodes, and redirects the others one by
 one. Neither is followed: readers keep what they hold, and the next tick publishes.
@@ -219,7 +219,15 @@ class _Redirected:
                 raise redis.ConnectionError(f"the cluster has moved the keys to {moved[0]}:{moved[1]}") from None
             if _is_migrating(error):
                 raise redis.ResponseError(MIGRATING) from None
+            # The old master that is back, or is cut off: until a Sentinel reaches it, it says no more than that.
+            if str(error).startswith("NOREPLICAS ") and self.connection_pool.get_master_address() != self._address:
+                self.disconnect()  # type: ignore[attr-defined]
+                raise redis.ConnectionError("another server has become the master") from None
             raise
+
+    @property
+    def _address(self) -> Address:
+        return self.host, self.port  # type: ignore[attr-defined]
 
 
 class _Connection(_Redirected, SentinelManagedConnection):

@@ -49,8 +49,8 @@ def test_the_broker_of_another_app_is_known_by_any_of_its_sentinels(url: str, is
 
 
 @pytest.mark.slow
-def test_worker_and_beat_go_on_after_a_failover(tmp_path: Path) -> None:
-    """Ticks are sent and taken over the new master; data servers and Sentinels have passwords of their own."""
+def test_worker_and_beat_go_on_after_failovers(tmp_path: Path) -> None:
+    """Also while the master refuses writes for want of replicas, and after one whose host is gone without a word."""
     (tmp_path / "redis").mkdir()
     with SentinelGroup(tmp_path / "redis", password="data-word", sentinel_password="sentinel-word") as group:
         settings = Settings(
@@ -62,7 +62,17 @@ def test_worker_and_beat_go_on_after_a_failover(tmp_path: Path) -> None:
             fleet.start_worker()
             fleet.start_beat()
             fleet.wait_for_runs(1, "success")
-            group.fail_over()
-            fleet.wait_for_runs(2, "unchanged")
+
+            with group.master.client as master:
+                master.config_set("min-replicas-to-write", 2)
+                fleet.wait_for_line(r"worker\| .*NOREPLICAS")
+                before = len(fleet.runs())
+                master.config_set("min-replicas-to-write", 0)
+            fleet.wait_for_runs(before + 1)
+            fleet.check()
+
+            group.fail_over(hang=True)
+            before = len(fleet.lines)
+            fleet.wait_for_line(r"worker\| .*unchanged", since=before, limit_s=30)
             assert "pong" in fleet.celery("inspect", "ping")
             assert not any("-word" in line for line in fleet.lines)
