@@ -27,6 +27,7 @@ from redis.sentinel import (
     SentinelManagedSSLConnection,
 )
 
+from optimizer.cache.client import reason_of
 from optimizer.config.redis_url import RedisUrl
 
 __all__ = ["connect_to_master"]
@@ -85,7 +86,7 @@ class SentinelMasters:
                 states = self._ask(*node)
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 advice = LOGIN if isinstance(error, redis.AuthenticationError) else ""
-                problems.append(f"{node[0]}:{node[1]}: {error}{advice}")
+                problems.append(f"{node[0]}:{node[1]}: {reason_of(error)}{advice}")
                 continue
             known.update(states)
             state = states.get(name)
@@ -139,7 +140,7 @@ class ClusterMasters:
                 except redis.RedisError as error:
                     if isinstance(error, redis.AuthenticationError) or not _is_passing(error):
                         raise
-                    problems[asked] = str(error)
+                    problems[asked] = reason_of(error)
                 else:
                     if address is None:
                         self._nodes = [node, *(each for each in self._nodes if each != node)]

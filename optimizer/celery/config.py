@@ -21,7 +21,7 @@ __all__ = ["celery_settings"]
 SENTINEL_TIMEOUTS: Final = {"socket_timeout": 2, "socket_connect_timeout": 2}
 # Nor a master whose host is gone without a word: connections to it stay open, several commands in a row wait for it,
 # and another is elected within seconds. With the values below for a single Redis a worker took a minute and longer.
-MASTER_TIMEOUTS: Final = {"socket_timeout": 3, "health_check_interval": 5}
+MASTER_TIMEOUTS: Final = {"socket_timeout": 3, "health_check_interval": 3}
 
 
 def celery_settings(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -189,9 +189,9 @@ def _split(url: str) -> tuple[str, SplitResult]:
         raise ValueError("has ';' in it; write commas between Sentinels: redis+sentinel://host,host2/mymaster/0")
     try:
         # Without its hosts: newer Pythons take several with an IPv6 address among them for one that is malformed.
-        scheme, _, rest = url.partition("://")
+        before, _, rest = url.partition("://")
         netloc = END_OF_NETLOC.split(rest, maxsplit=1)[0]
-        parts = urlsplit(f"{scheme}://{rest.removeprefix(netloc)}")._replace(netloc=netloc)
+        parts = urlsplit(f"{before}://{rest.removeprefix(netloc)}")._replace(netloc=netloc)
         login, at, hosts = netloc.rpartition("@")
         is_usable = all(urlsplit(f"//{login}{at}{host}").port != 0 for host in _hosts(hosts, parts.scheme))
     except ValueError:  # its text may quote a piece of the password
