@@ -2,8 +2,8 @@
 
 All keys of a source are in one slot, so one node at a time has them. A client asks for the address of that node each
 time it connects, and sends every command there: scripts, transactions and the channel work as with a single server. If
-the server has become a replica, or has given the slot away, it says so: the connection is closed, and the command is
-tried once more with the new address.
+the server has become a replica, has given the slot away, or lacks replicas since another is the master, it says so:
+the connection is closed, and the command is tried once more with the new address.
 
 While a slot migrates, Redis refuses scripts that name a key that is not on both nodes, and redirects the others one by
 one. Neither is followed: readers keep what they hold, and the next tick publishes.
@@ -27,6 +27,7 @@ from redis.sentinel import (
     SentinelManagedSSLConnection,
 )
 
+from optimizer.cache.client import reason_of
 from optimizer.config.redis_url import RedisUrl
 
 __all__ = ["connect_to_master"]
@@ -85,7 +86,7 @@ class SentinelMasters:
                 states = self._ask(*node)
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 advice = LOGIN if isinstance(error, redis.AuthenticationError) else ""
-                problems.append(f"{node[0]}:{node[1]}: {error}{advice}")
+                problems.append(f"{node[0]}:{node[1]}: {reason_of(error)}{advice}")
                 continue
             known.update(states)
             state = states.get(name)
@@ -139,7 +140,7 @@ class ClusterMasters:
                 except redis.RedisError as error:
                     if isinstance(error, redis.AuthenticationError) or not _is_passing(error):
                         raise
-                    problems[asked] = str(error)
+                    problems[asked] = reason_of(error)
                 else:
                     if address is None:
                         self._nodes = [node, *(each for each in self._nodes if each != node)]
@@ -219,7 +220,15 @@ class _Redirected:
                 raise redis.ConnectionError(f"the cluster has moved the keys to {moved[0]}:{moved[1]}") from None
             if _is_migrating(error):
                 raise redis.ResponseError(MIGRATING) from None
+            # The old master that is back, or is cut off: until a Sentinel reaches it, it says no more than that.
+            if str(error).startswith("NOREPLICAS ") and self.connection_pool.get_master_address() != self._address:
+                self.disconnect()  # type: ignore[attr-defined]
+                raise redis.ConnectionError("another server has become the master") from None
             raise
+
+    @property
+    def _address(self) -> Address:
+        return self.host, self.port  # type: ignore[attr-defined]
 
 
 class _Connection(_Redirected, SentinelManagedConnection):

@@ -25,6 +25,7 @@ PROBE_TTL_S: Final = 10
 CLUSTER: Final = "it is in cluster mode; take a Redis that is no cluster"
 CLUSTER_AS_CACHE: Final = f"{CLUSTER}, or write its URL as redis+cluster://host:6379,host2:6379"
 REPLICA: Final = "it is a replica and takes no writes; take its master"
+FEW_REPLICAS: Final = "it has fewer replicas than its min-replicas-to-write; start them, or lower it"
 _PROBE: Final = "return redis.call('DEL', KEYS[1])"
 _NO_SCRIPT: Final = "0" * 40
 
@@ -147,8 +148,11 @@ def _explained(action: str, error: redis.ResponseError | None) -> str:
         advice = REPLICA
     elif isinstance(error, redis.exceptions.OutOfMemoryError):
         advice = "its memory is full; raise its maxmemory, or see what fills it"
-    elif isinstance(error, (redis.exceptions.ClusterError, redis.exceptions.MovedError)):
+    # redis-py before 6 knows MOVED by its first word alone, and later ones by its class alone.
+    elif isinstance(error, (redis.exceptions.ClusterError, redis.exceptions.MovedError)) or text.startswith("MOVED "):
         advice = CLUSTER_AS_CACHE
+    elif text.startswith("NOREPLICAS "):
+        advice = FEW_REPLICAS
     elif isinstance(error, redis.exceptions.NoPermissionError) or "ACL failure in script" in text:
         advice = "its ACL forbids it to this user; docs/redis-acl.conf has users with what each part needs"
     elif "unknown command" in text:

@@ -4,7 +4,8 @@ Invariant: no message ends a process. A message that cannot be decoded or dispat
 kombu's unacknowledged messages, which would be restored), logged in one line without its content, and counted; the next
 message is handled as usual. All messages pass through `Transport._deliver`, and no error of their handlers leaves it.
 
-Errors of Redis itself are raised: they are not caused by a message, and Celery reconnects.
+Errors of Redis itself are raised: they are not caused by a message, and Celery reconnects, of those that Redis sends
+because `broker_channel_error_retry` is set.
 """
 
 from __future__ import annotations

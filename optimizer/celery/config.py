@@ -19,6 +19,9 @@ __all__ = ["celery_settings"]
 
 # A Sentinel that hangs must not hold a connection for long: the next one is asked.
 SENTINEL_TIMEOUTS: Final = {"socket_timeout": 2, "socket_connect_timeout": 2}
+# Nor a master whose host is gone without a word: connections to it stay open, several commands in a row wait for it,
+# and another is elected within seconds. With the values below for a single Redis a worker took a minute and longer.
+MASTER_TIMEOUTS: Final = {"socket_timeout": 3, "health_check_interval": 3}
 
 
 def celery_settings(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -60,6 +63,8 @@ def _broker_and_results(every: Sequence[Settings]) -> dict[str, Any]:
         "redis_backend_use_ssl": tls,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # for ever: after the default of 100 worker and beat would end
+        # An error that Redis sends would end the worker: NOREPLICAS or MISCONF, until a replica or the disk is back.
+        "broker_channel_error_retry": True,
         # A publish on a dead connection would wait for ever, and a blocked read for most of a minute.
         "broker_transport_options": {
             "visibility_timeout": 120,
@@ -67,6 +72,7 @@ def _broker_and_results(every: Sequence[Settings]) -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 25,
+            **(MASTER_TIMEOUTS if sentinels else {}),
             **sentinels,
         },
         # Reporting progress must not delay a scan for long when Redis is away.

@@ -6,6 +6,7 @@ An error in a message is raised: `broker.py` drops the message.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from celery.exceptions import NotRegistered
 from celery.utils.objects import Bunch
 from celery.worker import consumer, control
 
-from optimizer.celery.broker import dropped
+from optimizer.celery.broker import RECONNECT_AFTER_AT_MOST_S, dropped
 from optimizer.celery.envelope import MessageInvalid, check_task
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable
@@ -37,6 +38,11 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         control.control_command(
             name="terminate", variadic="task_id", args=[("signal", str)], signature=f"<signal> {ids}"
         )(_terminate)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Log that the broker answers and refuses, and wait: a connection is no sooner made than refused again."""
+        super().on_connection_error_before_connected(exc)
+        time.sleep(RECONNECT_AFTER_AT_MOST_S)
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
         """Return the handler of a queue's messages."""

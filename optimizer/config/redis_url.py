@@ -45,6 +45,7 @@ TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 TLS_WORDS: Final = {"ssl_cert_reqs": ("required", "none"), "ssl_check_hostname": ("true", "false")}
 TLS_QUERY: Final = frozenset({*TLS_FILES, *TLS_WORDS})
 SENTINEL_QUERY: Final = frozenset({"sentinel_username", "sentinel_password"})
+END_OF_NETLOC: Final = re.compile("[/?#]")
 # What Sentinel itself takes as a name.
 MASTER: Final = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -187,9 +188,12 @@ def _split(url: str) -> tuple[str, SplitResult]:
     if ";" in url and SCHEMES.get(url.partition(":")[0], "").endswith("+sentinel"):
         raise ValueError("has ';' in it; write commas between Sentinels: redis+sentinel://host,host2/mymaster/0")
     try:
-        parts = urlsplit(url)
-        hosts = parts.netloc.rpartition("@")[2]
-        is_usable = all(urlsplit(f"//{host}").port != 0 for host in _hosts(hosts, parts.scheme))
+        # Without its hosts: newer Pythons take several with an IPv6 address among them for one that is malformed.
+        before, _, rest = url.partition("://")
+        netloc = END_OF_NETLOC.split(rest, maxsplit=1)[0]
+        parts = urlsplit(f"{before}://{rest.removeprefix(netloc)}")._replace(netloc=netloc)
+        login, at, hosts = netloc.rpartition("@")
+        is_usable = all(urlsplit(f"//{login}{at}{host}").port != 0 for host in _hosts(hosts, parts.scheme))
     except ValueError:  # its text may quote a piece of the password
         is_usable = False
     if not is_usable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,8 @@ def test_the_broker_of_another_app_is_known_by_any_of_its_sentinels(url: str, is
 
 
 @pytest.mark.slow
-def test_worker_and_beat_go_on_after_a_failover(tmp_path: Path) -> None:
-    """Ticks are sent and taken over the new master; data servers and Sentinels have passwords of their own."""
+def test_worker_and_beat_go_on_after_failovers(tmp_path: Path) -> None:
+    """Also while the master refuses writes for want of replicas."""
     (tmp_path / "redis").mkdir()
     with SentinelGroup(tmp_path / "redis", password="data-word", sentinel_password="sentinel-word") as group:
         settings = Settings(
@@ -62,7 +63,34 @@ def test_worker_and_beat_go_on_after_a_failover(tmp_path: Path) -> None:
             fleet.start_worker()
             fleet.start_beat()
             fleet.wait_for_runs(1, "success")
+
+            with group.master.client as master:
+                master.config_set("min-replicas-to-write", 2)
+                fleet.wait_for_line(r"worker\| .*NOREPLICAS")
+                before = len(fleet.runs())
+                master.config_set("min-replicas-to-write", 0)
+            fleet.wait_for_runs(before + 1)
+            fleet.check()
+
             group.fail_over()
-            fleet.wait_for_runs(2, "unchanged")
+            before = len(fleet.lines)
+            fleet.wait_for_line(r"worker\| .*unchanged", since=before)
             assert "pong" in fleet.celery("inspect", "ping")
             assert not any("-word" in line for line in fleet.lines)
+
+
+@pytest.mark.slow
+def test_a_connection_leaves_a_master_that_hangs(tmp_path: Path) -> None:
+    """Beat, worker and senders would wait half a minute for each command that they have sent it."""
+    (tmp_path / "redis").mkdir()
+    with SentinelGroup(tmp_path / "redis") as group:
+        app = Celery(set_as_current=False)
+        app.conf.update(celery_settings({"ROLLING_INPUT": "in.json", "ROLLING_REDIS_URL": group.url}))
+        with app.connection_for_write() as connection, connection.SimpleQueue("queue") as queue:
+            queue.put("first")
+            group.fail_over(hang=True)
+            began_s = time.monotonic()
+            queue.put("second", retry=True)
+            assert time.monotonic() - began_s < 15
+            with group.master.client as master:
+                assert master.llen("queue") == 2

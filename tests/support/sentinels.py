@@ -116,10 +116,13 @@ class SentinelGroup:
             wait_until(lambda: client.keys(key), what=f"{key} in the replica")
             client.replicaof("127.0.0.1", free_port())
 
-    def fail_over(self) -> None:
-        """Kill the master, and wait until the replica is the master."""
+    def fail_over(self, *, hang: bool = False) -> None:
+        """Kill or suspend the master, and wait until the replica is the master."""
         master, replica = self.master, self.replica
-        master.kill()
+        if hang:
+            master.pause()
+        else:
+            master.kill()
         wait_until(lambda: _is_reached(self.url, replica), what="the failover")
 
     def _sentinel(self, port: int) -> redis.Redis:
