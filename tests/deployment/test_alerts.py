@@ -58,10 +58,18 @@ CASES: Final[dict[str, tuple[dict[str, tuple[float, float, float]], dict[str, st
 }
 
 
-def test_the_rules_are_right_by_prometheus_own_tool() -> None:
-    """As `promtool check rules` sees them, in the file as it is shipped."""
+def test_the_files_are_right_by_prometheus_own_tool(tmp_path: Path) -> None:
+    """The rules as they are shipped, and both jobs, which have the name that an alert asks for."""
+    (on_kubernetes,) = re.findall(r"```yaml\n(scrape_configs:.+?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+    # Debian builds Prometheus without the discovery in Kubernetes.
+    found, targets = "kubernetes_sd_configs: [{role: endpointslice}]", 'static_configs: [{targets: ["pod:8000"]}]'
+    assert found in on_kubernetes
+    (tmp_path / "kubernetes.yml").write_text(on_kubernetes.replace(found, targets))
     assert "SUCCESS" in promtool("check", "rules", str(RULES))
-    assert "SUCCESS" in promtool("check", "config", str(RULES.parent / "prometheus.yml"))
+    for path in (RULES.parent / "prometheus.yml", tmp_path / "kubernetes.yml"):
+        assert "SUCCESS" in promtool("check", "config", str(path))
+        (job,) = yaml.safe_load(path.read_text())["scrape_configs"]
+        assert f'up{{job="{job["job_name"]}"}}' in RULES.read_text()
 
 
 def test_each_alert_fires_in_its_time_and_clears(tmp_path: Path) -> None:
