@@ -31,6 +31,7 @@ from optimizer.models import Report, Stats
 from optimizer.web import create_app
 from tests.support.pages import PAGES, ROOT, Block, Sandbox, blocks, code_spans
 from tests.support.redis_servers import RedisServer
+from tests.support.systemd import Unit
 
 NEEDS: Final = ("docker", "kubernetes", "network", "root")
 FORBIDDEN: Final = re.compile(r"\b(whoever|nobody|somebody|that of|rooms?|houses?|the line|key card)\b", re.IGNORECASE)
@@ -187,14 +188,17 @@ def test_every_warning_is_explained() -> None:
             assert words in page, f"{path.name}: {words}"
 
 
-def test_the_readme_shows_what_the_pages_show() -> None:
-    """The systemd unit and the schedule stand in the README and in a page of their own; both are the same."""
+def test_the_readme_shows_what_the_pages_and_the_units_show() -> None:
+    """The schedule stands in the README and in a page of its own; its systemd unit has what the shipped one has."""
     texts = [block.text for block in blocks(ROOT / "README.md")]
-    repeated = [text for text in texts if "[Service]" in text or "beat_schedule" in text]
+    (schedule,) = (text for text in texts if "beat_schedule" in text)
+    (unit,) = (text for text in texts if "[Service]" in text)
 
-    assert len(repeated) == 2
-    for text in repeated:
-        assert any(text in page.read_text("utf-8") for page in PAGES if page.parent.name == "docs")
+    assert any(schedule in page.read_text("utf-8") for page in PAGES if page.parent.name == "docs")
+    shipped = Unit("rolling-worker")
+    for key in ("WorkingDirectory", "Restart", "KillMode", "TimeoutStopSec"):
+        assert f"\n{key}={shipped.last(key)}\n" in unit
+    assert re.findall(r"\nExecStart=(.+)", unit)[0] == shipped.last("ExecStart").removesuffix(" -n worker@%H")
 
 
 def test_every_route_is_described() -> None:
