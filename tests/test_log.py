@@ -163,7 +163,7 @@ def test_a_line_of_json_has_what_it_is_about(caplog: pytest.LogCaptureFixture) -
     with logged_run("7"):
         log.run_ended(Report("success", "brain", "", version=7, stats=Stats(records_seen=3)))
         try:
-            raise SourceTorn("/a/\udce9\nb")  # a file name that is not UTF-8
+            raise SourceTorn("/a\nb")
         except SourceTorn as error:
             log.exception("it failed", source="brain", error=error)
 
@@ -176,6 +176,13 @@ def test_a_line_of_json_has_what_it_is_about(caplog: pytest.LogCaptureFixture) -
     assert (done["source"], done["run_id"], done["version"], done["stats"]["records_seen"]) == ("brain", "7", 7, 3)
     assert (failed["level"], failed["error"], failed["source"]) == ("ERROR", "SourceTorn", "brain")
     assert failed["exception"].startswith("Traceback")
+
+
+def test_a_file_name_that_is_not_utf_8_does_not_break_a_line_of_json() -> None:
+    """The record is made here: in what caplog keeps, pytest-xdist could not send such a name."""
+    line = JsonFormatter().format(logging.makeLogRecord({"msg": "no %s", "args": ("/a/\udce9",)}))
+    assert line.isascii()
+    assert json.loads(line)["message"] == "no /a/\udce9"
 
 
 def test_the_last_line_of_a_process_is_in_the_format_of_its_log() -> None:

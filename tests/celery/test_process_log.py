@@ -37,7 +37,7 @@ def test_every_line_of_a_fleet_is_json_that_names_source_and_run(tmp_path: Path,
     with Fleet(tmp_path, settings, **variables) as fleet:
         fleet.start_watch()
         fleet.start_web()
-        fleet.start_worker()
+        fleet.start_worker("--loglevel", "INFO")
         fleet.start_beat()
         fleet.wait_for_runs(1, "success")
         for part in "ab":

@@ -145,7 +145,7 @@ def test_a_run_is_one_trace(tmp_path: Path, settings: Settings, pattern: str, ta
 
     assert all(is_below(span, [root]) for span in runs)
     of_worker = [span for span in spans if span.process != root.process and span not in runs]
-    assert {"HGETALL", "EVAL", "TIME", "XADD XADD LLEN"} <= {span.name for span in of_worker}
+    assert {"HGETALL", "EVAL", "TIME", "XADD XADD HINCRBY LLEN"} <= {span.name for span in of_worker}
     assert [span for span in of_worker if not is_below(span, runs)] == []
 
 

@@ -63,7 +63,7 @@ class Fleet:
     def start_worker(self, *options: str, name: str = "worker", **variables: str) -> None:
         """Start a worker, also for the second time, and wait until it takes tasks."""
         before = len(self.lines)
-        command = ("worker", "--loglevel", "INFO", "--without-mingle", *options)
+        command = ("worker", "--loglevel", "DEBUG", "--without-mingle", *options)
         self._stack.start_celery(name, *command, environ={**self.worker_variables, **variables})
 
         def is_ready() -> bool:
