@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pickle
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -88,8 +89,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start with no figures."""
+    """Start with no figures; and let SIGINT end processes of the tests, which a shell ignores in its background."""
     config.stash[FIGURES] = Figures()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
