@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["engine"]  # a fixture
 
+# A shell that starts the tests in the background lets them ignore SIGINT, and so would each process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # A machine that is busy with another test must not fail a property for being slow.
 hypothesis_settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.register_profile(FAST, hypothesis_settings.get_profile("suite"), max_examples=10)

@@ -125,7 +125,10 @@ class Follower:
         cached = self.cached
         if cached is None:
             in_redis = self.redis.problem.removeprefix(NAMED)
-            raise SnapshotMissing(f"no snapshot of {self.source!r}: Redis: {in_redis}; files: {self._files_problem}")
+            raise SnapshotMissing(
+                f"no snapshot of {self.source!r}: Redis: {in_redis}; files: {self._files_problem}. "
+                "To publish one, run: rolling-optimizer run"
+            )
         return cached
 
     def snapshot(self, kind: str) -> Snapshot[Any]:
