@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings
-from optimizer.cache.client import CacheClient
-from optimizer.cache.heartbeats import Heartbeat, Heartbeats
 from optimizer.models import Process
 from tests.support.fleet import Fleet
-from tests.support.redis_servers import RedisServer, wait_until
+from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
 
 pytestmark = pytest.mark.slow
@@ -64,21 +62,3 @@ def test_worker_and_beat_are_listed_and_missed(fleet: Fleet) -> None:
     fleet.end("worker", signal.SIGTERM)
     wait_until(lambda: not listed(fleet, "worker"), what="the worker to leave")
     assert fleet.reader.diagnose().text.startswith(f"No worker takes the queue {source_queue}. ")
-
-
-def test_old_entries_go(settings: Settings, redis_server: RedisServer) -> None:
-    """Of processes that told for the last time a day ago, and of what cannot be read."""
-    cache = CacheClient(settings.redis_url, settings.source, 30.0)
-    key = cache.keys.processes
-    heartbeats = Heartbeats(cache)
-    with redis_server.client as client:
-        heartbeats.tell(Heartbeat("worker", "old@host", 5.0))
-        data = client.hget(key, "worker old@host")
-        assert isinstance(data, bytes)
-        told_ms, _, rest = data.partition(b" ")
-        client.hset(key, "worker old@host", b"%d %b" % (int(told_ms) - 86_400_001, rest))
-        client.hset(key, "damaged", b"\xff")
-        heartbeats.tell(Heartbeat("worker", "new@host", 5.0, ["a"]))
-        assert set(client.hkeys(key)) == {b"worker new@host"}
-        assert 0 < client.ttl(key) <= 86_400
-    cache.close()
