@@ -53,6 +53,7 @@ def test_the_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
     assert done.stdout == "plain,--watch\n"
 
 
+@pytest.mark.slow
 def test_colours_are_for_terminals_only_and_not_with_no_color(tmp_path: Path) -> None:
     """An error's name is red on a terminal; a file, a pipe and `NO_COLOR` get the text alone."""
     wrong = ["rollback", "1"]
@@ -178,6 +179,7 @@ def test_one_redis_for_all_is_named_once(data: Path, monkeypatch: pytest.MonkeyP
     assert f"Redis: {url}: Connection refused; files: " in status.stderr
 
 
+@pytest.mark.slow
 def test_commands_log_in_the_format_of_the_service(data: Path) -> None:
     """Time and level on each line of stderr, as text; as JSON the error that ends a command, too."""
     variables = {"ROLLING_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
