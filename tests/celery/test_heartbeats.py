@@ -6,13 +6,17 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from celery import Celery
 
 from optimizer import Settings
+from optimizer.cache.keys import Keys
+from optimizer.celery.heartbeats import _Worker
 from optimizer.models import Process
 from tests.support.fleet import Fleet
-from tests.support.redis_servers import wait_until
+from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
 pytestmark = pytest.mark.slow
@@ -62,3 +66,14 @@ def test_worker_and_beat_are_listed_and_missed(fleet: Fleet) -> None:
     fleet.end("worker", signal.SIGTERM)
     wait_until(lambda: not listed(fleet, "worker"), what="the worker to leave")
     assert fleet.reader.diagnose().text.startswith(f"No worker takes the queue {source_queue}. ")
+
+
+def test_a_worker_without_its_broker_does_not_tell(settings: Settings, redis_server: RedisServer) -> None:
+    """It takes no run, though its process lives and the cache answers."""
+    app = Celery(broker=settings.redis_url, set_as_current=False)
+    key = Keys(settings.source).processes
+    with redis_server.client as client:
+        for task_consumer, told in ((None, 0), (object(), 1)):
+            consumer = SimpleNamespace(app=app, hostname="worker@here", task_consumer=task_consumer)
+            _Worker(consumer, [settings]).tell_all()
+            assert client.hlen(key) == told
