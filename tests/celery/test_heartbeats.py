@@ -13,7 +13,7 @@ from celery import Celery
 
 from optimizer import Settings
 from optimizer.cache.keys import Keys
-from optimizer.celery.heartbeats import _Worker
+from optimizer.celery.heartbeats import _memory_limit_bytes, _Worker
 from optimizer.models import Process
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
@@ -77,3 +77,17 @@ def test_a_worker_without_its_broker_does_not_tell(settings: Settings, redis_ser
             consumer = SimpleNamespace(app=app, hostname="worker@here", task_consumer=task_consumer)
             _Worker(consumer, [settings]).tell_all()
             assert client.hlen(key) == told
+
+
+@pytest.mark.parametrize(
+    ("container", "lowest"), [("max\n", 2_048), ("1024\n", 1_024), ("4096\n", 2_048), (None, 2_048)]
+)
+def test_the_lowest_limit_of_memory_counts(
+    container: str | None, lowest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the container's, where there is one, and the one at which Celery replaces a child, in KiB."""
+    path = tmp_path / "memory.max"
+    if container is not None:
+        path.write_text(container)
+    monkeypatch.setattr("optimizer.celery.heartbeats._CONTAINER_LIMIT", path)
+    assert _memory_limit_bytes(2) == lowest

@@ -124,7 +124,7 @@ def test_a_flip_shows_nothing_that_was_lost_in_part(
 
 
 def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> None:
-    """A wrong name of the master is refused at once; Sentinels that are away are waited for."""
+    """A wrong name of the master is refused at once; a master that is down, and Sentinels, are waited for."""
     check_cache(group.url, "brain")
     check_broker(group.url, "brain")
 
@@ -135,8 +135,20 @@ def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> No
     group.suspend_sentinel(group.ports[0])
     with connect(group.url, timeout_s=0.25) as client:
         assert client.ping()  # the next one has answered
-    for port in group.ports:
+    for port in group.ports[:2]:
         group.kill_sentinel(port)
+    group.servers[0].kill()  # one Sentinel alone elects no other master
+
+    def said() -> str:
+        with pytest.raises(CacheUnavailable) as down:
+            check_cache(group.url, "brain")
+        assert is_away(down.value)
+        return str(down.value)
+
+    wait_until(
+        lambda: "no master 'mymaster' that is up; they may be electing one" in said(), what="the Sentinel to see it"
+    )
+    group.kill_sentinel(group.ports[2])
     with pytest.raises(CacheUnavailable, match=f"no Sentinel answers .*{group.ports[1]}: .*refused") as gone:
         check_cache(group.url, "brain")
     assert is_away(gone.value)
