@@ -163,7 +163,7 @@ def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> No
 
 
 def test_sentinels_with_a_login_of_their_own_name_the_option_for_it(tmp_path: Path) -> None:
-    """The password of the URL is that of the data servers."""
+    """The password of the URL is for the data servers."""
     with SentinelGroup(tmp_path, sentinel_password="sentinel-word") as group:
         check_cache(group.url, "brain")
         with pytest.raises(CacheUnavailable, match="a Sentinel's own login is sentinel_username and sentinel_password"):
