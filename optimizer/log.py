@@ -34,7 +34,16 @@ import msgspec
 
 from optimizer.models import Report, Stats
 
-__all__ = ["JsonFormatter", "SourceLog", "TextFormatter", "error_line", "log_runs", "log_to_stderr", "logged_run"]
+__all__ = [
+    "JsonFormatter",
+    "SourceLog",
+    "TextFormatter",
+    "error_line",
+    "log_runs",
+    "log_to_stderr",
+    "logged_run",
+    "printable",
+]
 
 NAME: Final = "[RollingOptimizer] "
 PREFIX: Final = "rolling_"
@@ -57,14 +66,28 @@ def logged_run(run_id: str | None = None) -> Iterator[None]:
         _run_id.reset(token)
 
 
+def printable(text: str) -> str:
+    """Escape what is not to be printed, as in a literal of Python.
+
+    Names of files and what other programs have written to Redis are parts of messages: a line break would forge a line
+    of the log, and an escape sequence would command a terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 class TextFormatter(logging.Formatter):
-    """Text as its format says, with the id of the run, in brackets, before our messages."""
+    """Text as its format says, with the id of the run, in brackets, before our messages, of which each is one line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging calls
         """Format the record, without a traceback."""
+        # `format` has made the message anew from the record's arguments.
+        if str(record.msg).startswith(NAME):
+            record.message = printable(record.message)
         run_id = vars(record).get(PREFIX + "run_id")
         if run_id:
-            record.message = f"[{run_id}] {record.message}"  # `format` has made it anew from the record's arguments
+            record.message = f"[{run_id}] {record.message}"
         return super().formatMessage(record)
 
 
@@ -109,6 +132,7 @@ def error_line(program: str, error: BaseException, *, as_json: bool) -> str:
     """The last line of a process that an error ends, in the format of its log."""
     text, name = f"{type(error).__name__}: {error}", type(error).__name__
     if not as_json:
+        text = printable(text)
         return f"{program}: {text}" if program else text
     values = {"name": program or "optimizer", "levelno": logging.ERROR, "levelname": "ERROR", "msg": text}
     return JsonFormatter().format(logging.makeLogRecord({**values, "process": os.getpid(), PREFIX + "error": name}))

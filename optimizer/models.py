@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -64,6 +65,7 @@ __all__ = [
     "UpdateCounts",
     "Value",
     "VersionContent",
+    "check_times",
 ]
 
 Origin = Literal["redis", "files"]
@@ -373,6 +375,13 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     input_at: str | None = None
 
     @property
+    def times(self) -> dict[str, str]:
+        """The times that it has, by their names."""
+        pinned_at = None if self.pinned is None else self.pinned.at
+        times = {"generated_at": self.generated_at, "input_at": self.input_at, "pinned_at": pinned_at}
+        return {name: text for name, text in times.items() if text is not None}
+
+    @property
     def lineage(self) -> int:
         """The version of the scan that this version stems from: equal where only updates came between."""
         return self.version if self.scan_version is None else self.scan_version
@@ -542,3 +551,19 @@ class RunState(Value, frozen=True):
     percent: float | None = None
     report: Report | None = None
     error: Failure | None = None
+
+
+def check_times(**times: str) -> None:
+    """Check times that were decoded: they are ISO 8601 with a time zone, of the years 1 to 9999 in UTC.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name, text in times.items():
+        try:
+            at = datetime.fromisoformat(text)
+            at.astimezone(UTC)
+        except OverflowError:
+            raise ValueError(f"{name} is not of the years 1 to 9999") from None
+        if at.tzinfo is None:
+            raise ValueError(f"{name} has no time zone")

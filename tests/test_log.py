@@ -158,18 +158,34 @@ def test_a_line_of_text_has_the_id_of_its_run(caplog: pytest.LogCaptureFixture) 
     assert lines[2:] == ["INFO [7] [RollingOptimizer] a run of brain"] * 2
 
 
+def test_a_message_of_ours_is_one_line_without_commands_for_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    """A file may be named like a line of the log; its traceback, and what other programs log, stay as they are."""
+    formatter = TextFormatter("%(levelname)s %(message)s")
+    log.warning("cannot read %s", "a\nERROR forged", error=SourceTorn("\x1b[2J\u202e ⚠️"))
+    logging.getLogger("theirs").warning("two\nlines")
+
+    ours, theirs = map(formatter.format, caplog.records)
+    escaped = r"a\nERROR forged: SourceTorn: \x1b[2J\u202e ⚠️"
+    assert ours == f"WARNING [RollingOptimizer] cannot read {escaped}"
+    assert theirs == "WARNING two\nlines"
+    assert error_line("", SourceTorn("a\nb"), as_json=False) == r"SourceTorn: a\nb"
+
+
 def test_a_line_of_json_has_what_it_is_about(caplog: pytest.LogCaptureFixture) -> None:
     """With its time, and on one line in ASCII, whatever the message; a traceback is a member."""
     with logged_run("7"):
         log.run_ended(Report("success", "brain", "", version=7, stats=Stats(records_seen=3)))
         try:
-            raise SourceTorn("/a\nb")
+            raise SourceTorn("/a/é\nb")
         except SourceTorn as error:
             log.exception("it failed", source="brain", error=error)
 
-    text = [JsonFormatter().format(record) for record in caplog.records]
+    # A file name that is not UTF-8. It is not logged: pytest-xdist cannot send what was captured then.
+    named = logging.makeLogRecord({"msg": "/a/\udce9"})
+    text = [JsonFormatter().format(record) for record in (*caplog.records, named)]
     assert all(line.isascii() and line.isprintable() for line in text)
-    done, failed = map(json.loads, text)
+    done, failed, other = map(json.loads, text)
+    assert other["message"] == named.msg
     assert datetime.fromisoformat(done["time"]).timestamp() == pytest.approx(caplog.records[0].created, abs=0.001)
     assert (done["level"], done["logger"], done["pid"]) == ("INFO", "optimizer.tests", os.getpid())
     assert done["message"].startswith("[RollingOptimizer] ✅ Optimized: {")

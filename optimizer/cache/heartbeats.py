@@ -14,7 +14,8 @@ from typing import Final, Literal
 import msgspec
 
 from optimizer.cache.client import CacheClient
-from optimizer.cache.clocks import text_of
+from optimizer.cache.clocks import FUTURE_TOLERANCE_S, text_of
+from optimizer.cache.keys import number_of
 from optimizer.cache.scripts import HEARTBEAT
 from optimizer.models import UNDECODABLE, Process
 
@@ -78,14 +79,17 @@ def decode_processes(entries: Mapping[bytes, bytes], now_s: float) -> list[Proce
     for value in entries.values():
         told_ms, _, data = value.partition(b" ")
         try:
-            told_s, heartbeat = int(told_ms) / 1000, _HEARTBEAT.decode(data)
-        except (ValueError, *UNDECODABLE):
+            heartbeat = _HEARTBEAT.decode(data)
+        except UNDECODABLE:
+            continue
+        told_s = number_of(told_ms) / 1000
+        if not told_s:
             continue
         process = Process(
             kind=heartbeat.kind,
             name=heartbeat.name,
             seen_at=text_of(told_s),
-            is_alive=now_s - told_s <= OVERDUE_PERIODS * heartbeat.period_s + OVERDUE_S,
+            is_alive=-FUTURE_TOLERANCE_S <= now_s - told_s <= OVERDUE_PERIODS * heartbeat.period_s + OVERDUE_S,
             queues=heartbeat.queues,
             memory_limit_bytes=heartbeat.memory_limit_bytes,
         )

@@ -8,14 +8,13 @@ upgraded before workers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from optimizer.cache.keys import PAYLOAD_KINDS, VERSION
 from optimizer.errors import CacheUnavailable
-from optimizer.models import UNDECODABLE, Manifest
+from optimizer.models import UNDECODABLE, Manifest, check_times
 
 __all__ = ["Pointer", "pointer_fields"]
 
@@ -47,9 +46,7 @@ class Pointer:
             is_old = b"fingerprint" in values
             manifest = _manifest_of_fields(values) if is_old else _MANIFEST.decode(values[b"manifest"])
             pointer = cls(values[b"checked_at"].decode(), manifest)
-            for name, text in (("generated_at", manifest.generated_at), ("checked_at", pointer.checked_at)):
-                if datetime.fromisoformat(text).tzinfo is None:
-                    raise ValueError(f"{name} has no time zone")
+            check_times(checked_at=pointer.checked_at, **manifest.times)
             version = values[b"version"].decode()
             if not VERSION.fullmatch(version) or int(version) != manifest.version:
                 raise ValueError(f"{version[:40]!r} is not the manifest's version, of at most 15 digits")

@@ -73,14 +73,16 @@ return 1
 """
 
 # KEYS: processes. ARGV: name, what the process is, milliseconds for which it is remembered.
-# The time is of this clock, which the readers ask too. Whatever has not told for so long is removed.
+# The time is of this clock, which the readers ask too. Whatever has not told for so long is removed,
+# and what is from so far in the future: nothing else would remove it.
 HEARTBEAT: Final = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local entries = redis.call('HGETALL', KEYS[1])
 for i = 1, #entries, 2 do
     local told_ms = tonumber(entries[i + 1]:match('^%d+ '))
-    if not told_ms or told_ms < now_ms - ARGV[3] then redis.call('HDEL', KEYS[1], entries[i]) end
+    local is_known = told_ms and math.abs(now_ms - told_ms) <= tonumber(ARGV[3])
+    if not is_known then redis.call('HDEL', KEYS[1], entries[i]) end
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', now_ms) .. ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])

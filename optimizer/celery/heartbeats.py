@@ -2,12 +2,13 @@
 
 A worker tells every few seconds which queues it takes, while it is connected to the broker. A beat tells each time that
 it has sent a run: one that hangs, or cannot reach the broker, is not taken for one that works. Both do so on a thread,
-so that a Redis that is slow or away delays nothing.
+so that a Redis that is slow or away delays nothing. Those that end in order leave; one that is started again on the
+same host takes the entry of the one before, so that only what is missed is shown as silent.
 """
 
 from __future__ import annotations
 
-import os
+import atexit
 import socket
 import threading
 from collections.abc import Iterable
@@ -72,6 +73,15 @@ class _Teller:
         else:
             self._is_failing = False
 
+    def leave(self, every: Iterable[Settings], heartbeat: Heartbeat) -> None:
+        """Say for all sources that this process ends in order."""
+        for settings in every:
+            try:
+                with closing(_cache(settings)) as cache:
+                    Heartbeats(cache).leave(heartbeat)
+            except CacheUnavailable:  # its entry is overdue soon
+                return
+
 
 class _Worker(_Teller):
     def __init__(self, consumer: Any, every: Iterable[Settings]) -> None:
@@ -111,12 +121,7 @@ class _Worker(_Teller):
         thread.join(LEAVE_S)
 
     def _remove(self) -> None:
-        for settings in self._every:
-            try:
-                with closing(_cache(settings)) as cache:
-                    Heartbeats(cache).leave(self._heartbeat())
-            except CacheUnavailable:  # its entry is overdue soon
-                return
+        self.leave(self._every, self._heartbeat())
 
 
 class _Beat(_Teller):
@@ -124,13 +129,20 @@ class _Beat(_Teller):
         super().__init__()
         self._app = app
         self._every = {settings.source: settings for settings in every}
-        self._name = f"{socket.gethostname()} {os.getpid()}"
+        self._name = socket.gethostname()
         self._sent: SimpleQueue[tuple[Settings, str]] = SimpleQueue()
+        self._has_ended = False
 
     def start(self) -> None:
         """Begin to tell of each run that is sent."""
         after_task_publish.connect(self._on_sent, sender=TASK_NAME, weak=False)
         threading.Thread(target=self._run, name="rolling-heartbeat", daemon=True).start()
+        atexit.register(self._leave)
+
+    def _leave(self) -> None:
+        after_task_publish.disconnect(self._on_sent, sender=TASK_NAME)
+        self._has_ended = True
+        self.leave(self._every.values(), Heartbeat("beat", self._name, 0.0))
 
     def _on_sent(self, body: Any, exchange: str, routing_key: str, **_: Any) -> None:
         settings = self._every.get(body[1].get("source"))
@@ -147,6 +159,8 @@ class _Beat(_Teller):
     def _run(self) -> None:
         while True:
             settings, queue = self._sent.get()
+            if self._has_ended:
+                return
             self.tell(settings, Heartbeat("beat", self._name, settings.interval_s, [queue]))
 
 

@@ -10,7 +10,7 @@ Only commands that talk to the workers import Celery, which takes 8 MB and 0.3 s
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -34,6 +34,8 @@ from optimizer.log import error_line, log_to_stderr
 
 __all__ = ["commands"]
 
+SUMMARY_LENGTH: Final = 200
+
 
 class _CommandGroup(click.Group):
     """A group whose commands end with one line on stderr, without a traceback, on Ctrl-C or an error of ours."""
@@ -55,6 +57,12 @@ class _CommandGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("rolling-optimizer: interrupted", err=True)
             ctx.exit(INTERRUPTED)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands; summaries are wrapped in a narrow terminal, not cut."""
+        rows = [(name, self.commands[name].get_short_help_str(SUMMARY_LENGTH)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 @click.group(

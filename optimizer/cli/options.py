@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -122,4 +123,5 @@ def usage_errors() -> Iterator[None]:
     try:
         yield
     except SettingsInvalid as error:
-        raise click.UsageError(str(error)) from None
+        text = str(error).replace("say which is meant:", "say which is meant by --source:")
+        raise click.UsageError(re.sub("^source=", "--source=", text)) from None

@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from optimizer.log import printable
 from optimizer.models import Report
 from optimizer.reader.results import describe_bots_without_fields, describe_rejected
 from optimizer.selection.acceptance import describe_tally
@@ -47,7 +48,7 @@ def describe(report: Report) -> str:
     if report.warning:
         lines.append(f"  warning: {report.warning}")
     lines += [f"  rejected {describe_tally(tally)}" for tally in report.rejects]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def paint(report: Report) -> str:

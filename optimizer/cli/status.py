@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -20,6 +21,7 @@ from optimizer.cache.clocks import seconds_of
 from optimizer.cli.options import sources_or_usage_error
 from optimizer.cli.report import describe_s, paint
 from optimizer.errors import SnapshotMissing
+from optimizer.log import printable
 from optimizer.models import Process, Report
 from optimizer.reader.diagnosis import Diagnosis, Facts, describe_age, describe_time, diagnose
 from optimizer.reader.reader import SnapshotReader
@@ -37,7 +39,7 @@ _COLOURS: Final = {"ok": "green", "warning": "yellow", "bad": "red"}
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.option("--watch", "is_watch", is_flag=True, help="Show it again every 2 s, until Ctrl-C.")
 @click.option("--max-age", type=float, metavar="S", help="Exit 1 if no run has made or confirmed it for S seconds.")
-@click.option("--max-input-age", type=float, metavar="S", help="Exit 1 if the input is older than S seconds.")
+@click.option("--max-input-age", type=float, metavar="S", help="The same for an older input. [ROLLING_MAX_INPUT_AGE_S]")
 def status(
     source: str | None, as_json: bool, is_watch: bool, max_age: float | None, max_input_age: float | None
 ) -> None:
@@ -48,14 +50,16 @@ def status(
     if is_watch and max_age is not None:
         raise click.UsageError("--watch does not end, and --max-age decides the exit status")
     every = sources_or_usage_error(source)
+    look_at = _Look.of
     if max_input_age is not None:
         every = [replace(settings, max_input_age_s=max_input_age) for settings in every]
+        look_at = partial(_Look.of, max_input_age_name="--max-input-age")
     with ExitStack() as opened:
         readers = [opened.enter_context(closing(SnapshotReader.from_settings(settings))) for settings in every]
         if is_watch:
-            _watch(readers, as_json=as_json)
+            _watch(lambda: [look_at(reader) for reader in readers], as_json=as_json)
             return
-        looks = [_Look.of(reader) for reader in readers]
+        looks = [look_at(reader) for reader in readers]
     click.echo(_as_json(looks) if as_json else "\n".join(_text(looks)))
     problems = [
         f"source {look.facts.source}: {problem}" if len(looks) > 1 else problem
@@ -66,11 +70,11 @@ def status(
         raise SnapshotMissing("; ".join(problems))
 
 
-def _watch(readers: Sequence[SnapshotReader], *, as_json: bool) -> None:
+def _watch(look: Callable[[], Sequence[_Look]], *, as_json: bool) -> None:
     """Show all again and again; Ctrl-C ends it as it should."""
     try:
         while True:
-            looks = [_Look.of(reader) for reader in readers]
+            looks = look()
             if as_json:
                 click.echo(_as_json(looks))
             else:
@@ -92,9 +96,9 @@ class _Look:
     runs: list[Report]
 
     @classmethod
-    def of(cls, reader: SnapshotReader) -> _Look:
+    def of(cls, reader: SnapshotReader, *, max_input_age_name: str = "ROLLING_MAX_INPUT_AGE_S") -> _Look:
         """Look at a source now."""
-        facts = reader.facts()
+        facts = replace(reader.facts(), max_input_age_name=max_input_age_name)
         runs = list(facts.runs[:RUNS_SHOWN])
         last = last_decided(facts.runs)
         if last is not None and last.status == "failed" and last not in runs:
@@ -127,7 +131,12 @@ class _Look:
         if max_age_s is not None and state.age_s > max_age_s:
             ago = f"the snapshot was last confirmed {state.age_s:.0f} s ago, more than {max_age_s:g} s."
             return f"{ago} {self.diagnosis.sentence}"
-        return self.diagnosis.sentence if state.input_stale else ""
+        if not state.input_stale:
+            return ""
+        if self.diagnosis.code == "input_old":
+            return self.diagnosis.sentence
+        limit_s = self.facts.max_input_age_s
+        return f"the input is {state.input_age_s:.0f} s old, more than {limit_s:g} s. {self.diagnosis.sentence}"
 
     def figures(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -147,7 +156,7 @@ def _text(looks: Sequence[_Look]) -> Iterator[str]:
         if len(looks) > 1:
             yield f"{'' if number == 0 else chr(10)}source {look.facts.source}:"
         diagnosis, state = look.diagnosis, look.facts.state
-        yield click.style(diagnosis.sentence, fg=_COLOURS[diagnosis.level])
+        yield click.style(printable(diagnosis.sentence), fg=_COLOURS[diagnosis.level])
         if diagnosis.docs:
             yield f"  see docs/{diagnosis.docs}"
         if state is not None:
@@ -169,14 +178,15 @@ def _version(state: State, latency_s: float | None) -> Iterator[str]:
     if state.restored_from is not None:
         yield f"  restored from version {state.restored_from}"
     if state.pinned is not None:
-        yield f"  version {state.version} is {state.pinned.describe()}; unpin it with: rolling-optimizer unpin"
+        pinned = printable(state.pinned.describe())
+        yield f"  version {state.version} is {pinned}; unpin it with: rolling-optimizer unpin"
     yield from (f"  {line}" for line in describe_rejected(state.rejected))
 
 
 def _process(process: Process, now_s: float) -> str:
     """A worker or a beat: its queues, and when it told last."""
     does = "takes" if process.kind == "worker" else "sends to"
-    line = f"{process.kind} {process.name} {does} {', '.join(process.queues) or 'no queue'}"
+    line = printable(f"{process.kind} {process.name} {does} {', '.join(process.queues) or 'no queue'}")
     if process.is_alive:
         return f"{line}, seen {describe_age(max(0.0, now_s - seconds_of(process.seen_at)))} ago"
     return f"{line}, {click.style(f'silent since {describe_time(process.seen_at, now_s)}', fg='red')}"

@@ -68,7 +68,7 @@ def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: 
     except KeyboardInterrupt:
         if not run_id:
             raise
-        click.echo(f"rolling-optimizer: interrupted; the run {run_id} was sent, and goes on", err=True)
+        click.echo(f"rolling-optimizer: interrupted; the run {run_id} was sent, and is not ended", err=True)
         click.get_current_context().exit(INTERRUPTED)
     if report is None:
         raise RunTimedOut(
@@ -106,4 +106,4 @@ def _no_worker(settings: Settings, queue: str) -> str:
         facts = reader.facts()
     workers = [each for each in facts.processes if each.kind == "worker" and each.is_alive]
     is_taken = any(queue in worker.queues for worker in workers)
-    return f"no worker takes the queue {queue}" if facts.redis_up and not is_taken else ""
+    return f"no worker is seen to take the queue {queue}" if facts.redis_up and not is_taken else ""

@@ -10,6 +10,7 @@ import msgspec
 from optimizer.cli.options import settings_or_usage_error, source_option
 from optimizer.cli.report import paint
 from optimizer.config.settings import Settings
+from optimizer.log import printable
 from optimizer.models import ChangeCounts, KindCounts, Manifest
 from optimizer.pipeline import rollback as pipeline
 from optimizer.snapshots.format import KeptVersion
@@ -149,4 +150,4 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
         cells[-3:] = [cell.ljust(width) for cell, width in zip(row[-3:], widths[-3:], strict=True)]
-        click.echo("  ".join(cells).rstrip())
+        click.echo(printable("  ".join(cells).rstrip()))

@@ -9,6 +9,8 @@ Errors: `OutputUnwritable`, `PublishRefused`.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from optimizer.config.settings import Settings
 from optimizer.pipeline.session import Session
 from optimizer.selection.top_n import rank
@@ -38,7 +40,8 @@ def catch_up(store: SnapshotStore, session: Session) -> bool:
         return session.state != "up"
     pointer, payloads, records, held = shown
     index = index_of(sorted(records, key=rank), pointer.manifest.generated_at, held)
-    snapshots = SnapshotSet(pointer.manifest, payloads).with_index(index)
+    manifest = replace(pointer.manifest, input_at=in_files.input_at)  # of the same input, which may be written again
+    snapshots = SnapshotSet(manifest, payloads).with_index(index)
     store.write(snapshots, replaced=session.newest_before, before_commit=session.check_lock)
     session.in_files = snapshots.manifest
     session.replace_manifest(snapshots.manifest)

@@ -25,7 +25,7 @@ from optimizer.selection.updates import merge_held
 from optimizer.snapshots.format import SnapshotSet, index_of
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
-__all__ = ["confirm_set", "keep_pinned", "publish_again"]
+__all__ = ["confirm_set", "date_input", "keep_pinned", "publish_again"]
 
 NOT_WHOLE: Final = "the files of the pinned version %d in %s are not whole; Redis shows it"
 
@@ -75,6 +75,27 @@ def confirm_set(
         done = "republished"
     store.mark_checked()
     return done
+
+
+def date_input(store: SnapshotStore, session: Session, snapshots: SnapshotSet, modified_s: float | None) -> SnapshotSet:
+    """Give the set in the files the time of the last write to its input, which has not changed, if that is later.
+
+    An engine that lives may put an equal object again: a store's tag is the same then, and the time another. A set of
+    an older release has none.
+
+    Args:
+        store: The files.
+        session: Redis, in a run that holds the lock; `confirm_set` gives it the new manifest.
+        snapshots: The set.
+        modified_s: When the input was last written to, if it is known.
+    """
+    input_at = None if modified_s is None else text_of(modified_s)
+    if input_at is None or input_at <= (snapshots.manifest.input_at or ""):
+        return snapshots
+    dated = SnapshotSet(replace(snapshots.manifest, input_at=input_at), snapshots.payloads)
+    store.replace_manifest(dated.manifest, before_commit=session.check_superseded)
+    session.in_files = dated.manifest
+    return dated
 
 
 def keep_pinned(settings: Settings, session: Session) -> Report | None:

@@ -31,7 +31,7 @@ from optimizer.pipeline.assignment import (
     store_assignment,
     take_lost_assignment,
 )
-from optimizer.pipeline.confirm import confirm_set, keep_pinned
+from optimizer.pipeline.confirm import confirm_set, date_input, keep_pinned
 from optimizer.pipeline.drain import apply_updates
 from optimizer.pipeline.parts import Input, Part, Progress, open_input
 from optimizer.pipeline.publish import publish
@@ -301,6 +301,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     snapshots = store.read_set(manifest=manifest)
     if snapshots is None or snapshots.manifest != manifest:
         return None
+    snapshots = date_input(store, session, snapshots, opened.modified_s)
     done = confirm_set(store, session, snapshots, modified_s=opened.modified_s)
     if done is None:
         return None

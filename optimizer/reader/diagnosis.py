@@ -4,7 +4,8 @@
 `rolling-optimizer status` all show this one, so that an operator reads the same sentence everywhere.
 
 The causes are asked for in an order: what explains most comes first. A Redis that is away hides all that is known of
-the others; runs that fail by name say more than an age; who sends and who takes runs is asked only where none end.
+the others; runs that fail by name say more than an age; who sends and who takes runs is asked only where none end. A
+run that is skipped proves that both are there, though they may be unseen: an older release tells no heartbeats.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from optimizer.reader.results import State
 if TYPE_CHECKING:
     from optimizer.reader.follower import Follower
 
-__all__ = ["Code", "Diagnosis", "Facts", "describe_age", "describe_time", "diagnose"]
+__all__ = ["UNSEEN", "Code", "Diagnosis", "Facts", "describe_age", "describe_time", "diagnose"]
 
 Code = Literal[
     "ok",
@@ -41,6 +42,9 @@ PAGE: Final = "operations.md"
 DAY_S: Final = 86_400
 # A failure explains what is stale for so much longer than runs are missed.
 RECENT_S: Final = 60.0
+UNSEEN: Final = (
+    "One that runs but is not listed is of an older release, or its log says that it cannot tell that it lives."
+)
 
 
 class Diagnosis(Value, frozen=True):
@@ -68,14 +72,17 @@ class Diagnosis(Value, frozen=True):
 class Facts:
     """What a reader knows of a source.
 
-    `state` is `None` without a version. `runs` and `processes` are the newest first, and empty while Redis is away.
+    `state` is `None` without a version. `runs` and `processes` are the newest first, and empty while Redis is away, or
+    where it has not answered in time (`redis_is_slow`). `max_input_age_name` is what the user set that limit by.
     """
 
     source: str
     interval_s: float
     stale_after_s: float
     redis_up: bool
+    redis_is_slow: bool = False
     max_input_age_s: float = 0.0
+    max_input_age_name: str = "ROLLING_MAX_INPUT_AGE_S"
     state: State | None = None
     runs: Sequence[Report] = ()
     processes: Sequence[Process] = ()
@@ -83,7 +90,13 @@ class Facts:
 
     @classmethod
     def of(
-        cls, follower: Follower, *, redis_up: bool, runs: Sequence[Report] = (), processes: Sequence[Process] = ()
+        cls,
+        follower: Follower,
+        *,
+        redis_up: bool,
+        redis_is_slow: bool = False,
+        runs: Sequence[Report] = (),
+        processes: Sequence[Process] = (),
     ) -> Facts:
         """What a follower knows, with runs and processes of which its Redis knows."""
         return cls(
@@ -91,6 +104,7 @@ class Facts:
             interval_s=follower.interval_s,
             stale_after_s=follower.stale_after_s,
             redis_up=redis_up,
+            redis_is_slow=redis_is_slow,
             max_input_age_s=follower.max_input_age_s,
             state=None if follower.cached is None else follower.state(),
             runs=runs,
@@ -113,9 +127,14 @@ class Facts:
         return [each for each in self.of_kind("beat") if each.is_alive]
 
     @property
+    def decided(self) -> list[Report]:
+        """The last runs, newest first, without the skipped ones."""
+        return [run for run in self.runs if run.status != "skipped"]
+
+    @property
     def failures(self) -> list[Report]:
-        """The last runs, newest first, if all of them failed since the last other one; skipped runs do not count."""
-        return list(takewhile(lambda run: run.status == "failed", (r for r in self.runs if r.status != "skipped")))
+        """Those of them that failed since the last one that did not."""
+        return list(takewhile(lambda run: run.status == "failed", self.decided))
 
     def of_kind(self, kind: Literal["worker", "beat"]) -> list[Process]:
         """All workers or beats that are remembered, the last to tell first."""
@@ -131,13 +150,13 @@ def diagnose(facts: Facts) -> Diagnosis:
     """Say what is wrong with a source."""
     cause = _redis_away(facts) or _runs_fail(facts)
     if cause is None and facts.is_stale:
-        cause = _clock_ahead(facts) or _no_worker(facts) or _no_beat(facts) or _runs_skipped(facts) or _no_run(facts)
+        cause = _clock_ahead(facts) or _runs_skipped(facts) or _no_worker(facts) or _no_beat(facts) or _no_run(facts)
     return cause or _input_old(facts) or Diagnosis("ok", "ok", _shown(facts))
 
 
 def describe_time(text: str, now_s: float) -> str:
     """A time of ISO 8601, to the second, in UTC; with the date unless it is today's."""
-    at = datetime.fromtimestamp(seconds_of(text), UTC)
+    at = datetime.fromisoformat(text).astimezone(UTC)
     is_today = at.date() == datetime.fromtimestamp(now_s, UTC).date()
     return f"{at:%H:%M:%S} UTC" if is_today else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
@@ -180,7 +199,10 @@ def _cause(code: Code, facts: Facts, text: str, advice: str, since: str | None =
 
 def _redis_away(facts: Facts) -> Diagnosis | None:
     if facts.redis_up:
-        return None
+        if not (facts.redis_is_slow and facts.is_stale):
+            return None
+        text = "Redis has not answered in time, so why nothing new is shown is not known."
+        return _cause("redis_away", facts, text, "Ask again; if it stays so, see what keeps Redis or this host busy.")
     # No address: clients read this too.
     text = "Redis does not answer this process, whose log says why."
     return _cause("redis_away", facts, text, "Start Redis, or correct ROLLING_REDIS_URL.")
@@ -190,12 +212,19 @@ def _runs_fail(facts: Facts) -> Diagnosis | None:
     failed = facts.failures
     if not failed or facts.now_s - seconds_of(failed[0].timestamp) > facts.stale_after_s + RECENT_S:
         return None  # none has ended since: why that is so comes first
-    last, first = failed[0], failed[-1]
-    since = describe_time(first.timestamp, facts.now_s)
-    which = f"The run at {since} has failed" if len(failed) == 1 else f"Every run since {since} has failed"
-    text = f"{which}: {last.error}, {(last.details or '').rstrip('.')}."
+    last, since = failed[0], failed[-1].timestamp
+    if len(failed) > 1 and len(failed) == len(facts.decided) and facts.state is not None:
+        since = min(since, facts.state.checked_at, key=seconds_of)  # earlier ones are no longer in the list
+    at = describe_time(since, facts.now_s)
+    which = f"The run at {at} has failed" if len(failed) == 1 else f"Every run since {at} has failed"
+    by = ", the last one by" if any(run.error != last.error for run in failed) else ":"
+    text = f"{which}{by} {last.error}, {_as_sentence(last.details or '')}"
     advice = f"What {last.error} means, and what to do, is in the documentation."
-    return _cause("runs_fail", facts, text, advice, first.timestamp)
+    return _cause("runs_fail", facts, text, advice, since)
+
+
+def _as_sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _clock_ahead(facts: Facts) -> Diagnosis | None:
@@ -217,18 +246,28 @@ def _no_worker(facts: Facts) -> Diagnosis | None:
     others = sorted({name for worker in workers if worker.is_alive for name in worker.queues})
     if others:
         text = f"{text[:-1]}; those that run take {', '.join(others)}."
-    return _cause("no_worker", facts, text, "Start one, and see the log of the last.", since)
+    if not facts.beats:
+        text = f"{text} {_beat_silent(facts)}"
+    advice = "Start one, and see the log of the last." if workers else f"Start one. {UNSEEN}"
+    return _cause("no_worker", facts, text, advice, since)
 
 
 def _no_beat(facts: Facts) -> Diagnosis | None:
     if facts.beats:
         return None
+    since = next((beat.seen_at for beat in facts.of_kind("beat")), None)
+    advice = f"Start one. {UNSEEN}" if since is None else "Start it, and see the log of the last."
+    return _cause("no_beat", facts, _beat_silent(facts), advice, since)
+
+
+def _beat_silent(facts: Facts) -> str:
+    """That no beat sends, and since when."""
     beats = facts.of_kind("beat")
-    since = beats[0].seen_at if beats else None
-    text = (
-        "No beat sends runs." if since is None else f"Beat has sent nothing since {describe_time(since, facts.now_s)}."
+    return (
+        f"Beat has sent nothing since {describe_time(beats[0].seen_at, facts.now_s)}."
+        if beats
+        else "No beat sends runs."
     )
-    return _cause("no_beat", facts, text, "Start it, and see the log of the last.", since)
 
 
 def _runs_skipped(facts: Facts) -> Diagnosis | None:
@@ -257,7 +296,7 @@ def _input_old(facts: Facts) -> Diagnosis | None:
         return None
     text = (
         f"The engine has been silent since {describe_time(state.input_at, facts.now_s)}: the input is "
-        f"{describe_age(state.input_age_s)} old, more than ROLLING_MAX_INPUT_AGE_S={facts.max_input_age_s:g}."
+        f"{describe_age(state.input_age_s)} old, more than {facts.max_input_age_name}={facts.max_input_age_s:g}."
     )
     docs = f"{PAGE}#input-old"
     return Diagnosis("input_old", "bad", text, "See why the engine no longer writes it.", state.input_at, docs)

@@ -24,7 +24,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from optimizer.cache.client import NAMED, UNREADABLE
-from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.errors import CacheUnavailable, SnapshotMissing
 from optimizer.reader.redis_store import RedisStore
@@ -175,8 +174,7 @@ class Follower:
     def state(self) -> State:
         """Which version is held."""
         cached = self.current()
-        age_s, input_at = cached.age_s(), cached.manifest.input_at
-        input_age_s = None if input_at is None else elapsed_s(seconds_of(input_at), time.time())
+        age_s, input_age_s, pinned = cached.age_s(), cached.input_age_s(), cached.manifest.pinned
         return State(
             version=cached.version,
             generated_at=cached.manifest.generated_at,
@@ -185,12 +183,12 @@ class Follower:
             age_s=age_s,
             stale=age_s > self.stale_after_s,
             rejected=cached.manifest.rejected,
-            pinned=cached.manifest.pinned,
+            pinned=pinned,
             restored_from=cached.manifest.restored_from,
             updates=cached.manifest.updates,
-            input_at=input_at,
+            input_at=cached.manifest.input_at,
             input_age_s=input_age_s,
-            input_stale=input_age_s is not None and 0 < self.max_input_age_s < input_age_s,
+            input_stale=pinned is None and input_age_s is not None and 0 < self.max_input_age_s < input_age_s,
         )
 
     def holds(self, version: int) -> bool:

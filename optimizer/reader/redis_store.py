@@ -25,7 +25,7 @@ from optimizer.cache.clocks import Sightings, seconds_of
 from optimizer.cache.keys import CHANGES_KEPT, PAYLOAD_KINDS, Keys
 from optimizer.cache.pointer import Pointer
 from optimizer.errors import CacheUnavailable
-from optimizer.models import Origin, Process, Record, Report
+from optimizer.models import Origin, Process, Record, Report, check_times
 from optimizer.reader.results import CachedVersion, Payload, Sighting, load_payloads
 
 if TYPE_CHECKING:
@@ -241,9 +241,11 @@ class RedisStore:
         reports = []
         for _, fields in entries:
             try:
-                reports.append(_REPORT.decode(fields.get(b"report", b"")))
-            except UNREADABLE:  # of another release
+                report = _REPORT.decode(fields.get(b"report", b""))
+                check_times(timestamp=report.timestamp)
+            except (ValueError, *UNREADABLE):  # of another release
                 continue
+            reports.append(report)
         return reports
 
     def processes(self) -> list[Process]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 import msgspec
 
 from optimizer.cache.client import UNREADABLE
+from optimizer.cache.clocks import elapsed_s, seconds_of
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.models import (
     BotsSnapshot,
@@ -75,7 +76,8 @@ class State:
 
     `input_at` is the time of the last write to the input that it was made from, and `input_age_s` how long ago that is;
     `None` if the place of the input does not say, or an older release has published it. `input_stale` says that it is
-    older than `max_input_age_s`: the engine is silent, though runs confirm what it wrote.
+    older than `max_input_age_s`: the engine is silent, though runs confirm what it wrote. A pinned version does not say
+    it: runs do not look at the input then.
     """
 
     version: int
@@ -250,6 +252,11 @@ class CachedVersion:
     def age_s(self) -> float:
         """Seconds since a run last made or confirmed this version."""
         return max(0.0, time.monotonic() - self.sighting.checked_s)
+
+    def input_age_s(self) -> float | None:
+        """Seconds since the last write to the input that this version was made from, if its place says when."""
+        input_at = self.manifest.input_at
+        return None if input_at is None else elapsed_s(seconds_of(input_at), time.time())
 
     def from_(self, origin: Origin) -> CachedVersion:
         """The same version, if another store has it too."""

@@ -32,6 +32,7 @@ from optimizer.models import (
     Record,
     Rejected,
     VersionContent,
+    check_times,
 )
 from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, compress_gzip
 from optimizer.storage.location import Location
@@ -251,9 +252,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def decode_manifest(data: bytes) -> Manifest | None:
     """Decode the content of a manifest's file; `None` if it is damaged."""
     try:
-        return _MANIFEST.decode(data)
-    except UNDECODABLE:
+        manifest = _MANIFEST.decode(data)
+        check_times(**manifest.times)
+    except (ValueError, *UNDECODABLE):
         return None
+    return manifest
 
 
 def check_newer(version: int, replaced: int | None, current: Manifest | None, where: Location) -> None:

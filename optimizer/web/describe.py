@@ -211,6 +211,7 @@ _SNAPSHOT_HEADERS: Final = {
     "ETag": "Strong; another for each content coding.",
     "Last-Modified": "When the version was made.",
     "Age": "Seconds since a run last made or confirmed the version.",
+    "X-Snapshot-Input-Age": "Seconds since the input was last written; absent if its place does not say.",
     "X-Snapshot-Version": "Strictly rising.",
     "X-Snapshot-Origin": "`redis` or `files`.",
     "X-Snapshot-Rejected": "What the version leaves out of all records and bots: `records=0/8000, bots=1/2`.",

@@ -120,11 +120,12 @@ def add_operations(
             "flower_url": service.flower_url,
         }
         facts, latency_s = await _facts(reader)
-        always |= {"diagnosis": diagnose(facts), "processes": facts.processes}
+        diagnosis = diagnose(facts)
+        always |= {"diagnosis": diagnosis, "processes": facts.processes}
         try:
             state = await reader.manifest()
         except SnapshotMissing as error:
-            return unavailable(error, always)
+            return unavailable(error, always, detail=diagnosis.sentence)
         return compressed_response(
             SnapshotStatus(
                 version=state.version,
@@ -183,7 +184,10 @@ def add_operations(
     )
     async def readyz() -> Response:
         reader = await service.reader()
-        state = await reader.manifest()
+        try:
+            state = await reader.manifest()
+        except SnapshotMissing as error:
+            return unavailable(error, detail=diagnose((await _facts(reader))[0]).sentence)
         if not reader.follower.current().is_whole:
             detail = f"a part of version {state.version} cannot be read; the next publish mends it"
             return problem(503, detail, {"Retry-After": "5"})
@@ -244,11 +248,12 @@ def _newer(reports: list[Report], after: str | None) -> list[Report]:
 async def _facts(reader: AsyncSnapshotReader) -> tuple[Facts, float | None]:
     """What is known of the source, and how soon its last input was published.
 
-    A Redis that takes long counts as one that is away: what a response has besides is in memory.
+    A Redis that takes long is not waited for: what a response has besides is in memory.
     """
     try:
         async with asyncio.timeout(REPORTS_S):
             facts, scans = await reader.facts(), await reader.runs(1, status="success")
             return facts, published_after_s(facts.runs, scans)
     except TimeoutError:
-        return Facts.of(reader.follower, redis_up=False), None
+        follower = reader.follower
+        return Facts.of(follower, redis_up=follower.redis.up, redis_is_slow=True), None

@@ -152,12 +152,20 @@ def explain(error: Exception) -> Response | None:
     return None
 
 
-def unavailable(error: SnapshotMissing | CacheUnavailable, members: Mapping[str, object] | None = None) -> Response:
-    """A 503 that says what to do; the message, with its addresses and paths, goes to the log, the same one once."""
+def unavailable(
+    error: SnapshotMissing | CacheUnavailable, members: Mapping[str, object] | None = None, *, detail: str = ""
+) -> Response:
+    """A 503 that says what to do; the message, with its addresses and paths, goes to the log, the same one once.
+
+    Args:
+        error: Why there is nothing to send.
+        members: What the problem has besides.
+        detail: What is wrong, if the caller knows it.
+    """
     if isinstance(error, PartMissing):
         detail = str(error)
     else:
-        detail = NO_SNAPSHOT if isinstance(error, SnapshotMissing) else NO_BROKER
+        detail = detail or (NO_SNAPSHOT if isinstance(error, SnapshotMissing) else NO_BROKER)
         if str(error) not in _logged:
             _logged.append(str(error))
             _log.warning("a request was answered with 503", error=error)

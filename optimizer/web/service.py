@@ -195,19 +195,25 @@ class Service:
         cached = shown if newest is None or newest.version != shown.version else newest
         payload = cached.payloads.get(kind) if kind else None
         age_s = cached.age_s()
-        return self._count(cached.origin if payload is None else payload.origin, age_s, age_s > follower.stale_after_s)
+        origin = cached.origin if payload is None else payload.origin
+        return self._count(origin, age_s, age_s > follower.stale_after_s, cached)
 
     def lookup_headers(self, answer: Answer[Any]) -> Headers:
         """The same for a record that was looked up."""
-        return self._count(answer.origin, answer.age_s, answer.stale)
+        held = None if self._reader is None else self._reader.follower.cached
+        return self._count(answer.origin, answer.age_s, answer.stale, held)
 
-    def _count(self, origin: Origin, age_s: float, stale: bool) -> Headers:
+    def _count(self, origin: Origin, age_s: float, stale: bool, cached: CachedVersion | None) -> Headers:
         self.read_counters.count(origin)
-        return [
+        headers = [
             (b"age", b"%d" % age_s),
             (b"x-snapshot-origin", _ORIGIN[origin]),
             (b"x-snapshot-stale", b"true" if stale else b"false"),
         ]
+        input_age_s = None if cached is None else cached.input_age_s()
+        if input_age_s is not None:
+            headers.append((b"x-snapshot-input-age", b"%d" % input_age_s))
+        return headers
 
     def __call__(self, cached: CachedVersion) -> Pages:
         """Prepare the responses of a version before it is shown, in the reader's thread: all routes show it at once."""

@@ -13,6 +13,7 @@ from optimizer.models import Process
 NOW_S = 1_800_000_000.0
 WORKER = Heartbeat("worker", "celery@host", 5.0, ["rolling.brain"], 1_000)
 BEAT = Heartbeat("beat", "host 1", 30.0)
+ONE = b'{"kind":"worker","name":"one","period_s":5}'
 
 
 def entry(heartbeat: Heartbeat, ago_s: float) -> bytes:
@@ -47,8 +48,24 @@ def test_the_last_to_tell_comes_first_and_what_cannot_be_read_is_left_out() -> N
     assert [each.name for each in decode_processes(entries, NOW_S)] == ["host 1", "celery@host"]
 
 
+@pytest.mark.parametrize("told", [b"9" * 400, b"-5", b"0", b"", b"nan", b"\xff"])
+def test_an_entry_without_a_time_is_left_out(told: bytes) -> None:
+    """A number of 400 digits is none that can be divided: one entry would take `/status` and `/metrics` with it."""
+    entries = {b"worker one": told + b" " + ONE, b"worker two": b"1799999999000 " + ONE}
+
+    assert [process.is_alive for process in decode_processes(entries, NOW_S)] == [True]
+
+
+@pytest.mark.parametrize(("told_ms", "is_alive"), [(1_800_000_004_000, True), (1_800_000_010_000, False)])
+def test_a_heartbeat_from_the_future_is_no_sign_of_life(told_ms: int, *, is_alive: bool) -> None:
+    """Where the clock of Redis steps back by an hour, who is dead would live for that hour."""
+    (process,) = decode_processes({b"worker one": b"%d " % told_ms + ONE}, NOW_S)
+
+    assert process.is_alive is is_alive
+
+
 def test_old_entries_go(cache: CacheClient) -> None:
-    """Of processes that told for the last time a day ago, and of what cannot be read."""
+    """Of processes that told for the last time a day ago, or at a time to come, and of what cannot be read."""
     key, client = cache.keys.processes, cache.connection
     heartbeats = Heartbeats(cache)
     heartbeats.tell(WORKER)
@@ -56,6 +73,7 @@ def test_old_entries_go(cache: CacheClient) -> None:
     assert isinstance(data, bytes)
     told_ms, _, rest = data.partition(b" ")
     client.hset(key, "worker celery@host", b"%d %b" % (int(told_ms) - 86_400_001, rest))
+    client.hset(key, "worker of the year 9999", b"253402300799000 " + rest)
     client.hset(key, "damaged", b"\xff")
     heartbeats.tell(BEAT)
     assert set(client.hkeys(key)) == {b"beat host 1"}

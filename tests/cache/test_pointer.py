@@ -14,8 +14,8 @@ from optimizer import Settings, SnapshotReader, optimize
 from optimizer.cache.keys import Keys
 from optimizer.cache.pointer import Pointer, pointer_fields
 from optimizer.errors import CacheUnavailable
-from optimizer.models import Manifest, Rejected, Units
-from optimizer.snapshots.format import encode_set
+from optimizer.models import Manifest, Pin, Rejected, Units
+from optimizer.snapshots.format import decode_manifest, encode_manifest, encode_set
 from optimizer.snapshots.store import snapshot_store
 from tests.support.published_state import (
     NEW,
@@ -134,12 +134,23 @@ def test_a_manifest_without_a_payload_is_damage(kind: str) -> None:
         Pointer.from_hash(pointer_fields(manifest, LATER))
 
 
-def test_a_manifest_with_a_time_without_zone_is_damage() -> None:
-    """Of `generated_at` too, which HTTP headers are made of."""
-    manifest = msgspec.structs.replace(a_manifest(), generated_at="2026-11-01T10:00:00")
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"generated_at": "2026-11-01T10:00:00"}, "generated_at has no time zone"),
+        ({"generated_at": "9999-12-31T23:00:00-02:00"}, "generated_at is not of the years 1 to 9999"),
+        ({"input_at": "yesterday"}, "Invalid isoformat string: 'yesterday'"),
+        ({"input_at": "0001-01-01T00:00:00+02:00"}, "input_at is not of the years 1 to 9999"),
+        ({"pinned": Pin("2026-11-01T10:00:00", "ann@host")}, "pinned_at has no time zone"),
+    ],
+)
+def test_a_manifest_with_a_time_that_cannot_be_counted_with_is_damage(changed: dict[str, Any], problem: str) -> None:
+    """HTTP headers, ages, the diagnosis and metrics are made of them: one would break every answer."""
+    manifest = msgspec.structs.replace(a_manifest(), **changed)
 
-    with pytest.raises(CacheUnavailable, match="generated_at has no time zone"):
+    with pytest.raises(CacheUnavailable, match=problem):
         Pointer.from_hash(pointer_fields(manifest, LATER))
+    assert decode_manifest(encode_manifest(manifest)) is None
 
 
 def test_a_reader_reads_the_pointer_of_an_earlier_release(settings: Settings, redis_server: RedisServer) -> None:

@@ -63,6 +63,12 @@ def test_worker_and_beat_are_listed_and_missed(fleet: Fleet) -> None:
     assert diagnosis.text.startswith("Beat has sent nothing since ")
     assert diagnosis.since == listed(fleet, "beat")[0].seen_at
 
+    fleet.start_beat()
+    wait_until(lambda: fleet.reader.diagnose().code == "ok", what="the next beat")
+    assert len(listed(fleet, "beat")) == 1  # in place of the one that was killed
+    fleet.end("beat", signal.SIGTERM)
+    wait_until(lambda: not listed(fleet, "beat"), what="beat to leave")
+
     fleet.end("worker", signal.SIGTERM)
     wait_until(lambda: not listed(fleet, "worker"), what="the worker to leave")
     assert fleet.reader.diagnose().text.startswith(f"No worker takes the queue {source_queue}. ")

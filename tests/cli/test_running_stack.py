@@ -83,3 +83,11 @@ def test_no_link_is_followed(directory: Path, tmp_path: Path) -> None:
     with pytest.raises(StackFailed, match=r"stack\.json cannot be written"), announcing(directory):
         pytest.fail("it was written")
     assert (tmp_path / "theirs").read_text() == "kept"
+
+
+def test_a_command_does_not_wait_for_a_pipe_in_place_of_the_file(directory: Path) -> None:
+    """In a directory that others write too, one would stop every command there."""
+    directory.mkdir()
+    os.mkfifo(directory / "stack.json")
+
+    assert stack_variables({}, directory) == {}

@@ -143,7 +143,7 @@ def test_a_process_that_ends_stops_the_others_with_a_clear_message(up: Up) -> No
     os.kill(beat, signal.SIGKILL)
 
     assert up.process.wait(60) == 1
-    assert "StackFailed: beat ended by itself with signal SIGKILL" in up.output
+    assert "StackFailed: beat was ended by SIGKILL" in up.output
     assert up.others() == []
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from optimizer.errors import NoBots
 from optimizer.pipeline.drain import apply_updates
 from optimizer.pipeline.run import failed_report, skipped
 from optimizer.pipeline.updates import enqueue
+from optimizer.reader.diagnosis import UNSEEN
 from tests.support.command import command_line, in_terminal, rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.published_state import report_unchanged
@@ -95,10 +97,26 @@ def test_status_with_max_age_is_a_health_check(settings: Settings, data: Path, r
 
     assert (none.returncode, old.returncode, fresh.returncode) == (1, 1, 0)
     assert none.stderr.startswith(
-        "rolling-optimizer: SnapshotMissing: No worker takes the queue rolling.rolling_brain. There is no version to "
-        "show. Start one, and see the log of the last. Looked for: no snapshot of 'rolling_brain': Redis: it holds"
+        "rolling-optimizer: SnapshotMissing: No worker takes the queue rolling.rolling_brain. No beat sends runs. "
+        f"There is no version to show. Start one. {UNSEEN} Looked for: no snapshot of 'rolling_brain': Redis: it holds"
     ), none.stderr
     assert "more than 60 s" in old.stderr
+
+
+def test_status_with_max_input_age_is_a_health_check(settings: Settings, data: Path) -> None:
+    """It names the option, not the variable; a Redis that is away besides does not hide the age."""
+    variables = {"ROLLING_REDIS_URL": settings.redis_url, "ROLLING_OUTPUT_DIR": str(settings.output_dir)}
+    write_json(settings.input, {"AAPL": a_record()})
+    os.utime(local(settings.input), (time.time() - 3_600,) * 2)
+    optimize(settings)
+    old = rolling_optimizer(data, "status", "--max-input-age", 60, **variables)
+    new = rolling_optimizer(data, "status", "--max-input-age", 7_200, **variables)
+    away = variables | {"ROLLING_REDIS_URL": "redis://127.0.0.1:1/0"}
+    both = rolling_optimizer(data, "status", "--max-input-age", 60, **away)
+
+    assert (old.returncode, new.returncode, both.returncode) == (1, 0, 1)
+    assert "the input is 60 min old, more than --max-input-age=60. " in old.stderr
+    assert re.search(r"the input is 36\d\d s old, more than 60 s\. Redis does not answer", both.stderr), both.stderr
 
 
 def test_status_lists_workers_and_beats(settings: Settings, data: Path, redis_server: RedisServer) -> None:
@@ -107,6 +125,7 @@ def test_status_lists_workers_and_beats(settings: Settings, data: Path, redis_se
     with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s)) as cache:
         Heartbeats(cache).tell(Heartbeat("worker", "celery@here", 60.0, ["rolling.rolling_brain", "other"]))
         Heartbeats(cache).tell(Heartbeat("beat", "here 7", 60.0, ["rolling.rolling_brain"]))
+        Heartbeats(cache).tell(Heartbeat("worker", "forged\n\x1b[2J", 60.0, ["\x1b[2J"]))
     with redis_server.client as client:
         key = "rolling:{rolling_brain}:processes"
         told = client.hget(key, "beat here 7")
@@ -126,6 +145,8 @@ def test_status_lists_workers_and_beats(settings: Settings, data: Path, redis_se
     silent = "beat here 7 sends to rolling.rolling_brain, silent since 1970-01-01 00:00:01 UTC\n"
     assert silent in shown.stdout
     assert coloured.startswith(f"\x1b[31m{sentence}")
+    assert r"worker forged\n\x1b[2J takes \x1b[2J, seen " in coloured
+    assert "\x1b[2J" not in coloured
 
 
 def test_status_shows_all_sources_or_one(
@@ -159,6 +180,7 @@ def test_status_shows_all_sources_or_one(
     assert (text.returncode, text.stderr) == (0, "")
     assert [each["source"] for each in listed["sources"]] == ["a", "b"]
     assert all(each["version"] and each["diagnosis"]["code"] == "ok" for each in listed["sources"])
+    assert "Error: --source='c' is not one of those that are configured: a, b\n" in unknown.stderr
     assert alone["source"] == "b"
     assert alone["version"] == listed["sources"][1]["version"]
     assert unknown.exit_code == 2

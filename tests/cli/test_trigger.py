@@ -62,7 +62,7 @@ def test_trigger_says_that_no_worker_and_no_broker_answers(tmp_path: Path, redis
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_waiting_with_one_line(tmp_path: Path, own_redis: RedisServer) -> None:
-    """It has said that no worker takes the queue; a worker that comes after the timeout drops the run."""
+    """It has said that no worker is seen to take the queue; a worker that comes after the timeout drops the run."""
     own_redis.start()
     environ = {"PYTHONPATH": str(ROOT), "ROLLING_REDIS_URL": own_redis.url}
     with subprocess.Popen(
@@ -84,6 +84,6 @@ def test_ctrl_c_ends_the_waiting_with_one_line(tmp_path: Path, own_redis: RedisS
         message = client.lindex("rolling.rolling_brain", 0)
         assert isinstance(message, bytes)
 
-    assert warned == "no worker takes the queue rolling.rolling_brain; waiting up to 50 s for one\n"
-    assert said == f"rolling-optimizer: interrupted; the run {sent[1]} was sent, and goes on\n"
+    assert warned == "no worker is seen to take the queue rolling.rolling_brain; waiting up to 50 s for one\n"
+    assert said == f"rolling-optimizer: interrupted; the run {sent[1]} was sent, and is not ended\n"
     assert json.loads(message)["headers"]["expires"]

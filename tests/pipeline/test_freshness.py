@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
-from optimizer import Settings, optimize
-from optimizer.cache.clocks import seconds_of
-from optimizer.models import Report
+from optimizer import Settings, SnapshotReader, optimize
+from optimizer.cache.clocks import seconds_of, text_of
+from optimizer.models import Record, Report
 from optimizer.pipeline.distributed import merge_parts
+from optimizer.pipeline.drain import apply_updates
+from optimizer.pipeline.updates import enqueue
 from optimizer.storage.location import Url
 from tests.support.distributed_runs import dispatched, run_here, scan_all
 from tests.support.published_state import NEW, OLD, once, run_old, runs_of
@@ -187,3 +190,34 @@ def test_a_page_is_as_old_as_its_server_says(settings_without_redis: Settings, t
     assert written_s(report) == pytest.approx(modified_s, abs=0.002)
     assert written_s(again) == pytest.approx(modified_s, abs=0.002)
     assert HOUR_S <= (report.published_after_s or 0) < HOUR_S + 60
+
+
+def test_an_equal_object_that_is_put_again_is_of_an_engine_that_lives(settings: Settings, tmp_path: Path) -> None:
+    """Its tag is the same, and so is the version; Redis and the files have the later time, also above updates."""
+    written_s = int(time.time()) - 3 * HOUR_S
+    with serving() as pages:
+        settings = replace(settings, input=Url(f"{pages.url}/rolling_brain.json.gz"))
+        pages.data = write_json(tmp_path / "a.json.gz", NEW).read_bytes()
+        pages.last_modified = formatdate(written_s, usegmt=True)
+        report = optimize(settings)
+        pages.last_modified = formatdate(written_s + HOUR_S, usegmt=True)
+        again, third = optimize(settings), optimize(settings)
+        assert (again.status, again.version, third.cache) == ("unchanged", report.version, "current")
+        assert times_of_input(settings) == {text_of(written_s + HOUR_S)}
+
+        enqueue(settings, [Record("NEWS", 1.0, 0.9, 1.0, timestamp=text_of(time.time()))], [])
+        apply_updates(settings)
+        pages.last_modified = formatdate(written_s + 2 * HOUR_S, usegmt=True)
+        assert optimize(settings).status == "unchanged"
+    assert times_of_input(settings) == {text_of(written_s + 2 * HOUR_S)}
+
+
+def times_of_input(settings: Settings) -> set[str | None]:
+    """What readers of Redis and of the files say of the version that each holds."""
+    with closing(SnapshotReader.from_settings(settings)) as one, closing(reader_of_files(settings)) as other:
+        return {one.manifest().input_at, other.manifest().input_at}
+
+
+def reader_of_files(settings: Settings) -> SnapshotReader:
+    """A reader whose Redis is away."""
+    return SnapshotReader.from_settings(replace(settings, redis_url="redis://127.0.0.1:1/0"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from optimizer.cache.clocks import FUTURE_TOLERANCE_S, seconds_of, text_of
 from optimizer.models import Process, Report
-from optimizer.reader.diagnosis import Facts, describe_age, diagnose
+from optimizer.reader.diagnosis import UNSEEN, Facts, describe_age, diagnose
 from optimizer.reader.results import State
 
 NOW: Final = "2026-11-27T20:59:21.000Z"
@@ -38,9 +38,9 @@ def a_state(age_s: float = 5.0, input_age_s: float | None = 6.0, **members: Any)
     return State(**(values | members))
 
 
-def failed(seconds: float, details: str = "brain.json.gz not found") -> Report:
+def failed(seconds: float, details: str = "brain.json.gz not found", *, error: str = "SourceMissing") -> Report:
     """A run that failed so long ago."""
-    return Report("failed", "brain", ago(seconds), error="SourceMissing", details=details)
+    return Report("failed", "brain", ago(seconds), error=error, details=details)
 
 
 def done(seconds: float) -> Report:
@@ -75,10 +75,11 @@ FINE: Final = Facts(
 )
 STALE: Final = a_state(1_200, 1_201)
 OLD_RUNS: Final = [done(1_200)]
+FRESH: Final = "Checked 5 s ago; data from 20:59:15 UTC (6 s ago)."
 DATA: Final = "Showing data from 20:39:20 UTC."
 
 CASES: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
-    "nothing is wrong": ({}, "ok", "ok", "Checked 5 s ago; data from 20:59:15 UTC (6 s ago)."),
+    "nothing is wrong": ({}, "ok", "ok", FRESH),
     "the input's place says no time": ({"state": a_state(5, None)}, "ok", "ok", "Checked 5 s ago."),
     "Redis is away": (
         {"redis_up": False, "runs": [], "processes": []},
@@ -87,6 +88,16 @@ CASES: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
         (
             "Redis does not answer this process, whose log says why. Showing data from 20:59:15 UTC. "
             "Start Redis, or correct ROLLING_REDIS_URL."
+        ),
+    ),
+    "Redis was slow once": ({"redis_is_slow": True, "runs": [], "processes": []}, "ok", "ok", FRESH),
+    "Redis is slow while nothing new is shown": (
+        {"state": STALE, "redis_is_slow": True, "runs": [], "processes": []},
+        "redis_away",
+        "bad",
+        (
+            f"Redis has not answered in time, so why nothing new is shown is not known. {DATA} "
+            "Ask again; if it stays so, see what keeps Redis or this host busy."
         ),
     ),
     "one run has failed": (
@@ -116,6 +127,33 @@ CASES: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
             "There is no version to show. What SourceMissing means, and what to do, is in the documentation."
         ),
     ),
+    "every run that is in the list fails, and the first ones are not": (
+        {"state": STALE, "runs": [failed(3), failed(33)]},
+        "runs_fail",
+        "bad",
+        (
+            f"Every run since 20:39:21 UTC has failed: SourceMissing, brain.json.gz not found. {DATA} "
+            "What SourceMissing means, and what to do, is in the documentation."
+        ),
+    ),
+    "runs fail by several errors": (
+        {"state": STALE, "runs": [failed(3), failed(33, error="SourceTorn"), done(63)]},
+        "runs_fail",
+        "bad",
+        (
+            f"Every run since 20:58:48 UTC has failed, the last one by SourceMissing, brain.json.gz not found. {DATA} "
+            "What SourceMissing means, and what to do, is in the documentation."
+        ),
+    ),
+    "the error asks": (
+        {"runs": [failed(3, "it ends early; is it still being written?"), done(33)]},
+        "runs_fail",
+        "warning",
+        (
+            "The run at 20:59:18 UTC has failed: SourceMissing, it ends early; is it still being written? "
+            "Showing data from 20:59:15 UTC. What SourceMissing means, and what to do, is in the documentation."
+        ),
+    ),
     "the last run failed, and then the worker died": (
         {"state": STALE, "runs": [failed(1_100)], "processes": [a_beat(), a_worker(1_050, is_alive=False)]},
         "no_worker",
@@ -129,7 +167,31 @@ CASES: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
         {"state": None, "runs": [], "processes": [a_beat()]},
         "no_worker",
         "bad",
-        "No worker takes the queue rolling.brain. There is no version to show. Start one, and see the log of the last.",
+        f"No worker takes the queue rolling.brain. There is no version to show. Start one. {UNSEEN}",
+    ),
+    "neither was ever there, or both are of an older release": (
+        {"state": STALE, "runs": OLD_RUNS, "processes": []},
+        "no_worker",
+        "bad",
+        f"No worker takes the queue rolling.brain. No beat sends runs. {DATA} Start one. {UNSEEN}",
+    ),
+    "beat is gone, and the workers are of an older release": (
+        {"state": STALE, "runs": OLD_RUNS, "processes": [a_beat(1_101, is_alive=False)]},
+        "no_worker",
+        "bad",
+        (
+            f"No worker takes the queue rolling.brain. Beat has sent nothing since 20:41:00 UTC. {DATA} "
+            f"Start one. {UNSEEN}"
+        ),
+    ),
+    "a run hangs, and the workers and the beat are of an older release": (
+        {"state": STALE, "runs": [skipped(3), skipped(33), done(1_200)], "processes": []},
+        "runs_skipped",
+        "bad",
+        (
+            f"Every run since 20:58:48 UTC was skipped: already_running. {DATA} "
+            "If one run hangs, end it in Flower, or restart its worker."
+        ),
     ),
     "the worker takes other queues": (
         {"state": STALE, "runs": OLD_RUNS, "processes": [a_worker(1, "celery", "rolling.scan"), a_beat()]},
@@ -150,7 +212,7 @@ CASES: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
         {"state": STALE, "runs": OLD_RUNS, "processes": [a_worker()]},
         "no_beat",
         "bad",
-        f"No beat sends runs. {DATA} Start it, and see the log of the last.",
+        f"No beat sends runs. {DATA} Start one. {UNSEEN}",
     ),
     "one run hangs": (
         {"state": STALE, "runs": [skipped(3), skipped(33), skipped(63), done(1_200)]},

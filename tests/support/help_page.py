@@ -62,8 +62,11 @@ def render_help(text: str) -> str:
         heading.attrSet("id", anchor)
     for row, cell, content in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if content.type == "inline":
-            is_named = (row.type, cell.type) == ("tr_open", "td_open")  # errors are in the first cell of a row
-            _finish(content.children or [], {anchor for _, anchor in titles}, has_names=is_named)
+            children = content.children or []
+            # Errors begin the first cell of a row.
+            is_first = (row.type, cell.type) == ("tr_open", "td_open")
+            is_named = is_first and bool(children) and children[0].type == "code_inline"
+            _finish(children, {anchor for _, anchor in titles}, has_names=is_named)
     return _PAGE.format(body=parser.renderer.render(tokens, parser.options, {}))
 
 

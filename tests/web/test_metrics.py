@@ -159,6 +159,20 @@ def test_runs_are_counted_together_with_their_entry(settings: Settings, redis_se
     assert seen[seen.index("MULTI") :] == ["MULTI", "XADD", "HINCRBY", "LLEN", "EXEC"]
 
 
+@pytest.mark.parametrize("time_of_it", ["soon", "2026-11-01T10:00:00", "9999-12-31T23:00:00-02:00"])
+def test_a_report_without_a_time_hides_no_other(settings: Settings, redis_server: RedisServer, time_of_it: str) -> None:
+    """Nor does it take the diagnosis with it, which counts from its time."""
+    report_unchanged(settings, 1)
+    with asking(settings) as client:
+        report = Report("failed", settings.source, time_of_it, error="SourceMissing")
+        redis_server.client.xadd(Keys(settings.source).runs, {"report": msgspec.json.encode(report)})
+        values = metrics(client.get("/metrics").text)
+        status = client.get("/status").json()
+
+    assert values["last_run_status unchanged"] == 1
+    assert status["diagnosis"]["code"] == "no_worker"
+
+
 def test_workers_and_beats_are_counted(settings: Settings) -> None:
     """Those that live and have to do with the source, with the least memory that one of them has for a run."""
     queue = f"rolling.{settings.source}"
@@ -376,10 +390,12 @@ def test_a_pin_shows_with_its_time_and_its_author(settings: Settings, by: str) -
         assert pointer is not None
         manifest = msgspec.structs.replace(pointer.manifest, pinned=Pin("2026-11-01T10:00:00.000Z", by))
         client.hset(Keys(settings.source).current, mapping=pointer_fields(manifest, pointer.checked_at))  # type: ignore[arg-type]
-    nowhere = replace(settings, output_dir=local(settings.output_dir) / "nowhere")
+    nowhere = replace(settings, output_dir=local(settings.output_dir) / "nowhere", max_input_age_s=1e-6)
     with asking(nowhere) as client:
         values = metrics(client.get("/metrics").text)
+        assert client.get("/readyz").status_code == 200
     assert values["snapshot_pinned"] == 1
+    assert values["input_stale"] == 0  # what the engine has written since is not looked at
     since = datetime(2026, 11, 1, 10, tzinfo=UTC).timestamp()
     assert values[f"snapshot_pinned_timestamp_seconds {by}"] == since
 

@@ -74,14 +74,16 @@ def test_whole_snapshots_are_the_stored_bytes(settings: Settings, path: str, kin
 
 @pytest.mark.parametrize("path", OF_A_VERSION)
 def test_every_answer_says_which_version_it_is_and_how_fresh(settings: Settings, path: str) -> None:
-    """Version, age, origin and staleness; and it may be kept, but is to be asked for again."""
+    """Version, both ages, origin and staleness; and it may be kept, but is to be asked for again."""
     report = run_old(settings)
+    assert report.input_age_s is not None
 
     with asking(settings) as client:
         headers = client.get(path).headers
 
     assert headers["X-Snapshot-Version"] == str(report.version)
     assert 0 <= int(headers["Age"]) < 60
+    assert 0 <= int(headers["X-Snapshot-Input-Age"]) - int(report.input_age_s) < 60
     assert (headers["X-Snapshot-Origin"], headers["X-Snapshot-Stale"]) == ("redis", "false")
     assert headers["Cache-Control"] == "no-cache"
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -350,7 +352,7 @@ def test_the_age_of_the_input_goes_on_from_the_last_run_that_could_use_it(settin
 def test_the_status_does_not_wait_for_a_redis_that_hangs(
     own_redis: RedisServer, settings_without_redis: Settings
 ) -> None:
-    """Version and age are in memory; what is in Redis is unknown meanwhile."""
+    """Version and age are in memory; what is in Redis is unknown meanwhile. It is away once the log says so."""
     own_redis.start()
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     report = run_old(settings)
@@ -361,10 +363,15 @@ def test_the_status_does_not_wait_for_a_redis_that_hangs(
             began = time.monotonic()
             status = client.get("/status").json()
             took_s = time.monotonic() - began
+            wait_until(
+                lambda: client.get("/status").json()["cache_up"] is False, limit_s=5, what="the reader to see it"
+            )
+            away = client.get("/status").json()
         finally:
             own_redis.resume()
     assert (status["version"], status["published_after_s"]) == (report.version, None)
-    assert status["diagnosis"]["code"] == "redis_away"
+    assert (status["cache_up"], status["diagnosis"]["code"]) == (True, "ok")
+    assert away["diagnosis"]["code"] == "redis_away"
     assert took_s < 0.45  # two tries of a read take 0.5 s
 
 
@@ -443,7 +450,9 @@ def test_it_is_ready_while_the_snapshot_is_fresh(settings: Settings) -> None:
     with asking(replace(settings, interval_s=0.1)) as client:
         wait_until(lambda: client.get("/readyz").status_code == 503, limit_s=5, what="staleness")
         answer = client.get("/readyz")
-        assert answer.json()["detail"].startswith("No worker takes the queue rolling.rolling_brain. Showing data from ")
+        assert answer.json()["detail"].startswith(
+            "No worker takes the queue rolling.rolling_brain. No beat sends runs. Showing data from "
+        )
         assert client.get("/status").json()["diagnosis"]["code"] == "no_worker"
         assert "Retry-After" in answer.headers
         assert client.get("/status").json()["stale"] is True
@@ -473,7 +482,11 @@ def test_without_any_snapshot_it_says_when_to_come_back(settings: Settings, path
         assert answer.status_code == 503
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert int(answer.headers["Retry-After"]) > 0
-        assert "no snapshot can be read" in answer.json()["detail"]
+        diagnosis = client.get("/status").json()["diagnosis"]
+        is_told = path in {"/status", "/readyz"}
+        sentence = f"{diagnosis['text']} {diagnosis['advice']}" if is_told else "no snapshot can be read"
+        assert sentence in answer.json()["detail"]
+        assert "queue rolling.rolling_brain. " in diagnosis["text"]
         assert client.get("/healthz").status_code == 200
         assert client.get("/runs").json() == {"runs": []}
         assert client.get("/metrics").status_code == 200
@@ -493,7 +506,9 @@ def test_a_client_is_not_told_where_redis_and_the_files_are(
             assert answer.status_code == 503
             assert str(own_redis.port) not in answer.text
             assert str(settings.output_dir) not in answer.text
-            assert "/status says what is wrong" in answer.json()["detail"]
+            is_told = path in {"/status", "/readyz"}
+            sentence = "Redis does not answer this process" if is_told else "/status says what is wrong"
+            assert sentence in answer.json()["detail"]
     messages = [record.message for record in caplog.records if "no snapshot of" in record.message]
     assert len(messages) == 1
     assert str(own_redis.port) in messages[0]

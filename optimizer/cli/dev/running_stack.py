@@ -72,7 +72,7 @@ def stack_variables(environ: Mapping[str, str], directory: Path = DIRECTORY) -> 
     if any(environ.get(name) or environ.get(name + FILE_SUFFIX) for name in VARIABLES):
         return {}
     try:
-        descriptor = os.open(directory / FILE, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(directory / FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of a FIFO too
     except OSError:  # none has run here, or as another user
         return {}
     try:

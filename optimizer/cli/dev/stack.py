@@ -138,8 +138,7 @@ class Stack:
             if process.poll() is not None:
                 self._printers[name].join(STOP_S)
                 raise StackFailed(
-                    f"{name} ended by itself with {_ending(process.returncode)}; its lines above say why. "
-                    "Everything else is stopped"
+                    f"{name} {_ending(process.returncode)}; its lines above say why. Everything else is stopped"
                 )
 
     def wait_for(self, name: str, is_up: Callable[[], bool]) -> None:
@@ -222,4 +221,4 @@ def _end_with_parent() -> None:
 
 
 def _ending(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit status {code}"
