@@ -113,7 +113,7 @@ class JsonFormatter(logging.Formatter):
         line |= {name.removeprefix(PREFIX): value for name, value in attributes if name.startswith(PREFIX)}
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps(line)
 
 
 def log_to_stderr(*, as_json: bool) -> None:

@@ -50,7 +50,7 @@ def check_installed() -> None:
 
 
 def enable(provider: TracerProvider | None = None) -> None:
-    """Make spans from now on, in the whole process.
+    """Make spans from now on, in the whole process; a second call changes nothing.
 
     Args:
         provider: What makes them; by default the process's own, which may be set later.
@@ -59,7 +59,7 @@ def enable(provider: TracerProvider | None = None) -> None:
         ExtraMissing: OpenTelemetry's API is not installed.
     """
     global _tracer  # noqa: PLW0603 - as OpenTelemetry's own provider, one for the process
-    if _tracer is None or provider is not None:
+    if _tracer is None:
         check_installed()
         from opentelemetry.trace import get_tracer  # noqa: PLC0415 - an extra, of 3 MB
 

@@ -68,6 +68,13 @@ LONGEST: Final = (
     "cli/test_main.py",
     "source/test_blocked.py",
     "deployment/test_compose.py",
+    "web/test_diagnosis.py",
+    "web/test_table.py",
+    "deployment/test_alerts.py",
+    "deployment/test_kubernetes.py",
+    "deployment/test_systemd.py",
+    "celery/test_sentinels.py",
+    "reliability/test_sentinels.py",
     "web/test_panels.py",
     "reader/test_reader.py",
     # and of those in `make test-fast`

@@ -19,7 +19,7 @@ from optimizer.cache.keys import number_of
 from optimizer.cache.scripts import HEARTBEAT
 from optimizer.models import UNDECODABLE, Process
 
-__all__ = ["OVERDUE_PERIODS", "Heartbeat", "Heartbeats", "decode_processes"]
+__all__ = ["Heartbeat", "Heartbeats", "decode_processes"]
 
 REMEMBERED_S: Final = 86_400.0
 # A process is overdue after so many of its periods; and a little, for what a busy machine delays.

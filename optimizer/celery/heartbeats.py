@@ -97,11 +97,15 @@ class _Worker(_Teller):
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            if self._consumer.task_consumer is not None:  # it is connected to the broker
-                heartbeat = self._heartbeat()
-                for settings in self._every:
-                    self.tell(settings, heartbeat)
+            self.tell_all()
             self._ended.wait(WORKER_PERIOD_S)
+
+    def tell_all(self) -> None:
+        """Tell once for each source, if the worker is connected to the broker."""
+        if self._consumer.task_consumer is not None:
+            heartbeat = self._heartbeat()
+            for settings in self._every:
+                self.tell(settings, heartbeat)
 
     def _heartbeat(self) -> Heartbeat:
         app = self._consumer.app

@@ -25,7 +25,7 @@ from optimizer.log import printable
 from optimizer.models import Process, Report
 from optimizer.reader.diagnosis import Diagnosis, Facts, describe_age, describe_time, diagnose
 from optimizer.reader.reader import SnapshotReader
-from optimizer.reader.results import InputTimes, State, describe_rejected, last_decided
+from optimizer.reader.results import State, describe_rejected, last_decided, published_after_s
 
 __all__ = ["status"]
 
@@ -62,7 +62,7 @@ def status(
         looks = [look_at(reader) for reader in readers]
     click.echo(_as_json(looks) if as_json else "\n".join(_text(looks)))
     problems = [
-        f"source {look.source}: {problem}" if len(looks) > 1 else problem
+        f"source {look.facts.source}: {problem}" if len(looks) > 1 else problem
         for look in looks
         if (problem := look.problem(max_age))
     ]
@@ -91,10 +91,7 @@ def _watch(look: Callable[[], Sequence[_Look]], *, as_json: bool) -> None:
 class _Look:
     """What is known of a source at one moment. `missing` says why there is no version, and is empty if there is one."""
 
-    source: str
     facts: Facts
-    diagnosis: Diagnosis
-    state: State | None
     missing: str
     runs: list[Report]
 
@@ -108,22 +105,27 @@ class _Look:
             runs.append(last)
         if all(run.status != "success" for run in runs):
             runs += reader.runs(1, status="success")
-        state, missing = facts.state, ""
-        if state is None:
+        missing = ""
+        if facts.state is None:
             try:
-                state = reader.manifest()
+                facts = replace(facts, state=reader.manifest())
             except SnapshotMissing as error:
                 missing = str(error)
-        return cls(facts.source, facts, diagnose(replace(facts, state=state)), state, missing, runs)
+        return cls(facts, missing, runs)
 
     @property
-    def times(self) -> InputTimes:
-        """How fresh the input is."""
-        return InputTimes.of(self.facts.runs, self.runs)
+    def diagnosis(self) -> Diagnosis:
+        """What is wrong, if anything is."""
+        return diagnose(self.facts)
+
+    @property
+    def latency_s(self) -> float | None:
+        """How soon the last input was published."""
+        return published_after_s(self.facts.runs, self.runs)
 
     def problem(self, max_age_s: float | None) -> str:
         """Say why the source does not pass as healthy; empty if it does."""
-        state = self.state
+        state = self.facts.state
         if state is None:
             return f"{self.diagnosis.sentence} Looked for: {self.missing}"
         if max_age_s is not None and state.age_s > max_age_s:
@@ -138,9 +140,9 @@ class _Look:
 
     def figures(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        state: dict[str, Any] = {} if self.state is None else msgspec.to_builtins(self.state)
+        state: dict[str, Any] = {} if self.facts.state is None else msgspec.to_builtins(self.facts.state)
         known = {"diagnosis": self.diagnosis, "processes": self.facts.processes, "runs": self.runs}
-        return {"source": self.source, **state, "published_after_s": self.times.published_after_s, **known}
+        return {"source": self.facts.source, **state, "published_after_s": self.latency_s, **known}
 
 
 def _as_json(looks: Sequence[_Look]) -> bytes:
@@ -152,23 +154,24 @@ def _as_json(looks: Sequence[_Look]) -> bytes:
 def _text(looks: Sequence[_Look]) -> Iterator[str]:
     for number, look in enumerate(looks):
         if len(looks) > 1:
-            yield f"{'' if number == 0 else chr(10)}source {look.source}:"
-        yield click.style(printable(look.diagnosis.sentence), fg=_COLOURS[look.diagnosis.level])
-        if look.diagnosis.docs:
-            yield f"  see docs/{look.diagnosis.docs}"
-        if look.state is not None:
-            yield from _version(look.state, look.times)
+            yield f"{'' if number == 0 else chr(10)}source {look.facts.source}:"
+        diagnosis, state = look.diagnosis, look.facts.state
+        yield click.style(printable(diagnosis.sentence), fg=_COLOURS[diagnosis.level])
+        if diagnosis.docs:
+            yield f"  see docs/{diagnosis.docs}"
+        if state is not None:
+            yield from _version(state, look.latency_s)
         for process in look.facts.processes:
             yield _process(process, look.facts.now_s)
         for report in look.runs:
             yield f"{report.timestamp} {paint(report)}"
 
 
-def _version(state: State, times: InputTimes) -> Iterator[str]:
+def _version(state: State, latency_s: float | None) -> Iterator[str]:
     """What is to be known of a version."""
     yield f"version {state.version}, made {state.generated_at}, from {state.origin}"
-    if times.published_after_s is not None:
-        yield f"  published {describe_s(times.published_after_s)} after the input landed"
+    if latency_s is not None:
+        yield f"  published {describe_s(latency_s)} after the input landed"
     if state.updates:
         hold = "1 update holds" if state.updates == 1 else f"{state.updates:,} updates hold"
         yield f"  {hold}, until a scan of an input that is written later"

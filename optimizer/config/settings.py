@@ -14,7 +14,7 @@ from dataclasses import InitVar, dataclass, field, fields
 from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, get_args
 
 from optimizer.config.environment import (
     PREFIX,
@@ -335,27 +335,16 @@ def _local_path(text: str) -> Path:
     return location
 
 
-def _engine(text: str) -> EngineName:
-    return cast("EngineName", text)  # checked with the rest
-
-
-def _log_format(text: str) -> LogFormat:
-    return cast("LogFormat", text)  # as above
-
-
-def _switch(text: str) -> Switch:
-    return cast("Switch", text)  # as above
-
-
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "Location": parse_location,
     "Path | None": _local_path,
     "str": str,
     "int": int,
     "float": float,
-    "EngineName": _engine,
-    "LogFormat": _log_format,
-    "Switch": _switch,
+    # Whether it is one of the words is checked with the rest.
+    "EngineName": str,
+    "LogFormat": str,
+    "Switch": str,
 }
 _EXPECTED: Final[dict[Callable[[str], Any], str]] = {
     int: "a whole number",

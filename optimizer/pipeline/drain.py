@@ -18,11 +18,11 @@ import msgspec
 
 from optimizer.cache.client import CacheClient
 from optimizer.cache.clocks import seconds_of, text_of
+from optimizer.cache.flip import Consumed
 from optimizer.cache.lock import SourceLock
 from optimizer.cache.run_log import RunLog
 from optimizer.cache.update_queue import QueueState, UpdateQueue
 from optimizer.cache.update_writer import Base, UpdateWriter
-from optimizer.cache.writer import Consumed
 from optimizer.config.settings import Settings
 from optimizer.errors import GuardRefused, NoRecords, PublishRefused, RollingError
 from optimizer.log import SourceLog

@@ -18,13 +18,14 @@ from typing import Final, Literal, TypeVar
 
 from optimizer.cache.client import UNREADABLE, CacheClient
 from optimizer.cache.clocks import text_of
+from optimizer.cache.flip import Consumed
 from optimizer.cache.lock import Lock, SourceLock
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.run_log import RunLog
 from optimizer.cache.shared_output import is_shared_output
 from optimizer.cache.update_queue import QueueState, UpdateQueue
 from optimizer.cache.verification import is_intact, shows
-from optimizer.cache.writer import Consumed, VersionWriter
+from optimizer.cache.writer import VersionWriter
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog

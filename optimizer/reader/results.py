@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
@@ -43,7 +43,6 @@ __all__ = [
     "Answer",
     "CachedVersion",
     "Changes",
-    "InputTimes",
     "Origin",
     "Payload",
     "Sighting",
@@ -295,20 +294,14 @@ def last_decided(runs: Iterable[Report]) -> Report | None:
     return next((run for run in runs if run.status != "skipped"), None)
 
 
-@dataclass(frozen=True, slots=True)
-class InputTimes:
-    """`published_after_s` is the time that the last new input took from its landing until its version could be read.
+def published_after_s(runs: Iterable[Report], scans: Iterable[Report]) -> float | None:
+    """How long the last new input took from its landing until its version could be read; `None` if no report says it.
 
-    It is of the newest report that says it; `None` if none does.
+    Args:
+        runs: The last reports, newest first.
+        scans: Those of scans that were published, which are kept for longer.
     """
-
-    published_after_s: float | None
-
-    @classmethod
-    def of(cls, runs: Sequence[Report], scans: Sequence[Report]) -> Self:
-        """What reports say, newest first: of all runs, and of scans that were published, which are kept for longer."""
-        published = (r.published_after_s for r in (*runs, *scans) if r.published_after_s is not None)
-        return cls(next(published, None))
+    return next((each.published_after_s for each in (*runs, *scans) if each.published_after_s is not None), None)
 
 
 def describe_rejected(rejected: Rejected | None) -> list[str]:

@@ -8,9 +8,10 @@
  * of native 64-bit integers (offset in the pruned stream, offset in the input); `pending` as in rp_pending; `taken` the
  * number of bytes of the chunk that were read. The caller passes the rest to the next call, so that memory is bounded.
  * `objects` are those that are kept in records, as (name, first, count): see rp_object; the first entry is for none.
- * The GIL is released while the kernel works. Stable ABI, 3.11 and newer.
+ * The GIL is released while the kernel works. Stable ABI, 3.11 and newer, whichever of them has compiled it. So no
+ * format has a `#`, which fails on 3.12 if it was compiled for 3.13, and there is no Py_RETURN_NONE, which takes no
+ * reference since 3.12, so that 3.11 would free None.
  */
-#define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 #include <string.h>
@@ -97,20 +98,20 @@ static int take_objects(Pruner *self, PyObject *objects) {
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        const char *name;
-        Py_ssize_t length;
+        PyObject *name;
         unsigned int first, inside;
         PyObject *object = PyTuple_GetItem(objects, i);
         if (object == NULL || !PyTuple_Check(object)) {
             PyErr_SetString(PyExc_TypeError, "an object is a tuple: name, first, count");
             return -1;
         }
-        if (!PyArg_ParseTuple(object, "y#II;an object is name, first, count", &name, &length, &first, &inside)) return -1;
+        if (!PyArg_ParseTuple(object, "SII;an object is name, first, count", &name, &first, &inside)) return -1;
         if (inside && (first <= (size_t)i || first + (size_t)inside > (size_t)count)) {
             PyErr_SetString(PyExc_ValueError, "the objects inside an object come after it");
             return -1;
         }
-        self->objects[i] = (rp_object){(const uint8_t *)name, (size_t)length, (uint16_t)first, (uint16_t)inside};
+        self->objects[i] = (rp_object){
+            (const uint8_t *)PyBytes_AsString(name), (size_t)PyBytes_Size(name), (uint16_t)first, (uint16_t)inside};
     }
     self->policy.objects = self->objects;
     return 0;
@@ -239,7 +240,7 @@ static PyObject *get_error(PyObject *object, void *closure) {
                        : self->status == RP_TOO_DEEP   ? "too deep"
                        : self->status == RP_UNBALANCED ? "unbalanced"
                                                        : NULL;
-    if (name == NULL) Py_RETURN_NONE;
+    if (name == NULL) return Py_NewRef(Py_None);
     return Py_BuildValue("(sK)", name, (unsigned long long)self->state.error_offset);
 }
 

@@ -18,7 +18,7 @@ from optimizer.cache.clocks import seconds_of
 from optimizer.errors import GuardRefused
 from optimizer.models import Origin, Report
 from optimizer.reader.diagnosis import Code, Facts, diagnose
-from optimizer.reader.results import InputTimes, State, last_decided
+from optimizer.reader.results import State, last_decided, published_after_s
 from optimizer.web.exposition import Metric, expose
 
 __all__ = ["Observed", "render"]
@@ -123,7 +123,7 @@ def _runs(observed: Observed) -> Iterable[Metric]:
 
 def _last_scan(observed: Observed) -> Iterable[Metric]:
     scans = observed.scans
-    latency_s = InputTimes.of(observed.facts.runs, scans).published_after_s
+    latency_s = published_after_s(observed.facts.runs, scans)
     if latency_s is not None:
         text = "From the landing of the last new input until its version could be read."
         yield _gauge("publish_latency_seconds", text, latency_s)

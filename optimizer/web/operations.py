@@ -19,7 +19,7 @@ from optimizer.models import Pin, Process, Rejected, Report, Value
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.diagnosis import Diagnosis, Facts, diagnose
 from optimizer.reader.lookups import ScanStatus
-from optimizer.reader.results import InputTimes, describe_rejected, most_bots_lack_fields
+from optimizer.reader.results import describe_rejected, most_bots_lack_fields, published_after_s
 from optimizer.reader.stores import CacheStore
 from optimizer.web import describe, metrics
 from optimizer.web.exposition import MEDIA_TYPE
@@ -119,7 +119,7 @@ def add_operations(
             "trigger": may_trigger,
             "flower_url": service.flower_url,
         }
-        facts, published_after_s = await _facts(reader)
+        facts, latency_s = await _facts(reader)
         diagnosis = diagnose(facts)
         always |= {"diagnosis": diagnosis, "processes": facts.processes}
         try:
@@ -143,7 +143,7 @@ def add_operations(
                 input_at=state.input_at,
                 input_age_s=state.input_age_s,
                 input_stale=state.input_stale,
-                published_after_s=published_after_s,
+                published_after_s=latency_s,
                 **always,
             ),
             request,
@@ -253,7 +253,7 @@ async def _facts(reader: AsyncSnapshotReader) -> tuple[Facts, float | None]:
     try:
         async with asyncio.timeout(REPORTS_S):
             facts, scans = await reader.facts(), await reader.runs(1, status="success")
-            return facts, InputTimes.of(facts.runs, scans).published_after_s
+            return facts, published_after_s(facts.runs, scans)
     except TimeoutError:
         follower = reader.follower
         return Facts.of(follower, redis_up=follower.redis.up, redis_is_slow=True), None

@@ -6,8 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import msgspec
+import pytest
 
+from optimizer.cache.client import CacheClient
 from optimizer.cache.run_log import RunLog
+from optimizer.errors import CacheUnavailable
 from optimizer.models import Report
 from tests.support.cache_writers import KEYS, NOW, SOURCE, a_cache
 from tests.support.redis_proxy import LossyProxy
@@ -37,6 +40,13 @@ def test_scans_are_kept_apart_from_the_runs_that_find_nothing(redis_server: Redi
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(KEYS.scans))
     kept = [msgspec.json.decode(fields[b"report"], type=Report) for _, fields in entries]
     assert [(report.status, report.version) for report in kept] == [("success", version) for version in range(2, 102)]
+
+
+def test_a_report_that_is_not_appended_is_an_error(cache: CacheClient) -> None:
+    """Though the count beside it works: each reply of the transaction is looked at."""
+    cache.connection.set(KEYS.runs, "no stream")
+    with pytest.raises(CacheUnavailable, match="WRONGTYPE"):
+        RunLog(cache).add(Report("skipped", SOURCE, NOW))
 
 
 def test_a_tick_is_taken_by_one_of_many(redis_server: RedisServer) -> None:

@@ -17,10 +17,11 @@ from redis.client import Pipeline
 from optimizer import Settings, optimize
 from optimizer.cache.client import CacheClient, connect
 from optimizer.cache.clocks import seconds_of
+from optimizer.cache.flip import STAGED_TTL_S
 from optimizer.cache.keys import VERSION_KINDS, Keys
 from optimizer.cache.lock import Lock, SourceLock
 from optimizer.cache.pointer import Pointer
-from optimizer.cache.writer import OLD_VERSION_TTL_S, STAGE_BATCH, STAGED_TTL_S, VersionWriter
+from optimizer.cache.writer import OLD_VERSION_TTL_S, STAGE_BATCH, VersionWriter
 from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.models import Record
 from optimizer.snapshots.delta import decode_stored

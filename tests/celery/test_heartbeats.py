@@ -6,12 +6,14 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from celery import Celery
 
 from optimizer import Settings
-from optimizer.cache.client import CacheClient
-from optimizer.cache.heartbeats import Heartbeat, Heartbeats
+from optimizer.cache.keys import Keys
+from optimizer.celery.heartbeats import _memory_limit_bytes, _Worker
 from optimizer.models import Process
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
@@ -72,20 +74,26 @@ def test_worker_and_beat_are_listed_and_missed(fleet: Fleet) -> None:
     assert fleet.reader.diagnose().text.startswith(f"No worker takes the queue {source_queue}. ")
 
 
-def test_old_entries_go(settings: Settings, redis_server: RedisServer) -> None:
-    """Of processes that told for the last time a day ago, or at a time to come, and of what cannot be read."""
-    cache = CacheClient(settings.redis_url, settings.source, 30.0)
-    key = cache.keys.processes
-    heartbeats = Heartbeats(cache)
+def test_a_worker_without_its_broker_does_not_tell(settings: Settings, redis_server: RedisServer) -> None:
+    """It takes no run, though its process lives and the cache answers."""
+    app = Celery(broker=settings.redis_url, set_as_current=False)
+    key = Keys(settings.source).processes
     with redis_server.client as client:
-        heartbeats.tell(Heartbeat("worker", "old@host", 5.0))
-        data = client.hget(key, "worker old@host")
-        assert isinstance(data, bytes)
-        told_ms, _, rest = data.partition(b" ")
-        client.hset(key, "worker old@host", b"%d %b" % (int(told_ms) - 86_400_001, rest))
-        client.hset(key, "worker of the year 9999", b"253402300799000 " + rest)
-        client.hset(key, "damaged", b"\xff")
-        heartbeats.tell(Heartbeat("worker", "new@host", 5.0, ["a"]))
-        assert set(client.hkeys(key)) == {b"worker new@host"}
-        assert 0 < client.ttl(key) <= 86_400
-    cache.close()
+        for task_consumer, told in ((None, 0), (object(), 1)):
+            consumer = SimpleNamespace(app=app, hostname="worker@here", task_consumer=task_consumer)
+            _Worker(consumer, [settings]).tell_all()
+            assert client.hlen(key) == told
+
+
+@pytest.mark.parametrize(
+    ("container", "lowest"), [("max\n", 2_048), ("1024\n", 1_024), ("4096\n", 2_048), (None, 2_048)]
+)
+def test_the_lowest_limit_of_memory_counts(
+    container: str | None, lowest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the container's, where there is one, and the one at which Celery replaces a child, in KiB."""
+    path = tmp_path / "memory.max"
+    if container is not None:
+        path.write_text(container)
+    monkeypatch.setattr("optimizer.celery.heartbeats._CONTAINER_LIMIT", path)
+    assert _memory_limit_bytes(2) == lowest

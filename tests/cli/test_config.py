@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.command import rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.redis_servers import RedisServer
 
 
+@pytest.mark.slow
 def test_config_shows_settings_redacted_and_asks_both_redis(data: Path, redis_server: RedisServer) -> None:
     """Passwords never show, neither in the table nor in an error."""
     good = rolling_optimizer(data, "config", ROLLING_REDIS_URL=redis_server.url, ROLLING_TOP_SYMBOLS_LIMIT="7")
@@ -34,6 +37,7 @@ def test_config_warns_of_a_broker_that_may_evict(data: Path, redis_server: Redis
     assert "may evict messages (maxmemory-policy allkeys-lru)" in done.stdout
 
 
+@pytest.mark.slow
 def test_config_imports_the_guard(data: Path, redis_server: RedisServer) -> None:
     """As the run's process does: from a directory of PYTHONPATH; what cannot be imported is one line with the rest."""
     (data / "shop").mkdir()

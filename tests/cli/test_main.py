@@ -54,6 +54,7 @@ def test_the_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
     assert done.stdout == "plain,--watch\n"
 
 
+@pytest.mark.slow
 def test_colours_are_for_terminals_only_and_not_with_no_color(tmp_path: Path) -> None:
     """An error's name is red on a terminal; a file, a pipe and `NO_COLOR` get the text alone."""
     wrong = ["rollback", "1"]
@@ -158,24 +159,28 @@ def test_a_bad_variable_is_one_line_for_every_command(data: Path, command: str) 
     ],
 )
 def test_errors_name_what_the_user_has_set(
-    data: Path, arguments: list[str], variables: dict[str, str], message: str
+    data: Path, arguments: list[str], variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The option or argument if one was given, else the variable."""
-    done = rolling_optimizer(data, *arguments, **variables)
-    assert done.returncode in (1, 2)
+    monkeypatch.chdir(data)
+    done = CliRunner().invoke(commands, arguments, env=variables)
+    assert done.exit_code in (1, 2)
     assert message.replace("CWD", str(data)) in done.stderr
 
 
-def test_one_redis_for_all_is_named_once(data: Path) -> None:
+def test_one_redis_for_all_is_named_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`config` says what is wrong with cache and broker in one clause; `status` where it has looked."""
+    monkeypatch.chdir(data)
     url = f"redis://127.0.0.1:{free_port()}/0"
-    config = rolling_optimizer(data, "config", ROLLING_REDIS_URL=url)
-    status = rolling_optimizer(data, "status", ROLLING_REDIS_URL=url)
+    config, status = (
+        CliRunner().invoke(commands, [name], env={"ROLLING_REDIS_URL": url}) for name in ("config", "status")
+    )
     failed = f"rolling-optimizer: CacheUnavailable: cache and broker: Redis at {url}: Connection refused\n"
     assert config.stderr == failed
     assert f"Redis: {url}: Connection refused; files: " in status.stderr
 
 
+@pytest.mark.slow
 def test_commands_log_in_the_format_of_the_service(data: Path) -> None:
     """Time and level on each line of stderr, as text; as JSON the error that ends a command, too."""
     variables = {"ROLLING_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}

@@ -169,6 +169,7 @@ def test_symbols_differ(tmp_path: Path) -> None:
 # ---- the command
 
 
+@pytest.mark.slow
 def test_sample_writes_what_run_reads(tmp_path: Path) -> None:
     """Both commands agree on the format, also without gzip and with indentation."""
     made = rolling_optimizer(
@@ -188,6 +189,7 @@ def test_sample_says_where_it_cannot_write(tmp_path: Path) -> None:
     assert "Error: file: " in done.stderr
 
 
+@pytest.mark.slow
 def test_sample_replaces_no_file_without_force(tmp_path: Path) -> None:
     """It may be the user's own."""
     own = tmp_path / "rolling_brain.json.gz"

@@ -12,11 +12,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from optimizer import Settings, optimize
 from optimizer.cache.client import CacheClient
 from optimizer.cache.heartbeats import Heartbeat, Heartbeats
 from optimizer.cache.run_log import RunLog
+from optimizer.cli.commands import commands
 from optimizer.errors import NoBots
 from optimizer.pipeline.drain import apply_updates
 from optimizer.pipeline.run import failed_report, skipped
@@ -147,7 +149,9 @@ def test_status_lists_workers_and_beats(settings: Settings, data: Path, redis_se
     assert "\x1b[2J" not in coloured
 
 
-def test_status_shows_all_sources_or_one(data: Path, redis_server: RedisServer) -> None:
+def test_status_shows_all_sources_or_one(
+    data: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One after another, in JSON as a list; as a check it fails if one of them does, and names it."""
     write_json(data / "b.json.gz", {"AAPL": a_record()})
     variables = {
@@ -155,16 +159,21 @@ def test_status_shows_all_sources_or_one(data: Path, redis_server: RedisServer) 
         "ROLLING_OUTPUT_DIR": str(data / "all"),
         "ROLLING_REDIS_URL": redis_server.url,
     }
-    rolling_optimizer(data, "run", "--source", "a", **variables)
-    one_lacks = rolling_optimizer(data, "status", **variables)
-    rolling_optimizer(data, "run", "--source", "b", **variables)
+    monkeypatch.chdir(data)
+
+    def invoke(*arguments: str) -> Result:
+        return CliRunner().invoke(commands, arguments, env=variables)
+
+    invoke("run", "--source", "a")
+    one_lacks = invoke("status")
+    invoke("run", "--source", "b")
 
     text = rolling_optimizer(data, "status", "--max-age", 60, **variables)
-    listed = json.loads(rolling_optimizer(data, "status", "--json", **variables).stdout)
-    alone = json.loads(rolling_optimizer(data, "status", "--json", "--source", "b", **variables).stdout)
-    unknown = rolling_optimizer(data, "status", "--source", "c", **variables)
+    listed = json.loads(invoke("status", "--json").stdout)
+    alone = json.loads(invoke("status", "--json", "--source", "b").stdout)
+    unknown = invoke("status", "--source", "c")
 
-    assert one_lacks.returncode == 1
+    assert one_lacks.exit_code == 1
     assert re.search(r"^source a:\nChecked .*\n\nsource b:\n", one_lacks.stdout, re.MULTILINE | re.DOTALL)
     assert one_lacks.stderr.startswith("rolling-optimizer: SnapshotMissing: source b: ")
     assert "source a" not in one_lacks.stderr
@@ -174,7 +183,7 @@ def test_status_shows_all_sources_or_one(data: Path, redis_server: RedisServer) 
     assert "Error: --source='c' is not one of those that are configured: a, b\n" in unknown.stderr
     assert alone["source"] == "b"
     assert alone["version"] == listed["sources"][1]["version"]
-    assert unknown.returncode == 2
+    assert unknown.exit_code == 2
 
 
 def test_status_watches_until_ctrl_c(settings: Settings, data: Path) -> None:

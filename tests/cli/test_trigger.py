@@ -46,6 +46,7 @@ def test_trigger_runs_on_the_fleet_and_waits_for_the_report(tmp_path: Path, sett
     assert "Traceback" not in failed.stderr
 
 
+@pytest.mark.slow
 def test_trigger_says_that_no_worker_and_no_broker_answers(tmp_path: Path, redis_server: RedisServer) -> None:
     """No worker, and no broker, are one line each."""
     no_worker = rolling_optimizer(

@@ -188,6 +188,18 @@ def test_every_warning_is_explained() -> None:
             assert words in page, f"{path.name}: {words}"
 
 
+def test_every_metric_every_alert_and_every_span_has_a_row() -> None:
+    """`operations.md` has all of them, and no other alert or span; names that are put together are in other tables."""
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    metrics = (ROOT / "optimizer/web/metrics.py").read_text("utf-8")
+    described = set(re.findall(r"`rolling_(\w+)", page))
+    assert set(re.findall(r'(?:_gauge|Metric)\(\s*"(\w+)"', metrics)) - described == set()
+    alerts = (ROOT / "deploy/prometheus/alerts.yml").read_text("utf-8")
+    assert names_of_rows("docs/operations.md", "| alert |", "\n\n") == set(re.findall(r"alert: (\w+)", alerts))
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "optimizer").rglob("*.py"))
+    assert set(re.findall(r"^\| `rolling\.(\w+)`", page, re.MULTILINE)) == set(re.findall(r'\bspan\("(\w+)"', code))
+
+
 def test_the_readme_shows_what_the_pages_and_the_units_show() -> None:
     """The schedule stands in the README and in a page of its own; its systemd unit has what the shipped one has."""
     texts = [block.text for block in blocks(ROOT / "README.md")]

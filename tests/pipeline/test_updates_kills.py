@@ -77,6 +77,7 @@ def test_killed_before_any_step_nothing_is_lost(
             written, _ = shown_by(settings)
             assert in_files <= written <= version
             outcomes.add((waits, version > in_files, written > in_files))
+            assert all(client.ttl(name) > 0 for name in client.keys("*:staged:*"))
             client.delete(keys.lock, keys.publishing, keys.draining)  # rather than wait until they expire
             assert optimize(settings, progress=no_scan).status == "unchanged"
             if waits:

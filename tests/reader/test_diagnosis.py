@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.cache.clocks import seconds_of, text_of
+from optimizer.cache.clocks import FUTURE_TOLERANCE_S, seconds_of, text_of
 from optimizer.models import Process, Report
 from optimizer.reader.diagnosis import UNSEEN, Facts, describe_age, diagnose
 from optimizer.reader.results import State
@@ -238,6 +238,15 @@ CASES: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
             "Are all slots of the worker busy, or does a run hang? See Flower."
         ),
     ),
+    "runs were skipped, and then none ended": (
+        {"state": STALE, "runs": [skipped(600), done(1_200)]},
+        "no_run",
+        "bad",
+        (
+            f"Worker and beat run, but no run has ended since 20:49:21 UTC. {DATA} "
+            "Are all slots of the worker busy, or does a run hang? See Flower."
+        ),
+    ),
     "the first run is on": (
         {"state": None, "runs": []},
         "no_version",
@@ -286,6 +295,12 @@ def test_the_queue_is_the_one_that_beat_sends_to() -> None:
 
     assert diagnose(replace(stale, processes=[a_worker(1, "dashboards"), beat])).code == "no_run"
     assert "the queue dashboards;" in diagnose(replace(stale, processes=[a_worker(), beat])).text
+
+
+def test_clocks_may_differ_a_little() -> None:
+    """A check that seems to come from the next moment is no reason to set clocks."""
+    state = a_state(1_200, checked_at=ago(-FUTURE_TOLERANCE_S))
+    assert diagnose(replace(FINE, state=state)).code == "no_run"
 
 
 def test_a_time_of_another_day_has_its_date() -> None:

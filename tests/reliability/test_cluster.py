@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from optimizer import Settings, SnapshotReader, optimize
-from optimizer.cache.client import is_away
+from optimizer.cache.client import connect, is_away
 from optimizer.cache.server_checks import check_broker, check_cache
 from optimizer.errors import CacheUnavailable
 from optimizer.models import Record
@@ -66,6 +66,11 @@ def test_runs_and_readers_go_on_while_a_slot_moves_and_after_a_failover(
         write_json(settings.input, {"AAPL": a_record(confidence=0.7)})
         during = optimize(settings)
         assert (during.status, during.cache) == ("success", "down")
+
+        # Each key is elsewhere already: a client that comes now finds the node that still has the slot.
+        cluster.move_keys(target, 100)
+        with connect(cluster.url, timeout_s=1.0, source="brain") as client:
+            assert client.ping()
 
         # MOVED: connections to the node that had them find the new one.
         cluster.end_migration(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,9 +13,11 @@ from redis.client import Pipeline
 
 from optimizer import Settings, SnapshotReader, optimize
 from optimizer.cache.client import connect, is_away
+from optimizer.cache.failover import SentinelMasters
 from optimizer.cache.keys import Keys
 from optimizer.cache.server_checks import check_broker, check_cache
 from optimizer.cache.writer import STAGE_BATCH
+from optimizer.config.redis_url import RedisUrl
 from optimizer.errors import CacheUnavailable, PublishRefused, SnapshotMissing
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
@@ -143,7 +146,7 @@ def test_an_old_master_that_is_back_refuses_writes_and_the_next_try_reaches_the_
 
 
 def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> None:
-    """A wrong name of the master is refused at once; Sentinels that are away are waited for."""
+    """A wrong name of the master is refused at once; a master that is down, and Sentinels, are waited for."""
     check_cache(group.url, "brain")
     check_broker(group.url, "brain")
 
@@ -154,8 +157,33 @@ def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> No
     group.suspend_sentinel(group.ports[0])
     with connect(group.url, timeout_s=0.25) as client:
         assert client.ping()  # the next one has answered
-    for port in group.ports:
+    masters = SentinelMasters(RedisUrl.parse(group.url), {"socket_timeout": 0.25})
+    for _ in range(2):  # and is asked first the next time
+        began_s = time.monotonic()
+        masters.discover_master(MASTER)
+    assert time.monotonic() - began_s < 0.25
+    for port in group.ports[:2]:
         group.kill_sentinel(port)
-    with pytest.raises(CacheUnavailable, match=f"no Sentinel answers .*{group.ports[1]}: Connection refused;") as gone:
+    group.servers[0].kill()  # one Sentinel alone elects no other master
+
+    def said() -> str:
+        with pytest.raises(CacheUnavailable) as down:
+            check_cache(group.url, "brain")
+        assert is_away(down.value)
+        return str(down.value)
+
+    wait_until(
+        lambda: "no master 'mymaster' that is up; they may be electing one" in said(), what="the Sentinel to see it"
+    )
+    group.kill_sentinel(group.ports[2])
+    with pytest.raises(CacheUnavailable, match=f"no Sentinel answers .*{group.ports[1]}: .*refused;") as gone:
         check_cache(group.url, "brain")
     assert is_away(gone.value)
+
+
+def test_sentinels_with_a_login_of_their_own_name_the_option_for_it(tmp_path: Path) -> None:
+    """The password of the URL is for the data servers."""
+    with SentinelGroup(tmp_path, sentinel_password="sentinel-word") as group:
+        check_cache(group.url, "brain")
+        with pytest.raises(CacheUnavailable, match="a Sentinel's own login is sentinel_username and sentinel_password"):
+            check_cache(group.url.partition("?")[0], "brain")

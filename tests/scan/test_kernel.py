@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -402,6 +403,15 @@ def test_the_kernel_knows_nothing_of_python() -> None:
     """It compiles without Python's headers, so that it can be fuzzed alone."""
     for path in (ROOT / "optimizer" / "scan" / "kernel").iterdir():
         assert "Python.h>" not in path.read_text()
+
+
+def test_a_python_can_use_what_a_newer_one_has_compiled() -> None:
+    """What headers make of these fails on older Pythons: a `#` in a format since 3.13, Py_RETURN_NONE since 3.12."""
+    source = re.sub(r"/\*.*?\*/", "", (ROOT / "optimizer" / "scan" / "_prune.c").read_text(), flags=re.DOTALL)
+    formats = re.findall(r'(?:PyArg_Parse|Py_BuildValue)\w*\([^"]*"([^";]*)', source)
+    assert len(formats) == source.count("PyArg_Parse") + source.count("Py_BuildValue")
+    assert not [each for each in formats if "#" in each]
+    assert "Py_RETURN" not in source
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.support.compose import COMPOSE_FILE, ROOT
+from tests.support.compose import COMPOSE_FILE
 from tests.support.ports import free_port
+from tests.support.processes import ROOT, replaced
 from tests.support.redis_servers import wait_until
 
 __all__ = ["RULES", "Prometheus", "promtool"]
@@ -57,12 +58,9 @@ class Prometheus:
             "path=/prometheus": f"path={directory}/data",
             ":9090": f":{port}",
         }
-
-        def here(word: str) -> str:
-            return re.sub("|".join(places), lambda match: places[match[0]], word)
-
-        command = [_path("prometheus"), *map(here, service["command"]), f"--web.listen-address=127.0.0.1:{port}"]
-        self._health_url = here(service["healthcheck"]["test"][-1])  # asked by the image's wget
+        command = [_path("prometheus"), *(replaced(word, places) for word in service["command"])]
+        command.append(f"--web.listen-address=127.0.0.1:{port}")
+        self._health_url = replaced(service["healthcheck"]["test"][-1], places)  # asked by the image's wget
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
 

@@ -59,7 +59,12 @@ class WebServer:
             self.process = subprocess.Popen(started, env=environ, stdout=log, stderr=subprocess.STDOUT)
 
     def __enter__(self) -> WebServer:
-        wait_until(self._answers, what="the web server")
+        try:
+            wait_until(self._answers, what="the web server")
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -24,6 +24,7 @@ from optimizer.cache.run_log import RunLog
 from optimizer.cli.dev.sample import write_sample
 from optimizer.errors import GuardRefused, SourceMissing
 from optimizer.models import Pin, Report
+from tests.support.ports import free_port
 from tests.support.published_state import report_unchanged, run_old
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
@@ -416,3 +417,11 @@ def test_metrics_without_a_snapshot_are_those_of_the_process(settings: Settings)
         "workers": 0,
         "beats": 0,
     }
+
+
+def test_nothing_is_said_of_workers_and_beats_while_redis_is_away(settings: Settings) -> None:
+    """None that is seen is not none that lives: an alert would name the wrong cause."""
+    with asking(replace(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0")) as client:
+        values = metrics(client.get("/metrics").text)
+    assert (values["cache_up"], values["diagnosis redis_away"]) == (0, 1)
+    assert not [name for name in values if name.startswith(("workers", "beats", "process_seen", "runs_total"))]
