@@ -98,8 +98,11 @@ class WholeFleet:
         wait_until(lambda: ask(web, "GET", f"/runs/{run}")["state"] == "done", what="the run by the web")
         wait_until(lambda: ask(web, "GET", "/status")["origin"] == "redis", what="the web to read Redis")
         assert ask(web, "GET", "/predictions")["count"] == 1
-        processes = ask(web, "GET", "/status")["processes"]
-        assert {(each["kind"], each["is_alive"]) for each in processes} == {("worker", True), ("beat", True)}
+
+        def lives() -> set[tuple[str, bool]]:
+            return {(each["kind"], each["is_alive"]) for each in ask(web, "GET", "/status")["processes"]}
+
+        wait_until(lambda: lives() == {("worker", True), ("beat", True)}, what="the heartbeats of worker and beat")
 
         engine = replace(self.settings, redis_url=self._cache_url_of("engine"), broker_url=self._url_of("sender"))
         for number in range(2):
