@@ -17,7 +17,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
-from celery import Celery
 from celery.signals import after_task_publish, beat_init, worker_ready, worker_shutdown
 
 from optimizer.cache.client import CacheClient
@@ -49,7 +48,7 @@ def tell_heartbeats(registration: Registration) -> None:
 
     def start_beat(sender: Any, **_: Any) -> None:
         if sender.app is app:
-            _Beat(app, registration.every_or_none()).start()
+            _Beat(sender, registration.every_or_none()).start()
 
     worker_ready.connect(start_worker, weak=False)
     beat_init.connect(start_beat, weak=False)
@@ -125,11 +124,12 @@ class _Worker(_Teller):
 
 
 class _Beat(_Teller):
-    def __init__(self, app: Celery, every: Iterable[Settings]) -> None:
+    def __init__(self, service: Any, every: Iterable[Settings]) -> None:
         super().__init__()
-        self._app = app
+        self._app = service.app
         self._every = {settings.source: settings for settings in every}
-        self._name = socket.gethostname()
+        # Its `-n`, which Celery before 5.7 does not take. Without a process id: one that is restarted replaces itself.
+        self._name = getattr(service, "hostname", None) or socket.gethostname()
         self._sent: SimpleQueue[tuple[Settings, str]] = SimpleQueue()
         self._has_ended = False
 

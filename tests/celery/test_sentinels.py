@@ -88,6 +88,9 @@ def test_a_connection_leaves_a_master_that_hangs(tmp_path: Path) -> None:
         app.conf.update(celery_settings({"ROLLING_INPUT": "in.json", "ROLLING_REDIS_URL": group.url}))
         with app.connection_for_write() as connection, connection.SimpleQueue("queue") as queue:
             queue.put("first")
+            with group.master.client as master:  # WAIT waits for what its own connection has written, and all before it
+                master.set("last", 1)
+                assert master.wait(1, 10_000) == 1
             group.fail_over(hang=True)
             began_s = time.monotonic()
             queue.put("second", retry=True)

@@ -195,7 +195,7 @@ def test_every_metric_every_alert_and_every_span_has_a_row() -> None:
     described = set(re.findall(r"`rolling_(\w+)", page))
     assert set(re.findall(r'(?:_gauge|Metric)\(\s*"(\w+)"', metrics)) - described == set()
     alerts = (ROOT / "deploy/prometheus/alerts.yml").read_text("utf-8")
-    assert names_of_rows("docs/operations.md", "| alert |", "\n\n") == set(re.findall(r"alert: (\w+)", alerts))
+    assert names_of_rows("docs/operations.md", "| alert |", "\n\n") == set(re.findall(r"- alert: (\w+)", alerts))
     code = "".join(path.read_text("utf-8") for path in (ROOT / "optimizer").rglob("*.py"))
     assert set(re.findall(r"^\| `rolling\.(\w+)`", page, re.MULTILINE)) == set(re.findall(r'\bspan\("(\w+)"', code))
 
