@@ -4,7 +4,8 @@ Levels 1 to 3 are igzip's, the others zlib's. At these levels igzip's output is 
 half of its CPU or less; from level 4 on zlib's is smaller still. `rolling-optimizer bench --compression` measures both,
 and docs/benchmarks.md has figures.
 
-Equal bytes give equal bytes in one process. Between machines they may differ, as zlib's do between builds.
+Equal bytes give equal bytes in one process. Between two they may differ: igzip's do in one of some hundred processes of
+one machine, zlib's between builds.
 """
 
 from __future__ import annotations

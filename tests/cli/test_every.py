@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -100,10 +100,12 @@ def wait_for_the_scan(directory: Path, command: Foreground) -> None:
     links = Path(f"/proc/{command.process.pid}/fd")
     read = directory / "data" / "rolling_brain.json.gz"
 
-    def is_reading() -> bool:
-        return any(link.samefile(read) for link in links.iterdir() if link.exists())
+    def leads_to_it(link: Path) -> bool:
+        with suppress(FileNotFoundError):  # closed since the directory was listed
+            return link.samefile(read)
+        return False
 
-    wait_until(is_reading, what="the scan")
+    wait_until(lambda: any(map(leads_to_it, links.iterdir())), what="the scan")
 
 
 def test_a_run_that_is_on_ends_first(slow: Path) -> None:

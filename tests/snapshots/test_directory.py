@@ -6,6 +6,7 @@ import errno
 import fcntl
 import itertools
 import os
+import pickle
 import shutil
 import stat
 import subprocess
@@ -16,15 +17,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import ANY
 
 import msgspec
 import pytest
 
 from optimizer.errors import OutputUnreadable, OutputUnwritable, PublishRefused
+from optimizer.models import Manifest
 from optimizer.snapshots.directory import DirectoryStore
-from optimizer.snapshots.format import FILE_NAMES, encode_manifest
+from optimizer.snapshots.format import FILE_NAMES, SnapshotSet, encode_manifest
 from optimizer.storage import durable
 from tests.support.published_state import as_unprivileged, files_of
 from tests.support.snapshot_sets import RECORDS, a_set, write
@@ -410,21 +412,33 @@ class Death:
         self._fsync(descriptor)
 
 
-def write_set_3(store: DirectoryStore) -> None:
+class Written(NamedTuple):
+    """What a writer that dies writes: made in one process, since igzip's bytes may differ in another."""
+
+    new: SnapshotSet
+    confirmed: Manifest
+
+
+def write_set_3(store: DirectoryStore, written: Written) -> None:
     """What a publish of a new version does."""
-    store.write(a_set(3))
+    store.write(written.new)
 
 
-def replace_manifest_2(store: DirectoryStore) -> None:
+def replace_manifest_2(store: DirectoryStore, written: Written) -> None:
     """What a publish of equal content does."""
-    store.replace_manifest(CONFIRMED)
+    store.replace_manifest(written.confirmed)
 
 
-def die_everywhere(root: Path, work: Callable[[DirectoryStore], None] = write_set_3) -> None:
-    """In directories 0, 1, 2...: copy the caller's template, then write set 3 and die at that call.
+def die_everywhere_in_a_process(root: Path, work: Callable[[DirectoryStore, Written], None]) -> None:
+    """Call `die_everywhere` in a process of its own, since it forks."""
+    (root / "written").write_bytes(pickle.dumps(Written(a_set(3), CONFIRMED)))
+    code = f"import sys, pathlib, {__name__} as t; t.die_everywhere(pathlib.Path(sys.argv[1]), t.{work.__name__})"
+    subprocess.run([sys.executable, "-c", code, str(root)], check=True)
 
-    It runs in a separate process, since it forks.
-    """
+
+def die_everywhere(root: Path, work: Callable[[DirectoryStore, Written], None]) -> None:
+    """In directories 0, 1, 2...: copy the caller's template, then do the work and die at that call."""
+    written = pickle.loads((root / "written").read_bytes())
     for nth in itertools.count():
         directory = root / str(nth)
         subprocess.run(["cp", "-a", str(root / "template"), str(directory)], check=True)
@@ -432,7 +446,7 @@ def die_everywhere(root: Path, work: Callable[[DirectoryStore], None] = write_se
         if child == 0:
             try:
                 Death(nth)
-                work(DirectoryStore(directory))
+                work(DirectoryStore(directory), written)
                 os._exit(0)
             finally:
                 os._exit(1)
@@ -461,8 +475,7 @@ def test_wherever_a_writer_dies_readers_see_one_set_whole(tmp_path: Path, templa
     old_set = DirectoryStore(tmp_path / "template").read_set()
     new, next_one = content_of(3, tmp_path / "new"), content_of(4, tmp_path / "next")
 
-    code = "import sys, pathlib, tests.snapshots.test_directory as t; t.die_everywhere(pathlib.Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    die_everywhere_in_a_process(tmp_path, write_set_3)
 
     seen = []
     deaths = sorted((path for path in tmp_path.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
@@ -588,11 +601,7 @@ def test_wherever_a_writer_dies_one_of_two_manifests_is_whole(tmp_path: Path) ->
     write(tmp_path / "template", 1, 2)
     old, new = a_set(2), replace(a_set(2), manifest=CONFIRMED)
 
-    code = (
-        "import sys, pathlib, tests.snapshots.test_directory as t; "
-        "t.die_everywhere(pathlib.Path(sys.argv[1]), t.replace_manifest_2)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    die_everywhere_in_a_process(tmp_path, replace_manifest_2)
 
     seen: list[bool] = []
     left: set[bool] = set()
