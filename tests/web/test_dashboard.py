@@ -681,6 +681,17 @@ def test_without_a_token_there_is_no_button_and_without_flower_no_link(
         page = watch(linked.url).open()
         expect(page.get_by_role("link", name="Flower")).to_have_attribute("href", "http://127.0.0.1:5555/")
 
+    both = {"ROLLING_FLOWER_URL": "http://127.0.0.1:5555/", "ROLLING_TRIGGER_TOKEN": TOKEN}
+    with Web(tmp_path, settings, **both) as offering:  # on a phone all of it has to be in view, too
+        page = watch(offering.url, **PHONE).open()
+        button = page.get_by_role("button", name="Run now")
+        expect(button).to_be_visible()
+        box = button.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 375
+        expect(page.locator("#processes-count")).to_have_text("none has told that it lives")
+        expect(page.locator("#processes")).to_be_hidden()
+
 
 def test_a_phone_needs_no_sideways_scrolling(settings: Settings, open_page: Open) -> None:
     """375 pixels hold the page, whatever names and errors the data bring; tables scroll within themselves."""

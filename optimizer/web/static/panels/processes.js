@@ -15,7 +15,9 @@ export function showProcesses({ processes, cache_up: isUp }) {
   table.dataset.shown = shown;
   const missing = processes.filter(({ is_alive: isAlive }) => !isAlive).length;
   const number = `${format.count(processes.length)}${missing ? `, ${format.count(missing)} missing` : ""}`;
-  setText(byId("processes-count"), isUp ? number : "not known while Redis is away");
+  const known = processes.length ? number : "none has told that it lives";
+  setText(byId("processes-count"), isUp ? known : "not known while Redis is away");
+  table.parentElement.hidden = !processes.length;
   const head = element("tr", {}, ...HEADS.map((text) => element("th", { scope: "col" }, element("span", {}, text))));
   table.replaceChildren(table.caption, element("thead", {}, head), element("tbody", {}, ...processes.map(row)));
 }
