@@ -64,6 +64,7 @@ def many_records(number: int, *, price: float = 100.0) -> dict[str, Any]:
 
 def column(page: Page, label: str, table: str = "#predictions") -> list[str]:
     """The texts of a column, from top to bottom."""
+    expect(page.locator(f"{table} thead th").first).to_be_visible()  # until then its text is not laid out
     heads = page.locator(f"{table} thead th").all_inner_texts()
     nth = [head.strip() for head in heads].index(label) + 1
     return page.locator(f"{table} tbody tr > :nth-child({nth})").all_text_contents()
@@ -709,6 +710,8 @@ def test_a_phone_needs_no_sideways_scrolling(settings: Settings, open_page: Open
 
     expect(rows(page)).to_have_count(21)
     expect(page.locator("#errors li")).to_have_count(1)
+    expect(page.locator("#notices")).to_contain_text("has failed")
+    page.keyboard.press("Shift")  # it lies over the end of the window if it came while the page was read
     page.get_by_text("These runs as a table").click()
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     assert page.evaluate("visualViewport.width") == 375
