@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from optimizer.cache.keys import Keys
-from optimizer.config.redis_url import RedisUrl
+from optimizer.config.redis_url import RedisUrl, reason_of
 from optimizer.errors import CacheUnavailable
 from optimizer.models import UNDECODABLE
 from optimizer.storage.location import redact_url
@@ -31,7 +30,6 @@ __all__ = [
     "is_forbidden",
     "now_s",
     "ping",
-    "reason_of",
     "translated_errors",
 ]
 
@@ -45,9 +43,6 @@ READER_TIMEOUT_S: Final = 0.25
 UNREADABLE: Final = (OSError, EOFError, zlib.error, *UNDECODABLE)
 
 NAMED: Final = "Redis at "  # at the beginning of an error, which is left out where Redis is named before it
-
-# redis-py's "Error 111 connecting to HOST:PORT. Connection refused.", and what it says where the cause says less.
-_CONNECTING: Final = re.compile(r"Error (?:(?P<first>.+?) )?connecting to \S+\.(?: (?P<reason>.+)\.)?", re.DOTALL)
 
 
 def connect(url: str, *, timeout_s: float, source: str = "") -> redis.Redis:
@@ -94,13 +89,6 @@ def translated_errors(url: str) -> Iterator[None]:
         yield
     except (redis.RedisError, *UNREADABLE) as error:
         raise CacheUnavailable(f"{NAMED}{redact_url(url)}: {reason_of(error)}") from error
-
-
-def reason_of(error: BaseException) -> str:
-    """What a Redis client says is wrong, without the address, which our messages have already."""
-    text = str(error) or type(error).__name__
-    match = _CONNECTING.fullmatch(text)
-    return text if match is None else match["reason"] or match["first"] or "no connection"
 
 
 def is_away(error: CacheUnavailable) -> bool:

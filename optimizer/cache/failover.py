@@ -27,8 +27,7 @@ from redis.sentinel import (
     SentinelManagedSSLConnection,
 )
 
-from optimizer.cache.client import reason_of
-from optimizer.config.redis_url import RedisUrl
+from optimizer.config.redis_url import RedisUrl, reason_of
 
 __all__ = ["connect_to_master"]
 

@@ -22,11 +22,12 @@ from celery.backends.redis import RedisBackend
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError, ResponseError
 
-from optimizer.cache.client import CacheClient, ping, reason_of
+from optimizer.cache.client import CacheClient, ping
 from optimizer.cache.keys import Keys
 from optimizer.celery.registration import Registration
 from optimizer.celery.results import MAX_RESULT_BYTES, ResultInvalid, RunResult, decode_result, read_result
 from optimizer.celery.schedule import time_limit_s
+from optimizer.config.redis_url import reason_of
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable
 from optimizer.models import Report

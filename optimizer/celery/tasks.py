@@ -24,12 +24,12 @@ from celery.signals import task_postrun
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from optimizer.cache.client import reason_of
 from optimizer.cache.lock import dispatch_ttl_s
 from optimizer.celery.backends import can_join, keeps_results
 from optimizer.celery.run_states import FollowedRun
 from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME, UPDATE_TASK
 from optimizer.celery.updates import update_predictions
+from optimizer.config.redis_url import reason_of
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
 from optimizer.log import SourceLog, logged_run

@@ -19,11 +19,11 @@ import msgspec
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from optimizer.cache.client import reason_of
 from optimizer.cache.clocks import text_of
 from optimizer.cache.update_queue import Call
 from optimizer.celery.registration import registration_of
 from optimizer.celery.schedule import UPDATE_TASK
+from optimizer.config.redis_url import reason_of
 from optimizer.errors import CacheUnavailable, RollingError
 from optimizer.log import SourceLog, logged_run
 from optimizer.models import Reject, RejectTally, Report

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import click
 
+from optimizer.cli import INTERRUPTED
 from optimizer.cli.bench import bench
 from optimizer.cli.config import config
 from optimizer.cli.demo import demo
 from optimizer.cli.inspect import inspect
-from optimizer.cli.main import INTERRUPTED
 from optimizer.cli.options import describe_error
 from optimizer.cli.run import run
 from optimizer.cli.sample import sample

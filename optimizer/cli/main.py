@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Final
 
-__all__ = ["INTERRUPTED", "main"]
+from optimizer.cli import INTERRUPTED
 
-# The exit status after Ctrl-C: 128 plus the number of SIGINT.
-INTERRUPTED: Final = 130
+__all__ = ["main"]
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from optimizer.cli.main import INTERRUPTED
+from optimizer.cli import INTERRUPTED
 from optimizer.cli.options import accept_option, settings_or_usage_error, source_option
 from optimizer.cli.progress import progress_bar
 from optimizer.cli.report import paint

@@ -20,11 +20,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
-__all__ = ["CLUSTER_AS_BROKER", "TLS_FILES", "RedisUrl"]
+__all__ = ["CLUSTER_AS_BROKER", "TLS_FILES", "RedisUrl", "reason_of"]
 
 CLUSTER_AS_BROKER: Final = (
     "Celery cannot use a cluster as its broker; set ROLLING_BROKER_URL to a Redis that is none, or to Sentinels"
 )
+
+# redis-py's "Error 111 connecting to HOST:PORT. Connection refused.", and what it says where the cause says less.
+_CONNECTING: Final = re.compile(r"Error (?:(?P<first>.+?) )?connecting to \S+\.(?: (?P<reason>.+)\.)?", re.DOTALL)
 
 SCHEMES: Final = {
     "redis": "redis",
@@ -241,3 +244,10 @@ def _database(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise ValueError(f"names the database {text!r}, which is not a number")
     return int(text)
+
+
+def reason_of(error: BaseException) -> str:
+    """What a Redis client says is wrong, without the address, which our messages have already."""
+    text = str(error) or type(error).__name__
+    match = _CONNECTING.fullmatch(text)
+    return text if match is None else match["reason"] or match["first"] or "no connection"

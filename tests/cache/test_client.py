@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.cache.client import CacheClient, ping, reason_of
+from optimizer.cache.client import CacheClient, ping
 from optimizer.cache.lock import AssignmentStore, Lock, SourceLock
 from optimizer.cache.parts import PartStore
 from optimizer.cache.run_log import RunLog
 from optimizer.cache.server_checks import eviction_warning
 from optimizer.cache.verification import is_intact, shows
 from optimizer.cache.writer import VersionWriter
+from optimizer.config.redis_url import reason_of
 from optimizer.errors import CacheUnavailable
 from optimizer.models import Report
 from tests.support.cache_writers import NOW, SOURCE, a_cache, a_set, publish, version_shown
