@@ -90,6 +90,12 @@ CASES: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
             "Start Redis, or correct ROLLING_REDIS_URL."
         ),
     ),
+    "Redis is away, of which runs that are remembered say nothing": (
+        {"state": STALE, "redis_up": False, "runs": [failed(5)], "processes": []},
+        "redis_away",
+        "bad",
+        (f"Redis does not answer this process, whose log says why. {DATA} Start Redis, or correct ROLLING_REDIS_URL."),
+    ),
     "Redis was slow once": ({"redis_is_slow": True, "runs": [], "processes": []}, "ok", "ok", FRESH),
     "Redis is slow while nothing new is shown": (
         {"state": STALE, "redis_is_slow": True, "runs": [], "processes": []},
