@@ -41,6 +41,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
+# The public names; `require` and `install_command` are for this package.
 __all__ = [
     "BenchFailed",
     "CacheUnavailable",
@@ -71,8 +72,6 @@ __all__ = [
     "UpdatesPending",
     "UpdatesRefused",
     "VersionMissing",
-    "install_command",
-    "require",
 ]
 
 

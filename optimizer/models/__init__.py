@@ -152,7 +152,7 @@ class Value(msgspec.Struct, frozen=True):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        from optimizer.pydantic_schema import core_schema_of  # noqa: PLC0415 - a reader needs no pydantic
+        from optimizer.models.pydantic_schema import core_schema_of  # noqa: PLC0415 - a reader needs no pydantic
 
         return core_schema_of(cls, handler)
 

@@ -1,6 +1,6 @@
 """The schema by which pydantic, and so FastAPI, validates, serialises and describes a struct.
 
-Pydantic asks a struct of `models.py` for it. A process that only reads loads neither pydantic nor this module.
+Pydantic asks a struct of this package for it. A process that only reads loads neither pydantic nor this module.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Final
 
 from optimizer.cache.clocks import elapsed_s, seconds_of, text_of
 from optimizer.config.settings import Settings
+from optimizer.config.tracing import span
 from optimizer.errors import NoRecords
 from optimizer.models import ChangeCounts, QueuedUpdate, Record, Report, Stats
 from optimizer.pipeline.guard import check_guards
@@ -28,7 +29,6 @@ from optimizer.selection.top_n import top
 from optimizer.selection.updates import answer, rebase
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
-from optimizer.tracing import span
 
 __all__ = ["publish"]
 

@@ -25,8 +25,8 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from optimizer.config.field_map import MAX_NAME_CHARACTERS
 from optimizer.errors import RollingError, SourceMalformed, SourceTorn
+from optimizer.models.field_map import MAX_NAME_CHARACTERS
 from optimizer.scan.discarded import DiscardedContainer
 from optimizer.scan.fragment import (
     MAX_DEPTH,
