@@ -3,6 +3,10 @@
 A pinned version stays until it is unpinned, whatever the input. The pin is in the manifest, and the manifest of the
 newest of files and Redis counts. So a worker that writes to another directory obeys a pin that it sees only in Redis.
 
+A version of updates is in Redis alone, so that it takes milliseconds. `catch_up` writes it into the files in a run that
+holds the locks of source and directory: its payloads, its index, and the updates that hold, which Redis may lose. The
+files are of one version then, as always; updates that are applied meanwhile are for the next run.
+
 Errors: `VersionMissing` for a pinned version that is whole neither in the files nor in Redis; `OutputUnwritable`,
 `PublishRefused`.
 """
@@ -19,13 +23,13 @@ from optimizer.config.settings import Settings
 from optimizer.errors import VersionMissing
 from optimizer.log import SourceLog
 from optimizer.models import Report
-from optimizer.pipeline.catch_up import catch_up
 from optimizer.pipeline.session import Session
+from optimizer.selection.top_n import rank
 from optimizer.selection.updates import merge_held
 from optimizer.snapshots.format import SnapshotSet, index_of
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
-__all__ = ["confirm_set", "date_input", "keep_pinned", "publish_again"]
+__all__ = ["catch_up", "catch_up_if_free", "confirm_set", "date_input", "keep_pinned", "publish_again"]
 
 NOT_WHOLE: Final = "the files of the pinned version %d in %s are not whole; Redis shows it"
 
@@ -75,6 +79,51 @@ def confirm_set(
         done = "republished"
     store.mark_checked()
     return done
+
+
+def catch_up(store: SnapshotStore, session: Session) -> bool:
+    """Write the set that Redis shows into the files, if updates alone have made it of the set there.
+
+    Args:
+        store: The files; the run holds their lock.
+        session: Redis, in a run that holds the lock.
+
+    Returns:
+        False if they have, and Redis has not all of it, so that a scan is needed.
+    """
+    pointer, in_files = session.pointer, session.in_files
+    if session.state != "up" or pointer is None or in_files is None:
+        return True
+    if pointer.version <= in_files.version or pointer.manifest.lineage != in_files.lineage:
+        return True
+    shown = session.read_shown()
+    if shown is None:
+        return session.state != "up"
+    pointer, payloads, records, held = shown
+    index = index_of(sorted(records, key=rank), pointer.manifest.generated_at, held)
+    manifest = replace(pointer.manifest, input_at=in_files.input_at)  # of the same input, which may be written again
+    snapshots = SnapshotSet(manifest, payloads).with_index(index)
+    store.write(snapshots, replaced=session.newest_before, before_commit=session.check_lock)
+    session.in_files = snapshots.manifest
+    session.replace_manifest(snapshots.manifest)
+    return True
+
+
+def catch_up_if_free(settings: Settings) -> None:
+    """Catch up outside a run, if no run holds the locks at this moment.
+
+    Raises:
+        RollingError: The files cannot be written, or a run has begun meanwhile.
+    """
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
+    with (
+        Session(settings, use_cache=True) as session,
+        store.lock() as directory_is_free,
+        session.lock() as source_is_free,
+    ):
+        if directory_is_free and source_is_free:
+            session.start_from(store.read_manifest())
+            catch_up(store, session)
 
 
 def date_input(store: SnapshotStore, session: Session, snapshots: SnapshotSet, modified_s: float | None) -> SnapshotSet:

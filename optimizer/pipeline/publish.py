@@ -18,9 +18,8 @@ from optimizer.config.tracing import span
 from optimizer.errors import NoRecords
 from optimizer.models import ChangeCounts, QueuedUpdate, Record, Report, Stats
 from optimizer.pipeline.guard import check_guards
-from optimizer.pipeline.identity import user_at_host
-from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.pipeline.parts import Progress, ScannedInput
+from optimizer.pipeline.process import peak_rss_mb, user_at_host
 from optimizer.pipeline.session import Session
 from optimizer.pipeline.version import Predecessor, encode_version, read_predecessor
 from optimizer.selection.acceptance import check_plausible

@@ -31,6 +31,7 @@ from optimizer.scan.discarded import DiscardedContainer
 from optimizer.scan.fragment import (
     MAX_DEPTH,
     Fragment,
+    FragmentBuilder,
     FragmentKind,
     malformed,
     never_opened,
@@ -38,7 +39,6 @@ from optimizer.scan.fragment import (
     too_deep,
     torn,
 )
-from optimizer.scan.fragment_builder import FragmentBuilder
 from optimizer.scan.layout import DEFAULT_NAMES, Layout, Objects, RecordNames
 from optimizer.scan.patterns import FLAT, GAP, SPACE, STRING, compiled
 
