@@ -14,15 +14,16 @@ Errors: `VersionMissing` for a pinned version that is whole neither in the files
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec.structs import replace
 
 from optimizer.cache.clocks import text_of
+from optimizer.cache.verification import is_intact
 from optimizer.config.settings import Settings
 from optimizer.errors import VersionMissing
 from optimizer.log import SourceLog
-from optimizer.models import Report
+from optimizer.models import Manifest, Report
 from optimizer.pipeline.session import Session
 from optimizer.selection.top_n import rank
 from optimizer.selection.updates import merge_held
@@ -57,7 +58,7 @@ def confirm_set(
         What became of Redis: `current` or `republished`; `None`, and nothing is confirmed, if it shows another set that
         is as new, or has updates that hold and that the files do not have, or some that wait though the input is newer.
     """
-    standing = session.compare(snapshots)
+    standing = _compare(session, snapshots)
     if standing == "other":
         return None
     done = "current"
@@ -71,7 +72,7 @@ def confirm_set(
             return None
         if modified_s is not None and any(entry.at_ms < 1000 * modified_s for entry in session.queued()):
             return None
-        if session.has_forgotten(snapshots.manifest):
+        if _has_forgotten(session, snapshots.manifest):
             with session.publishing(store):
                 publish_again(store, session, snapshots)
         else:
@@ -173,7 +174,7 @@ def keep_pinned(settings: Settings, session: Session) -> Report | None:
             with session.publishing(store):
                 newest = publish_again(store, session, snapshots).manifest
             done = "republished"
-    elif session.has(newest.version):
+    elif session.version_before == newest.version and _is_intact(session, newest.version):
         session.confirm()
         done = "current"
         if newest is session.in_files:
@@ -219,3 +220,41 @@ def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **ch
     session.publish(snapshots)
     session.in_files = manifest
     return snapshots
+
+
+def _compare(session: Session, snapshots: SnapshotSet) -> Literal["current", "behind", "other"]:
+    """Compare Redis with the set in the files, which was made from the input as it is now.
+
+    Returns:
+        `current`: Redis shows this set undamaged, or a newer one of the same input, and all of it. `behind`: it has
+        to be given this set, or its manifest, which may have been replaced since. `other`: it shows another set that
+        is as new, so a new version has to be made.
+    """
+    if session.state != "up":
+        return "current"
+    before, manifest = session.pointer, snapshots.manifest
+    version = manifest.version
+    is_same_input = before is not None and before.manifest.fingerprint == manifest.fingerprint
+    is_same_set = before is not None and before.manifest.is_same_set(manifest)
+    if before and before.manifest == manifest:
+        if session.shows(snapshots):
+            return "current"
+    elif before and before.version >= version and is_same_input and _is_intact(session, before.version):
+        return "behind" if is_same_set else "current"
+    is_taken = before is not None and before.version == version and not (is_same_input or is_same_set)
+    return "other" if is_taken or session.newest() > version else "behind"
+
+
+def _is_intact(session: Session, version: int) -> bool:
+    """Whether Redis has every value of a version that it shows."""
+    return session.ask(lambda: is_intact(session.cache, version), absent=True)
+
+
+def _has_forgotten(session: Session, manifest: Manifest) -> bool:
+    """Whether Redis was emptied, and updates may have made newer versions than this one, in the files.
+
+    Readers that have seen one of those show nothing older, so this set needs a number above.
+    """
+    if session.pointer is not None or not (manifest.updates or manifest.scan_version):
+        return False
+    return session.ask(session.writer.newest_known, absent=1) == 0
