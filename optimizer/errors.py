@@ -32,10 +32,16 @@
 
 Every message says what broke, where (path, byte offset), the value, and what to do. Each class takes only the message,
 so that Celery can serialise an error as JSON and restore it on the other side.
+
+`require` raises `ExtraMissing` where an extra is needed first: one sentence in place of a traceback, and no import.
 """
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
+
+# The public names; `require` and `install_command` are for this package.
 __all__ = [
     "BenchFailed",
     "CacheUnavailable",
@@ -183,3 +189,30 @@ class ChangesMissing(RollingError):
 
 class VersionMissing(RollingError):
     """A version is not kept, or its files are damaged; the message names the versions that are kept."""
+
+
+def require(what: str, extra: str, *packages: str) -> None:
+    """Check that packages are installed.
+
+    Args:
+        what: What needs them: the name of a module or a command.
+        extra: The extra that brings them, or several with commas between them.
+        packages: Their names as they are imported.
+
+    Raises:
+        ExtraMissing: At least one is not there; the message names it, and the command that installs it.
+    """
+    missing = [name for name in packages if not _is_installed(name)]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise ExtraMissing(f"{what} needs {', '.join(missing)}, which {are} not installed: {install_command(extra)}")
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a package can be imported. One that is imported is not searched for: kombu, once loaded, has no spec."""
+    return sys.modules[package] is not None if package in sys.modules else find_spec(package) is not None
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra, or several with commas between them."""
+    return f"pip install 'rolling-optimizer[{extra}]'"

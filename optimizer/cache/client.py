@@ -14,10 +14,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from optimizer.cache.keys import Keys
-from optimizer.config.redis_url import RedisUrl, reason_of
 from optimizer.errors import CacheUnavailable
 from optimizer.models import UNDECODABLE
 from optimizer.storage.location import redact_url
+from optimizer.storage.redis_url import RedisUrl, reason_of
 
 __all__ = [
     "NAMED",

@@ -27,7 +27,7 @@ from redis.sentinel import (
     SentinelManagedSSLConnection,
 )
 
-from optimizer.config.redis_url import RedisUrl, reason_of
+from optimizer.storage.redis_url import RedisUrl, reason_of
 
 __all__ = ["connect_to_master"]
 

@@ -14,9 +14,9 @@ import redis
 
 from optimizer.cache.client import WRITER_TIMEOUT_S, connect, translated_errors
 from optimizer.cache.keys import Keys
-from optimizer.config.redis_url import CLUSTER_AS_BROKER, RedisUrl
 from optimizer.errors import CacheUnavailable
 from optimizer.storage.location import redact_url
+from optimizer.storage.redis_url import CLUSTER_AS_BROKER, RedisUrl
 
 __all__ = ["check_broker", "check_cache", "check_no_cluster", "eviction_warning"]
 

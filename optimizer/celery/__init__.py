@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
-from optimizer.extras import require
+from optimizer.errors import require
 
 if TYPE_CHECKING:
     from optimizer.celery.app import create_app

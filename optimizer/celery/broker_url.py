@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery
 from kombu.connection import Connection
 
-from optimizer.config.redis_url import RedisUrl
+from optimizer.storage.redis_url import RedisUrl
 
 __all__ = ["same_broker", "shown_broker"]
 

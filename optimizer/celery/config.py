@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from kombu.entity import Exchange, Queue
 
-from optimizer.celery.queues import SCAN_QUEUE, UPDATE_QUEUE, source_queue
-from optimizer.celery.schedule import UPDATE_TASK, beat_entries, time_limit_s
+from optimizer.celery.schedule import SCAN_QUEUE, UPDATE_QUEUE, UPDATE_TASK, beat_entries, source_queue, time_limit_s
 from optimizer.config.settings import Settings
 
 __all__ = ["celery_settings"]

@@ -12,7 +12,7 @@ from typing import Any, Final
 from celery import Celery
 
 from optimizer.celery.broker_url import same_broker, shown_broker
-from optimizer.celery.queues import SCAN_QUEUE, source_queue
+from optimizer.celery.schedule import SCAN_QUEUE, source_queue
 from optimizer.config.environment import with_secrets
 from optimizer.config.settings import Settings
 from optimizer.errors import SettingsInvalid

@@ -27,11 +27,11 @@ from optimizer.cache.keys import Keys
 from optimizer.celery.registration import Registration
 from optimizer.celery.results import MAX_RESULT_BYTES, ResultInvalid, RunResult, decode_result, read_result
 from optimizer.celery.schedule import time_limit_s
-from optimizer.config.redis_url import reason_of
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable
 from optimizer.models import Report
 from optimizer.storage.location import redact_url
+from optimizer.storage.redis_url import reason_of
 
 __all__ = ["FollowedRun", "RunStates", "run_states"]
 

@@ -21,7 +21,7 @@ from celery.signals import beat_init, worker_init, worker_ready
 from optimizer.cache.client import is_away
 from optimizer.cache.server_checks import check_broker, check_cache, check_no_cluster
 from optimizer.celery.backends import can_join
-from optimizer.celery.queues import SCAN_QUEUE, UPDATE_QUEUE, source_queue
+from optimizer.celery.schedule import SCAN_QUEUE, UPDATE_QUEUE, source_queue
 from optimizer.config.settings import Settings, logs_json
 from optimizer.errors import CacheUnavailable, RollingError, SettingsInvalid
 from optimizer.log import SourceLog, error_line

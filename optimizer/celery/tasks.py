@@ -29,7 +29,6 @@ from optimizer.celery.backends import can_join, keeps_results
 from optimizer.celery.run_states import FollowedRun
 from optimizer.celery.schedule import MERGE_TASK, SCAN_TASK, TASK_NAME, UPDATE_TASK
 from optimizer.celery.updates import update_predictions
-from optimizer.config.redis_url import reason_of
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, RollingError, RunLost, SettingsInvalid
 from optimizer.log import SourceLog, logged_run
@@ -37,6 +36,7 @@ from optimizer.models import Report
 from optimizer.pipeline.assignment import Assignment, Dispatcher
 from optimizer.pipeline.distributed import PartOutcome, merge_parts, scan_one_part
 from optimizer.pipeline.run import Progress, run_source
+from optimizer.storage.redis_url import reason_of
 
 if TYPE_CHECKING:
     from celery import Task

@@ -23,15 +23,14 @@ from optimizer.cache.clocks import text_of
 from optimizer.cache.update_queue import Call
 from optimizer.celery.registration import registration_of
 from optimizer.celery.schedule import UPDATE_TASK
-from optimizer.config.redis_url import reason_of
 from optimizer.errors import CacheUnavailable, RollingError
 from optimizer.log import SourceLog, logged_run
 from optimizer.models import Reject, RejectTally, Report
-from optimizer.pipeline.accept import accept_update
 from optimizer.pipeline.drain import apply_updates
-from optimizer.pipeline.updates import Enqueued, wait_applied
+from optimizer.pipeline.updates import Enqueued, accept_update, wait_applied
 from optimizer.scan.fragment import shown
 from optimizer.selection.acceptance import describe_tally
+from optimizer.storage.redis_url import reason_of
 
 if TYPE_CHECKING:
     from celery import Celery, Task

@@ -16,8 +16,7 @@ from optimizer.cli.dev.sample import write_sample
 from optimizer.cli.dev.stack import POLL_S, Stack, StackFailed, say, stopping_on_signals, writing
 from optimizer.cli.report import paint
 from optimizer.config.settings import Settings
-from optimizer.errors import RollingError
-from optimizer.extras import require
+from optimizer.errors import RollingError, require
 from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
 from optimizer.storage.location import redact_url

@@ -23,8 +23,8 @@ import msgspec
 
 from optimizer.config.settings import Settings
 from optimizer.errors import BenchFailed
-from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.pipeline.parts import collect
+from optimizer.pipeline.process import peak_rss_mb
 from optimizer.pipeline.run import optimize
 from optimizer.scan.engine import choose_engine
 from optimizer.selection.result import ScanResult

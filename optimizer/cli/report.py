@@ -8,7 +8,7 @@ import click
 
 from optimizer.log import printable
 from optimizer.models import Report
-from optimizer.reader.results import describe_bots_without_fields, describe_rejected
+from optimizer.reader.reports import describe_bots_without_fields, describe_rejected
 from optimizer.selection.acceptance import describe_tally
 
 __all__ = ["describe", "describe_s", "paint"]

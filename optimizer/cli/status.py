@@ -25,7 +25,8 @@ from optimizer.log import printable
 from optimizer.models import Process, Report
 from optimizer.reader.diagnosis import Diagnosis, Facts, describe_age, describe_time, diagnose
 from optimizer.reader.reader import SnapshotReader
-from optimizer.reader.results import State, describe_rejected, last_decided, published_after_s
+from optimizer.reader.reports import describe_rejected, last_decided, published_after_s
+from optimizer.reader.results import State
 
 __all__ = ["status"]
 

@@ -48,10 +48,9 @@ def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: 
     """
     settings = settings_or_usage_error(source)
     # An extra, which takes 0.3 s: it is imported by no other command.
-    from optimizer.celery.queues import source_queue  # noqa: PLC0415
     from optimizer.celery.registration import registration_of  # noqa: PLC0415
     from optimizer.celery.run_states import run_states  # noqa: PLC0415
-    from optimizer.celery.schedule import TASK_NAME  # noqa: PLC0415
+    from optimizer.celery.schedule import TASK_NAME, source_queue  # noqa: PLC0415
     from optimizer.celery.standalone import app  # noqa: PLC0415
 
     states = run_states(registration_of(app))

@@ -19,7 +19,7 @@ from optimizer.cli.dev.stack import POLL_S, Stack, say, stopping_on_signals
 from optimizer.cli.options import usage_errors
 from optimizer.config.environment import without_service_links
 from optimizer.config.settings import Settings
-from optimizer.extras import require
+from optimizer.errors import require
 from optimizer.storage.location import is_pattern, redact_url
 
 __all__ = ["up"]

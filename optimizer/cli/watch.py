@@ -16,7 +16,7 @@ import click
 
 from optimizer.cli.every import SIGNALS, signals_blocked
 from optimizer.cli.options import sources_or_usage_error
-from optimizer.extras import require
+from optimizer.errors import require
 from optimizer.log import SourceLog, log_runs
 
 __all__ = ["watch"]

@@ -1,4 +1,4 @@
-"""The mapping of a user's own fields: from which member of the input each field is read.
+"""Parse the settings that map a user's own fields: from which member of the input each field is read.
 
 In: the texts of `ROLLING_FIELDS`, `ROLLING_BOT_FIELDS` and `ROLLING_POSITION_FIELDS`, such as
 
@@ -14,33 +14,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Final, NoReturn, get_args
 
 import msgspec
 
 from optimizer.errors import SettingsInvalid
 from optimizer.models import Bot, Position, Record, Rule
+from optimizer.models.field_map import (
+    MAX_DIVISOR,
+    MAX_EXTRAS,
+    MAX_NAME_CHARACTERS,
+    MAX_PATH_NAMES,
+    FieldMap,
+    InputMapping,
+    MappedField,
+)
 
-__all__ = [
-    "MAX_DIVISOR",
-    "MAX_EXTRAS",
-    "MAX_NAME_CHARACTERS",
-    "MAX_PATH_NAMES",
-    "UNMAPPED",
-    "FieldMap",
-    "InputMapping",
-    "MappedField",
-    "parse_mapping",
-]
-
-MAX_NAME_CHARACTERS: Final = 64
-MAX_PATH_NAMES: Final = 8
-# Extra fields are held for every record of the index.
-MAX_EXTRAS: Final = 32
-# Divisors are between this and its reciprocal: wei are 1e18 to one ether.
-MAX_DIVISOR: Final = 1e30
+__all__ = ["parse_mapping"]
 
 _DIVISOR: Final = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _EXTRA_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -48,55 +39,6 @@ _EXTRA_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 # expression.
 _MEMBER_NAME: Final = re.compile(r"[ -~]+")
 _NOT_IN_NAMES: Final = '"\\;=/.*[]'
-
-
-@dataclass(frozen=True)
-class MappedField:
-    """One item: the field `name` is read from the member at `path`, and divided by `divisor`."""
-
-    name: str
-    path: tuple[str, ...]
-    divisor: float = 1.0
-
-    @property
-    def label(self) -> str:
-        """The path as the user wrote it."""
-        return ".".join(self.path)
-
-
-@dataclass(frozen=True)
-class FieldMap:
-    """The items of one variable: `fields` have other places than by default, `extras` are added, in their order."""
-
-    fields: tuple[MappedField, ...] = ()
-    extras: tuple[MappedField, ...] = ()
-
-    @cached_property
-    def extra_names(self) -> tuple[str, ...]:
-        """The names of the extra fields, in their order."""
-        return tuple(extra.name for extra in self.extras)
-
-    @cached_property
-    def claimed(self) -> frozenset[str]:
-        """The members of a record that belong to an item, so that they have no meaning by default."""
-        return frozenset(item.path[0] for item in (*self.fields, *self.extras))
-
-    @property
-    def max_path_names(self) -> int:
-        """The number of names of the longest path; 1 without items."""
-        return max((len(item.path) for item in (*self.fields, *self.extras)), default=1)
-
-
-@dataclass(frozen=True)
-class InputMapping:
-    """From which members of the input the fields of records, bots and positions are read."""
-
-    records: FieldMap = FieldMap()
-    bots: FieldMap = FieldMap()
-    positions: FieldMap = FieldMap()
-
-
-UNMAPPED: Final = InputMapping()
 
 
 class _Target:

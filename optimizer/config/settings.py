@@ -24,11 +24,12 @@ from optimizer.config.environment import (
     reworded,
     variables_by_source,
 )
-from optimizer.config.field_map import InputMapping, parse_mapping
-from optimizer.config.redis_url import CLUSTER_AS_BROKER, RedisUrl
+from optimizer.config.field_map import parse_mapping
+from optimizer.config.tracing import check_installed
 from optimizer.errors import ExtraMissing, SettingsInvalid
+from optimizer.models.field_map import InputMapping
 from optimizer.storage.location import Location, Url, is_pattern, parse_location, redact_url
-from optimizer.tracing import check_installed
+from optimizer.storage.redis_url import CLUSTER_AS_BROKER, RedisUrl
 
 __all__ = ["ENGINES", "MOST_KEPT_VERSIONS", "EngineName", "Settings", "logs_json", "variable_name"]
 

@@ -3,6 +3,10 @@
 A pinned version stays until it is unpinned, whatever the input. The pin is in the manifest, and the manifest of the
 newest of files and Redis counts. So a worker that writes to another directory obeys a pin that it sees only in Redis.
 
+A version of updates is in Redis alone, so that it takes milliseconds. `catch_up` writes it into the files in a run that
+holds the locks of source and directory: its payloads, its index, and the updates that hold, which Redis may lose. The
+files are of one version then, as always; updates that are applied meanwhile are for the next run.
+
 Errors: `VersionMissing` for a pinned version that is whole neither in the files nor in Redis; `OutputUnwritable`,
 `PublishRefused`.
 """
@@ -10,22 +14,23 @@ Errors: `VersionMissing` for a pinned version that is whole neither in the files
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec.structs import replace
 
 from optimizer.cache.clocks import text_of
+from optimizer.cache.verification import is_intact
 from optimizer.config.settings import Settings
 from optimizer.errors import VersionMissing
 from optimizer.log import SourceLog
-from optimizer.models import Report
-from optimizer.pipeline.catch_up import catch_up
+from optimizer.models import Manifest, Report
 from optimizer.pipeline.session import Session
+from optimizer.selection.top_n import rank
 from optimizer.selection.updates import merge_held
 from optimizer.snapshots.format import SnapshotSet, index_of
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
 
-__all__ = ["confirm_set", "date_input", "keep_pinned", "publish_again"]
+__all__ = ["catch_up", "catch_up_if_free", "confirm_set", "date_input", "keep_pinned", "publish_again"]
 
 NOT_WHOLE: Final = "the files of the pinned version %d in %s are not whole; Redis shows it"
 
@@ -53,7 +58,7 @@ def confirm_set(
         What became of Redis: `current` or `republished`; `None`, and nothing is confirmed, if it shows another set that
         is as new, or has updates that hold and that the files do not have, or some that wait though the input is newer.
     """
-    standing = session.compare(snapshots)
+    standing = _compare(session, snapshots)
     if standing == "other":
         return None
     done = "current"
@@ -67,7 +72,7 @@ def confirm_set(
             return None
         if modified_s is not None and any(entry.at_ms < 1000 * modified_s for entry in session.queued()):
             return None
-        if session.has_forgotten(snapshots.manifest):
+        if _has_forgotten(session, snapshots.manifest):
             with session.publishing(store):
                 publish_again(store, session, snapshots)
         else:
@@ -75,6 +80,51 @@ def confirm_set(
         done = "republished"
     store.mark_checked()
     return done
+
+
+def catch_up(store: SnapshotStore, session: Session) -> bool:
+    """Write the set that Redis shows into the files, if updates alone have made it of the set there.
+
+    Args:
+        store: The files; the run holds their lock.
+        session: Redis, in a run that holds the lock.
+
+    Returns:
+        False if they have, and Redis has not all of it, so that a scan is needed.
+    """
+    pointer, in_files = session.pointer, session.in_files
+    if session.state != "up" or pointer is None or in_files is None:
+        return True
+    if pointer.version <= in_files.version or pointer.manifest.lineage != in_files.lineage:
+        return True
+    shown = session.read_shown()
+    if shown is None:
+        return session.state != "up"
+    pointer, payloads, records, held = shown
+    index = index_of(sorted(records, key=rank), pointer.manifest.generated_at, held)
+    manifest = replace(pointer.manifest, input_at=in_files.input_at)  # of the same input, which may be written again
+    snapshots = SnapshotSet(manifest, payloads).with_index(index)
+    store.write(snapshots, replaced=session.newest_before, before_commit=session.check_lock)
+    session.in_files = snapshots.manifest
+    session.replace_manifest(snapshots.manifest)
+    return True
+
+
+def catch_up_if_free(settings: Settings) -> None:
+    """Catch up outside a run, if no run holds the locks at this moment.
+
+    Raises:
+        RollingError: The files cannot be written, or a run has begun meanwhile.
+    """
+    store = snapshot_store(settings.output_dir, keep=settings.keep_versions)
+    with (
+        Session(settings, use_cache=True) as session,
+        store.lock() as directory_is_free,
+        session.lock() as source_is_free,
+    ):
+        if directory_is_free and source_is_free:
+            session.start_from(store.read_manifest())
+            catch_up(store, session)
 
 
 def date_input(store: SnapshotStore, session: Session, snapshots: SnapshotSet, modified_s: float | None) -> SnapshotSet:
@@ -124,7 +174,7 @@ def keep_pinned(settings: Settings, session: Session) -> Report | None:
             with session.publishing(store):
                 newest = publish_again(store, session, snapshots).manifest
             done = "republished"
-    elif session.has(newest.version):
+    elif session.version_before == newest.version and _is_intact(session, newest.version):
         session.confirm()
         done = "current"
         if newest is session.in_files:
@@ -170,3 +220,41 @@ def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **ch
     session.publish(snapshots)
     session.in_files = manifest
     return snapshots
+
+
+def _compare(session: Session, snapshots: SnapshotSet) -> Literal["current", "behind", "other"]:
+    """Compare Redis with the set in the files, which was made from the input as it is now.
+
+    Returns:
+        `current`: Redis shows this set undamaged, or a newer one of the same input, and all of it. `behind`: it has
+        to be given this set, or its manifest, which may have been replaced since. `other`: it shows another set that
+        is as new, so a new version has to be made.
+    """
+    if session.state != "up":
+        return "current"
+    before, manifest = session.pointer, snapshots.manifest
+    version = manifest.version
+    is_same_input = before is not None and before.manifest.fingerprint == manifest.fingerprint
+    is_same_set = before is not None and before.manifest.is_same_set(manifest)
+    if before and before.manifest == manifest:
+        if session.shows(snapshots):
+            return "current"
+    elif before and before.version >= version and is_same_input and _is_intact(session, before.version):
+        return "behind" if is_same_set else "current"
+    is_taken = before is not None and before.version == version and not (is_same_input or is_same_set)
+    return "other" if is_taken or session.newest() > version else "behind"
+
+
+def _is_intact(session: Session, version: int) -> bool:
+    """Whether Redis has every value of a version that it shows."""
+    return session.ask(lambda: is_intact(session.cache, version), absent=True)
+
+
+def _has_forgotten(session: Session, manifest: Manifest) -> bool:
+    """Whether Redis was emptied, and updates may have made newer versions than this one, in the files.
+
+    Readers that have seen one of those show nothing older, so this set needs a number above.
+    """
+    if session.pointer is not None or not (manifest.updates or manifest.scan_version):
+        return False
+    return session.ask(session.writer.newest_known, absent=1) == 0

@@ -23,6 +23,7 @@ from optimizer.cache.client import CacheClient
 from optimizer.cache.lock import SourceLock
 from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
+from optimizer.config.tracing import enable, span
 from optimizer.errors import CacheUnavailable, PartFailed, RollingError, RunTimedOut, SourceMissing
 from optimizer.log import SourceLog
 from optimizer.models import Manifest, PartResult, Report
@@ -43,7 +44,6 @@ from optimizer.pipeline.session import Session
 from optimizer.scan.engine import choose_engine
 from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection
-from optimizer.tracing import enable, span
 
 __all__ = ["PartOutcome", "merge_parts", "revoke", "scan_one_part"]
 

@@ -27,12 +27,12 @@ from optimizer.config.settings import Settings
 from optimizer.errors import GuardRefused, NoRecords, PublishRefused, RollingError
 from optimizer.log import SourceLog
 from optimizer.models import Manifest, QueuedUpdate, Report, UpdateCounts
-from optimizer.pipeline.catch_up import catch_up_if_free
+from optimizer.pipeline.confirm import catch_up_if_free
 from optimizer.pipeline.guard import check_guards
 from optimizer.pipeline.pace import delay_ms, next_tat_ms
 from optimizer.pipeline.update_version import NextVersion, decode_predictions, encode_updated
 from optimizer.pipeline.version import Predecessor
-from optimizer.selection.guards import check_removed
+from optimizer.selection.acceptance import check_removed
 from optimizer.selection.updates import Merged, merge, symbols_of
 from optimizer.snapshots.format import CONTENT_KINDS, SnapshotSet
 from optimizer.snapshots.store import snapshot_store

@@ -25,8 +25,7 @@ from optimizer.errors import GuardRefused, SettingsInvalid
 from optimizer.log import SourceLog
 from optimizer.models import VersionContent
 from optimizer.pipeline.version import Predecessor
-from optimizer.selection.acceptance import advise
-from optimizer.selection.guards import check_counts
+from optimizer.selection.acceptance import advise, check_counts
 from optimizer.snapshots.format import SnapshotSet
 
 __all__ = ["check_guards", "load_guard"]

@@ -24,7 +24,7 @@ from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
 from optimizer.errors import NoRecords, SourceError, SourceMissing
 from optimizer.models import PartResult
-from optimizer.pipeline.memory import peak_rss_mb
+from optimizer.pipeline.process import peak_rss_mb
 from optimizer.pipeline.session import Session
 from optimizer.scan.engine import Engine
 from optimizer.scan.scanner import scan, scan_bot

@@ -14,12 +14,12 @@ from typing import Final
 
 from optimizer.cache.clocks import elapsed_s, seconds_of, text_of
 from optimizer.config.settings import Settings
+from optimizer.config.tracing import span
 from optimizer.errors import NoRecords
 from optimizer.models import ChangeCounts, QueuedUpdate, Record, Report, Stats
 from optimizer.pipeline.guard import check_guards
-from optimizer.pipeline.identity import user_at_host
-from optimizer.pipeline.memory import peak_rss_mb
 from optimizer.pipeline.parts import Progress, ScannedInput
+from optimizer.pipeline.process import peak_rss_mb, user_at_host
 from optimizer.pipeline.session import Session
 from optimizer.pipeline.version import Predecessor, encode_version, read_predecessor
 from optimizer.selection.acceptance import check_plausible
@@ -28,7 +28,6 @@ from optimizer.selection.top_n import top
 from optimizer.selection.updates import answer, rebase
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
-from optimizer.tracing import span
 
 __all__ = ["publish"]
 

@@ -27,7 +27,7 @@ from optimizer.config.settings import MOST_KEPT_VERSIONS, Settings
 from optimizer.errors import PublishRefused, VersionMissing
 from optimizer.models import ChangeCounts, Manifest, Pin, Report
 from optimizer.pipeline.confirm import publish_again
-from optimizer.pipeline.identity import user_at_host
+from optimizer.pipeline.process import user_at_host
 from optimizer.pipeline.run import run_locked, skipped
 from optimizer.pipeline.session import Session
 from optimizer.pipeline.version import Predecessor, read_predecessor

@@ -20,6 +20,7 @@ import msgspec
 from optimizer.cache.clocks import elapsed_s, text_of
 from optimizer.cache.parts import PartStore
 from optimizer.config.settings import Settings
+from optimizer.config.tracing import enable, span
 from optimizer.errors import RollingError, RunTimedOut
 from optimizer.log import SourceLog, logged_run
 from optimizer.models import Manifest, Report
@@ -38,7 +39,6 @@ from optimizer.pipeline.publish import publish
 from optimizer.pipeline.session import Session
 from optimizer.scan.engine import choose_engine
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
-from optimizer.tracing import enable, span
 
 __all__ = [
     "Progress",

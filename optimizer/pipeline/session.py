@@ -24,7 +24,7 @@ from optimizer.cache.pointer import Pointer
 from optimizer.cache.run_log import RunLog
 from optimizer.cache.shared_output import is_shared_output
 from optimizer.cache.update_queue import QueueState, UpdateQueue
-from optimizer.cache.verification import is_intact, shows
+from optimizer.cache.verification import shows
 from optimizer.cache.writer import VersionWriter
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, PublishRefused
@@ -339,44 +339,6 @@ class Session:
         newest = self.newest()
         now_ms = time.time_ns() // 1_000_000
         return max(now_ms, newest + 1), text_of(now_ms / 1000)
-
-    def compare(self, snapshots: SnapshotSet) -> Literal["current", "behind", "other"]:
-        """Compare Redis with the set in the files, which was made from the input as it is now.
-
-        Returns:
-            `current`: Redis shows this set undamaged, or a newer one of the same input, and all of it. `behind`: it has
-            to be given this set, or its manifest, which may have been replaced since. `other`: it shows another set
-            that is as new, so a new version has to be made.
-        """
-        if self.state != "up":
-            return "current"
-        before, manifest = self._before, snapshots.manifest
-        version = manifest.version
-        is_same_input = before is not None and before.manifest.fingerprint == manifest.fingerprint
-        is_same_set = before is not None and before.manifest.is_same_set(manifest)
-        if before and before.manifest == manifest:
-            if self.shows(snapshots):
-                return "current"
-        elif before and before.version >= version and is_same_input and self._is_intact(before.version):
-            return "behind" if is_same_set else "current"
-        is_taken = before is not None and before.version == version and not (is_same_input or is_same_set)
-        return "other" if is_taken or self.newest() > version else "behind"
-
-    def has_forgotten(self, manifest: Manifest) -> bool:
-        """Whether Redis was emptied, and updates may have made newer versions than this one, in the files.
-
-        Readers that have seen one of those show nothing older, so this set needs a number above.
-        """
-        if self._before is not None or not (manifest.updates or manifest.scan_version):
-            return False
-        return self.ask(self.writer.newest_known, absent=1) == 0
-
-    def has(self, version: int) -> bool:
-        """Whether Redis shows this version, and every value of it is there."""
-        return self.version_before == version and self._is_intact(version)
-
-    def _is_intact(self, version: int) -> bool:
-        return self.ask(lambda: is_intact(self.cache, version), absent=True)
 
     def shows(self, snapshots: SnapshotSet) -> bool:
         """Whether Redis, if it shows this version, shows it as it is in the files, undamaged."""

@@ -3,7 +3,7 @@
 In: what Redis has of the current version, and the staged index. Out: what the flip needs. No I/O.
 
 Bots and holdings stay as they are, and so do predictions if they are equal: a kind keeps its bytes, and its ETag. The
-manifest has no index until the files have caught up (`catch_up.py`).
+manifest has no index until the files have caught up (`catch_up` in `confirm.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from optimizer.models import (
     Record,
     VersionContent,
 )
-from optimizer.pipeline.identity import user_at_host
+from optimizer.pipeline.process import user_at_host
 from optimizer.snapshots.delta import change_between, encode_stored
 from optimizer.snapshots.format import CONTENT_KINDS, SnapshotSet, encode_payload, entry_of
 

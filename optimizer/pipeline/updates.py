@@ -1,17 +1,19 @@
 """Updates: records and removals that become part of the current version without a scan, as their callers see them.
 
+    accept_update   checks a call's records as a scan does, and puts those that are good into the queue
     enqueue         puts a call's records and removals into the queue in Redis, as one entry
     wait_applied    waits until readers can see an entry, which `drain.py` makes part of a version
 
-Errors: `CacheUnavailable` without Redis, `UpdatesRefused`, `UpdatesPending`, `UpdatesLost`.
+Errors: `CacheUnavailable` without Redis, `UpdatesRefused`, `UpdatesPending`, `UpdatesLost`; of `accept_update` those of
+`read_update` too. After any of them nothing is taken, except that a Redis which does not answer may have taken it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -21,8 +23,10 @@ from optimizer.cache.update_queue import Call, UpdateQueue
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, GuardRefused, UpdatesLost, UpdatesPending, UpdatesRefused
 from optimizer.models import Record
+from optimizer.scan.engine import choose_engine
+from optimizer.scan.update import Update, read_update
 
-__all__ = ["Enqueued", "enqueue", "wait_applied"]
+__all__ = ["Enqueued", "accept_update", "checked_update", "enqueue", "wait_applied"]
 
 # How often what waits for its updates looks, at first and at the most.
 FIRST_POLL_S: Final = 0.002
@@ -40,6 +44,38 @@ class Enqueued(msgspec.Struct, frozen=True):
 
     sequence: int
     must_drain: bool
+
+
+def accept_update(
+    settings: Settings, records: Iterable[Any], remove: Iterable[str], call: Call | None = None
+) -> tuple[Update, Enqueued | None]:
+    """Take an update.
+
+    Args:
+        settings: All settings of its source.
+        records: As of `read_update`.
+        remove: Symbols.
+        call: As of `enqueue`.
+
+    Returns:
+        The records, removals and rejects; the place in the queue, `None` if there is nothing to apply.
+    """
+    update = checked_update(settings, records, remove)
+    if not (update.records or update.removed):
+        return update, None
+    return update, enqueue(settings, update.records, update.removed, call)
+
+
+def checked_update(settings: Settings, records: Iterable[Any], remove: Iterable[str]) -> Update:
+    """Check and map an update by the settings of its source, and take nothing."""
+    return read_update(
+        records,
+        remove,
+        choose_engine(settings.engine),
+        limit=settings.update_records_limit,
+        max_record_bytes=settings.max_record_bytes,
+        mapping=settings.mapping,
+    )
 
 
 def enqueue(

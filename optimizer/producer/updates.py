@@ -13,12 +13,10 @@ from functools import lru_cache, partial
 from typing import Any
 
 from optimizer.config.settings import Settings
-from optimizer.errors import CacheUnavailable, SettingsInvalid
-from optimizer.extras import require
+from optimizer.errors import CacheUnavailable, SettingsInvalid, require
 from optimizer.log import SourceLog
 from optimizer.models import Reject, Value
-from optimizer.pipeline.accept import accept_update
-from optimizer.pipeline.updates import wait_applied
+from optimizer.pipeline.updates import accept_update, wait_applied
 
 __all__ = ["Accepted", "publish", "settings_of_call"]
 

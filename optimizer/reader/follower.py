@@ -257,7 +257,7 @@ class Follower:
             call()
 
     def _refresh_in_span(self, *, ask_redis: bool) -> None:
-        from optimizer.tracing import span  # noqa: PLC0415 - few readers ask for it
+        from optimizer.config.tracing import span  # noqa: PLC0415 - few readers ask for it
 
         with span("refresh", source=self.source) as step:
             self._refresh(ask_redis=ask_redis)

@@ -81,7 +81,7 @@ class SnapshotReader:
     ) -> None:
         self.follower = Follower(redis_url, source, output_dir, interval_s, stores, max_input_age_s=max_input_age_s)
         if traces:
-            from optimizer.tracing import enable  # noqa: PLC0415 - few readers ask for it
+            from optimizer.config.tracing import enable  # noqa: PLC0415 - few readers ask for it
 
             enable()
             self.follower.traces = True

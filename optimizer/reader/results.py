@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
@@ -32,7 +32,6 @@ from optimizer.models import (
     PredictionsSnapshot,
     Record,
     Rejected,
-    Report,
     VersionContent,
 )
 
@@ -49,12 +48,8 @@ __all__ = [
     "Snapshot",
     "State",
     "VersionSnapshot",
-    "describe_bots_without_fields",
-    "describe_rejected",
-    "last_decided",
     "load_payload",
     "load_payloads",
-    "most_bots_lack_fields",
 ]
 
 T = TypeVar("T")
@@ -287,46 +282,3 @@ def load_payloads(sighting: Sighting, data: Mapping[str, bytes]) -> dict[str, Pa
         except UNREADABLE:  # the caller takes it from the files, and the answer says so
             continue
     return payloads
-
-
-def last_decided(runs: Iterable[Report]) -> Report | None:
-    """The newest of these reports, newest first, of a run that was not skipped: it says how the source is."""
-    return next((run for run in runs if run.status != "skipped"), None)
-
-
-def published_after_s(runs: Iterable[Report], scans: Iterable[Report]) -> float | None:
-    """How long the last new input took from its landing until its version could be read; `None` if no report says it.
-
-    Args:
-        runs: The last reports, newest first.
-        scans: Those of scans that were published, which are kept for longer.
-    """
-    return next((each.published_after_s for each in (*runs, *scans) if each.published_after_s is not None), None)
-
-
-def describe_rejected(rejected: Rejected | None) -> list[str]:
-    """What a version leaves out, one sentence per kind; none if nothing is left out, or if it is not known."""
-    if rejected is None:
-        return []
-    notes = []
-    if rejected.bots.rejected:
-        them = "it" if rejected.bots.rejected == 1 else "them"
-        notes.append(f"{rejected.bots.rejected:,} of {rejected.bots.seen:,} bots rejected; sums leave {them} out")
-    if rejected.records.rejected:
-        notes.append(f"{rejected.records.rejected:,} of {rejected.records.seen:,} records rejected")
-    return notes + describe_bots_without_fields(rejected)
-
-
-def most_bots_lack_fields(rejected: Rejected) -> bool:
-    """Whether more than half of the bots that were taken have no value in any field that is read."""
-    bots = rejected.bots
-    return bots.without_fields is not msgspec.UNSET and 2 * bots.without_fields > bots.seen - bots.rejected
-
-
-def describe_bots_without_fields(rejected: Rejected | None) -> list[str]:
-    """That most bots have none of the fields that are read, as one sentence; none if that is not so."""
-    if rejected is None or not most_bots_lack_fields(rejected):
-        return []
-    counts = f"{rejected.bots.without_fields:,} of {rejected.bots.seen:,} bots"
-    remedy = "set ROLLING_BOT_FIELDS, which is suggested by: rolling-optimizer inspect"
-    return [f"{counts} have no value in any field that is read; if theirs have other names, {remedy}"]

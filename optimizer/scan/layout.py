@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from optimizer.config.field_map import FieldMap, InputMapping
+from optimizer.models.field_map import FieldMap, InputMapping
 
 __all__ = [
     "BOT_FILE_LAYOUT",

@@ -25,12 +25,13 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from optimizer.config.field_map import MAX_NAME_CHARACTERS
 from optimizer.errors import RollingError, SourceMalformed, SourceTorn
+from optimizer.models.field_map import MAX_NAME_CHARACTERS
 from optimizer.scan.discarded import DiscardedContainer
 from optimizer.scan.fragment import (
     MAX_DEPTH,
     Fragment,
+    FragmentBuilder,
     FragmentKind,
     malformed,
     never_opened,
@@ -38,7 +39,6 @@ from optimizer.scan.fragment import (
     too_deep,
     torn,
 )
-from optimizer.scan.fragment_builder import FragmentBuilder
 from optimizer.scan.layout import DEFAULT_NAMES, Layout, Objects, RecordNames
 from optimizer.scan.patterns import FLAT, GAP, SPACE, STRING, compiled
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from optimizer.config.field_map import UNMAPPED, InputMapping
 from optimizer.models import Bot, Record, Reject, RejectReason
+from optimizer.models.field_map import UNMAPPED, InputMapping
 from optimizer.scan.batch import RecordBatch
 from optimizer.scan.bots import BotDecoder
 from optimizer.scan.decoder import Decoder, Item, ScanEvent

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Final, NamedTuple, get_args
 
 import msgspec
 
-from optimizer.config.field_map import UNMAPPED, FieldMap, InputMapping, MappedField
 from optimizer.models import MAX_MAGNITUDE, Bot, ExtraValue, InputExtra, Position, Record, RejectReason, Rule
+from optimizer.models.field_map import UNMAPPED, FieldMap, InputMapping, MappedField
 from optimizer.scan.fragment import shown
 
 __all__ = [

@@ -21,9 +21,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from optimizer.config.field_map import UNMAPPED, InputMapping
 from optimizer.errors import SettingsInvalid, SourceMalformed, UpdatesRefused
 from optimizer.models import Bot, Record, Reject, RejectReason
+from optimizer.models.field_map import UNMAPPED, InputMapping
 from optimizer.scan.engine import Engine
 from optimizer.scan.fragment import shown
 from optimizer.scan.scanner import scan_items

@@ -1,6 +1,6 @@
-"""Decide whether the result of a scan may replace what is published. Pure.
+"""Decide whether the result of a scan, and the version made of it, may replace what is published. Pure.
 
-Two rules, for the input as a whole, however many parts it has:
+Two rules for the input as a whole, however many parts it has:
 
 - An empty result never replaces a full one: an input without a usable record, an input whose bots are all unusable, and
   a bots directory whose files are all unusable are refused, whatever the limit.
@@ -8,19 +8,32 @@ Two rules, for the input as a whole, however many parts it has:
 
 A record below `min_confidence`, and a duplicate, is not rejected.
 
-Errors: `NoRecords`, `NoBots`, `TooManyRejected`, with the counts, the reasons with an example each, and what to do.
+Two guards for the version, both off unless the user sets them:
+
+- `ROLLING_MIN_RECORDS`: the fewest usable records: seen less rejected, so duplicates and low confidences are included.
+- `ROLLING_MAX_DROP_PERCENT`: by how much usable records, bots, and holdings may each be fewer than in the version that
+  is shown. Without one there is nothing to compare with, so nothing is refused. A version of an older release does not
+  say how many records were usable; its bots and holdings are compared.
+
+Exactly the limit passes, by exact arithmetic: with floats, 323 of 1,000 were more than 32.3 % of them.
+
+Errors: `NoRecords`, `NoBots`, `TooManyRejected`, with the counts, the reasons with an example each, and what to do;
+`GuardRefused`, with the variable, the number and its limit, and what to do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from fractions import Fraction
 from typing import Final
 
-from optimizer.errors import NoBots, NoRecords, TooManyRejected
-from optimizer.models import Reject, RejectReason, RejectTally, Units
+from optimizer.errors import GuardRefused, NoBots, NoRecords, TooManyRejected
+from optimizer.models import Manifest, Reject, RejectReason, RejectTally, Units
 from optimizer.selection.result import ScanResult
 
-__all__ = ["advise", "check_plausible", "describe_tally"]
+__all__ = ["advise", "check_counts", "check_plausible", "check_removed", "describe_tally"]
 
+_ENGINE: Final = "Look at what the engine writes now"
 _INSPECT: Final = "What it holds, and what to set so that it is read, is shown by: rolling-optimizer inspect"
 
 
@@ -50,6 +63,62 @@ def check_plausible(
                 raise TooManyRejected(_too_many(result, input_name, kind, units, max_rejected_percent))
 
 
+def check_counts(
+    new: Manifest, current: Manifest | None, *, input_name: str, min_records: int, max_drop_percent: float
+) -> None:
+    """Check that a version has enough, and not much less than the one before it.
+
+    Args:
+        new: The version that may be published.
+        current: The version that is shown, if there is one.
+        input_name: Where the input is, for messages.
+        min_records: The fewest usable records; 0 allows any number.
+        max_drop_percent: By how much each number may fall, in percent of the current one; 100 allows any.
+
+    Raises:
+        GuardRefused: It has not.
+    """
+    records = _usable_records(new)
+    if records is not None and records < min_records:
+        raise GuardRefused(
+            f"{input_name}: {records:,} usable records, fewer than ROLLING_MIN_RECORDS={min_records} asks for; the old "
+            f"snapshots stay. {advise(f'{_ENGINE}, or lower ROLLING_MIN_RECORDS')}"
+        )
+    if current is None:
+        return
+    limit = Fraction(str(max_drop_percent))  # as the user has written it: the float nearest to 0.1 is not 0.1
+    fallen = [
+        f"{now:,} {kind} are {100 * (before - now) / before:.4g} % fewer than the {before:,}"
+        for kind, now, before in _compared(new, current)
+        if 100 * (before - now) > limit * before
+    ]
+    if fallen:
+        raise GuardRefused(
+            f"{input_name}: {', '.join(fallen)} of version {current.version}, and "
+            f"ROLLING_MAX_DROP_PERCENT={max_drop_percent:g} allows no more; the old snapshots stay. "
+            f"{advise(f'{_ENGINE}, or raise ROLLING_MAX_DROP_PERCENT')}"
+        )
+
+
+def check_removed(now: int, before: int, *, max_drop_percent: float) -> None:
+    """Check that updates do not remove too many symbols of the index.
+
+    Args:
+        now: How many it has with them.
+        before: How many it has without.
+        max_drop_percent: As of `check_counts`.
+
+    Raises:
+        GuardRefused: They do.
+    """
+    if 100 * (before - now) > Fraction(str(max_drop_percent)) * before:
+        raise GuardRefused(
+            f"updates would leave {now:,} symbols, {100 * (before - now) / before:.4g} % fewer than the {before:,} of "
+            f"the current version, and ROLLING_MAX_DROP_PERCENT={max_drop_percent:g} allows no more. "
+            "Remove fewer at a time, or raise ROLLING_MAX_DROP_PERCENT"
+        )
+
+
 def _check_bots(result: ScanResult, input_name: str, bots_dir: str | None) -> None:
     """Check input and directory separately: good bots in one must not hide that all of the other are gone."""
     of_files = Units(result.bot_files_seen, result.bot_files_rejected)
@@ -73,7 +142,7 @@ def _too_many(result: ScanResult, input_name: str, kind: str, units: Units, limi
     return (
         f"{input_name}: {units.rejected:,} of {units.seen:,} {kind} ({percent:.1f} %) cannot be used, more than "
         f"{variable}={limit:g} allows; the old snapshots stay: {reasons}. "
-        f"{_INSPECT}. {advise(f'Look at what the engine writes now, or raise {variable}')}"
+        f"{_INSPECT}. {advise(f'{_ENGINE}, or raise {variable}')}"
     )
 
 
@@ -94,3 +163,18 @@ def describe_tally(tally: RejectTally) -> str:
 def _describe(reject: Reject) -> str:
     name = "" if reject.name is None else f" {reject.name!r}"
     return f"{name} ({reject.where}): {reject.details}"
+
+
+def _compared(new: Manifest, current: Manifest) -> Iterator[tuple[str, int, int]]:
+    """Yield the name of each number that both versions know, the new one, and the current one."""
+    now, before = _usable_records(new), _usable_records(current)
+    if now is not None and before is not None:
+        yield "usable records", now, before
+    for kind, name in (("bots", "bots"), ("portfolio", "holdings")):
+        yield name, new.snapshots[kind].count, current.snapshots[kind].count
+
+
+def _usable_records(manifest: Manifest) -> int | None:
+    """Return how many records of a version's input could be used; `None` if an older release has written it."""
+    rejected = manifest.rejected
+    return None if rejected is None else rejected.records.seen - rejected.records.rejected

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from optimizer.extras import install_command
+from optimizer.errors import install_command
 from optimizer.storage.error_text import cause_of
 from optimizer.storage.location import STORE_SCHEMES, WEB_SCHEMES, Url
 

@@ -46,7 +46,7 @@ class PublishesUpdates:
             UpdatesPending: With `wait_s`, where no version was published yet. Without, such updates are lost.
         """
         # The scanner, which tests of pages alone do not need.
-        from optimizer.pipeline.accept import checked_update  # noqa: PLC0415
+        from optimizer.pipeline.updates import checked_update  # noqa: PLC0415
         from optimizer.producer.updates import Accepted, settings_of_call  # noqa: PLC0415
 
         memory = self._memory

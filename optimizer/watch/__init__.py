@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimizer.extras import require
+from optimizer.errors import require
 
 require("optimizer.watch", "watch", "celery", "kombu", "watchfiles")  # before the first import of one
 

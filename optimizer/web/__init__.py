@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from optimizer.extras import require
+from optimizer.errors import require
 
 require("optimizer.web", "web", "fastapi")  # before the first import of it, by whichever module of this package
 

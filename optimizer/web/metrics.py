@@ -18,7 +18,8 @@ from optimizer.cache.clocks import seconds_of
 from optimizer.errors import GuardRefused
 from optimizer.models import Origin, Report
 from optimizer.reader.diagnosis import Code, Facts, diagnose
-from optimizer.reader.results import State, last_decided, published_after_s
+from optimizer.reader.reports import last_decided, published_after_s
+from optimizer.reader.results import State
 from optimizer.web.exposition import Metric, expose
 
 __all__ = ["Observed", "render"]

@@ -19,7 +19,7 @@ from optimizer.models import Pin, Process, Rejected, Report, Value
 from optimizer.reader.async_reader import AsyncSnapshotReader
 from optimizer.reader.diagnosis import Diagnosis, Facts, diagnose
 from optimizer.reader.lookups import ScanStatus
-from optimizer.reader.results import describe_rejected, most_bots_lack_fields, published_after_s
+from optimizer.reader.reports import describe_rejected, most_bots_lack_fields, published_after_s
 from optimizer.reader.stores import CacheStore
 from optimizer.web import describe, metrics
 from optimizer.web.exposition import MEDIA_TYPE

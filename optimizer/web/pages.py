@@ -18,7 +18,8 @@ import msgspec
 
 from optimizer.cache.keys import PAYLOAD_KINDS
 from optimizer.models import BotSummary, Holding, PredictionsSnapshot, Record, Rejected, Value
-from optimizer.reader.results import Answer, CachedVersion, describe_rejected
+from optimizer.reader.reports import describe_rejected
+from optimizer.reader.results import Answer, CachedVersion
 from optimizer.web.encoding import SHORTEST_BYTES, ZSTD_VERSION
 from optimizer.web.negotiate import http_date
 from optimizer.web.prediction_query import ALL, JSON, JSON_HEADERS, Form, PredictionQuery

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from optimizer.extras import require
+from optimizer.errors import require
 
 require("optimizer.web.serve", "web", "uvicorn", "httptools")
 

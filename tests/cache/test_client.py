@@ -14,9 +14,9 @@ from optimizer.cache.run_log import RunLog
 from optimizer.cache.server_checks import eviction_warning
 from optimizer.cache.verification import is_intact, shows
 from optimizer.cache.writer import VersionWriter
-from optimizer.config.redis_url import reason_of
 from optimizer.errors import CacheUnavailable
 from optimizer.models import Report
+from optimizer.storage.redis_url import reason_of
 from tests.support.cache_writers import NOW, SOURCE, a_cache, a_set, publish, version_shown
 from tests.support.redis_servers import RedisServer
 

@@ -14,7 +14,7 @@ import pytest
 
 from optimizer import Settings, optimize
 from optimizer.pipeline.drain import apply_updates
-from optimizer.pipeline.identity import user_at_host
+from optimizer.pipeline.process import user_at_host
 from optimizer.pipeline.updates import enqueue
 from optimizer.snapshots.store import snapshot_store
 from tests.support.command import rolling_optimizer

@@ -8,16 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.config.field_map import (
-    MAX_EXTRAS,
-    UNMAPPED,
-    FieldMap,
-    InputMapping,
-    MappedField,
-    parse_mapping,
-)
+from optimizer.config.field_map import parse_mapping
 from optimizer.config.settings import Settings
 from optimizer.errors import SettingsInvalid
+from optimizer.models.field_map import MAX_EXTRAS, UNMAPPED, FieldMap, InputMapping, MappedField
 from tests.support.examples import examples
 
 NAMES = st.text("abcdefgh_ 0123456789-+@:|ABC", min_size=1, max_size=12).filter(lambda name: name == name.strip())

@@ -28,7 +28,7 @@ from optimizer.cache.keys import CHANGES_BYTES, CHANGES_KEPT, PAYLOAD_KINDS, Key
 from optimizer.cache.lock import SourceLock
 from optimizer.cache.writer import VersionWriter
 from optimizer.models import ChangeCounts, KindCounts, Manifest, Pin, VersionContent
-from optimizer.pipeline.identity import user_at_host
+from optimizer.pipeline.process import user_at_host
 from optimizer.snapshots.format import FILE_NAMES, KINDS, SnapshotSet, encode_manifest
 from optimizer.snapshots.store import snapshot_store
 from tests.support.cache_writers import KEYS, a_cache, a_set

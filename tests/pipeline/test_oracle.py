@@ -23,9 +23,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from optimizer import Settings, optimize
-from optimizer.config.field_map import UNMAPPED, FieldMap, InputMapping, parse_mapping
+from optimizer.config.field_map import parse_mapping
 from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
 from optimizer.models import Report
+from optimizer.models.field_map import UNMAPPED, FieldMap, InputMapping
 from tests.support.examples import examples
 from tests.support.rolling_files import local
 from tests.support.strategies import MAPPING_TEXTS, OVERLONG, rolling_files

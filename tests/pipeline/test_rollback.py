@@ -21,7 +21,7 @@ from optimizer.errors import OutputUnwritable, PublishRefused, VersionMissing
 from optimizer.models import ChangeCounts, KindCounts, Manifest, Report
 from optimizer.pipeline.background import ScheduledRuns
 from optimizer.pipeline.distributed import merge_parts
-from optimizer.pipeline.identity import user_at_host
+from optimizer.pipeline.process import user_at_host
 from optimizer.pipeline.rollback import rollback, unpin
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.snapshots.store import snapshot_store

@@ -17,8 +17,8 @@ from optimizer.cache.failover import SentinelMasters
 from optimizer.cache.keys import Keys
 from optimizer.cache.server_checks import check_broker, check_cache
 from optimizer.cache.writer import STAGE_BATCH
-from optimizer.config.redis_url import RedisUrl
 from optimizer.errors import CacheUnavailable, PublishRefused, SnapshotMissing
+from optimizer.storage.redis_url import RedisUrl
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
 from tests.support.sentinels import MASTER, SentinelGroup

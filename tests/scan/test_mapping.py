@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from optimizer.config.field_map import InputMapping, parse_mapping
+from optimizer.config.field_map import parse_mapping
 from optimizer.models import Bot, Position, Record, Reject
+from optimizer.models.field_map import InputMapping
 from optimizer.scan.scanner import scan as scan_all
 from optimizer.scan.scanner import scan_bot
 from optimizer.selection.result import ScanResult

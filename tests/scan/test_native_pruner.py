@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from optimizer.config.field_map import UNMAPPED, InputMapping, parse_mapping
+from optimizer.config.field_map import parse_mapping
 from optimizer.errors import RollingError
 from optimizer.models import Record, Reject
+from optimizer.models.field_map import UNMAPPED, InputMapping
 from optimizer.scan.batch import BatchDecoder, EncodedBatch, RecordBatch
 from optimizer.scan.decoder import Item, RootShape, ScanEvent
 from optimizer.scan.engine import Engine, choose_engine

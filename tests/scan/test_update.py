@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.config.field_map import UNMAPPED, InputMapping, parse_mapping
+from optimizer.config.field_map import parse_mapping
 from optimizer.errors import SettingsInvalid, SourceMalformed, SourceTorn, UpdatesRefused
 from optimizer.models import Record, Reject, RejectReason
+from optimizer.models.field_map import UNMAPPED, InputMapping
 from optimizer.scan.fragment import shown
 from optimizer.scan.scanner import scan_items
 from optimizer.scan.update import Update, read_update

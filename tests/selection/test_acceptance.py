@@ -21,7 +21,7 @@ from optimizer.cache.pointer import Pointer
 from optimizer.cli.report import describe
 from optimizer.errors import NoBots, NoRecords, RollingError, TooManyRejected
 from optimizer.models import Bot, Record, Reject, Rejected, RejectReason, Report, Units
-from optimizer.reader.results import describe_rejected
+from optimizer.reader.reports import describe_rejected
 from optimizer.selection.acceptance import check_plausible
 from optimizer.selection.result import ScanResult
 from optimizer.selection.top_n import Selection

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from optimizer.errors import GuardRefused
 from optimizer.models import FileEntry, Manifest, Rejected, Units
-from optimizer.selection.guards import check_counts
+from optimizer.selection.acceptance import check_counts
 
 Counts = tuple[int | None, int, int]  # usable records, bots, holdings
 

@@ -356,7 +356,7 @@ _PEAK = """
 import sys
 from pathlib import Path
 from optimizer.errors import SourceTorn
-from optimizer.pipeline.memory import peak_rss_mb
+from optimizer.pipeline.process import peak_rss_mb
 from optimizer.source.opener import open_input_file
 from optimizer.source.read_ahead import read_ahead
 with open_input_file(Path(sys.argv[1])) as file:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from optimizer.errors import RollingError
 from optimizer.models import Bot, Record
-from optimizer.pipeline.memory import peak_rss_mb
+from optimizer.pipeline.process import peak_rss_mb
 from optimizer.scan.engine import Engine, choose_engine
 from optimizer.scan.scanner import scan_items
 from optimizer.source.opener import open_input_file

@@ -16,7 +16,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from optimizer.config.field_map import UNMAPPED, InputMapping, MappedField, parse_mapping
+from optimizer.config.field_map import parse_mapping
+from optimizer.models.field_map import UNMAPPED, InputMapping, MappedField
 
 __all__ = [
     "MAPPINGS",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimizer import Settings
-from optimizer.celery.queues import SCAN_QUEUE, UPDATE_QUEUE
+from optimizer.celery.schedule import SCAN_QUEUE, UPDATE_QUEUE
 from optimizer.producer import publish
 from tests.support.command import rolling_optimizer
 from tests.support.compose import ROOT

@@ -11,7 +11,7 @@ import flask
 import msgspec
 import pytest
 from fastapi import Body, FastAPI
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
 from starlette.testclient import TestClient
 
 from optimizer import models
@@ -167,3 +167,14 @@ def test_a_process_that_reads_does_not_load_pydantic() -> None:
     program = "import optimizer, sys; optimizer.Record('A', 1, 1, 1).to_dict(); print('pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_name_that_the_app_has_too_gets_the_module_from_which_users_import_ours() -> None:
+    """In whichever module of `optimizer.models` a value is written."""
+    theirs = create_model("Record", __module__="shop.models", id=(int, ...))
+    app = FastAPI()
+    app.get("/theirs", response_model=theirs)(list)
+    app.get("/ours", response_model=Record)(list)
+
+    names = app.openapi()["components"]["schemas"].keys()
+    assert {name for name in names if "Record" in name} == {"optimizer__models__Record", "shop__models__Record"}

@@ -11,8 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from optimizer.errors import RollingError
-from optimizer.extras import install_command
+from optimizer.errors import RollingError, install_command
 
 __all__ = ["DEFAULT_PORT", "redis_command", "redis_executable"]
 

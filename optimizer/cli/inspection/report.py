@@ -16,8 +16,9 @@ from optimizer.cli.inspection.paths import PathStats, UnitStats
 from optimizer.cli.inspection.shape import InputShape
 from optimizer.cli.inspection.suggestion import UnitKind, read_from, suggested_line
 from optimizer.cli.inspection.synonyms import BOT_NAMES, POSITION_NAMES, RECORD_NAMES
-from optimizer.config.field_map import FieldMap, MappedField, parse_mapping
+from optimizer.config.field_map import parse_mapping
 from optimizer.models import RejectReason
+from optimizer.models.field_map import FieldMap, MappedField
 from optimizer.scan.fragment import SHOWN_CHARACTERS
 from optimizer.scan.schema import Field, schema_of
 from optimizer.scan.validation import shown_name

@@ -15,7 +15,7 @@ import msgspec
 from optimizer.cli.inspection.paths import NAME_KEPT
 from optimizer.cli.inspection.synonyms import SECTION_NAMES, SYMBOL_NAMES, normalized
 from optimizer.cli.inspection.walk import ENDS, Step
-from optimizer.config.field_map import MAX_PATH_NAMES, UNMAPPED, InputMapping
+from optimizer.models.field_map import MAX_PATH_NAMES, UNMAPPED, InputMapping
 from optimizer.scan.layout import (
     BOT_SECTIONS,
     RECORD_SECTIONS,

@@ -16,9 +16,9 @@ import msgspec
 
 from optimizer.cli.inspection.paths import PathStats, UnitStats, type_of
 from optimizer.cli.inspection.synonyms import EXTRA_NAMES, normalized
-from optimizer.config.field_map import FieldMap, MappedField
 from optimizer.errors import SettingsInvalid
 from optimizer.models import MAX_TEXT_CHARACTERS
+from optimizer.models.field_map import FieldMap, MappedField
 from optimizer.scan.schema import Field, Unusable, checked
 
 __all__ = ["UnitKind", "fit", "read_from", "suggested_line"]

@@ -8,7 +8,7 @@ from optimizer.cli.inspection.paths import UnitStats
 from optimizer.cli.inspection.shape import InputShape
 from optimizer.cli.inspection.synonyms import BOT_NAMES, normalized
 from optimizer.cli.inspection.walk import ENDS, Step
-from optimizer.config.field_map import FieldMap
+from optimizer.models.field_map import FieldMap
 from optimizer.scan.layout import BOT_SECTIONS, RECORD_SECTIONS
 from optimizer.scan.validation import load_unit
 

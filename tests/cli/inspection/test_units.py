@@ -13,8 +13,8 @@ from optimizer.cli.inspection.paths import MOST_PATHS, VALUES_KEPT
 from optimizer.cli.inspection.shape import InputShape, ShapeName, find_shape, layout_of
 from optimizer.cli.inspection.units import Units
 from optimizer.cli.inspection.walk import walk
-from optimizer.config.field_map import UNMAPPED, FieldMap
 from optimizer.models import Bot, Record, Reject, RejectReason
+from optimizer.models.field_map import UNMAPPED, FieldMap
 from optimizer.scan.engine import choose_engine
 from optimizer.scan.layout import file_layout
 from optimizer.scan.scanner import scan_items

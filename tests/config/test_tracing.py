@@ -17,7 +17,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from optimizer import AsyncSnapshotReader, Settings, SnapshotReader, tracing
+from optimizer import AsyncSnapshotReader, Settings, SnapshotReader
+from optimizer.config import tracing
 from optimizer.errors import SettingsInvalid, SourceMissing
 from optimizer.pipeline.assignment import Assignment, Dispatcher
 from optimizer.pipeline.distributed import merge_parts, scan_one_part

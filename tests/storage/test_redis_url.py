@@ -11,8 +11,8 @@ from celery import Celery
 
 from optimizer import Settings, optimize
 from optimizer.cache.client import ping
-from optimizer.config.redis_url import SOCKET_QUERY, TLS_FILES, TLS_QUERY, RedisUrl
 from optimizer.storage.location import PUBLIC_OPTIONS, redact_url
+from optimizer.storage.redis_url import SOCKET_QUERY, TLS_FILES, TLS_QUERY, RedisUrl
 from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json

@@ -1,13 +1,16 @@
-"""Peak memory of this process."""
+"""What a run tells of the process that makes it: whose it is, and its peak memory."""
 
 from __future__ import annotations
 
+import getpass
+import os
 import resource
+import socket
 import sys
 from pathlib import Path
 from typing import Final
 
-__all__ = ["peak_rss_mb"]
+__all__ = ["peak_rss_mb", "user_at_host"]
 
 _STATUS: Final = Path("/proc/self/status")
 
@@ -24,3 +27,12 @@ def peak_rss_mb() -> float:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
     return next(int(line.split()[1]) * 1024 / 1e6 for line in text.splitlines() if line.startswith("VmHWM"))
+
+
+def user_at_host() -> str:
+    """Return `user@host`; the number of a user who has no name, as in a container."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # KeyError until Python 3.13
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

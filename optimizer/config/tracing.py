@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from optimizer.extras import require
+from optimizer.errors import require
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider

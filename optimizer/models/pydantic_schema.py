@@ -1,19 +1,21 @@
 """The schema by which pydantic, and so FastAPI, validates, serialises and describes a struct.
 
-Pydantic asks a struct of `models.py` for it. A process that only reads loads neither pydantic nor this module.
+Pydantic asks a struct of this package for it. A process that only reads loads neither pydantic nor this module.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import msgspec
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 __all__ = ["core_schema_of"]
+
+PACKAGE: Final = "optimizer.models"
 
 
 def core_schema_of(struct: type[msgspec.Struct], handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -40,10 +42,15 @@ def core_schema_of(struct: type[msgspec.Struct], handler: GetCoreSchemaHandler) 
     return core_schema.no_info_wrap_validator_function(
         convert,
         core_schema.typed_dict_schema(fields, cls=struct),
-        # Pydantic names a component by the last part of this, and by more of it if two have the same.
-        ref=f"{struct.__module__}.{struct.__qualname__}:{id(struct)}",
+        # Pydantic names a component by the last part of this, and by more of it if two have the same: a value of this
+        # package by the module from which users import it.
+        ref=f"{_public_module(struct)}.{struct.__qualname__}:{id(struct)}",
         serialization=core_schema.plain_serializer_function_ser_schema(msgspec.to_builtins),
     )
+
+
+def _public_module(struct: type[msgspec.Struct]) -> str:
+    return PACKAGE if struct.__module__.startswith(f"{PACKAGE}.") else struct.__module__
 
 
 def _without_unset(type_: Any) -> Any:
