@@ -35,7 +35,7 @@ test: install ## every test, against real servers: side by side, then those mark
 	$(BIN)/python -m pytest -m alone $(if $(COV),$(COV) --cov-append) $$(grep -rl 'mark\.alone' tests --include='test_*.py')
 
 test-fast: install ## most laws and behaviour in two minutes: no test marked `slow` or `alone`, a tenth of the examples
-	$(BIN)/python -m pytest $(PARALLEL) 3 -m "not slow and not alone" --hypothesis-profile fast -p no:schemathesis \
+	$(BIN)/python -m pytest $(PARALLEL) 3 -m "not slow and not alone" --hypothesis-profile fast \
 		--ignore tests/reliability --ignore tests/deployment --ignore tests/web/test_openapi.py --ignore tests/web/test_dashboard.py
 
 # The tools of the tests are those of constraints.txt, and everything that pyproject.toml declares is the lowest. httpx:
