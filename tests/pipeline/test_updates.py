@@ -8,12 +8,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from operator import itemgetter
+from types import ModuleType
 from typing import Any, Final, cast
 
 import msgspec
 import pytest
 
 import optimizer.cache.update_queue
+import optimizer.pipeline.confirm
 import optimizer.pipeline.drain
 import optimizer.pipeline.session
 from optimizer import Settings, SnapshotReader, optimize
@@ -695,27 +698,30 @@ def test_without_redis_nothing_is_taken(settings: Settings, own_redis: RedisServ
             call()
 
 
-@pytest.mark.parametrize("check", ["is_intact", "shows"])
+@pytest.mark.parametrize(
+    "asked", [(optimizer.pipeline.confirm, "is_intact"), (optimizer.pipeline.session, "shows")], ids=itemgetter(1)
+)
 def test_a_tick_that_an_update_overtakes_sees_no_damage(
     settings: Settings,
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    check: str,
+    asked: tuple[ModuleType, str],
 ) -> None:
     """The version that it looks at expires, since there is a newer one: it neither scans nor publishes again."""
     run_old(settings)
+    module, check = asked
     first = ["ETA"] if check == "is_intact" else []  # in a version that the files do not have yet
     for symbol in first:
         applied(settings, a(symbol))
-    checked = getattr(optimizer.pipeline.session, check)
+    checked = getattr(module, check)
 
     def check_later(*arguments: Any) -> bool:
         applied(settings, a("ZETA"))
         return cast("bool", checked(*arguments))
 
     with monkeypatch.context() as patch:
-        patch.setattr(optimizer.pipeline.session, check, check_later)
+        patch.setattr(module, check, check_later)
         report = optimize(settings, progress=no_scan)
     assert (report.status, report.cache) == ("unchanged", "current")
     assert "damaged" not in caplog.text
