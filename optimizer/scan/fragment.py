@@ -1,4 +1,4 @@
-"""What a pruner passes to the decoder: fragments of pruned JSON that know their offsets in the input.
+"""The interface between pruner and decoder: fragments of pruned JSON with their offsets in the input.
 
 Also the errors that both pruners raise, so that their messages are the same.
 """
@@ -38,7 +38,7 @@ MAX_DEPTH: Final = 1000
 class FragmentKind(Enum):
     """The kind of a fragment.
 
-    `BEGUN` stands for a unit or a string that never becomes complete, since an error follows: `{` or `""`.
+    `BEGUN` stands for a unit (`{`) or a string (`""`) that never becomes complete, since an error follows.
     """
 
     TEXT = auto()
@@ -49,9 +49,9 @@ class FragmentKind(Enum):
 class Fragment(NamedTuple):
     """A part of the pruned stream: one unit, or text around the units.
 
-    `size` is the number of bytes before any were left out for being too long: above `max_unit_bytes`, a unit's `data`
-    is empty, and an overlong string in a text is `""`. `offset` is the byte of the input at which the fragment begins.
-    `offsets` are flat pairs (position in `data`, offset in the input from there on), one for each gap.
+    `size` counts also bytes that were left out because the fragment is too long: above `max_unit_bytes`, a unit's
+    `data` is empty, and an overlong string in a text is `""`. `offset` is the byte of the input at which the fragment
+    begins. `offsets` are flat pairs (position in `data`, offset in the input from there on), one for each gap.
     """
 
     kind: FragmentKind
@@ -79,18 +79,18 @@ NO_OFFSETS: Final = array("Q")
 
 
 def null_for(constant_bytes: int) -> bytes:
-    """Return the replacement of NaN or Infinity: padded to the same length, so that only NaN shifts what follows."""
+    """Return the replacement of NaN or Infinity, padded to the same length, so that only NaN shifts later offsets."""
     return b"null".ljust(constant_bytes)
 
 
 def malformed(offset: int, reason: str, excerpt: bytes = b"") -> SourceMalformed:
-    """Return the error for bad syntax at a byte of the JSON, with an excerpt from there."""
+    """Return the error for bad syntax at a byte of the JSON, with an excerpt that begins there."""
     near = f", at {shown(excerpt.decode('utf-8', 'replace'))}" if excerpt else ""
     return SourceMalformed(f"malformed JSON at byte {offset:,}: {reason}{near}")
 
 
 def shown(value: object) -> str:
-    """Return a value as error messages show it: cut where it is long, `missing` for null."""
+    """Return a value as error messages show it: truncated if it is long, `missing` for null."""
     text = "missing" if value is None else repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
 

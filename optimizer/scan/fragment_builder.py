@@ -18,7 +18,7 @@ class FragmentBuilder:
 
     def __init__(self, max_unit_bytes: int) -> None:
         self.in_unit = False
-        self.size = 0  # of the current fragment, with bytes that were left out
+        self.size = 0  # of the current fragment, including bytes that were left out
         self._limit = max_unit_bytes
         self._offset: int | None = None  # at which it begins
         self._data = bytearray()
@@ -56,7 +56,7 @@ class FragmentBuilder:
         self.add(offset, b"{")
 
     def finish(self, kind: FragmentKind, consumed: int) -> None:
-        """End the current fragment; `consumed` is the offset of one of which no byte was kept."""
+        """End the current fragment; `consumed` is its offset if no byte of it was kept."""
         if self.size:
             offset = consumed if self._offset is None else self._offset
             self._fragments.append(Fragment(kind, offset, self.size, bytes(self._data), self._offsets or NO_OFFSETS))
@@ -72,7 +72,7 @@ class FragmentBuilder:
         self._fragments.append(Fragment(FragmentKind.BEGUN, offset, 1, data, NO_OFFSETS))
 
     def completed(self, consumed: int) -> list[Fragment]:
-        """Return the fragments since the last call: text always is complete."""
+        """Return the fragments completed since the last call; text counts as complete at any point."""
         if not self.in_unit:
             self.finish(FragmentKind.TEXT, consumed)
         fragments, self._fragments = self._fragments, []

@@ -34,11 +34,11 @@ def check_plausible(
         input_name: Where the input is, for messages.
         bots_dir: Where the bots directory is, if there is one.
         max_rejected_percent: The largest share of rejected records, and of rejected bots.
-        accept: The user lets this input through: only one without any usable record is refused.
+        accept: The user accepts this input: it is refused only if it has no usable record at all.
 
     Raises:
-        NoRecords: Not one record can be used.
-        NoBots: The input, or the bots directory, has bots, and not one of them can be used.
+        NoRecords: No record can be used.
+        NoBots: The input, or the bots directory, has bots, and none of them can be used.
         TooManyRejected: More than `max_rejected_percent` of the records, or of the bots, were rejected.
     """
     if not result.records_used:
@@ -51,14 +51,14 @@ def check_plausible(
 
 
 def _check_bots(result: ScanResult, input_name: str, bots_dir: str | None) -> None:
-    """Check input and directory separately: good bots in one must not hide that all of the other are gone."""
+    """Check input and directory separately: good bots in one must not hide that all bots of the other are unusable."""
     of_files = Units(result.bot_files_seen, result.bot_files_rejected)
     of_input = Units(result.bots_seen - of_files.seen, result.bots_rejected - of_files.rejected)
     for place, bots in ((input_name, of_input), (bots_dir, of_files)):
         if not bots.seen or bots.rejected < bots.seen:
             continue
         named = [reject for tally in _tallies(result, "bots") for reject in tally.first]
-        # Those of the input come first, and may be all that are named.
+        # Rejects of the input come first, and may be the only ones that have examples.
         first = next((reject for reject in named if reject.where.startswith(str(place))), named[0])
         raise NoBots(
             f"{place}: no bot there can be used ({bots.seen:,} rejected), the old snapshots stay: the first "
@@ -82,12 +82,12 @@ def _tallies(result: ScanResult, kind: str) -> list[RejectTally]:
 
 
 def advise(first: str) -> str:
-    """Return what to do about an input that is refused: something first, or else let it through."""
+    """Return the advice about a refused input: what to do first, and how to accept the input anyway."""
     return f"{first}; --accept of run or trigger lets this input through once: rolling-optimizer run --accept"
 
 
 def describe_tally(tally: RejectTally) -> str:
-    """Return the number of rejects with one reason, and the first of them, in words."""
+    """Describe the rejects with one reason: their number and the first of them."""
     return f"{tally.count:,} x {tally.reason}, first{_describe(tally.first[0])}"
 
 

@@ -2,13 +2,13 @@
 
 Two guards, both off unless the user sets them:
 
-- `ROLLING_MIN_RECORDS`: the fewest usable records, counted as `acceptance` does: seen less rejected, duplicates and low
-  confidences included.
+- `ROLLING_MIN_RECORDS`: the fewest usable records, counted as in `acceptance`: records seen minus records rejected,
+  duplicates and low confidences included.
 - `ROLLING_MAX_DROP_PERCENT`: by how much usable records, bots, and holdings may each be fewer than in the version that
-  is shown. Without one there is nothing to compare with, so nothing is refused. A version of an older release does not
-  say how many records were usable; its bots and holdings are compared.
+  is shown. Without such a version nothing is refused. A version of an older release does not state how many records
+  were usable, so only its bots and holdings are compared.
 
-Exactly the limit passes, by exact arithmetic: with floats, 323 of 1,000 were more than 32.3 % of them.
+A drop of exactly the limit passes, by exact arithmetic: with floats, 323 of 1,000 would be more than 32.3 %.
 
 Errors: `GuardRefused`, with the variable, the number and its limit, and what to do.
 """
@@ -31,7 +31,7 @@ ENGINE: Final = "Look at what the engine writes now"
 def check_counts(
     new: Manifest, current: Manifest | None, *, input_name: str, min_records: int, max_drop_percent: float
 ) -> None:
-    """Check that a version has enough, and not much less than the one before it.
+    """Check that a version has enough records, and not many fewer than the version before it.
 
     Args:
         new: The version that may be published.
@@ -41,7 +41,7 @@ def check_counts(
         max_drop_percent: By how much each number may fall, in percent of the current one; 100 allows any.
 
     Raises:
-        GuardRefused: It has not.
+        GuardRefused: It has too few.
     """
     records = _usable_records(new)
     if records is not None and records < min_records:
@@ -51,7 +51,7 @@ def check_counts(
         )
     if current is None:
         return
-    limit = Fraction(str(max_drop_percent))  # as the user has written it: the float nearest to 0.1 is not 0.1
+    limit = Fraction(str(max_drop_percent))  # exactly as the user wrote it: the float nearest to 0.1 is not 0.1
     fallen = [
         f"{now:,} {kind} are {100 * (before - now) / before:.4g} % fewer than the {before:,}"
         for kind, now, before in _compared(new, current)
@@ -69,12 +69,12 @@ def check_removed(now: int, before: int, *, max_drop_percent: float) -> None:
     """Check that updates do not remove too many symbols of the index.
 
     Args:
-        now: How many it has with them.
-        before: How many it has without.
-        max_drop_percent: As of `check_counts`.
+        now: The number of symbols with the updates applied.
+        before: The number of symbols without them.
+        max_drop_percent: As in `check_counts`.
 
     Raises:
-        GuardRefused: They do.
+        GuardRefused: They remove too many.
     """
     if 100 * (before - now) > Fraction(str(max_drop_percent)) * before:
         raise GuardRefused(
@@ -85,7 +85,7 @@ def check_removed(now: int, before: int, *, max_drop_percent: float) -> None:
 
 
 def _compared(new: Manifest, current: Manifest) -> Iterator[tuple[str, int, int]]:
-    """Yield the name of each number that both versions know, the new one, and the current one."""
+    """Yield each number that both versions state: its name, the new value, and the current value."""
     now, before = _usable_records(new), _usable_records(current)
     if now is not None and before is not None:
         yield "usable records", now, before
@@ -94,6 +94,6 @@ def _compared(new: Manifest, current: Manifest) -> Iterator[tuple[str, int, int]
 
 
 def _usable_records(manifest: Manifest) -> int | None:
-    """Return how many records of a version's input could be used; `None` if an older release has written it."""
+    """Return how many records of a version's input were usable; `None` for a version of an older release."""
     rejected = manifest.rejected
     return None if rejected is None else rejected.records.seen - rejected.records.rejected
