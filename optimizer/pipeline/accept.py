@@ -1,7 +1,7 @@
-"""Take an update: its records are checked as by a scan, and all that are good wait in the queue as one entry.
+"""Accept an update: its records are checked as in a scan, and the valid ones are queued as one entry.
 
-Errors: those of `read_update` and `enqueue`; after any of them nothing is taken, except that a Redis which does not
-answer may have taken it.
+Errors: those of `read_update` and `enqueue`. After any of them nothing was accepted, except that a Redis which did not
+answer may have stored the entry.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["accept_update", "checked_update"]
 def accept_update(
     settings: Settings, records: Iterable[Any], remove: Iterable[str], call: Call | None = None
 ) -> tuple[Update, Enqueued | None]:
-    """Take an update.
+    """Accept an update.
 
     Args:
         settings: All settings of its source.
-        records: As of `read_update`.
-        remove: Symbols.
-        call: As of `enqueue`.
+        records: As in `read_update`.
+        remove: The symbols to remove.
+        call: As in `enqueue`.
 
     Returns:
-        The records, removals and rejects; the place in the queue, `None` if there is nothing to apply.
+        The records, removals and rejects; and the entry in the queue, `None` if there is nothing to apply.
     """
     update = checked_update(settings, records, remove)
     if not (update.records or update.removed):
@@ -39,7 +39,7 @@ def accept_update(
 
 
 def checked_update(settings: Settings, records: Iterable[Any], remove: Iterable[str]) -> Update:
-    """Check and map an update by the settings of its source, and take nothing."""
+    """Check and map an update by the settings of its source, without queueing anything."""
     return read_update(
         records,
         remove,

@@ -1,8 +1,8 @@
-"""Let the files catch up with the version of updates that Redis shows.
+"""Bring the files up to the current version in Redis, which updates have made.
 
 A flip of updates writes no files, so that it takes milliseconds. A run that holds the locks of source and directory
-writes the set of the current version from Redis: its payloads, its index, and the updates that hold, which Redis may
-lose. The files are of one version then, as always; updates that are applied meanwhile are for the next run.
+writes the set of the current version from Redis: its payloads, its index, and the updates in force, which Redis may
+lose. The files are always of one version; updates that are applied meanwhile are left to the next run.
 
 Errors: `OutputUnwritable`, `PublishRefused`.
 """
@@ -21,14 +21,14 @@ __all__ = ["catch_up", "catch_up_if_free"]
 
 
 def catch_up(store: SnapshotStore, session: Session) -> bool:
-    """Write the set that Redis shows into the files, if updates alone have made it of the set there.
+    """Write the set in Redis to the files, if it was made from the files' set by updates alone.
 
     Args:
         store: The files; the run holds their lock.
         session: Redis, in a run that holds the lock.
 
     Returns:
-        False if they have, and Redis has not all of it, so that a scan is needed.
+        False if it was made so, but Redis lacks a part of it, so that a scan is needed.
     """
     pointer, in_files = session.pointer, session.in_files
     if session.state != "up" or pointer is None or in_files is None:
@@ -40,7 +40,7 @@ def catch_up(store: SnapshotStore, session: Session) -> bool:
         return session.state != "up"
     pointer, payloads, records, held = shown
     index = index_of(sorted(records, key=rank), pointer.manifest.generated_at, held)
-    manifest = replace(pointer.manifest, input_at=in_files.input_at)  # of the same input, which may be written again
+    manifest = replace(pointer.manifest, input_at=in_files.input_at)  # of the same input, which may be rewritten
     snapshots = SnapshotSet(manifest, payloads).with_index(index)
     store.write(snapshots, replaced=session.newest_before, before_commit=session.check_lock)
     session.in_files = snapshots.manifest
@@ -49,7 +49,7 @@ def catch_up(store: SnapshotStore, session: Session) -> bool:
 
 
 def catch_up_if_free(settings: Settings) -> None:
-    """Do so outside a run, if no run holds the locks at this moment.
+    """Do the same outside a run, if no run holds the locks at this moment.
 
     Raises:
         RollingError: The files cannot be written, or a run has begun meanwhile.

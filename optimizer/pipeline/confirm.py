@@ -1,7 +1,7 @@
-"""Confirm the current version without reading an input: one whose input has not changed, or one that is pinned.
+"""Confirm the current version without reading an input, if its input has not changed or if it is pinned.
 
-A pinned version stays until it is unpinned, whatever the input. The pin is in the manifest, and the manifest of the
-newest of files and Redis counts. So a worker that writes to another directory obeys a pin that it sees only in Redis.
+A pinned version stays until it is unpinned, whatever the input. The pin is in the manifest, and the newest manifest, of
+the files or in Redis, is decisive. So a worker that writes to another directory obeys a pin that is only in Redis.
 
 Errors: `VersionMissing` for a pinned version that is whole neither in the files nor in Redis; `OutputUnwritable`,
 `PublishRefused`.
@@ -39,9 +39,9 @@ def confirm_set(
     *,
     modified_s: float | None = None,
 ) -> str | None:
-    """Confirm the set in the files; publish it again if Redis has none, an older one, or this one damaged.
+    """Confirm the set in the files; publish it again if Redis has none, an older one, or a damaged copy.
 
-    The files catch up with the version of updates that Redis may show by now.
+    If updates have made a newer version in Redis, the files are brought up to it.
 
     Args:
         store: The files.
@@ -50,8 +50,8 @@ def confirm_set(
         modified_s: When the input was last written to, if it is known.
 
     Returns:
-        What became of Redis: `current` or `republished`; `None`, and nothing is confirmed, if it shows another set that
-        is as new, or has updates that hold and that the files do not have, or some that wait though the input is newer.
+        The state of Redis: `current` or `republished`. `None`, and nothing is confirmed, if Redis has a different set
+        that is as new, or updates in force that the files do not have, or waiting updates older than the input.
     """
     standing = session.compare(snapshots)
     if standing == "other":
@@ -78,10 +78,10 @@ def confirm_set(
 
 
 def date_input(store: SnapshotStore, session: Session, snapshots: SnapshotSet, modified_s: float | None) -> SnapshotSet:
-    """Give the set in the files the time of the last write to its input, which has not changed, if that is later.
+    """Update the time of the last write to the input, which has not changed, in the set in the files, if it is later.
 
-    An engine that lives may put an equal object again: a store's tag is the same then, and the time another. A set of
-    an older release has none.
+    A running engine may put an equal object again: then the store's tag is the same, and the time differs. A set from
+    an older release has no time.
 
     Args:
         store: The files.
@@ -120,7 +120,7 @@ def keep_pinned(settings: Settings, session: Session) -> Report | None:
     snapshots = store.read_set(manifest=newest) if newest is session.in_files else None
     if snapshots is not None and snapshots.manifest == newest:
         done = confirm_set(store, session, snapshots)
-        if done is None:  # readers may hold the set that Redis shows, so this one needs a number above it
+        if done is None:  # readers may hold the set in Redis, so this one needs a higher number
             with session.publishing(store):
                 newest = publish_again(store, session, snapshots).manifest
             done = "republished"
@@ -152,13 +152,13 @@ def keep_pinned(settings: Settings, session: Session) -> Report | None:
 def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **changed: Any) -> SnapshotSet:
     """Publish the payloads of a set under a new version, in the files and then in Redis; return the new set.
 
-    The updates that hold go on holding, for the next scan: the set does not show them.
+    The updates in force stay in force for the next scan, though this set does not show them.
 
     Args:
         store: The files.
         session: Redis, in a run that holds the lock and is `publishing`.
         old: The set.
-        changed: Members of the manifest that are new, besides its version and its time.
+        changed: New values for members of the manifest other than its version and time.
     """
     index = old.decode_index()
     old = old.with_index(index_of(index.symbols, index.timestamp, session.held))

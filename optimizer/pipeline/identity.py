@@ -1,4 +1,4 @@
-"""Who made a version: the user and the host of this process."""
+"""The user and the host of this process, recorded in the versions that it makes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["user_at_host"]
 
 
 def user_at_host() -> str:
-    """Return `user@host`; the number of a user who has no name, as in a container."""
+    """Return `user@host`; a user without a name, as in a container, is shown by number."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # KeyError until Python 3.13

@@ -15,8 +15,8 @@ _STATUS: Final = Path("/proc/self/status")
 def peak_rss_mb() -> float:
     """Peak resident memory in MB (10^6 bytes).
 
-    Linux keeps it per address space. `ru_maxrss` survives `exec`, so it would begin at the peak of the process that
-    started this one; it is for systems that have nothing else.
+    Linux records it per address space. `ru_maxrss` survives `exec`, so it would begin at the peak of the process that
+    started this one; it is the fallback for other systems.
     """
     try:
         text = _STATUS.read_text()

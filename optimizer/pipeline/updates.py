@@ -1,7 +1,7 @@
-"""Updates: records and removals that become part of the current version without a scan, as their callers see them.
+"""The callers' side of updates: records and removals that become part of the current version without a scan.
 
     enqueue         puts a call's records and removals into the queue in Redis, as one entry
-    wait_applied    waits until readers can see an entry, which `drain.py` makes part of a version
+    wait_applied    waits until readers can see an entry, after `drain.py` has published it
 
 Errors: `CacheUnavailable` without Redis, `UpdatesRefused`, `UpdatesPending`, `UpdatesLost`.
 """
@@ -24,18 +24,18 @@ from optimizer.models import Record
 
 __all__ = ["Enqueued", "enqueue", "wait_applied"]
 
-# How often what waits for its updates looks, at first and at the most.
+# The shortest and the longest time between two checks whether updates are applied.
 FIRST_POLL_S: Final = 0.002
 LONGEST_POLL_S: Final = 0.05
-# A drain that was begun takes up to 5 s, and is not disturbed by another.
+# A drain that has begun takes up to 5 s; another one does not disturb it.
 SEND_AGAIN_S: Final = 1.5
 
 
 class Enqueued(msgspec.Struct, frozen=True):
-    """That an entry is in the queue.
+    """An entry that was accepted into the queue.
 
-    `sequence` is its number, which only rises; `must_drain` says that nothing is on its way that applies it, so that
-    the caller has to send a drain.
+    `sequence` is its number, which only rises; `must_drain` says that no drain is running or sent, so that the caller
+    has to send one.
     """
 
     sequence: int
@@ -45,16 +45,16 @@ class Enqueued(msgspec.Struct, frozen=True):
 def enqueue(
     settings: Settings, records: Sequence[Record], removed: Sequence[str], call: Call | None = None
 ) -> Enqueued:
-    """Put records and removals into the queue as one entry: all of it is accepted, or nothing.
+    """Put records and removals into the queue as one entry, which is accepted as a whole or not at all.
 
     Args:
         settings: All settings of the source.
-        records: The records, checked; of several of one symbol the last one counts.
+        records: The checked records; the last one of each symbol is used.
         removed: The symbols to remove, after the records.
-        call: The call, if it may come again, as a message that is delivered twice.
+        call: The call, if it may be repeated, as a message that is delivered twice.
 
     Raises:
-        UpdatesRefused: More than may be in a call, wait or be held.
+        UpdatesRefused: A limit is exceeded: of one call, of waiting updates, or of updates in force.
         CacheUnavailable: Redis does not answer; it is not known whether the entry was accepted.
     """
     size, limit = len(records) + len(removed), settings.update_records_limit
@@ -92,13 +92,13 @@ def wait_applied(
     Args:
         settings: All settings of the source.
         sequence: The number of the entry.
-        wait_s: How long.
+        wait_s: How long to wait.
         send_again: Called every `SEND_AGAIN_S`: the worker that got the message may have been killed.
-        taken_from: Says which queue a worker has to take, for the error.
+        taken_from: Returns the name of the queue that a worker has to consume, for the error.
 
     Raises:
         GuardRefused: A guard refused the entry, or it would remove the last record; it was dropped.
-        UpdatesPending: It is not within `wait_s`; the message says why: pinned, no version yet, or no worker.
+        UpdatesPending: It is not visible within `wait_s`; the message says why: pinned, no version, or no worker.
         UpdatesLost: Redis has lost the entry.
         CacheUnavailable: Redis does not answer.
     """
@@ -135,7 +135,7 @@ def _cache(settings: Settings) -> CacheClient:
 
 
 def _why_pending(pointer: Pointer | None, taken_from: Callable[[], str]) -> str:
-    """Why updates are not shown, and what ends that."""
+    """Return why updates are not shown yet, and what to do."""
     if pointer is None:
         return "there is no version yet; the first scan makes one, and they are applied after it"
     if pointer.manifest.pinned is not None:
