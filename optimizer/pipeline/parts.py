@@ -109,8 +109,8 @@ class ScannedInput:
         """Return when the file that has a symbol was last written to, in milliseconds since the epoch.
 
         With parts, that is the file with the symbol's record, or the newest file if none has it. If its time is not
-        known, the result is the time at which the run began. For a symbol whose update came after the merge, it is minus
-        infinity, so that the update is newer.
+        known, the result is the time at which the run began. For a symbol whose update came after the merge, it is
+        minus infinity, so that the update is newer.
         """
         modified_s = self.modified_s
         if self.parts:
