@@ -215,7 +215,7 @@ class Follower:
                 self._refresh(ask_redis=ask_redis)
 
     def catch_up(self, version: int) -> None:
-        """Refresh for a lookup, unless `version` or a newer one is in memory; only from the files while Redis is away."""
+        """Refresh for a lookup, unless `version` or a newer one is in memory; while Redis is away, only from files."""
         with self._lock:
             if not self.holds(version):
                 self._refresh(ask_redis=self.redis.up)
