@@ -9,7 +9,7 @@
     |   |-- SourceMalformed      it is whole, and it is not the JSON that it should be
     |   |-- PartFailed           one of several parts could not be scanned, so none counts
     |   |-- NoRecords            it is whole and well formed, and holds no record that can be shown
-    |   |-- NoBots               it, or the bots directory, has bots, and not one of them can be used
+    |   |-- NoBots               it, or the bots directory, has bots, and none of them can be used
     |   |-- TooManyRejected      more of its records or bots cannot be used than the setting allows
     |   `-- GuardRefused         it is usable, and a guard of the user's refuses to show it
     |-- InputUnwritable          a producer could not write the input; the old one stays

@@ -1,4 +1,4 @@
-"""What an extra brings, checked where it is needed first: one sentence in place of a traceback; nothing is imported."""
+"""Check that the packages of an extra are installed, without importing them: one sentence in place of a traceback."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def require(what: str, extra: str, *packages: str) -> None:
     """Check that packages are installed.
 
     Args:
-        what: What needs them: the name of a module or a command.
-        extra: The extra that brings them, or several with commas between them.
-        packages: Their names as they are imported.
+        what: The module or command that needs them.
+        extra: The extra that installs them, or several, separated by commas.
+        packages: Their import names.
 
     Raises:
-        ExtraMissing: At least one is not there; the message names it, and the command that installs it.
+        ExtraMissing: At least one is not installed; the message names it, and the command that installs it.
     """
     missing = [name for name in packages if not _is_installed(name)]
     if missing:
@@ -28,10 +28,10 @@ def require(what: str, extra: str, *packages: str) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    """Whether a package can be imported. One that is imported is not searched for: kombu, once loaded, has no spec."""
+    """Whether a package can be imported. A loaded package is not searched for: kombu, once loaded, has no spec."""
     return sys.modules[package] is not None if package in sys.modules else find_spec(package) is not None
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra, or several with commas between them."""
+    """Return the command that installs an extra, or several, separated by commas."""
     return f"pip install 'rolling-optimizer[{extra}]'"

@@ -42,7 +42,7 @@
 |                           |         | at random or a digest of a message's id             | the visibility     |
 |                           |         |                                                     | timeout, and 60 s  |
 | rolling:{S}:draining      | STRING  | a drain of the queue is on, or on its way           | 1 s, extended      |
-| rolling:{S}:updates       | HASH    | symbol -> the update that holds (JSON); changed by  | never              |
+| rolling:{S}:updates       | HASH    | symbol -> the update in force (JSON); changed by  | never              |
 |                           |         | flips alone, so it is of the pointer's version      |                    |
 | rolling:{S}:publishing    | STRING  | the token of what makes a version from the current  | 10 s, extended     |
 |                           |         | one: a drain, or the end of a run                   |                    |
@@ -193,7 +193,7 @@ class Keys:
 
     @property
     def updates(self) -> str:
-        """The updates that hold."""
+        """The updates in force."""
         return self._name("updates")
 
     @property

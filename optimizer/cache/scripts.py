@@ -283,7 +283,7 @@ return 1
 """
 
 # KEYS: lock, current, published, deltas, flipped, queue, queued, seal, then the staged keys, their final names, and old
-#       versions' keys. The lock is the run's, or `publishing`; the last staged key is of the updates that hold.
+#       versions' keys. The lock is the run's, or `publishing`; the last staged key is of the updates in force.
 # ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of staged keys,
 #       changes kept, their bytes at the most, change ('' for none), the number of updates that are staged, of the last
 #       entry applied before, and the entries taken now: how many, how many records, the number of the last one, the

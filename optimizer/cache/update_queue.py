@@ -178,14 +178,14 @@ class UpdateQueue:
             return bool(client.eval(END_DRAIN, 2, self._keys.queue, self._keys.draining))
 
     def held(self) -> dict[str, HeldUpdate]:
-        """The updates that hold, by symbol."""
+        """The updates in force, by symbol."""
         with self._cache.commands() as client:
             values = cast("dict[bytes, bytes | None]", client.hgetall(self._keys.updates))
             return decode_held(values, self._keys.source)
 
 
 def decode_held(values: Mapping[bytes, bytes | None], source: str) -> dict[str, HeldUpdate]:
-    """Decode the updates that hold, without those that are damaged: then there are fewer than the manifest says."""
+    """Decode the updates in force, without those that are damaged: then there are fewer than the manifest says."""
     held = {}
     for name, value in values.items():
         if value is None:
@@ -198,7 +198,7 @@ def decode_held(values: Mapping[bytes, bytes | None], source: str) -> dict[str, 
 
 
 def encode_held(held: Mapping[str, HeldUpdate]) -> dict[Any, Any]:
-    """Encode the updates that hold, as fields of their key."""
+    """Encode the updates in force, as fields of their key."""
     return {symbol: _encode(update) for symbol, update in held.items()}
 
 

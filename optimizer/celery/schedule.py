@@ -1,4 +1,4 @@
-"""The names of the tasks, and what follows from the intervals of the sources: `beat_schedule`, a run's time limit."""
+"""The names of the tasks, and the values derived from the sources' intervals: `beat_schedule`, a run's time limit."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ UPDATE_TASK: Final = "tasks.update_predictions"
 
 
 def time_limit_s(every: Sequence[Settings]) -> int:
-    """The time limit of a task that may run any of these sources, in whole seconds as Celery has it."""
+    """Return the time limit of a task that may run any of these sources, in whole seconds as Celery expects."""
     return round(max(settings.time_limit_s for settings in every))
 
 
 def beat_entries(every: Sequence[Settings], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """One entry of `beat_schedule` a source, with more options of its message."""
+    """Return one entry of `beat_schedule` per source, with further options of its message."""
     return {
         f"optimize-rolling-data-{settings.source}": {
             "task": TASK_NAME,
             "schedule": settings.interval_s,
             "kwargs": {"scheduled": True, "source": settings.source},
-            # Has an effect only inside `options`: a tick that no worker took in time is dropped, so ticks never
+            # Only effective inside `options`: a tick that no worker received in time is dropped, so that ticks never
             # accumulate.
             "options": {"expires": settings.interval_s, **options},
         }

@@ -44,8 +44,8 @@ MAX_DIVISOR: Final = 1e30
 
 _DIVISOR: Final = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _EXTRA_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
-# Plain ASCII, which is the same bytes in every JSON text; without what divides names, is escaped, or looks like an
-# expression.
+# Plain ASCII, which has the same bytes in every JSON text, without separators, escaped characters, and characters that
+# look like an expression.
 _MEMBER_NAME: Final = re.compile(r"[ -~]+")
 _NOT_IN_NAMES: Final = '"\\;=/.*[]'
 
@@ -66,7 +66,7 @@ class MappedField:
 
 @dataclass(frozen=True)
 class FieldMap:
-    """The items of one variable: `fields` have other places than by default, `extras` are added, in their order."""
+    """The items of one variable: `fields` are read from other places than by default, `extras` are added, in order."""
 
     fields: tuple[MappedField, ...] = ()
     extras: tuple[MappedField, ...] = ()
@@ -78,7 +78,7 @@ class FieldMap:
 
     @cached_property
     def claimed(self) -> frozenset[str]:
-        """The members of a record that belong to an item, so that they have no meaning by default."""
+        """The members of a record that belong to an item, and so lose their default meaning."""
         return frozenset(item.path[0] for item in (*self.fields, *self.extras))
 
     @property
@@ -100,13 +100,13 @@ UNMAPPED: Final = InputMapping()
 
 
 class _Target:
-    """What the items of one variable may set.
+    """The fields that the items of one variable may set.
 
     Args:
         struct: The table of the fields.
-        names: The names by default of each field that may be mapped.
+        names: The default names of each field that may be mapped.
         units: What the fields belong to, in words.
-        has_extras: Whether there may be extra fields.
+        has_extras: Whether extra fields are allowed.
     """
 
     def __init__(
