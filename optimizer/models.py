@@ -133,7 +133,7 @@ class RejectReason(StrEnum):
 class Rule(msgspec.Struct, frozen=True):
     """The rule for a field of the input.
 
-    `type` has the limits; `reason` is that of a reject; `other_names` are tried in turn if the field's name is missing
+    `type` has the limits; `reason` is used in rejects; `other_names` are tried in turn if the field's name is missing
     or null.
     """
 

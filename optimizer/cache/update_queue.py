@@ -61,7 +61,7 @@ _REFUSED: Final = msgspec.json.Decoder(list[Refused])
 class QueueState:
     """The waiting entries, oldest first, and the queue's counters; `pointer` was read at the same moment.
 
-    `newest` is the number of the newest accepted entry, `applied` that of the last one that was applied or dropped.
+    `newest` is the number of the newest accepted entry, `applied` the number of the last one applied or dropped.
     `tat_ms` is the theoretical arrival time of the next version, see `pipeline/pace.py`; `now_ms` is the time by Redis'
     clock, both in milliseconds since the epoch.
     """

@@ -43,7 +43,7 @@ def register(
 
     Args:
         app: The app. Its configuration may be set before or after, in any style.
-        queue: The queue of runs and of updates; by default that of the app's routes, or its default queue.
+        queue: The queue of runs and of updates; by default from the app's routes, or its default queue.
         scan_queue: The queue of the parts of a source with many parts; by default the same.
         beat: Whether to add an entry to `beat_schedule` for each source; an existing entry of the same name stays.
         source: The source, or several by name; by default all that `ROLLING_SOURCES` or `ROLLING_INPUT` names.

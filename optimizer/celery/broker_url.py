@@ -13,7 +13,7 @@ __all__ = ["same_broker", "shown_broker"]
 
 
 def same_broker(app: Celery, url: str) -> bool:
-    """Whether a URL is that of an app's broker, or one of its brokers, whatever the user in it."""
+    """Whether a URL leads to an app's broker, or to one of its brokers, whatever the user in it."""
     configured = app.conf.broker_write_url or ""
     urls = configured if isinstance(configured, (list, tuple)) else configured.split(";")
     places = [_place(one) for one in urls]

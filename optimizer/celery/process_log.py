@@ -33,7 +33,7 @@ class ProcessLog(Logging):  # type: ignore[misc]
     """Celery's logging, with the formats and levels of this package."""
 
     def setup_logging_subsystem(self, *arguments: Any, **options: Any) -> Any:
-        """Show the line of each run even at the level WARNING, the default; Celery's task lines only at DEBUG."""
+        """Show one line for each run even at the level WARNING, the default; Celery's task lines only at DEBUG."""
         if not self.already_setup:
             log_runs()
             for name in (strategy.__name__, trace.__name__):

@@ -2,7 +2,7 @@
 
     app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), prefix="/api")
 
-Runs go to the broker of the `ROLLING_*` variables, or to that of your Celery app, whatever settings the router has. A
+Runs go to the broker of the `ROLLING_*` variables, or of your Celery app, whatever settings the router has. A
 source has only one such run at a time, over all processes: a key in Redis holds it.
 """
 

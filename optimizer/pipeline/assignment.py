@@ -41,7 +41,7 @@ _log = SourceLog(__name__)
 class Assignment(msgspec.Struct, frozen=True):
     """The input that a run has to scan, stored in Redis under the token of its lock until the run ends.
 
-    `run_id` is the id that its sender knows, `token` that of its lock. `version_before` is the version that the run
+    `run_id` is the id that its sender knows, `token` its lock's. `version_before` is the version that the run
     will replace (0 for none), `newest_before` the newest one in Redis or the files when it began (`None` from an
     earlier release), `lineage` its `Manifest.lineage`. `began_s` is in seconds since the epoch. `parts` are all parts
     of the source in the order of names, empty if it is one file; `to_scan` are the indexes of those that have to be

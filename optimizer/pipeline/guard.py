@@ -159,10 +159,10 @@ def _call(settings: Settings, new: VersionContent, current: VersionContent | Non
         described = _describe(error)  # not the error itself: if a log cannot format it, this thread would end
         _log.exception("the guard %s failed: %s", name, described, source=source)
         return f"{variable} failed, and so refuses: {described}; the log has its traceback"
-    return _judge(variable, returned)
+    return _refusal_of(variable, returned)
 
 
-def _judge(variable: str, returned: object) -> str:
+def _refusal_of(variable: str, returned: object) -> str:
     if returned is None:
         return ""
     if isinstance(returned, str):  # checked first: comparing an array with text gives an array

@@ -1,7 +1,7 @@
 """Select from the changes that are held those that lead from a version to the current one. No I/O.
 
 In: changes, oldest first, possibly with gaps. A change leads from any version between its `since` and its `before` to
-its `version`; the content of the current version is that of all versions from `content_since` on.
+its `version`; all versions from `content_since` on have the content of the current one.
 
 Errors: `ChangesMissing` if one that is needed is not held.
 """

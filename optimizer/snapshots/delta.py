@@ -81,7 +81,7 @@ class HoldingsChange(Value, frozen=True):
 
 
 class Change(Value, frozen=True):
-    """The changes from the content of the versions from `since` to `before` to that of `version`.
+    """The changes from the content of the versions `since` to `before` to the content of `version`.
 
     A kind (predictions, bots, holdings) that is absent has not changed. `timestamp` is the new timestamp of each kind
     that is present, unless that has its own, as after a rollback to content of another time.
