@@ -34,7 +34,7 @@ from optimizer.scan.engine import choose_engine
 
 __all__ = ["ABORT_S", "STOP_S", "ScheduledRuns", "background"]
 
-# Leaving the block waits this long for a current run, and then this long for that run to notice that it has to end.
+# Leaving the block waits this long for a run in progress, and then this long for that run to notice that it has to end.
 # Together this is below the 10 s after which a container is killed.
 STOP_S: Final = 5.0
 ABORT_S: Final = 3.0
@@ -136,7 +136,7 @@ def background(*sources: Settings, use_cache: bool = True, stop_s: float = STOP_
     Args:
         *sources: All settings of each source; for several, pass `*Settings.every_from_env(os.environ)`.
         use_cache: False to use files only, without Redis. Then each process makes a run per tick, one at a time.
-        stop_s: How long leaving the block waits for a current run. After that the run ends at its next chunk,
+        stop_s: How long leaving the block waits for a run in progress. After that the run ends at its next chunk,
             publishes nothing, and a later tick repeats it.
 
     Raises:

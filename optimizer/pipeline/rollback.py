@@ -7,7 +7,7 @@ Both are runs: under the same locks, one at a time, each in the stream of runs. 
 so one that is killed at any moment leaves the old version or the new, pinned one. `unpin` replaces the manifest of the
 version in the files, then in Redis: if it is killed in between, the files are decisive, and the next run repairs Redis.
 
-Both wait for a current run, whose version is then replaced. A distributed run whose parts come back later finds a
+Both wait for a run in progress, whose version is then replaced. A distributed run whose parts come back later finds a
 version other than the one that it would replace, and does nothing.
 
 Errors: `VersionMissing`, `PublishRefused` if another run takes too long, `OutputUnwritable`, `OutputUnreadable`.
@@ -57,7 +57,7 @@ def rollback(
     Args:
         settings: All settings of the source.
         version: The kept version.
-        wait_s: How long to wait for a current run; by default as long as a run may take.
+        wait_s: How long to wait for a run in progress; by default as long as a run may take.
         on_wait: Called once if it waits.
         use_cache: False to use files only, without Redis.
 

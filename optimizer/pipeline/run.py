@@ -193,7 +193,7 @@ def run_locked(
         token: The token of a distributed run, to end it here.
         tick: As in `optimize`.
         use_cache: As in `optimize`.
-        wait_s: How long to wait for a current run before this one is skipped.
+        wait_s: How long to wait for a run in progress before this one is skipped.
         on_wait: Called once if it waits.
         time_limit_error: As in `optimize`.
 

@@ -160,12 +160,12 @@ _ORDER_DESCRIPTION: Final[dict[str, Any]] = {
                     "force": {
                         "type": "boolean",
                         "default": False,
-                        "description": "Scan though nothing changed.",
+                        "description": "Scan even if nothing changed.",
                     },
                     "accept": {
                         "type": "boolean",
                         "default": False,
-                        "description": "Publish though too much is rejected, or a guard refuses, this once.",
+                        "description": "Publish this once, even if too much is rejected or a guard refuses.",
                     },
                 },
                 "additionalProperties": False,
