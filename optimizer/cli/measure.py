@@ -7,7 +7,7 @@ settings come from `ROLLING_*`:
 - `scan`: the same, pruned, decoded and selected;
 - `run`: a whole run, with files and Redis, and then a second run that finds nothing changed.
 
-Imports are not timed; peak memory is that of the process, imports included.
+Imports are not timed; peak memory is the process's, imports included.
 """
 
 from __future__ import annotations

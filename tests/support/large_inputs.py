@@ -30,7 +30,7 @@ MAX_RECORD_BYTES = 1 << 20
 
 
 class Measured(NamedTuple):
-    """The results of a scan, its memory beyond that of a tiny scan, and its CPU time."""
+    """The results of a scan, its memory in excess of a tiny scan, and its CPU time."""
 
     items: list[str]
     growth_mb: float

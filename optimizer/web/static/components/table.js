@@ -189,7 +189,7 @@ export class DataTable {
     return line ? this.#places.get(this.#keys.get(line)) : undefined;
   }
 
-  /** The line of a row, with the row's content. */
+  /** A line for a row, with the row's content. */
   #lineOf(key, index) {
     const row = this.#order[index];
     const line = this.#shown.get(key) ?? this.#line(key);

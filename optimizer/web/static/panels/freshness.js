@@ -73,7 +73,7 @@ export class Freshness {
     return age > INTERVALS_FRESH * interval ? "ageing" : "fresh";
   }
 
-  /** A text about the input; a space, which keeps the line's height, if nothing is known. */
+  /** A text about the input; a space, which keeps the height, if nothing is known. */
   #inputText() {
     const { input_at: at, input_age_s: age, published_after_s: after } = this.#status ?? {};
     const texts = [];
