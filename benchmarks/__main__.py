@@ -98,7 +98,7 @@ EVERY: Final[dict[str, tuple[str, Any]]] = {
 
 
 class _Tee(io.StringIO):
-    """Prints a text and keeps it."""
+    """Prints and stores the output."""
 
     def write(self, text: str, /) -> int:
         sys.__stdout__.write(text)  # type: ignore[union-attr]  # a program has one
@@ -126,7 +126,7 @@ def _lines(path: str) -> list[str]:
 
 
 def main(names: Sequence[str] = ()) -> int:
-    """Measure everything, or the benchmarks of these names; exit status 1 where a goal is missed."""
+    """Run all benchmarks, or those of these names; return 1 if a goal is missed."""
     status = 0
     parts = [INTRODUCTION, _machine() + "\n"]
     for text, module in [EVERY[name] for name in names or EVERY]:

@@ -1,4 +1,4 @@
-"""What a new version costs an open page when 1 % of its records have changed, as a share of taking the whole.
+"""The cost of a new version for an open page when 1 % of the records change, as a share of fetching the whole.
 
     python -m benchmarks.changes
 
@@ -121,7 +121,7 @@ def _at_the_socket(source: ChangingSource, port: int) -> dict[str, list[int]]:
                 _taken(proxies[1]),
                 _asked(proxies[2], f"/changes?since={before}"),
             ]
-            if number:  # the first one opened the streams
+            if number:  # the first version opened the streams
                 for name, count in zip(ways, counts, strict=True):
                     ways[name].append(count)
     return ways
@@ -137,7 +137,7 @@ def _taken(proxy: CountingProxy) -> int:
 
 
 def _asked(proxy: CountingProxy, path: str) -> int:
-    """The bytes of a request by a client without a cache, and of the response."""
+    """Return the bytes of a request by a client without a cache, and of the response."""
     host = urlsplit(proxy.url)
     connection = http.client.HTTPConnection(str(host.hostname), host.port, timeout=20)
     proxy.take()
@@ -153,7 +153,7 @@ def _asked(proxy: CountingProxy, path: str) -> int:
 
 @contextmanager
 def _listening(proxy: CountingProxy, headers: dict[str, str]) -> Iterator[Callable[[], int]]:
-    """Read the stream of changes in a thread; yield what returns the last version that has come."""
+    """Read the stream of changes in a thread; yield a function that returns the last received version."""
     host = urlsplit(proxy.url)
     connection = http.client.HTTPConnection(str(host.hostname), host.port, timeout=60)
     connection.request("GET", "/events?data=changes", headers={"Accept": "text/event-stream", **headers})

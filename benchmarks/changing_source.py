@@ -1,4 +1,4 @@
-"""A source of which each version changes 1 % of the records, as the sample engine would have written them anew."""
+"""A source in which each version changes 1 % of the records, with new values of the sample engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CHANGED", "ChangingSource", "changing_source"]
 
 CHANGED: Final = 0.01
 INTERVAL_S: Final = 30
-# A record that changes is taken from a sample file of another seed, which has the same symbols.
+# Changed records are taken from a sample file with another seed, which has the same symbols.
 SEEDS: Final = 8
 
 
@@ -56,7 +56,7 @@ class ChangingSource:
 
 
 def _drawn(directory: Path, records: int, seed: int) -> dict[str, Any]:
-    """A sample file, without what no snapshot has of a record."""
+    """Return the records of a sample file, reduced to the fields of snapshots."""
     path = directory / f"{seed}.json"
     write_sample(path, symbols=records, points=1, lean=True, seed=seed)
     whole: dict[str, Any] = json.loads(path.read_text())
@@ -71,7 +71,7 @@ def _drawn(directory: Path, records: int, seed: int) -> dict[str, Any]:
 
 @contextmanager
 def changing_source(directory: Path, records: int) -> Iterator[ChangingSource]:
-    """A source with a Redis of its own, until the block ends."""
+    """Yield a source with its own Redis, until the block ends."""
     with throwaway_redis(directory) as redis_url:
         settings = Settings(
             input=directory / "rolling_brain.json", output_dir=directory / "snapshots", redis_url=redis_url

@@ -1,4 +1,4 @@
-"""What compression costs and saves: each library by level on snapshots, then the responses of the web in each coding.
+"""Costs and savings of compression: each library by level on snapshots, then the web's responses in each coding.
 
     python -m benchmarks.compression
 
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _published(directory: Path, records: int) -> Settings:
-    """The files of a source with so many predictions, and an index of ten thousand."""
+    """Return the files of a source with this many predictions, and an index of ten thousand."""
     settings = Settings(
         input=directory / "rolling_brain.json.gz",
         output_dir=directory / "snapshots",
@@ -84,7 +84,7 @@ def _show_ways(measured: CompressionReport) -> None:
 
 
 def _show_responses(settings: Settings, records: int) -> int:
-    """The responses of the web in each coding; return how many goals were missed."""
+    """Measure the responses of the web in each coding; return how many goals were missed."""
     missed = held = 0
     print(f"{f'{records:,} records':<20}{'plain':>10}{'gzip':>10}{'zstd':>10}{'of gzip':>9}{'made in, ms':>13}", end="")
     print(f"   goals {LIMIT_OF_GZIP:g}, {LIMIT_MS:g} ms")

@@ -1,4 +1,4 @@
-"""A TCP proxy before a server that counts what passes, by path: headers, frames and bodies, in both directions.
+"""A TCP proxy that counts the bytes to and from a server by path: headers, frames and bodies.
 
 What a client or a browser says of its own traffic leaves out headers or what it read from its cache; bytes on a socket
 leave out nothing but TCP itself. A connection is one request at a time (HTTP/1.1 without pipelining).
@@ -22,7 +22,7 @@ _REQUEST: Final = re.compile(rb"(?:GET|POST|HEAD) (\S+) HTTP/1\.1\r\n")
 
 
 class CountingProxy:
-    """What has passed: bytes by the path of the request, without the query."""
+    """The counted bytes, by the path of the request without its query."""
 
     def __init__(self, server_port: int) -> None:
         self._server = ("127.0.0.1", server_port)
@@ -41,12 +41,12 @@ class CountingProxy:
         return taken
 
     def wait_quiet(self, quiet_s: float = 0.4) -> None:
-        """Wait until nothing has passed for that long."""
+        """Wait until no byte has passed for this long."""
         while (rest_s := self._last + quiet_s - time.monotonic()) > 0:
             time.sleep(rest_s)
 
     def close(self) -> None:
-        """Close every connection, and take no more."""
+        """Close every connection, and accept no more."""
         for each in (self._listener, *list(self._sockets)):
             _shut(each)
 

@@ -1,4 +1,4 @@
-"""A source of many parts over a real fleet: what one core scans, what two do, and what a change of one part costs.
+"""A source of many parts over a real fleet: the rate of one core, of two, and the cost of a change of one part.
 
 Eight parts, written once into `.bench/parts/` (2.3 GB of JSON in all), a Redis, and a worker that takes every queue:
 with one child on one core, then with two on two. Each run is forced and sent as users send it; medians of three.
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _runs(name: str, settings: Settings, *, cores: set[int], children: int) -> float:
-    """Measure forced runs, then one after a part has changed; return the rate of the former in MB/s."""
+    """Measure forced runs, then a run after a part has changed; return the rate of the forced runs in MB/s."""
     environ = os.environ | {
         "ROLLING_INPUT": str(Path(str(settings.input)).absolute()),
         "ROLLING_OUTPUT_DIR": str(settings.output_dir),

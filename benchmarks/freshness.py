@@ -26,14 +26,14 @@ __all__ = ["main"]
 
 RENAMES: Final = 120
 RECORDS: Final = 2_000
-# Renames come at any moment between two looks of the watch.
+# Renames come at any moment between two checks of the watch.
 PAUSE_S: Final = (0.3, 0.6)
 LIMIT_S: Final = 30.0
 GOAL_MS: Final = 300.0
 
 
 def main() -> int:
-    """Measure, print, and return the exit status: 1 where the goal is missed."""
+    """Measure, print, and return the exit status: 1 if the goal is missed."""
     with tempfile.TemporaryDirectory() as temporary, throwaway_redis(Path(temporary)) as redis_url:
         directory = Path(temporary)
         settings = Settings(
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def _measure(directory: Path, reader: SnapshotReader) -> list[float]:
-    """Replace the input again and again; return the milliseconds of each."""
+    """Replace the input repeatedly; return the milliseconds of each."""
     readable: dict[float, float] = {}
     arrived = threading.Condition()
 
@@ -87,12 +87,12 @@ def _measure(directory: Path, reader: SnapshotReader) -> list[float]:
 
 
 def _newest(reader: SnapshotReader) -> float:
-    """The confidence that marks a version."""
+    """Return the confidence that marks a version."""
     return reader.predictions().value.predictions[-1].confidence or 0.0
 
 
 def _scan_s(reader: SnapshotReader) -> float:
-    """The seconds of the newest version's run, which is recorded a moment after it can be read."""
+    """Return the seconds of the newest version's run, whose report is written a moment after the version."""
     version = reader.predictions().version
     until_s = time.monotonic() + LIMIT_S
     while time.monotonic() < until_s:

@@ -1,4 +1,4 @@
-"""What the history takes in a serving process: memory, time at its start, time for each version.
+"""The costs of the history in a serving process: memory, time at its start, time for each version.
 
     python -m benchmarks.history
 
@@ -40,7 +40,7 @@ CASES: Final = ((300, 1.0), (10_000, 0.01))
 
 
 class Made(msgspec.Struct):
-    """A version as it is stored, and the changes that lead to it and beyond."""
+    """A stored version, and the changes before and after it."""
 
     manifest: Manifest
     payloads: dict[str, bytes]
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def _make(symbols: int, share: float) -> Made:
-    """Make versions half a minute apart; the one that is stored has 120 changes before it and 20 after it."""
+    """Make versions half a minute apart; the stored one has 120 changes before it and 20 after it."""
     chance = random.Random(7)
     names = [f"SYM{number:05}" for number in range(symbols)]
 

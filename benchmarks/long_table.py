@@ -1,4 +1,4 @@
-"""What a long table of predictions takes of the dashboard's main thread: to show, sort and search it, and to update it.
+"""Main-thread time of the dashboard for a long table of predictions: to show, sort, search and update it.
 
     python -m benchmarks.long_table
 
@@ -30,11 +30,11 @@ __all__ = ["main"]
 GOALS: Final = {300: (100.0, 50.0), 10_000: (100.0, 100.0)}
 HEAP_GOAL_MB: Final = 40.0
 TIMES: Final = 5
-# All that a version moves has ended by then: the tint of changed prices, the report of the run, the history.
+# By then all effects of a version have ended: the tint of changed prices, the report of the run, the history.
 WINDOW_MS: Final = 3_000
 LIMIT_MS: Final = 20_000
 
-# The page's policy lets no text be run as a program, so these are functions. Each returns when its frame is painted.
+# The page's policy forbids evaluating text as code, so these are functions. Each returns when its frame is painted.
 TYPE: Final = """(text) => new Promise((done) => {
     const search = document.getElementById("search");
     search.value = text;
@@ -89,7 +89,7 @@ def _tell(name: str, value: float, goal: float) -> int:
 
 
 def _searching_ms(page: Page, cpu: PageCpu) -> tuple[float, float]:
-    """The least of showing all rows where there were none, and of narrowing them."""
+    """Return the least times to show all rows, starting from none, and to narrow them."""
     shows, searches = [], []
     for _ in range(TIMES):
         searches.append(_took_ms(cpu, lambda: page.evaluate(TYPE, "A")))
@@ -109,7 +109,7 @@ def _took_ms(cpu: PageCpu, act: Callable[[], object]) -> float:
 
 
 def _update_ms(page: Page, cpu: PageCpu, source: ChangingSource) -> float:
-    """The least that a version took, less what the page takes by itself in as much time."""
+    """Return the least time of a version, minus the page's idle time over the same period."""
 
     def idle() -> float:
         return _took_ms(cpu, lambda: page.wait_for_timeout(WINDOW_MS))

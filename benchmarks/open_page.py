@@ -1,4 +1,4 @@
-"""The dashboard in a real Chromium: what it moves and what it computes while versions come."""
+"""The dashboard in a real Chromium: its traffic and CPU time while versions come."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.support.browser import chromium
 __all__ = ["PageCost", "PageCpu", "open_page_cost"]
 
 VERSIONS: Final = 11
-# All that a version moves on the page has ended by then, also the highlight of changed cells.
+# By then all effects of a version on the page have ended, also the highlight of changed cells.
 WINDOW_S: Final = 3.0
-# An interval: the page asks for some things twice in it.
+# An interval, in which the page requests some things twice.
 IDLE_S: Final = 30.0
 LIMIT_MS: Final = 20_000
-# What brings predictions, bots and holdings; the rest is the page's own state.
+# The requests for predictions, bots and holdings; the rest is for the page's state.
 DATA: Final = frozenset(("/events", "/changes", "/snapshot", "/page", "/predictions", "/bots", "/portfolio"))
 
 
@@ -40,7 +40,7 @@ class PageCost:
 
 
 def open_page_cost(source: ChangingSource, port: int, motion: Literal["no-preference", "reduce"]) -> PageCost:
-    """Open the dashboard, publish versions, and return what each of them cost; `motion` is what its user prefers."""
+    """Open the dashboard, publish versions, and return their costs; `motion` is the user's preference."""
     with counting_proxy(port) as proxy, chromium() as browser:
         context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion=motion)
         page = context.new_page()
@@ -57,7 +57,7 @@ def open_page_cost(source: ChangingSource, port: int, motion: Literal["no-prefer
         def wait(seconds: float) -> None:
             page.wait_for_timeout(1_000 * max(0, seconds))
 
-        for _ in range(3):  # until the engine has compiled what it runs often
+        for _ in range(3):  # until the JavaScript engine has compiled the hot code
             wait_for(source.publish())
             wait(WINDOW_S)
         proxy.take()
@@ -92,11 +92,11 @@ class PageCpu:
 
     def __init__(self, page: CDPSession, browser: CDPSession) -> None:
         self._page, self._browser = page, browser
-        # Ticks of the thread, not of the clock: a neighbour on the machine must not count.
+        # Ticks of the thread, not of the clock, so that other load on the machine does not count.
         page.send("Performance.enable", {"timeDomain": "threadTicks"})
 
     def read_ms(self) -> dict[str, float]:
-        """The ms so far, by thread or process."""
+        """Return the ms so far, by thread or process."""
         metrics = {metric["name"]: metric["value"] for metric in self._page.send("Performance.getMetrics")["metrics"]}
         processes = self._browser.send("SystemInfo.getProcessInfo")["processInfo"]
         return {

@@ -1,4 +1,4 @@
-"""Other ways to the same result, the best 300 symbols by confidence, each in a process of its own.
+"""Other libraries for the same result, the best 300 symbols by confidence, each in its own process.
 
 `python -m benchmarks.peers WAY FILE` reads the file and prints a `Measured` as JSON. Each way is written as an
 experienced user of the library would, with the columns that are needed where the library can be given them. Libraries
@@ -26,7 +26,7 @@ TOP: Final = 300
 
 
 class Peer(NamedTuple):
-    """A way, the module that it needs, the shape of file that it reads, and a word on it."""
+    """A peer: its function, the module that it needs, the shape of file that it reads, and a note."""
 
     module: str
     shape: str
@@ -118,7 +118,7 @@ WAYS: Final[dict[str, Callable[[Path], list[str]]]] = {
 
 
 def main(name: str, path: Path, json_bytes: int) -> None:
-    """Measure one way; a wrong answer is no measurement."""
+    """Measure one peer; a wrong result is an error."""
     found: list[str] = []
 
     def way() -> int:

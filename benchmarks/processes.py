@@ -1,4 +1,4 @@
-"""Processes that a benchmark starts and ends, such as a Redis of its own."""
+"""Processes that a benchmark starts and ends, such as its own Redis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["running", "throwaway_redis", "wait_until", "web_server"]
 
 @contextmanager
 def running(command: list[str], environ: Mapping[str, str] | None = None, *, silent: bool = False) -> Iterator[None]:
-    """Run a process until the `with` block ends; what it logs to stderr is shown, unless it is `silent`."""
+    """Run a process until the `with` block ends; its stderr is shown, unless it is `silent`."""
     stderr = subprocess.DEVNULL if silent else None
     process = subprocess.Popen(command, env=dict(environ or os.environ), stdout=subprocess.DEVNULL, stderr=stderr)
     try:
@@ -45,7 +45,7 @@ def throwaway_redis(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def web_server(command: list[str], settings: Settings) -> Iterator[str]:
-    """Serve the source until the `with` block ends, by a command to which a port is added; yield the URL."""
+    """Serve the source by a command, to which a port is appended, until the `with` block ends; yield the URL."""
     port = free_port()
     environ = dict(os.environ) | {
         "ROLLING_INPUT": str(settings.input),

@@ -1,4 +1,4 @@
-"""What an engine spends on a rolling file, and what a tick spends where parts of it have changed.
+"""The costs of writing a rolling file for an engine, and of a tick after some parts have changed.
 
 `write_rolling` against `gzip.open` and `json.dump` on the same records in memory: the least of three rounds, the latter
 once. Then the file of the scan's benchmark as parts: 1 % of its symbols change, in one part or anywhere, and a run in

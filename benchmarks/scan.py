@@ -40,18 +40,18 @@ class Case:
     cpu_goal: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     fields: str = ""
-    file: str = ""  # by default of its own name
-    blocked_like: str = ""  # the case whose JSON it holds as blocked gzip, one of `BLOCKS`
+    file: str = ""  # by default the name of the case
+    blocked_like: str = ""  # the case whose JSON it has as blocked gzip, of one kind in `BLOCKS`
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """The path of the file."""
         return DIRECTORY / f"{self.file or self.name.replace(' ', '-')}.json.gz"
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A kind of blocked gzip: its subfield, the JSON in a member, and what the size of the deflate data lacks."""
+    """A kind of blocked gzip: its subfield, the JSON per member, and the bytes that its stated size leaves out."""
 
     subfield: bytes
     json_bytes: int
@@ -60,7 +60,7 @@ class Blocks:
 
 
 BLOCKS: Final = {
-    "MiGz": Blocks(b"\x08\0MZ\4\0", 1 << 20, 0),  # as `write_rolling` has them
+    "MiGz": Blocks(b"\x08\0MZ\4\0", 1 << 20, 0),  # as `write_rolling` writes them
     "bgzip": Blocks(
         b"\6\0BC\2\0", 0xFF00, 18 + 8 - 1, bytes.fromhex("1f8b08040000000000ff0600424302001b0003") + bytes(9)
     ),
@@ -76,7 +76,7 @@ CASES: Final = (
     Case("NaN", 1.5, None, LARGE | {"nan": True}),
     Case("array", 1.10, None, LARGE | {"shape": "array"}),
     Case("lines", 1.10, None, LARGE | {"shape": "lines"}),
-    Case("a tenth", 1.5, None, LARGE | {"points": 240}),  # of the size, of as many symbols
+    Case("a tenth", 1.5, None, LARGE | {"points": 240}),  # of the size, with the same number of symbols
 )
 
 

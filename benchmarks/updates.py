@@ -1,4 +1,4 @@
-"""Updates without a rescan, over a real worker: how long from the call until a reader sees it, and a stream of them.
+"""Updates without a rescan, over a real worker: the time from the call until a reader sees it, and a stream of calls.
 
 An index of 10,000 symbols, a Redis, a worker that takes the queue of updates alone, and one `SnapshotReader`. The time
 is from before `publish` is called until the reader's lookup of the symbol returns what was published: validation,
@@ -34,7 +34,7 @@ SYMBOLS: Final = 10_000
 CALLS: Final = 200
 # Above the pace, 4 versions a second.
 BETWEEN_CALLS_S: Final = 0.27
-# A record of 2 KB besides what is kept, so that a scan takes a while.
+# 2 KB of discarded data per record, so that a scan takes a while.
 PADDING: Final = [1.5] * 500
 STREAM_S: Final = 5
 STREAM_PER_S: Final = 1_000
@@ -112,7 +112,7 @@ def _latencies(name: str, settings: Settings, reader: SnapshotReader, count: int
 
 
 def _stream(settings: Settings, reader: SnapshotReader) -> None:
-    """Publish so many records a second, by four threads; look each of them up, and count the versions."""
+    """Publish this many records a second, by four threads; look each of them up, and count the versions."""
     total = STREAM_S * STREAM_PER_S
     confidences = {f"T{number}": 1 - number / 1e7 for number in range(total)}  # all are in the index
     versions: set[int] = set()
@@ -150,7 +150,7 @@ def _stream(settings: Settings, reader: SnapshotReader) -> None:
 
 @contextmanager
 def _scanning(environ: dict[str, str]) -> Iterator[None]:
-    """Scan the input again and again, as one process after another."""
+    """Scan the input repeatedly, in one process after another."""
     done = threading.Event()
 
     def scan() -> None:

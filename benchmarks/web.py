@@ -1,4 +1,4 @@
-"""What an answer costs over HTTP, as a ratio to the limit measured in the same run; and what the reader costs alone.
+"""The cost of a response over HTTP, as a ratio to the limit measured in the same run; and the cost of the reader alone.
 
     make bench-web
 
@@ -41,7 +41,7 @@ NEW_VERSION_LIMIT_MS: Final = 5.0
 
 @dataclass(frozen=True)
 class Case:
-    """One path of ours, the bare endpoint that returns the same bytes, and the goals for the ratio and for p99."""
+    """A path of the service, the bare endpoint with the same bytes, and the goals for the ratio and for p99."""
 
     name: str
     path: str
@@ -53,7 +53,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk says of a load."""
+    """The results of wrk for a load."""
 
     requests_per_s: float
     p50_ms: float
@@ -88,7 +88,7 @@ def _measure(case: Case, ours: str, bare: str) -> int:
         limits.append(_wrk(f"{bare}/{case.bare}", case.headers).requests_per_s)
         reached.append(_wrk(f"{ours}{case.path}", case.headers).requests_per_s)
     ratio = max(reached) / max(limits)
-    # In turns too: a neighbour on the machine shows in the slowest hundredth first, and in both.
+    # In turns too: other load on the machine affects the slowest hundredth first, and both alike.
     p99_ms: dict[str, list[float]] = {"bare": [], "ours": []}
     for _ in range(ROUNDS):
         for name, url in (("bare", f"{bare}/{case.bare}"), ("ours", f"{ours}{case.path}")):
@@ -102,7 +102,7 @@ def _measure(case: Case, ours: str, bare: str) -> int:
 
 
 def _measure_reader(settings: Settings) -> int:
-    """The reader alone: what an unchanged snapshot costs, and a new version."""
+    """Measure the reader alone: the cost of an unchanged snapshot, and of a new version."""
     with closing(SnapshotReader.from_settings(settings)) as reader:
         reader.predictions()
         calls = 20_000
@@ -142,7 +142,7 @@ def _write(settings: Settings, seed: int) -> None:
 
 
 def _cases(ours: str, directory: Path, settings: Settings) -> list[Case]:
-    """The cases, and the files of the same bytes for the bare endpoint."""
+    """Return the cases, and the files with the same bytes for the bare endpoint."""
     directory.mkdir()
     with closing(SnapshotReader.from_settings(settings)) as reader:
         last = f"/predictions/{reader.top(1, offset=SYMBOLS - 1).value[0].symbol}"
@@ -161,7 +161,7 @@ def _cases(ours: str, directory: Path, settings: Settings) -> list[Case]:
         Case("/predictions, 304", "/predictions", "whole.304", 0.7, has_it),
         Case("/page", "/page", "page.gz", 0.4),
         Case("/predictions/{symbol}", symbol, "symbol", 0.4),
-        # A thread and a Redis on the same cores: p99 is as much theirs.
+        # A thread and a Redis share the cores, so p99 depends on them as much.
         Case("the same, from Redis", last, "last", 0.1, p99_limit_ms=50.0),
     ]
 

@@ -9,7 +9,7 @@
     |   |-- SourceMalformed      it is whole, and it is not the JSON that it should be
     |   |-- PartFailed           one of several parts could not be scanned, so none counts
     |   |-- NoRecords            it is whole and well formed, and holds no record that can be shown
-    |   |-- NoBots               it, or the bots directory, has bots, and not one of them can be used
+    |   |-- NoBots               it, or the bots directory, has bots, and none of them can be used
     |   |-- TooManyRejected      more of its records or bots cannot be used than the setting allows
     |   `-- GuardRefused         it is usable, and a guard of the user's refuses to show it
     |-- InputUnwritable          a producer could not write the input; the old one stays
@@ -195,12 +195,12 @@ def require(what: str, extra: str, *packages: str) -> None:
     """Check that packages are installed.
 
     Args:
-        what: What needs them: the name of a module or a command.
-        extra: The extra that brings them, or several with commas between them.
-        packages: Their names as they are imported.
+        what: The module or command that needs them.
+        extra: The extra that installs them, or several, separated by commas.
+        packages: Their import names.
 
     Raises:
-        ExtraMissing: At least one is not there; the message names it, and the command that installs it.
+        ExtraMissing: At least one is not installed; the message names it, and the command that installs it.
     """
     missing = [name for name in packages if not _is_installed(name)]
     if missing:
@@ -209,10 +209,10 @@ def require(what: str, extra: str, *packages: str) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    """Whether a package can be imported. One that is imported is not searched for: kombu, once loaded, has no spec."""
+    """Whether a package can be imported. A loaded package is not searched for: kombu, once loaded, has no spec."""
     return sys.modules[package] is not None if package in sys.modules else find_spec(package) is not None
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra, or several with commas between them."""
+    """Return the command that installs an extra, or several, separated by commas."""
     return f"pip install 'rolling-optimizer[{extra}]'"

@@ -1,4 +1,4 @@
-"""The log lines of this package: each names its source, and carries what it says as attributes of its record too.
+"""The log lines of this package: each names its source, and has its data as attributes of the record too.
 
     _log = SourceLog(__name__)
     _log.warning("the cache is down, the run goes on without it", source="brain", error=error)
@@ -8,13 +8,13 @@
 The record of that line has `rolling_source` and `rolling_error`; others have `rolling_version`, `rolling_stats`,
 `rolling_input_age_s` and `rolling_published_after_s`, and during a run `rolling_run_id`. A formatter that writes JSON
 shows them. They have a prefix because `logging` refuses to replace an attribute that another program's record factory
-has set, and `source` or `version` may be one.
+has set, such as `source` or `version`.
 
-The name of an error is text of the message's template (`record.msg`), all that varies is an argument: Sentry groups
-lines by their template, so each kind of error is one issue, whatever its paths and numbers.
+The name of an error is part of the message's template (`record.msg`), and everything that varies is an argument: Sentry
+groups lines by their template, so each kind of error is one issue, whatever its paths and numbers.
 
-`TextFormatter` and `JsonFormatter` are for processes that are ours. `log_to_stderr` is called by commands, never by an
-import: a program that uses this package keeps its own logging.
+`TextFormatter` and `JsonFormatter` are used by this package's processes. `log_to_stderr` is called by commands, never
+by an import: a program that uses this package keeps its own logging.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def logged_run(run_id: str | None = None) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Escape what is not to be printed, as in a literal of Python.
+    """Escape unprintable characters, as in a Python literal.
 
-    Names of files and what other programs have written to Redis are parts of messages: a line break would forge a line
-    of the log, and an escape sequence would command a terminal.
+    Messages contain names of files and data that other programs have written to Redis: a line break would forge a line
+    of the log, and an escape sequence would control a terminal.
     """
     if text.isprintable():
         return text
@@ -78,11 +78,11 @@ def printable(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Text as its format says, with the id of the run, in brackets, before our messages, of which each is one line."""
+    """Text in the given format; this package's messages are one line each, after the id of the run in brackets."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging calls
         """Format the record, without a traceback."""
-        # `format` has made the message anew from the record's arguments.
+        # `format` has set the message again from the record's arguments.
         if str(record.msg).startswith(NAME):
             record.message = printable(record.message)
         run_id = vars(record).get(PREFIX + "run_id")
@@ -94,8 +94,8 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, in ASCII: neither a locale nor a file name that is not UTF-8 can break it.
 
-    Its members are `time` (UTC, RFC 3339), `level`, `logger`, `pid` and `message`, then what the record is about, as
-    `SourceLog` has it but without the prefix (`source`, `run_id`, `version`, `error`, ...), and `exception` for a
+    Its members are `time` (UTC, RFC 3339), `level`, `logger`, `pid` and `message`, then the attributes of the record
+    that `SourceLog` sets, without the prefix (`source`, `run_id`, `version`, `error`, ...), and `exception` for a
     traceback.
     """
 
@@ -117,19 +117,19 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(*, as_json: bool) -> None:
-    """Log warnings to stderr, in a process that is ours."""
+    """Log warnings to stderr, in a process of this package."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter(TEXT_FORMAT))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
 def log_runs() -> None:
-    """Log what needs no action too, such as the end of each run, in a process that is ours and goes on."""
+    """Also log lines that need no action, such as the end of each run, in a long-running process of this package."""
     logging.getLogger("optimizer").setLevel(logging.INFO)
 
 
 def error_line(program: str, error: BaseException, *, as_json: bool) -> str:
-    """The last line of a process that an error ends, in the format of its log."""
+    """Return the last line of a process that an error ends, in the format of its log."""
     text, name = f"{type(error).__name__}: {error}", type(error).__name__
     if not as_json:
         text = printable(text)
@@ -139,7 +139,7 @@ def error_line(program: str, error: BaseException, *, as_json: bool) -> str:
 
 
 class About(TypedDict, total=False):
-    """What a line is about."""
+    """The data of a line."""
 
     source: str
     version: int | None
@@ -171,7 +171,7 @@ class SourceLog:
         self._log_about(logging.INFO, text, arguments, about)
 
     def warning(self, text: str, *arguments: object, **about: Unpack[About]) -> None:
-        """Log what may need action, though the run goes on."""
+        """Log a problem that may need action, though the run goes on."""
         self._log_about(logging.WARNING, text, arguments, about)
 
     def error(self, text: str, *arguments: object, **about: Unpack[About]) -> None:

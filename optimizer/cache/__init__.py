@@ -1,1 +1,1 @@
-"""Redis on the writing side: keys and pointer, the lock, parts, reports of runs, and publishing a version."""
+"""The writing side of Redis: keys, pointer, lock, results of parts, reports of runs, and publishing a version."""

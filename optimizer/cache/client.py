@@ -33,32 +33,32 @@ __all__ = [
     "translated_errors",
 ]
 
-# redis-py alone would try ten times and block up to a minute on a server that hangs.
+# By default redis-py would try ten times and block up to a minute on a server that hangs.
 CONNECT_TIMEOUT_S: Final = 2.0
 WRITER_TIMEOUT_S: Final = 5.0
 # A lookup in a page waits at most twice this long when Redis hangs.
 READER_TIMEOUT_S: Final = 0.25
 
-# What reading a damaged payload can raise: from files, from gzip, and from decoding.
+# The errors of reading a damaged payload: of files, of gzip, and of decoding.
 UNREADABLE: Final = (OSError, EOFError, zlib.error, *UNDECODABLE)
 
-NAMED: Final = "Redis at "  # at the beginning of an error, which is left out where Redis is named before it
+NAMED: Final = "Redis at "  # the prefix of an error, omitted where the text before it names Redis
 
 
 def connect(url: str, *, timeout_s: float, source: str = "") -> redis.Redis:
     """Make a client with short timeouts that tries a command twice.
 
     Args:
-        url: The Redis.
-        timeout_s: How long it waits for each answer.
-        source: Whose keys it is for; in a cluster the node that has them is the server.
+        url: The URL of the Redis.
+        timeout_s: How long it waits for each reply.
+        source: The source whose keys are used; in a cluster, the client connects to the node that has them.
     """
     parsed = RedisUrl.parse(url)
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": min(timeout_s, CONNECT_TIMEOUT_S),
         "retry": Retry(NoBackoff(), 1),
-        # What redis-py before 6 tries again only if told.
+        # redis-py before 6 retries these errors only if they are listed.
         "retry_on_error": [redis.ConnectionError, redis.TimeoutError],
     }
     if parsed.moves:
@@ -84,7 +84,7 @@ def ping(url: str) -> None:
 
 @contextmanager
 def translated_errors(url: str) -> Iterator[None]:
-    """Turn every failure of Redis, and of decoding what it holds, into `CacheUnavailable`."""
+    """Turn every failure of Redis, and of decoding its values, into `CacheUnavailable`."""
     try:
         yield
     except (redis.RedisError, *UNREADABLE) as error:
@@ -92,7 +92,7 @@ def translated_errors(url: str) -> Iterator[None]:
 
 
 def is_away(error: CacheUnavailable) -> bool:
-    """Whether Redis is gone or hangs, so that each further command would cost a timeout; else it sent an error."""
+    """Whether Redis is gone or hangs, so that each further command would cost a timeout; false if it sent an error."""
     return isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError, TimeoutError))
 
 
@@ -102,7 +102,7 @@ def is_forbidden(error: CacheUnavailable) -> bool:
 
 
 def now_s(client: redis.Redis) -> float:
-    """The time by Redis' clock, from which readers compute ages; by our own if the ACL forbids TIME."""
+    """The time by Redis' clock, from which readers compute ages; by this host's clock if the ACL forbids TIME."""
     try:
         seconds, microseconds = client.time()
     except redis.exceptions.NoPermissionError:
@@ -112,7 +112,7 @@ def now_s(client: redis.Redis) -> float:
 
 @lru_cache(maxsize=16)
 def _kept_connection(url: str, source: str) -> redis.Redis:
-    """The client of all calls of this process that keep it; redis-py makes new connections after a fork."""
+    """The client that this process keeps between calls; redis-py makes new connections after a fork."""
     return connect(url, timeout_s=WRITER_TIMEOUT_S, source=source)
 
 
@@ -123,11 +123,11 @@ class CacheClient:
         url: The Redis of the cache.
         source: The source's name.
         interval_s: Seconds between ticks, from which several expiries follow.
-        is_kept: Whether it stays open for the next one like it: to connect takes as long as a short call.
+        is_kept: Whether it stays open for the next call: connecting takes as long as a short call.
 
     Attributes:
         keys: The names of the source's keys.
-        redis_up: False after Redis was found to be away or to hang.
+        redis_up: False once a command has found Redis away or hanging.
     """
 
     def __init__(self, url: str, source: str, interval_s: float, *, is_kept: bool = False) -> None:
@@ -139,7 +139,7 @@ class CacheClient:
 
     @cached_property
     def connection(self) -> redis.Redis:
-        """The client, for what must not change `redis_up`."""
+        """The client, for commands that must not change `redis_up`."""
         source = self.keys.source if RedisUrl.parse(self.url).is_cluster else ""  # elsewhere all sources share one
         if self._is_kept:
             return _kept_connection(self.url, source)

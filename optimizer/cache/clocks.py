@@ -1,8 +1,8 @@
-"""Times as text, and the age of a confirmation though clocks differ.
+"""Times as text, and the age of a confirmation in spite of clocks that differ.
 
-A confirmation has the time of one clock: of Redis, of a worker, or of a file server. The reader's own clock may be
-ahead of it or behind. So a reader uses the time of a confirmation once, when it first sees it, and then counts with its
-monotonic clock.
+A confirmation is dated by one clock: of Redis, of a worker, or of a file server. The reader's clock may be ahead of it
+or behind. So a reader uses the time of a confirmation once, when it first sees it, and then counts with its monotonic
+clock.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 __all__ = ["FUTURE_TOLERANCE_S", "Sightings", "elapsed_s", "seconds_of", "text_of"]
 
 # How far in the future a confirmation may be and still count as made just now. NTP keeps clocks within milliseconds,
-# object stores and old file systems round to one or two seconds. A fleet that died is noticed later by this much at
-# most.
+# object stores and old file systems round to one or two seconds. This is also the most by which it delays noticing a
+# fleet that has died.
 FUTURE_TOLERANCE_S: Final = 5.0
 
 # The range of `datetime`; a file may have any time.
@@ -44,7 +44,7 @@ def elapsed_s(since_s: float | None, until_s: float) -> float | None:
 
 
 class Sightings:
-    """Dates the confirmations that the pointer or the files show by the monotonic clock of this process.
+    """Dates the confirmations of the pointer and of the files by the monotonic clock of this process.
 
     Args:
         stale_after_s: The age from which a version is stale.
@@ -62,9 +62,9 @@ class Sightings:
         Args:
             version: The version that is confirmed.
             confirmed_s: The time of the confirmation, in seconds since the epoch.
-            now_s: The time now, likewise.
-            same_clock: Whether both are of one clock. If not, a confirmation that was not there at the last call is
-                no older than that call, whatever the clocks say.
+            now_s: The time now, in the same unit.
+            same_clock: Whether both times are from one clock. If not, a confirmation that is new since the last call is
+                taken to be no older than that call, whatever the clocks say.
         """
         call_before_s, self._last_call_s = self._last_call_s, time.monotonic()
         if (version, confirmed_s) != self._seen:

@@ -1,4 +1,4 @@
-"""Damaged keys of a source: deleted, with one warning each that names the key, and made again by what writes them."""
+"""Delete damaged keys of a source, with a warning that names each; the code that writes a key creates it again."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _log = SourceLog(__name__)
 
 
 def delete_unusable(client: redis.Redis, types: Mapping[str, KeyType], source: str) -> None:
-    """Delete each of these keys of a source that has another type than it should, or never expires though it should."""
+    """Delete those of these keys that have the wrong type, or no expiry though they should expire."""
     arguments = [text for key_type in types.values() for text in (key_type.type, "1" if key_type.expires else "0")]
     for problem in cast("list[bytes]", client.eval(DELETE_UNUSABLE, len(types), *types, *arguments)):
         warn_of_damage(problem.decode("utf-8", "replace"), source)
 
 
 def warn_of_damage(problem: str, source: str) -> None:
-    """Log what was damaged."""
+    """Log a damaged key or value."""
     _log.warning("damaged in Redis, and replaced: %s", problem, source=source)

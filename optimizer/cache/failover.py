@@ -1,14 +1,14 @@
-"""Clients of a Redis that moves: of the master that Sentinels name, or of the cluster's node that has a source's slot.
+"""Clients of a Redis whose address changes: the master that Sentinels name, or the cluster node with a source's slot.
 
 All keys of a source are in one slot, so one node at a time has them. A client asks for the address of that node each
-time it connects, and sends every command there: scripts, transactions and the channel work as with a single server. If
-the server has become a replica, has given the slot away, or lacks replicas since another is the master, it says so:
-the connection is closed, and the command is tried once more with the new address.
+time it connects, and sends every command there: scripts, transactions and the channel work as with a single server. A
+server that has become a replica, has given the slot away, or lacks replicas since another is the master replies with an
+error: the connection is closed, and the command is tried once more with the new address.
 
 While a slot migrates, Redis refuses scripts that name a key that is not on both nodes, and redirects the others one by
-one. Neither is followed: readers keep what they hold, and the next tick publishes.
+one. Neither is followed: readers keep the version that they have, and the next tick publishes.
 
-Errors: those of redis-py; `redis.ResponseError` if Sentinels answer and do not know the master.
+Errors: those of redis-py; `redis.ResponseError` if Sentinels answer but do not know the master.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from optimizer.storage.redis_url import RedisUrl, reason_of
 
 __all__ = ["connect_to_master"]
 
-# A node that is behind, the one before, and the one that has the keys.
+# The longest chain of redirects: a node with outdated slots, the previous owner, and the node that has the keys.
 REDIRECTS: Final = 3
-# One that hangs costs one timeout: the next may answer, and the whole is tried twice.
+# Each is asked once: one that hangs costs one timeout, the next may answer, and the whole search is done twice.
 ONCE: Final = {"retry": Retry(NoBackoff(), 0)}
 LOGIN: Final = "; a Sentinel's own login is sentinel_username and sentinel_password in the query of the URL"
 MIGRATING: Final = "TRYAGAIN the cluster is moving the keys of this source to another node"
@@ -58,25 +58,25 @@ def connect_to_master(url: RedisUrl, key: str, options: dict[str, Any]) -> redis
 
 
 class _Masters(Protocol):
-    """What redis-py's pool asks for an address; it must leave no lock and no connection to a forked child."""
+    """The interface by which redis-py's pool gets an address; it must leave no lock or connection to a forked child."""
 
     def discover_master(self, name: str) -> Address:
-        """Return where the master is."""
+        """Return the address of the master."""
 
 
 class SentinelMasters:
-    """Asks Sentinels; the one that has answered is asked first the next time."""
+    """Asks Sentinels; the one that answered last is asked first the next time."""
 
     def __init__(self, url: RedisUrl, options: dict[str, Any]) -> None:
         self._nodes = url.nodes()
         self._options = url.options_of_sentinels() | options | ONCE
 
     def discover_master(self, name: str) -> Address:
-        """Return where the master of this name is.
+        """Return the address of the master of this name.
 
         Raises:
             redis.ConnectionError: No Sentinel answers, or the master is down and no replica has taken over yet.
-            redis.ResponseError: A Sentinel answers and does not know the master.
+            redis.ResponseError: A Sentinel answers but does not know the master.
         """
         known: set[str] = set()
         problems = []
@@ -109,7 +109,7 @@ class SentinelMasters:
 
 
 class ClusterMasters:
-    """Asks nodes of a cluster for the one that has a key; the one that has answered is asked first the next time."""
+    """Asks nodes of a cluster which one has a key; the node that answered last is asked first the next time."""
 
     def __init__(self, url: RedisUrl, key: str, options: dict[str, Any]) -> None:
         self._key = key
@@ -118,18 +118,18 @@ class ClusterMasters:
         self._class = redis.SSLConnection if url.is_tls else redis.Connection
 
     def discover_master(self, _name: str) -> Address:
-        """Return where the node is that has the key.
+        """Return the address of the node that has the key.
 
-        By HGETALL of the pointer, which every user of the cache may send, where CLUSTER SLOTS needs one more right.
+        It sends HGETALL of the pointer, which every user of the cache may; CLUSTER SLOTS would need one more right.
 
         Raises:
             redis.ConnectionError: No node answers.
-            redis.ResponseError: A node refuses: the login, or the command to this user.
+            redis.ResponseError: A node refuses the login, or refuses the command to this user.
         """
         problems: dict[Address, str] = {}
         for node in self._nodes:
             address: Address | None = node
-            # A node that has not heard yet of a move sends on to the one before: each is asked itself, and once.
+            # A node with outdated slots redirects to the previous owner: each node is asked directly, and only once.
             for _ in range(REDIRECTS):
                 if address is None or address in problems:
                     break
@@ -148,7 +148,7 @@ class ClusterMasters:
         raise MasterNotFoundError(f"the node of the cluster that has the keys does not answer ({said})")
 
     def _redirect(self, host: str, port: int) -> Address | None:
-        """Return where a node sends a client for the key; `None` if it has the slot itself."""
+        """Return the address to which a node redirects for the key; `None` if it has the slot itself."""
         pool = redis.ConnectionPool(connection_class=self._class, host=host, port=port, **self._options)
         client = redis.Redis.from_pool(pool)
         try:
@@ -156,8 +156,8 @@ class ClusterMasters:
         except redis.ResponseError as error:
             moved = _moved_to(error)
             if moved is not None:
-                return moved[0] or host, moved[1]  # without a host where the cluster does not know its own
-            if not _is_migrating(error):  # until that has ended it has the slot
+                return moved[0] or host, moved[1]  # the host is empty if the cluster does not know it
+            if not _is_migrating(error):  # during a migration the node still has the slot
                 raise
         finally:
             client.close()
@@ -170,11 +170,11 @@ def _connection_options(url: RedisUrl) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in ("host", "port", "connection_class")}
 
 
-# redis-py before 6 knows these errors of a cluster by their first word alone, and later ones by their class alone.
+# redis-py before 6 reports these cluster errors only by the first word of the message, later releases only by class.
 
 
 def _moved_to(error: redis.ResponseError) -> Address | None:
-    """Where a node says that the slot is."""
+    """Return the address of the slot in a redirect; `None` for another error."""
     words = str(error).split()
     if not isinstance(error, MovedError) and words[:1] != ["MOVED"]:
         return None
@@ -187,29 +187,29 @@ def _is_migrating(error: redis.ResponseError) -> bool:
 
 
 def _is_passing(error: redis.RedisError) -> bool:
-    """Whether another node may have the answer, or this one a moment later."""
+    """Whether another node, or this one a moment later, may answer."""
     kinds = (redis.ConnectionError, redis.TimeoutError, ClusterDownError)
     return isinstance(error, kinds) or str(error).startswith("CLUSTERDOWN ")
 
 
 class _Redirected:
-    """Closes a connection to a node that has given the slot away, so that the command is tried with the new one."""
+    """Closes a connection to a node that has given the slot away, so that the command is retried on the new node."""
 
     _sock: Any
     connection_pool: Any
 
     def connect(self) -> None:
-        """Connect to where the master is now, once: what sends a command tries that twice."""
+        """Connect to the current master, once: the caller that sends a command tries twice."""
         if self._sock is None:
             self.connect_to(self.connection_pool.get_master_address())  # type: ignore[attr-defined]
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send a command; redis-py 8 alone would connect to the last address again, whatever is there now."""
+        """Send a command; redis-py 8 by itself would reconnect to the last address, whatever is there now."""
         self.connect()
         super().send_packed_command(command, check_health)  # type: ignore[misc]
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
-        """Read a response; an address in it is not followed: the next connection asks for it."""
+        """Read a response; a redirect in it is not followed: the next connection asks for the address."""
         try:
             return super().read_response(*arguments, **options)  # type: ignore[misc]
         except redis.ResponseError as error:
@@ -219,7 +219,7 @@ class _Redirected:
                 raise redis.ConnectionError(f"the cluster has moved the keys to {moved[0]}:{moved[1]}") from None
             if _is_migrating(error):
                 raise redis.ResponseError(MIGRATING) from None
-            # The old master that is back, or is cut off: until a Sentinel reaches it, it says no more than that.
+            # An old master that is back, or is cut off: until a Sentinel reaches it, this error is all that it sends.
             if str(error).startswith("NOREPLICAS ") and self.connection_pool.get_master_address() != self._address:
                 self.disconnect()  # type: ignore[attr-defined]
                 raise redis.ConnectionError("another server has become the master") from None

@@ -1,6 +1,6 @@
-"""The flip, which makes what is staged the current version: by runs (`writer.py`) and by updates (`update_writer.py`).
+"""The flip, which makes staged values the current version: for runs (`writer.py`) and updates (`update_writer.py`).
 
-In: values that are staged under a token, with a seal after them, and what the version takes from the queue of updates.
+In: values that are staged under a token, then a seal; and the entries that the version takes from the queue of updates.
 
 Errors: those of redis-py; `PublishRefused` if the script refuses.
 """
@@ -26,26 +26,26 @@ from optimizer.models import Manifest, QueuedUpdate
 __all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "flip", "new_seal"]
 
 STAGED_TTL_S: Final = 180
-# What is staged and flipped together: a version, and the updates that hold in it, which are no part of a version.
+# Staged and flipped together: a version, and the updates in force, which are stored beside it.
 STAGED_TYPES: Final = {**VERSION_TYPES, "updates": "hash"}
 
 
 def new_seal() -> str:
-    """Make a value that no staging had before."""
+    """Make a unique value."""
     return secrets.token_hex(8)
 
 
 @dataclass(frozen=True)
 class Consumed:
-    """What a version takes from the queue of updates: a drain's whole entries, a scan's what its input has answered.
+    """What a version takes from the queue of updates: a drain takes whole entries, a scan what its input supersedes.
 
     Attributes:
         applied_before: The number of the last entry that was applied before.
         entries: How many entries it takes.
         records: How many records and removals they have.
-        applied: The number of the last one.
+        applied: The number of the last of these entries.
         tat_ms: The theoretical arrival time of the next version, see `pipeline/pace.py`.
-        left: What a scan leaves of each of these entries, in its place.
+        left: For each of these entries, what a scan leaves of it, put back in its place.
     """
 
     applied_before: int = 0
@@ -57,7 +57,7 @@ class Consumed:
 
     @classmethod
     def by_scan(cls, waiting: QueueState, left: Sequence[QueuedUpdate]) -> Consumed:
-        """What a scan takes: of its first entries it leaves these."""
+        """Return what a scan takes if it leaves these of the first entries."""
         sizes = (entry.size for entry in waiting.entries[: len(left)])
         return cls(
             applied_before=waiting.applied,
@@ -85,22 +85,22 @@ def flip(
     updates: int,
     consumed: Consumed | None = None,
 ) -> None:
-    """Make what is staged under a token the current version.
+    """Make the values that are staged under a token the current version.
 
     Args:
-        pipeline: Commands that stage the last of it, and are executed in the same transaction.
+        pipeline: Commands that stage the last values; they are executed in the same transaction.
         keys: The names of the source's keys.
-        manifest: Its manifest.
+        manifest: The manifest of the version.
         lock_key: The lock that has to hold the token.
         token: The token.
         seal: The last value that was staged.
         checked_at: The time by Redis' clock.
-        version_before: The version that the pointer has to name, if it is there; `None` if none.
-        old_versions: What expires from now on.
-        old_ttl_s: After how many seconds.
+        version_before: The version that the pointer, if it exists, has to name; `None` if none.
+        old_versions: The versions that expire from now on.
+        old_ttl_s: Seconds until they expire.
         change: The entry of the stream of changes, empty for none.
-        updates: How many updates are staged: all that hold, or those that are added.
-        consumed: What it takes from the queue of updates, which it adds to those that hold.
+        updates: How many updates are staged: all that are in force, or those that are added.
+        consumed: What it takes from the queue of updates and adds to the updates in force.
 
     Raises:
         PublishRefused: The lock is lost, or another version was published since.

@@ -1,7 +1,7 @@
-"""The heartbeats of workers and beats: which of them there are, and when each told last.
+"""The heartbeats of workers and beats: which processes exist, and when each sent its last heartbeat.
 
 One hash a source, with an entry for each process. The time of an entry is set by Redis, and compared with Redis' clock.
-An entry stays for a day after its process has gone silent, so that readers can say since when.
+An entry stays for a day after its process has become silent, so that readers can report since when.
 
 Errors: `CacheUnavailable`.
 """
@@ -22,13 +22,13 @@ from optimizer.models import UNDECODABLE, Process
 __all__ = ["Heartbeat", "Heartbeats", "decode_processes"]
 
 REMEMBERED_S: Final = 86_400.0
-# A process is overdue after so many of its periods; and a little, for what a busy machine delays.
+# A process is overdue after this many of its periods, plus a little for the delays of a busy machine.
 OVERDUE_PERIODS: Final = 3
 OVERDUE_S: Final = 2.0
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """What a process tells: its name, which is unique among all of its kind, and how often it tells, in seconds.
+    """A heartbeat: the name of the process, unique among all of its kind, and its period in seconds.
 
     `queues` and `memory_limit_bytes` are those of `Process`.
     """
@@ -51,7 +51,7 @@ class Heartbeats:
         self._key = cache.keys.processes
 
     def tell(self, heartbeat: Heartbeat) -> None:
-        """Say that a process lives."""
+        """Send a heartbeat of a process."""
         with self._cache.commands() as client:
             client.eval(
                 HEARTBEAT,
@@ -63,13 +63,13 @@ class Heartbeats:
             )
 
     def leave(self, heartbeat: Heartbeat) -> None:
-        """Say that a process ends as it should: it is not missed."""
+        """Remove a process that ends in order, so that it is not reported as silent."""
         with self._cache.commands() as client:
             client.hdel(self._key, f"{heartbeat.kind} {heartbeat.name}")
 
 
 def decode_processes(entries: Mapping[bytes, bytes], now_s: float) -> list[Process]:
-    """Decode the hash, the last to tell first; without entries that cannot be read, as of another release.
+    """Decode the hash, the latest heartbeat first, without entries that cannot be read, such as another release's.
 
     Args:
         entries: The fields of the hash.

@@ -1,7 +1,7 @@
 """The key schema: the name, type, writer and expiry of every key of a source in Redis.
 
 `{S}` is the source's name in braces: a hash tag, so that all keys of a source are in one slot of a Redis Cluster.
-`V` is a version, strictly rising: milliseconds since the epoch, or one more than the last if the clock went back.
+`V` is a version, strictly rising: milliseconds since the epoch, or the last version plus one if the clock went back.
 
 | key                       | type    | meaning, and who writes it                          | expiry             |
 |---------------------------|---------|-----------------------------------------------------|--------------------|
@@ -42,7 +42,7 @@
 |                           |         | at random or a digest of a message's id             | the visibility     |
 |                           |         |                                                     | timeout, and 60 s  |
 | rolling:{S}:draining      | STRING  | a drain of the queue is on, or on its way           | 1 s, extended      |
-| rolling:{S}:updates       | HASH    | symbol -> the update that holds (JSON); changed by  | never              |
+| rolling:{S}:updates       | HASH    | symbol -> the update in force (JSON); changed by  | never              |
 |                           |         | flips alone, so it is of the pointer's version      |                    |
 | rolling:{S}:publishing    | STRING  | the token of what makes a version from the current  | 10 s, extended     |
 |                           |         | one: a drain, or the end of a run                   |                    |
@@ -65,8 +65,8 @@
 |                           |         | start of a worker, to see whether that works        |                    |
 | rolling:{S}:published     | channel | the new version, nothing more; sent by the flip     |                    |
 
-`Keys.fixed` has the same as data: each run begins by deleting keys of another type, and those that never expire though
-they should. Their values are checked by what reads them.
+`Keys.fixed` has these types and expiries as data: each run begins by deleting keys of the wrong type, and those that
+never expire though they should. The values are checked by the code that reads them.
 """
 
 from __future__ import annotations
@@ -100,12 +100,13 @@ ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 VERSION_TYPES: Final = {**dict.fromkeys(PAYLOAD_KINDS, "string"), "symbols": "hash", "ranking": "zset"}
 VERSION_KINDS: Final = tuple(VERSION_TYPES)
 
-# A version or a count as text, of as many digits as the id of a stream can have: `int` takes " 1_0" and 10**30 too.
+# A version or a count as text, with at most as many digits as the id of a stream: `int` accepts " 1_0" and 10**30 too.
 NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
-# Milliseconds beyond any clock. A longer version is damage: later ones, each one more, would have too many digits.
+# Milliseconds beyond any clock. A longer version is damage: later versions, which rise, would have too many digits.
 VERSION: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
-# Of the stream of changes. Of 300 predictions that all change an entry has 15 KB; 17 of 10,000 reach the bytes.
+# Limits of the stream of changes. If 300 predictions all change, an entry has 15 KB; 17 entries of 10,000 reach the
+# limit in bytes.
 CHANGES_KEPT: Final = 120
 CHANGES_BYTES: Final = 8 * 1024 * 1024
 
@@ -173,12 +174,12 @@ class Keys:
 
     @property
     def queue(self) -> str:
-        """The updates that wait."""
+        """The queue of waiting updates."""
         return self._name("queue")
 
     @property
     def queued(self) -> str:
-        """The numbers of the queue."""
+        """The counters of the queue."""
         return self._name("queued")
 
     def accepted(self, token: str) -> str:
@@ -192,12 +193,12 @@ class Keys:
 
     @property
     def updates(self) -> str:
-        """The updates that hold."""
+        """The updates in force."""
         return self._name("updates")
 
     @property
     def publishing(self) -> str:
-        """The lock of what makes a version from the current one."""
+        """The short lock of a process that makes a version from the current one."""
         return self._name("publishing")
 
     @property
@@ -280,16 +281,16 @@ class Keys:
         return self._name(str(version), kind)
 
     def staged(self, token: str, kind: str) -> str:
-        """The same before it is published."""
+        """The same value before it is published."""
         return self._name("staged", token, kind)
 
 
 def number_of(text: bytes | None, pattern: re.Pattern[str] = NUMBER) -> int:
-    """The number that a key holds; 0 where there is none, or damage."""
+    """The number that a key holds; 0 if it is missing or damaged."""
     digits = (text or b"").decode("ascii", "replace")
     return int(digits) if pattern.fullmatch(digits) else 0
 
 
 def version_of(text: bytes | None) -> int:
-    """The version that a key holds; 0 where there is none, or damage."""
+    """The version that a key holds; 0 if it is missing or damaged."""
     return number_of(text, VERSION)

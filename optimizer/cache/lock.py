@@ -3,14 +3,14 @@
 The lock is held by one run at a time, and extended on a thread while the run lasts:
 
     acquire    for a run that begins                             makes a token
-    adopt      for the process that ends a distributed run       makes another token in place of the run's
+    adopt      for the process that ends a distributed run       replaces the run's token by a new one
     join       for each process that scans a part of it          extends the lock under the run's token
     revoke     takes the lock from a run, wherever the run is
 
 A token begins with a digest of the run's id, so that a run can be revoked by its id.
 
-The assignment says what a run has to scan. It is stored under the token, which alone travels in messages, until the run
-ends; one that is there although the lock is free is of a lost run.
+The assignment says what a run has to scan. It is stored under the token until the run ends, and messages contain only
+the token. An assignment that exists while the lock is free belongs to a lost run.
 
 Errors: `CacheUnavailable`; `PublishRefused` from `acquire` for a run that was revoked before it began.
 """
@@ -40,7 +40,7 @@ __all__ = ["LOCK_TTL_S", "AssignmentStore", "Lock", "SourceLock", "dispatch_ttl_
 LOCK_TTL_S: Final = 10.0
 LOCK_EXTEND_S: Final = 3.0
 RUN_DIGEST_CHARACTERS: Final = 16
-# How often what waits for a lock asks: a drain holds `publishing` for some 20 ms.
+# How often a process that waits for a lock tries again: a drain holds `publishing` for some 20 ms.
 POLL_S: Final = 0.005
 
 _log = SourceLog(__name__)
@@ -52,8 +52,8 @@ class Lock:
 
     Attributes:
         held: Whether it was acquired.
-        token: The proof of who holds it.
-        keep_s: If above 0, the lock is not released at the end but expires after so many seconds: other processes of
+        token: The value that proves ownership.
+        keep_s: If above 0, the lock is not released at the end but expires after this many seconds: other processes of
             the same run continue under it.
         lost: Set when an extension finds that the lock has expired or was taken away.
     """
@@ -69,8 +69,8 @@ class SourceLock:
 
     Args:
         cache: The connection.
-        key: Another key than the lock of the runs: `publishing`, the short lock of what makes a version from the
-            current one, a drain of the queue or the end of a run. It only orders them: the flip compares the pointer.
+        key: A key other than the lock of the runs: `publishing`, the short lock of a process that makes a version from
+            the current one (a drain, or the end of a run). It only orders them: the flip compares the pointer.
     """
 
     def __init__(self, cache: CacheClient, key: str = "") -> None:
@@ -110,7 +110,7 @@ class SourceLock:
 
     @contextmanager
     def adopt(self, token: str) -> Iterator[Lock]:
-        """Take over the lock of a dispatched run, to end it: a new token replaces the run's."""
+        """Take over the lock of a dispatched run, to end that run: a new token replaces the run's."""
         new_token = f"{token[:RUN_DIGEST_CHARACTERS]}{secrets.token_hex(16)}"
         with self._cache.commands() as client:
             keys = (self._keys.lock, self._keys.handed)
@@ -136,7 +136,7 @@ class SourceLock:
         digest = _run_digest(run_id)
         keys = (self._keys.lock, self._keys.handed, self._keys.revoked(digest))
         with self._cache.commands() as client:
-            # No run is between this and the script to delete damaged keys, and the order must not be lost to them.
+            # Damaged keys would make the script fail, and no run deletes them before it.
             types = {name: kind for name, kind in self._keys.fixed.items() if name in keys}
             delete_unusable(client, types, self._keys.source)
             client.eval(REVOKE, 3, *keys, digest, _ms(dispatch_ttl_s(self._cache.interval_s)))
@@ -147,7 +147,7 @@ class SourceLock:
             yield lock
             return
         ended = threading.Event()
-        # In the caller's context, so that a trace of the run has the extensions too.
+        # In the caller's context, so that a trace of the run includes the extensions.
         extend = partial(copy_context().run, self._extend_until, lock, ended)
         thread = threading.Thread(target=extend, name="rolling-lock", daemon=True)
         thread.start()
@@ -194,13 +194,13 @@ class AssignmentStore:
         self._keys = cache.keys
 
     def dispatch(self, token: str, assignment: bytes) -> bool:
-        """Store what a run has to do; false if it does not hold the lock any more."""
+        """Store the assignment of a run; false if the run no longer holds the lock."""
         with self._cache.commands() as client:
             ttl_ms = round(1000 * dispatch_ttl_s(self._cache.interval_s))
             return bool(client.eval(DISPATCH, 2, self._keys.lock, self._keys.handed, token, assignment, str(ttl_ms)))
 
     def read(self, token: str) -> bytes | None:
-        """Read what the run with this token has to do; `None` if it has ended or another run has replaced it."""
+        """Read the assignment of the run with this token; `None` if the run has ended or was replaced by another."""
         with self._cache.commands() as client:
             stored = cast("list[bytes | None]", client.hmget(self._keys.handed, ["token", "assignment"]))
             return stored[1] if stored[0] == token.encode() else None
@@ -220,12 +220,12 @@ class AssignmentStore:
 
 
 def dispatch_ttl_s(interval_s: float) -> float:
-    """How long the assignment of a dispatched run stays after the last work on it, in seconds."""
+    """Seconds for which the assignment of a dispatched run stays after the last work on it."""
     return max(60.0, 10 * interval_s)
 
 
 def _run_digest(run_id: str) -> str:
-    """What all tokens of a run begin with."""
+    """The prefix of all tokens of a run."""
     return hashlib.sha256(run_id.encode("utf-8", "backslashreplace")).hexdigest()[:RUN_DIGEST_CHARACTERS]
 
 

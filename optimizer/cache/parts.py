@@ -1,4 +1,4 @@
-"""The results of a source's parts in Redis, gzipped JSON, each under a digest of the part as it was scanned.
+"""The results of a source's parts in Redis, as gzipped JSON, each under a digest of the part as it was scanned.
 
 A result outlives its run: a part that has not changed is not scanned again.
 
@@ -22,7 +22,7 @@ from optimizer.snapshots.compression import QUICK_GZIP_LEVEL, compress_gzip
 __all__ = ["PartStore"]
 
 PART_TTL_S: Final = 3_600
-# Compressed: of parts of 10,000 records some 0.5 MB each. 1,024 parts take 64 round trips.
+# Results are read in groups: for parts of 10,000 records, each has some 0.5 MB. 1,024 parts take 64 round trips.
 LOADED_TOGETHER: Final = 16
 
 _RESULT: Final = msgspec.json.Decoder(PartResult)
@@ -40,7 +40,7 @@ class PartStore:
         """Renew the expiry of the results of these parts, and delete the results of all others.
 
         Returns:
-            For each digest whether there is a result.
+            For each digest, whether there is a result.
         """
         wanted = {digest.encode() for digest in digests}
         with self._cache.commands() as client:
@@ -50,7 +50,7 @@ class PartStore:
             pipeline = client.pipeline(transaction=False)
             for digest in digests:
                 pipeline.expire(self._keys.part(digest), self._ttl_s)
-            for other in stored - wanted:  # bytes: any client may have added what is not text
+            for other in stored - wanted:  # compared as bytes: another client may have added members that are not text
                 pipeline.unlink(self._keys.part("").encode() + other)
                 pipeline.srem(self._keys.parts, other)
             if wanted - stored:
@@ -58,7 +58,7 @@ class PartStore:
             return [bool(there) for there in pipeline.execute()[: len(digests)]]
 
     def load(self, digests: Sequence[str]) -> Iterator[PartResult | None]:
-        """Yield the results of parts in their order; `None` if one is gone, or damaged and therefore deleted."""
+        """Yield the results of parts in their order; `None` for a missing one, or a damaged one, which is deleted."""
         for start in range(0, len(digests), LOADED_TOGETHER):
             names = [self._keys.part(digest) for digest in digests[start : start + LOADED_TOGETHER]]
             with self._cache.commands() as client:
@@ -77,7 +77,7 @@ class PartStore:
 
     def save(self, digest: str, result: PartResult) -> None:
         """Store a result."""
-        # It is read once or twice, and soon: time counts more than bytes.
+        # It is read once or twice, and soon, so speed matters more than size.
         data = compress_gzip(msgspec.json.encode(result), QUICK_GZIP_LEVEL)
         with self._cache.commands() as client:
             pipeline = client.pipeline()

@@ -1,7 +1,7 @@
 """The pointer in Redis: the current version, when a run last confirmed it, and its manifest.
 
 Fields of the HASH `current`: `version`, which the scripts compare; `checked_at`, by Redis' clock; `manifest`, the bytes
-of `manifest.json` in the files. One field for each value, as earlier releases wrote them, is read as well: routers are
+of `manifest.json` in the files. The format of earlier releases, one field per value, is read as well, since routers are
 upgraded before workers.
 """
 
@@ -70,7 +70,7 @@ def pointer_fields(manifest: Manifest, checked_at: str) -> dict[bytes, bytes]:
 
 
 def _manifest_of_fields(values: dict[bytes, bytes]) -> Manifest:
-    """Make the manifest from an earlier release's pointer, which had no index, and at first no counts of rejects."""
+    """Make the manifest from an earlier release's pointer, which has no index, and from some no counts of rejects."""
     from optimizer.snapshots.format import FILE_NAMES  # noqa: PLC0415 - readers do without, once workers are upgraded
 
     fields = {name.decode("utf-8", "replace"): value.decode() for name, value in values.items()}

@@ -1,7 +1,7 @@
-"""The runs of a source in Redis: which tick is taken, the streams of reports, and how many runs ended how.
+"""The runs of a source in Redis: which tick is taken, the streams of reports, and the number of runs by outcome.
 
-The streams forget. The numbers only rise as long as Redis keeps its data, so Prometheus can take them as counters. A
-run that ends while Redis is away is in neither.
+The streams are trimmed. The numbers only rise as long as Redis keeps its data, so Prometheus can use them as counters.
+A run that ends while Redis is away is in neither.
 
 Errors: `CacheUnavailable`.
 """
@@ -39,7 +39,7 @@ class RunLog:
             types = {self._keys.tick(each): TICK for each in (number, number - 1)}
             delete_unusable(client, types, self._keys.source)
             taken = client.set(key, token, nx=True, px=round(1000 * max(1.0, 2 * self._cache.interval_s)))
-            # redis-py repeats a command whose reply was lost: then the token in the key is ours.
+            # redis-py repeats a command whose reply was lost: then the key holds this token.
             return bool(taken) or client.get(key) == token.encode()
 
     def add(self, report: Report) -> int:
@@ -48,7 +48,7 @@ class RunLog:
         The run is counted in the same transaction.
 
         Returns:
-            How many entries the queue of updates has: asked here, it takes no round trip of its own.
+            How many entries the queue of updates has; asking here saves a round trip.
         """
         runs_kept = min(10_000, max(100, round(86_400 / self._cache.interval_s)))
         fields: Any = {"report": msgspec.json.encode(report)}
@@ -63,13 +63,13 @@ class RunLog:
             for reply in (*replies, waiting):
                 if isinstance(reply, Exception):
                     raise reply
-            if isinstance(counted, redis.ResponseError):  # what it holds is no number: begin anew
+            if isinstance(counted, redis.ResponseError):  # its value is no number: start from zero
                 client.hset(self._keys.outcomes, outcome, "1")
             return int(waiting)
 
 
 def decode_outcomes(entries: Mapping[bytes, bytes]) -> dict[tuple[str, str], int]:
-    """Decode the hash: the number of runs by status and error, which is empty unless they failed.
+    """Decode the hash: the number of runs by status and error name, which is empty unless the runs failed.
 
     Entries that cannot be read are left out.
     """

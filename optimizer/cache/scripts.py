@@ -1,7 +1,7 @@
 """Atomic operations in Redis, as Lua scripts.
 
-Each first compares tokens: a run that was paused past its lock changes nothing. redis-py repeats a command whose reply
-was lost, so each script is idempotent.
+Each first compares tokens: a run that was paused until its lock expired changes nothing. redis-py repeats a command
+whose reply was lost, so each script is idempotent.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = [
     "STAGE_UPDATES",
 ]
 
-# KEYS: keys of the schema. ARGV: for each its type, and '1' if it expires.
-# Deletes a key of another type, one that should expire and never will, and a stream whose newest id has 20 digits, so
-# that hardly anything can be added. Returns what was wrong.
+# KEYS: keys of the schema. ARGV: for each key, its type, and '1' if it expires.
+# Deletes a key of the wrong type, a key without an expiry that should have one, and a stream whose newest id has 20
+# digits, so that hardly anything can be added. Returns the problems found.
 DELETE_UNUSABLE: Final = """
 local problems = {}
 for i, key in ipairs(KEYS) do
@@ -73,8 +73,8 @@ return 1
 """
 
 # KEYS: processes. ARGV: name, what the process is, milliseconds for which it is remembered.
-# The time is of this clock, which the readers ask too. Whatever has not told for so long is removed,
-# and what is from so far in the future: nothing else would remove it.
+# The time is Redis' own, which the readers use too. Entries older than that are removed, and entries from equally far
+# in the future, which nothing else would remove.
 HEARTBEAT: Final = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -97,7 +97,7 @@ return redis.call('GET', KEYS[1]) == ARGV[1] and 1 or 0 -- 1: repeated after a l
 """
 
 # KEYS: lock, handed. ARGV: token of the run that was dispatched, a new one, milliseconds for the lock.
-# The new token makes a redelivered message harmless: only one of two can end the run.
+# The new token makes a redelivered message harmless: only one of the two deliveries can end the run.
 ADOPT: Final = """
 local held = redis.call('GET', KEYS[1])
 if held == ARGV[2] then return 1 end -- repeated after a lost reply
@@ -107,7 +107,7 @@ return 1
 """
 
 # KEYS: lock, handed. ARGV: token, assignment, milliseconds for `handed`.
-# A run that was revoked, or was paused past its lock, dispatches nothing any more.
+# A run that was revoked, or whose lock has expired, no longer dispatches anything.
 DISPATCH: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
@@ -116,7 +116,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
 """
 
-# KEYS: lock, handed, revoked. ARGV: what the tokens of a run begin with, milliseconds for `revoked`.
+# KEYS: lock, handed, revoked. ARGV: the prefix of the tokens of a run, milliseconds for `revoked`.
 # Without its lock a run can publish nothing, wherever it is; without its assignment no worker can continue it; and one
 # that has not begun yet does not get the lock.
 REVOKE: Final = """
@@ -138,8 +138,8 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[2]) 
 return 0
 """
 
-# KEYS: output. ARGV: an id, an id that it may replace, its expiry in milliseconds. Returns the id that is then named.
-# What is named and is no id, 32 hexadecimal digits, is damage, and replaced.
+# KEYS: output. ARGV: an id, an id that it may replace, its expiry in milliseconds. Returns the id that is then stored.
+# A value that is not an id (32 hexadecimal digits) is damage, and replaced.
 NAME_OUTPUT: Final = """
 local named = redis.call('GET', KEYS[1])
 local is_id = named and #named == 32 and not named:find('[^0-9a-f]')
@@ -171,8 +171,8 @@ return 1
 # records and removals; how many may wait; how many symbols may be held; milliseconds for `draining`, for `accepted`;
 # the time if TIME is forbidden; then the entry's symbols.
 # Returns 'ok', the entry's number, and 1 if nothing drains the queue; or 'queue' or 'held', and how many there are.
-# A queue that has lost its numbers goes on above the one of its newest entry. The time is rounded up: an update holds
-# over a file that was written before it, in the same millisecond too.
+# A queue that has lost its counters continues from the number of its newest entry. The time is rounded up, so that an
+# update has precedence over a file that was written before it in the same millisecond.
 ENQUEUE: Final = """
 local accepted = redis.call('GET', KEYS[5])
 if accepted then return {'ok', tonumber(accepted), 1} end -- repeated after a lost reply
@@ -209,8 +209,8 @@ return {current, queued, redis.call('LRANGE', KEYS[4], 0, -1), time.err and {} o
 # ARGV: seconds until what is staged expires, how many records the index may have, how many of the best are named, the
 # lowest confidence of these, the seal; then of each update its symbol, itself, and its record and confidence, '' for a
 # removal.
-# Of equals the first symbols are the best; a sorted set that is read from the best on has them last.
-# Returns how many records there are, and the symbols of the best, best first.
+# Of records with equal confidence the first symbols are the best; a sorted set, read from the best on, has them last.
+# Returns the number of records, and the symbols of the best, best first.
 STAGE_UPDATES: Final = """
 local symbols, ranking, updates = KEYS[3], KEYS[4], KEYS[5]
 redis.call('DEL', symbols, ranking, updates) -- of an attempt that a guard has refused
@@ -263,7 +263,7 @@ return {count, best}
 """
 
 # KEYS: queue, draining.
-# A call that is accepted after this has to send a drain; one that was accepted before is in the queue that is asked.
+# A call that is accepted after this has to send a drain; a call that was accepted before is in the queue checked here.
 END_DRAIN: Final = """
 if redis.call('LLEN', KEYS[1]) > 0 then return 0 end
 redis.call('DEL', KEYS[2])
@@ -283,18 +283,18 @@ return 1
 """
 
 # KEYS: lock, current, published, deltas, flipped, queue, queued, seal, then the staged keys, their final names, and old
-#       versions' keys. The lock is the run's, or `publishing`; the last staged key is of the updates that hold.
+#       versions' keys. The lock is the run's, or `publishing`; the last staged key is of the updates in force.
 # ARGV: token, version, version the run started from ('' for none), seconds for old versions, number of staged keys,
 #       changes kept, their bytes at the most, change ('' for none), the number of updates that are staged, of the last
 #       entry applied before, and the entries taken now: how many, how many records, the number of the last one, the
 #       pace; how many are put back without the records that a scan has answered; the seal; then the type of each staged
 #       key, then the pointer's fields and values, then what is put back.
-# The seal is the last value that was staged. A replica that has become the master, or a server that was started again,
-# has a beginning of what was written: with the seal it has all that was staged, without it perhaps half an index.
-# Updates are removed from the queue by the script that shows them: each is applied once, whatever dies at any moment.
-# A run stages all updates that hold, a drain those that it adds: of 20,000 the copy alone would take 5 ms.
-# Each entry of the stream of changes has in `end` the bytes of all changes up to it, so that the bytes of those that
-# are there are a difference. The newest stays, whatever its size.
+# The seal is the last staged value. A replica that has become the master, or a server that was restarted, has a prefix
+# of the writes: if it has the seal, it has all staged values; otherwise it may have half an index.
+# The script that shows updates also removes them from the queue, so each is applied once, whatever process dies when.
+# A run stages all updates in force, a drain only those that it adds: copying 20,000 would take 5 ms.
+# In each entry of the stream of changes, `end` is the total size of all changes up to it, so that the size of the
+# entries in the stream is a difference of two. The newest entry stays, whatever its size.
 FLIP: Final = """
 local kinds = tonumber(ARGV[5])
 local is_staged = true

@@ -1,7 +1,7 @@
 """Checks of a Redis as cache or broker, for `rolling-optimizer config` and the start of a worker.
 
-What a run does there is tried with a key of its own. What is refused becomes `CacheUnavailable`, with the reason and
-what to do; what works and is still a risk becomes a note.
+The commands of a run are tried on a key that is only used here. A refusal becomes `CacheUnavailable`, with the reason
+and what to do; something that works but is a risk becomes a note.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from optimizer.storage.redis_url import CLUSTER_AS_BROKER, RedisUrl
 
 __all__ = ["check_broker", "check_cache", "check_no_cluster", "eviction_warning"]
 
-# How long the probe stays if it cannot be deleted again.
+# Seconds for which the probe stays if it cannot be deleted.
 PROBE_TTL_S: Final = 10
 CLUSTER: Final = "it is in cluster mode; take a Redis that is no cluster"
 CLUSTER_AS_CACHE: Final = f"{CLUSTER}, or write its URL as redis+cluster://host:6379,host2:6379"
@@ -31,12 +31,12 @@ _NO_SCRIPT: Final = "0" * 40
 
 
 def check_cache(url: str, source: str) -> list[str]:
-    """Try what a run does in its cache; return notes on what works and is a risk.
+    """Try the commands of a run in its cache; return notes about risks.
 
-    A user who may read and not write is taken for a router's.
+    A user who may read but not write is taken for a router's.
 
     Raises:
-        CacheUnavailable: Redis does not answer, or something is not possible: what, and what to do.
+        CacheUnavailable: Redis does not answer, or refuses something; the message says what, and what to do.
     """
     keys = Keys(source)
     notes = []
@@ -65,10 +65,10 @@ def check_cache(url: str, source: str) -> list[str]:
 
 
 def check_broker(url: str, source: str) -> list[str]:
-    """Try what Celery does in its broker, as far as this user may; return notes on what works and is a risk.
+    """Try the commands of Celery in its broker, as far as this user may send them; return notes about risks.
 
     Raises:
-        CacheUnavailable: Redis does not answer, or something is not possible: what, and what to do.
+        CacheUnavailable: Redis does not answer, or refuses something; the message says what, and what to do.
     """
     check_no_cluster(url)
     key = Keys(source).probe
@@ -87,7 +87,7 @@ def check_broker(url: str, source: str) -> list[str]:
 
 
 def check_no_cluster(url: str) -> None:
-    """Check that a broker is not in cluster mode: Celery sends one command for keys of several slots.
+    """Check that a broker is not in cluster mode: Celery sends commands with keys in several slots.
 
     Raises:
         CacheUnavailable: It is in cluster mode, or does not answer.
@@ -99,7 +99,7 @@ def check_no_cluster(url: str) -> None:
 
 
 def eviction_warning(url: str) -> str | None:
-    """Why a Redis is not safe as a broker: it may evict messages, or its ACL does not tell; `None` if it is safe.
+    """Return why a Redis is unsafe as a broker: it may evict messages, or its policy is unknown; `None` if it is safe.
 
     Raises:
         CacheUnavailable: It does not answer.
@@ -131,7 +131,7 @@ def _probing(url: str, source: str = "") -> Iterator[redis.Redis]:
 
 
 def _refusal(client: redis.Redis, *command: str | int) -> redis.ResponseError | None:
-    """Send a command; return the error of a server that refuses it, else `None`."""
+    """Send a command; return the error if the server refuses it, else `None`."""
     try:
         client.execute_command(*command)  # type: ignore[no-untyped-call]
     except redis.ResponseError as error:
@@ -140,7 +140,7 @@ def _refusal(client: redis.Redis, *command: str | int) -> redis.ResponseError | 
 
 
 def _explained(action: str, error: redis.ResponseError | None) -> str:
-    """Say what is not possible, why, and what to do; empty without an error."""
+    """Describe what is not possible, why, and what to do; empty without an error."""
     if error is None:
         return ""
     text = str(error)
@@ -148,7 +148,7 @@ def _explained(action: str, error: redis.ResponseError | None) -> str:
         advice = REPLICA
     elif isinstance(error, redis.exceptions.OutOfMemoryError):
         advice = "its memory is full; raise its maxmemory, or see what fills it"
-    # redis-py before 6 knows MOVED by its first word alone, and later ones by its class alone.
+    # redis-py before 6 reports MOVED only by the first word of the message, later releases only by class.
     elif isinstance(error, (redis.exceptions.ClusterError, redis.exceptions.MovedError)) or text.startswith("MOVED "):
         advice = CLUSTER_AS_CACHE
     elif text.startswith("NOREPLICAS "):
@@ -170,7 +170,7 @@ def _raise(url: str, problem: str) -> None:
 def _mode(client: redis.Redis) -> tuple[str, str]:
     """Return mode (`standalone`, `sentinel`, `cluster`) and role (`master`, `replica`); empty if HELLO is refused.
 
-    By HELLO rather than INFO: every user may send it.
+    It sends HELLO rather than INFO, since every user may send HELLO.
     """
     try:
         reply = client.execute_command("HELLO")  # type: ignore[no-untyped-call]
@@ -181,7 +181,7 @@ def _mode(client: redis.Redis) -> tuple[str, str]:
 
 
 def _eviction_policy(client: redis.Redis) -> str | None:
-    """Return what a Redis does when its memory is full; `None` if INFO is refused."""
+    """Return the eviction policy of a Redis; `None` if INFO is refused."""
     try:
         return str(client.info("memory").get("maxmemory_policy", "noeviction"))
     except redis.ResponseError:

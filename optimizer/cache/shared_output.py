@@ -1,15 +1,15 @@
-"""Whether a run writes to the directory that the other runs of its source write to.
+"""Check that a run writes to the same directory as the other runs of its source.
 
-Redis names the id of that directory, as its `snapshots/marker.py` holds it, until no run has written there for ten
-intervals. A run finds one of these:
+Redis stores the id of that directory (`snapshots/marker.py`) until no run has written there for ten intervals. There
+are four cases:
 
-    no marker             the directory is new: it gets an id, which replaces what Redis names
-    Redis names none      it is new, has lost its data, or no run was made for long: it gets this directory's id
-    Redis names this id   its expiry is renewed
-    Redis names another   another run has written to another directory since
+    no marker             the directory is new: it gets an id, which replaces the one in Redis
+    Redis has no id       it is new, has lost its data, or no run was made for long: it gets this directory's id
+    Redis has this id     its expiry is renewed
+    Redis has another id  another run has written to another directory since
 
-So neither a Redis that has lost its data nor a directory that was deleted or moved looks like the last. Redis is told
-before the marker is written: a run that dies in between leaves a directory without a marker, which is new again.
+So a Redis that has lost its data, and a directory that was deleted or moved, are not mistaken for the last case. The id
+is stored in Redis before the marker is written: a run that dies in between leaves a directory that still counts as new.
 
 Errors: `CacheUnavailable`.
 """
@@ -30,7 +30,7 @@ __all__ = ["is_shared_output"]
 
 
 def is_shared_output(cache: CacheClient, marker: Marker) -> bool:
-    """Whether Redis names the directory of this marker, or does so from now on; for the holder of the source's lock."""
+    """Whether Redis has the id of this marker's directory, or gets it now; the caller holds the source's lock."""
     with cache.commands() as client:
         found = marker.read()
         if found:
@@ -39,13 +39,13 @@ def is_shared_output(cache: CacheClient, marker: Marker) -> bool:
         drawn = secrets.token_hex(16)
         if _name(cache, client, drawn, replaced=_text(named)) == drawn:
             written = marker.create(drawn)
-            if written not in (drawn, ""):  # over NFS a marker is seen late
+            if written not in (drawn, ""):  # over NFS a new marker is visible late
                 _name(cache, client, written, replaced=drawn)
         return True
 
 
 def _name(cache: CacheClient, client: redis.Redis, output_id: str, *, replaced: str) -> str:
-    """Name an id if Redis names none, this one, or the one to be replaced; return the id that it then names."""
+    """Store an id if Redis has none, this one, or the one to be replaced; return the id that it then has."""
     ttl_ms = str(round(1000 * dispatch_ttl_s(cache.interval_s)))
     return _text(cast("bytes", client.eval(NAME_OUTPUT, 1, cache.keys.output, output_id, replaced, ttl_ms)))
 

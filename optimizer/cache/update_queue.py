@@ -1,7 +1,8 @@
-"""The queue of updates in Redis, and the updates that hold.
+"""The queue of updates in Redis, and the updates in force.
 
-A call's updates are one entry. It is accepted by one script, which refuses what is more than may wait or be held, and
-removed by the script that shows it (`writer.py`), or drops what a guard has refused. So each entry is applied once.
+The updates of one call are one entry. One script accepts an entry, unless more would wait or be held than may. The
+script that shows an entry (`flip.py`), or drops it because a guard refused it, also removes it. So each entry is
+applied once.
 
 Errors: `CacheUnavailable`, `UpdatesRefused`.
 """
@@ -27,11 +28,11 @@ from optimizer.models import UNDECODABLE, HeldUpdate, QueuedUpdate, Record
 
 __all__ = ["Call", "QueueState", "Refused", "UpdateQueue", "decode_held", "encode_held"]
 
-# Until a drain that was sent begins to extend it: beyond that another one is sent.
+# The time that a drain has, once sent, to begin and extend the flag; after that, another drain is sent.
 DRAINING_TTL_S: Final = 1.0
-# redis-py sends a script again within two of its timeouts.
+# redis-py repeats a script within two of its timeouts.
 ACCEPTED_TTL_S: Final = 15.0
-# The callers of these many entries that a guard has refused can be told so.
+# For how many refused entries the reason is kept, for their callers.
 REFUSED_KEPT: Final = 100
 
 _ENTRY: Final = msgspec.json.Decoder(QueuedUpdate)
@@ -40,7 +41,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Call(NamedTuple):
-    """A call that may come again, under the same token, within some seconds: it is accepted once."""
+    """A call that may be repeated with the same token within some seconds, and is accepted once."""
 
     token: str
     again_within_s: float
@@ -58,9 +59,9 @@ _REFUSED: Final = msgspec.json.Decoder(list[Refused])
 
 @dataclass(frozen=True)
 class QueueState:
-    """What waits, oldest first, and the queue's numbers; `pointer` is of the same moment.
+    """The waiting entries, oldest first, and the queue's counters; `pointer` was read at the same moment.
 
-    `newest` is the number of the newest entry that was accepted, `applied` of the last one that was applied or dropped.
+    `newest` is the number of the newest accepted entry, `applied` the number of the last one applied or dropped.
     `tat_ms` is the theoretical arrival time of the next version, see `pipeline/pace.py`; `now_ms` is the time by Redis'
     clock, both in milliseconds since the epoch.
     """
@@ -177,14 +178,14 @@ class UpdateQueue:
             return bool(client.eval(END_DRAIN, 2, self._keys.queue, self._keys.draining))
 
     def held(self) -> dict[str, HeldUpdate]:
-        """The updates that hold, by symbol."""
+        """The updates in force, by symbol."""
         with self._cache.commands() as client:
             values = cast("dict[bytes, bytes | None]", client.hgetall(self._keys.updates))
             return decode_held(values, self._keys.source)
 
 
 def decode_held(values: Mapping[bytes, bytes | None], source: str) -> dict[str, HeldUpdate]:
-    """Decode the updates that hold, without those that are damaged: then there are fewer than the manifest says."""
+    """Decode the updates in force, without those that are damaged: then there are fewer than the manifest says."""
     held = {}
     for name, value in values.items():
         if value is None:
@@ -197,7 +198,7 @@ def decode_held(values: Mapping[bytes, bytes | None], source: str) -> dict[str, 
 
 
 def encode_held(held: Mapping[str, HeldUpdate]) -> dict[Any, Any]:
-    """Encode the updates that hold, as fields of their key."""
+    """Encode the updates in force, as fields of their key."""
     return {symbol: _encode(update) for symbol, update in held.items()}
 
 

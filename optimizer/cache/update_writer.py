@@ -1,10 +1,10 @@
-"""Makes the next version in Redis of the current one and a few updates, at a cost that follows what changed.
+"""Makes the next version in Redis from the current one and a few updates, at a cost proportional to the changes.
 
-The values of the current version are copied by Redis to staged keys, where the updates are applied to the copies; then
-the flip of `writer.py` makes them current. So no version that was published is ever changed, and a process that dies at
-any moment leaves the old version, or the new one with its updates removed from the queue.
+Redis copies the values of the current version to staged keys, where the updates are applied to the copies; then
+`flip.py` makes them current. So no published version is ever changed, and a process that dies at any moment leaves the
+old version, or the new one with its updates removed from the queue.
 
-Errors: `CacheUnavailable`, also if a value of the current version is gone or damaged; `PublishRefused` by the flip.
+Errors: `CacheUnavailable`, also if a value of the current version is gone or damaged; `PublishRefused` from the flip.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from optimizer.snapshots.format import SnapshotSet
 
 __all__ = ["Base", "StagedIndex", "UpdateWriter"]
 
-# A reader follows within a second, and asks anew where the version that it looks up is gone. At four versions a second
-# with an index of 10,000, of 3 MB each, some 20 are there at the same time; by two minutes as after a scan, 480.
+# A reader follows within a second, and refreshes if the version that it looks up is gone. At four versions a second,
+# each with an index of 10,000 records (3 MB), some 20 exist at the same time; with the two minutes after a scan, 480.
 REPLACED_TTL_S: Final = 5
 
 _RECORD: Final = msgspec.json.Decoder(Record)
@@ -38,15 +38,15 @@ _encode: Final = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True)
 class Base:
-    """What updates need of the version that they change.
+    """The data of the current version that updates need to change it.
 
     Attributes:
         pointer: Its pointer.
-        payloads: Its predictions, or all three.
-        records: Of each symbol that is touched its record in the index, `None` for none.
-        held: Of each symbol that is touched the update that holds, if there is one.
-        not_held: The symbols that are touched of which none holds.
-        held_count: How many updates hold.
+        payloads: Its predictions, or all three payloads.
+        records: For each updated symbol its record in the index, `None` for none.
+        held: For each updated symbol the update in force, if there is one.
+        not_held: The updated symbols without an update in force.
+        held_count: How many updates are in force.
         index_count: How many records the index has.
         newest_known: The newest version that Redis knows of.
     """
@@ -63,14 +63,14 @@ class Base:
 
 @dataclass(frozen=True)
 class StagedIndex:
-    """A staged index: how many records it has, and the symbols of the best, best first."""
+    """A staged index: the number of its records, and the symbols of the best, best first."""
 
     count: int
     best: list[str]
 
 
 class UpdateWriter:
-    """The versions that updates make, of one source.
+    """Makes the versions of one source that come from updates.
 
     Args:
         cache: The connection.
@@ -85,10 +85,10 @@ class UpdateWriter:
         self._seal = ""
 
     def read(self, pointer: Pointer, symbols: Sequence[str], kinds: Sequence[str]) -> Base:
-        """Read what updates of these symbols need of the current version, with the payloads of these kinds."""
+        """Read the data of the current version that updates of these symbols need, and the payloads of these kinds."""
         keys, version = self._keys, pointer.version
         names = {kind: keys.payload(version, kind) for kind in VERSION_TYPES}
-        symbols = symbols or ("",)  # of an empty call; HMGET asks for one at least
+        symbols = symbols or ("",)  # for an empty call, since HMGET needs at least one field
         with self._cache.commands() as client:
             pipeline = client.pipeline(transaction=False)
             pipeline.hmget(names["symbols"], list(symbols))
@@ -122,14 +122,14 @@ class UpdateWriter:
     def stage(
         self, version: int, changed: Mapping[str, HeldUpdate], *, limit: int, top: int, min_confidence: float
     ) -> StagedIndex:
-        """Stage the index and the updates that hold, with these updates in them.
+        """Stage the index and the updates in force, with these updates applied.
 
         Args:
             version: The version that is changed.
             changed: The updates, by symbol.
             limit: How many records the index may have.
-            top: How many of the best are named.
-            min_confidence: The lowest confidence that these may have.
+            top: How many of the best symbols are returned.
+            min_confidence: The lowest confidence of these.
         """
         keys, staged = self._keys, self._staged
         names = (
@@ -155,7 +155,7 @@ class UpdateWriter:
             return [_RECORD.decode(data or b"") for data in stored]
 
     def discard(self) -> None:
-        """Delete what is staged: of each entry that a guard refuses it would stay for three minutes, 3 MB of 10,000."""
+        """Delete the staged values: otherwise each refused entry would keep 3 MB (10,000 records) for three minutes."""
         with self._cache.commands() as client:
             client.delete(*self._staged.values())
 
@@ -173,14 +173,14 @@ class UpdateWriter:
 
         Args:
             manifest: Its manifest.
-            base: What it was made of.
+            base: The version from which it was made.
             changed: How many updates are staged.
-            predictions: Its predictions, `None` if they are as before.
+            predictions: Its predictions, `None` if they are unchanged.
             change: The entry of the stream of changes, empty for none.
             consumed: The entries that it applies.
 
         Raises:
-            PublishRefused: `publishing` is held by another, or another version was published since.
+            PublishRefused: `publishing` is no longer held, or another version was published since.
         """
         keys, staged, before = self._keys, self._staged, base.pointer.version
         with self._cache.commands() as client:
@@ -198,7 +198,7 @@ class UpdateWriter:
                 lock_key=keys.publishing,
                 token=self._token,
                 seal=self._seal,
-                checked_at=base.pointer.checked_at,  # of the input, which an update says nothing of
+                checked_at=base.pointer.checked_at,  # of the input, which an update does not confirm
                 version_before=before,
                 old_versions=[before],
                 old_ttl_s=REPLACED_TTL_S,
@@ -209,7 +209,7 @@ class UpdateWriter:
 
 
 def _record(data: bytes | None) -> Record | None:
-    """Decode a record; one that is damaged is replaced by the update."""
+    """Decode a record; `None` for a damaged one, which the update replaces."""
     with suppress(*UNDECODABLE):
         return _RECORD.decode(data or b"")
     return None

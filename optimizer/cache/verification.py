@@ -1,4 +1,4 @@
-"""Compares what Redis shows with the snapshots in the files; each key that differs is one warning.
+"""Compares the current version in Redis with the snapshots in the files; each key that differs is one warning.
 
 Errors: `CacheUnavailable`.
 """
@@ -20,10 +20,10 @@ from optimizer.snapshots.format import SnapshotSet
 
 __all__ = ["is_intact", "shows"]
 
-# So many ranks are read back at each tick, others each time, in half a millisecond: all 10,000 would take 50.
+# Each tick reads this many ranks back, another window each time, in 0.5 ms: all 10,000 would take 50 ms.
 RANKS_CHECKED: Final = 50
 
-# What TTL says of a key that does not expire, and of one that is not there: a hash without fields.
+# TTL of a key that does not expire, and of a missing key, as a hash without fields is.
 LASTING: Final = -1
 ABSENT: Final = -2
 
@@ -31,9 +31,9 @@ _RECORD: Final = msgspec.json.Decoder(Record)
 
 
 def is_intact(cache: CacheClient, version: int) -> bool:
-    """Whether every value of a version is there, of its type and without expiry; Redis may have evicted some.
+    """Whether every value of a version exists with its type and without expiry; Redis may have evicted some.
 
-    A newer version, which updates have made since the pointer was read, is taken for intact until the next tick.
+    If updates have made a newer version since the pointer was read, it counts as intact until the next tick.
     """
     names = {cache.keys.payload(version, kind): kind_type for kind, kind_type in VERSION_TYPES.items()}
     with cache.commands() as client:
@@ -55,8 +55,8 @@ def is_intact(cache: CacheClient, version: int) -> bool:
 def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
     """Whether Redis shows this set, whole and without expiry.
 
-    Of the index the number of symbols is compared, and a window of ranks is read back, another one each time; of the
-    updates that hold, their number. A newer version, which updates have made since the pointer was read, is no damage.
+    For the index, the number of symbols is compared and a window of ranks is read back, another one each time; for the
+    updates in force, their number. A newer version that updates have made since the pointer was read is no damage.
     """
     manifest, keys = snapshots.manifest, cache.keys
     names = {kind: keys.payload(manifest.version, kind) for kind in VERSION_KINDS}
@@ -80,7 +80,7 @@ def shows(cache: CacheClient, snapshots: SnapshotSet) -> bool:
             pipeline.ttl(name)
         first = random.randint(0, max(0, count - RANKS_CHECKED))  # noqa: S311 - no secret
         pipeline.zrange(names["ranking"], first, first + RANKS_CHECKED - 1, withscores=True)
-        # The reply for a key of another type is an error, which differs too.
+        # For a key of another type the reply is an error, which differs too.
         *replies, ranks = pipeline.execute(raise_on_error=False)
         if isinstance(replies[0], dict):
             if version_of(replies[0].get(b"version")) > manifest.version:

@@ -3,9 +3,9 @@
 Values are staged in batches under keys with the run's token, and a seal after them. Then one short script checks that
 the run still holds the lock, that the pointer is the one it started from, and that nothing staged is gone; it renames
 the staged keys (constant time each), replaces the pointer, lets the old version expire and publishes the version to the
-channel. So a run that was paused past its lock publishes nothing and overwrites nothing, and one that dies leaves only
-keys that expire. With the version comes what changed since the one before. Of a version that is shown already the
-manifest alone can be replaced.
+channel. So a run whose lock expired while it was paused publishes and overwrites nothing, and one that dies leaves only
+keys that expire. Each version is published with the changes since the one before. The manifest of a version that is
+already current can be replaced alone.
 
 Damaged keys are replaced, with one warning each: a key of another type at the start of the next run (`mend`), a damaged
 pointer when it is read, the values of the current version when a tick compares them with the files (`verification.py`).
@@ -61,7 +61,7 @@ class VersionWriter:
         self._seal = ""
 
     def mend(self) -> None:
-        """Delete keys of the source that cannot be used; each is made again by what writes it."""
+        """Delete keys of the source that cannot be used; the code that writes a key creates it again."""
         names = [self._keys.reads(origin) for origin in ORIGINS]
         with self._cache.commands() as client:
             delete_unusable(client, self._keys.fixed, self._keys.source)
@@ -71,12 +71,12 @@ class VersionWriter:
                     client.delete(name)
 
     def pointer(self, lock: Lock | None = None) -> Pointer | None:
-        """Read the pointer; `None` if there is none or it is damaged; the lock's holder deletes a damaged one."""
+        """Read the pointer; `None` if it is missing or damaged. With the lock, a damaged pointer is deleted."""
         with self._cache.commands() as client:
             return self._pointer(client, lock)
 
     def pointer_now(self) -> Pointer | None:
-        """Read the pointer also from a Redis that was away before, in a short time: it may be back."""
+        """Read the pointer with a short timeout, also if Redis was away before: it may be back."""
         if self._cache.redis_up:
             return self.pointer()
         with translated_errors(self._cache.url):
@@ -97,12 +97,12 @@ class VersionWriter:
             return None
 
     def newest_known(self) -> int:
-        """The newest version that was published, 0 for none; known to Redis though the pointer is lost."""
+        """The newest published version, 0 for none; Redis knows it even if the pointer is lost."""
         with self._cache.commands() as client:
             return max(self._newest_changed(client), self._flipped_version(client))
 
     def confirm(self, version: int) -> None:
-        """Note that a version is still the newest, if the pointer still names it."""
+        """Confirm that a version is still the newest, if the pointer still names it."""
         with self._cache.commands() as client:
             client.eval(CONFIRM, 2, self._keys.current, self._keys.flipped, str(version), text_of(now_s(client)))
 
@@ -113,10 +113,10 @@ class VersionWriter:
             return bool(client.eval(REPLACE_MANIFEST, 2, self._keys.lock, self._keys.current, *arguments))
 
     def stage(self, snapshots: SnapshotSet, lock: Lock) -> None:
-        """Give Redis the values of a set under the run's token, in place of what was staged under it before.
+        """Stage the values of a set under the run's token, in place of values that were staged under it before.
 
         Raises:
-            CacheUnavailable: Redis does not answer, or has not kept all; staged keys expire by themselves.
+            CacheUnavailable: Redis does not answer, or has not kept all values; staged keys expire by themselves.
         """
         names = {kind: self._keys.staged(lock.token, kind) for kind in STAGED_TYPES}
         decoded = snapshots.decode_index()
@@ -129,7 +129,7 @@ class VersionWriter:
                 client.set(names[kind], snapshots.payloads[kind], ex=STAGED_TTL_S)
             for start in range(0, len(index), STAGE_BATCH):
                 batch = index[start : start + STAGE_BATCH]
-                # One transaction a batch: cut off between two commands, it would leave a key that never expires.
+                # Each batch is a transaction: cut off between two commands, it would leave a key that never expires.
                 pipeline = client.pipeline()
                 pipeline.hset(names["symbols"], mapping={each.symbol: msgspec.json.encode(each) for each in batch})
                 pipeline.zadd(names["ranking"], {each.symbol: each.confidence for each in batch})
@@ -141,7 +141,7 @@ class VersionWriter:
                 pipeline.hset(names["updates"], mapping=dict(list(held.items())[start : start + STAGE_BATCH]))
                 pipeline.expire(names["updates"], STAGED_TTL_S)
                 pipeline.execute()
-            # A key that is evicted between two batches begins anew with the next one, without its first part.
+            # A key that is evicted between two batches is created again by the next one, without its first part.
             pipeline = client.pipeline(transaction=False)
             pipeline.set(seal_name, self._seal, ex=STAGED_TTL_S)
             pipeline.hlen(names["symbols"])
@@ -157,7 +157,7 @@ class VersionWriter:
         self._staged = snapshots
 
     def discard(self) -> None:
-        """Delete what is staged and was not published: it would stay for minutes, of each run that fails."""
+        """Delete staged values that were not published: each failed run would leave them for minutes."""
         if self._staged_names:
             with self._cache.commands() as client:
                 client.delete(*self._staged_names)
@@ -172,14 +172,14 @@ class VersionWriter:
         is_known: bool = True,
         consumed: Consumed | None = None,
     ) -> None:
-        """Make a set the current version; it is staged before, unless it was the last that was.
+        """Make a set the current version; it is staged first, unless it was the last set that was staged.
 
         Args:
             snapshots: The set.
             lock: The run's lock.
             before: The pointer that the run started from.
             in_files: The version that the files had when the run began, 0 for none.
-            is_known: False if the files have another set of the pointer's number, so that no change leads from it.
+            is_known: False if the files have a different set with the pointer's number, so no change leads from it.
             consumed: What it takes from the queue of updates.
 
         Raises:
@@ -198,7 +198,7 @@ class VersionWriter:
             change = self._change(client, snapshots, before if is_known else None)
             if self._staged is not snapshots:
                 self.stage(snapshots, lock)
-            # The pointer alone can be lost: whatever names a version that may not expire yet is asked.
+            # The pointer may be lost, so versions without an expiry are collected from everything that names one.
             known = {self._newest_changed(client), self._flipped_version(client), version_before, in_files}
             flip(
                 client.pipeline(),
@@ -218,22 +218,22 @@ class VersionWriter:
         self._staged, self._staged_names = None, []
 
     def payloads(self, pointer: Pointer) -> dict[str, bytes] | None:
-        """Read predictions, bots and holdings of a version; `None` unless all are there as the pointer says."""
+        """Read predictions, bots and holdings of a version; `None` unless all match the pointer."""
         with self._cache.commands() as client:
             return self._payloads(client, pointer)
 
     def _payloads(self, client: redis.Redis, pointer: Pointer) -> dict[str, bytes] | None:
         names = [self._keys.payload(pointer.version, kind) for kind in PAYLOAD_KINDS]
-        replies = cast("list[bytes | None]", client.mget(names))  # None for a key of another type too
+        replies = cast("list[bytes | None]", client.mget(names))  # also None for a key of another type
         payloads = {kind: data for kind, data in zip(PAYLOAD_KINDS, replies, strict=True) if data is not None}
         is_whole = len(payloads) == len(names) and SnapshotSet(pointer.manifest, payloads).is_whole
         return payloads if is_whole else None
 
     def read_shown(self, pointer: Pointer) -> tuple[dict[str, bytes], list[Record], dict[str, HeldUpdate]] | None:
-        """Read payloads, index and the updates that hold, all of one moment.
+        """Read payloads, index and updates in force, all at one moment.
 
         Returns:
-            `None` if the pointer names another version by now, or not all of it is there.
+            `None` if the pointer names another version by now, or if some values are missing.
         """
         keys, names = self._keys, {kind: self._keys.payload(pointer.version, kind) for kind in VERSION_TYPES}
         with self._cache.commands() as client:
@@ -259,7 +259,7 @@ class VersionWriter:
                 return None
 
     def _newest_changed(self, client: redis.Redis) -> int:
-        """The version of the newest change, 0 for none; it may outlive a pointer, and its id can only rise."""
+        """The version of the newest change, 0 for none; it may exist though the pointer is lost, and only rises."""
         entries = cast("list[tuple[bytes, Any]]", client.xrevrange(self._keys.deltas, count=1))
         return version_of(entries[0][0].split(b"-")[0] if entries else b"")
 
@@ -267,7 +267,7 @@ class VersionWriter:
         return version_of(cast("bytes | None", client.hget(self._keys.flipped, "version")))
 
     def _change(self, client: redis.Redis, snapshots: SnapshotSet, before: Pointer | None) -> bytes:
-        """Encode what changed since the version before; empty if nothing did, or if no change leads from there."""
+        """Encode the change since the version before; empty if nothing changed, or if that version is not known."""
         if before is None or before.version == snapshots.manifest.version:
             return b""
         try:

@@ -1,7 +1,7 @@
-"""Celery's side: tasks for any Celery app, the stand-alone app, and senders. The only package that imports Celery.
+"""The Celery integration: tasks for any Celery app, the stand-alone app, and senders. Only this package imports Celery.
 
-`register` adds the tasks to an app of yours, `create_app` makes the stand-alone app. Importing this package imports no
-Celery yet, and has no effect: no app becomes the current one, no signal is connected, no logger or variable is set.
+`register` adds the tasks to your app, `create_app` makes the stand-alone app. Importing this package does not import
+Celery, and has no effect: no app becomes the current one, no signal is connected, no logger or variable is set.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The stand-alone Celery app of worker, beat, Flower and senders.
 
-What only an app of one's own may have is here: the connection that drops unusable messages (`broker.py`), Flower's
-defaults, the checks of worker and beat (`startup.py`), and their logs (`process_log.py`).
+It has what may not be imposed on another team's app: the connection that drops unusable messages (`broker.py`),
+Flower's defaults, the checks of worker and beat (`startup.py`), and their logs (`process_log.py`).
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class _Amqp(AMQP):  # type: ignore[misc]
 
 
 class _Loader(AppLoader):  # type: ignore[misc]
-    """Reads settings when they are first used; where a variable cannot be used, Celery's commands end with one line."""
+    """Reads settings when they are first used; if a variable is not usable, Celery's commands end with one line."""
 
     def read_configuration(self, env: str = "") -> dict[str, Any]:  # noqa: ARG002 - it may be another program's
-        """Celery's settings of an app for which no module is named."""
+        """Return the settings of an app for which no configuration module is named."""
         with one_line_exit():
             return celery_settings(os.environ)
 
     def config_from_object(self, obj: Any, silent: bool = False) -> Any:
-        """Celery's settings in a module."""
+        """Load the settings in a module."""
         with one_line_exit():
             return super().config_from_object(obj, silent)
 
@@ -66,14 +66,14 @@ def create_app(config: Any = None) -> Celery:
 
 
 def _set_result_backend(sender: Celery, source: Any, **_: Any) -> None:
-    """Ignore `CELERY_RESULT_BACKEND`, which may be another program's; `config.py` does the same for the broker."""
+    """Ignore `CELERY_RESULT_BACKEND`, which may belong to another program, as `config.py` does for the broker."""
     sender.backend_cls = source["result_backend"]
 
 
 def _is_flower_of(module: str) -> bool:
-    """Whether this process is `celery -A MODULE flower`: an app that is imported by another app's Flower is not.
+    """Whether this process is `celery -A MODULE flower`, rather than another app's Flower that imports this app.
 
-    By the command line, since Celery 5.4 loads the app before its context knows the subcommand.
+    It reads the command line, since Celery 5.4 loads the app before its context knows the subcommand.
     """
     context = click.get_current_context(silent=True)
     options = context.command.params if context is not None and isinstance(context.command, click.Group) else []

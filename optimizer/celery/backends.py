@@ -1,4 +1,4 @@
-"""What the result backend of any Celery app can do."""
+"""The capabilities of the result backend of a Celery app."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["can_join", "keeps_results"]
 
 
 def can_join(app: Celery) -> bool:
-    """Whether a task can be replaced by others and one that gets their results: a chord."""
+    """Whether a task can be replaced by a chord: other tasks, and one that gets their results."""
     try:
         app.backend.ensure_chords_allowed()
-    except NotImplementedError:  # results are off, or go to the sender alone (`rpc://`)
+    except NotImplementedError:  # results are off, or go only to the sender (`rpc://`)
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""The tasks in a Celery app: in one of yours by `register`, in the stand-alone one by `create_app`.
+"""Binds the tasks to a Celery app: to yours by `register`, to the stand-alone one by `create_app`.
 
     from optimizer.celery import register
 
@@ -6,7 +6,7 @@
     app.config_from_object("proj.conf:Config")
     register(app)
 
-Invariant: an app of yours keeps its settings. What our tasks need stands on the tasks alone; `beat_schedule` and
+Invariant: your app keeps its settings. Options that these tasks need are set only on the tasks; `beat_schedule` and
 `task_routes` get entries, and lose none. Nothing is read before the app itself is configured, so its configuration may
 be set before or after.
 """
@@ -38,19 +38,19 @@ def register(
 ) -> None:
     """Add the tasks to a Celery app, and their schedule.
 
-    The app's broker, result backend, queues and everything else stay as they are. A `ROLLING_*` variable that cannot be
-    used ends none of its processes: worker and beat log one error at their start, and only our tasks fail.
+    The app's broker, result backend, queues and all other settings stay as they are. An invalid `ROLLING_*` variable
+    ends none of its processes: worker and beat log one error at their start, and only these tasks fail.
 
     Args:
         app: The app. Its configuration may be set before or after, in any style.
-        queue: The queue of runs and of updates; by default what the app's routes or its default queue say.
-        scan_queue: The queue of the parts of a source that has many; by default the same.
-        beat: Whether to add an entry to `beat_schedule` for each source; an entry of yours of the same name stays.
+        queue: The queue of runs and of updates; by default from the app's routes, or its default queue.
+        scan_queue: The queue of the parts of a source with many parts; by default the same.
+        beat: Whether to add an entry to `beat_schedule` for each source; an existing entry of the same name stays.
         source: The source, or several by name; by default all that `ROLLING_SOURCES` or `ROLLING_INPUT` names.
 
     Raises:
-        ValueError: The app has them already, or tasks of its own with their names. Of an app that is not finalized yet,
-            Celery logs the latter then.
+        ValueError: The app has these tasks already, or other tasks with their names. If the app is not finalized yet,
+            Celery logs the latter when it is.
     """
     if getattr(app, ATTRIBUTE, None) is not None:
         raise ValueError(
@@ -61,10 +61,10 @@ def register(
 
 
 def connect(registration: Registration) -> None:
-    """Bind the tasks once the app is finalized, which is when Celery binds all others.
+    """Bind the tasks once the app is finalized, which is when Celery binds all other tasks.
 
-    Routes and schedule are added when it is configured too: a program that sends a task by its name alone never
-    finalizes its app.
+    Routes and schedule are also added when it is configured: a program that only sends tasks by name never finalizes
+    its app.
     """
     app = registration.app
     setattr(app, ATTRIBUTE, registration)
@@ -87,14 +87,14 @@ def _bind(registration: Registration, **_: Any) -> None:
         watch_standalone(registration.app)
     else:
         bind_tasks(registration, _own_options(registration))
-        _configure(registration)  # again: it may have been assigned since
+        _configure(registration)  # again, since settings may have been assigned meanwhile
         watch_registered(registration)
 
 
 def _configure(registration: Registration, **_: Any) -> None:
-    """Put the queues of our tasks before the app's own routes, and our entries into its schedule.
+    """Put routes of these tasks before the app's routes, and their entries into its schedule.
 
-    Routes, since the attribute of a task for its queue is deprecated.
+    Routes are used because the attribute of a task for its queue is deprecated.
     """
     conf = registration.app.conf
     queues = {
@@ -113,7 +113,7 @@ def _configure(registration: Registration, **_: Any) -> None:
 
 
 def _own_options(registration: Registration) -> dict[str, Any]:
-    """What the stand-alone app has as settings, for our tasks alone."""
+    """Return the stand-alone app's settings as options of these tasks."""
     options: dict[str, Any] = {
         "ignore_result": False,
         "acks_late": False,
@@ -129,8 +129,8 @@ def _own_options(registration: Registration) -> dict[str, Any]:
 
 
 def _assign(conf: Any, name: str, value: Any) -> None:
-    """Assign a setting. Celery 5.4 returns what its name with the namespace's prefix has, whatever is assigned."""
+    """Assign a setting. Celery 5.4 reads it by the name with the namespace's prefix, whatever is assigned."""
     conf[name] = value
     if conf[name] is not value:
         conf[match_case(conf.prefix + name, conf.prefix)] = value
-    conf.update(**{name: value})  # the router that was made before is told by this alone, and by a keyword
+    conf.update(**{name: value})  # only this, with a keyword, notifies an existing router

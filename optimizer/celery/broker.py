@@ -1,11 +1,11 @@
-"""The connection of worker, beat, Flower and senders to the broker: retries for ever, and drops unusable messages.
+"""The connection of worker, beat, Flower and senders to the broker: retries forever, and drops unusable messages.
 
 Invariant: no message ends a process. A message that cannot be decoded or dispatched is removed from its queue (and from
 kombu's unacknowledged messages, which would be restored), logged in one line without its content, and counted; the next
 message is handled as usual. All messages pass through `Transport._deliver`, and no error of their handlers leaves it.
 
-Errors of Redis itself are raised: they are not caused by a message, and Celery reconnects, of those that Redis sends
-because `broker_channel_error_retry` is set.
+Errors of Redis itself are raised: they are not caused by a message, and Celery reconnects; after error replies it does
+so because `broker_channel_error_retry` is set.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["Connection", "dropped"]
 
 _log = SourceLog(__name__)
 
-# Celery itself waits two seconds longer each time, up to 30, and has no setting for that: after a minute without the
-# broker a worker would miss the next 15 s or more.
+# By default Celery waits two seconds longer each time, up to 30, without a setting for that: after a minute without the
+# broker, a worker would miss the next 15 s or more.
 RECONNECT_AFTER_S: Final = 0.5
 RECONNECT_AFTER_AT_MOST_S: Final = 2.0 if kombu.VERSION >= (5, 7) else 2.0 - RECONNECT_AFTER_S  # older ones add it
 
-# kombu's own list has KeyError in it, and so would treat a message that lacks a field as a lost connection.
+# kombu's list includes KeyError, so it would treat a message that lacks a field as a lost connection.
 BROKER_ERRORS: Final = (RedisError, OSError, OperationalError, InconsistencyError)
 
 # Messages that this process has dropped, by queue, as `celery -A tasks inspect stats` shows them.
@@ -46,10 +46,10 @@ class QoS(redis.QoS):
     def restore_unacked(self, client: Any = None) -> None:
         """Return them to their queues, unless the connection is lost.
 
-        Then they stay in kombu's hash `unacked`, from which a worker returns them after the visibility timeout. kombu
-        itself fails on a connection that is closed for the second time, with an AttributeError or an AssertionError
-        that Celery does not take for a lost connection: the worker ended, once in about 150 restarts of Redis, if a
-        message had arrived and was not acknowledged yet.
+        If it is, they stay in kombu's hash `unacked`, from which a worker returns them after the visibility timeout.
+        kombu fails if a connection is closed twice, with an AttributeError or an AssertionError that Celery does not
+        treat as a lost connection: in about one of 150 restarts of Redis the worker ended, if a message had arrived and
+        was not acknowledged yet.
         """
         try:
             if self.channel.connection.client is not None:
@@ -66,7 +66,7 @@ class Channel(redis.Channel):
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except (ValueError, TypeError, RecursionError):  # it has left the queue, and was not noted as unacknowledged
+        except (ValueError, TypeError, RecursionError):  # it has left the queue, and was not stored as unacknowledged
             _drop("a queue", "it is no JSON")
             return True
 
@@ -99,7 +99,7 @@ class Transport(redis.Transport):
             _drop(queue, _reason(error))
 
     def _reject(self, message: Any) -> None:
-        """Remove a message from the unacknowledged ones: else it would be restored to its queue, and come again."""
+        """Remove a message from the unacknowledged ones: otherwise it would be returned to its queue."""
         if isinstance(message, dict) and isinstance(properties := message.get("properties"), dict):
             tag = properties.get("delivery_tag")
             if isinstance(tag, str):
@@ -110,7 +110,7 @@ class Transport(redis.Transport):
 
 
 class SentinelChannel(Channel, redis.SentinelChannel):
-    """The same over the master that Sentinels name."""
+    """The channel over the master that Sentinels name."""
 
 
 class SentinelTransport(Transport, redis.SentinelTransport):
@@ -120,7 +120,7 @@ class SentinelTransport(Transport, redis.SentinelTransport):
 
 
 class Connection(kombu.connection.Connection):
-    """A connection that tries its broker every two seconds, for as long as that is away."""
+    """A connection that tries its broker every two seconds while the broker is away."""
 
     def get_transport_cls(self) -> type[Transport]:
         """The transport: settings allow only Redis, and its Sentinels."""
@@ -142,7 +142,7 @@ def _drop(queue: str, reason: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why a message was dropped, without its content, which messages of foreign exceptions quote."""
+    """Return why a message was dropped, without its content, which other packages' exceptions may quote."""
     if isinstance(error, MessageInvalid):
         return str(error)
     trace = error.__traceback__

@@ -1,4 +1,4 @@
-"""The broker of any Celery app: whether a URL means it, and how it is shown."""
+"""The broker of a Celery app: compare it with a URL, and show it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["same_broker", "shown_broker"]
 
 
 def same_broker(app: Celery, url: str) -> bool:
-    """Whether a URL means the broker of an app, whatever its user is; of several, one of them."""
+    """Whether a URL leads to an app's broker, or to one of its brokers, whatever the user in it."""
     configured = app.conf.broker_write_url or ""
     urls = configured if isinstance(configured, (list, tuple)) else configured.split(";")
     places = [_place(one) for one in urls]
@@ -27,7 +27,7 @@ def shown_broker(app: Celery) -> str:
 
 
 def _as_celery_has_it(url: str) -> list[str]:
-    """A URL, or in place of one of Sentinels theirs."""
+    """Return the URL, or for Sentinels the URLs of all of them."""
     try:
         parsed = RedisUrl.parse(url)
     except ValueError:
@@ -36,7 +36,7 @@ def _as_celery_has_it(url: str) -> list[str]:
 
 
 def _place(url: str) -> tuple[Any, ...]:
-    """What a URL says of the server, the same for all spellings."""
+    """Return the server of a URL, equal for all spellings."""
     try:
         parsed = RedisUrl.parse(url)
     except ValueError:

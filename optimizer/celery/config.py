@@ -16,10 +16,10 @@ from optimizer.config.settings import Settings
 
 __all__ = ["celery_settings"]
 
-# A Sentinel that hangs must not hold a connection for long: the next one is asked.
+# A Sentinel that hangs must not delay a connection for long: the next one is asked.
 SENTINEL_TIMEOUTS: Final = {"socket_timeout": 2, "socket_connect_timeout": 2}
-# Nor a master whose host is gone without a word: connections to it stay open, several commands in a row wait for it,
-# and another is elected within seconds. With the values below for a single Redis a worker took a minute and longer.
+# The same holds for a master whose host vanished: connections to it stay open, several commands in a row wait for it,
+# and another is elected within seconds. With the values below for a single Redis, a worker took a minute or longer.
 MASTER_TIMEOUTS: Final = {"socket_timeout": 3, "health_check_interval": 3}
 
 
@@ -40,7 +40,7 @@ def celery_settings(environ: Mapping[str, str]) -> dict[str, Any]:
         # ---- what Flower shows
         "worker_send_task_events": True,
         "task_send_sent_event": True,
-        # ---- logs: stdout is not redirected, so that what a library prints does not look like a log line
+        # ---- logs: stdout is not redirected, so that output of a library does not look like a log line
         "worker_redirect_stdouts": False,
         "timezone": "UTC",
         "enable_utc": True,
@@ -48,12 +48,12 @@ def celery_settings(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _broker_and_results(every: Sequence[Settings]) -> dict[str, Any]:
-    """One Redis for both; it must not evict, so it may be another than the cache."""
+    """One Redis for both; it must not evict, so it may be separate from the cache."""
     broker = every[0].broker()
     url, tls, sentinels = broker.for_kombu(), broker.tls_for_kombu(), broker.options_for_kombu(SENTINEL_TIMEOUTS)
     result_expires_s = max(900, 2 * time_limit_s(every))
     return {
-        # Three names: `CELERY_BROKER_URL`, which may be another program's, wins over the first.
+        # Three names, since `CELERY_BROKER_URL`, which may belong to another program, overrides the first.
         "broker_url": url,
         "broker_read_url": url,
         "broker_write_url": url,
@@ -61,10 +61,10 @@ def _broker_and_results(every: Sequence[Settings]) -> dict[str, Any]:
         "broker_use_ssl": tls,
         "redis_backend_use_ssl": tls,
         "broker_connection_retry_on_startup": True,
-        "broker_connection_max_retries": None,  # for ever: after the default of 100 worker and beat would end
-        # An error that Redis sends would end the worker: NOREPLICAS or MISCONF, until a replica or the disk is back.
+        "broker_connection_max_retries": None,  # forever: after the default of 100 attempts, worker and beat would end
+        # Otherwise an error reply would end the worker: NOREPLICAS or MISCONF, until a replica or the disk is back.
         "broker_channel_error_retry": True,
-        # A publish on a dead connection would wait for ever, and a blocked read for most of a minute.
+        # Otherwise a publish on a dead connection would wait forever, and a blocked read for most of a minute.
         "broker_transport_options": {
             "visibility_timeout": 120,
             "socket_timeout": 30,
@@ -74,7 +74,7 @@ def _broker_and_results(every: Sequence[Settings]) -> dict[str, Any]:
             **(MASTER_TIMEOUTS if sentinels else {}),
             **sentinels,
         },
-        # Reporting progress must not delay a scan for long when Redis is away.
+        # Reporting progress must not delay a scan for long while Redis is away.
         "redis_socket_timeout": 5,
         "redis_socket_connect_timeout": 2,
         "result_backend_transport_options": {
@@ -96,22 +96,21 @@ def _messages() -> dict[str, Any]:
         "result_serializer": "json",
         "accept_content": ["json"],
         "result_accept_content": ["json"],
-        # Celery's own logs the content of messages that it cannot use, and ends at some.
+        # Celery's consumer logs the content of messages that it cannot use, and ends at some.
         "worker_consumer": "optimizer.celery.consumer:Consumer",
     }
 
 
 def _queues(every: Sequence[Settings]) -> dict[str, Any]:
-    """One queue for each source, one for scans and one for updates; a worker without -Q takes all of them.
+    """One queue for each source, one for scans and one for updates; a worker without -Q consumes all of them.
 
-    Each has an exchange and a routing key of its own: by default all would share one, and each message would go to
-    every queue.
+    Each has its own exchange and routing key: by default all would share one, and each message would go to every queue.
     """
     names = [source_queue(settings.source) for settings in every]
     sources = [settings.source for settings in every]
 
     def route(name: str, _args: Sequence[Any], kwargs: Mapping[str, Any] | None, *_: Any, **__: Any) -> Any:
-        """Send a run to the queue of its source, and an update to its own, also when Flower or another program does."""
+        """Route a run to the queue of its source, and an update to its queue, whatever program sends it."""
         if name == UPDATE_TASK:
             return {"queue": UPDATE_QUEUE}
         source = (kwargs or {}).get("source")  # not checked yet
@@ -137,9 +136,9 @@ def _delivery() -> dict[str, Any]:
 
 
 def _runs(every: Sequence[Settings]) -> dict[str, Any]:
-    """One run of a source at a time, by the lock.
+    """Two processes: one run of a source at a time is ensured by the lock.
 
-    While one child scans, the other takes ticks and triggers; where several sources are single files, a run waits at
+    While one child scans, the other handles ticks and triggers; if several sources are single files, a run waits at
     most for one scan of each other source.
     """
     limit_s = time_limit_s(every)
@@ -155,14 +154,14 @@ def _runs(every: Sequence[Settings]) -> dict[str, Any]:
 
 
 def _schedule(every: Sequence[Settings]) -> dict[str, Any]:
-    """The schedule is kept in memory.
+    """Keep the schedule in memory.
 
-    Its only state would be the time of the last run, on which a new beat must not act: its first tick comes
-    startup_delay_s after its start.
+    Its only state would be the time of the last run, which a new beat must not use: its first tick comes
+    `startup_delay_s` after its start.
     """
     entries = beat_entries(every, {})
     for settings, entry in zip(every, entries.values(), strict=True):
-        # No message with a countdown, see delivery: beat takes this for the time of the last run.
+        # In place of a message with a countdown (see `_delivery`), beat uses this as the time of the last run.
         entry["last_run_at"] = datetime.now(UTC) + timedelta(seconds=settings.startup_delay_s - settings.interval_s)
     intervals_s = [settings.interval_s for settings in every]
     return {

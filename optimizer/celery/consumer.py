@@ -1,6 +1,6 @@
-"""The worker's consumer: takes tasks that can be dispatched, counts messages that were dropped, ends revoked runs.
+"""The worker's consumer: accepts tasks that can be dispatched, counts dropped messages, ends revoked runs.
 
-An error in a message is raised: `broker.py` drops the message.
+An error in a message is raised, and `broker.py` drops the message.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        # Here, and not by decorators: they would replace the commands of every worker that imports this module.
+        # Registered here: decorators would replace the commands of every worker that imports this module.
         ids = "[id1 [id2 [... [idN]]]]"
         control.control_command(name="revoke", variadic="task_id", signature=ids)(_revoke)
         control.control_command(
@@ -40,7 +40,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         )(_terminate)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Log that the broker answers and refuses, and wait: a connection is no sooner made than refused again."""
+        """Log that the broker refuses, and wait, since a new connection would be refused at once."""
         super().on_connection_error_before_connected(exc)
         time.sleep(RECONNECT_AFTER_AT_MOST_S)
 
@@ -67,7 +67,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         raise MessageInvalid("it is no task")
 
     def on_unknown_task(self, body: Any, message: Any, error: Exception) -> None:  # noqa: ARG002 - as above
-        """Refuse a message, and fail its result, for which a client may wait: the task may be misspelt."""
+        """Refuse a message, and fail its result, since a client that misspelt the task may wait for it."""
         name, run_id = message.headers["task"], message.headers["id"]
         request = Bunch(name=name, chord=None, root_id=None, correlation_id=None, reply_to=None, errbacks=None)
         self.app.backend.mark_as_failure(run_id, NotRegistered(name), request=request)

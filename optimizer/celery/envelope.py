@@ -1,9 +1,9 @@
-"""The schema of messages, checked before Celery acts on them: Celery itself trusts the fields of a message.
+"""The schema of messages, checked before Celery handles them: Celery itself trusts the fields of a message.
 
-`check_envelope` is for every message of the broker (tasks, remote control, events, replies), already decoded from JSON.
-After it, `check_command` is for remote control and `check_task` for tasks: the headers and the body of Celery's
-protocol 2, which Celery 4 and later send. All raise `MessageInvalid`, which names the field and what was expected, and
-quotes nothing of the message.
+`check_envelope` checks every message of the broker (tasks, remote control, events, replies), decoded from JSON. After
+it, `check_command` checks remote control and `check_task` tasks: the headers and the body of Celery's protocol 2, which
+Celery 4 and later send. All raise `MessageInvalid`, which names the field and what was expected, and does not quote the
+message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from optimizer.errors import RollingError
 
 __all__ = ["MessageInvalid", "check_command", "check_envelope", "check_task"]
 
-# A signature in a chord in a chain stays under 20; pickling for a child of the pool fails at a few hundred.
+# A signature in a chord in a chain has fewer than 20 levels; pickling for a child of the pool fails at a few hundred.
 MAX_DEPTH: Final = 64
 MAX_SECONDS: Final = 10_000_000
 
@@ -51,7 +51,7 @@ class _Properties(msgspec.Struct):
 
 
 class _CommonHeaders(msgspec.Struct):
-    """No `compression`: a few KB would inflate to any amount of memory, and nothing here sends it."""
+    """`compression` is not allowed: a few KB could inflate to any amount of memory, and no sender here uses it."""
 
     compression: None = None
     clock: int | None = None
@@ -66,7 +66,7 @@ class _Envelope(msgspec.Struct, rename={"content_type": "content-type", "content
 
 
 class _TaskHeaders(msgspec.Struct):
-    """No `eta`: a message that waits in the worker is lost, or ends the worker, when the connection to Redis drops."""
+    """`eta` is not allowed: a waiting message is lost, or ends the worker, if the connection to Redis drops."""
 
     id: _Text
     task: _Text
@@ -130,7 +130,7 @@ def check_envelope(message: object) -> None:
 
 
 def check_command(message: Mapping[str, Any]) -> None:
-    """Check the body of a remote control command, in an envelope that is checked.
+    """Check the body of a remote control command, after its envelope was checked.
 
     Raises:
         MessageInvalid: It is not a command.
@@ -161,7 +161,7 @@ def check_task(headers: Mapping[str, Any], body: bytes) -> None:
 
 
 def _without_content(error: Exception) -> str:
-    """The message of msgspec, which names fields and types; for other errors, which may quote data, the class alone."""
+    """Return msgspec's message, which names fields and types; for other errors, which may quote data, the class."""
     return str(error) if isinstance(error, msgspec.DecodeError) else type(error).__name__
 
 

@@ -1,9 +1,10 @@
-"""The heartbeats that workers and beats tell: see `cache/heartbeats.py`.
+"""Sends the heartbeats of workers and beats; `cache/heartbeats.py` stores them.
 
-A worker tells every few seconds which queues it takes, while it is connected to the broker. A beat tells each time that
-it has sent a run: one that hangs, or cannot reach the broker, is not taken for one that works. Both do so on a thread,
-so that a Redis that is slow or away delays nothing. Those that end in order leave; one that is started again on the
-same host takes the entry of the one before, so that only what is missed is shown as silent.
+While it is connected to the broker, a worker sends every few seconds the queues that it consumes. A beat sends a
+heartbeat each time that it has sent a run, so that one that hangs, or cannot reach the broker, does not count as
+working. Both use a thread, so that a Redis that is slow or away delays nothing. A process that ends in order removes
+its entry, and one that is restarted on the same host replaces the old entry, so that only missing processes are shown
+as silent.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ __all__ = ["tell_heartbeats"]
 WORKER_PERIOD_S: Final = 5.0
 # The limit of a container, by which its processes are killed; `max` if there is none.
 _CONTAINER_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
-# A worker that is told to end waits no longer for a Redis that is away.
+# A worker that has to end waits no longer than this for a Redis that is away.
 LEAVE_S: Final = 2.0
 
 _log = SourceLog(__name__)
 
 
 def tell_heartbeats(registration: Registration) -> None:
-    """Let the workers and the beats of an app tell their heartbeats from their start on."""
+    """Make the workers and the beats of an app send heartbeats from their start on."""
     app = registration.app
 
     def start_worker(sender: Any, **_: Any) -> None:
@@ -55,7 +56,7 @@ def tell_heartbeats(registration: Registration) -> None:
 
 
 class _Teller:
-    """Tells heartbeats; a failure is logged once, until it works again."""
+    """Sends heartbeats; a failure is logged once, until sending works again."""
 
     def __init__(self) -> None:
         self._is_failing = False
@@ -73,12 +74,12 @@ class _Teller:
             self._is_failing = False
 
     def leave(self, every: Iterable[Settings], heartbeat: Heartbeat) -> None:
-        """Say for all sources that this process ends in order."""
+        """Remove the entries of this process, which ends in order, for all sources."""
         for settings in every:
             try:
                 with closing(_cache(settings)) as cache:
                     Heartbeats(cache).leave(heartbeat)
-            except CacheUnavailable:  # its entry is overdue soon
+            except CacheUnavailable:  # its entry will soon be overdue
                 return
 
 
@@ -90,7 +91,7 @@ class _Worker(_Teller):
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Begin to tell, until the worker ends."""
+        """Begin to send heartbeats, until the worker ends."""
         worker_shutdown.connect(self._leave, weak=False)
         threading.Thread(target=self._run, name="rolling-heartbeat", daemon=True).start()
 
@@ -100,7 +101,7 @@ class _Worker(_Teller):
             self._ended.wait(WORKER_PERIOD_S)
 
     def tell_all(self) -> None:
-        """Tell once for each source, if the worker is connected to the broker."""
+        """Send a heartbeat for each source, if the worker is connected to the broker."""
         if self._consumer.task_consumer is not None:
             heartbeat = self._heartbeat()
             for settings in self._every:
@@ -113,7 +114,7 @@ class _Worker(_Teller):
         return Heartbeat("worker", str(self._consumer.hostname), WORKER_PERIOD_S, queues, limit_bytes)
 
     def _leave(self, **_: Any) -> None:
-        """End in order: it is not missed."""
+        """Remove the entry of a worker that ends in order."""
         self._ended.set()
         thread = threading.Thread(target=self._remove, daemon=True)
         thread.start()
@@ -128,13 +129,14 @@ class _Beat(_Teller):
         super().__init__()
         self._app = service.app
         self._every = {settings.source: settings for settings in every}
-        # Its `-n`, which Celery before 5.7 does not take. Without a process id: one that is restarted replaces itself.
+        # Its `-n`, which Celery before 5.7 does not have. Without a process id, so that a restarted beat replaces its
+        # entry.
         self._name = getattr(service, "hostname", None) or socket.gethostname()
         self._sent: SimpleQueue[tuple[Settings, str]] = SimpleQueue()
         self._has_ended = False
 
     def start(self) -> None:
-        """Begin to tell of each run that is sent."""
+        """Begin to send a heartbeat for each run that is sent."""
         after_task_publish.connect(self._on_sent, sender=TASK_NAME, weak=False)
         threading.Thread(target=self._run, name="rolling-heartbeat", daemon=True).start()
         atexit.register(self._leave)
@@ -150,7 +152,7 @@ class _Beat(_Teller):
             self._sent.put((settings, self._queue(exchange, routing_key)))
 
     def _queue(self, exchange: str, routing_key: str) -> str:
-        """The queue that a message was sent to."""
+        """Return the queue to which a message was sent."""
         for name, queue in self._app.amqp.queues.items():
             if queue.routing_key == routing_key and queue.exchange.name == exchange:
                 return str(name)
@@ -165,7 +167,7 @@ class _Beat(_Teller):
 
 
 def _memory_limit_bytes(child_kib: int) -> int | None:
-    """The lowest of the limits that a child of a worker has."""
+    """Return the lowest memory limit of a worker's child process."""
     limits = [1024 * child_kib] if child_kib else []
     with suppress(OSError, ValueError):
         limits.append(int(_CONTAINER_LIMIT.read_text()))

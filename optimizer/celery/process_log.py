@@ -1,7 +1,8 @@
-"""The logs of worker and beat of the stand-alone app: as text or JSON, and one line for each run.
+"""The logs of worker and beat of the stand-alone app: as text or JSON, with one line for each run.
 
-What Celery says of each task has DEBUG: a run that succeeds is one line of ours, and one that fails another. "ignored",
-which sounds like a loss, is a run whose parts were sent. The loggers of another team's app are not touched.
+Celery's lines about each task get the level DEBUG, since this package logs one line for each run, whether it succeeds
+or fails. ("ignored", which sounds like a loss, is a run whose parts were sent.) The loggers of another team's app are
+not changed.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ _EXPECTED: Final = (trace.log_policy_ignore.description, trace.log_policy_expect
 
 
 class _Text(TextFormatter, ColorFormatter):  # type: ignore[misc]
-    """Celery's own, with the id of the run."""
+    """Celery's formatter, with the id of the run."""
 
 
 class ProcessLog(Logging):  # type: ignore[misc]
-    """Celery's own, with our formats and levels."""
+    """Celery's logging, with the formats and levels of this package."""
 
     def setup_logging_subsystem(self, *arguments: Any, **options: Any) -> Any:
-        """Show a log line of each run even if the process's own level is WARNING, the default; Celery's of DEBUG."""
+        """Show one line for each run even at the level WARNING, the default; Celery's task lines only at DEBUG."""
         if not self.already_setup:
             log_runs()
             for name in (strategy.__name__, trace.__name__):
@@ -42,7 +43,7 @@ class ProcessLog(Logging):  # type: ignore[misc]
     def setup_handlers(
         self, logger: Any, logfile: Any, text: Any, colorize: Any, formatter: Any = ColorFormatter, **options: Any
     ) -> Any:
-        """Use our formatter in place of Celery's."""
+        """Use this package's formatter in place of Celery's."""
         if logs_json(os.environ):
             formatter = _json
         elif formatter is ColorFormatter:
@@ -55,7 +56,7 @@ def _json(*_: Any, **__: Any) -> JsonFormatter:
 
 
 def _with_debug_lines(record: logging.LogRecord) -> bool:
-    """Give DEBUG to what Celery says of each task: a run has one line of ours, whether it succeeds or fails."""
+    """Set the level of Celery's lines about tasks to DEBUG, since this package logs one line for each run."""
     description = record.args.get("description") if isinstance(record.args, dict) else None
     if record.msg in _EACH_TASK or description in _EXPECTED:
         record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)

@@ -1,6 +1,6 @@
-"""Which sources an app runs, in which queues, and what of its settings our tasks have to know.
+"""The registration of an app: its sources, their queues, and the settings of the app that the tasks need.
 
-The tasks find the registration of their app as their attribute, all else by `registration_of`.
+The tasks have the registration of their app as an attribute; other code uses `registration_of`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from optimizer.storage.location import redact_url
 __all__ = ["ATTRIBUTE", "Registration", "registration_of"]
 
 BROKER_VARIABLE: Final = "ROLLING_BROKER_URL"
-# Of an app: its registration.
+# The attribute of an app that holds its registration.
 ATTRIBUTE: Final = "rolling_optimizer"
 
 
 def registration_of(app: Celery) -> Registration:
-    """The registration of an app.
+    """Return the registration of an app.
 
     Raises:
         SettingsInvalid: It has none.
@@ -40,12 +40,12 @@ def registration_of(app: Celery) -> Registration:
 
 
 class Registration:
-    """Which sources an app runs, in which queues; the tasks find it as their attribute `registration`.
+    """The sources that an app runs, and their queues; the attribute `registration` of the tasks.
 
     Attributes:
         app: The app.
-        is_standalone: Whether it is the stand-alone app, whose settings are ours.
-        queue: The queue of runs; `None` for what the app's routes say, as always in the stand-alone app.
+        is_standalone: Whether it is the stand-alone app, whose settings are made by this package.
+        queue: The queue of runs; `None` to use the app's routes, as always in the stand-alone app.
         scan_queue: The same for parts.
         beat: Whether the app's schedule gets an entry for each source.
         pool_problem: Why this worker's pool cannot run scans; empty if it can, and in other processes.
@@ -90,14 +90,14 @@ class Registration:
         return [settings for settings in every if not self._names or settings.source in self._names]
 
     def every_or_none(self) -> list[Settings]:
-        """The same; none if a variable cannot be used: worker and beat say so when they start, tasks when they run."""
+        """Read them; none if a variable is not usable, which worker, beat and tasks report when they start."""
         try:
             return self.every()
         except SettingsInvalid:
             return []
 
     def settings(self, source: str | None) -> Settings:
-        """Read the settings of one source; it may be left out where there is one.
+        """Read the settings of one source, which may be omitted if there is only one.
 
         Raises:
             SettingsInvalid: As above, or there is no such source.
@@ -114,11 +114,11 @@ class Registration:
             raise SettingsInvalid(self.pool_problem)
 
     def scan_options(self) -> dict[str, Any]:
-        """The queue of parts, where routes do not say it."""
+        """The queue of parts, if it is not set by routes."""
         return {"queue": SCAN_QUEUE} if self.is_standalone else {}
 
     def merge_options(self, source: str) -> dict[str, Any]:
-        """The queue of the merge of a source's parts, where routes do not say it."""
+        """The queue of the merge of a source's parts, if it is not set by routes."""
         return {"queue": source_queue(source)} if self.is_standalone else {}
 
     def shown_broker(self) -> str:

@@ -1,7 +1,7 @@
-"""Results of runs as workers have stored them, decoded as data.
+"""The results of runs as workers have stored them, decoded as plain data.
 
-Celery's own decoder trusts all fields: it imports the module that a stored failure names, and raises the exception that
-it names there, so anyone who can write to the broker could end a process that reads.
+Celery's decoder trusts all fields: it imports the module that a stored failure names, and raises the exception named
+there, so anyone who can write to the broker could end a process that reads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["ResultInvalid", "RunResult", "decode_result", "read_result", "report
 # A report has a few KB; the error of a run of thousands of parts names each of them.
 MAX_RESULT_BYTES: Final = 4 << 20
 
-# What decoding any bytes may raise: bad UTF-8 and numbers of thousands of digits are ValueErrors.
+# The errors of decoding arbitrary bytes: bad UTF-8 and numbers of thousands of digits are ValueErrors.
 _UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
 _RUNNING: Final = ("STARTED", "RETRY")
 _PENDING: Final = ("PENDING", "RECEIVED")
@@ -32,7 +32,7 @@ class ResultInvalid(CacheUnavailable):
 
 
 class RunResult(NamedTuple):
-    """The state of a run: with its report if it is `done`, with an error's name and details if it has `failed`."""
+    """The state of a run, with its report if it is `done`, with an error's name and details if it has `failed`."""
 
     state: Literal["pending", "running", "done", "failed"]
     percent: float | None = None
@@ -47,7 +47,7 @@ class _Stored(msgspec.Struct, frozen=True):
 
 
 class _Progress(msgspec.Struct, frozen=True):
-    percent: Annotated[float, msgspec.Meta(ge=0)]  # over 100 where the file has grown since it was opened
+    percent: Annotated[float, msgspec.Meta(ge=0)]  # over 100 if the file has grown since it was opened
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ def read_result(app: Celery, run_id: str) -> RunResult:
 
 
 def decode_result(run_id: str, data: bytes) -> RunResult:
-    """Decode a stored result; no bytes are a run that is pending.
+    """Decode a stored result; without bytes, the run is pending.
 
     Raises:
         ResultInvalid: The bytes are not of this service's format.

@@ -1,10 +1,12 @@
-"""Where the state of a run that a `CelerySender` has sent is kept, until its sender has read it.
+"""The states of runs that a `CelerySender` has sent, kept until the sender has read them.
 
-Of the stand-alone app both the result and the note of the one pending run are in the broker, as Celery stores them.
+With the stand-alone app, both the results, as Celery stores them, and the note of the one pending run are in the
+broker.
 
 Another app may have any broker, and any result backend or none. So its tasks keep the state of such a run in the cache
-too, in the same format: a run is followed there whatever the app's results are. Where they are JSON in Redis, they are
-read first, since they know of tasks that could not even read the settings. Values are decoded by `results.py` alone.
+too, in the same format, where it is followed whatever the app's result backend is. If the app's results are JSON in
+Redis, they are read first, since they include tasks that could not even read the settings. Only `results.py` decodes
+values.
 
 Errors: `CacheUnavailable`.
 """
@@ -35,7 +37,7 @@ from optimizer.storage.redis_url import reason_of
 
 __all__ = ["FollowedRun", "RunStates", "run_states"]
 
-# How long the state of a run that has ended is kept: until its sender has read it.
+# How long the state of a run that has ended is kept for its sender.
 KEPT_S: Final = 900.0
 RECONNECT_TRIES: Final = 1
 
@@ -44,23 +46,23 @@ class RunStates(Protocol):
     """The states of the runs of one app, for their senders."""
 
     def sending(self) -> AbstractContextManager[None]:
-        """Return a context that checks the broker, and turns failures to send in it into `CacheUnavailable`."""
+        """Return a context that checks the broker, and turns failures to send into `CacheUnavailable`."""
 
     def reading(self) -> AbstractContextManager[None]:
-        """Return a context that turns failures to read in it into `CacheUnavailable`."""
+        """Return a context that turns failures to read into `CacheUnavailable`."""
 
     def notes(self, settings: Settings) -> AbstractContextManager[redis.Redis]:
         """Return a context with the Redis client for the note of the one pending run."""
 
     def expect(self, settings: Settings, run_id: str, expires_s: float) -> None:
-        """Note that a run is sent which its worker has to begin in time."""
+        """Store that a run is sent, which a worker has to begin within `expires_s`."""
 
     def read(self, run_id: str) -> RunResult:
         """Read the state of a run; an unknown one is pending."""
 
 
 def run_states(registration: Registration) -> RunStates:
-    """Return where the states of an app's runs are."""
+    """Return the store of the states of an app's runs."""
     return _InBroker(registration) if registration.is_standalone else _InCache(registration)
 
 
@@ -72,9 +74,9 @@ class _InBroker:
 
     @contextmanager
     def sending(self) -> Iterator[None]:
-        url = self._registration.every()[0].broker_url  # Celery's own lacks certificates and authorities
+        url = self._registration.every()[0].broker_url  # Celery's URL lacks certificates and authorities
         try:
-            ping(url)  # first: Celery alone would try for a while, and then end with four tracebacks
+            ping(url)  # first, since Celery would try for a while, and then end with four tracebacks
             yield
         except ResponseError as error:  # a key of another type, or an ACL that forbids the command
             raise CacheUnavailable(
@@ -94,7 +96,7 @@ class _InBroker:
         yield self._registration.app.backend.client
 
     def expect(self, settings: Settings, run_id: str, expires_s: float) -> None:
-        """Nothing: a worker that takes the message too late stores that it was revoked."""
+        """Do nothing: a worker that receives the message too late stores that it was revoked."""
 
     def read(self, run_id: str) -> RunResult:
         return read_result(self._registration.app, run_id)
@@ -111,7 +113,7 @@ class _InCache:
         registration = self._registration
         try:
             with registration.app.connection_for_write() as connection:
-                # First: a send would try for ever, or as long as the app's settings say.
+                # First, since a send would retry forever, or as long as the app's settings say.
                 connection.ensure_connection(max_retries=RECONNECT_TRIES, interval_start=0, interval_step=0)
             yield
         except (OperationalError, RedisError, OSError) as error:
@@ -136,7 +138,7 @@ class _InCache:
     def read(self, run_id: str) -> RunResult:
         app = self._registration.app
         if isinstance(app.backend, RedisBackend) and app.conf.result_serializer == "json":
-            with suppress(RedisError, ResultInvalid):  # a failure, or compressed as they want: the cache knows too
+            with suppress(RedisError, ResultInvalid):  # if it fails, or the app compresses results: the cache knows too
                 result = read_result(app, run_id)
                 if result.state != "pending":
                     return result
@@ -152,7 +154,7 @@ class _InCache:
 
 
 class FollowedRun:
-    """Keeps the state of a run in the cache while the `with` block does it, if a sender waits for it.
+    """Keeps the state of a run in the cache while the `with` block executes it, if a sender waits for it.
 
     Args:
         registration: The app whose task does the run.
@@ -175,15 +177,15 @@ class FollowedRun:
             self._cache.close()
 
     def begin(self) -> None:
-        """Store that the run has been begun."""
+        """Store that the run has begun."""
         self._store("STARTED")
 
     def progress(self, percent: float) -> None:
-        """Store how much of the input is read."""
+        """Store how much of the input has been read."""
         self._store("PROGRESS", {"percent": percent})
 
     def finish(self, report: Report | None) -> None:
-        """Store the report; nothing for a run that others will end."""
+        """Store the report; `None` stores nothing, for a run that another task will end."""
         if report is not None:
             self._store("SUCCESS", msgspec.to_builtins(report))
 
@@ -193,7 +195,7 @@ class FollowedRun:
 
     def _store(self, status: str, result: Any = None) -> None:
         if self._cache is not None and self._cache.redis_up:
-            # The run itself reports a Redis that is away. XX: only where a sender waits.
+            # The run itself reports a Redis that is away. XX: only if a sender waits.
             with suppress(CacheUnavailable), self._cache.commands() as client:
                 key = self._cache.keys.result(self._run_id)
                 client.set(key, _encode(status, result), px=round(self._limit_s * 1e3), xx=True)

@@ -1,10 +1,11 @@
-"""The names of the tasks and of their queues, and what follows from intervals: the entries of beat, time limits.
+"""The names of tasks and queues, and the values derived from the sources' intervals: `beat_schedule`, the time limit.
 
 There is one queue for the runs of each source, one for parts of all sources, and one for all updates. A run scans a
-single file itself, in its source's queue: of several such sources on one worker, a run waits at most for one scan of
-each other source until a slot is free, and ticks that come meanwhile expire. Parts of a source that has many go to
-`rolling.scan`, which workers of their own may take (`-Q rolling.scan`): then runs and merges in the other queues wait
-for no part. Updates go to `rolling.updates`: a worker of their own (`-Q rolling.updates`) lets them wait for no scan.
+single file itself, in its source's queue: with several such sources on one worker, a run waits at most for one scan of
+each other source until a slot is free, and ticks that come meanwhile expire. Parts of a source with many parts go to
+`rolling.scan`, which separate workers may consume (`-Q rolling.scan`), so that runs and merges in the other queues do
+not wait for parts. Updates go to `rolling.updates`; with a separate worker (`-Q rolling.updates`), they do not wait for
+scans.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ def source_queue(source: str) -> str:
 
 
 def time_limit_s(every: Sequence[Settings]) -> int:
-    """The time limit of a task that may run any of these sources, in whole seconds as Celery has it."""
+    """Return the time limit of a task that may run any of these sources, in whole seconds as Celery expects."""
     return round(max(settings.time_limit_s for settings in every))
 
 
 def beat_entries(every: Sequence[Settings], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """One entry of `beat_schedule` a source, with more options of its message."""
+    """Return one entry of `beat_schedule` per source, with further options of its message."""
     return {
         f"optimize-rolling-data-{settings.source}": {
             "task": TASK_NAME,
             "schedule": settings.interval_s,
             "kwargs": {"scheduled": True, "source": settings.source},
-            # Has an effect only inside `options`: a tick that no worker took in time is dropped, so ticks never
+            # Only effective inside `options`: a tick that no worker received in time is dropped, so that ticks never
             # accumulate.
             "options": {"expires": settings.interval_s, **options},
         }

@@ -1,9 +1,9 @@
-"""Runs on demand for the web, by Celery: the `Trigger` that `optimizer.web` takes.
+"""Runs on demand for the web, by Celery: a `Trigger` for `optimizer.web`.
 
     app.include_router(optimizer.web.make_router(settings, trigger=CelerySender()), prefix="/api")
 
-Runs go to the broker of the `ROLLING_*` variables, or to the broker of a Celery app of yours, whatever settings the
-router has. Of the runs that are sent here, a source has one at a time, over all processes: a key in Redis holds it.
+Runs go to the broker of the `ROLLING_*` variables, or of your Celery app, whatever settings the router has. A
+source has only one such run at a time, over all processes: a key in Redis holds it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SHORTEST_EXPIRY_S", "CelerySender", "SentRun"]
 
-# A run that no worker has begun by then is dropped: its sender no longer waits, and ticks come by themselves.
+# A run that no worker has begun by then is dropped: its sender no longer waits, and the schedule goes on.
 SHORTEST_EXPIRY_S: Final = 60.0
 
 
@@ -45,7 +45,7 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class SentRun(NamedTuple):
-    """A run by its id, and whether it was sent now: one that was sent earlier may have read the input already."""
+    """The id of a run, and whether it was sent by this call: an earlier one may already have read the input."""
 
     id: str
     is_new: bool
@@ -62,12 +62,12 @@ class CelerySender:
         self._app = app
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
-        """Send a run of a source, unless one that was sent here has not ended; return its id.
+        """Send a run of a source and return its id; if a run that was sent here has not ended, return that run's id.
 
         Raises:
-            RunPending: One has not ended, and does less than this one should: it is not forced, or accepts less.
-            CacheUnavailable: The broker cannot be reached, or the Redis that holds the pending run.
-            SettingsInvalid: A variable cannot be used, or the app has no tasks of ours.
+            RunPending: A run has not ended, and does less than this one should: it is not forced, or accepts less.
+            CacheUnavailable: The broker, or the Redis that holds the pending run, cannot be reached.
+            SettingsInvalid: A variable cannot be used, or `register` was not called for the app.
         """
         return self.send_or_join(force=force, accept=accept, source=source).id
 
@@ -78,7 +78,7 @@ class CelerySender:
         expires_s = max(SHORTEST_EXPIRY_S, settings.interval_s)
         task = registration.app.tasks[TASK_NAME]
         limit_s = task.time_limit or registration.app.conf.task_time_limit or 0
-        kept_s = max(expires_s, limit_s)  # after that a run that was begun has been killed
+        kept_s = max(expires_s, limit_s)  # after this time, a run that has begun has been killed
         request = _Request(str(uuid4()), force, accept)
         key = Keys(source).requested
         with states.sending():
@@ -117,7 +117,7 @@ class CelerySender:
         return RunState(run_id, result.state, result.percent, result.report, error)
 
     def _registered(self) -> tuple[Registration, RunStates]:
-        # Not before it is used: Celery takes 0.3 s.
+        # Imported when it is used, since importing Celery takes 0.3 s.
         from optimizer.celery.registration import registration_of  # noqa: PLC0415
         from optimizer.celery.run_states import run_states  # noqa: PLC0415
 
@@ -136,7 +136,7 @@ def _store_unless_pending(
 ) -> _Request | None:
     """Store the request and return `None`, or return the stored one if its run has not ended.
 
-    Compare-and-set: if several processes see that the last run has ended, one of them stores its request.
+    By compare-and-set: if several processes see that the last run has ended, only one of them stores its request.
     """
     with notes.pipeline() as pipeline:
         while True:
@@ -152,7 +152,7 @@ def _store_unless_pending(
 
 
 def _decode_request(client: Any, key: str) -> _Request | None:
-    """Read the stored request; `None` if there is none, or anything else, which may be replaced."""
+    """Read the stored request; `None` if there is none, or if the value is invalid and may be replaced."""
     try:
         return msgspec.json.decode(client.get(key) or b"null", type=_Request | None)
     except (ResponseError, msgspec.DecodeError, ValueError, RecursionError):
@@ -160,7 +160,7 @@ def _decode_request(client: Any, key: str) -> _Request | None:
 
 
 def _is_pending(states: RunStates, expires_s: float, run_id: str, age_s: float) -> bool:
-    """Whether a run waits for a worker, or has been begun and has not ended."""
+    """Whether a run waits for a worker, or has begun and not ended."""
     try:
         state = states.read(run_id).state
     except (ResultInvalid, ResponseError):

@@ -1,10 +1,10 @@
-"""What a worker and a beat check when they start, before the first task.
+"""The checks of a worker and a beat at their start, before the first task.
 
-Of the stand-alone app, a process that could do nothing useful ends with one line on stderr, where Celery would print a
-traceback or fail at each tick. What may fail later, or lose data one day, is logged as a warning.
+A process of the stand-alone app that could do nothing useful ends with one line on stderr, where Celery would print a
+traceback or fail at each tick. Conditions that may fail later, or lose data some day, are logged as warnings.
 
-A process of another app has tasks of its own, and never ends: what cannot be used is logged as an error, and our tasks
-fail by name.
+A process of another app has other tasks too, and is never ended: what is unusable is logged as an error, and these
+tasks fail with a named error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["one_line_exit", "watch_registered", "watch_standalone"]
 
 _log = SourceLog(__name__)
 
-# Pools that are tested, and whether they know time limits and can end a running task.
+# Tested pools, and whether they support time limits and can end a running task.
 POOLS: Final = {
     "celery.concurrency.prefork": True,
     "celery.concurrency.thread": False,
@@ -51,7 +51,7 @@ def watch_standalone(app: Celery) -> None:
 
 
 def watch_registered(registration: Registration) -> None:
-    """Log what the worker and the beat of another app have to know at their start."""
+    """Log the results of the checks in workers and beats of another app."""
 
     def check_pool(worker: Any) -> None:
         registration.pool_problem = _pool_problem(get_implementation(worker.pool_cls))
@@ -71,7 +71,7 @@ def watch_registered(registration: Registration) -> None:
 
 
 def _connect(app: Celery, signal: Any, check: Callable[[Any], object]) -> None:
-    """Call a check with the signal's sender, in processes of this app alone."""
+    """Call a check with the signal's sender, only in processes of this app."""
 
     def receive(sender: Any, **_: Any) -> None:
         if sender.app is app:
@@ -81,7 +81,7 @@ def _connect(app: Celery, signal: Any, check: Callable[[Any], object]) -> None:
 
 
 def _usable(registration: Registration) -> Sequence[Settings]:
-    """The settings of an app's sources; none, and an error in the log, if a variable cannot be used."""
+    """Return the settings of an app's sources; none, with an error in the log, if a variable cannot be used."""
     try:
         every = registration.every()
         for settings in every:
@@ -93,7 +93,7 @@ def _usable(registration: Registration) -> Sequence[Settings]:
 
 
 def _log_parts(every: Sequence[Settings], app: Celery) -> None:
-    """Warn where parts cannot be distributed."""
+    """Warn if parts cannot be distributed."""
     for settings in every:
         if is_pattern(settings.input) and not can_join(app):
             _log.warning(
@@ -117,7 +117,7 @@ def _check_worker(worker: Any) -> None:
 
 
 def _check_beat(_beat: Any) -> None:
-    """End a beat with a misspelt setting, or with a Redis Cluster for its broker, to which it could not send a task."""
+    """End a beat with a misspelt setting, or with a Redis Cluster as its broker, to which it could not send tasks."""
     with one_line_exit():
         every = Settings.every_from_env(os.environ, strict=True)
         check_no_cluster(every[0].broker_url)
@@ -143,10 +143,10 @@ def _exit(error: RollingError) -> SystemExit:
 
 
 def _pool_problem(pool: Any) -> str:
-    """Why a pool cannot run scans: gevent, eventlet, or one that is not tested; empty if it can.
+    """Return why a pool cannot run scans: gevent, eventlet, or one that is not tested; empty if it can.
 
     A scan keeps a core busy for seconds and yields to no greenlet: neither to the one that extends the lock of its run,
-    nor to those through which the worker is told to stop.
+    nor to those that handle a request to stop the worker.
     """
     if pool.__module__ in POOLS:
         return ""
@@ -157,7 +157,7 @@ def _pool_problem(pool: Any) -> str:
 
 
 def _log_start(consumer: Any) -> None:
-    """Log the engine of each source, and what is wrong with the Redis servers, the pool and the queues."""
+    """Log the engine of each source, and problems of the Redis servers, the pool and the queues."""
     every = Settings.every_from_env(os.environ)
     _log_engines(every)
     _log_servers(every)
@@ -166,7 +166,7 @@ def _log_start(consumer: Any) -> None:
 
 
 def _log_engines(every: Sequence[Settings]) -> None:
-    """Log which engine scans; as a warning if it is the slow one without being chosen."""
+    """Log the engine of scans, as a warning if it is the slow one without having been chosen."""
     for settings in every:
         engine = choose_engine(settings.engine)
         if engine.warning:
@@ -176,7 +176,7 @@ def _log_engines(every: Sequence[Settings]) -> None:
 
 
 def _log_servers(every: Sequence[Settings]) -> None:
-    """Warn of what both Redis servers lack, and of what would lose messages, or what routers read, one day."""
+    """Warn of problems of both Redis servers, and of risks to lose messages or current snapshots."""
     checks = [
         ("broker", check_broker, every[0].broker_url, every[0].source),
         *(("cache", check_cache, settings.redis_url, settings.source) for settings in every),
@@ -200,7 +200,7 @@ def _log_pool(name: str) -> None:
 
 
 def _log_queues(every: Sequence[Settings], consumed: Sequence[str]) -> None:
-    """Warn if the worker's `-Q` names none of the queues to which anything is sent."""
+    """Warn if the worker's `-Q` names no queue to which messages are sent."""
     of_sources = [source_queue(settings.source) for settings in every]
     every_queue = [*of_sources, SCAN_QUEUE, UPDATE_QUEUE]
     if not set(every_queue).intersection(consumed):

@@ -1,11 +1,11 @@
-"""The tasks: like web views, they take settings, make one call into `optimizer.pipeline`, and report.
+"""The tasks: like web views, they read settings, make one call into `optimizer.pipeline`, and report.
 
-`optimize_rolling_data` is what beat, Flower and people send. It goes to its source's queue, and scans a single file
-itself. Of a source of many parts it sends those that have changed to the queue of scans, and a merge that ends the run
-under the same task id: the run's sender finds its report there. Where the app's result backend cannot join tasks, the
-run scans all of them itself. `update_predictions` is in `updates.py`.
+`optimize_rolling_data` is sent by beat, Flower and users. It goes to its source's queue, and scans a single file
+itself. For a source with many parts, it sends the changed parts to the queue of scans, and a merge that ends the run
+under the same task id, so that the run's sender finds the report there. If the app's result backend cannot join tasks,
+the run scans all parts itself. `update_predictions` is in `updates.py`.
 
-The functions belong to no app: `bind_tasks` makes tasks of them for one.
+The functions belong to no app: `bind_tasks` makes an app's tasks from them.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ PROGRESS_EVERY_S: Final = 1.0
 
 _log = SourceLog(__name__)
 
-# `throws`: these are outcomes, logged in one line of ours; anything else is a bug and gets its traceback.
-# The default of 1,024 characters would cut the report that Flower shows.
-# `shared`, `lazy`: of this app alone, and of no other that is finalized later.
+# `throws`: these errors are outcomes, logged in one line; anything else is a bug and gets its traceback.
+# `resultrepr_maxsize`: the default of 1,024 characters would cut the report that Flower shows.
+# `shared`, `lazy`: the tasks belong only to this app, not to others that are finalized later.
 _OPTIONS: Final = {
     "bind": True,
     "throws": (RollingError,),
@@ -62,14 +62,14 @@ _OPTIONS: Final = {
 
 
 def bind_tasks(registration: Registration, options: Mapping[str, Any]) -> None:
-    """Make the tasks for an app that is finalized.
+    """Make the tasks of a finalized app.
 
     Args:
         registration: The app, and its settings.
-        options: More of their attributes.
+        options: Further attributes of the tasks.
 
     Raises:
-        ValueError: The app has a task of the same name, which Celery would keep in place of ours.
+        ValueError: The app has another task of the same name, which Celery would keep.
     """
     for name in (TASK_NAME, SCAN_TASK, MERGE_TASK, UPDATE_TASK):
         if theirs := registration.app.tasks.get(name):
@@ -78,20 +78,20 @@ def bind_tasks(registration: Registration, options: Mapping[str, Any]) -> None:
                 f"{theirs.__name__}: give it another name, by @app.task(name=...)"
             )
     common = {**_OPTIONS, **options, "registration": registration}
-    # `typing`: arguments that do not fit are to be a failed task that Flower shows, not an error 500 of its own.
+    # `typing`: wrong arguments have to be a failed task that Flower shows, not an error 500 of Flower.
     run = registration.app.task(name=TASK_NAME, typing=False, **common)(optimize_rolling_data)
     scan = registration.app.task(name=SCAN_TASK, **common)(scan_rolling_part)
     merge = registration.app.task(name=MERGE_TASK, **common)(merge_rolling_parts)
     update = registration.app.task(name=UPDATE_TASK, typing=False, **common)(update_predictions)
     for task in (run, scan, merge, update):
-        # An annotation for all tasks of the app may have set one of both, and Celery sends no task with a longer first.
+        # An annotation for all tasks of the app may have set one of the two limits, and Celery requires soft <= hard.
         if task.time_limit and task.soft_time_limit and task.soft_time_limit > task.time_limit:
             task.soft_time_limit = task.time_limit
     task_postrun.connect(_drop_traceback, sender=run)
 
 
 def task_of(app: Celery, name: str) -> Any:
-    """A task of an app, looked up when it is used: that is when the app reads its settings."""
+    """Return a task of an app; looked up when it is used, since the app then reads its settings."""
     return Proxy(lambda: app.tasks[name])
 
 
@@ -102,14 +102,14 @@ def optimize_rolling_data(
 
     Args:
         self: The task, for its id and state.
-        force: Scan though nothing changed.
-        scheduled: Sent by beat: take the tick, of which only one run is made. A run by hand ignores ticks.
-        source: Which of several sources; may be left out where there is one.
-        accept: Publish an input though too many of its records or bots are rejected, or a guard refuses it.
+        force: Scan even if nothing changed.
+        scheduled: Whether beat sent it: it claims the tick, for which only one run is made. Manual runs ignore ticks.
+        source: The source; may be omitted if there is only one.
+        accept: Publish an input even if too many of its records or bots are rejected, or a guard refuses it.
 
     Raises:
-        RollingError: The run failed; the old snapshots are as they were. The next tick is the retry.
-        Ignore: Its parts were sent, and the merge, which has this task's id, reports.
+        RollingError: The run failed; the old snapshots are unchanged. The next tick tries again.
+        Ignore: Its parts were sent; the merge, which has this task's id, will report.
     """
     with logged_run(self.request.id), _failure_logged(source) as about:
         for name, value in (("force", force), ("scheduled", scheduled), ("accept", accept)):
@@ -142,9 +142,9 @@ def optimize_rolling_data(
 
 
 def _drop_traceback(retval: object, **_: Any) -> None:
-    """Break the cycle of an `Ignore`, its traceback, and Celery's frame, which holds it.
+    """Break the reference cycle of an `Ignore`, its traceback, and Celery's frame, which holds it.
 
-    The cycle keeps billiard's copies of the frames' code, 80 KB in too few objects for the collector to come soon: a
+    The cycle keeps billiard's copies of the frames' code, 80 KB in too few objects to trigger the collector soon: a
     child grew by 20 MB in 300 dispatched runs.
     """
     if isinstance(retval, Ignore):
@@ -152,11 +152,11 @@ def _drop_traceback(retval: object, **_: Any) -> None:
 
 
 def scan_rolling_part(self: Task, source: str, token: str, location: str) -> dict[str, Any]:
-    """Scan one part, and return how that ended. A failure too is a result, which the merge needs."""
+    """Scan one part, and return its outcome. A failure is a result too, which the merge needs."""
     try:
         self.registration.check_pool()
         settings, progress = self.registration.settings(source), _progress(self, source)
-        with logged_run(self.request.parent_id):  # of the run that has sent it
+        with logged_run(self.request.parent_id):  # the id of the run that sent it
             outcome = scan_one_part(
                 settings, token, location, progress=progress, time_limit_error=SoftTimeLimitExceeded
             )
@@ -182,7 +182,7 @@ def merge_rolling_parts(self: Task, outcomes: list[dict[str, Any]], source: str,
 
 
 def _decode_outcomes(outcomes: list[dict[str, Any]]) -> list[PartOutcome]:
-    """The outcomes in a message; none where it holds anything else, so that the merge fails by name."""
+    """Decode the outcomes in a message; none if it holds anything else, so that the merge fails with a named error."""
     try:
         return msgspec.convert(outcomes, list[PartOutcome])
     except msgspec.ValidationError:
@@ -191,7 +191,7 @@ def _decode_outcomes(outcomes: list[dict[str, Any]]) -> list[PartOutcome]:
 
 def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]:
     """Return a function that replaces the task by a chord of scans and merge, with its id, limits and callbacks."""
-    # A later message is superseded anyway; a late one is in time, as long as other parts of the run are being scanned.
+    # After this, the run is superseded anyway; a late message is in time as long as other parts are being scanned.
     options: dict[str, Any] = {"expires": dispatch_ttl_s(settings.interval_s)}
     limits: dict[str, Any] = {}
     if task.request.timelimit:
@@ -208,7 +208,7 @@ def _part_sender(settings: Settings, task: Task) -> Callable[[Assignment], None]
         ]
         merge = tasks[MERGE_TASK].s(*of_run).set(**registration.merge_options(settings.source), **limits)
         try:
-            with suppress(Ignore):  # by which Celery ends a replaced task; this one first releases its locks
+            with suppress(Ignore):  # Celery raises it to end a replaced task; this one first releases its locks
                 task.replace(chord(scans, merge, app=task.app))
         except (OperationalError, RedisError, OSError) as error:
             raise CacheUnavailable(
@@ -229,7 +229,7 @@ def _tell_lost(registration: Registration, settings: Settings, run_id: str, erro
         registration.app.backend.mark_as_failure(run_id, error)
     except SoftTimeLimitExceeded:
         raise
-    except Exception as failure:  # any backend's own: the run that goes on here is not to fail by it
+    except Exception as failure:  # any error of a backend, which must not fail the run that goes on here
         _log.warning("the sender of %s is not told that it is lost", run_id, source=settings.source, error=failure)
 
 

@@ -1,9 +1,9 @@
-"""Updates by Celery: the task that takes and applies them, and the message that makes a worker apply what waits.
+"""Updates by Celery: the task that accepts and applies them, and the message that makes a worker apply waiting updates.
 
-A message without records, which is what `publish` of `optimizer.producer` sends, applies what waits in the queue in
-Redis. Any number of them do no harm, and one that is lost is made up for by the next one, or by the next tick.
+A message without records, as `publish` of `optimizer.producer` sends it, applies the waiting updates in Redis. Any
+number of such messages do no harm, and if one is lost, the next one, or the next tick, applies the updates.
 
-`update_predictions` belongs to no app; `tasks.bind_tasks` makes a task of it.
+`update_predictions` belongs to no app; `tasks.bind_tasks` makes a task from it.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = ["drain_queue", "send_drain", "update_predictions"]
 
-# A worker that comes back drops those that are older: one of them is enough.
+# A worker that comes back drops older messages, since one is enough.
 DRAIN_EXPIRES_S: Final = 60.0
-# How long an update by a message waits for another process, which is applying it.
+# How long an update by a message waits for another process that is applying it.
 APPLIED_WITHIN_S: Final = 10.0
-# After which kombu delivers again what a dead worker had taken from Redis, if the app does not say.
+# kombu's default time after which it delivers the messages of a dead worker again.
 VISIBILITY_TIMEOUT_S: Final = 3600.0
-# A broker that is away must not hold a prediction engine: one more try, for a connection that broke while it was idle.
+# A broker that is away must not delay a prediction engine: one retry, for a connection that broke while it was idle.
 _RETRY: Final = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.0, "interval_max": 0.0}
 
 _log = SourceLog(__name__)
@@ -53,7 +53,7 @@ _reason = attrgetter("reason")
 
 
 def send_drain(app: Celery, source: str) -> None:
-    """Send the message that makes a worker apply what waits.
+    """Send the message that makes a worker apply waiting updates.
 
     Raises:
         CacheUnavailable: The broker cannot be reached.
@@ -68,28 +68,28 @@ def send_drain(app: Celery, source: str) -> None:
 
 
 def drain_queue(app: Celery) -> str:
-    """The queue into which `send_drain` puts its message, and the broker, for a message."""
+    """Describe the queue of `send_drain` and its broker, for messages."""
     queue = app.amqp.router.route({}, UPDATE_TASK).get("queue")
     return f"the queue {getattr(queue, 'name', queue)} of {registration_of(app).shown_broker()}"
 
 
 def update_predictions(self: Task, records: Any = (), remove: Any = (), source: str | None = None) -> dict[str, Any]:
-    """Take an update, apply it and what else waits, and return the report.
+    """Accept an update, apply it with all other waiting updates, and return the report.
 
     Args:
         self: The task.
         records: A list of records, or an object of them by symbol, as the prediction engine writes them.
         remove: Symbols to remove.
-        source: Which of several sources; may be left out where there is one.
+        source: The source; may be omitted if there is only one.
 
     Returns:
-        The report of what was applied, with each record of this update that is rejected in `rejects`.
+        The report of the applied updates, with each rejected record of this update in `rejects`.
 
     Raises:
-        SettingsInvalid, UpdatesRefused, SourceMalformed, SourceTorn: Nothing was taken: an argument does not fit, or
-            there is too much.
-        GuardRefused: It was taken, and dropped: a guard refuses the version that it would make.
-        UpdatesPending: It was taken, and waits.
+        SettingsInvalid, UpdatesRefused, SourceMalformed, SourceTorn: Nothing was accepted: an argument is invalid, or a
+            limit is exceeded.
+        GuardRefused: It was accepted, then dropped: a guard refuses the version that it would make.
+        UpdatesPending: It was accepted, and waits.
         CacheUnavailable: Redis is away.
     """
     with logged_run(self.request.id):
@@ -107,14 +107,14 @@ def _update(task: Task, records: Any, remove: Any, source: str | None) -> dict[s
         _log.error("⚠️ an update failed", source=about, error=error)
         raise
     rejects = _tallies(update.rejects)
-    for tally in rejects:  # a sender that ignores results does not see them
+    for tally in rejects:  # logged, since a sender that ignores results does not see them
         _log.warning("an update has records that are rejected: %s", describe_tally(tally), source=about)
     result: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(report, rejects=rejects))
     return result
 
 
 def _call(task: Task) -> Call | None:
-    """The message as a call: delivered twice it is accepted once, for it would undo what was published in between."""
+    """Return the message as a call, accepted once even if redelivered: again, it would undo later updates."""
     if not task.request.id:
         return None  # called as a function
     options = task.app.conf.broker_transport_options or {}
@@ -126,7 +126,7 @@ def _apply(settings: Settings, enqueued: Enqueued | None) -> Report:
     report = apply_updates(settings)
     if report is not None:
         if enqueued is not None and report.updated is not None and report.updated.refused:
-            wait_applied(settings, enqueued.sequence, 0)  # raises if it is this one that a guard has refused
+            wait_applied(settings, enqueued.sequence, 0)  # raises if a guard has refused this one
         return report
     now = text_of(time.time())
     if enqueued is None:

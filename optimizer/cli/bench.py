@@ -1,7 +1,7 @@
-"""`rolling-optimizer bench`: how fast a file is read here, as a ratio to the limit, which is inflating it.
+"""`rolling-optimizer bench`: how fast this machine reads a file, as a ratio to the limit, the time to inflate it.
 
-Each way of `optimizer.cli.measure` runs in a process of its own, in turn, several rounds over, so that a machine that
-slows down slows all of them alike.
+Each measurement of `optimizer.cli.measure` runs in its own process, in turn, over several rounds, so that a machine
+that slows down affects all of them alike.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROUNDS: Final = 3
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One way over all rounds: medians, and their ratios to `inflate`."""
+    """One kind of measurement over all rounds: medians, and their ratios to `inflate`."""
 
     way: str
     json_mb_per_s: float
@@ -50,7 +50,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """All ways over one file, and whether a run fits into the interval."""
+    """All measurements of one file, and whether a run fits into the interval."""
 
     input: str
     input_bytes: int
@@ -97,14 +97,14 @@ def bench(source: str | None, path: str | None, rounds: int, compression: bool, 
 
 
 def compare(settings: Settings, *, rounds: int = ROUNDS, tell: Callable[[str], None] = lambda _: None) -> Comparison:
-    """Measure every way over `settings.input`.
+    """Measure `settings.input` in every way.
 
-    The snapshots go to a temporary directory and, if Redis answers, under a made-up source's name, whose keys are
-    deleted at the end.
+    The snapshots go to a temporary directory and, if Redis answers, to the keys of a made-up source, which are deleted
+    at the end.
 
     Args:
         settings: The file, the engine, the limits and Redis.
-        rounds: How often.
+        rounds: The number of rounds.
         tell: Called with a line for each measurement.
 
     Raises:
@@ -144,7 +144,7 @@ def compare(settings: Settings, *, rounds: int = ROUNDS, tell: Callable[[str], N
 
 
 def rows_of(taken: Mapping[str, Sequence[Measured]], *, limit: str = "inflate") -> list[Row]:
-    """Medians of each way, and their ratios to the way `limit`."""
+    """Return the medians of each way, and their ratios to the way `limit`."""
 
     def median(way: str, name: str) -> float:
         return float(statistics.median(getattr(one, name) for one in taken[way]))
@@ -165,7 +165,7 @@ def rows_of(taken: Mapping[str, Sequence[Measured]], *, limit: str = "inflate") 
 
 
 def table(comparison: Comparison) -> str:
-    """Show a comparison as a table for a person."""
+    """Format a comparison as a table."""
     sizes = f"{comparison.json_bytes / 1e6:,.1f} MB of JSON, {comparison.input_bytes / 1e6:,.1f} MB on disk"
     outputs = "files and Redis" if comparison.cache else "files only: no Redis answers"
     lines = [
@@ -185,7 +185,7 @@ def table(comparison: Comparison) -> str:
 
 
 def _variables(settings: Settings, directory: Path, source: str) -> dict[str, str]:
-    """The variables of a run that writes to this directory, and to Redis under this source's name."""
+    """Return the variables of a run that writes to this directory, and to Redis under this source's name."""
     return {
         f"{PREFIX}INPUT": spelled(settings.input),
         f"{PREFIX}OUTPUT_DIR": str(directory),
@@ -201,7 +201,7 @@ def _variables(settings: Settings, directory: Path, source: str) -> dict[str, st
 def _redis_is_there(settings: Settings) -> bool:
     try:
         with translated_errors(settings.redis_url), connect(settings.redis_url, timeout_s=1.0) as client:
-            client.scan(count=1)  # an ACL may forbid it, and then the keys could not be found and deleted
+            client.scan(count=1)  # an ACL may forbid SCAN, without which the keys could not be found and deleted
             return True
     except CacheUnavailable:
         return False
@@ -218,7 +218,7 @@ def _delete_keys(settings: Settings, keys: Keys) -> None:
 
 @contextmanager
 def _one_line(*, shown: bool) -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows a text on stderr in place of the text before; at the end nothing is left of it."""
+    """Yield a function that replaces the text shown on stderr; at the end the text is removed."""
 
     def tell(text: str) -> None:
         click.echo(f"\r{text:<60}", nl=False, err=True)

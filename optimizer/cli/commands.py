@@ -1,10 +1,10 @@
-"""The `rolling-optimizer` command, put together from its commands.
+"""The `rolling-optimizer` command, a group of commands.
 
 Exit status: 0 for success, unchanged and skipped; 1 for a run that failed or a snapshot that is too old, with one line
 on stderr that says what, where and what to do; 2 for wrong usage, and for a command whose extra is not installed; 130
 for Ctrl-C.
 
-Only commands that talk to the workers import Celery, which takes 8 MB and 0.3 s.
+Only commands that communicate with the workers import Celery, which takes 8 MB and 0.3 s.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ SUMMARY_LENGTH: Final = 200
 
 
 class _CommandGroup(click.Group):
-    """A group whose commands end with one line on stderr, without a traceback, on Ctrl-C or an error of ours."""
+    """A group whose commands end with one line on stderr, without a traceback, on Ctrl-C or a `RollingError`."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; exit 1 on a `RollingError`, 2 where it is not installed, and 130 on Ctrl-C."""
+        """Run the command; exit with 1 on a `RollingError`, 2 if its extra is not installed, and 130 on Ctrl-C."""
         as_json = logs_json(os.environ)
         log_to_stderr(as_json=as_json)
         try:

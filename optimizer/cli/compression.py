@@ -1,10 +1,10 @@
-"""`rolling-optimizer bench --compression`: what each codec costs and saves, on the snapshots that are there.
+"""`rolling-optimizer bench --compression`: the costs and savings of each codec on the present snapshots.
 
-In: the current version, from the files or else from Redis. Out: a figure for each codec and file, and what follows from
-them by a rule. Everything runs in this process, on one thread; each figure is the best of several rounds, taken in
-turn.
+In: the current version, from the files or else from Redis. Out: a figure for each codec and file, and a recommendation
+by a rule. Everything runs in this process, on one thread; each figure is the best of several rounds, in which codecs
+take turns.
 
-Errors: `SnapshotMissing` where there is no version.
+Errors: `SnapshotMissing` if there is no version.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from optimizer.storage.zstandard import zstd
 __all__ = ["CompressionReport", "CompressionRow", "Cost", "compare_compression", "gzip_row", "recommend", "row_of"]
 
 DAY_S: Final = 86_400
-# A call that takes less is repeated for so long in a round.
+# A call that takes less than this is repeated for this long in a round.
 ROUND_S: Final = 0.004
-# A level this close to the smallest size is as good, and takes a fraction of the time.
+# A level this close to the smallest size counts as equally good, and takes a fraction of the time.
 NEAR: Final = 1.05
 ZLIB_NG: Final = "zlib-ng"
 
 
 class _Codec(NamedTuple):
-    """A library at a level; `compress` is `None` where the library is not installed."""
+    """A library at a level; `compress` is `None` if the library is not installed."""
 
     library: str
     level: int
@@ -52,7 +52,7 @@ class _Codec(NamedTuple):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What one codec takes of one file, or of several: milliseconds and bytes; `ratio` is to the bytes of now."""
+    """The costs of one codec for one or several files: milliseconds and bytes; `ratio` is relative to the present."""
 
     wall_ms: float
     cpu_ms: float
@@ -62,9 +62,9 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class CompressionRow(msgspec.Struct, frozen=True):
-    """One codec: its costs by file, of all files, and of those that clients download; empty if it is not installed.
+    """One codec: its costs by file, for all files, and for those that clients download; empty if it is not installed.
 
-    `day_mb` is what a client takes in a day that downloads predictions, bots and holdings once an interval.
+    `day_mb` is the size of a day's downloads by a client that gets predictions, bots and holdings once an interval.
     """
 
     library: str
@@ -76,7 +76,7 @@ class CompressionRow(msgspec.Struct, frozen=True):
 
 
 class CompressionReport(msgspec.Struct, frozen=True):
-    """All ways over one version. `gzip_level` is the setting, the best levels are those of `recommend`."""
+    """All codecs on one version. `gzip_level` is the setting, the best levels are those of `recommend`."""
 
     source: str
     version: int
@@ -92,7 +92,7 @@ class CompressionReport(msgspec.Struct, frozen=True):
 
 
 def _codecs() -> list[_Codec]:
-    """Every level of every library; what a reader inflates gzip with is Python's `gzip`."""
+    """Return every level of every library; for inflating, gzip is measured with Python's `gzip`, which readers use."""
     found = [_Codec("isal", level, _bound(igzip.compress, level, mtime=0), gzip.decompress) for level in range(4)]
     found += [_Codec("zlib", level, _bound(gzip.compress, level, mtime=0), gzip.decompress) for level in range(1, 10)]
     try:
@@ -115,8 +115,8 @@ def compare_compression(
     """Measure every codec over the current version.
 
     Args:
-        settings: Where the files and Redis are, the interval, and the level that is set.
-        rounds: How often.
+        settings: The locations of the files and Redis, the interval, and the current level.
+        rounds: The number of rounds.
         tell: Called with a line for each codec and round.
 
     Raises:
@@ -154,7 +154,7 @@ def compare_compression(
 
 
 def _current(settings: Settings) -> tuple[int, str, dict[str, bytes], dict[str, int]]:
-    """Version, where it is from, its payloads as they are stored, and the number of entries of each."""
+    """Return the version, its origin, its stored payloads, and the number of entries of each."""
     snapshots = snapshot_store(settings.output_dir).read_set()
     if snapshots is not None:
         entries = snapshots.manifest.snapshots
@@ -185,7 +185,7 @@ def _measure(
 
 
 def _time(call: Callable[[bytes], bytes], data: bytes) -> tuple[float, float, bytes]:
-    """The least wall time and CPU time of a call that is repeated for a while, and what it returns."""
+    """Return the least wall time and CPU time of a repeated call, and its result."""
     least_wall = least_cpu = float("inf")
     until = time.perf_counter() + ROUND_S
     while True:
@@ -228,21 +228,21 @@ def _sum(files: Mapping[str, Cost], now: Mapping[str, int], kinds: Iterable[str]
 
 
 def gzip_row(rows: Iterable[CompressionRow], level: int) -> CompressionRow:
-    """What ROLLING_GZIP_LEVEL at this level stands for."""
+    """Return the codec that ROLLING_GZIP_LEVEL selects at this level."""
     return row_of(rows, "isal" if level in IGZIP_LEVELS else "zlib", level)
 
 
 def row_of(rows: Iterable[CompressionRow], library: str, level: int) -> CompressionRow:
-    """The row of a library at a level."""
+    """Return the row of a library at a level."""
     return next(row for row in rows if (row.library, row.level) == (library, level))
 
 
 def recommend(rows: Sequence[CompressionRow], gzip_level: int) -> tuple[CompressionRow, CompressionRow]:
-    """The best gzip level that can be set, and the best zstd level, for what clients download.
+    """Return the best gzip level for the setting, and the best zstd level, for the files that clients download.
 
-    Of the levels whose size is within 5 % of the smallest, the one that takes the least CPU. A zstd level that takes
-    more than the gzip level in force does not count, for every serving process compresses by itself; where all do, it
-    is level 1.
+    The best level has the least CPU time of those whose size is within 5 % of the smallest. A zstd level that takes
+    more than the current gzip level is excluded, since every serving process compresses by itself; if all do, the
+    result is level 1.
     """
     limit = _downloads(gzip_row(rows, gzip_level)).cpu_ms
     every = [row for row in rows if row.library == "zstd"]

@@ -10,7 +10,7 @@ __all__ = ["compression_table", "conclusions"]
 
 
 def compression_table(measured: CompressionReport) -> str:
-    """Show sizes and times as tables for a person, and what the rule recommends."""
+    """Format sizes and times as tables, with the recommendation of the rule."""
     json = ", ".join(f"{kind} {measured.json_bytes[kind] / 1e3:,.1f}" for kind in KINDS)
     lines = [
         f"{measured.source}, version {measured.version} from {measured.origin}; KB of JSON: {json}",
@@ -41,7 +41,7 @@ def _name(row: CompressionRow) -> str:
 
 
 def conclusions(measured: CompressionReport) -> list[str]:
-    """What the columns are, the rule, and the levels that it gives."""
+    """Explain the columns, the rule, and the levels that it selects."""
     now = gzip_row(measured.rows, measured.gzip_level)
     gzip_best = gzip_row(measured.rows, measured.best_gzip_level)
     zstd_best, served = (row_of(measured.rows, "zstd", level) for level in (measured.best_zstd_level, ZSTD_LEVEL))

@@ -1,4 +1,4 @@
-"""`rolling-optimizer config`: the settings in force, whether the guard can be imported, and what both Redis allow."""
+"""`rolling-optimizer config`: shows the settings in force, and checks the guard and both Redis servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["config"]
 def config() -> None:
     """Show the settings in force, and check guard and Redis.
 
-    Secrets are shown as ***. The guard is imported, and on both Redis servers is tried what is needed there.
+    Secrets are shown as ***. The guard is imported, and the commands that are needed are tried on both Redis servers.
     """
     with usage_errors():
         every = Settings.every_from_env(environment(), strict=True)
@@ -50,7 +50,7 @@ def _show(settings: Settings) -> None:
 
 
 def _check_guards(every: Sequence[Settings]) -> list[str]:
-    """Import each guard; return why those cannot be imported that cannot."""
+    """Import each guard; return the errors of those that cannot be imported."""
     problems = []
     for name in dict.fromkeys(settings.guard for settings in every if settings.guard):
         try:
@@ -66,7 +66,7 @@ def _check_servers(every: Sequence[Settings]) -> None:
     """Check each cache and the broker.
 
     Raises:
-        CacheUnavailable: At least one cannot be used; the others are checked and shown all the same.
+        CacheUnavailable: At least one cannot be used; the others are still checked and shown.
     """
     checks: list[tuple[str, str, Callable[[str, str], list[str]], str]] = [
         *(("cache", settings.redis_url, check_cache, settings.source) for settings in every),
@@ -79,7 +79,7 @@ def _check_servers(every: Sequence[Settings]) -> None:
             lines.append("; ".join([f"{role}: {redact_url(url)} answers", *check(url, source)]))
         except CacheUnavailable as error:
             roles_of.setdefault(str(error), {})[role] = None
-    for line in dict.fromkeys(lines):  # several sources in one Redis give the same line
+    for line in dict.fromkeys(lines):  # several sources in one Redis have the same line
         click.echo(line)
     if roles_of:  # one Redis for both is named once
         raise CacheUnavailable("; ".join(f"{' and '.join(roles)}: {text}" for text, roles in roles_of.items()))

@@ -1,4 +1,4 @@
-"""`rolling-optimizer demo`: the service once, in `.demo/`, from a sample file to what routers read."""
+"""`rolling-optimizer demo`: one run of the whole service in `.demo/`, from a sample file to a router's view."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ URL_VARIABLES: Final = ("ROLLING_REDIS_URL", "ROLLING_BROKER_URL")  # the only s
 
 @click.command()
 def demo() -> None:
-    """Show the whole service once, in `.demo/`.
+    """Demonstrate the whole service once, in `.demo/`.
 
-    A sample file, real processes, the first scheduled run, and what routers read of it.
+    It writes a sample file, starts real processes, waits for the first scheduled run, and shows what routers read.
     """
     require("rolling-optimizer demo", "celery", "celery")
     started = time.monotonic()
@@ -43,7 +43,7 @@ def demo() -> None:
         "ROLLING_INPUT": str(DIRECTORY / "rolling_brain.json.gz"),
         "ROLLING_OUTPUT_DIR": str(DIRECTORY / "snapshots"),
         "ROLLING_STARTUP_DELAY_S": "2",
-        "ROLLING_SOURCE": f"demo-{os.getpid()}",  # keys and a queue of its own on a Redis of the user's
+        "ROLLING_SOURCE": f"demo-{os.getpid()}",  # separate keys and a separate queue, also on the user's Redis
     }
     lines: list[str] = []
     with Stack(lambda name, line: lines.append(f"{name}| {line}"), DIRECTORY) as stack, stopping_on_signals():
@@ -68,10 +68,10 @@ def demo() -> None:
 
 
 def _make_directory() -> None:
-    """Make `.demo/` anew.
+    """Create `.demo/`, replacing an earlier demo's.
 
     Raises:
-        StackFailed: There is a directory of that name that no demo has made, or it cannot be made.
+        StackFailed: A directory of that name was not made by a demo, or it cannot be created.
     """
     if DIRECTORY.exists() and not MARKER.exists():
         raise StackFailed(f"{DIRECTORY.absolute()} is not the demo's, or not whole: move it away")
@@ -100,7 +100,7 @@ def _show_first_run(stack: Stack) -> None:
     say(f"Redis at {redact_url(url)}; starting worker and beat, whose first tick comes after {first_s:g} s")
     stack.start_celery("worker", "worker", "--loglevel", "INFO")
     stack.start_celery("beat", "beat", "--loglevel", "INFO")
-    with closing(SnapshotReader.from_settings(settings)) as reader:  # before Redis ends, of which it would warn
+    with closing(SnapshotReader.from_settings(settings)) as reader:  # before Redis ends: it would warn of that
         report = _first_report(stack, reader)
         say(f"the first scheduled run: {paint(report)}")
         if report.status != "success":
@@ -132,7 +132,7 @@ def _show_top(reader: SnapshotReader) -> None:
 
 
 def _delete_keys(source: str, urls: set[str]) -> None:
-    """Delete what the demo has written to a Redis of the user's."""
+    """Delete the demo's keys from the user's Redis."""
     for url in urls:
         with translated_errors(url), connect(url, timeout_s=1.0) as client:
             for pattern in (f"rolling:{{{source}}}:*", f"*rolling.{source}"):

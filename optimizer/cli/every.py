@@ -1,7 +1,7 @@
 """`rolling-optimizer run --every`: scheduled runs in the foreground, until SIGTERM or Ctrl-C.
 
-The first signal lets a run that is on end, as it does to a worker; the exit status is 0. A second one ends that run at
-its next chunk; the exit status is 128 plus the signal's number.
+After the first signal, a run in progress may end, as in a worker; the exit status is 0. A second signal ends that run
+at its next chunk; the exit status is 128 plus the signal's number.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run_every(sources: Sequence[Settings], *, use_cache: bool, as_json: bool) ->
 
 
 def _abort(every: Sequence[ScheduledRuns]) -> int:
-    """End runs that are on; return the number of the signal that said so."""
+    """End runs in progress; return the number of the signal."""
     number = signal.sigwait(SIGNALS)
     for runs in every:
         runs.abort()
@@ -58,7 +58,7 @@ def _abort(every: Sequence[ScheduledRuns]) -> int:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Let signals wait until they are asked for: a handler could interrupt any step. Threads inherit the mask."""
+    """Block signals until they are waited for, since a handler could interrupt any step. Threads inherit the mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -67,13 +67,13 @@ def signals_blocked() -> Iterator[None]:
 
 
 def _print(report: Report) -> None:
-    """Print a report; end the command as by SIGTERM if its output is not read any more."""
+    """Print a report; end the command as SIGTERM does if its output is closed."""
     try:
         click.echo(msgspec.json.encode(report))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer has to go somewhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of its buffer
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _ignore(_report: Report) -> None:
-    """The log has a line of it."""
+    """Do nothing, since the log has a line about it."""

@@ -1,4 +1,4 @@
-"""`rolling-optimizer inspect`: what an input holds, and what to set so that a run reads it."""
+"""`rolling-optimizer inspect`: shows the content of an input, and the settings under which a run reads it."""
 
 from __future__ import annotations
 

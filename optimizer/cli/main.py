@@ -13,7 +13,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command that `sys.argv` names; without colours if `NO_COLOR` is set (no-color.org)."""
     try:
-        # Half a second, in which Ctrl-C has to end in one line too.
+        # Imported here, since it takes half a second, in which Ctrl-C has to end with one line too.
         from optimizer.cli.commands import commands  # noqa: PLC0415
 
         commands(prog_name="rolling-optimizer", color=False if os.environ.get("NO_COLOR") else None)

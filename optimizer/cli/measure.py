@@ -5,9 +5,9 @@ settings come from `ROLLING_*`:
 
 - `inflate`: the compressed stream to its checked end;
 - `scan`: the same, pruned, decoded and selected;
-- `run`: all of it, with files and Redis, and then a second run that finds nothing changed.
+- `run`: a whole run, with files and Redis, and then a second run that finds nothing changed.
 
-Imports are not timed; peak memory is the process's, imports and all.
+Imports are not timed; peak memory is the process's, imports included.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WAYS: Final = ("inflate", "scan", "run")
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What one way took once. MB are 10^6 bytes; `unchanged_ms` is the second run of `run`."""
+    """The result of one measurement. MB are 10^6 bytes; `unchanged_ms` is the time of the second run of `run`."""
 
     json_bytes: int
     wall_s: float

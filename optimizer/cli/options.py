@@ -28,7 +28,7 @@ __all__ = [
     "usage_errors",
 ]
 
-# In the context of a command: what the user has set in place of variables.
+# The key in a command's context for the options that the user has set in place of variables.
 NAMES: Final = f"{__name__}.names"
 
 
@@ -39,14 +39,14 @@ def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def accept_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--accept`, for commands that start a run."""
-    text = "Publish though too much is rejected, or a guard refuses, this once."
+    text = "Publish this once, even if too much is rejected or a guard refuses."
     return click.option("--accept", is_flag=True, help=text)(command)
 
 
 def settings_or_usage_error(source: str | None = None, **options: Any) -> Settings:
     """Read the settings from the environment, with options in place of variables; `None` leaves a variable as it is.
 
-    An `input` among the options stands alone: the sources of the environment are then ignored.
+    If `input` is among the options, the sources of the environment are ignored.
 
     Raises:
         click.UsageError: A value cannot be used, or there is no such source.
@@ -94,8 +94,8 @@ def _environ(options: Mapping[str, Any]) -> dict[str, str]:
 def environment() -> Mapping[str, str]:
     """Return the environment, with the Redis of the stack that `up` runs in this directory, if one does.
 
-    That is said on stderr, and set for this process, since Celery's app and children read the environment too. A
-    variable that says where Redis is comes first.
+    The use of that Redis is reported on stderr, and set for this process, since Celery's app and children read the
+    environment too. A variable that sets the address of Redis has precedence.
     """
     found = stack_variables(os.environ)
     if found:
@@ -106,12 +106,12 @@ def environment() -> Mapping[str, str]:
 
 
 def describe_error(error: RollingError) -> str:
-    """The message of an error that ends a command, with the options that were given in place of their variables."""
+    """Return the message of an error that ends a command, naming options in place of variables where they were used."""
     return reworded(str(error), click.get_current_context().meta.get(NAMES, {}))
 
 
 def _names(options: Mapping[str, Any]) -> dict[str, str]:
-    """The options of the command that were given, by their variables; its argument is the input."""
+    """Return the given options of the command, by variable; its argument is the input."""
     given = [name for name, value in options.items() if value is not None]
     opts = {parameter.name: parameter.opts[0] for parameter in click.get_current_context().command.params}
     return {variable_name(name): opts.get(name, "PATH") for name in given}
@@ -119,7 +119,7 @@ def _names(options: Mapping[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turn settings that cannot be used into wrong usage, which exits with status 2."""
+    """Turn invalid settings into a usage error, which exits with status 2."""
     try:
         yield
     except SettingsInvalid as error:

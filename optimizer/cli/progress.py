@@ -1,4 +1,4 @@
-"""A progress bar on stderr, for commands that take long; where stderr is no terminal there is none."""
+"""A progress bar on stderr, for commands that take long, if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["progress_bar"]
 
 @contextmanager
 def progress_bar(label: str, *, shown: bool = True) -> Iterator[Progress | None]:
-    """Draw a bar; yield a function to be told how much is done, and of how much.
+    """Draw a bar; yield a function to call with the amount done and the total.
 
     Args:
-        label: What is done.
-        shown: False if none is wanted. Then, and if stderr is no terminal, it yields `None`.
+        label: The activity.
+        shown: False for no bar. Then, and if stderr is not a terminal, it yields `None`.
     """
     if not (shown and sys.stderr.isatty()):
         yield None

@@ -1,4 +1,4 @@
-"""The report of a run as text for a person."""
+"""Format the report of a run as text."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def describe(report: Report) -> str:
 
 
 def paint(report: Report) -> str:
-    """Describe a report, its status in colour, for `click.echo`: it leaves colours out where there is no terminal."""
+    """Describe a report with its status in colour, for `click.echo`, which omits colours without a terminal."""
     status, colon, rest = describe(report).partition(":")
     return click.style(status, fg=_COLOURS[report.status]) + colon + rest
 

@@ -35,7 +35,7 @@ __all__ = ["run"]
 @click.option("--min-confidence", type=float, help="Lowest confidence to keep, 0 to 1. [ROLLING_MIN_CONFIDENCE]")
 @click.option("--engine", type=click.Choice(ENGINES), help="How the file is scanned. [ROLLING_ENGINE]")
 @click.option("--no-cache", is_flag=True, help="Write files only; Redis is not needed.")
-@click.option("--force", is_flag=True, help="Scan though nothing changed.")
+@click.option("--force", is_flag=True, help="Scan even if nothing changed.")
 @accept_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, alone.")
 @click.option("--every", type=float, metavar="S", help="Do one every S seconds, until SIGTERM or Ctrl-C.")

@@ -1,6 +1,6 @@
 """`rolling-optimizer status`: version, workers, beat and last runs of all sources; once, repeatedly, or as a check.
 
-One source is shown alone, several one after another. What is wrong is said in the words of `reader/diagnosis.py`.
+Several sources are shown one after another. Problems are described by `reader/diagnosis.py`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def status(
 
 
 def _watch(look: Callable[[], Sequence[_Look]], *, as_json: bool) -> None:
-    """Show all again and again; Ctrl-C ends it as it should."""
+    """Show all sources repeatedly until Ctrl-C, which is a normal end."""
     try:
         while True:
             looks = look()
@@ -90,7 +90,7 @@ def _watch(look: Callable[[], Sequence[_Look]], *, as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What is known of a source at one moment. `missing` says why there is no version, and is empty if there is one."""
+    """The facts about a source at one moment. `missing` says why there is no version, and is empty if there is one."""
 
     facts: Facts
     missing: str
@@ -98,7 +98,7 @@ class _Look:
 
     @classmethod
     def of(cls, reader: SnapshotReader, *, max_input_age_name: str = "ROLLING_MAX_INPUT_AGE_S") -> _Look:
-        """Look at a source now."""
+        """Collect the facts about a source."""
         facts = replace(reader.facts(), max_input_age_name=max_input_age_name)
         runs = list(facts.runs[:RUNS_SHOWN])
         last = last_decided(facts.runs)
@@ -116,7 +116,7 @@ class _Look:
 
     @property
     def diagnosis(self) -> Diagnosis:
-        """What is wrong, if anything is."""
+        """The diagnosis of the source."""
         return diagnose(self.facts)
 
     @property
@@ -125,7 +125,7 @@ class _Look:
         return published_after_s(self.facts.runs, self.runs)
 
     def problem(self, max_age_s: float | None) -> str:
-        """Say why the source does not pass as healthy; empty if it does."""
+        """Return why the source is not healthy; empty if it is."""
         state = self.facts.state
         if state is None:
             return f"{self.diagnosis.sentence} Looked for: {self.missing}"
@@ -140,14 +140,14 @@ class _Look:
         return f"the input is {state.input_age_s:.0f} s old, more than {limit_s:g} s. {self.diagnosis.sentence}"
 
     def figures(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return everything as values for JSON."""
         state: dict[str, Any] = {} if self.facts.state is None else msgspec.to_builtins(self.facts.state)
         known = {"diagnosis": self.diagnosis, "processes": self.facts.processes, "runs": self.runs}
         return {"source": self.facts.source, **state, "published_after_s": self.latency_s, **known}
 
 
 def _as_json(looks: Sequence[_Look]) -> bytes:
-    """One source as an object, several as a list of these."""
+    """Return one source as an object, several as a list of objects."""
     figures = [look.figures() for look in looks]
     return msgspec.json.encode(figures[0] if len(looks) == 1 else {"sources": figures})
 
@@ -169,7 +169,7 @@ def _text(looks: Sequence[_Look]) -> Iterator[str]:
 
 
 def _version(state: State, latency_s: float | None) -> Iterator[str]:
-    """What is to be known of a version."""
+    """Describe a version."""
     yield f"version {state.version}, made {state.generated_at}, from {state.origin}"
     if latency_s is not None:
         yield f"  published {describe_s(latency_s)} after the input landed"
@@ -185,7 +185,7 @@ def _version(state: State, latency_s: float | None) -> Iterator[str]:
 
 
 def _process(process: Process, now_s: float) -> str:
-    """A worker or a beat: its queues, and when it told last."""
+    """Describe a worker or a beat: its queues, and its last heartbeat."""
     does = "takes" if process.kind == "worker" else "sends to"
     line = printable(f"{process.kind} {process.name} {does} {', '.join(process.queues) or 'no queue'}")
     if process.is_alive:

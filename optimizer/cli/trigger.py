@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["trigger"]
 
 POLL_S: Final = 0.2
-# A worker that is free begins at once; after so long it is looked whether there is one.
+# A free worker begins at once; after this time, the command checks whether there is one.
 LOOK_S: Final = 2.0
 
 
 @click.command()
 @source_option
-@click.option("--force", is_flag=True, help="Scan though nothing changed.")
+@click.option("--force", is_flag=True, help="Scan even if nothing changed.")
 @accept_option
 @click.option("--wait", is_flag=True, help="Wait for the run to end, and print its report.")
 @click.option(
@@ -47,7 +47,7 @@ def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: 
     To the stand-alone workers; CelerySender(app) sends to a Celery app of your own.
     """
     settings = settings_or_usage_error(source)
-    # An extra, which takes 0.3 s: it is imported by no other command.
+    # Celery is an extra, and takes 0.3 s to import, so only this command imports it.
     from optimizer.celery.registration import registration_of  # noqa: PLC0415
     from optimizer.celery.run_states import run_states  # noqa: PLC0415
     from optimizer.celery.schedule import TASK_NAME, source_queue  # noqa: PLC0415
@@ -78,7 +78,7 @@ def trigger(source: str | None, force: bool, accept: bool, wait: bool, timeout: 
 
 
 def _wait_for(read: Callable[[], RunResult], settings: Settings, queue: str, timeout_s: float) -> Report | None:
-    """Wait for the report of a run; `None` if none came in time."""
+    """Wait for the report of a run; return `None` if none came in time."""
     from optimizer.celery.results import report_of  # noqa: PLC0415 - as above
 
     began = time.monotonic()
@@ -91,7 +91,7 @@ def _wait_for(read: Callable[[], RunResult], settings: Settings, queue: str, tim
                 has_looked = True
                 warning = _no_worker(settings, queue)
                 if warning:
-                    end = "" if progress is None else "\n"  # of the bar's line
+                    end = "" if progress is None else "\n"  # after the bar
                     click.echo(f"{end}{warning}; waiting up to {timeout_s:g} s for one", err=True)
             time.sleep(POLL_S)
         if progress is not None and report is not None:
@@ -100,7 +100,7 @@ def _wait_for(read: Callable[[], RunResult], settings: Settings, queue: str, tim
 
 
 def _no_worker(settings: Settings, queue: str) -> str:
-    """Say that no worker takes the queue, if that is known: the run would be waited for in vain."""
+    """Return a warning if it is known that no worker consumes the queue, so that waiting would be in vain."""
     with closing(SnapshotReader.from_settings(settings)) as reader:
         facts = reader.facts()
     workers = [each for each in facts.processes if each.kind == "worker" and each.is_alive]

@@ -50,12 +50,12 @@ def up(redis_port: int | None, web_port: int | None, flower_port: int | None) ->
     That is Redis, worker, beat, watch, Flower and web. Other commands in this directory use its Redis.
     """
     require("rolling-optimizer up", "flower,watch,web", "celery", "flower", "fastapi", "uvicorn", "watchfiles")
-    with usage_errors():  # before anything is started
+    with usage_errors():  # checked before anything is started
         Settings.every_from_env(os.environ, strict=True)
     if redis_port is not None and _names_redis():
         raise click.UsageError("--redis-port is for a Redis that is started here, and ROLLING_REDIS_URL names another")
     is_ready = threading.Event()
-    colour = click.get_current_context().color  # the lines are printed by threads, which have no context
+    colour = click.get_current_context().color  # for threads, which have no context
 
     def show(name: str, line: str) -> None:
         click.echo(f"{click.style(f'{name:<{NAME_WIDTH}}', fg=_COLOURS[name])} | {line}", color=colour)
@@ -96,7 +96,7 @@ def _names_redis() -> bool:
 
 
 def _choose(name: str, option: str, asked: int | None, default: int) -> int:
-    """Choose a port, and say so if it is not the usual one."""
+    """Choose a port, and report it if it is not the usual one."""
     port = choose_port(option, asked, default)
     if asked is None and port != default:
         say(f"another program listens on port {default}, so {name} gets port {port}; {option} chooses one")
@@ -104,7 +104,7 @@ def _choose(name: str, option: str, asked: int | None, default: int) -> int:
 
 
 def _choose_flower_port(asked: int | None) -> int:
-    """The port of Flower, which has a variable of its own for it."""
+    """Return the port of Flower, which has its own variable."""
     given = without_service_links(os.environ).get("FLOWER_PORT")
     if asked is not None or not given:
         return _choose("Flower", "--flower-port", asked, FLOWER_PORT)
@@ -114,7 +114,7 @@ def _choose_flower_port(asked: int | None) -> int:
 
 
 def _start_flower(stack: Stack, port: int) -> str:
-    """Start Flower; return what to tell the user about the login."""
+    """Start Flower; return a note for the user about the login."""
     given = os.environ.get("FLOWER_BASIC_AUTH")
     auth = given or f"admin:{secrets.token_urlsafe(12)}"
     stack.start_celery("flower", "flower", environ={"FLOWER_BASIC_AUTH": auth, "FLOWER_PORT": str(port)})
@@ -128,6 +128,6 @@ def _start_web(stack: Stack, port: int, flower_port: int) -> None:
 
 
 def _missing(settings: Settings) -> str:
-    """A note on a local input that does not exist; an object store is not asked."""
+    """Return a note about a local input that does not exist; object stores are not checked."""
     is_missing = isinstance(settings.input, Path) and not (is_pattern(settings.input) or settings.input.exists())
     return f"   missing; make one: rolling-optimizer sample {settings.input}" if is_missing else ""

@@ -1,4 +1,4 @@
-"""`rolling-optimizer versions`, `rollback` and `unpin`: the kept versions, going back to one, and going on again."""
+"""`rolling-optimizer versions`, `rollback` and `unpin`: list the kept versions, go back to one, and resume."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ wait_option = click.option(
     "wait_s",
     type=click.FloatRange(min=0),
     metavar="S",
-    help="How long to wait for a run that is on; by default as long as one may take.",
+    help="How long to wait for a run in progress; by default as long as a run may take.",
 )
 
 
@@ -84,7 +84,7 @@ def _tell_wait(settings: Settings, wait_s: float | None) -> None:
 
 
 def _listed(kept: KeptVersion, *, is_current: bool) -> dict[str, Any]:
-    """A version as JSON; what is not known of it is null."""
+    """Return a version as values for JSON; unknown values are null."""
     manifest = kept.manifest
     return {
         "version": kept.version,
@@ -132,7 +132,7 @@ def _count(manifest: Manifest, kind: str) -> int:
 
 
 def _describe_changes(changes: ChangeCounts | None) -> str:
-    """What a version changed: `predictions +1 ~20 -2, bots ~3`; empty where it is not known."""
+    """Describe the changes of a version: `predictions +1 ~20 -2, bots ~3`; empty if they are not known."""
     if changes is None:
         return ""
     kinds = {"predictions": changes.predictions, "bots": changes.bots, "holdings": changes.holdings}

@@ -1,6 +1,6 @@
 """`rolling-optimizer watch`: a run by the workers as soon as the input has landed, until SIGTERM or Ctrl-C.
 
-A signal ends it at once, with exit status 0: it has nothing to finish, since runs are the workers'.
+A signal ends it at once, with exit status 0: it has nothing to finish, since the workers make the runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from optimizer.log import SourceLog, log_runs
 __all__ = ["watch"]
 
 BEAT_S: Final = 1.0
-# How long threads have to end. One may wait for a broker or a store, which would take seconds.
+# How long threads have to end. A thread may wait seconds for a broker or a store.
 STOP_S: Final = 0.5
 
 _log = SourceLog(__name__)
@@ -60,7 +60,7 @@ def watch(source: str | None, rest_s: float, poll_s: float, alive_file: Path | N
     """
     require("rolling-optimizer watch", "watch", "celery", "kombu", "watchfiles")
     every = sources_or_usage_error(source)
-    # Extras, which take 0.3 s.
+    # Imported here, since they are extras and take 0.3 s.
     from optimizer.celery.sender import CelerySender  # noqa: PLC0415
     from optimizer.celery.standalone import app  # noqa: PLC0415
     from optimizer.watch.watcher import Watcher  # noqa: PLC0415
@@ -79,7 +79,7 @@ def watch(source: str | None, rest_s: float, poll_s: float, alive_file: Path | N
     until_s = time.monotonic() + STOP_S
     if not all(watcher.wait(max(0.0, until_s - time.monotonic())) for watcher in watchers):
         logging.shutdown()
-        os._exit(0)  # an ordinary end would wait for what such a thread waits for
+        os._exit(0)  # a normal exit would wait for such a thread
 
 
 def _touch(path: Path, *, warn: bool) -> bool:

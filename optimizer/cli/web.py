@@ -40,7 +40,7 @@ def web(host: str, port: int) -> None:
 
 
 def _sender(every: Sequence[Settings]) -> Trigger | None:
-    """What sends runs, if a source has a token for that: a web that only reads needs no Celery."""
+    """Return the sender of runs, if a source has a token for them: a server that only reads needs no Celery."""
     if not any(settings.trigger_token for settings in every):
         return None
     from optimizer.celery.sender import CelerySender  # noqa: PLC0415 - an extra

@@ -1,7 +1,7 @@
-"""Select from the environment the variables of each source, as text; read secrets from the files that hold them.
+"""Select the variables of each source from the environment, as text, and read secrets from files.
 
-In: an environment. Out: for each source the variables that a process with this source alone would have, which
-`settings.py` converts. Other variables may begin with our prefix: Kubernetes sets some for a Service, and a program
+In: an environment. Out: for each source, the variables that a process with only this source would have, which
+`settings.py` converts. Other variables may begin with the prefix too: Kubernetes sets some for a Service, and a program
 that uses this package may have its own.
 
 Errors: `SettingsInvalid`.
@@ -48,7 +48,8 @@ FILE_SUFFIX: Final = "_FILE"
 SOURCES_VARIABLE: Final = "ROLLING_SOURCES"
 # `ROLLING_INTRADAY__INTERVAL_S` is the interval of the source `intraday` alone.
 OWN_MARK: Final = "__"
-# What `ROLLING_SOURCES` says of a source; and what the fleet, or the web service, has once for all sources.
+# The settings that `ROLLING_SOURCES` makes for a source; and those that a fleet or web service has once for all
+# sources.
 OF_A_SOURCE: Final = ("ROLLING_INPUT", "ROLLING_SOURCE")
 NOT_OWN: Final = (
     *OF_A_SOURCE,
@@ -59,7 +60,7 @@ NOT_OWN: Final = (
     "ROLLING_TRACES",
 )
 
-# What Kubernetes sets in each pod for each Service of its namespace; `_PORT` alone is recognised by its value.
+# The variables that Kubernetes sets in each pod for each Service of its namespace; `_PORT` is recognised by its value.
 _SERVICE_LINK: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_PORT: Final = re.compile(r"(tcp|udp|sctp)://")
 
@@ -70,13 +71,13 @@ NEARLY: Final = 0.8
 
 
 def variables_by_source(environ: Mapping[str, str], known: Collection[str], *, strict: bool) -> list[dict[str, str]]:
-    """Select our variables for each source, as if there were no other; an empty variable counts as not set.
+    """Select the variables of each source, as if it were the only one; an empty variable counts as not set.
 
     Args:
         environ: The environment.
-        known: Our variables, as they are for one source.
-        strict: Whether a name that is nearly one of ours is an error; otherwise, like any other unknown name, it is a
-            warning.
+        known: The known variables, as they are for one source.
+        strict: Whether a name that is similar to a known one is an error; otherwise, like any other unknown name, it is
+            a warning.
 
     Raises:
         SettingsInvalid: `ROLLING_SOURCES`, a variable of one of its sources, a name, or a secret's file is not usable.
@@ -117,7 +118,7 @@ def variables_by_source(environ: Mapping[str, str], known: Collection[str], *, s
 
 
 def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment with secrets from files, as Docker and Kubernetes provide them, in their variables.
+    """Return the environment with the secrets from files, as Docker and Kubernetes provide them, in their variables.
 
     Raises:
         SettingsInvalid: A file cannot be read or holds nothing, or the variable is set as well.
@@ -140,7 +141,7 @@ def with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_service_links(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without what Kubernetes sets for a Service: `X_SERVICE_HOST`, `X_PORT=tcp://...`."""
+    """Return the environment without the variables of a Kubernetes Service: `X_SERVICE_HOST`, `X_PORT=tcp://...`."""
     return {
         name: text
         for name, text in environ.items()
@@ -159,15 +160,15 @@ def is_of_one_source(variable: str) -> bool:
 
 
 def variables_of(variable: str, source: str) -> list[str]:
-    """The variables that may set what `variable` sets, for one source."""
+    """Return all variables that can set `variable` for one source."""
     own = f"{PREFIX}{_in_variable(source)}{OWN_MARK}{variable.removeprefix(PREFIX)}"
     return [variable, own, *([SOURCES_VARIABLE] if variable in OF_A_SOURCE else [])]
 
 
 def names_as_set(environ: Mapping[str, str], source: str, known: Collection[str]) -> dict[str, str]:
-    """What sets our variables for one of several sources, where it is not the variable itself.
+    """Return the names under which the user has set the variables of one of several sources, if they differ.
 
-    The input's name before `=` stands for itself: `ROLLING_SOURCES: brain=FILE`.
+    For the input, that is the name before `=`: `ROLLING_SOURCES: brain=FILE`.
     """
     if not environ.get(SOURCES_VARIABLE):
         return {}
@@ -178,7 +179,7 @@ def names_as_set(environ: Mapping[str, str], source: str, known: Collection[str]
 
 
 def reworded(text: str, names: Mapping[str, str]) -> str:
-    """Return a message with the names of what the user has set, in place of variables."""
+    """Return a message with the names that the user has set in place of the variables."""
 
     def as_set(match: re.Match[str]) -> str:
         variable, equals = match.groups()
@@ -210,7 +211,7 @@ def _parse_sources(text: str) -> dict[str, str]:
 
 
 def _in_variable(source: str) -> str:
-    """A source's name as it is spelled in the name of a variable."""
+    """Return a source's name as it is spelled in a variable."""
     return re.sub(r"[^A-Z0-9]", "_", source.upper())
 
 
@@ -219,12 +220,12 @@ def _is_known(variable: str, name: str, known: Collection[str], *, strict: bool)
 
     Args:
         variable: The variable.
-        name: The variable, or for one of several sources the same variable without the source's name.
-        known: Our variables.
+        name: The variable; for one of several sources, without the source's name.
+        known: The known variables.
         strict: As above.
 
     Raises:
-        SettingsInvalid: It is not one, but nearly.
+        SettingsInvalid: It does not, but its name is similar to one that does.
     """
     if name in known:
         return True
@@ -240,10 +241,10 @@ def _is_known(variable: str, name: str, known: Collection[str], *, strict: bool)
 
 
 def _nearest(variable: str, known: Collection[str]) -> tuple[str, bool]:
-    """The setting with the most similar name, and whether this may be a misspelling of it."""
+    """Return the setting with the most similar name, and whether the variable may be a misspelling of it."""
     wholes = {name.removeprefix(PREFIX): name for name in (*known, SOURCES_VARIABLE)}
     own_name = variable.removeprefix(PREFIX).upper().removesuffix(FILE_SUFFIX)
-    for name in (own_name, own_name.rpartition(OWN_MARK)[2]):  # it may be meant for one of several sources
+    for name in (own_name, own_name.rpartition(OWN_MARK)[2]):  # it may be intended for one of several sources
         best = difflib.get_close_matches(name, wholes, n=1, cutoff=0.0)[0]
         if difflib.SequenceMatcher(None, best, name).ratio() >= NEARLY:
             return wholes[best], True

@@ -35,20 +35,20 @@ __all__ = ["parse_mapping"]
 
 _DIVISOR: Final = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _EXTRA_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
-# Plain ASCII, which is the same bytes in every JSON text; without what divides names, is escaped, or looks like an
-# expression.
+# Plain ASCII, which has the same bytes in every JSON text, without separators, escaped characters, and characters that
+# look like an expression.
 _MEMBER_NAME: Final = re.compile(r"[ -~]+")
 _NOT_IN_NAMES: Final = '"\\;=/.*[]'
 
 
 class _Target:
-    """What the items of one variable may set.
+    """The fields that the items of one variable may set.
 
     Args:
         struct: The table of the fields.
-        names: The names by default of each field that may be mapped.
+        names: The default names of each field that may be mapped.
         units: What the fields belong to, in words.
-        has_extras: Whether there may be extra fields.
+        has_extras: Whether extra fields are allowed.
     """
 
     def __init__(

@@ -1,12 +1,12 @@
-"""Spans of OpenTelemetry: of a run and its steps, and of a reader's refresh.
+"""OpenTelemetry spans of a run and its steps, and of a reader's refresh.
 
     with span("scan", source="brain") as scanning:
         ...
         scanning.set(records=3)
 
-Off until `enable` is called, which `ROLLING_TRACES=on` does: then a span costs a microsecond, and nothing is imported.
-This package uses OpenTelemetry's API alone. Where spans go is up to the tracer provider of the process; without one
-they go nowhere.
+They are off until `enable` is called, as `ROLLING_TRACES=on` does; while off, a span costs a microsecond, and nothing
+is imported. This package only uses OpenTelemetry's API. The tracer provider of the process decides where spans go;
+without one they are dropped.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PREFIX", "Step", "check_installed", "enable", "span"]
 
-# Of the names of spans and of their attributes.
+# The prefix of the names of spans and of their attributes.
 PREFIX: Final = "rolling."
 
 _tracer: Tracer | None = None
 
 
 class Step:
-    """What is being done, for attributes that are known at its end."""
+    """The current span, for attributes that are only known at its end."""
 
     def __init__(self, span: Span | None = None) -> None:
         self._span = span
@@ -53,7 +53,7 @@ def enable(provider: TracerProvider | None = None) -> None:
     """Make spans from now on, in the whole process; a second call changes nothing.
 
     Args:
-        provider: What makes them; by default the process's own, which may be set later.
+        provider: The tracer provider; by default the process's, which may be set later.
 
     Raises:
         ExtraMissing: OpenTelemetry's API is not installed.
@@ -68,7 +68,7 @@ def enable(provider: TracerProvider | None = None) -> None:
 
 @contextmanager
 def span(name: str, **attributes: str | float | None) -> Iterator[Step]:
-    """Make a span of a block, if spans are made; an exception that leaves the block is its error."""
+    """Make a span for a block, if tracing is enabled; an exception that leaves the block is recorded as its error."""
     if _tracer is None:
         yield _NO_STEP
         return

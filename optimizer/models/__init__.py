@@ -75,7 +75,7 @@ __all__ = [
 
 Origin = Literal["redis", "files"]
 
-# What decoding damaged JSON raises: msgspec has no error of its own for bad UTF-8, and for what is nested too deep.
+# The errors of decoding damaged JSON: msgspec has no error class for bad UTF-8 and for too deep nesting.
 UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -120,10 +120,9 @@ class PortfolioSnapshot(Value, frozen=True):
 
 
 class HeldUpdate(msgspec.Struct, frozen=True):
-    """What was published for one symbol without a scan, and holds until a scan of an input that was written later.
+    """An update of one symbol, published without a scan, in force until a scan of an input that was written later.
 
-    `at_ms` is when it was accepted, in milliseconds since the epoch by Redis' clock; `record` is `None` for a symbol
-    that was removed.
+    `at_ms` is when it was accepted, in milliseconds since the epoch by Redis' clock; `record` is `None` for a removal.
     """
 
     at_ms: int
@@ -131,7 +130,7 @@ class HeldUpdate(msgspec.Struct, frozen=True):
 
 
 class QueuedUpdate(msgspec.Struct, frozen=True):
-    """An entry of the queue: what one call has published. A symbol in both is removed.
+    """An entry of the queue: the updates of one call. A symbol that is in both lists is removed.
 
     `sequence` only rises; `at_ms` is when it was accepted, in milliseconds since the epoch by Redis' clock.
     """
@@ -148,9 +147,10 @@ class QueuedUpdate(msgspec.Struct, frozen=True):
 
 
 class Index(msgspec.Struct, frozen=True):
-    """`symbols_index.json.gz`: the best records whatever `min_confidence`, from which lookups by symbol are served.
+    """`symbols_index.json.gz`: the best records regardless of `min_confidence`, for lookups by symbol.
 
-    `updates` are those that hold, by symbol; a removed symbol, and a record that is not among the best, is here alone.
+    `updates` are the updates in force, by symbol; removed symbols, and records that are not among the best, are only
+    here.
     """
 
     symbols: list[Record]
@@ -159,7 +159,7 @@ class Index(msgspec.Struct, frozen=True):
 
 
 class FileEntry(msgspec.Struct, frozen=True):
-    """One file of a snapshot: `sha256` in hex of the file as it lies on disk, its bytes, the number of its entries."""
+    """One file of a snapshot: the hex `sha256` of the stored file, its size in bytes, the number of its entries."""
 
     file: str
     sha256: str
@@ -170,8 +170,7 @@ class FileEntry(msgspec.Struct, frozen=True):
 class Units(Value, frozen=True):
     """The number of units of one kind in an input, and the number of those that were rejected.
 
-    `without_fields` are bots of which not one field is present, and which therefore show defaults; not set if there are
-    none.
+    `without_fields` are bots without any known field, which therefore show defaults; not set if there are none.
     """
 
     seen: int = 0
@@ -180,7 +179,7 @@ class Units(Value, frozen=True):
 
 
 class Rejected(Value, frozen=True):
-    """What a version leaves out: the records and bots of its input that were rejected."""
+    """The records and bots of the input that were rejected, which a version leaves out."""
 
     records: Units
     bots: Units
@@ -195,7 +194,7 @@ class KindCounts(Value, frozen=True):
 
 
 class ChangeCounts(Value, frozen=True):
-    """How many predictions, bots and holdings a version added, changed and removed, against the one before it."""
+    """How many predictions, bots and holdings a version added, changed and removed, compared with the one before it."""
 
     predictions: KindCounts = KindCounts()
     bots: KindCounts = KindCounts()
@@ -203,7 +202,7 @@ class ChangeCounts(Value, frozen=True):
 
 
 class Pin(Value, frozen=True):
-    """That no run replaces a version until it is unpinned: since when, and by whom (`user@host`)."""
+    """A pin, with which no run replaces a version until it is unpinned: since when, and by whom (`user@host`)."""
 
     at: str
     by: str
@@ -245,14 +244,14 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def times(self) -> dict[str, str]:
-        """The times that it has, by their names."""
+        """Return its times, by name."""
         pinned_at = None if self.pinned is None else self.pinned.at
         times = {"generated_at": self.generated_at, "input_at": self.input_at, "pinned_at": pinned_at}
         return {name: text for name, text in times.items() if text is not None}
 
     @property
     def lineage(self) -> int:
-        """The version of the scan that this version stems from: equal where only updates came between."""
+        """The version of the scan from which this version stems: equal for versions with only updates in between."""
         return self.version if self.scan_version is None else self.scan_version
 
     def is_same_set(self, other: Manifest) -> bool:
@@ -280,7 +279,7 @@ class VersionContent:
 
 
 class Stats(Value, frozen=True):
-    """What a run did. `input_bytes` are compressed bytes; MB are 10^6 bytes; memory is the process's peak so far.
+    """The statistics of a run. `input_bytes` are compressed; MB are 10^6 bytes; memory is the process's peak so far.
 
     `symbols_ignored` are records whose key differs from their own `symbol`; the key is published. `extras_dropped` are
     values of extra fields that are null because they cannot be passed on: lists, objects, long text.
@@ -309,7 +308,7 @@ class Stats(Value, frozen=True):
 
 
 class UpdateCounts(Value, frozen=True, omit_defaults=True):
-    """What a drain of the queue of updates did, in the versions that it made.
+    """The statistics of a drain of the queue of updates, over the versions that it made.
 
     `changed` and `removed` count symbols that were put into the ranking and taken out of it. `outdated` counts records
     that were not used, because the one that is shown has a newer timestamp; `first_outdated` names the first few.
@@ -336,7 +335,7 @@ class RejectTally(Value, frozen=True):
 
 
 class PartResult(msgspec.Struct, frozen=True):
-    """The result of scanning one part of a source: all that is needed of it to make snapshots of the whole source.
+    """The result of scanning one part of a source: all data needed to make snapshots of the whole source.
 
     `records` are its best `index_symbols_limit`, best first: a record among the best of all parts is also among the
     best of its own part.
@@ -390,11 +389,12 @@ class Report(Value, frozen=True, omit_defaults=True):
 
 
 class Process(Value, frozen=True):
-    """A worker or a beat, as it told last.
+    """A worker or a beat, as of its last heartbeat.
 
-    `seen_at` is when that was, by Redis' clock: a worker tells every few seconds, a beat each time that it has sent a
-    run. `is_alive` says that it is not overdue. `queues` are those that a worker takes, or to which a beat has sent.
-    `memory_limit_bytes` is what a process that makes runs may use, before a worker replaces it or the system kills it.
+    `seen_at` is the time of that heartbeat, by Redis' clock: a worker sends one every few seconds, a beat each time
+    that it has sent a run. `is_alive` says that it is not overdue. `queues` are those that a worker consumes, or to
+    which a beat has sent. `memory_limit_bytes` is the memory that a process that makes runs may use before a worker
+    replaces it or the system kills it.
     """
 
     kind: Literal["worker", "beat"]
@@ -406,14 +406,14 @@ class Process(Value, frozen=True):
 
 
 class Failure(Value, frozen=True):
-    """Why a run failed: the error's name, and what it says."""
+    """Why a run failed: the error's name and message."""
 
     error: str
     details: str
 
 
 class RunState(Value, frozen=True):
-    """What has become of a run that was sent; an unknown one is `pending`. `percent` is of the bytes read."""
+    """The state of a run that was sent; an unknown one is `pending`. `percent` is the share of bytes read."""
 
     id: str
     state: Literal["pending", "running", "done", "failed"]
@@ -423,10 +423,10 @@ class RunState(Value, frozen=True):
 
 
 def check_times(**times: str) -> None:
-    """Check times that were decoded: they are ISO 8601 with a time zone, of the years 1 to 9999 in UTC.
+    """Check decoded times: they are ISO 8601 with a time zone, in the years 1 to 9999 in UTC.
 
     Raises:
-        ValueError: One is not.
+        ValueError: A time is not.
     """
     for name, text in times.items():
         try:

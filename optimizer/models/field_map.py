@@ -1,6 +1,6 @@
-"""From which members of the input the fields of records, bots and positions are read, as values; and their limits.
+"""From which members of the input the fields of records, bots and positions are read: the values and their limits.
 
-`optimizer.config.field_map` makes them of the settings, and `optimizer.scan` reads by them.
+`optimizer.config.field_map` makes the values from the settings, and `optimizer.scan` reads the fields by them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MappedField:
 
 @dataclass(frozen=True)
 class FieldMap:
-    """The items of one variable: `fields` have other places than by default, `extras` are added, in their order."""
+    """The items of one variable: `fields` are read from other places than by default, `extras` are added, in order."""
 
     fields: tuple[MappedField, ...] = ()
     extras: tuple[MappedField, ...] = ()
@@ -56,7 +56,7 @@ class FieldMap:
 
     @cached_property
     def claimed(self) -> frozenset[str]:
-        """The members of a record that belong to an item, so that they have no meaning by default."""
+        """The members of a record that belong to an item, and so lose their default meaning."""
         return frozenset(item.path[0] for item in (*self.fields, *self.extras))
 
     @property

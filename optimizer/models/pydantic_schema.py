@@ -19,10 +19,10 @@ PACKAGE: Final = "optimizer.models"
 
 
 def core_schema_of(struct: type[msgspec.Struct], handler: GetCoreSchemaHandler) -> CoreSchema:
-    """The core schema of a struct.
+    """Return the core schema of a struct.
 
-    msgspec does the work, in one call for the struct with all that it holds. The schemas of the fields are there to be
-    described; FastAPI makes a component of the description.
+    msgspec validates and serialises, in one call for the struct and everything in it. The schemas of the fields only
+    serve the description, from which FastAPI makes a component.
     """
 
     def convert(value: Any, _handler: Any) -> Any:
@@ -31,7 +31,7 @@ def core_schema_of(struct: type[msgspec.Struct], handler: GetCoreSchemaHandler) 
         try:
             return msgspec.convert(value, struct)
         except msgspec.ValidationError as error:
-            raise ValueError(str(error)) from None  # what pydantic expects of a validator
+            raise ValueError(str(error)) from None  # which pydantic expects from a validator
 
     fields = {}
     for field in msgspec.structs.fields(struct):
@@ -42,8 +42,8 @@ def core_schema_of(struct: type[msgspec.Struct], handler: GetCoreSchemaHandler) 
     return core_schema.no_info_wrap_validator_function(
         convert,
         core_schema.typed_dict_schema(fields, cls=struct),
-        # Pydantic names a component by the last part of this, and by more of it if two have the same: a value of this
-        # package by the module from which users import it.
+        # Pydantic names a component by the last part of this, and by more of it if two are equal. A value of this
+        # package is named by the module from which users import it.
         ref=f"{_public_module(struct)}.{struct.__qualname__}:{id(struct)}",
         serialization=core_schema.plain_serializer_function_ser_schema(msgspec.to_builtins),
     )
@@ -54,7 +54,7 @@ def _public_module(struct: type[msgspec.Struct]) -> str:
 
 
 def _without_unset(type_: Any) -> Any:
-    """The type of a field that may be left out of the JSON, without the mark for that, which pydantic does not know."""
+    """Return the type of a field without `UnsetType`, which marks optional fields and is unknown to pydantic."""
     members = get_args(type_)
     if msgspec.UnsetType not in members:
         return type_

@@ -1,8 +1,8 @@
-"""Records and bots of the input, as values and as the tables of what the input may have.
+"""Records and bots of the input: the values, which are also the tables of the input's fields.
 
-Each field of `Record`, `Bot` and `Position` has its type, its default (none: the field is required), and a `Rule` with
-the limits, other names and the reason of a reject. The decoders, their messages, the snapshots and the OpenAPI schemas
-are made of them, so a new field of a record is one line here, and what `CONTRIBUTING.md` lists.
+Each field of `Record`, `Bot` and `Position` has its type, its default (without one, the field is required), and a
+`Rule` with the limits, other names and the reason of a reject. The decoders, their messages, the snapshots and the
+OpenAPI schemas are made from them, so a new field of a record is one line here, plus the steps in `CONTRIBUTING.md`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 # As the prediction engine wrote it: ISO 8601 text, or seconds since the epoch. It is passed on, never interpreted.
 Timestamp = str | int | float
 
-# Of an extra field: as the prediction engine wrote it.
+# The value of an extra field, as the prediction engine wrote it.
 ExtraValue = str | int | float | bool | None
 Extras = Annotated[
     dict[str, ExtraValue],
@@ -53,10 +53,10 @@ _NO_EXTRAS: Final[Mapping[str, ExtraValue]] = MappingProxyType({})
 # Kept text is held for every record of the index, so it has to be short; the longest tickers have 30 characters.
 MAX_SYMBOL_CHARACTERS: Final = 256
 MAX_TEXT_CHARACTERS: Final = 1_024
-# Of quantities and costs: no sum or product of any number of positions comes near the largest float.
+# The limit of quantities and costs: no sum or product of any number of positions comes near the largest float.
 MAX_MAGNITUDE: Final = 1e100
 
-# What the input may have; descriptions are what messages say was expected. msgspec accepts no infinite number.
+# The types of input fields; messages quote the descriptions. msgspec accepts no infinite number.
 InputSymbol = Annotated[
     str,
     msgspec.Meta(max_length=MAX_SYMBOL_CHARACTERS, description=f"text of at most {MAX_SYMBOL_CHARACTERS} characters"),
@@ -93,10 +93,10 @@ class RejectReason(StrEnum):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """What the input may have in a field.
+    """The rule for a field of the input.
 
-    `type` has the limits; `reason` is for a reject; `other_names` are tried in turn where the field's own name
-    is missing or null.
+    `type` has the limits; `reason` is used in rejects; `other_names` are tried in turn if the field's name is missing
+    or null.
     """
 
     type: Any
@@ -108,7 +108,7 @@ class Value(msgspec.Struct, frozen=True):
     """A struct that readers return and the web sends: it converts itself to dicts, and is a type for pydantic."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as dicts, lists, text and numbers, as in the JSON."""
+        """Convert to dicts, lists, text and numbers, as in the JSON."""
         value: dict[str, Any] = msgspec.to_builtins(self)
         return value
 
@@ -130,7 +130,7 @@ class Record(Value, frozen=True, gc=False):
     target_price: Annotated[float | None, Rule(InputNumber)] = None
     stop_loss: Annotated[float | None, Rule(InputNumber)] = None
     timestamp: Annotated[Timestamp | None, Rule(InputTime)] = None
-    # Not set where none are configured, so that the JSON has no "extra" and no record needs a dict.
+    # Not set if none are configured, so that the JSON has no "extra" and no record needs a dict.
     extra_fields: Extras | UnsetType = msgspec.field(default=UNSET, name="extra")
 
     @property
@@ -140,7 +140,7 @@ class Record(Value, frozen=True, gc=False):
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
-    """What one bot holds of one symbol; a negative quantity is a short position."""
+    """The position of one bot in one symbol; a negative quantity is a short position."""
 
     symbol: Annotated[str, Rule(InputSymbol)]
     quantity: Annotated[float, Rule(InputAmount, other_names=("qty",))]
@@ -148,9 +148,9 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
 
 class Bot(msgspec.Struct, frozen=True):
-    """One bot of the input. `position_count` is the input's number of positions, also if it lists none of them.
+    """One bot of the input. `position_count` is the number of positions in the input, even if it does not list them.
 
-    `has_fields` is false for a bot in which not one field is present: its engine may have other names for them.
+    `has_fields` is false for a bot without any known field: its engine may use other names.
     """
 
     name: Annotated[str, Rule(InputSymbol)]

@@ -1,6 +1,6 @@
-"""What a run has to scan, in Redis: for the workers that scan its parts, and to find runs that were lost.
+"""The assignment of a run, stored in Redis: for the workers that scan its parts, and to detect lost runs.
 
-A run is lost when its worker was killed, or when no worker took its messages.
+A run is lost if its worker was killed, or if no worker took its messages.
 
 Errors: `CacheUnavailable`, `PublishRefused`.
 """
@@ -39,12 +39,13 @@ _log = SourceLog(__name__)
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a run has to scan, as it is in Redis under the token of its lock until it ends.
+    """The input that a run has to scan, stored in Redis under the token of its lock until the run ends.
 
-    `run_id` is the id that its sender knows, `token` its lock's, `version_before` the version that it is to replace (0
-    for none), `newest_before` the newest one that Redis or the files had then (`None` in one of an earlier release),
-    `lineage` its `Manifest.lineage`, `began_s` in seconds since the epoch. `parts` are all the parts of the source by
-    name, none where it is one file; `to_scan` are the indexes of those that have to be read.
+    `run_id` is the id that its sender knows, `token` its lock's. `version_before` is the version that the run
+    will replace (0 for none), `newest_before` the newest one in Redis or the files when it began (`None` from an
+    earlier release), `lineage` its `Manifest.lineage`. `began_s` is in seconds since the epoch. `parts` are all parts
+    of the source in the order of names, empty if it is one file; `to_scan` are the indexes of those that have to be
+    read.
     """
 
     run_id: str
@@ -61,12 +62,12 @@ class Assignment(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Dispatcher:
-    """How a run reaches other workers and its sender.
+    """The means by which a run reaches other workers and its sender.
 
     Attributes:
-        run_id: The id by which the run's sender waits for it, revokes it, and hears that it is lost.
-        send_parts: Sends the parts that a run has to scan to the workers; `None` where they cannot be sent.
-        tell_lost: Tells the sender of an earlier run, by its id, that the run is lost.
+        run_id: The id by which the run's sender waits for it, revokes it, and is notified if it is lost.
+        send_parts: Sends the parts that a run has to scan to the workers; `None` if they cannot be sent.
+        tell_lost: Notifies the sender of an earlier run, by its id, that the run is lost.
     """
 
     run_id: str
@@ -78,15 +79,15 @@ _ASSIGNMENT: Final = msgspec.json.Decoder(Assignment)
 
 
 def dispatch_lock_ttl_s(settings: Settings) -> float:
-    """How long a distributed run keeps others out while no worker works at it, in seconds."""
+    """Seconds for which a distributed run excludes other runs while no worker works on it."""
     return min(DISPATCH_LOCK_MAX_S, max(LOCK_TTL_S, 0.9 * settings.interval_s))
 
 
 def store_assignment(session: Session, assignment: Assignment) -> None:
-    """Store what a run has to do, also if it does it here: if its worker is killed, the next run tells its sender.
+    """Store the assignment of a run, even if this process does it: if it is killed, the next run notifies the sender.
 
     Raises:
-        PublishRefused: The run is no longer the only one.
+        PublishRefused: The run no longer holds the lock.
     """
     store, data = AssignmentStore(session.cache), msgspec.json.encode(assignment)
     if not session.ask(lambda: store.dispatch(assignment.token, data), absent=True):
@@ -94,7 +95,7 @@ def store_assignment(session: Session, assignment: Assignment) -> None:
 
 
 def is_current(session: Session, assignment: Assignment) -> bool:
-    """Whether nothing was published since a run was dispatched, or updates alone."""
+    """Whether nothing but updates was published since a run was dispatched."""
     pointer, in_files = session.pointer, session.in_files
     lineage = None if pointer is None else pointer.manifest.lineage
     is_in_lineage = lineage is not None and lineage == assignment.lineage
@@ -112,10 +113,10 @@ def end_assignment(session: Session, token: str) -> None:
 
 
 def read_assignment(session: Session, token: str) -> Assignment | None:
-    """The assignment of a run; `None` where it has ended, another took its place, or the assignment is damaged.
+    """Return the assignment of a run; `None` if it has ended, was superseded, or its assignment is damaged.
 
     Raises:
-        CacheUnavailable: Redis is away, so that is not known.
+        CacheUnavailable: Redis is away, so the assignment is not known.
     """
     if session.state != "up":
         raise CacheUnavailable(f"what there is to scan is in Redis; the next tick does without it: {session.problem}")
@@ -130,7 +131,7 @@ def read_assignment(session: Session, token: str) -> Assignment | None:
 
 
 def take_lost_assignment(session: Session, tell_lost: Callable[[str, RunLost], None]) -> RunLost | None:
-    """Take the assignment of a lost run, once, and tell the run's sender; return the error, `None` if none is lost."""
+    """Take the assignment of a lost run, once, and notify its sender; return the error, `None` if no run is lost."""
     stored = session.ask(AssignmentStore(session.cache).take_unfinished, absent=None)
     if stored is None:
         return None
@@ -139,6 +140,6 @@ def take_lost_assignment(session: Session, tell_lost: Callable[[str, RunLost], N
         "of its parts? See: celery -A APP inspect active_queues, with the module of the workers' Celery app as APP"
     )
     _log.warning("⚠️ a run is lost", source=session.cache.keys.source, error=lost)
-    with suppress(*UNREADABLE):  # damaged: then its id is not known
+    with suppress(*UNREADABLE):  # a damaged assignment has no readable id
         tell_lost(_ASSIGNMENT.decode(stored).run_id, lost)
     return lost

@@ -3,17 +3,17 @@
     with background(Settings.from_env(os.environ)):
         ...  # the first run begins after `startup_delay_s`
 
-Any number of processes may do that: a tick is taken in Redis as a beat's is, so together they make one run per tick,
-and the locks are those of all runs. Without Redis the lock of the output directory keeps them apart.
+Any number of processes may do that: ticks are claimed in Redis as with beat, so together they make one run per tick,
+and the locks are the same as for all runs. Without Redis, the lock of the output directory excludes concurrent runs.
 
-A failed run is one line in the log, and the next tick is the retry. A run that takes longer than the interval leaves
-out the ticks that have passed. A run ends after the time limit of a worker's task, at its next chunk.
+A failed run is one line in the log, and the next tick tries again. A run that takes longer than the interval skips the
+ticks that have passed. A run ends after the time limit of a worker's task, at its next chunk.
 
-Several sources have a thread each: each has its own interval, and one whose input hangs must not delay the others.
-Their scans may then coincide, and share the interpreter's lock.
+Each source has its own thread, since each has its own interval, and one whose input hangs must not delay the others.
+Their scans may then coincide, and share the GIL.
 
-A forked child has none of these threads, and leaving the block does nothing there: the process that has entered it goes
-on. So a server with several processes enters it in each of them after the fork, or once in their parent.
+A forked child has none of these threads, and leaving the block does nothing there: the runs of the parent continue. So
+a server with several processes enters the block in each of them after the fork, or once in their parent.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from optimizer.scan.engine import choose_engine
 
 __all__ = ["ABORT_S", "STOP_S", "ScheduledRuns", "background"]
 
-# How long the end waits for a run that is on, and then for that run to notice that it has to end: below the 10 s that a
-# container has until it is killed.
+# Leaving the block waits this long for a run in progress, and then this long for that run to notice that it has to end.
+# Together this is below the 10 s after which a container is killed.
 STOP_S: Final = 5.0
 ABORT_S: Final = 3.0
 
@@ -51,7 +51,7 @@ class ScheduledRuns:
 
     Args:
         settings: All settings of the source.
-        use_cache: False to leave Redis alone: files only.
+        use_cache: False to use files only, without Redis.
         on_report: Called in the thread with the report of each run.
 
     Raises:
@@ -76,16 +76,16 @@ class ScheduledRuns:
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin no further run."""
+        """Start no further run."""
         self._stopped.set()
 
     def abort(self) -> None:
-        """End the run that is on at its next chunk; nothing of it is published."""
+        """End the current run at its next chunk; it publishes nothing."""
         self._stopped.set()
         self._aborted = True
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until the thread has ended, which it does after `stop` or `abort`; return whether it has."""
+        """Wait until the thread has ended, as it does after `stop` or `abort`; return whether it has ended."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -97,7 +97,7 @@ class ScheduledRuns:
                 report = self._run()
                 try:
                     self._on_report(report)
-                except Exception as error:  # say, stdout on a full disk: the schedule must not end by it
+                except Exception as error:  # for example stdout on a full disk: the schedule must go on
                     _log.exception("a report could not be passed on", source=self._settings.source, error=error)
             due_s += interval_s * max(1, 1 + (time.monotonic() - due_s) // interval_s)
 
@@ -122,7 +122,7 @@ class ScheduledRuns:
         except RollingError as error:
             _log.run_failed(settings.source, error)
             return failed_report(settings, error)
-        except Exception as error:  # a bug: the next tick is made all the same
+        except Exception as error:  # a bug must not end the schedule
             _log.exception("a scheduled run failed", source=settings.source, error=error)
             return failed_report(settings, error)
         _log.run_ended(report)
@@ -134,10 +134,10 @@ def background(*sources: Settings, use_cache: bool = True, stop_s: float = STOP_
     """Make scheduled runs in threads of this process, until the block is left.
 
     Args:
-        *sources: All settings of each source: of one, or of several by `*Settings.every_from_env(os.environ)`.
-        use_cache: False to leave Redis alone: files only. Then each process makes a run per tick, one at a time.
-        stop_s: How long leaving the block waits for a run that is on. After that the run ends at its next chunk,
-            publishes nothing, and a later tick makes it again.
+        *sources: All settings of each source; for several, pass `*Settings.every_from_env(os.environ)`.
+        use_cache: False to use files only, without Redis. Then each process makes a run per tick, one at a time.
+        stop_s: How long leaving the block waits for a run in progress. After that the run ends at its next chunk,
+            publishes nothing, and a later tick repeats it.
 
     Raises:
         SettingsInvalid: An engine that a setting names is not installed; or there are no settings.

@@ -1,11 +1,11 @@
-"""Confirm the current version without reading an input: one whose input has not changed, or one that is pinned.
+"""Confirm the current version without reading an input, if its input has not changed or if it is pinned.
 
-A pinned version stays until it is unpinned, whatever the input. The pin is in the manifest, and the manifest of the
-newest of files and Redis counts. So a worker that writes to another directory obeys a pin that it sees only in Redis.
+A pinned version stays until it is unpinned, whatever the input. The pin is in the manifest, and the newest manifest, of
+the files or in Redis, is decisive. So a worker that writes to another directory obeys a pin that is only in Redis.
 
-A version of updates is in Redis alone, so that it takes milliseconds. `catch_up` writes it into the files in a run that
-holds the locks of source and directory: its payloads, its index, and the updates that hold, which Redis may lose. The
-files are of one version then, as always; updates that are applied meanwhile are for the next run.
+A version of updates is in Redis alone, so that it takes milliseconds. `catch_up` writes it to the files in a run that
+holds the locks of source and directory: its payloads, its index, and the updates in force, which Redis may lose. The
+files are always of one version; updates that are applied meanwhile are left to the next run.
 
 Errors: `VersionMissing` for a pinned version that is whole neither in the files nor in Redis; `OutputUnwritable`,
 `PublishRefused`.
@@ -44,9 +44,9 @@ def confirm_set(
     *,
     modified_s: float | None = None,
 ) -> str | None:
-    """Confirm the set in the files; publish it again if Redis has none, an older one, or this one damaged.
+    """Confirm the set in the files; publish it again if Redis has none, an older one, or a damaged copy.
 
-    The files catch up with the version of updates that Redis may show by now.
+    If updates have made a newer version in Redis, the files are brought up to it.
 
     Args:
         store: The files.
@@ -55,8 +55,8 @@ def confirm_set(
         modified_s: When the input was last written to, if it is known.
 
     Returns:
-        What became of Redis: `current` or `republished`; `None`, and nothing is confirmed, if it shows another set that
-        is as new, or has updates that hold and that the files do not have, or some that wait though the input is newer.
+        The state of Redis: `current` or `republished`. `None`, and nothing is confirmed, if Redis has a different set
+        that is as new, or updates in force that the files do not have, or waiting updates older than the input.
     """
     standing = _compare(session, snapshots)
     if standing == "other":
@@ -83,14 +83,14 @@ def confirm_set(
 
 
 def catch_up(store: SnapshotStore, session: Session) -> bool:
-    """Write the set that Redis shows into the files, if updates alone have made it of the set there.
+    """Write the set in Redis to the files, if it was made from the files' set by updates alone.
 
     Args:
         store: The files; the run holds their lock.
         session: Redis, in a run that holds the lock.
 
     Returns:
-        False if they have, and Redis has not all of it, so that a scan is needed.
+        False if it was made so, but Redis lacks a part of it, so that a scan is needed.
     """
     pointer, in_files = session.pointer, session.in_files
     if session.state != "up" or pointer is None or in_files is None:
@@ -102,7 +102,7 @@ def catch_up(store: SnapshotStore, session: Session) -> bool:
         return session.state != "up"
     pointer, payloads, records, held = shown
     index = index_of(sorted(records, key=rank), pointer.manifest.generated_at, held)
-    manifest = replace(pointer.manifest, input_at=in_files.input_at)  # of the same input, which may be written again
+    manifest = replace(pointer.manifest, input_at=in_files.input_at)  # of the same input, which may be rewritten
     snapshots = SnapshotSet(manifest, payloads).with_index(index)
     store.write(snapshots, replaced=session.newest_before, before_commit=session.check_lock)
     session.in_files = snapshots.manifest
@@ -128,10 +128,10 @@ def catch_up_if_free(settings: Settings) -> None:
 
 
 def date_input(store: SnapshotStore, session: Session, snapshots: SnapshotSet, modified_s: float | None) -> SnapshotSet:
-    """Give the set in the files the time of the last write to its input, which has not changed, if that is later.
+    """Update the time of the last write to the input, which has not changed, in the set in the files, if it is later.
 
-    An engine that lives may put an equal object again: a store's tag is the same then, and the time another. A set of
-    an older release has none.
+    A running engine may put an equal object again: then the store's tag is the same, and the time differs. A set from
+    an older release has no time.
 
     Args:
         store: The files.
@@ -170,7 +170,7 @@ def keep_pinned(settings: Settings, session: Session) -> Report | None:
     snapshots = store.read_set(manifest=newest) if newest is session.in_files else None
     if snapshots is not None and snapshots.manifest == newest:
         done = confirm_set(store, session, snapshots)
-        if done is None:  # readers may hold the set that Redis shows, so this one needs a number above it
+        if done is None:  # readers may hold the set in Redis, so this one needs a higher number
             with session.publishing(store):
                 newest = publish_again(store, session, snapshots).manifest
             done = "republished"
@@ -202,13 +202,13 @@ def keep_pinned(settings: Settings, session: Session) -> Report | None:
 def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **changed: Any) -> SnapshotSet:
     """Publish the payloads of a set under a new version, in the files and then in Redis; return the new set.
 
-    The updates that hold go on holding, for the next scan: the set does not show them.
+    The updates in force stay in force for the next scan, though this set does not show them.
 
     Args:
         store: The files.
         session: Redis, in a run that holds the lock and is `publishing`.
         old: The set.
-        changed: Members of the manifest that are new, besides its version and its time.
+        changed: New values for members of the manifest other than its version and time.
     """
     index = old.decode_index()
     old = old.with_index(index_of(index.symbols, index.timestamp, session.held))
@@ -223,12 +223,12 @@ def publish_again(store: SnapshotStore, session: Session, old: SnapshotSet, **ch
 
 
 def _compare(session: Session, snapshots: SnapshotSet) -> Literal["current", "behind", "other"]:
-    """Compare Redis with the set in the files, which was made from the input as it is now.
+    """Compare Redis with the set in the files, which was made from the present input.
 
     Returns:
-        `current`: Redis shows this set undamaged, or a newer one of the same input, and all of it. `behind`: it has
-        to be given this set, or its manifest, which may have been replaced since. `other`: it shows another set that
-        is as new, so a new version has to be made.
+        `current`: Redis shows this set, or a newer one of the same input, complete and undamaged. `behind`: it needs
+        this set, or its manifest, which may have been replaced since. `other`: it shows a different set that is as
+        new, so a new version has to be made.
     """
     if session.state != "up":
         return "current"
@@ -251,9 +251,9 @@ def _is_intact(session: Session, version: int) -> bool:
 
 
 def _has_forgotten(session: Session, manifest: Manifest) -> bool:
-    """Whether Redis was emptied, and updates may have made newer versions than this one, in the files.
+    """Whether Redis was emptied, and updates may have made versions newer than this one in the files.
 
-    Readers that have seen one of those show nothing older, so this set needs a number above.
+    Readers that have seen such a version show nothing older, so this set needs a higher number.
     """
     if session.pointer is not None or not (manifest.updates or manifest.scan_version):
         return False

@@ -1,13 +1,13 @@
 """A run distributed over several workers: how its parts are scanned and merged.
 
-    run_source       confirms what has not changed, else stores the assignment and sends the parts     (`run.py`)
+    run_source       confirms an unchanged input, else stores the assignment and sends the parts       (`run.py`)
     scan_one_part    scans one part and stores its result                        (many at the same time)
     merge_parts      merges the results and publishes                            (once all parts are scanned)
 
-Invariant: one lock from the beginning to the publish. The run's assignment is in Redis under the lock's token, and only
-the token travels. Workers that scan parts share the lock; the merge takes it over with a token of its own, so a
-redelivered message cannot end the run twice. A worker that finds another assignment by then, or a version published
-since, does nothing: its run is superseded.
+Invariant: one lock from the beginning to the publish. The run's assignment is in Redis under the lock's token, and
+messages contain only the token. Workers that scan parts share the lock; the merge takes it over with a new token, so a
+redelivered message cannot end the run twice. A worker that finds another assignment, or a version published since, does
+nothing: its run is superseded.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _log = SourceLog(__name__)
 
 
 class PartOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the scan of one part ended. A failure is an outcome too: the other parts' results are still of use."""
+    """How the scan of one part ended. A failure is an outcome too: the results of the other parts stay useful."""
 
     location: str
     scanned: ScannedPart | None = None
@@ -69,7 +69,7 @@ def scan_one_part(
     progress: Progress | None = None,
     time_limit_error: type[Exception] = TimeoutError,
 ) -> PartOutcome:
-    """Scan one part and store its result in Redis; whatever goes wrong is in the outcome.
+    """Scan one part and store its result in Redis; any failure is returned in the outcome.
 
     Args:
         settings: All settings of the source.
@@ -89,7 +89,7 @@ def scan_one_part(
             assignment = read_assignment(session, token)
             if assignment is None or not is_held:
                 return PartOutcome(location, error="Superseded", details="another run has taken its place")
-            # A message must not make a worker read other files.
+            # A message must not make a worker read files outside the source.
             if location not in {part.location for part in assignment.parts}:
                 raise SourceMissing(f"{location} is not one of the parts of {settings.input} that were sent")
             engine = choose_engine(settings.engine)
@@ -107,7 +107,7 @@ def scan_one_part(
     except time_limit_error:
         details = f"{location}: ended by the time limit after {time.monotonic() - started:.0f} s"
         return PartOutcome(location, error=RunTimedOut.__name__, details=details)
-    except Exception as error:  # a bug: the run has to fail by name all the same
+    except Exception as error:  # a bug: the run has to fail with a named error too
         _log.exception("the scan of %s failed", location, source=settings.source, error=error)
         return PartOutcome(location, error=type(error).__name__, details=f"{location}: {error}")
 
@@ -157,7 +157,7 @@ def merge_parts(
 def revoke(settings: Settings, run_id: str) -> None:
     """End a run, wherever it is: it can no longer publish or be continued, and the next one may begin at once.
 
-    A scan that is under way notices within some seconds.
+    A scan in progress notices within some seconds.
 
     Raises:
         CacheUnavailable: Redis is away.
@@ -181,10 +181,10 @@ def _check_outcomes(settings: Settings, assignment: Assignment, outcomes: Sequen
 
 
 def _check_settings(settings: Settings, parts: Sequence[Part]) -> None:
-    """Check that every part was scanned with the settings of this process: other results do not go together.
+    """Check that every part was scanned with the settings of this process: other results cannot be merged.
 
     Raises:
-        PartFailed: One was not.
+        PartFailed: A part was scanned with other settings.
     """
     for part in parts:
         if part.digest != part_digest(settings, part.location, part.fingerprint):

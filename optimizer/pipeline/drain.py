@@ -1,9 +1,9 @@
-"""The drain: makes versions of what waits in the queue of updates, at most a few a second.
+"""The drain: makes versions from the waiting updates, at most a few a second.
 
-Each version is one of all that waits at that moment. A drain does not need the lock of the runs, which a scan holds for
-seconds, but `publishing`, which orders it and the end of a run; the flip compares the pointer.
+Each version has all updates that wait at that moment. A drain does not take the lock of the runs, which a scan holds
+for seconds, but `publishing`, which serialises drains and the ends of runs; the flip compares the pointer.
 
-Errors: `CacheUnavailable` without Redis, `GuardRefused`, `PublishRefused`; what was not applied waits.
+Errors: `CacheUnavailable` without Redis, `GuardRefused`, `PublishRefused`; updates that were not applied stay queued.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ __all__ = ["apply_updates"]
 
 # The end of a run holds `publishing` while it writes the files.
 PUBLISHING_WAIT_S: Final = 10.0
-# Meanwhile it reads the queue, so that its flag does not expire, and no other drain is sent that would wait as well.
+# While it waits, it reads the queue this often, so that its flag does not expire and no second drain is sent.
 LOCK_WAIT_S: Final = 0.5
-# After so long a drain leaves what comes next to another one, so that its task ends within its time limit.
+# After this long, a drain leaves later entries to another one, so that its task ends within its time limit.
 DRAIN_S: Final = 5.0
-# How often a drain begins anew after another version was published between its reading and its flip.
+# How often a drain starts again after another version was published between its read and its flip.
 ATTEMPTS: Final = 3
-# To write the files holds the locks of the runs for some 100 ms, in which a tick is skipped, and adds a kept version.
+# Writing the files holds the locks of the runs for some 100 ms, in which a tick is skipped, and adds a kept version.
 FILES_FOLLOW_S: Final = 5.0
 OUTDATED_NAMED: Final = 10
 
@@ -55,15 +55,15 @@ _log = SourceLog(__name__)
 
 
 def apply_updates(settings: Settings) -> Report | None:
-    """Apply what waits in the queue, until nothing does; return the report, `None` if nothing was waiting.
+    """Apply the waiting updates until none is left; return the report, `None` if none was waiting.
 
-    Any number of processes may do so at the same time. What a guard refuses is dropped, and named in a failed report in
-    the stream of runs. Nothing is applied while a version is pinned, or before there is one.
+    Any number of processes may do so at the same time. An entry that a guard refuses is dropped, and named in a failed
+    report in the stream of runs. Nothing is applied while a version is pinned, or before there is one.
 
     Raises:
-        GuardRefused: A guard refuses also what is shown already, as one that fails does; what was not applied waits.
-        PublishRefused: Something else publishes for too long, or again and again; likewise.
-        CacheUnavailable: Redis does not answer; what was not applied waits.
+        GuardRefused: A guard also refuses the current version, as a broken guard does; the rest stays queued.
+        PublishRefused: Something else publishes for too long, or repeatedly; the rest stays queued.
+        CacheUnavailable: Redis does not answer; the rest stays queued.
     """
     with closing(CacheClient(settings.redis_url, settings.source, settings.interval_s, is_kept=True)) as cache:
         drain = _Drain(settings, cache)
@@ -77,7 +77,7 @@ def apply_updates(settings: Settings) -> Report | None:
 
 
 class _Drain:
-    """One drain of the queue: what it has done so far; `in_files` is the files' manifest, as before its last step."""
+    """The state of one drain of the queue; `in_files` is the files' manifest, read before its last step."""
 
     def __init__(self, settings: Settings, cache: CacheClient) -> None:
         self._settings = settings
@@ -89,12 +89,12 @@ class _Drain:
         self._report: Report | None = None
         self._counts = UpdateCounts()
         self._until_s = time.monotonic() + DRAIN_S
-        self._last: float = math.inf  # the number of the last entry that is this drain's to apply
+        self._last: float = math.inf  # the number of the last entry that this drain applies
         self._attempts = 0
         self._locked_out_s = 0.0  # for how long something else has been publishing
 
     def run(self) -> Report | None:
-        self._step()  # at once: what sends a drain has put something into the queue
+        self._step()  # at once: the sender of a drain has queued an entry
         while True:
             state = self._read()
             if not state.entries or state.entries[0].sequence > self._last:
@@ -107,7 +107,7 @@ class _Drain:
                 self._step()
 
     def _read(self) -> QueueState:
-        """Read what waits; after `DRAIN_S` what is accepted from then on is left to another drain."""
+        """Read the queue; entries accepted after `DRAIN_S` are left to another drain."""
         is_last = time.monotonic() >= self._until_s
         state = self._queue.read(is_last=is_last)
         if is_last:
@@ -115,7 +115,7 @@ class _Drain:
         return state
 
     def _step(self) -> None:
-        """Make a version of what waits, unless another drain has just made one, or something else publishes."""
+        """Make a version from the waiting entries, unless another drain has just done so or a run publishes."""
         wait_s = min(LOCK_WAIT_S, PUBLISHING_WAIT_S)
         try:
             with self._lock.acquire_within(wait_s) as lock:
@@ -129,7 +129,7 @@ class _Drain:
                         f"{PUBLISHING_WAIT_S:g} s; the updates wait, and the next tick applies them"
                     )
                 self._locked_out_s = 0.0
-                # Before the pointer is read: a run writes the files first, and may have been killed after that.
+                # Read before the pointer: a run writes the files first, and may have been killed after that.
                 self.in_files = self._store.read_manifest()
                 state = self._read()
                 is_due = not delay_ms(state.tat_ms, state.now_ms)
@@ -141,25 +141,25 @@ class _Drain:
                 raise
 
     def _apply(self, state: QueueState, token: str) -> None:
-        """Publish a version of the oldest entries: of all, or of as many as the guards pass, or drop one."""
+        """Publish a version with the oldest entries: all, or as many as the guards accept; or drop one."""
         entries = state.entries
         while refused := self._publish(state, entries, token):
             if len(entries) == 1:
                 self._drop(state, token, refused)
                 return
-            entries = entries[: len(entries) // 2]  # one of several may be the reason; the others follow
+            entries = entries[: len(entries) // 2]  # a single entry may be the reason; the others follow
 
     def _publish(self, state: QueueState, entries: Sequence[QueuedUpdate], token: str) -> RollingError | None:
         """Publish entries, or return why they are refused.
 
         Raises:
-            GuardRefused: What is shown already is refused too, which says nothing of the entries.
+            GuardRefused: The current version is refused too, so the refusal says nothing about the entries.
         """
         settings, pointer = self._settings, state.pointer
         assert pointer is not None  # noqa: S101 - asked before
         writer = UpdateWriter(self._cache, token)
         base = writer.read(pointer, sorted(symbols_of(entries)), CONTENT_KINDS if settings.guard else ("predictions",))
-        # What holds comes first: after a rollback it is newer than what is shown.
+        # Updates in force come first: after a rollback they are newer than the current version.
         current = base.records | {symbol: held.record for symbol, held in base.held.items()}
         merged = merge(entries, current)
         staged = writer.stage(
@@ -207,7 +207,7 @@ class _Drain:
         return None
 
     def _refusal(self, base: Base, count: int, following: NextVersion) -> RollingError | None:
-        """Why a version of so many symbols may not follow, or `None`."""
+        """Return why a version with `count` symbols may not follow, or `None`."""
         settings = self._settings
         if not count:
             return NoRecords(
@@ -223,7 +223,7 @@ class _Drain:
         return None
 
     def _check_shown(self, base: Base) -> None:
-        """Ask the guards of what is shown already: one that fails refuses that too."""
+        """Ask the guards about the current version: a broken guard refuses that too."""
         manifest = base.pointer.manifest
         try:
             check_guards(self._settings, SnapshotSet(manifest, base.payloads), _predecessor(base), accept=False)
@@ -231,7 +231,7 @@ class _Drain:
             raise GuardRefused(f"the updates wait, since what is shown would be refused too: {error}") from None
 
     def _count(self, merged: Merged, manifest: Manifest, waited_s: float) -> None:
-        """Report a version that was published."""
+        """Add a published version to the report."""
         counts, changed = self._counts, sum(update.record is not None for update in merged.held.values())
         self._counts = UpdateCounts(
             versions=counts.versions + 1,
@@ -291,7 +291,7 @@ def _are_old(in_files: Manifest | None) -> bool:
 
 
 def _waits_for(state: QueueState, in_files: Manifest | None) -> str:
-    """Why updates cannot be applied now, empty if they can."""
+    """Return why updates cannot be applied now, empty if they can."""
     pointer = state.pointer
     if pointer is None:
         return "no_version"
@@ -302,5 +302,5 @@ def _waits_for(state: QueueState, in_files: Manifest | None) -> str:
 
 
 def _waited_s(entries: Sequence[QueuedUpdate], now_s: float) -> float:
-    """How long the oldest has waited; one that was damaged has no time."""
+    """Return how long the oldest entry has waited; a damaged entry has no time."""
     return max((round(now_s - entry.at_ms / 1000, 3) for entry in entries if entry.at_ms), default=0.0)

@@ -1,11 +1,11 @@
-"""The guards of a version, asked before anything of it is written: two by its numbers, and a function of the user's.
+"""The guards of a version, called before any of it is written: two on its counts, and a function of the user's.
 
-In: the new set, and the version before, which is shown. Out: nothing, or `GuardRefused`.
+In: the new set, and the current version before it. Out: nothing, or `GuardRefused`.
 
-`ROLLING_GUARD` is code of another program: it may hang, exit, or change what it is given. It is called in a thread of
-its own, with copies, so that whatever it does, this run can still be ended by its time limit, by a signal (which Python
-handles in the main thread), or by the end of the process. A call that is left behind goes on as long as it likes; until
-it ends, the guard refuses, so that no more than one of them hangs.
+`ROLLING_GUARD` is foreign code: it may hang, exit, or change its arguments. It is called in a separate thread, with
+copies, so that whatever it does, this run can still be ended by its time limit, by a signal (which Python handles in
+the main thread), or by the end of the process. An abandoned call goes on in its thread; until it ends, the guard
+refuses, so that no more than one call hangs.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ __all__ = ["check_guards", "load_guard"]
 Guard = Callable[[VersionContent, VersionContent | None], object]
 
 POLL_S: Final = 0.2
-# Of what a guard says: reports of a day are kept in Redis, and each tick that is refused has one.
+# The longest reason of a guard that is kept: Redis keeps the reports of a day, and each refused tick has one.
 MAX_REASON_CHARACTERS: Final = 1_024
 
 _log = SourceLog(__name__)
-# Whether the last call of each source has ended. Not its thread: a join that a signal's exception interrupts (Celery's
-# time limit) notes before Python 3.13 that the thread has ended, though it goes on.
+# Whether the last call of each source has ended. The thread cannot tell: before Python 3.13, a join that is interrupted
+# by a signal's exception (Celery's time limit) marks the thread as ended, though it goes on.
 _calls: Final[dict[tuple[int, str, str, str], threading.Event]] = {}
 
 
@@ -55,13 +55,13 @@ def check_guards(
     Args:
         settings: All settings of the source.
         new: The version.
-        before: The version before, if there is one. If its content cannot be read, or is not known, a guard of the
-            user's is told of none, and a warning is logged: to refuse then would keep what is damaged.
-        accept: The user lets this input through: no guard is asked.
-        wait: Called again and again while the user's guard is on; what it raises ends the run.
+        before: The version before, if there is one. If its content is unreadable or unknown, the user's guard gets
+            `None` and a warning is logged: refusing would keep a damaged version.
+        accept: The user accepts this input: no guard is called.
+        wait: Called repeatedly while the user's guard runs; an exception from it ends the run.
 
     Raises:
-        GuardRefused: It may not, and why.
+        GuardRefused: It may not be published; the message says why.
     """
     if accept:
         return
@@ -73,7 +73,7 @@ def check_guards(
         max_drop_percent=settings.max_drop_percent,
     )
     if settings.guard:
-        # Decoded anew: it may change what it gets.
+        # Decoded again, since the guard may change its arguments.
         reason = _ask(settings, new.content(), _read(settings, before), wait)
         if reason:
             raise GuardRefused(f"{settings.input}: {reason}; the old snapshots stay. {advise('See what it checks')}")
@@ -116,7 +116,7 @@ def _read(settings: Settings, before: Predecessor | None) -> VersionContent | No
 
 
 def _ask(settings: Settings, new: VersionContent, current: VersionContent | None, wait: Callable[[], None]) -> str:
-    """Call the user's guard; return why it refuses, empty if it does not."""
+    """Call the user's guard; return its reason to refuse, empty if it passes."""
     owner = (os.getpid(), settings.source, str(settings.output_dir), settings.guard)
     before = _calls.get(owner)
     if before is not None and not before.is_set():
@@ -133,7 +133,7 @@ def _ask(settings: Settings, new: VersionContent, current: VersionContent | None
         finally:
             has_ended.set()
 
-    # In the context of the run, so that a trace of it has the guard in it.
+    # In the context of the run, so that its trace includes the guard.
     name = f"rolling-guard-{settings.source}"
     threading.Thread(target=copy_context().run, args=(call,), name=name, daemon=True).start()
     while not has_ended.wait(POLL_S):
@@ -148,23 +148,23 @@ def _call(settings: Settings, new: VersionContent, current: VersionContent | Non
         guard = load_guard(name)
     except BaseException as error:
         _log.exception("the guard %s cannot be used", name, source=source, error=error)
-        # A module that raises KeyboardInterrupt gives no reason, which would pass.
+        # An error without text, such as KeyboardInterrupt, would be an empty reason, which passes.
         return str(error) or f"{variable} cannot be imported: {_describe(error)}"
     try:
         returned = guard(new, current)
     except GuardRefused as error:
         return f"{variable} refuses: {_text_of(error)}"
-    except BaseException as error:  # SystemExit too: it would end the thread of a schedule, or a child of Celery's
-        described = _describe(error)  # not the error itself: a log that fails to show it would end this thread
+    except BaseException as error:  # SystemExit too, which would end a schedule's thread or a child of Celery
+        described = _describe(error)  # not the error itself: if a log cannot format it, this thread would end
         _log.exception("the guard %s failed: %s", name, described, source=source)
         return f"{variable} failed, and so refuses: {described}; the log has its traceback"
-    return _judge(variable, returned)
+    return _refusal_of(variable, returned)
 
 
-def _judge(variable: str, returned: object) -> str:
+def _refusal_of(variable: str, returned: object) -> str:
     if returned is None:
         return ""
-    if isinstance(returned, str):  # asked first: to compare an array with text gives an array
+    if isinstance(returned, str):  # checked first: comparing an array with text gives an array
         return f"{variable} refuses: {_shorten(returned)}" if returned else ""
     if isinstance(returned, Coroutine):
         returned.close()
@@ -184,6 +184,6 @@ def _text_of(error: BaseException) -> str:
 
 
 def _shorten(text: str) -> str:
-    """Return text that fits into a report, which is valid UTF-8."""
+    """Return the text as valid UTF-8, shortened to fit into a report."""
     valid = text.encode("utf-8", "replace").decode().strip() or "no reason is given"
     return valid if len(valid) <= MAX_REASON_CHARACTERS else f"{valid[:MAX_REASON_CHARACTERS]}..."

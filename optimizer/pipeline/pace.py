@@ -1,7 +1,7 @@
-"""How fast updates may make versions: the generic cell rate algorithm. Pure.
+"""The rate limit of versions from updates: the generic cell rate algorithm. Pure.
 
-Each version costs every reader a read and every page an event, so more updates are merged instead. One that comes alone
-is not delayed: after a pause a few versions may follow each other at once.
+Each version costs every reader a read and every page an event, so updates beyond the rate are merged. A single update
+is not delayed: after a pause, a few versions may follow each other at once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ BURST: Final = 4
 
 
 def delay_ms(tat_ms: float, now_ms: float) -> float:
-    """How long the next version has to wait, given its theoretical arrival time.
+    """Return how long the next version has to wait, given its theoretical arrival time.
 
-    A clock that went back does not stop updates: the time cannot be further ahead than a burst.
+    A clock that was set back does not stop updates: the arrival time counts as at most a burst ahead.
     """
     if tat_ms > now_ms + BURST * INTERVAL_MS:
         return 0.0
@@ -26,7 +26,7 @@ def delay_ms(tat_ms: float, now_ms: float) -> float:
 
 
 def next_tat_ms(tat_ms: float, now_ms: float) -> float:
-    """The theoretical arrival time after a version that is made now."""
+    """Return the theoretical arrival time after a version that is made now."""
     if tat_ms > now_ms + BURST * INTERVAL_MS:
         tat_ms = now_ms
     return max(tat_ms, now_ms) + INTERVAL_MS

@@ -1,7 +1,7 @@
 """The input as a run sees it: one file, or the parts that a pattern names.
 
-Both have a fingerprint that tells whether anything has changed, and are scanned to a result. A part that has not
-changed is not read again: the result of its last scan is in Redis, under a digest of the part as it was.
+Both have a fingerprint that shows whether anything has changed, and both are scanned to a result. An unchanged part is
+not read again: the result of its last scan is in Redis, under a digest of its name, fingerprint and settings.
 
 Errors: those of `source`, and of the scan, with the path.
 """
@@ -54,18 +54,18 @@ __all__ = [
     "without_snapshots",
 ]
 
-# Compressed bytes read so far, and of how many.
+# Called with the compressed bytes read so far, and their total.
 Progress = Callable[[int, int], None]
 
-# Part of every fingerprint: a new format of the snapshots makes them anew from an unchanged input. Part of every digest
-# of a part, too: results that an older release has stored are not found. 2: rejected bots are counted.
+# Part of every fingerprint, so that a new format of the snapshots causes a scan of an unchanged input; and of every
+# digest of a part, so that results of an older release are not used. 2: rejected bots are counted.
 FORMAT: Final = 2
 
 
 class Part(msgspec.Struct, frozen=True):
     """One file of several, as it was at one moment; `digest` names the result of its scan under these settings.
 
-    `modified_s` and `landed_s` are as of `ByteReader`.
+    `modified_s` and `landed_s` are as in `ByteReader`.
     """
 
     location: str
@@ -86,11 +86,11 @@ class ScannedPart(msgspec.Struct, frozen=True):
 
 @dataclass
 class ScannedInput:
-    """The result of a scan, and what was scanned; `began_s` in seconds since the epoch, memory in MB (10^6 bytes).
+    """The result of a scan, and its input; `began_s` in seconds since the epoch, memory in MB (10^6 bytes).
 
-    `fingerprint`, `parts` (none where the input is one file) and times are those of what was read, which may be newer
-    than what was there when the run began. `answered_s` is of parts: for each symbol of which an update held or waited
-    when they were merged, when the file was last written to that answers for it.
+    `fingerprint`, `parts` (empty if the input is one file) and times describe the bytes that were read, which may be
+    newer than the input when the run began. `answered_s` is used with parts: for each symbol with an update in force
+    or waiting when they were merged, it has the time of the last write to the file that has the symbol.
     """
 
     result: ScanResult
@@ -106,10 +106,11 @@ class ScannedInput:
     peak_rss_mb: float = 0.0
 
     def modified_ms(self, symbol: str) -> float:
-        """When the file that answers for a symbol was last written to, in milliseconds since the epoch.
+        """Return when the file that has a symbol was last written to, in milliseconds since the epoch.
 
-        Of parts it is the one that has the symbol's record, or the newest if none has. Where that is not known it is
-        the time at which the run began, and for a symbol whose update came after that, the beginning of time.
+        With parts, that is the file with the symbol's record, or the newest file if none has it. If its time is not
+        known, the result is the time at which the run began. For a symbol whose update came after the merge, it is
+        minus infinity, so that the update is newer.
         """
         modified_s = self.modified_s
         if self.parts:
@@ -119,7 +120,7 @@ class ScannedInput:
         return 1000 * (self.began_s if modified_s is None else modified_s)
 
     def take_parts(self, settings: Settings, parts: Sequence[Part]) -> None:
-        """Take the parts as they were read."""
+        """Set the parts as they were read."""
         self.parts, self.fingerprint = parts, parts_fingerprint(settings, parts)
         self.modified_s = _newest(part.modified_s for part in parts)
         self.landed_s = _newest(part.landed_s for part in parts)
@@ -133,9 +134,9 @@ class ScannedInput:
 
 
 class Input(Protocol):
-    """What a run reads: its fingerprint, and its parts where it has some.
+    """The input of a run: its fingerprint, and its parts if it has several.
 
-    `modified_s` and `landed_s` are as of `ByteReader`, of many parts the newest; `None` if unknown.
+    `modified_s` and `landed_s` are as in `ByteReader`; with parts, those of the newest; `None` if unknown.
     """
 
     fingerprint: str
@@ -144,24 +145,24 @@ class Input(Protocol):
     landed_s: float | None
 
     def scan(self, engine: Engine, session: Session, progress: Progress | None, *, force: bool) -> ScannedInput:
-        """Read everything to its verified end, except parts that have not changed; with `force` those too."""
+        """Read everything to its verified end; unchanged parts only with `force`."""
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close open files."""
 
 
 def open_input(settings: Settings) -> Input:
-    """The input of a source, as it is at this moment.
+    """Open the input of a source.
 
     Raises:
-        SourceError: It, or a part of it, is not there or cannot be opened.
+        SourceError: It, or a part of it, does not exist or cannot be opened.
     """
     locations = expand(settings.input)
     return _File(settings) if locations == [settings.input] else _Parts(settings, locations)
 
 
 class _File:
-    """One file, open from the fingerprint to the end of the scan: both are of it, though another may replace it."""
+    """One file, open from the fingerprint to the end of the scan, so that both are of the same file."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -225,7 +226,7 @@ class _Parts:
         return scanned
 
     def close(self) -> None:
-        """Each part was closed where it was read."""
+        """Do nothing: each part was closed after it was read."""
 
 
 def merge_results(
@@ -235,10 +236,10 @@ def merge_results(
     parts: Sequence[Part],
     result_of: Callable[[Part], tuple[Part, PartResult]],
 ) -> None:
-    """Merge the parts' results in the order of the parts' names: the sum never depends on which was scanned first.
+    """Merge the parts' results in the order of names, so that the outcome does not depend on the order of the scans.
 
     Args:
-        merged: What they are merged into.
+        merged: The target of the merge.
         settings: All settings of the source.
         session: The run's Redis.
         parts: The parts by name.
@@ -252,7 +253,7 @@ def merge_results(
         merged.result.take_part(result, part.location)
         newest_s = _newest((newest_s, part.modified_s))
         for record in result.records if updated else ():
-            # As a selection chooses: the highest confidence, at equal ones the record that came first.
+            # The rule of a selection: the highest confidence; at equal confidence, the earlier record.
             if record.symbol in updated and record.confidence > confidences.get(record.symbol, -1.0):
                 confidences[record.symbol] = record.confidence
                 merged.answered_s[record.symbol] = part.modified_s
@@ -278,7 +279,7 @@ def scan_part(
 
 
 def parts_fingerprint(settings: Settings, parts: Sequence[Part]) -> str:
-    """The fingerprint of many parts."""
+    """Return the fingerprint of many parts."""
     names = "".join(f"{part.location}\0{part.fingerprint}\n" for part in parts)
     return _with_options(f"{len(parts)}-parts-{_digest(names)}", settings)
 
@@ -303,13 +304,13 @@ def collect(
             ):
                 result.take(item)
     except SourceError as error:
-        source.check_unchanged()  # a file that was written to explains whatever else is wrong with it
+        source.check_unchanged()  # if the file was written to, that explains any other error
         raise type(error)(f"{source.path}: {error}") from error
     source.check_unchanged()
 
 
 def _take_bot_files(settings: Settings, result: ScanResult) -> None:
-    """Take the bot files, after the input: one is newer than the section that names the same bot."""
+    """Take the bot files after the input, since a bot file has precedence over the same bot in the input."""
     if settings.bots_dir is not None:
         read_bot = partial(scan_bot, max_record_bytes=settings.max_record_bytes, mapping=settings.mapping)
         for bot in read_bots(settings.bots_dir, read_bot):
@@ -317,10 +318,10 @@ def _take_bot_files(settings: Settings, result: ScanResult) -> None:
 
 
 def without_snapshots(pattern: Location, locations: Sequence[Location]) -> list[Location]:
-    """Leave out snapshots, which often lie in the input's directory, of the locations that a pattern names.
+    """Remove snapshots, which are often in the input's directory, from the locations that match a pattern.
 
     Raises:
-        SourceMissing: Nothing else is there.
+        SourceMissing: Nothing else matches.
     """
     snapshots = [location.name for location in locations if location.name in SET_FILES]
     if len(snapshots) == len(locations):
@@ -350,7 +351,7 @@ def _newest(times_s: Iterable[float | None]) -> float | None:
 
 
 def part_digest(settings: Settings, location: str, fingerprint: str) -> str:
-    """The digest under which the result of scanning a part with these settings is stored."""
+    """Return the digest under which the result of scanning a part with these settings is stored."""
     depends_on = (
         location,
         fingerprint,

@@ -1,4 +1,4 @@
-"""What a run tells of the process that makes it: whose it is, and its peak memory."""
+"""The user, the host and the peak memory of this process, which a run records."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _STATUS: Final = Path("/proc/self/status")
 def peak_rss_mb() -> float:
     """Peak resident memory in MB (10^6 bytes).
 
-    Linux keeps it per address space. `ru_maxrss` survives `exec`, so it would begin at the peak of the process that
-    started this one; it is for systems that have nothing else.
+    Linux records it per address space. `ru_maxrss` survives `exec`, so it would begin at the peak of the process that
+    started this one; it is the fallback for other systems.
     """
     try:
         text = _STATUS.read_text()
@@ -30,7 +30,7 @@ def peak_rss_mb() -> float:
 
 
 def user_at_host() -> str:
-    """Return `user@host`; the number of a user who has no name, as in a container."""
+    """Return `user@host`; a user without a name, as in a container, is shown by number."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # KeyError until Python 3.13

@@ -1,7 +1,7 @@
 """The end of a run that has scanned: select, write the files, publish in Redis, and count for the report.
 
-Errors: `NoRecords`, `NoBots` and `TooManyRejected` for a result that is not acceptable, `GuardRefused`,
-`OutputUnwritable`, and `PublishRefused`. The old version stays in files and Redis.
+Errors: `NoRecords`, `NoBots` and `TooManyRejected` for a result that may not be published, `GuardRefused`,
+`OutputUnwritable`, and `PublishRefused`. After any of them, the old version stays in files and Redis.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ SAME_CONTENT: Final = "the input has the same content as before, so the version 
 def publish(
     settings: Settings, session: Session, scanned: ScannedInput, *, accept: bool, progress: Progress | None = None
 ) -> Report:
-    """Select, ask the guards, write the files, then Redis; the lock is checked before either shows anything.
+    """Select, call the guards, write the files, then Redis; the lock is checked before either shows anything.
 
     An input with the same content keeps its version: only the manifest is replaced, in the files and in Redis. Updates
-    that have been applied since the run began are taken over, and so are all that the input does not answer; what waits
-    and is answered leaves the queue. The version is made and staged before updates have to wait for it, and anew only
-    if they have made one meanwhile. `progress` is called while a guard of the user's is on, as if all was read; what it
-    raises ends the run.
+    in force, also those that were applied since the run began, are kept unless the input supersedes them; waiting
+    updates that the input supersedes leave the queue. The version is made and staged before updates have to wait for
+    it, and again only if they have made one meanwhile. `progress` is called while the user's guard runs, as if all was
+    read; an exception from it ends the run.
     """
     result = scanned.result
     check_plausible(
@@ -74,7 +74,7 @@ def publish(
         with span("publish", version=manifest.version) as step:
             session.publish(made.snapshots, made.left)
             step.set(cache=session.outcome("published"))
-    # The version of an input that is scanned again by force could be read before.
+    # If an input is scanned again by force, its version could be read before.
     is_new = made.before is None or made.before.manifest.fingerprint != scanned.fingerprint
     published_after_s = elapsed_s(scanned.landed_s, time.time()) if is_new else None
     return Report(
@@ -95,7 +95,7 @@ def publish(
 
 @dataclass(frozen=True)
 class _Made:
-    """What a run publishes, `at` this time, after the version `before`; `left` is what it leaves of what waits."""
+    """The set that a run publishes `at` this time, after the version `before`; `left` are the entries put back."""
 
     before: Predecessor | None
     at: str
@@ -118,7 +118,7 @@ def _make(
     accept: bool,
     progress: Progress | None,
 ) -> _Made:
-    """Make the run's version of the selection and of the updates as they are now, and ask the guards."""
+    """Make the run's version from the selection and the current updates, and call the guards."""
     before = read_predecessor(store, session)
     version, now = session.next_version()
     ranked, held = rebase(best, session.held, limit=settings.index_symbols_limit, modified_ms=scanned.modified_ms)

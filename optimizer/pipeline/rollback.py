@@ -1,16 +1,16 @@
 """Go back to a kept version, and let runs publish again.
 
     rollback    publishes an old set as a new version, and pins it: no run replaces it
-    unpin       removes the pin; the next run publishes what the input holds by then
+    unpin       removes the pin; the next run publishes the content of the input at that time
 
-Both are runs: under the same locks, one at a time, each in the stream of runs. A rollback goes the way of a publish, so
-one that is killed at any moment leaves the old version or the new, pinned one. `unpin` replaces the manifest of the
-version in the files, then in Redis: if it is killed between the two, the files' counts, and the next run repairs Redis.
+Both are runs: under the same locks, one at a time, each in the stream of runs. A rollback uses the steps of a publish,
+so one that is killed at any moment leaves the old version or the new, pinned one. `unpin` replaces the manifest of the
+version in the files, then in Redis: if it is killed in between, the files are decisive, and the next run repairs Redis.
 
-A run that is on is waited for: what it publishes is then replaced. A distributed run whose parts come back later finds
-another version than the one that it was to replace, and does nothing.
+Both wait for a run in progress, whose version is then replaced. A distributed run whose parts come back later finds a
+version other than the one that it would replace, and does nothing.
 
-Errors: `VersionMissing`, `PublishRefused` if a run is on for too long, `OutputUnwritable`, `OutputUnreadable`.
+Errors: `VersionMissing`, `PublishRefused` if another run takes too long, `OutputUnwritable`, `OutputUnreadable`.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ def rollback(
     on_wait: _Wait = lambda: None,
     use_cache: bool = True,
 ) -> Report:
-    """Publish a kept version again, under a new number, and pin it; the current one too, which pins what is shown.
+    """Publish a kept version again, under a new number, and pin it. The current version may be given, to pin it.
 
     Args:
         settings: All settings of the source.
         version: The kept version.
-        wait_s: How long to wait for a run that is on; by default as long as a run may take.
+        wait_s: How long to wait for a run in progress; by default as long as a run may take.
         on_wait: Called once if it waits.
-        use_cache: False to leave Redis alone: files only.
+        use_cache: False to use files only, without Redis.
 
     Returns:
-        A report of `success` with the new version and its pin.
+        A report with the status `success`, the new version and its pin.
 
     Raises:
         VersionMissing: The version is not kept, or its files are damaged; nothing has changed.
-        PublishRefused: A run is on for longer than `wait_s`, or has published meanwhile.
+        PublishRefused: Another run takes longer than `wait_s`, or has published meanwhile.
     """
-    # One that was mistyped must not wait, and is no run that has failed.
+    # A mistyped version must not wait, nor count as a failed run.
     _read(_store(settings), settings, version)
 
     def publish_old(session: Session, _before: Manifest | None) -> Report:
@@ -106,24 +106,24 @@ def rollback(
 def unpin(
     settings: Settings, *, wait_s: float | None = None, on_wait: _Wait = lambda: None, use_cache: bool = True
 ) -> Report:
-    """Remove the pin of the current version, which stays until a run publishes another; arguments as of `rollback`.
+    """Remove the pin of the current version, which stays until a run publishes another; arguments as in `rollback`.
 
     Returns:
-        A report of `unchanged`, with the version, which is the same; of `skipped` where no version is pinned.
+        A report with the status `unchanged` and the same version; `skipped` if no version is pinned.
 
     Raises:
-        PublishRefused: As of `rollback`.
+        PublishRefused: As in `rollback`.
     """
 
     def replace_manifest(session: Session, in_files: Manifest | None) -> Report | None:
         newest, pointer = session.newest_manifest, session.pointer
         pin = None if newest is None else newest.pinned
         if newest is not None and pin is None and pointer is not None and pointer.manifest.is_same_set(newest):
-            pin = pointer.manifest.pinned  # an unpin was killed between the files and Redis
+            pin = pointer.manifest.pinned  # an earlier unpin was killed between the files and Redis
         if newest is None or pin is None:
-            return None  # not recorded as a run: the last one may have failed, and alerts must go on
+            return None  # not recorded as a run: the last run may have failed, and its alert must not end
         manifest = replace(newest, pinned=None)
-        if newest.updates:  # a set that was restored does not show them: another fingerprint makes the next run scan
+        if newest.updates:  # the restored set does not show them: another fingerprint makes the next run scan
             manifest = replace(manifest, fingerprint=f"{newest.fingerprint}+updates")
         if newest is in_files and newest.pinned is not None:
             _store(settings).replace_manifest(manifest, before_commit=session.check_superseded)
@@ -167,7 +167,7 @@ def _run(
 
 
 def _store(settings: Settings) -> SnapshotStore:
-    """The files. A shell may lack the worker's `ROLLING_KEEP_VERSIONS`, so nothing kept is removed from here."""
+    """Return the files' store. A shell may lack the worker's `ROLLING_KEEP_VERSIONS`, so it removes no kept set."""
     return snapshot_store(settings.output_dir, keep=MOST_KEPT_VERSIONS)
 
 
@@ -198,16 +198,16 @@ def _describe_kept(kept: Sequence[KeptVersion]) -> str:
 
 
 def _keep_equal(before: Predecessor | None, old: SnapshotSet) -> tuple[SnapshotSet, dict[str, Any]]:
-    """Take from the version before, into an old set, each kind that is equal: it keeps its time and its ETag.
+    """Copy each kind that is equal from the version before into an old set, so that it keeps its time and its ETag.
 
     Returns:
-        The old set so, and the members of its manifest that tell what it changes.
+        The resulting set, and the members of its manifest that describe the changes.
     """
     if before is None or before.snapshots is None:
         return old, {}
     try:
         stored = change_between(before.snapshots.content(), old.content())
-    except UNREADABLE:  # of another release
+    except UNREADABLE:  # written by another release
         return old, {}
     kept, entries = equal_kinds(stored), before.snapshots.manifest.snapshots
     manifest = replace(old.manifest, snapshots=old.manifest.snapshots | {kind: entries[kind] for kind in kept})

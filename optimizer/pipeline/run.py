@@ -2,9 +2,10 @@
 
     input -> scan (inflate, prune, decode) -> select -> snapshots -> files -> Redis
 
-`run_source` is all of it: `optimize` calls it for one process, the Celery task with a `Dispatcher`. Every run, also the
-end of a distributed one (`distributed.py`), is framed by `run_locked`: one at a time by the locks, each end in the
-stream of runs. Every failure but a bug is a `RollingError`, after which files and Redis are as they were.
+`run_source` is the whole run: `optimize` calls it for one process, the Celery task with a `Dispatcher`. Every run, also
+the end of a distributed one (`distributed.py`), goes through `run_locked`, which takes the locks, so that there is one
+run at a time, and records the end in the stream of runs. Every failure except a bug is a `RollingError`, after which
+files and Redis are unchanged.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ __all__ = [
 
 # How often a run that waits for another one tries its locks.
 WAIT_POLL_S: Final = 0.2
-# Beyond what the end of a run makes a drain wait.
+# Updates that waited longer than the end of a run takes are worth a warning.
 WAITED_S: Final = 5.0
 
 _log = SourceLog(__name__)
@@ -72,19 +73,19 @@ def optimize(
 
     Args:
         settings: All settings of the source.
-        force: Scan though nothing changed.
-        accept: Publish an input though too many of its records or bots are rejected, or a guard refuses it.
-        tick: The number of the scheduled tick (time / interval), of which only one run is made; `None` for a run by
-            hand, which ignores ticks.
-        use_cache: False to leave Redis alone: files only.
-        progress: Called after each chunk with compressed bytes read and bytes in all.
-        time_limit_error: What the caller's time limit raises during the run; it is reported as `RunTimedOut`.
+        force: Scan even if nothing changed.
+        accept: Publish an input even if too many of its records or bots are rejected, or a guard refuses it.
+        tick: The number of the scheduled tick (time / interval), for which only one run is made; `None` for a manual
+            run, which ignores ticks.
+        use_cache: False to use files only, without Redis.
+        progress: Called after each chunk with the compressed bytes read so far and their total.
+        time_limit_error: The exception of the caller's time limit; it is reported as `RunTimedOut`.
 
     Returns:
-        What was done: `success`, `unchanged`, or `skipped` with the reason.
+        The report: `success`, `unchanged`, or `skipped` with the reason.
 
     Raises:
-        RollingError: Nothing was published, and why. The failure is in the stream of runs too.
+        RollingError: Nothing was published; the message says why. The failure is in the stream of runs too.
     """
     report = run_source(
         settings,
@@ -110,12 +111,12 @@ def run_source(
     progress: Progress | None = None,
     time_limit_error: type[Exception] = TimeoutError,
 ) -> Report | None:
-    """Do one run of a source; arguments as of `optimize`.
+    """Do one run of a source; arguments as in `optimize`.
 
     A single file is scanned in this process, and so are parts if there is no dispatcher, or while Redis is away.
 
     Returns:
-        The report; `None` for a run whose parts were sent: `merge_parts` ends it.
+        The report; `None` for a run whose parts were sent, which `merge_parts` ends.
     """
 
     def confirm_or_scan(session: Session, before: Manifest | None) -> Report | None:
@@ -182,25 +183,25 @@ def run_locked(
 ) -> _Report | Report:
     """Do a run's work under the locks of the output directory and of the source, and record how it ended.
 
-    Redis decides where it can: a run that was stopped and has lost its lock there still holds the directory's. An
-    object store has no lock and is always free; see `snapshots/object_store.py` for two runs there without Redis.
+    The lock in Redis is decisive if Redis is there: a run that was paused and has lost it still holds the directory's.
+    An object store has no lock and is always free; see `snapshots/object_store.py` for two runs there without Redis.
 
     Args:
         settings: All settings of the source.
-        work: Gets the session and the manifest of the current set, read before the input is opened.
+        work: Called with the session and the manifest of the current set, read before the input is opened.
         run_id: The id of a run that begins here.
         token: The token of a distributed run, to end it here.
-        tick: As of `optimize`.
-        use_cache: As of `optimize`.
-        wait_s: How long to wait for a run that is on, before this one is skipped.
+        tick: As in `optimize`.
+        use_cache: As in `optimize`.
+        wait_s: How long to wait for a run in progress before this one is skipped.
         on_wait: Called once if it waits.
-        time_limit_error: As of `optimize`.
+        time_limit_error: As in `optimize`.
 
     Returns:
-        What `work` returned, or the report of a run that was skipped.
+        The result of `work`, or the report of a skipped run.
 
     Raises:
-        RunTimedOut: In place of the caller's time limit.
+        RunTimedOut: In place of the exception of the caller's time limit.
         RollingError: The run failed.
     """
     started = time.monotonic()
@@ -222,7 +223,7 @@ def run_locked(
                 report: _Report | Report
                 if is_free:
                     report = work(session, before)
-                    if report is not None and report.status != "skipped":  # the directory holds what it stands for
+                    if report is not None and report.status != "skipped":  # the directory has the published set
                         warning = session.warn_unless_shared(settings.output_dir, store.marker)
                         report = msgspec.structs.replace(report, warning=warning)
                 else:
@@ -235,7 +236,7 @@ def run_locked(
             timed_out = RunTimedOut(settings.reworded(text))
             session.record(failed_report(settings, timed_out))
             raise timed_out from error
-        except Exception as error:  # a bug too is a failed run that operators must see
+        except Exception as error:  # a bug is a failed run as well, which operators must see
             if isinstance(error, RollingError):
                 error.args = (settings.reworded(str(error)),)
             _record(settings, session, failed_report(settings, error))
@@ -247,7 +248,7 @@ def run_locked(
 
 
 def _record(settings: Settings, session: Session, report: Report) -> None:
-    """Record how a run ended, and apply the updates that wait: their drain may be lost, or had to wait for this run."""
+    """Record how a run ended, and apply waiting updates, whose drain may be lost or may have waited for this run."""
     if not session.record(report) or report.status == "skipped":
         return
     try:
@@ -292,8 +293,8 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
     """Confirm the current set if the input has not changed; publish it again if Redis has none or an older one.
 
     Returns:
-        The report; `None` where there is something to scan: a change, files that are not whole, or a Redis that shows
-        another set that is as new as theirs.
+        The report; `None` if a scan is needed: after a change, for files that are not whole, or if Redis shows a
+        different set that is as new as theirs.
     """
     if manifest is None or manifest.fingerprint != opened.fingerprint:
         return None
@@ -318,7 +319,7 @@ def _confirm(settings: Settings, session: Session, opened: Input, manifest: Mani
 
 
 def _renew_parts(session: Session, parts: Sequence[Part]) -> list[bool]:
-    """Keep the results of these parts and delete those of others; return for each whether it has one."""
+    """Keep the results of these parts and delete all others; return for each part whether it has a result."""
     digests = [part.digest for part in parts]
     return session.ask(lambda: PartStore(session.cache).renew(digests), absent=[False] * len(digests))
 
@@ -334,12 +335,12 @@ def _scan(
 
 
 def failed_report(settings: Settings, error: Exception) -> Report:
-    """The report of a run that failed."""
+    """Return the report of a failed run."""
     return Report("failed", settings.source, _now(), error=type(error).__name__, details=str(error))
 
 
 def skipped(settings: Settings, reason: str) -> Report:
-    """The report of a run that had nothing to do."""
+    """Return the report of a run that had nothing to do."""
     return Report("skipped", settings.source, _now(), reason=reason)
 
 

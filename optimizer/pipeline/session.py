@@ -2,8 +2,8 @@
 
 Routers read from Redis, but the files do not depend on it. So a run whose Redis is away goes on, writes its files and
 says so in its report; the next tick publishes from the files. `Session.ask` is the one place that decides this: without
-a cache, and after the first failure, each question has the answer with which a run goes on. Only a refusal stops a run:
-its lock is lost, or another run has published since, though Redis was away when the run began.
+a cache, and after the first failure, each call returns a default with which a run can go on. Only a refusal stops a
+run: its lock is lost, or another run has published since, even if Redis was away when the run began.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from optimizer.storage.location import Location
 
 __all__ = ["LOCK_LOST", "Session"]
 
-# A drain holds `publishing` for some 20 ms, and while a guard of the user's is on.
+# A drain holds `publishing` for some 20 ms, and while the user's guard runs.
 PUBLISHING_WAIT_S: Final = 10.0
 # A version of updates is read in some 30 ms, and replaced after 250.
 SHOWN_ATTEMPTS: Final = 5
@@ -63,12 +63,12 @@ class Session:
         cache: The connection, for stores of which only some runs need one.
         run_log: Ticks and reports.
         writer: Versions.
-        queue: The updates that wait, and those that hold.
+        queue: The waiting updates, and those in force.
         state: `up` until the first failure, then `down`; `off` without a cache.
         problem: The first failure.
         in_files: The manifest in the files when the run began.
-        newest_before: The newest version when the run began, in Redis and in the files, or made by updates since.
-        held: The updates that hold, by symbol, as `follow_updates` has read them last.
+        newest_before: The newest version in Redis and in the files when the run began, or one that updates made since.
+        held: The updates in force, by symbol, as read by the last `follow_updates`.
     """
 
     def __init__(self, settings: Settings, *, use_cache: bool) -> None:
@@ -99,7 +99,7 @@ class Session:
             self.cache.close()
 
     def ask(self, question: Callable[[], _T], *, absent: _T) -> _T:
-        """Ask Redis; answer `absent` if it is off or down, or fails now."""
+        """Call a function that asks Redis; return `absent` if Redis is off or down, or fails now."""
         return self._attempt(question, absent=absent) if self.state == "up" else absent
 
     def _attempt(self, question: Callable[[], _T], *, absent: _T) -> _T:
@@ -114,10 +114,10 @@ class Session:
     # ---- reports
 
     def record(self, report: Report) -> int:
-        """Append the report to the stream of runs, also in a Redis whose state is down but which answers.
+        """Append the report to the stream of runs, even if the state is `down` but Redis answers again.
 
         Returns:
-            How many calls' updates wait.
+            How many entries wait in the queue of updates.
         """
         if self.state == "off" or not self.cache.redis_up:
             return 0
@@ -131,7 +131,7 @@ class Session:
 
         Args:
             token: The token of a dispatched run, to continue it.
-            join_s: If above 0, hold its lock together with others, and leave it to them for so many seconds.
+            join_s: If above 0, hold its lock together with other workers, and leave it to them for this many seconds.
             run_id: The id by which a run that begins here can be revoked.
 
         Yields:
@@ -146,7 +146,7 @@ class Session:
         with ExitStack() as stack:
             self._lock = self.ask(lambda: stack.enter_context(lock), absent=None)
             self._before = self.ask(lambda: self.writer.pointer(self._lock), absent=None)
-            if self.state == "down" and self.cache.redis_up:  # it refuses writes, and may be read
+            if self.state == "down" and self.cache.redis_up:  # it refuses writes, but may be read
                 with suppress(CacheUnavailable):
                     self._before = self.writer.pointer()
             yield self._lock.held if self._lock and self.state == "up" else None
@@ -157,15 +157,15 @@ class Session:
         return self._lock.token if self._lock else ""
 
     def leave_lock(self, keep_s: float) -> None:
-        """Leave the lock at the end to other processes of the run, which have so many seconds to join or adopt it."""
+        """At the end, leave the lock to other processes of the run, which have `keep_s` seconds to join or adopt it."""
         if self._lock:
             self._lock.keep_s = keep_s
 
     def watched(self, progress: Callable[[int, int], None] | None) -> Callable[[int, int], None]:
-        """Wrap a progress so that it ends the scan of a run whose lock is known to be lost.
+        """Wrap a progress callback so that it ends the scan of a run that has lost its lock.
 
         Raises:
-            PublishRefused: From the progress.
+            PublishRefused: Raised by the callback.
         """
 
         def report(done_bytes: int, total_bytes: int) -> None:
@@ -178,16 +178,16 @@ class Session:
 
     @contextmanager
     def publishing(self, store: SnapshotStore) -> Iterator[bool]:
-        """Keep updates from making versions, and start from those that they have made since the run began.
+        """Keep updates from making versions, and start from the last version that they made since the run began.
 
         Args:
             store: The files; the run holds their lock.
 
         Yields:
-            Whether one has been applied or dropped since `follow_updates` was called.
+            Whether an update has been applied or dropped since the last `follow_updates`.
 
         Raises:
-            PublishRefused: What else publishes takes too long.
+            PublishRefused: A drain publishes for too long.
         """
         with ExitStack() as stack:
             lock = SourceLock(self.cache, self.cache.keys.publishing)
@@ -200,7 +200,7 @@ class Session:
             yield self.follow_updates(store)
 
     def follow_updates(self, store: SnapshotStore) -> bool:
-        """Start from the newest version that updates have made; false if it was that at the last call."""
+        """Start from the newest version that updates have made; false if nothing changed since the last call."""
         self._follow_pointer()
         followed = self.version_before, self.ask(self.queue.applied, absent=0)
         if followed == self._followed:
@@ -209,12 +209,12 @@ class Session:
         return True
 
     def read_shown(self) -> tuple[Pointer, dict[str, bytes], list[Record], dict[str, HeldUpdate]] | None:
-        """Read all of the version that Redis shows: its payloads, its index, and the updates that hold.
+        """Read the whole current version in Redis: its payloads, its index, and the updates in force.
 
-        Updates may make others meanwhile: then it is the newest, and the run goes on from that.
+        If updates make others meanwhile, it is the newest of them, from which the run then continues.
 
         Returns:
-            `None` if Redis has not all of it, or is away.
+            `None` if Redis lacks a part of it, or is away.
         """
         for _ in range(SHOWN_ATTEMPTS):
             before = self._before
@@ -228,9 +228,9 @@ class Session:
         return None
 
     def _follow_pointer(self) -> bool:
-        """Go on from the version that updates have made since the run began; false if there is none.
+        """Continue from the version that updates have made since the run began; false if there is none.
 
-        What another run has published is left to the last checks, which refuse this one.
+        A version from another run is left to the last checks, which refuse this run.
         """
         before, now = self._before, self.ask(self.writer.pointer, absent=None)
         if not (before and now and now.version > before.version and now.manifest.lineage == before.manifest.lineage):
@@ -239,17 +239,17 @@ class Session:
         return True
 
     def held_in_redis(self) -> dict[str, HeldUpdate]:
-        """The updates that hold in the version that Redis shows; none while it is away."""
+        """The updates in force in the version in Redis; none while it is away."""
         nothing: dict[str, HeldUpdate] = {}
         return self.ask(self.queue.held, absent=nothing)
 
     def queued(self) -> list[QueuedUpdate]:
-        """The updates that wait, oldest first; none while Redis is away. More may follow them."""
+        """The waiting updates, oldest first; none while Redis is away. More may be added at any time."""
         self._waiting = self.ask(self.queue.waiting, absent=None)
         return [] if self._waiting is None else self._waiting.entries
 
     def read_held(self, store: SnapshotStore) -> dict[str, HeldUpdate]:
-        """The updates that hold: those in Redis, and those of the files where Redis may not have them all."""
+        """The updates in force: those in Redis, and those in the files if Redis may not have them all."""
         in_files, before = self.in_files, self._before
         in_redis = self.held_in_redis()
         is_whole = before is not None and len(in_redis) == before.manifest.updates
@@ -261,17 +261,17 @@ class Session:
         """Check that the run still holds its lock.
 
         Raises:
-            PublishRefused: It does not.
+            PublishRefused: It has lost the lock.
         """
         lock = self._lock
         if lock and not self.ask(lambda: self._source_lock.owns(lock), absent=True):
             raise PublishRefused(LOCK_LOST)
 
     def check_superseded(self) -> None:
-        """Check, before files or Redis show anything, that the run is still the only one.
+        """Check, before files or Redis show anything, that the run has not been superseded.
 
         Raises:
-            PublishRefused: It is not; or a Redis that was away before is back and has a newer version.
+            PublishRefused: It has been; or a Redis that was away is back and has a newer version.
         """
         self.check_lock()
         if self.state != "off":
@@ -305,7 +305,7 @@ class Session:
 
     @property
     def newest_manifest(self) -> Manifest | None:
-        """The manifest that counts: of the newest set in the files and in Redis, at equal versions the files'."""
+        """The manifest of the newest set in the files and in Redis; at equal versions, the files' manifest."""
         in_files, in_redis = self.in_files, self._before.manifest if self._before else None
         if in_files is None or (in_redis is not None and in_redis.version > in_files.version):
             return in_redis
@@ -323,7 +323,7 @@ class Session:
         return self.ask(lambda: self.writer.payloads(before), absent=None) if before else None
 
     def start_from(self, in_files: Manifest | None) -> None:
-        """Note what is in the files before the input is opened; a newer version at the end was published meanwhile."""
+        """Store the files' manifest before the input is opened; a newer version at the end was published meanwhile."""
         self.in_files = in_files
         self.newest_before = max(self.newest_before, self.version_before, in_files.version if in_files else 0)
 
@@ -332,7 +332,7 @@ class Session:
         return max(self.newest_before, self.version_before, self.ask(self.writer.newest_known, absent=0))
 
     def next_version(self) -> tuple[int, str]:
-        """A version above all that are known, and the time now.
+        """Return a version above all known ones, and the current time.
 
         The version is this time in milliseconds since the epoch, unless the clock is behind the newest version.
         """
@@ -341,20 +341,20 @@ class Session:
         return max(now_ms, newest + 1), text_of(now_ms / 1000)
 
     def shows(self, snapshots: SnapshotSet) -> bool:
-        """Whether Redis, if it shows this version, shows it as it is in the files, undamaged."""
+        """Whether Redis, if it shows this version, has the same values as the files, undamaged."""
         if self.version_before != snapshots.manifest.version:
             return True
         return self.ask(lambda: shows(self.cache, snapshots), absent=True)
 
     def confirm(self) -> None:
-        """Note in Redis that the version that the run starts from is still the newest."""
+        """Confirm in Redis that the version that the run starts from is still the newest."""
         self.ask(lambda: self.writer.confirm(self.version_before), absent=None)
 
     def replace_manifest(self, manifest: Manifest) -> None:
-        """Replace the manifest that Redis shows, if it shows this set.
+        """Replace the manifest in Redis, if Redis shows this set.
 
         Raises:
-            PublishRefused: The run is no longer the only one.
+            PublishRefused: The run has been superseded.
         """
         lock, before = self._lock, self._before
         if before is None or not before.manifest.is_same_set(manifest):
@@ -363,7 +363,7 @@ class Session:
             raise PublishRefused(LOCK_LOST)
 
     def stage(self, snapshots: SnapshotSet) -> None:
-        """Give Redis the values of a set, which `publish` makes the current one."""
+        """Stage the values of a set in Redis; `publish` then makes it the current one."""
         if lock := self._lock:
             self.ask(lambda: self.writer.stage(snapshots, lock), absent=None)
 
@@ -372,10 +372,10 @@ class Session:
 
         Args:
             snapshots: The set.
-            left: What a scan leaves of the first entries that wait, as read by `queued`.
+            left: For each of the first waiting entries, as read by `queued`, what the scan leaves of it.
 
         Raises:
-            PublishRefused: The run is no longer the only one.
+            PublishRefused: The run has been superseded.
         """
         lock = self._lock
         if lock and (left or not self._replace_manifest_alone(snapshots)):
@@ -391,9 +391,9 @@ class Session:
             self.ask(publish, absent=None)
 
     def _replace_manifest_alone(self, snapshots: SnapshotSet) -> bool:
-        """Give Redis the manifest of a set that it shows with another one; false unless it has all of it undamaged.
+        """Replace only the manifest, if Redis has this set with another manifest; false unless it is complete there.
 
-        To stage 10,000 symbols again takes 50 ms of CPU, at each tick of an engine that writes equal content.
+        Staging 10,000 symbols again would take 50 ms of CPU, at each tick of an engine that writes equal content.
         """
         before, manifest = self._before, snapshots.manifest
         if before is None or before.manifest == manifest or not before.manifest.is_same_set(manifest):
@@ -405,12 +405,12 @@ class Session:
         return True
 
     def outcome(self, done: str) -> str:
-        """What a report says of the cache: what was done, or why it was not."""
+        """Return the outcome that a report states for the cache: what was done, or why it was not."""
         return done if self.state == "up" else self.state
 
 
 def _held_in_files(store: SnapshotStore, manifest: Manifest | None) -> dict[str, HeldUpdate]:
-    """The updates that hold in the set in the files, none if it is damaged."""
+    """Return the updates in force in the files' set, none if it is damaged."""
     if manifest is None or not manifest.updates:
         return {}
     with suppress(*UNREADABLE):

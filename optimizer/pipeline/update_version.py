@@ -1,6 +1,6 @@
-"""The version that updates make of the current one: what it shows, its manifest, its entry of the stream of changes.
+"""The version that updates make from the current one: predictions, manifest, and entry of the stream of changes.
 
-In: what Redis has of the current version, and the staged index. Out: what the flip needs. No I/O.
+In: the current version as read from Redis, and the staged index. Out: the values that the flip needs. No I/O.
 
 Bots and holdings stay as they are, and so do predictions if they are equal: a kind keeps its bytes, and its ETag. The
 manifest has no index until the files have caught up (`catch_up` in `confirm.py`).
@@ -39,20 +39,20 @@ _PREDICTIONS: Final = msgspec.json.Decoder(PredictionsSnapshot)
 
 
 def decode_predictions(base: Base) -> PredictionsSnapshot:
-    """Decode the predictions that a version shows; raises what gzip raises, or one of `UNDECODABLE`."""
+    """Decode the predictions of a version; raises the errors of gzip, or one of `UNDECODABLE`."""
     return _PREDICTIONS.decode(gzip.decompress(base.payloads["predictions"]))
 
 
 @dataclass(frozen=True)
 class NextVersion:
-    """A version to publish; `predictions` is `None` if they are as before, `change` is empty if nothing changed."""
+    """A version to publish; `predictions` is `None` if they are unchanged, `change` is empty if nothing changed."""
 
     manifest: Manifest
     predictions: bytes | None
     change: bytes
 
     def set_with(self, before: Base) -> SnapshotSet:
-        """The set, of the payloads that were read of the one before."""
+        """Return the set, completed by payloads of the version before."""
         payloads = {kind: data for kind, data in before.payloads.items() if kind in CONTENT_KINDS}
         if self.predictions is not None:
             payloads["predictions"] = self.predictions
@@ -72,10 +72,10 @@ def encode_updated(
     """Encode the next version.
 
     Args:
-        base: The version before, as Redis has it.
-        shown: The predictions that it shows.
-        best: The predictions of the next one.
-        changed: The updates that it applies.
+        base: The version before, as read from Redis.
+        shown: Its predictions.
+        best: The predictions of the next version.
+        changed: The updates that the next version applies.
         settings: All settings of the source.
         version: Its number.
         now_s: The time, in seconds since the epoch.
@@ -109,7 +109,7 @@ def encode_updated(
 
 
 def _content(version: int, time: str, predictions: PredictionsSnapshot) -> VersionContent:
-    """A content in which only predictions differ: bots and holdings are not compared, for updates leave them."""
+    """Return a content with empty bots and holdings: updates do not change these, so they are not compared."""
     return VersionContent(
         version=version,
         generated_at=time,

@@ -1,11 +1,12 @@
-"""Updates: records and removals that become part of the current version without a scan, as their callers see them.
+"""The callers' side of updates: records and removals that become part of the current version without a scan.
 
-    accept_update   checks a call's records as a scan does, and puts those that are good into the queue
+    accept_update   checks a call's records as in a scan, and queues the valid ones as one entry
     enqueue         puts a call's records and removals into the queue in Redis, as one entry
-    wait_applied    waits until readers can see an entry, which `drain.py` makes part of a version
+    wait_applied    waits until readers can see an entry, after `drain.py` has published it
 
 Errors: `CacheUnavailable` without Redis, `UpdatesRefused`, `UpdatesPending`, `UpdatesLost`; of `accept_update` those of
-`read_update` too. After any of them nothing is taken, except that a Redis which does not answer may have taken it.
+`read_update` too. After any of them nothing was accepted, except that a Redis which did not answer may have stored the
+entry.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from optimizer.scan.update import Update, read_update
 
 __all__ = ["Enqueued", "accept_update", "checked_update", "enqueue", "wait_applied"]
 
-# How often what waits for its updates looks, at first and at the most.
+# The shortest and the longest time between two checks whether updates are applied.
 FIRST_POLL_S: Final = 0.002
 LONGEST_POLL_S: Final = 0.05
-# A drain that was begun takes up to 5 s, and is not disturbed by another.
+# A drain that has begun takes up to 5 s; another one does not disturb it.
 SEND_AGAIN_S: Final = 1.5
 
 
 class Enqueued(msgspec.Struct, frozen=True):
-    """That an entry is in the queue.
+    """An entry that was accepted into the queue.
 
-    `sequence` is its number, which only rises; `must_drain` says that nothing is on its way that applies it, so that
-    the caller has to send a drain.
+    `sequence` is its number, which only rises; `must_drain` says that no drain is running or sent, so that the caller
+    has to send one.
     """
 
     sequence: int
@@ -49,16 +50,16 @@ class Enqueued(msgspec.Struct, frozen=True):
 def accept_update(
     settings: Settings, records: Iterable[Any], remove: Iterable[str], call: Call | None = None
 ) -> tuple[Update, Enqueued | None]:
-    """Take an update.
+    """Accept an update.
 
     Args:
         settings: All settings of its source.
-        records: As of `read_update`.
-        remove: Symbols.
-        call: As of `enqueue`.
+        records: As in `read_update`.
+        remove: The symbols to remove.
+        call: As in `enqueue`.
 
     Returns:
-        The records, removals and rejects; the place in the queue, `None` if there is nothing to apply.
+        The records, removals and rejects; and the entry in the queue, `None` if there is nothing to apply.
     """
     update = checked_update(settings, records, remove)
     if not (update.records or update.removed):
@@ -67,7 +68,7 @@ def accept_update(
 
 
 def checked_update(settings: Settings, records: Iterable[Any], remove: Iterable[str]) -> Update:
-    """Check and map an update by the settings of its source, and take nothing."""
+    """Check and map an update by the settings of its source, without queueing anything."""
     return read_update(
         records,
         remove,
@@ -81,16 +82,16 @@ def checked_update(settings: Settings, records: Iterable[Any], remove: Iterable[
 def enqueue(
     settings: Settings, records: Sequence[Record], removed: Sequence[str], call: Call | None = None
 ) -> Enqueued:
-    """Put records and removals into the queue as one entry: all of it is accepted, or nothing.
+    """Put records and removals into the queue as one entry, which is accepted as a whole or not at all.
 
     Args:
         settings: All settings of the source.
-        records: The records, checked; of several of one symbol the last one counts.
+        records: The checked records; the last one of each symbol is used.
         removed: The symbols to remove, after the records.
-        call: The call, if it may come again, as a message that is delivered twice.
+        call: The call, if it may be repeated, as a message that is delivered twice.
 
     Raises:
-        UpdatesRefused: More than may be in a call, wait or be held.
+        UpdatesRefused: A limit is exceeded: of one call, of waiting updates, or of updates in force.
         CacheUnavailable: Redis does not answer; it is not known whether the entry was accepted.
     """
     size, limit = len(records) + len(removed), settings.update_records_limit
@@ -128,13 +129,13 @@ def wait_applied(
     Args:
         settings: All settings of the source.
         sequence: The number of the entry.
-        wait_s: How long.
+        wait_s: How long to wait.
         send_again: Called every `SEND_AGAIN_S`: the worker that got the message may have been killed.
-        taken_from: Says which queue a worker has to take, for the error.
+        taken_from: Returns the name of the queue that a worker has to consume, for the error.
 
     Raises:
         GuardRefused: A guard refused the entry, or it would remove the last record; it was dropped.
-        UpdatesPending: It is not within `wait_s`; the message says why: pinned, no version yet, or no worker.
+        UpdatesPending: It is not visible within `wait_s`; the message says why: pinned, no version, or no worker.
         UpdatesLost: Redis has lost the entry.
         CacheUnavailable: Redis does not answer.
     """
@@ -171,7 +172,7 @@ def _cache(settings: Settings) -> CacheClient:
 
 
 def _why_pending(pointer: Pointer | None, taken_from: Callable[[], str]) -> str:
-    """Why updates are not shown, and what ends that."""
+    """Return why updates are not shown yet, and what to do."""
     if pointer is None:
         return "there is no version yet; the first scan makes one, and they are applied after it"
     if pointer.manifest.pinned is not None:

@@ -1,11 +1,11 @@
-"""The version before, which a run's own one follows.
+"""The version before the one that a run makes.
 
-It is the newest of the files and of Redis' pointer; at equal numbers the one in the files. Its content is read from
-either. It is not known if another version came between, of which only the number is left, or if files and Redis have
-different sets of one number: then no statement about what changed would be true for all who read it.
+It is the newest of the files' version and of Redis' pointer; at equal numbers, the one in the files. Its content is
+read from either. The content is unknown if another version came in between, of which only the number is left, or if
+files and Redis have different sets with the same number: then no statement about changes would be true for all readers.
 
-Where Redis does not show it, a run with other files may have published another one after it, which was shown too. So
-the new version's content is then said to be new with it (`content_since`), though it may be equal.
+If it is not the current version in Redis, a run with other files may have published another version after it, which
+readers have seen. In that case `content_since` is set to the new version, even if the content is equal.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = ["Predecessor", "encode_version", "read_predecessor"]
 
 @dataclass(frozen=True)
 class Predecessor:
-    """The version before: its manifest, and its set if it is known. From Redis a set comes without its index.
+    """The version before: its manifest, and its set if that is known. A set from Redis has no index.
 
-    `is_in_redis`: Redis shows this set, so that no run with other files has published a version after it.
+    `is_in_redis` says that Redis shows this set, so that no run with other files has published a version after it.
     """
 
     manifest: Manifest
@@ -40,7 +40,7 @@ class Predecessor:
 
 
 def read_predecessor(store: SnapshotStore, session: Session) -> Predecessor | None:
-    """Read the version before, as it was when the run began; `None` if there is none."""
+    """Read the version before, as of the beginning of the run; `None` if there is none."""
     manifest, pointer = session.newest_manifest, session.pointer
     if manifest is None:
         return None
@@ -58,10 +58,10 @@ def read_predecessor(store: SnapshotStore, session: Session) -> Predecessor | No
 
 
 def encode_version(before: Predecessor | None, **values: Unpack[SetValues]) -> SnapshotSet:
-    """Encode the run's version; if all is as in the version before, it is that one, with another manifest."""
+    """Encode the run's version; if nothing differs, it is the version before, with another manifest."""
     try:
         snapshots = encode_next(before.snapshots if before else None, **values)
-    except UNREADABLE:  # the version before is of another release
+    except UNREADABLE:  # the version before was written by another release
         return encode_next(None, **values)
     version = snapshots.manifest.version
     if before is None or before.is_in_redis or version == before.manifest.version:

@@ -1,6 +1,6 @@
-"""What a prediction engine calls: to write a rolling file, or to publish records at once, without a scan.
+"""The functions that a prediction engine calls to write a rolling file, or to publish records without a scan.
 
-Celery is imported by the first `publish`, which sends a task; an engine that writes files does without.
+The first `publish` imports Celery, to send a task; an engine that only writes files does not need it.
 """
 
 from __future__ import annotations

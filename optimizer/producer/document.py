@@ -21,27 +21,27 @@ __all__ = ["Document", "Records", "Shape", "entries"]
 
 Records = Mapping[str, object] | Iterable[object]
 
-# Members of a root with a meaning of their own; so has every name that begins with `_`.
+# Members of a root that have a special meaning, as has every name that begins with `_`.
 RESERVED: Final = frozenset((*RECORD_SECTIONS, *BOT_SECTIONS))
 
 
 class Shape(Enum):
-    """How records are laid out: what opens and closes them in the root object."""
+    """The layout of records: the text before and after them in the root object."""
 
     MAP = (b"{", b"")
     LIST = (b'{"predictions":[', b"]")
 
     @classmethod
     def of(cls, records: Records) -> Shape:
-        """Return the shape that these records are written in."""
+        """Return the shape in which these records are written."""
         return cls.MAP if isinstance(records, Mapping) else cls.LIST
 
 
 def entries(records: Records) -> Iterator[tuple[str, bytes]]:
-    """Encode records one by one: the symbol, and the JSON as it stands in the shape.
+    """Encode records one by one; yield the symbol, and the JSON in its form for the shape.
 
     Raises:
-        RecordUnwritable: One cannot be written.
+        RecordUnwritable: A record cannot be written.
     """
     if not isinstance(records, Mapping):
         for number, record in enumerate(records, 1):
@@ -59,7 +59,7 @@ def entries(records: Records) -> Iterator[tuple[str, bytes]]:
 
 
 class Document:
-    """One JSON text on its way to a file."""
+    """A JSON text that is being written to a file."""
 
     def __init__(self, members: Members, shape: Shape) -> None:
         self._members = members

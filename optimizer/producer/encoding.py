@@ -1,6 +1,6 @@
 """Records as JSON: each encoded alone, finite numbers only.
 
-Errors: `RecordUnwritable`, with the symbol, and the field and its value where one is to blame.
+Errors: `RecordUnwritable`, with the symbol, and the field and its value if a field is the cause.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from optimizer.errors import RecordUnwritable
 
 __all__ = ["encode_bots", "encode_key", "encode_record", "symbol_of"]
 
-# Decimals as numbers: as text, msgspec's default, a price would be rejected by the scan.
+# Decimals become numbers: as text, msgspec's default, a price would be rejected by the scan.
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
-# What `encode` raises: an unknown type, text that is not valid Unicode, a list that contains itself.
+# The errors of `encode`: an unknown type, text that is not valid Unicode, a list that contains itself.
 _ENCODE_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError)
-# Decimals that are not finite, and decimals as keys, come out as no JSON. Checking takes a tenth of `write_rolling`.
+# Decimals that are not finite, and decimals as keys, become invalid JSON. Checking takes a tenth of `write_rolling`.
 _CHECKER: Final = msgspec.json.Decoder(msgspec.Raw)
 SHOWN_CHARACTERS: Final = 80
 
@@ -35,7 +35,7 @@ def symbol_of(record: object, number: int) -> str:
         number: Its number among the records, from 1, for the error.
 
     Raises:
-        RecordUnwritable: It has none, or one that is not text.
+        RecordUnwritable: It has none, or its symbol is not text.
     """
     symbol = record.get("symbol") if isinstance(record, Mapping) else getattr(record, "symbol", None)
     if isinstance(symbol, str) and symbol:
@@ -64,7 +64,7 @@ def encode_record(name: str, record: object) -> bytes:
     """Return a record, or a bot, as JSON.
 
     Raises:
-        RecordUnwritable: It is not an object, holds NaN or an infinity, or what msgspec cannot encode.
+        RecordUnwritable: It is not an object, holds NaN or an infinity, or a value that msgspec cannot encode.
     """
     try:
         data = _ENCODER.encode(record)
@@ -91,13 +91,13 @@ def encode_bots(bots: Mapping[str, object]) -> bytes:
     """Return bots, by name, as one JSON object.
 
     Raises:
-        RecordUnwritable: One cannot be encoded.
+        RecordUnwritable: A bot cannot be encoded.
     """
     return b"{" + b",\n".join(encode_key(name) + b":" + encode_record(name, bot) for name, bot in bots.items()) + b"}"
 
 
 def _explained(name: str, record: object, error: Exception) -> RecordUnwritable:
-    """Name the value that cannot be encoded."""
+    """Return the error that names the value that cannot be encoded."""
     path, value = next(_unwritable_inside(record, ""), ("", record))
     return _refusal(name, path, value, str(error))
 
@@ -118,9 +118,9 @@ def _is_json(data: bytes) -> bool:
 
 
 def _has_null(data: bytes) -> bool:
-    """Whether JSON without white space has a null, as which msgspec writes NaN and infinities.
+    """Whether JSON without white space has a null, which msgspec also writes for NaN and infinities.
 
-    In text only where it looks the same.
+    Text may look the same, which only costs a further check.
     """
     at = data.find(b"null", 1)
     while at >= 0:
@@ -143,8 +143,8 @@ def _unwritable(value: object, path: str) -> Iterator[tuple[str, object]]:
     try:
         data = _ENCODER.encode(value)
         is_json = _is_json(data)
-        # If what was written reads as what was given, each null is a None. That takes three times as long as encoding,
-        # looking at each value fifty times; both only where there are nulls, and not on a record's own level.
+        # If the JSON decodes to the given value, each null is a None. That takes three times as long as encoding,
+        # checking each value fifty times; both are only done if there are nulls, and not on a record's own level.
         if is_json and (not _has_null(data) or _reads_as(data, value)):
             return
     except RecursionError:

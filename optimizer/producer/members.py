@@ -24,14 +24,14 @@ from optimizer.producer.partial import writing
 
 __all__ = ["MEMBER_BYTES", "Compression", "Members", "gzip_member", "same_content"]
 
-# Of JSON. Twice MiGz's default; larger ones compress no better, and each takes memory for each part that is written.
+# JSON bytes. Twice MiGz's default; larger members compress no better, and each part being written holds one in memory.
 MEMBER_BYTES: Final = 1 << 20
 
-# RFC 1952: magic, deflate, FEXTRA, no time, XFL and OS as MiGz has them; an extra field of 8 bytes with the subfield
+# RFC 1952: magic, deflate, FEXTRA, no time, XFL and OS as in MiGz; an extra field of 8 bytes with the subfield
 # `MZ` of 4, the size of the deflate data.
 HEADER: Final = b"\x1f\x8b\x08\x04\0\0\0\0\x02\0" + b"\x08\0" + b"MZ\x04\0"
 TRAILER_BYTES: Final = 8
-# More than one waiting for each thread keeps them busy; each is a member of JSON and what it was compressed to.
+# More than one waiting member per thread keeps the threads busy; each holds its JSON and the compressed bytes.
 WAITING_PER_THREAD: Final = 2
 
 
@@ -45,8 +45,8 @@ class Compression:
     """Threads that compress members of one or more files, each appended to its file in the order of submission.
 
     Args:
-        level: Of igzip, 0 to 3.
-        threads: How many, besides the caller's.
+        level: The level of igzip, 0 to 3.
+        threads: The number of threads, besides the caller's.
     """
 
     def __init__(self, level: int, threads: int) -> None:
@@ -65,20 +65,20 @@ class Compression:
         self._pool.shutdown(cancel_futures=True)
 
     def submit(self, path: Path, data: bytes) -> None:
-        """Compress a member, and append it to an existing file; earlier ones are appended meanwhile.
+        """Compress a member to append it to an existing file; earlier members are appended meanwhile.
 
         Raises:
-            InputUnwritable: An earlier one could not be.
+            InputUnwritable: An earlier member could not be appended.
         """
         self._waiting.append((path, self._pool.submit(gzip_member, data, self._level)))
         while len(self._waiting) > self._most_waiting:
             self._append_first()
 
     def finish(self) -> None:
-        """Append what is left.
+        """Append the remaining members.
 
         Raises:
-            InputUnwritable: It could not be.
+            InputUnwritable: A member could not be appended.
         """
         while self._waiting:
             self._append_first()
@@ -87,7 +87,7 @@ class Compression:
         path, future = self._waiting.popleft()
         member = memoryview(future.result())
         with writing(path):
-            # Opened each time, since there may be more parts than a process may have open; never created anew.
+            # Opened each time, since there may be more parts than a process may have open files; never created here.
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
                 while member:
@@ -131,7 +131,7 @@ def same_content(one: Path, other: Path) -> bool:
     """Whether two files, the first of which may be damaged, hold the same JSON.
 
     Bytes are compared first. Another level or release of igzip compresses the same JSON to other bytes, and level 1
-    does so by itself now and then: it looks at memory that nothing has set.
+    does so occasionally by itself, since it reads uninitialised memory.
     """
     if cmp(one, other, shallow=False):
         return True
@@ -140,7 +140,7 @@ def same_content(one: Path, other: Path) -> bool:
 
 
 def _checksums(path: Path) -> list[bytes] | None:
-    """The trailers of a file's members, CRC-32 and size of JSON; `None` if it was not written here, or is damaged."""
+    """Return the trailers of a file's members (CRC-32, size); `None` if it was not written here, or is damaged."""
     found = []
     with path.open("rb") as file:
         while header := file.read(len(HEADER) + 4):

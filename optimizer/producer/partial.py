@@ -1,7 +1,7 @@
-"""Files and directories that are being written: under a name that no pattern matches, locked, gone after a failure.
+"""Files and directories that are being written: under a name that no pattern matches, locked, removed after a failure.
 
-A producer that is killed leaves one behind. The next removes it, and tells it from one that another producer is still
-writing by the lock (`flock`), which ends with the process that holds it.
+A producer that is killed leaves one behind. The next producer removes it; a file that another producer is still writing
+is recognised by its lock (`flock`), which ends with the process that holds it.
 
 Errors: `InputUnwritable`.
 """
@@ -29,15 +29,15 @@ RANDOM_BYTES: Final = 8
 
 @contextmanager
 def partial(parent: Path, name: str, *, is_directory: bool = False) -> Iterator[Path]:
-    """Make a file or directory below `parent` to write to; remove it afterwards, if it has not been renamed.
+    """Create a file or directory below `parent` to write to; remove it afterwards, if it has not been renamed.
 
     Args:
         parent: An existing directory.
-        name: What is being written; others of this name that no process is writing are removed first.
-        is_directory: Make a directory.
+        name: The final name; leftovers for this name that no process is writing are removed first.
+        is_directory: Whether to create a directory.
 
     Raises:
-        InputUnwritable: It cannot be made.
+        InputUnwritable: It cannot be created.
     """
     beginning = f".{name}."
     with writing(parent):
@@ -51,10 +51,10 @@ def partial(parent: Path, name: str, *, is_directory: bool = False) -> Iterator[
 
 
 def landed(path: Path, target: Path, began_ns: int) -> None:
-    """Prepare a file that is complete for its rename: make it durable, last modified when its writing began.
+    """Prepare a complete file for its rename: make it durable, and date its modification to the beginning of writing.
 
-    Users who may read the file that it replaces may read it: the mode is the same, and so are owner and group as far as
-    this user may give files away.
+    Users who may read the replaced file may read it: the mode is the same, and so are owner and group as far as this
+    user may set them.
     """
     with suppress(FileNotFoundError):
         replaced, made = target.stat(), path.stat()
@@ -70,10 +70,10 @@ def landed(path: Path, target: Path, began_ns: int) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Explain an `OSError` of writing to this path, or the one that it names.
+    """Raise an explanation of an `OSError` of writing to this path, or to the path that the error names.
 
     Raises:
-        InputUnwritable: Instead.
+        InputUnwritable: Always.
     """
     try:
         yield
@@ -101,7 +101,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def _mode_of(path: Path) -> int:
-    """The mode of a file; the usual one, less the umask, for one that does not exist."""
+    """Return the mode of a file; for a new file, the usual mode minus the umask."""
     try:
         return stat.S_IMODE(path.stat().st_mode) | stat.S_IWUSR
     except FileNotFoundError:
@@ -109,7 +109,7 @@ def _mode_of(path: Path) -> int:
 
 
 def _make(parent: Path, beginning: str, mode: int, *, is_directory: bool) -> tuple[Path, int]:
-    """Make it and lock it; the descriptor holds the lock."""
+    """Create and lock it; the descriptor holds the lock."""
     while True:
         path = parent / f"{beginning}{secrets.token_hex(RANDOM_BYTES)}{ENDING}"
         if is_directory:
@@ -120,7 +120,7 @@ def _make(parent: Path, beginning: str, mode: int, *, is_directory: bool) -> tup
         with suppress(FileNotFoundError):
             descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Until it was locked, another producer could take it for abandoned.
+            # Before it was locked, another producer may have taken it for abandoned.
             if _is_at(descriptor, path):
                 return path, descriptor
             os.close(descriptor)
@@ -130,12 +130,12 @@ def _remove_abandoned(parent: Path, beginning: str) -> None:
     with os.scandir(parent) as entries:
         paths = [Path(entry) for entry in entries if entry.name.startswith(beginning) and entry.name.endswith(ENDING)]
     for path in paths:
-        with suppress(OSError):  # it is another producer's: being written, just renamed, or another user's
+        with suppress(OSError):  # it is being written, was just renamed, or belongs to another user
             # Over NFS a file has to be open for writing to be locked.
             descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_WRONLY) | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)  # names are never used again, so it is this one or gone
+                _remove(path)  # names are never reused, so it is this one or gone
             finally:
                 os.close(descriptor)
 

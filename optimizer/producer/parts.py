@@ -1,10 +1,10 @@
-"""The parts of a source in a directory: each symbol in one of them, and only those replaced whose content has changed.
+"""Writes the parts of a source to a directory: each symbol is in one part, and only changed parts are replaced.
 
-All are first written to a directory inside, whose name begins with a dot; so the disk has to hold both sets. Then,
-under a lock of the directory, those that differ are renamed into their places. A run meanwhile sees each part whole,
-some of them new. As long as the names stay the same, a symbol stays in its part, so that a run sees it once.
+All parts are first written to a hidden directory inside, so the disk has to hold both sets. Then, under a lock of the
+directory, those that differ are renamed into place. A run meanwhile sees each part whole, some of them new. As long as
+the names stay the same, a symbol stays in its part, so that a run sees it once.
 
-Where names come or go (at first, or with another number of parts), a file that cannot be scanned lies beside them from
+If names are added or removed (at first, or with another number of parts), a file that cannot be scanned is present from
 before the first change until after the last: a run meanwhile, or after a producer was killed there, fails and names it.
 
 Errors: `RecordUnwritable`, `InputUnwritable`.
@@ -29,19 +29,19 @@ from optimizer.storage.durable import sync_directory, write_file
 __all__ = ["MOST_PARTS", "part_of", "write_parts"]
 
 MOST_PARTS: Final = 4_096
-# The JSON that all parts together hold in memory: a member each, so members are smaller where parts are many.
+# The JSON that all parts together hold in memory: one member each, so members are smaller if there are many parts.
 BUFFERS_BYTES: Final = 64 << 20
 LEAST_MEMBER_BYTES: Final = 64 << 10
 
 BOTS_NAME: Final = "part-bots.json.gz"
 _OURS: Final = re.compile(r"part-(?:[0-9]+|bots)\.json\.gz")
-# Half a gzip header, so it is torn; patterns for the parts match its name.
+# Half a gzip header, which is reported as torn; patterns for the parts match its name.
 CHANGING_NAME: Final = "part-names-are-changing.json.gz"
 CHANGING: Final = b"\x1f\x8b\x08\0"
 
 
 def part_of(symbol: str, parts: int) -> int:
-    """Return the number of the part that a symbol is in: the same in every process, release and machine."""
+    """Return the number of a symbol's part: the same in every process, release and machine."""
     return crc32(symbol.encode()) % parts
 
 
@@ -52,7 +52,7 @@ def write_parts(
     parts: int,
     compression: Compression,
 ) -> Written:
-    """Write records into so many parts, and bots into one of their own; replace what has changed.
+    """Write records into parts, and bots into a separate one; replace the changed parts.
 
     Raises:
         RecordUnwritable: A record or bot cannot be written.
@@ -96,7 +96,7 @@ def _created(path: Path) -> Path:
 
 
 def _replace(directory: Path, staging: Path, names: Collection[str], began_ns: int) -> int:
-    """Rename the files that differ into their places; return how many."""
+    """Rename the files that differ into place; return how many."""
     with locked(directory):
         there = {name for name in os.listdir(directory) if _OURS.fullmatch(name)}  # noqa: PTH208 - names are needed
         changing = directory / CHANGING_NAME

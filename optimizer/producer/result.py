@@ -1,4 +1,4 @@
-"""What was written."""
+"""The result of writing a rolling file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ __all__ = ["Written"]
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What `write_rolling` has written; parts that were left as they were are counted in all sizes.
+    """The result of `write_rolling`; all sizes include unchanged parts.
 
     Attributes:
         records: Number of records.
         json_bytes: Size of the JSON, before compression.
         file_bytes: Size of the files.
-        files_written: How many files are new: 1, or the parts that have changed, that with bots too.
-        files_unchanged: How many parts were equal, byte for byte, and have been left.
+        files_written: Number of new files: 1, or the changed parts, including the part with bots.
+        files_unchanged: Number of parts that were equal and not replaced.
     """
 
     records: int

@@ -1,6 +1,6 @@
 """`write_rolling`: write a rolling file, or its parts.
 
-Errors: `RecordUnwritable`, `InputUnwritable`, `SettingsInvalid`; those of the records' iterator as they are.
+Errors: `RecordUnwritable`, `InputUnwritable`, `SettingsInvalid`; errors of the records' iterator are passed on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from optimizer.storage.location import Url, is_pattern, parse_location
 
 __all__ = ["LEVEL", "write_rolling"]
 
-# Of igzip: 500 MB of JSON a second and core, to 0.275 of its size; as 1 does, whose bytes differ now and then for the
-# same JSON. 3 takes twice as long for 0.270.
+# igzip's level 2: 500 MB of JSON a second and core, to 0.275 of its size. So does level 1, but its bytes occasionally
+# differ for the same JSON. Level 3 takes twice as long for 0.270.
 LEVEL: Final = 2
 MOST_LEVEL: Final = 3
 
@@ -38,30 +38,30 @@ def write_rolling(
     level: int = LEVEL,
     threads: int | None = None,
 ) -> Written:
-    """Write a rolling file, gzipped, and replace the old one when the new one is whole and on disk.
+    """Write a rolling file, gzipped, and replace the old one when the new one is complete and on disk.
 
     Records are encoded one by one, and may come from a generator: memory does not grow with their number. Each is a
     dict, a dataclass or a `msgspec.Struct`, and is written with all its fields, `None` as null, decimals as numbers.
 
-    The file's time of modification is the time of the call, before the first record was taken: an update that is
-    published meanwhile is newer than the file.
+    The file's modification time is the time of the call, before the first record was read: an update that is published
+    meanwhile is newer than the file.
 
     Args:
-        path: The file; or, with `parts`, the directory, which is made. Of a symbolic link the target is replaced.
+        path: The file; with `parts`, the directory, which is created. If it is a symbolic link, its target is replaced.
         records: By symbol; or an iterable of records, each with a `symbol`.
         bots: By name.
-        parts: How many files to divide the records among, by symbol. Only those that have changed are replaced, so
-            keep the order of the records. 0 writes one file.
-        level: Of compression, from 0 (fast) to 3 (small).
-        threads: How many compress, besides the caller's thread; by default one for each core.
+        parts: The number of files among which records are divided, by symbol. Only changed ones are replaced, so keep
+            the order of the records. 0 writes one file.
+        level: The compression level, from 0 (fast) to 3 (small).
+        threads: The number of compressing threads, besides the caller's; by default one for each core.
 
     Returns:
-        What was written.
+        The numbers and sizes of what was written.
 
     Raises:
-        RecordUnwritable: A record holds NaN or an infinity, or what JSON has nothing for; nothing is replaced.
-        InputUnwritable: A file cannot be written; nothing is replaced, with `parts` perhaps some of them.
-        SettingsInvalid: An argument cannot be used.
+        RecordUnwritable: A record holds NaN, an infinity, or a value that JSON cannot express; nothing is replaced.
+        InputUnwritable: A file cannot be written; nothing is replaced, except perhaps some of the `parts`.
+        SettingsInvalid: An argument is invalid.
     """
     target = _target(path)
     if isinstance(records, str | bytes) or not isinstance(records, Iterable):

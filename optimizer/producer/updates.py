@@ -1,4 +1,4 @@
-"""Publish records without a scan: they are checked here, wait in a queue in Redis, and are applied by a worker.
+"""Publish records without a scan: they are checked here, queued in Redis, and applied by a worker.
 
     publish([{"symbol": "AAPL", "prediction": 187.5, "confidence": 0.91, "last_price": 182.3}], remove=["TSLA"])
 
@@ -24,14 +24,14 @@ _log = SourceLog(__name__)
 
 
 class Accepted(Value, frozen=True):
-    """What became of a call.
+    """The result of a call.
 
     Attributes:
-        records: Number of records that were accepted, and become visible together.
+        records: Number of accepted records, which become visible together.
         removals: Number of symbols that will be removed with them.
-        rejected: Each record that was rejected, and why, as in the report of a run; `where` is `record 3`, from 1, or
-            a byte where JSON was given.
-        version: The version in which readers see it; `None` without `wait_s`, and if nothing was accepted.
+        rejected: Each rejected record, and why, as in the report of a run; `where` is `record 3`, counted from 1, or
+            a byte offset if JSON was given.
+        version: The version in which readers see the update; `None` without `wait_s`, and if nothing was accepted.
     """
 
     records: int
@@ -49,17 +49,17 @@ def publish(
     wait_s: float = 0.0,
     app: Any = None,
 ) -> Accepted:
-    """Make records part of the ranking, the index and all that follows, without a scan; remove symbols.
+    """Add records to the ranking, the index and everything derived from them, without a scan; remove symbols.
 
-    A record is accepted or rejected as by a scan of a file that holds it. Of a symbol that comes several times, and of
-    calls that follow each other, the last record counts, unless one before has a later `timestamp`. All of it holds
-    until a scan of an input that was written later.
+    A record is accepted or rejected as in a scan of a file with it. If a symbol occurs several times, in one call or in
+    several, the last record is used, unless an earlier one has a later `timestamp`. The update stays in force until a
+    scan of an input that was written later.
 
     Args:
         records: As the prediction engine writes them: mappings (or dataclasses, or msgspec structs) that have their
             symbol, a mapping of them by symbol, or the JSON of a rolling file.
-        remove: Symbols that are to be shown no longer.
-        source: Which of several sources; may be left out where there is one.
+        remove: Symbols to remove from the pages.
+        source: The source; may be omitted if there is only one.
         settings: All settings of the source; by default from the `ROLLING_*` variables.
         wait_s: How long to wait until readers see it, in seconds; 0 does not wait.
         app: A Celery app on which `register` was called; by default the settings say the broker.

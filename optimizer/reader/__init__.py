@@ -1,1 +1,1 @@
-"""The routers' side: the current version from Redis, or from the files where Redis is away."""
+"""The routers' side: the current version, from Redis, or from the files while Redis is away."""

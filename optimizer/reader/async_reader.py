@@ -1,14 +1,14 @@
-"""The current snapshot for asyncio: the reader of `reader.py`, whose thread refreshes.
+"""The current snapshot for asyncio: a layer over the reader of `reader.py`, whose thread refreshes.
 
     async with AsyncSnapshotReader.from_env() as reader:
         page = await reader.predictions()
         async for state in reader.versions():
             state.version
 
-What is held is returned at once; what asks Redis or files (`symbol` and `top` beyond it, `runs`, `refresh`) does so in
-a thread. Nothing belongs to an event loop, so a reader may be used in one after another, and after a fork. A lookup
-whose task is cancelled ends in its thread, within its timeouts. `follower` has what is held, for callers who cannot
-afford an `await` a request.
+Data in memory is returned at once; calls that ask Redis or the files (`symbol` and `top` for other data, `runs`,
+`refresh`) do so in a thread. Nothing belongs to an event loop, so a reader may be used in several loops, one after the
+other, and after a fork. A lookup whose task is cancelled ends in its thread, within its timeouts. `follower` gives
+access to the data in memory, for callers who cannot afford an `await` per request.
 
 Errors: `SnapshotMissing` if there is no snapshot; nothing else.
 """
@@ -40,10 +40,10 @@ __all__ = ["AsyncSnapshotReader"]
 
 
 class _Batch:
-    """The symbols that wait in an event loop, and the task that answers them.
+    """The symbols that wait in an event loop, and the task that looks them up.
 
-    Each call of a thread costs two switches of the interpreter's lock. One symbol a call gave 0.6 times the requests
-    per second that redis-py's asyncio client gives.
+    Each call in a thread costs two switches of the GIL. One symbol per call gave 0.6 times the requests per second of
+    redis-py's asyncio client.
     """
 
     def __init__(self) -> None:
@@ -99,14 +99,14 @@ class AsyncSnapshotReader:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, source: str | None = None) -> AsyncSnapshotReader:
-        """A reader for the settings in `ROLLING_*` variables; of which source, if there are several."""
+        """Make a reader from `ROLLING_*` variables; `source` selects one of several sources."""
         from optimizer.config.settings import Settings  # noqa: PLC0415 - a reader by URL needs no settings
 
         return cls.from_settings(Settings.from_env(os.environ if environ is None else environ, source))
 
     @classmethod
     def from_settings(cls, settings: Settings, *, on_refresh: Callable[[], None] | None = None) -> AsyncSnapshotReader:
-        """A reader for the Redis, source and output directory of these settings."""
+        """Make a reader for the Redis, source and output directory of these settings."""
         return cls(
             settings.redis_url,
             settings.source,
@@ -121,7 +121,7 @@ class AsyncSnapshotReader:
     def over(
         cls, reader: SnapshotReader | AsyncSnapshotReader, *, on_refresh: Callable[[], None] | None = None
     ) -> AsyncSnapshotReader:
-        """A reader for asyncio that shares another one's version, thread and connections; closing it closes both."""
+        """Make a reader for asyncio that shares the thread and connections of `reader`; closing it closes both."""
         threaded = reader._reader if isinstance(reader, AsyncSnapshotReader) else reader  # noqa: SLF001 - its own class
         shared = cls.__new__(cls)
         shared._share(threaded, on_refresh)  # noqa: SLF001
@@ -142,7 +142,7 @@ class AsyncSnapshotReader:
         self._loop = None
 
     async def refresh(self) -> None:
-        """Look for a new version now, in this call; for callers who have just published one, and for tests."""
+        """Look for a new version in this call; for callers who have just published one, and for tests."""
         await self.start()
         await asyncio.to_thread(self._reader.refresh)
 
@@ -167,21 +167,21 @@ class AsyncSnapshotReader:
         return (await self.start()).whole()
 
     async def changes(self, since: int) -> Changes:
-        """What changed between a version and the current one; decoded in a thread, for it may be a lot.
+        """The changes between a version and the current one; decoded in a thread, since they may be large.
 
         Raises:
-            ChangesMissing: That is not held, any more or at all; take `snapshot()`.
+            ChangesMissing: They are not, or no longer, in memory; use `snapshot()`.
             SnapshotMissing: There is no version.
         """
         await self.start()
         return await asyncio.to_thread(self._reader.changes, since)
 
     async def manifest(self) -> State:
-        """Which version is current."""
+        """The state of the current version."""
         return (await self.start()).state()
 
     async def symbol(self, symbol: str) -> Answer[Record | None]:
-        """The record of one symbol of the index; `None` in it if there is no such symbol."""
+        """The record of one symbol of the index; its `value` is `None` if there is no such symbol."""
         await self.start()
         cached = self._reader.lookups.cached_symbol(symbol)
         return await self._look_up_together(symbol) if cached is None else cached
@@ -193,22 +193,22 @@ class AsyncSnapshotReader:
         return await asyncio.to_thread(self._reader.top, n, offset) if cached is None else cached
 
     async def runs(self, count: int = 10, *, status: ScanStatus | None = None) -> list[Report]:
-        """The newest reports, of all runs or of scans that were published; none while Redis is away."""
+        """The newest reports, of all runs or only of published scans; none while Redis is away."""
         await self.start()
         return await asyncio.to_thread(self._reader.runs, count, status=status)
 
     async def facts(self) -> Facts:
-        """What is known of the source now: its version, the last runs, its workers and beats."""
+        """The facts about the source now: its version, the last runs, its workers and beats."""
         await self.start()
         return await asyncio.to_thread(self._reader.facts)
 
     async def diagnose(self) -> Diagnosis:
-        """What is wrong with the source, if anything is, and what to do."""
+        """The diagnosis of the source: what is wrong, if anything, and what to do."""
         await self.start()
         return await asyncio.to_thread(self._reader.diagnose)
 
     async def wait(self, timeout_s: float) -> State:
-        """Wait for the first version, for `timeout_s` seconds after the first refresh; return which one it is.
+        """Wait for the first version, for `timeout_s` seconds after the first refresh; return its state.
 
         Raises:
             SnapshotMissing: There is none yet, or the reader was closed meanwhile; the message says why.
@@ -221,22 +221,22 @@ class AsyncSnapshotReader:
         return follower.state()
 
     def versions(self) -> AsyncIterator[State]:
-        """The current version, or the first one if there is none yet, then each newer one, for `async for`.
+        """Iterate over the current version (or the first one, once there is one) and each newer one, with `async for`.
 
-        Of versions that follow each other faster than the loop's body runs it gives the newest. It ends when the reader
-        is closed.
+        If versions follow each other faster than the loop's body runs, only the newest is returned. The iteration ends
+        when the reader is closed.
         """
         return Versions(self._reader, self.start)
 
     async def start(self) -> Follower:
-        """Begin to follow the source, unless this process does; return once the first refresh is done."""
+        """Begin to follow the source, unless this process already does; return once the first refresh is done."""
         self._loop = asyncio.get_running_loop()
         if not self._reader.is_started():
             await asyncio.to_thread(self._reader.start)
         return self.follower
 
     def _look_up_together(self, symbol: str) -> asyncio.Future[Answer[Record | None]]:
-        """Look up a symbol together with all others that are waiting while Redis answers an earlier question."""
+        """Look up a symbol together with all others that wait while Redis answers an earlier request."""
         loop = asyncio.get_running_loop()
         batch = self._batches.setdefault(loop, _Batch())
         future: asyncio.Future[Answer[Record | None]] = loop.create_future()
@@ -261,10 +261,10 @@ class AsyncSnapshotReader:
                         if not future.done():
                             future.set_result(answer)
         finally:
-            batch.task = None  # it refers to its loop, and would keep it for as long as the reader lives
+            batch.task = None  # the task refers to its loop, which would live as long as the reader
 
     def _call_in_loop(self) -> None:
-        """Call `on_refresh` in the event loop that has last used the reader, unless that is closed."""
+        """Call `on_refresh` in the event loop that used the reader last, unless that is closed."""
         loop = self._loop
         if loop is not None and self._on_refresh is not None:
             with suppress(RuntimeError):

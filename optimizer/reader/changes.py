@@ -1,11 +1,12 @@
-"""The changes that a process holds: the entries of the stream in Redis, up to the version that Redis shows.
+"""The changes in memory: the entries of the stream in Redis, up to the current version in Redis.
 
-The refresher reads what is new when Redis shows a newer version, before that version shows here, so no request waits
-for it. An entry is decoded once, to see that it can be, and held as stored: 300 predictions that all change, 120 times,
-are 2 to 4 MB so, and 30 decoded. It is bounded as the stream is. An entry that is damaged, or of an older release, is a
-gap. So is a version that only the files had: what leads past it comes with the next one in Redis.
+When Redis shows a newer version, the refresher reads the new entries before that version is shown here, so no request
+waits for them. An entry is decoded once, to check it, and kept encoded: 120 entries with 300 changed predictions each
+take 2 to 4 MB encoded, and 30 MB decoded. Memory is bounded like the stream. A damaged entry, or one of an older
+release, is a gap. So is a version that only the files had; a change that leads past it comes with the next version in
+Redis.
 
-Errors: `ChangesMissing` where a gap, or the end of what is held, is between two versions.
+Errors: `ChangesMissing` if a gap, or the beginning of the entries, is between two versions.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["ChangeLog", "HeldChange"]
 
 
 class HeldChange(NamedTuple):
-    """An entry of the stream: the version that it leads to, those that it leads from, and its gz bytes."""
+    """An entry of the stream: the version that it leads to, the versions that it leads from, and its gz bytes."""
 
     version: int
     before: int
@@ -34,19 +35,19 @@ class HeldChange(NamedTuple):
     gz: bytes
 
     def stored(self) -> StoredChange:
-        """Decode it."""
+        """Decode the entry."""
         return decode_stored(self.gz)
 
 
 class ChangeLog:
-    """The newest changes. One thread at a time reads; any may use `entries`, which are replaced, never changed."""
+    """The newest changes. One thread at a time updates them; any may read `entries`, which is replaced, not mutated."""
 
     def __init__(self) -> None:
         self.entries: tuple[HeldChange, ...] = ()  # oldest first
         self.read_to = 0
 
     def read(self, store: CacheStore, shown: int) -> None:
-        """Read what is new in the stream, up to the version that Redis shows; blocks.
+        """Read new entries of the stream, up to the current version in Redis; blocks.
 
         Raises:
             CacheUnavailable: Redis does not answer.
@@ -60,10 +61,10 @@ class ChangeLog:
         self.entries, self.read_to = tuple(entries), shown
 
     def since(self, version: int, current: CachedVersion) -> list[HeldChange]:
-        """What leads from a version to the current one.
+        """Return the changes that lead from a version to the current one.
 
         Raises:
-            ChangesMissing: That is not held.
+            ChangesMissing: They are not in memory.
         """
         try:
             return chain(self.entries, version, current.version, current.manifest.content_since)
@@ -76,12 +77,12 @@ class ChangeLog:
             ) from None
 
     def oldest(self, current: CachedVersion) -> int | None:
-        """The oldest version from which something leads to the current one; `None` if nothing does."""
+        """Return the oldest version from which changes lead to the current one; `None` if there is none."""
         return oldest_start(self.entries, current.version, current.manifest.content_since)
 
 
 def _decodable(entries: list[tuple[int, bytes]]) -> list[HeldChange]:
-    """Those entries of a stream, each with its version, that can be decoded."""
+    """Return the entries of a stream that can be decoded; `entries` has each with its version."""
     held = []
     for version, gz in entries:
         try:

@@ -1,11 +1,11 @@
 """One diagnosis of a source: what is wrong, since when, why, and what to do. Pure.
 
-`diagnose` makes it of what a reader knows. The page, `/status`, `/readyz`, the answers without a snapshot and
-`rolling-optimizer status` all show this one, so that an operator reads the same sentence everywhere.
+`diagnose` makes it from a reader's facts. The page, `/status`, `/readyz`, responses without a snapshot and
+`rolling-optimizer status` all show it, so that an operator reads the same sentence everywhere.
 
-The causes are asked for in an order: what explains most comes first. A Redis that is away hides all that is known of
-the others; runs that fail by name say more than an age; who sends and who takes runs is asked only where none end. A
-run that is skipped proves that both are there, though they may be unseen: an older release tells no heartbeats.
+The causes are checked in order of how much they explain. A Redis that is away hides all facts about the others; runs
+that fail with a named error say more than an age; beats and workers are checked only if no run ends. A skipped run
+proves that both exist, even if they are not listed: an older release sends no heartbeats.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Code = Literal[
 ]
 PAGE: Final = "operations.md"
 DAY_S: Final = 86_400
-# A failure explains what is stale for so much longer than runs are missed.
+# How much longer a failure counts as the cause of a stale version, beyond the age at which runs are missed.
 RECENT_S: Final = 60.0
 UNSEEN: Final = (
     "One that runs but is not listed is of an older release, or its log says that it cannot tell that it lives."
@@ -50,9 +50,9 @@ UNSEEN: Final = (
 class Diagnosis(Value, frozen=True):
     """What is wrong with a source, if anything is.
 
-    `level` is `ok`; `warning` where what is shown is still fresh; `bad` where it is not, or where there is nothing.
-    `text` says what and why, `advice` what to do; both are whole sentences. `since` is the time from which on it has
-    been so, if that is known. `docs` is the entry in the documentation.
+    `level` is `ok`; `warning` if something is wrong but the shown version is fresh; `bad` if it is stale or missing.
+    `text` says what and why, `advice` what to do; both are whole sentences. `since` is the time at which it began, if
+    that is known. `docs` is the entry in the documentation.
     """
 
     code: Code
@@ -70,10 +70,11 @@ class Diagnosis(Value, frozen=True):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What a reader knows of a source.
+    """The facts that a reader has about a source.
 
-    `state` is `None` without a version. `runs` and `processes` are the newest first, and empty while Redis is away, or
-    where it has not answered in time (`redis_is_slow`). `max_input_age_name` is what the user set that limit by.
+    `state` is `None` without a version. `runs` and `processes` are sorted newest first, and empty while Redis is away,
+    or if it has not answered in time (`redis_is_slow`). `max_input_age_name` is the setting by which the user set that
+    limit.
     """
 
     source: str
@@ -98,7 +99,7 @@ class Facts:
         runs: Sequence[Report] = (),
         processes: Sequence[Process] = (),
     ) -> Facts:
-        """What a follower knows, with runs and processes of which its Redis knows."""
+        """Combine the state of a follower with the runs and processes from its Redis."""
         return cls(
             source=follower.source,
             interval_s=follower.interval_s,
@@ -113,17 +114,17 @@ class Facts:
 
     @property
     def queue(self) -> str:
-        """Where runs are sent: as the last beat says, which knows the app's routes."""
+        """The queue to which runs are sent, as stated by the last beat, which knows the app's routes."""
         return next((beat.queues[0] for beat in self.of_kind("beat") if beat.queues), f"rolling.{self.source}")
 
     @property
     def workers(self) -> list[Process]:
-        """Those that live and take the queue."""
+        """The live workers that consume the queue."""
         return [each for each in self.of_kind("worker") if each.is_alive and self.queue in each.queues]
 
     @property
     def beats(self) -> list[Process]:
-        """Those that live."""
+        """The live beats."""
         return [each for each in self.of_kind("beat") if each.is_alive]
 
     @property
@@ -133,21 +134,21 @@ class Facts:
 
     @property
     def failures(self) -> list[Report]:
-        """Those of them that failed since the last one that did not."""
+        """The runs that failed since the last one that did not."""
         return list(takewhile(lambda run: run.status == "failed", self.decided))
 
     def of_kind(self, kind: Literal["worker", "beat"]) -> list[Process]:
-        """All workers or beats that are remembered, the last to tell first."""
+        """Return all known workers or beats, the latest heartbeat first."""
         return [each for each in self.processes if each.kind == kind]
 
     @property
     def is_stale(self) -> bool:
-        """Whether no run has made or confirmed what is shown for three intervals, or nothing is shown."""
+        """Whether no run has made or confirmed the shown version for three intervals, or none is shown."""
         return self.state is None or self.state.stale
 
 
 def diagnose(facts: Facts) -> Diagnosis:
-    """Say what is wrong with a source."""
+    """Return the diagnosis of a source."""
     cause = _redis_away(facts) or _runs_fail(facts)
     if cause is None and facts.is_stale:
         cause = _clock_ahead(facts) or _runs_skipped(facts) or _no_worker(facts) or _no_beat(facts) or _no_run(facts)
@@ -155,14 +156,14 @@ def diagnose(facts: Facts) -> Diagnosis:
 
 
 def describe_time(text: str, now_s: float) -> str:
-    """A time of ISO 8601, to the second, in UTC; with the date unless it is today's."""
+    """Format an ISO 8601 time to the second, in UTC, with the date unless it is today's."""
     at = datetime.fromisoformat(text).astimezone(UTC)
     is_today = at.date() == datetime.fromtimestamp(now_s, UTC).date()
     return f"{at:%H:%M:%S} UTC" if is_today else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def describe_age(seconds: float) -> str:
-    """A time span for people, of one unit: `5 s`, `15 min`, `3 h`, `2 days`."""
+    """Format a time span for people, in one unit: `5 s`, `15 min`, `3 h`, `2 days`."""
     for limit, unit_s, unit in ((120, 1, "s"), (7_200, 60, "min"), (2 * DAY_S, 3_600, "h")):
         if seconds < limit:
             return f"{seconds / unit_s:.0f} {unit}"
@@ -170,7 +171,7 @@ def describe_age(seconds: float) -> str:
 
 
 def _shown(facts: Facts) -> str:
-    """What is shown, and how old it is."""
+    """Describe the shown version and its age."""
     state = facts.state
     if state is None:
         return "There is no version to show."
@@ -181,7 +182,7 @@ def _shown(facts: Facts) -> str:
 
 
 def _showing(facts: Facts) -> str:
-    """What is shown meanwhile."""
+    """Describe the version that is shown meanwhile."""
     state = facts.state
     if state is None:
         return "There is no version to show."
@@ -211,9 +212,9 @@ def _redis_away(facts: Facts) -> Diagnosis | None:
 def _runs_fail(facts: Facts) -> Diagnosis | None:
     failed = facts.failures
     if not failed or facts.now_s - seconds_of(failed[0].timestamp) > facts.stale_after_s + RECENT_S:
-        return None  # none has ended since: why that is so comes first
+        return None  # no run has ended since: the reason for that comes first
     if facts.state and seconds_of(failed[0].timestamp) < seconds_of(facts.state.checked_at) <= facts.now_s:
-        return None  # one has succeeded since, whose report comes after its version
+        return None  # a run has succeeded since; its report is written after its version
     last, since = failed[0], failed[-1].timestamp
     if len(failed) > 1 and len(failed) == len(facts.decided) and facts.state is not None:
         since = min(since, facts.state.checked_at, key=seconds_of)  # earlier ones are no longer in the list
@@ -263,7 +264,7 @@ def _no_beat(facts: Facts) -> Diagnosis | None:
 
 
 def _beat_silent(facts: Facts) -> str:
-    """That no beat sends, and since when."""
+    """Describe since when no beat has sent runs."""
     beats = facts.of_kind("beat")
     return (
         f"Beat has sent nothing since {describe_time(beats[0].seen_at, facts.now_s)}."

@@ -1,6 +1,6 @@
-"""A source's versions in its gz files, as a reader sees them: the manifest, and the payloads that it names.
+"""A reader's view of a source's versions in the gz files: the manifest, and the payloads that it names.
 
-Each call blocks: on a directory for `FILES_TIMEOUT_S` at most, on an object store for the limits of its own client.
+Each call blocks: on a directory for at most `FILES_TIMEOUT_S`, on an object store for the timeouts of its client.
 
 Errors: `UNREADABLE`; a directory that does not answer in time is an `OSError`.
 """
@@ -23,7 +23,7 @@ from optimizer.storage.time_limit import TimeLimit
 
 __all__ = ["FileStore"]
 
-# What a directory may take to answer, before a refresh goes on without it.
+# How long a refresh waits for a directory before it goes on without the files.
 FILES_TIMEOUT_S: Final = 2.0
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class FileStore:
     """One source's output directory, or its place in an object store.
 
     Args:
-        output_dir: Where the files are.
+        output_dir: The location of the files.
         stale_after_s: The age from which a version is stale.
     """
 
@@ -45,7 +45,7 @@ class FileStore:
         self._sightings = Sightings(stale_after_s)
 
     def see(self) -> Sighting | None:
-        """What the manifest shows; `None` if there is none."""
+        """Read the manifest; `None` if there is none."""
         current = self._current = self._within_limit(partial(self._store.read_current, self._current))
         if current is None:
             return None
@@ -54,11 +54,11 @@ class FileStore:
         return Sighting(current.manifest, text_of(current.checked_s), since_s)
 
     def load(self, sighting: Sighting) -> CachedVersion | None:
-        """The version that was shown, or one written since; `None` if it is not whole."""
+        """Load the version that the manifest named, or one written since; `None` if it is not whole."""
         snapshots = self._within_limit(partial(self._store.read_set, kinds=PAYLOAD_KINDS))
         if snapshots is None or snapshots.manifest.version < sighting.version:
             return None
-        if snapshots.manifest.version > sighting.version:  # when it was written, the next refresh finds out
+        if snapshots.manifest.version > sighting.version:  # the next refresh reads when it was written
             sighting = Sighting(snapshots.manifest, sighting.checked_at, sighting.checked_s)
         entries = snapshots.manifest.snapshots
         payloads = {
@@ -67,7 +67,7 @@ class FileStore:
         return CachedVersion.load(sighting, "files", payloads)
 
     def load_index(self) -> tuple[Sighting, Index] | None:
-        """The index, and of which version it is; `None` if there is none."""
+        """Load the index, and the version to which it belongs; `None` if there is none."""
         snapshots = self._within_limit(partial(self._store.read_set, kinds=("index",)))
         if snapshots is None:
             return None

@@ -1,15 +1,15 @@
-"""Follows a source: the newest version that can be read, from Redis or from the files, held in memory.
+"""Follows a source: keeps the newest version that can be read, from Redis or from the files, in memory.
 
-    refresh()       read the pointer and the files' manifest, and hold the newest version
-    snapshot(kind)  what is held, at once; whole() all of it
+    refresh()       reads the pointer and the files' manifest, and loads the newest version
+    snapshot(kind)  returns one payload from memory; whole() returns all
 
-A refresh blocks, for the limits of the two stores. A lock admits one at a time; what is held is replaced by one
-assignment, so any thread may read it without the lock.
+A refresh blocks, up to the timeouts of the two stores. A lock admits one at a time; the version in memory is replaced
+by one assignment, so any thread may read it without the lock.
 
-Invariant: of all that a process can see (held, Redis, files) it holds the newest version that can be read whole, and
-never goes back to an older one. Redis is asked at each refresh, a directory too. An object store, where each question
-is a request that costs money, is asked at the first refresh and whenever Redis shows nothing, something older than what
-is held, or a version that no run has confirmed for one and a half intervals.
+Invariant: of the versions in memory, in Redis and in the files, a process holds the newest one that can be read whole,
+and never goes back to an older one. Each refresh asks Redis, and a directory. An object store, where each request costs
+money, is asked at the first refresh and whenever Redis shows nothing, a version older than the one in memory, or a
+version that no run has confirmed for one and a half intervals.
 
 Errors: `SnapshotMissing` if there is a version neither in Redis nor in the files.
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Follower"]
 
 STALE_INTERVALS: Final = 3
-# How long a version of the files waits for a Redis that answers, in a process that holds changes.
+# How long a process that holds changes waits for Redis, if it answers, to show a version that the files already have.
 REDIS_PATIENCE_S: Final = 5.0
 
 
@@ -48,10 +48,10 @@ class Follower:
     Args:
         redis_url: The cache.
         source: The source's name.
-        output_dir: Where the gz files are, if this process can see them.
-        interval_s: Seconds between ticks; a version that none has confirmed for three of them is stale.
+        output_dir: The directory or URL of the gz files, if this process can see them.
+        interval_s: Seconds between ticks; a version that no run has confirmed for three intervals is stale.
         max_input_age_s: The age from which the input counts as stale; 0 for none.
-        stores: What holds the versions in place of Redis and the files; for `optimizer.testing`.
+        stores: The stores to use in place of Redis and the files; for `optimizer.testing`.
     """
 
     def __init__(
@@ -78,32 +78,32 @@ class Follower:
         else:
             self.redis = RedisStore(redis_url, source, self.stale_after_s)
             self.files = _file_store(output_dir, self.stale_after_s)
-        # Called with a version before it is shown, by the thread that refreshes; its result is `prepared` of it.
+        # Called with a version before it is shown, by the thread that refreshes; the result becomes its `prepared`.
         self.prepare: Callable[[CachedVersion], Any] | None = None
         # Each is called after each refresh, by the same thread.
         self.on_refresh: list[Callable[[], None]] = []
-        # What changed, where something in this process has asked for it.
+        # The changes, once something in this process has asked for them.
         self.changes: ChangeLog | None = None
         # Whether each refresh is a span of OpenTelemetry.
         self.traces = False
         self._files_problem = f"none in {output_dir}"
-        self._waits: tuple[int, float] = (0, 0.0)  # a version that waits, and since when
+        self._waits: tuple[int, float] = (0, 0.0)  # a version that is held back, and since when
         self._lock = threading.Lock()
 
     def begin_anew(self) -> object:
-        """Take a new lock and new connections; return the old ones open: after a fork they are the parent's."""
+        """Make a new lock and new connections; return the old ones, still open: after a fork they are the parent's."""
         self._lock = threading.Lock()
         return self.redis.connect()
 
     def prepare_with(self, prepare: Callable[[CachedVersion], Any]) -> None:
-        """Prepare each version by this function from now on, beginning with the one that is held."""
+        """Call this function with each version from now on, beginning with the current one, to set its `prepared`."""
         with self._lock:
             self.prepare = prepare
             if self.cached is not None:
                 self.cached = replace(self.cached, prepared=prepare(self.cached))
 
     def hold_changes(self) -> ChangeLog:
-        """What changed, held from now on; the first call refreshes, so that it holds what there is."""
+        """Return the changes, which are kept from now on; the first call refreshes to load them."""
         if self.changes is None:
             from optimizer.reader.changes import ChangeLog  # noqa: PLC0415 - most readers never ask for changes
 
@@ -116,7 +116,7 @@ class Follower:
     # ---- what is held
 
     def current(self) -> CachedVersion:
-        """The version that is held.
+        """Return the version in memory.
 
         Raises:
             SnapshotMissing: There is none.
@@ -131,10 +131,10 @@ class Follower:
         return cached
 
     def snapshot(self, kind: str) -> Snapshot[Any]:
-        """One payload of the version that is held.
+        """Return one payload of the version in memory.
 
         Raises:
-            SnapshotMissing: There is none, or this part of it cannot be read anywhere.
+            SnapshotMissing: There is no version, or this payload cannot be read from either store.
         """
         cached = self.current()
         payload = self._payload(cached, kind)
@@ -151,10 +151,10 @@ class Follower:
         )
 
     def whole(self) -> VersionSnapshot:
-        """All payloads of the version that is held.
+        """Return all payloads of the version in memory.
 
         Raises:
-            SnapshotMissing: There is none, or one of its payloads cannot be read anywhere.
+            SnapshotMissing: There is no version, or one of its payloads cannot be read from either store.
         """
         cached = self.current()
         predictions, bots, portfolio = (self._payload(cached, kind).value for kind in PAYLOAD_KINDS)
@@ -172,7 +172,7 @@ class Follower:
         )
 
     def state(self) -> State:
-        """Which version is held."""
+        """Return the state of the version in memory."""
         cached = self.current()
         age_s, input_age_s, pinned = cached.age_s(), cached.input_age_s(), cached.manifest.pinned
         return State(
@@ -192,7 +192,7 @@ class Follower:
         )
 
     def holds(self, version: int) -> bool:
-        """Whether this version or a newer one is held."""
+        """Whether this version or a newer one is in memory."""
         return self.cached is not None and self.cached.version >= version
 
     def _payload(self, cached: CachedVersion, kind: str) -> Payload:
@@ -207,7 +207,7 @@ class Follower:
     # ---- refresh
 
     def refresh(self, *, ask_redis: bool = True) -> None:
-        """Find the newest version and hold it; what is held stays if nothing better can be read."""
+        """Load the newest version; the one in memory stays if no newer one can be read."""
         with self._lock:
             if self.traces:
                 self._refresh_in_span(ask_redis=ask_redis)
@@ -215,7 +215,7 @@ class Follower:
                 self._refresh(ask_redis=ask_redis)
 
     def catch_up(self, version: int) -> None:
-        """Refresh for a lookup, unless `version` or a newer one is held: only from the files while Redis is away."""
+        """Refresh for a lookup, unless `version` or a newer one is in memory; while Redis is away, only from files."""
         with self._lock:
             if not self.holds(version):
                 self._refresh(ask_redis=self.redis.up)
@@ -224,9 +224,9 @@ class Follower:
         cached, shown_by_redis, shown_by_files = self.cached, None, None
         newest: CachedVersion | None = None
         if ask_redis:
-            with suppress(CacheUnavailable):  # `problem` says why
+            with suppress(CacheUnavailable):  # the reason is in `problem`
                 shown_by_redis, newest = self.redis.read(cached)
-                # Before the version shows: what leads to it is there when it does.
+                # Before the version is shown, so that the changes that lead to it are there by then.
                 if self.changes is not None and shown_by_redis is not None:
                     self.changes.read(self.redis, shown_by_redis.version)
         if self.files is not None and self._needs_files(shown_by_redis, newest):
@@ -242,7 +242,7 @@ class Follower:
                     newest = _better(shown_by_redis, newest, self._load_files(self.files, shown_by_files))
             except UNREADABLE as error:
                 self._files_problem = f"{self.output_dir} cannot be read: {error}"
-        # If a part of a newer version cannot be read anywhere, the old one is better: whole, and its age is shown.
+        # If a payload of a newer version cannot be read, the old version stays: it is whole, and its age is shown.
         if newest is None or (cached is not None and cached.is_whole and not newest.is_whole):
             newest = cached
         if newest is not None:
@@ -268,9 +268,9 @@ class Follower:
         return self.cached is not None and sighting.version < self.cached.version
 
     def _waits_for_change(self, shown_by_redis: Sighting | None, shown_by_files: Sighting) -> bool:
-        """Whether a version of the files, which a run writes first, waits until Redis has what leads to it.
+        """Whether a version in the files, which a run writes first, is held back until Redis has the change to it.
 
-        Else a process that holds changes would send the whole of each version that it sees between the two.
+        Otherwise a process that keeps changes would send each version that it sees in between as a whole.
         """
         cached = self.cached
         if self.changes is None or cached is None or shown_by_redis is None or shown_by_files.version <= cached.version:
@@ -288,7 +288,7 @@ class Follower:
         return time.monotonic() - shown_by_redis.checked_s > self.stale_after_s / 2
 
     def _load_files(self, files: VersionFiles, shown: Sighting) -> CachedVersion | None:
-        """The version in the files, which is not older than what is held."""
+        """Load the version in the files, which is not older than the one in memory."""
         cached = self.cached
         if cached is not None and cached.is_whole and cached.is_at(shown):
             return cached if cached.origin == "files" else cached.from_("files")
@@ -304,14 +304,14 @@ def _file_store(output_dir: Location | None, stale_after_s: float) -> FileStore 
 
 
 def _covers(redis: CachedVersion | None, shown_by_files: Sighting) -> bool:
-    """Whether what Redis has makes the files unnecessary."""
+    """Whether the version from Redis makes reading the files unnecessary."""
     return redis is not None and redis.is_whole and redis.version >= shown_by_files.version
 
 
 def _better(
     shown_by_redis: Sighting | None, redis: CachedVersion | None, files: CachedVersion | None
 ) -> CachedVersion | None:
-    """The newest version that one store, or both together, have whole; never a mixture of two versions."""
+    """Return the newest version that one store, or both together, have whole; never a mixture of two versions."""
     if shown_by_redis is None or redis is None or files is None:
         return redis or files
     if redis.version != files.version:

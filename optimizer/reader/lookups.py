@@ -1,9 +1,8 @@
-"""The lookups of `symbol`, `top` and `runs`: from what is held, else from Redis, else from the files.
+"""The lookups of `symbol`, `top` and `runs`: in memory, else in Redis, else in the files.
 
-Every result is of the version that is held, so that no method shows an older one than another, or a newer one that the
-others do not show yet. If neither Redis nor the files have the index of that version (any more, or yet), the lookup
-refreshes; if there is no newer version either, it is a missing snapshot: the index of an older version would be a step
-back, and "no such symbol" not true.
+Every result is of the version in memory, so that all methods show the same version. If neither Redis nor the files have
+the index of that version (any more, or yet), the lookup refreshes. If there is no newer version either, the lookup
+fails with a missing snapshot: the index of an older version would be a step back, and "no such symbol" would be wrong.
 
 Errors: `SnapshotMissing`.
 """
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Lookups", "ScanStatus"]
 
-# More would take a connection each, and a pool that is exhausted looks like a Redis that is away. The refresher is not
-# among them: it must not wait for lookups.
+# The most lookups at a time: each takes a connection, and an exhausted pool would look like a Redis that is away. The
+# refresher is not counted: it must not wait for lookups.
 LOOKUPS_AT_ONCE: Final = 8
-# Of what is diagnosed: most runs find no change, or are skipped.
+# The number of reports that are read for a diagnosis: most runs find no change, or are skipped.
 RUNS_READ: Final = 100
-# No index is so long; Redis refuses numbers beyond 64 bits.
+# Longer than any index; Redis refuses numbers beyond 64 bits.
 MAX_RANK: Final = 1 << 53
 
 T = TypeVar("T")
@@ -41,7 +40,7 @@ ScanStatus = Literal["success"]
 
 
 class Lookups:
-    """Parts of the version that a follower holds; all but the `cached_` methods block."""
+    """Lookups in the version of a follower; all but the `cached_` methods block."""
 
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
@@ -49,21 +48,21 @@ class Lookups:
         self._index: tuple[Sighting, Index] | None = None
 
     def cached_symbol(self, symbol: str) -> Answer[Record | None] | None:
-        """The record of one symbol, if it is held; else `None`."""
+        """Return the record of one symbol, if it is in memory; else `None`."""
         answer = self._cached_symbols(self._follower.current(), [symbol])
         return None if answer is None else _part(answer, answer.value[0])
 
     def cached_top(self, n: int, offset: int) -> Answer[list[Record]] | None:
-        """`n` records from rank `offset` on, if they are held; else `None`."""
+        """Return `n` records from rank `offset` on, if they are in memory; else `None`."""
         n, offset = _window(n, offset)
         return self._cached_top(self._follower.current(), n, offset)
 
     def symbol(self, symbol: str) -> Answer[Record | None]:
-        """The record of one symbol of the index; `None` in it if there is no such symbol."""
+        """Return the record of one symbol of the index; its `value` is `None` if there is no such symbol."""
         return self.symbols([symbol])[0]
 
     def symbols(self, symbols: Sequence[str]) -> list[Answer[Record | None]]:
-        """The records of symbols, in their order and of one version, for which Redis is asked once."""
+        """Return the records of symbols, in their order and of one version, by one request to Redis."""
         together = self._look_up(
             lambda cached: self._cached_symbols(cached, symbols),
             lambda version: self._follower.redis.records(version, symbols),
@@ -90,14 +89,14 @@ class Lookups:
                 reports = redis.reports(count, scans=status is not None)
         except CacheUnavailable:
             return []
-        # A client that has read of a version must not be shown an older one after that.
+        # A client that has read the report of a version must not be shown an older version after that.
         newest = max((report.version or 0 for report in reports), default=0)
         if not self._follower.holds(newest):
             self._follower.catch_up(newest)
         return reports
 
     def facts(self) -> Facts:
-        """What is known of the source; no runs and no processes while Redis is away."""
+        """Return the facts about the source; no runs and no processes while Redis is away."""
         from optimizer.reader.diagnosis import Facts  # noqa: PLC0415 - few readers ask
 
         redis = self._follower.redis
@@ -114,7 +113,7 @@ class Lookups:
         from_redis: Callable[[int], T | None],
         from_index: Callable[[list[Record]], T],
     ) -> Answer[T]:
-        """Ask the stores for the version that is held; then refresh, and ask for the newer version."""
+        """Ask the stores for the version in memory; if they lack it, refresh, and ask for the newer version."""
         follower, problem = self._follower, "not of this version"
         with self._at_once:
             for _ in range(READ_ATTEMPTS):
@@ -160,7 +159,7 @@ class Lookups:
         return None if value is None else self._answer(cached, "redis", value)
 
     def _read_index(self, cached: CachedVersion) -> Index | None:
-        """The index of the version that is held, from the files, decoded once a version."""
+        """Return the index of the version in memory, from the files, decoded once a version."""
         index = self._index
         if index is None or not cached.is_at(index[0]):
             files = self._follower.files

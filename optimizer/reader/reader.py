@@ -3,19 +3,19 @@
     reader = SnapshotReader.from_env()
     page = reader.predictions()
     page.value.predictions[0].symbol, page.version, page.etag, page.origin, page.age_s, page.stale
-    whole = reader.snapshot()  # all of one version: between two calls of the others a new one may come
+    whole = reader.snapshot()  # all of one version; between two calls of the others, the version may change
     whole.predictions, whole.bots, whole.portfolio, whole.version
 
-The first read refreshes in the call; from then on a thread of the process does, so that no page ever waits for Redis:
-it reads the pointer at each message on the channel `published` and once a second (a message may be lost), fetches a
-payload once a version, and changes over to the files while Redis is away. Only `symbol`, `top` and `runs` ask Redis in
-the call, for what is not held, with short timeouts. Threads may share a reader; after a fork the child holds what its
-parent held, and gets a thread and connections of its own.
+The first read refreshes in the call; from then on a thread of the process refreshes, so that no page ever waits for
+Redis: it reads the pointer at each message on the channel `published` and once a second (a message may be lost),
+fetches a payload once a version, and switches to the files while Redis is away. Only `symbol`, `top` and `runs` ask
+Redis in the call, for data that is not in memory, with short timeouts. Threads may share a reader; a forked child keeps
+the parent's version, and gets its own thread and connections.
 
-The same thread calls the callbacks of `on_version`, after each refresh and without a lock: a callback may use the
+The same thread calls the callbacks of `on_version`, after each refresh and without a lock, so a callback may use the
 reader.
 
-Errors: `SnapshotMissing` if neither has a snapshot; nothing else. The same for asyncio is in `async_reader.py`.
+Errors: `SnapshotMissing` if neither store has a snapshot; nothing else. The reader for asyncio is in `async_reader.py`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["SnapshotReader"]
 
 @dataclass(eq=False, slots=True)
 class _Callback:
-    """A callback for new versions, and the last version that it does not have to be called with."""
+    """A callback for new versions, and the newest version for which it needs no call."""
 
     call: Callable[[State], object]
     version: int
@@ -53,7 +53,7 @@ class _Callback:
 class SnapshotReader:
     """Reads one source's current snapshot.
 
-    `follower` has what is held, and `lookups` what `symbol`, `top` and `runs` ask.
+    `follower` has the version in memory, and `lookups` implements `symbol`, `top` and `runs`.
 
     Args:
         redis_url: The cache.
@@ -86,22 +86,22 @@ class SnapshotReader:
             enable()
             self.follower.traces = True
         self._thread: threading.Thread | None = None
-        # A set in the order of insertion, changed and copied by single operations only, and so without a lock: a
-        # finalizer removes from it, in any thread.
+        # A set in the order of insertion. It needs no lock, since it is only changed and copied by single operations: a
+        # finalizer may remove from it in any thread.
         self._callbacks: dict[_Callback, None] = {}
         self._begin_anew()
         _readers.add(self)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, source: str | None = None) -> SnapshotReader:
-        """A reader for the settings in `ROLLING_*` variables; of which source, if there are several."""
+        """Make a reader from `ROLLING_*` variables; `source` selects one of several sources."""
         from optimizer.config.settings import Settings  # noqa: PLC0415 - a reader by URL needs no settings
 
         return cls.from_settings(Settings.from_env(os.environ if environ is None else environ, source))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> SnapshotReader:
-        """A reader for the Redis, source and output directory of these settings."""
+        """Make a reader for the Redis, source and output directory of these settings."""
         return cls(
             settings.redis_url,
             settings.source,
@@ -124,7 +124,7 @@ class SnapshotReader:
         self._begin_anew()
 
     def refresh(self) -> None:
-        """Look for a new version now, in this call; for callers who have just published one, and for tests."""
+        """Look for a new version in this call; for callers who have just published one, and for tests."""
         self.start().refresh()
 
     def predictions(self) -> Snapshot[PredictionsSnapshot]:
@@ -148,15 +148,15 @@ class SnapshotReader:
         return self.start().whole()
 
     def changes(self, since: int) -> Changes:
-        """What changed between a version and the current one, to be applied by `optimizer.apply_change`.
+        """The changes between a version and the current one, to be applied by `optimizer.apply_change`.
 
-        From the first call on this process holds what changed; that call may ask Redis, later ones never do.
+        From the first call on, this process keeps the changes in memory; that call may ask Redis, later ones never do.
 
         Args:
             since: The version that the caller has.
 
         Raises:
-            ChangesMissing: That is not held, any more or at all; take `snapshot()`.
+            ChangesMissing: They are not, or no longer, in memory; use `snapshot()`.
             SnapshotMissing: There is no version.
         """
         follower = self.start()
@@ -171,11 +171,11 @@ class SnapshotReader:
         )
 
     def manifest(self) -> State:
-        """Which version is current."""
+        """The state of the current version."""
         return self.start().state()
 
     def symbol(self, symbol: str) -> Answer[Record | None]:
-        """The record of one symbol of the index; `None` in it if there is no such symbol."""
+        """The record of one symbol of the index; its `value` is `None` if there is no such symbol."""
         self.start()
         return self.lookups.symbol(symbol)
 
@@ -185,17 +185,17 @@ class SnapshotReader:
         return self.lookups.top(n, offset)
 
     def runs(self, count: int = 10, *, status: ScanStatus | None = None) -> list[Report]:
-        """The newest reports, of all runs or of scans that were published; none while Redis is away."""
+        """The newest reports, of all runs or only of published scans; none while Redis is away."""
         self.start()
         return self.lookups.runs(count, status)
 
     def facts(self) -> Facts:
-        """What is known of the source now: its version, the last runs, its workers and beats."""
+        """The facts about the source now: its version, the last runs, its workers and beats."""
         self.start()
         return self.lookups.facts()
 
     def diagnose(self) -> Diagnosis:
-        """What is wrong with the source, if anything is, and what to do."""
+        """The diagnosis of the source: what is wrong, if anything, and what to do."""
         from optimizer.reader.diagnosis import diagnose  # noqa: PLC0415 - few readers ask
 
         return diagnose(self.facts())
@@ -203,7 +203,7 @@ class SnapshotReader:
     # ---- new versions
 
     def wait(self, timeout_s: float) -> State:
-        """Wait for the first version, for `timeout_s` seconds after the first refresh; return which one it is.
+        """Wait for the first version, for `timeout_s` seconds after the first refresh; return its state.
 
         Raises:
             SnapshotMissing: There is none yet, or the reader was closed meanwhile; the message says why.
@@ -221,12 +221,12 @@ class SnapshotReader:
     def on_version(self, callback: Callable[[State], object]) -> Callable[[], None]:
         """Call `callback` with each version that is newer than the current one; return a function that removes it.
 
-        It is called in the reader's thread, soon after the version shows, never twice for a version and never for an
-        older one. Of versions that follow each other faster than the callback returns it gets the newest. The next
+        It is called in the reader's thread, soon after the version is shown, never twice for a version and never for an
+        older one. If versions follow each other faster than the callback returns, it gets only the newest. The next
         refresh waits until it returns. An exception that it raises is logged.
 
-        It is kept when the reader is closed, or inherited by a forked child: it is called again once the reader is
-        used there.
+        It stays registered when the reader is closed, and in a forked child: it is called again once the reader is used
+        there.
         """
         self.start()
         return self.subscribe(callback)
@@ -234,7 +234,7 @@ class SnapshotReader:
     def subscribe(
         self, callback: Callable[[State], object], *, on_close: Callable[[], object] | None = None
     ) -> Callable[[], None]:
-        """Add a callback as `on_version` does; one with an `on_close` is dropped at `close`, and in a forked child."""
+        """Add a callback as `on_version` does; with an `on_close`, it is dropped at `close` and in a forked child."""
         cached, callbacks = self.follower.cached, self._callbacks
         added = _Callback(callback, 0 if cached is None else cached.version, on_close)
         callbacks[added] = None
@@ -246,7 +246,7 @@ class SnapshotReader:
 
     def _call_back(self) -> None:
         for callback in list(self._callbacks):
-            # It may have been removed by one of those before it.
+            # A callback called before it may have removed it.
             if callback in self._callbacks and self.follower.holds(callback.version + 1):
                 state = self.follower.state()
                 callback.version = state.version
@@ -262,7 +262,7 @@ class SnapshotReader:
     # ---- the refresher
 
     def start(self) -> Follower:
-        """Begin to follow the source, unless this process does; return once the first refresh is done."""
+        """Begin to follow the source, unless this process already does; return once the first refresh is done."""
         if not self.is_started():
             with self._starting:
                 if not self.is_started():
@@ -281,7 +281,7 @@ class SnapshotReader:
         return thread is not None and thread.is_alive()
 
     def _begin_anew(self) -> None:
-        """Forget thread and locks, and the callbacks of those who wait now."""
+        """Drop the thread, the locks, and the callbacks of calls that are waiting."""
         for callback in list(self._callbacks):
             if callback.on_close is not None:
                 self._callbacks.pop(callback, None)
@@ -292,7 +292,7 @@ class SnapshotReader:
 
 
 def _refresh(reference: weakref.ref[SnapshotReader], listener: NewVersions, closed: threading.Event) -> None:
-    """Refresh again and again, until the reader is closed or garbage; `start` has done so for the first time."""
+    """Refresh until the reader is closed or garbage; `start` has done the first refresh."""
     first = True
     try:
         while (reader := reference()) is not None and not closed.is_set():
@@ -312,9 +312,9 @@ _readers: Final[weakref.WeakSet[SnapshotReader]] = weakref.WeakSet()
 
 
 def _begin_anew_after_fork() -> None:
-    """In a child: the parent's threads are not here, its locks may be held for ever, its connections are its own."""
+    """Reset the readers of a forked child: the parent's threads are gone; its locks and connections are not usable."""
     for reader in _readers:
-        # Kept: redis-py's destructors would take locks that a thread of the parent may hold for ever.
+        # Kept alive: redis-py's destructors would take locks that a thread of the parent may hold forever.
         _left_to_parents.append((reader.follower.begin_anew(), reader._thread))  # noqa: SLF001
         reader._begin_anew()  # noqa: SLF001
 

@@ -1,7 +1,7 @@
-"""A source's versions in Redis, as a reader sees them: the pointer, and the payloads of the version that it names.
+"""A reader's view of a source's versions in Redis: the pointer, and the payloads of the version that it names.
 
-Each call blocks, for two tries of `READER_TIMEOUT_S` at most. A Redis that is away is asked again by the refresher
-alone (`up`), later each time, so that no page waits for it.
+Each call blocks, for at most two attempts of `READER_TIMEOUT_S`. While Redis is away (`up` is false), only the
+refresher asks it, at growing intervals, so that no page waits for it.
 
 Errors: `CacheUnavailable`.
 """
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["READ_ATTEMPTS", "Listener", "RedisStore"]
 
-# How often the pointer is read: one small HASH. It says what a lost message would have said, and the age.
+# How often the pointer, one small HASH, is read: for the age, and because a message may be lost.
 POLL_S: Final = 1.0
-# While Redis is away it is asked this much later, then twice as much each time up to the longest, and a little at
-# random: a fleet of routers must not come back all at the same moment.
+# While Redis is away, the delay begins with the first value, is doubled each time up to the longest, and varied at
+# random: the routers of a fleet must not come back all at the same moment.
 FIRST_RETRY_S: Final = 0.25
 LONGEST_RETRY_S: Final = 2.0
 READ_ATTEMPTS: Final = 3
-# How long `close` of a reader may have to wait.
+# The longest time that closing a reader has to wait.
 STEP_S: Final = 0.1
 
 
@@ -65,10 +65,10 @@ class RedisStore:
         self._may_ask_time = True
         self._sightings = Sightings(stale_after_s)
         self.client = connect(url, timeout_s=READER_TIMEOUT_S, source=source)
-        self.up = True  # until a call fails; from then on only `Follower.refresh` asks
+        self.up = True  # false after a call has failed; then only `Follower.refresh` asks
 
     def connect(self) -> object:
-        """Take a new client; return the last one, still open: after a fork its connections are the parent's."""
+        """Make a new client; return the last one, still open: after a fork its connections are the parent's."""
         left = self.client
         self.client = connect(self.url, timeout_s=READER_TIMEOUT_S, source=self.keys.source)
         self.up = True
@@ -79,12 +79,12 @@ class RedisStore:
         self.client.close()
 
     def listener(self, closed: threading.Event) -> Listener:
-        """What waits for the next refresh, in one thread, until `closed` is set."""
+        """Make the object that waits for the next refresh, in one thread, until `closed` is set."""
         return Listener(self, closed)
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """Raise `CacheUnavailable` for all that redis-py raises, and note that Redis is away, if it is."""
+        """Raise `CacheUnavailable` for all errors of redis-py, and clear `up` if Redis is away."""
         try:
             with translated_errors(self.url):
                 yield
@@ -100,14 +100,14 @@ class RedisStore:
             raise
 
     def delay_s(self) -> float:
-        """How long to wait until the next refresh."""
+        """Seconds to wait until the next refresh."""
         if self.up:
             return POLL_S
         delay_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 10))
         return delay_s * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
     def read(self, cached: CachedVersion | None) -> tuple[Sighting | None, CachedVersion | None]:
-        """What the pointer shows, and that version as far as it can be read, unless what is held is newer."""
+        """Read the pointer, and its version as far as it can be read, unless the one in memory is newer."""
         try:
             with self.translated_errors():
                 result = self._read(cached)
@@ -130,7 +130,7 @@ class RedisStore:
             data = self._read_payloads(sighting.version, missing)
             if len(data) == len(missing):
                 break
-            # It was replaced and has expired between the two reads, or was evicted: the pointer says which.
+            # Between the two reads, the version was replaced and has expired, or it was evicted: the pointer tells.
             before, sighting = sighting, self._read_pointer()
             if sighting is not None and sighting.version == before.version:
                 break
@@ -142,14 +142,14 @@ class RedisStore:
         return sighting, CachedVersion.load(sighting, "redis", payloads)
 
     def _read_pointer(self) -> Sighting | None:
-        """What the pointer shows, dated by Redis' own clock if this user may ask for it."""
+        """Read the pointer, dated by Redis' clock if this user may send TIME."""
         now: tuple[int, int] | None = None
         try:
             fields, now = self._ask_pointer(with_time=self._may_ask_time)
         except redis.exceptions.NoPermissionError:
             if not self._may_ask_time:
                 raise
-            self._may_ask_time = False  # until Redis was away: its ACL may be another then
+            self._may_ask_time = False  # reset when Redis has been away, since its ACL may have changed
             fields, now = self._ask_pointer(with_time=False)
         pointer = Pointer.from_hash(fields)
         if pointer is None:
@@ -176,7 +176,7 @@ class RedisStore:
         return {kind: data for kind, data in zip(kinds, replies, strict=True) if data is not None}
 
     def changes(self, after: int, version: int) -> list[tuple[int, bytes]]:
-        """The newest entries after one version and up to another, oldest first; without those of older releases."""
+        """Read the newest entries after one version, up to another, oldest first, without those of older releases."""
         with self.translated_errors():
             entries = cast(
                 "list[tuple[bytes, dict[bytes, bytes]]]",
@@ -189,7 +189,7 @@ class RedisStore:
     # ---- lookups
 
     def records(self, version: int, symbols: Sequence[str]) -> list[Record | None] | None:
-        """The records of symbols in the index of a version, `None` for each that it lacks; `None` if it is gone."""
+        """Read the records of symbols in the index of a version, `None` for each missing one; `None` if it is gone."""
         key = self.keys.payload(version, "symbols")
         with self.translated_errors(), self.client.pipeline(transaction=False) as pipeline:
             pipeline.hmget(key, [symbol.encode("utf-8", "surrogatepass") for symbol in symbols])
@@ -198,7 +198,7 @@ class RedisStore:
             return [None if data is None else _RECORD.decode(data) for data in replies] if exists else None
 
     def ranked(self, version: int, n: int, offset: int) -> list[Record] | None:
-        """`n` records from rank `offset` on in the index of a version, best first; `None` if it is gone."""
+        """Read `n` records from rank `offset` on in the index of a version, best first; `None` if it is gone."""
         ranking, key = self.keys.payload(version, "ranking"), self.keys.payload(version, "symbols")
         with self.translated_errors():
             symbols = self._ranked_symbols(ranking, n, offset) if n else []
@@ -213,10 +213,10 @@ class RedisStore:
             return [_RECORD.decode(item) for item in data if item is not None]
 
     def _ranked_symbols(self, key: str, n: int, offset: int) -> list[bytes]:
-        """Symbols of a window of the ranking.
+        """Read the symbols of a window of the ranking.
 
-        A sorted set orders equal scores by member ascending, and so descending when it is read from the best: the
-        groups of equals that the window touches are read whole and put in order here.
+        A sorted set orders equal scores by member ascending, hence descending when it is read from the best on. So the
+        groups of equal scores that the window touches are read whole and sorted here.
         """
         window = cast(
             "list[tuple[bytes, float]]", self.client.zrange(key, offset, offset + n - 1, desc=True, withscores=True)
@@ -234,7 +234,7 @@ class RedisStore:
     # ---- runs and counts
 
     def reports(self, count: int, *, scans: bool) -> list[Report]:
-        """The newest reports, newest first, of all runs or of published scans; without those that cannot be read."""
+        """Read the newest reports, newest first, of all runs or of published scans, without unreadable ones."""
         stream = self.keys.scans if scans else self.keys.runs
         with self.translated_errors():
             entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", self.client.xrevrange(stream, count=count))
@@ -243,13 +243,13 @@ class RedisStore:
             try:
                 report = _REPORT.decode(fields.get(b"report", b""))
                 check_times(timestamp=report.timestamp)
-            except (ValueError, *UNREADABLE):  # of another release
+            except (ValueError, *UNREADABLE):  # written by another release
                 continue
             reports.append(report)
         return reports
 
     def processes(self) -> list[Process]:
-        """The workers and beats, the last to tell first, each judged by Redis' clock if this user may ask for it."""
+        """Read the workers and beats, the latest heartbeat first, dated by Redis' clock if this user may send TIME."""
         from optimizer.cache.heartbeats import decode_processes  # noqa: PLC0415 - few readers ask
 
         with self.translated_errors(), self.client.pipeline(transaction=False) as pipeline:
@@ -261,16 +261,16 @@ class RedisStore:
         return decode_processes(entries, now_s)
 
     def outcomes(self) -> dict[tuple[str, str], int]:
-        """The number of runs by status and error, which is empty unless they failed."""
+        """Read the number of runs by status and error, which is empty unless they failed."""
         from optimizer.cache.run_log import decode_outcomes  # noqa: PLC0415 - few readers ask
 
         with self.translated_errors():
             return decode_outcomes(cast("dict[bytes, bytes]", self.client.hgetall(self.keys.outcomes)))
 
     def memory(self) -> tuple[int, int]:
-        """Bytes that the server uses, and the limit that it has for them; 0 for none.
+        """Read the bytes that the server uses, and their limit, 0 for none.
 
-        Few users of an ACL may ask: that is a `CacheUnavailable` too.
+        Few users of an ACL are permitted to; a refusal is a `CacheUnavailable` too.
         """
         with self.translated_errors():
             info = cast("dict[str, int]", self.client.info("memory"))
@@ -287,7 +287,7 @@ class RedisStore:
 class Listener:
     """Waits for the next refresh: for a message on a source's channel, or until it is time to poll; for one thread.
 
-    redis-py cannot end the read of a channel from another thread, so a wait goes in steps.
+    redis-py cannot end the read of a channel from another thread, so it waits in short steps.
 
     Args:
         store: The source in Redis.
@@ -301,9 +301,9 @@ class Listener:
         self._is_forbidden = False
 
     def subscribe(self) -> None:
-        """Subscribe if Redis is there. A refresh has to follow: it sees what was published before."""
+        """Subscribe if Redis is there. A refresh has to follow, to see versions published before."""
         if not self._store.up:
-            self._is_forbidden = False  # its ACL may be another when it is back
+            self._is_forbidden = False  # its ACL may have changed when it is back
         elif self._channel is None and not self._is_forbidden:
             self._channel = self._store.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             try:
@@ -316,7 +316,7 @@ class Listener:
         """Return when it is time to refresh, or when the reader is closed."""
         until_s = time.monotonic() + self._store.delay_s()
         try:
-            with translated_errors(self._store.url):  # a broken channel is not taken for a Redis that is away
+            with translated_errors(self._store.url):  # a broken channel does not mean that Redis is away
                 while self._channel is not None and not self._closed.is_set():
                     left_s = until_s - time.monotonic()
                     if left_s <= 0 or self._channel.get_message(timeout=min(left_s, STEP_S)) is not None:
@@ -332,7 +332,7 @@ class Listener:
             self._channel = None
 
     def _give_up(self, error: CacheUnavailable) -> None:
-        # An ACL may forbid the channel alone: then the pointer is read once a second, and that is all.
+        # An ACL may forbid only the channel: then the pointer is read once a second.
         self._is_forbidden = is_forbidden(error)
         _log().debug("not listening to the channel of new versions", source=self._store.keys.source, error=error)
         self.close()
@@ -340,14 +340,14 @@ class Listener:
 
 @cache
 def _log() -> SourceLog:
-    """Import the log when there is something to say: a reader's process loads few modules."""
+    """Import the log only when it is needed, so that a reader's process loads few modules."""
     from optimizer.log import SourceLog  # noqa: PLC0415
 
     return SourceLog(__name__)
 
 
 def _cached_payloads(cached: CachedVersion | None, sighting: Sighting) -> dict[str, Payload]:
-    """The payloads of this version that are held already, be it of an earlier one: they are as they were."""
+    """Return the payloads of this version that are in memory already, possibly from an earlier version."""
     if cached is None:
         return {}
     if cached.origin != "redis":

@@ -1,4 +1,4 @@
-"""What pages, metrics and commands say of the last runs, and of what a version leaves out. Pure."""
+"""Summaries of the last runs, and of what a version leaves out, for pages, metrics and commands. Pure."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = [
 
 
 def last_decided(runs: Iterable[Report]) -> Report | None:
-    """The newest of these reports, newest first, of a run that was not skipped: it says how the source is."""
+    """Return the first of these reports that is not of a skipped run: it shows the state of the source."""
     return next((run for run in runs if run.status != "skipped"), None)
 
 
 def published_after_s(runs: Iterable[Report], scans: Iterable[Report]) -> float | None:
-    """How long the last new input took from its landing until its version could be read; `None` if no report says it.
+    """Return how long the last new input took from its landing until its version could be read; `None` if unknown.
 
     Args:
         runs: The last reports, newest first.
-        scans: Those of scans that were published, which are kept for longer.
+        scans: The last reports of published scans, which are kept for longer.
     """
     return next((each.published_after_s for each in (*runs, *scans) if each.published_after_s is not None), None)
 
 
 def describe_rejected(rejected: Rejected | None) -> list[str]:
-    """What a version leaves out, one sentence per kind; none if nothing is left out, or if it is not known."""
+    """Describe what a version leaves out, one sentence per kind; empty if nothing is left out or it is unknown."""
     if rejected is None:
         return []
     notes = []
@@ -46,13 +46,13 @@ def describe_rejected(rejected: Rejected | None) -> list[str]:
 
 
 def most_bots_lack_fields(rejected: Rejected) -> bool:
-    """Whether more than half of the bots that were taken have no value in any field that is read."""
+    """Whether more than half of the accepted bots have no value in any field that is read."""
     bots = rejected.bots
     return bots.without_fields is not msgspec.UNSET and 2 * bots.without_fields > bots.seen - bots.rejected
 
 
 def describe_bots_without_fields(rejected: Rejected | None) -> list[str]:
-    """That most bots have none of the fields that are read, as one sentence; none if that is not so."""
+    """Return one sentence saying that most bots have none of the fields that are read; empty if that is not so."""
     if rejected is None or not most_bots_lack_fields(rejected):
         return []
     counts = f"{rejected.bots.without_fields:,} of {rejected.bots.seen:,} bots"

@@ -1,11 +1,11 @@
-"""Values: the version that a process holds, and what a reader returns of it. No I/O.
+"""The version in memory, and the results that a reader returns from it. No I/O.
 
-A version is held as stored, inflated and decoded. A payload that cannot be inflated or decoded, or does not have its
+A version is kept as stored, inflated and decoded. A payload that cannot be inflated or decoded, or does not match its
 digest, is left out here; the caller takes it from the other store.
 
-Of a result, `origin` is `redis` or `files`. `age_s` is the time since a run last made or confirmed the version, at the
+In a result, `origin` is `redis` or `files`. `age_s` is the time since a run last made or confirmed the version, at the
 moment of the call; `stale` says that this is longer than three intervals, so no worker keeps the snapshot fresh any
-more. `rejected` counts the records and bots that the version leaves out; `None` if an older release has published it.
+more. `rejected` counts the records and bots that the version leaves out; `None` for a version of an older release.
 """
 
 from __future__ import annotations
@@ -64,15 +64,16 @@ _DECODERS: Final[Mapping[str, Callable[[bytes], Any]]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """Which version is current. `generated_at` is when it was made, `checked_at` when a run last confirmed it.
+    """The state of the current version. `generated_at` is when it was made, `checked_at` when a run last confirmed it.
 
-    `pinned` says since when no run replaces it, and by whom; `None` if runs do. `restored_from` is the old version that
-    a rollback published again as this one. `updates` is how many updates hold in it, published without a scan.
+    `pinned` says since when, and by whom, the version is pinned, so that no run replaces it; `None` if it is not.
+    `restored_from` is the old version that a rollback published again as this one. `updates` is the number of updates
+    in force in it, published without a scan.
 
-    `input_at` is the time of the last write to the input that it was made from, and `input_age_s` how long ago that is;
-    `None` if the place of the input does not say, or an older release has published it. `input_stale` says that it is
-    older than `max_input_age_s`: the engine is silent, though runs confirm what it wrote. A pinned version does not say
-    it: runs do not look at the input then.
+    `input_at` is the time of the last write to the input that it was made from, and `input_age_s` its age; both are
+    `None` if the input's storage does not tell the time, or for a version of an older release. `input_stale` says that
+    the input is older than `max_input_age_s`: the engine is silent, though runs confirm its last file. It is false for
+    a pinned version, since runs do not look at the input then.
     """
 
     version: int
@@ -109,7 +110,7 @@ class Snapshot(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionSnapshot(VersionContent):
-    """All snapshots of one version, each as the `value` of its `Snapshot`; shared likewise, and may not be changed."""
+    """All snapshots of one version, each as the `value` of its `Snapshot`; shared as well, and may not be changed."""
 
     origin: Origin
     age_s: float
@@ -130,9 +131,9 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """What leads from one version to the current one, which is `version`: changes to apply in their order.
+    """The changes from one version to the current one, which is `version`, to be applied in their order.
 
-    There are none where the content is the same, and where the version asked about is newer than the current one here.
+    There are none if the content is the same, or if the requested version is newer than the current one here.
     """
 
     version: int
@@ -155,7 +156,7 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What a store, Redis or the files, shows at a moment: the manifest, and when a run last confirmed it.
+    """The state of a store, Redis or the files, at one moment: the manifest, and when a run last confirmed it.
 
     `checked_at` is by the store's clock; `checked_s` is the same on this process's monotonic clock, from which the age
     is computed.
@@ -167,24 +168,24 @@ class Sighting:
 
     @property
     def version(self) -> int:
-        """The version that is shown."""
+        """The current version of the store."""
         return self.manifest.version
 
     def etag(self, kind: str) -> str | None:
-        """The digest of a payload; `None` if the manifest does not have it."""
+        """Return the digest of a payload; `None` if the manifest does not have it."""
         entry = self.manifest.snapshots.get(kind)
         return None if entry is None else entry.sha256
 
     def confirmed_by(self, held: Sighting | None, *shown: Sighting | None) -> Sighting:
-        """The same version with its newest confirmation, and with the manifest that a store shows of it now.
+        """Return the same version with its newest confirmation, and with the manifest that a store has for it now.
 
-        The manifest of a version may be replaced by one of the same set: of another input with the same content, or
-        without a pin. If two stores show different ones, the one that was confirmed last counts. A confirmation of an
-        older version of the same input says as much of this one: the input is still what it was.
+        The manifest of a version may be replaced by one for the same set: of another input with the same content, or
+        without a pin. If two stores have different ones, the one that was confirmed last is used. A confirmation of an
+        older version of the same input confirms this one too: the input has not changed.
 
         Args:
-            held: What was held before.
-            shown: What the stores show.
+            held: The sighting of the version in memory.
+            shown: The sightings of the stores.
         """
         newest, manifest = self, self.manifest
         for each in (held, *shown):
@@ -192,14 +193,14 @@ class Sighting:
                 continue
             if each.manifest.is_same_set(manifest) or each.manifest.fingerprint == manifest.fingerprint:
                 newest = max(newest, each, key=_checked_s)
-        # Not the pointer of an older release, which has less in it.
+        # Not the pointer of an older release, which has fewer fields.
         whole = [
             each for each in shown if each is not None and each.manifest.snapshots.keys() >= manifest.snapshots.keys()
         ]
         same = [each for each in whole if each.manifest.is_same_set(manifest)]
         if same:
             manifest = max(reversed(same), key=_checked_s).manifest
-        if manifest.rejected is None:  # as a pointer of an older release; the files may say it
+        if manifest.rejected is None:  # from a pointer of an older release; the files may have it
             for each in shown:
                 if each is not None and each.version == self.version and each.manifest.rejected:
                     manifest = msgspec.structs.replace(manifest, rejected=each.manifest.rejected)
@@ -220,23 +221,23 @@ class CachedVersion:
     origin: Origin
     payloads: Mapping[str, Payload]
     records: Mapping[str, Record]  # the predictions by symbol
-    prepared: Any = None  # what `Follower.prepare` has made of it
+    prepared: Any = None  # the result of `Follower.prepare`
 
     @classmethod
     def load(cls, sighting: Sighting, origin: Origin, payloads: Mapping[str, Payload]) -> Self:
-        """The version that a store shows, with these payloads."""
+        """Make the version of a store's sighting with these payloads."""
         best = payloads.get("predictions")
         records = {} if best is None else {record.symbol: record for record in best.value.predictions}
         return cls(sighting, origin, payloads, records)
 
     @property
     def manifest(self) -> Manifest:
-        """Its manifest."""
+        """The manifest of the version."""
         return self.sighting.manifest
 
     @property
     def version(self) -> int:
-        """Its number."""
+        """The number of the version."""
         return self.sighting.manifest.version
 
     @property
@@ -245,21 +246,21 @@ class CachedVersion:
         return len(self.payloads) == len(PAYLOAD_KINDS)
 
     def age_s(self) -> float:
-        """Seconds since a run last made or confirmed this version."""
+        """Return the seconds since a run last made or confirmed this version."""
         return max(0.0, time.monotonic() - self.sighting.checked_s)
 
     def input_age_s(self) -> float | None:
-        """Seconds since the last write to the input that this version was made from, if its place says when."""
+        """Return the seconds since the last write to the input of this version; `None` if that time is unknown."""
         input_at = self.manifest.input_at
         return None if input_at is None else elapsed_s(seconds_of(input_at), time.time())
 
     def from_(self, origin: Origin) -> CachedVersion:
-        """The same version, if another store has it too."""
+        """Return the same version with another store as its origin."""
         payloads = {kind: replace(payload, origin=origin) for kind, payload in self.payloads.items()}
         return replace(self, origin=origin, payloads=payloads)
 
     def is_at(self, sighting: Sighting) -> bool:
-        """Whether a store shows these very payloads."""
+        """Whether a store has exactly these payloads."""
         return self.version == sighting.version and all(
             payload.etag == sighting.etag(kind) for kind, payload in self.payloads.items()
         )
@@ -272,13 +273,13 @@ def load_payload(kind: str, etag: str, origin: Origin, data: bytes) -> Payload:
 
 
 def load_payloads(sighting: Sighting, data: Mapping[str, bytes]) -> dict[str, Payload]:
-    """The payloads from Redis that can be read."""
+    """Return the payloads from Redis that can be read."""
     payloads = {}
     for kind, gz in data.items():
         etag = hashlib.sha256(gz).hexdigest()
         try:
             if etag == sighting.etag(kind):
                 payloads[kind] = load_payload(kind, etag, "redis", gz)
-        except UNREADABLE:  # the caller takes it from the files, and the answer says so
+        except UNREADABLE:  # the caller takes it from the files, and the result says so
             continue
     return payloads

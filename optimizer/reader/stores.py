@@ -1,6 +1,6 @@
-"""What a follower needs of the two places that hold versions: Redis and the files, or what stands for them in tests.
+"""The protocols of the two stores that a follower reads: Redis and the files, or their replacements in tests.
 
-`RedisStore` and `FileStore` have the limits and the errors of each method; `optimizer.testing` has others that are in
+`RedisStore` and `FileStore` document the limits and the errors of each method; `optimizer.testing` implements them in
 memory.
 """
 
@@ -41,37 +41,37 @@ class CacheStore(Protocol):
         """Why there is no version, for messages."""
 
     def connect(self) -> object:
-        """Begin anew, and return what has to be kept of before."""
+        """Make new connections; return the old ones, which have to be kept alive."""
 
     def close(self) -> None:
         """Close the connections."""
 
     def listener(self, closed: threading.Event) -> NewVersions:
-        """What waits for new versions, in one thread, until `closed` is set."""
+        """Make the object that waits for new versions, in one thread, until `closed` is set."""
 
     def read(self, cached: CachedVersion | None) -> tuple[Sighting | None, CachedVersion | None]:
-        """The current version, unless what is held is newer."""
+        """Read the current version, unless the one in memory is newer."""
 
     def changes(self, after: int, version: int) -> list[tuple[int, bytes]]:
-        """The newest entries of the stream of changes after one version and up to another, each with its version."""
+        """Read the newest entries of the stream of changes after one version, up to another, each with its version."""
 
     def records(self, version: int, symbols: Sequence[str]) -> list[Record | None] | None:
-        """Records of the index by symbol."""
+        """Read records of the index by symbol."""
 
     def ranked(self, version: int, n: int, offset: int) -> list[Record] | None:
-        """Records of the index by rank."""
+        """Read records of the index by rank."""
 
     def reports(self, count: int, *, scans: bool) -> list[Report]:
-        """The newest reports."""
+        """Read the newest reports."""
 
     def processes(self) -> list[Process]:
-        """The workers and beats, the last to tell first."""
+        """Read the workers and beats, the latest heartbeat first."""
 
     def outcomes(self) -> dict[tuple[str, str], int]:
-        """The number of runs by status and error."""
+        """Read the number of runs by status and error."""
 
     def memory(self) -> tuple[int, int]:
-        """Bytes used, and their limit; 0 for none."""
+        """Read the bytes used, and their limit; 0 for none."""
 
     def add_reads(self, numbers: Mapping[Origin, int]) -> list[int]:
         """Count responses by origin."""
@@ -83,17 +83,17 @@ class VersionFiles(Protocol):
     costs_requests: bool
 
     def see(self) -> Sighting | None:
-        """The current version's manifest."""
+        """Read the current version's manifest."""
 
     def load(self, sighting: Sighting) -> CachedVersion | None:
-        """The current version."""
+        """Load the current version."""
 
     def load_index(self) -> tuple[Sighting, Index] | None:
-        """The current version's index."""
+        """Load the current version's index."""
 
 
 class Stores(NamedTuple):
-    """Both places; `files` is `None` where a process does not see the files."""
+    """Both stores; `files` is `None` in a process that does not see the files."""
 
     redis: CacheStore
     files: VersionFiles | None

@@ -1,7 +1,7 @@
 """The versions of a reader for `async for`: the current one, then each newer one, until the reader is closed.
 
-An iterator registers with the reader's thread, which wakes its event loop. It is removed when it is garbage, so that a
-`break`, a task that is cancelled and a loop that ends need no clean-up.
+An iterator registers with the reader's thread, which wakes its event loop. It is unregistered when it is garbage
+collected, so a `break`, a cancelled task and a loop that ends need no clean-up.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["Versions"]
 class _Signal:
     """Wakes an iterator in its event loop, from another thread.
 
-    It has no reference to the iterator, and none to what the iterator waits for: that refers to the waiting task, and
-    so to the iterator.
+    It has no reference to the iterator, nor to the future that the iterator waits for: that refers to the waiting task,
+    and so to the iterator.
     """
 
     def __init__(self, changed: asyncio.Event) -> None:
@@ -31,14 +31,14 @@ class _Signal:
         self.closed = False
 
     def wake(self, _state: State | None = None) -> None:
-        """Let it look for a newer version."""
+        """Make the iterator look for a newer version."""
         changed = self._changed()
         if changed is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(changed.set)
 
     def close(self) -> None:
-        """Let it end."""
+        """Make the iterator end."""
         self.closed = True
         self.wake()
 
@@ -48,7 +48,7 @@ class Versions(AsyncIterator[State]):
 
     Args:
         reader: The reader.
-        start: Starts it, without blocking the event loop.
+        start: Starts the reader without blocking the event loop.
     """
 
     def __init__(self, reader: SnapshotReader, start: Callable[[], Awaitable[Follower]]) -> None:
@@ -59,7 +59,7 @@ class Versions(AsyncIterator[State]):
         self._last = 0
 
     async def __anext__(self) -> State:
-        """Wait for a version that is newer than the last one, and return it."""
+        """Wait for a version newer than the last one, and return it."""
         signal, follower = self._signal, self._reader.follower
         if signal is None:
             await self._start()

@@ -7,10 +7,10 @@
  * `data` is the next bytes of the pruned stream; `spans` a list of (start, end, count, longest, kind); `offsets` pairs
  * of native 64-bit integers (offset in the pruned stream, offset in the input); `pending` as in rp_pending; `taken` the
  * number of bytes of the chunk that were read. The caller passes the rest to the next call, so that memory is bounded.
- * `objects` are those that are kept in records, as (name, first, count): see rp_object; the first entry is for none.
- * The GIL is released while the kernel works. Stable ABI, 3.11 and newer, whichever of them has compiled it. So no
- * format has a `#`, which fails on 3.12 if it was compiled for 3.13, and there is no Py_RETURN_NONE, which takes no
- * reference since 3.12, so that 3.11 would free None.
+ * `objects` are those that are kept in records, as (name, first, count): see rp_object; index 0 means none.
+ * The GIL is released while the kernel works. Stable ABI of 3.11, whichever later Python compiles it. So no format has
+ * a `#`, which fails on 3.12 if it was compiled for 3.13, and Py_RETURN_NONE is not used: headers of 3.12 and newer
+ * let it take no reference, so that 3.11 would free None.
  */
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>

@@ -1,8 +1,8 @@
 """Batches: spans of pruned JSON in which records follow each other, decoded as a whole. Pure.
 
-In: an `EncodedBatch` as the native pruner cuts it. Out: a `RecordBatch` if every record counts, single items if some do
-not, `None` if the text of the batch cannot be decoded: then nothing is decided, and the caller decodes record by
-record.
+In: an `EncodedBatch` as the native pruner cuts it. Out: a `RecordBatch` if all records are valid, single items if some
+are not, or `None` if the text of the batch cannot be decoded: then nothing has been emitted, and the caller decodes
+record by record.
 
 Most records of most files are good, so msgspec gets hundreds at once, with the structs that also decode a single
 record.
@@ -38,9 +38,9 @@ class BatchKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class EncodedBatch:
-    """`count` records, the longest of `longest` bytes with its key, and the text between them.
+    """`count` records and the text between them; the longest record has `longest` bytes, its key included.
 
-    That should be commas and white space; with anything else decoding fails.
+    The text between records should be commas and white space; with anything else, decoding fails.
 
     `locate(position)` returns the offset in the input of a byte of `data`; `unit(start, end)` cuts a unit out of
     `data`.
@@ -56,7 +56,7 @@ class EncodedBatch:
     def own_text(self) -> Iterator[tuple[bytes | memoryview, int]]:
         """Yield the text with each unit as `{}`, in contiguous parts with their offsets in the input.
 
-        That is what counts for the size of the root if the root turns out to be one record.
+        Its length counts towards the size of the root if the root turns out to be one record.
         """
         done = level = start = 0
         for match in _BRACKET_OR_STRING.finditer(self.data):
@@ -71,12 +71,12 @@ class EncodedBatch:
                     done = match.end()
 
 
-# Decodes a batch, or returns False: then its records follow as fragments.
+# Decodes a batch, or returns False; then the caller passes its records as fragments.
 OnBatch = Callable[[EncodedBatch], bool]
 
 
 class RecordBatch(NamedTuple):
-    """Records that all count: the symbol and the fields of each."""
+    """Valid records: the symbol and the fields of each."""
 
     symbols: Collection[str]
     fields: Collection[Any]
@@ -121,7 +121,7 @@ class BatchDecoder:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue
             if len(records.fields) != batch.count:
-                break  # a name came twice in the object
+                break  # a name occurred twice in the object
             ignored = _symbols_ignored(records) if batch.kind is BatchKind.MEMBERS else 0
             return [records, SymbolsIgnored(ignored)] if ignored else [records]
         return _decode_one_by_one(batch, self._one_by_one)
@@ -143,7 +143,7 @@ _OWN_SYMBOL: Final = attrgetter("symbol")
 
 def _symbols_ignored(batch: RecordBatch) -> int:
     own = list(map(_OWN_SYMBOL, batch.fields))
-    if own == list(batch.symbols) or own.count(None) == len(own):  # the usual cases, in a tenth of the time
+    if own == list(batch.symbols) or own.count(None) == len(own):  # the usual cases, checked in a tenth of the time
         return 0
     return sum(map(bool, map(ne, own, batch.symbols))) - own.count(None)
 
@@ -181,5 +181,5 @@ def _decode_one_by_one(batch: EncodedBatch, decoder: RecordDecoder) -> _Items | 
             position = match.end()
             expected = _NEXT[batch.kind]
     except (SourceMalformed, ValueError):
-        return None  # decoded again as fragments: the records before the error come first, and it gets its own offset
+        return None  # decoded again as fragments: records before the error come first, and it gets its exact offset
     return items if position == len(batch.data) else None

@@ -21,7 +21,7 @@ class BotDecoder:
     """Decode bots.
 
     Args:
-        schema: The rows of their fields, and of their positions'.
+        schema: The rows of the fields of bots and of positions.
         max_bytes: The longest unit that the pruner kept.
     """
 

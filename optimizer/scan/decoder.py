@@ -8,13 +8,13 @@ Four shapes are recognised, root by root (a file may hold several JSON texts one
 - an object: each member that is an object is a record, its key the symbol; members named `predictions` or `symbols`
   are sections of records, `bots` or `_bots` of bots; other names that begin with `_` are not records;
 - an array: each element is a record, with its `symbol`;
-- an object with a string `symbol` of its own: one record (NDJSON). Its own `symbol` may come last, so its items are
-  held until the object ends, or has so many members that it is a map (`root`). One that has neither objects nor
-  sections, and has a record's fields, is a record without a symbol; so is any such object after a line that was a
-  record.
+- an object with a member `symbol` that is a string: one record (NDJSON). That member may come last, so the object's
+  items are held until it ends, or has so many members that it is a map (`root`). An object with a record's fields and
+  neither objects nor sections is a record without a symbol, and so is any object without objects and sections after a
+  line that was a record.
 
-Errors: `SourceMalformed` with the byte offset, for a syntax error in anything that is kept. A record that is well
-formed and cannot be used is a `Reject`, and the stream continues; text that is not valid Unicode is well formed.
+Errors: `SourceMalformed` with the byte offset, for a syntax error in anything that is kept. A well-formed record that
+cannot be used becomes a `Reject`, and the stream continues; text that is not valid Unicode is such a case.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from optimizer.scan.validation import RecordDecoder, shown_name, where
 
 __all__ = ["Decoder", "Item", "RootShape", "ScanEvent"]
 
-# A text of nothing but plain values gives an item for each two bytes.
+# A text of nothing but plain values yields an item for every two bytes.
 MOST_ITEMS: Final = 1_000
 
 _TOKEN = STRING + rb'|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]]++'
-# Plain values and emptied arrays, each with its comma, need no parser: gigabytes of them would otherwise take hours.
-# Names of members are plain ASCII, and not one that has a meaning.
+# Plain values and emptied arrays, each with its comma, are skipped without the parser: with it, gigabytes of them would
+# take hours. In objects, only members with plain ASCII names that have no meaning are skipped.
 _VALUE = STRING + rb"|\[\]|" + NUMBER + b"".join(b"|" + literal for literal in LITERALS)
 _MEMBER = rb"%b%%b%b:%b%%b%b," % (GAP, GAP, GAP, GAP)
 _TOKENS, _VALUES = map(compiled, (_TOKEN, _VALUE))
@@ -73,7 +73,8 @@ class Decoder:
     """Turn the fragments of a pruned stream into items, in the order of the input.
 
     Args:
-        max_record_bytes: The pruner's limit; a record whose own level is longer is rejected as `RecordTooLarge`.
+        max_record_bytes: The pruner's limit; a record that is longer, without its nested containers, is rejected as
+    `RecordTooLarge`.
         schema: The rows of the fields of records and bots.
         objects: The objects that the pruner keeps in records.
     """
@@ -90,7 +91,7 @@ class Decoder:
         self._structure = Structure()
         self._items: list[ScanEvent] = []
         self._lines = False  # a root object was a record
-        self._root_matters = True  # no record has come, and no root was described
+        self._root_matters = True  # no record was found yet, and no root was described
         self._list_of_bots: int | None = None  # offset of an array of bots that has had no element yet
         self._begin_root(0)
 
@@ -113,7 +114,7 @@ class Decoder:
         yield from self._completed()
 
     def take_batch(self, batch: EncodedBatch) -> bool:
-        """Decode a batch, the next part of the stream; return False if its fragments have to come instead."""
+        """Decode a batch, the next part of the stream; return False to get it as fragments instead."""
         if not self._expects(batch):
             return False
         items = self._batches.decode(batch)
@@ -148,7 +149,7 @@ class Decoder:
     # ---- the text around the units
 
     def _take_text(self, fragment: Fragment) -> Iterator[None]:
-        """Process text; yield when there are many items to be fetched."""
+        """Process text; yield whenever many items are ready to be fetched."""
         for match in self._patterns.part.finditer(fragment.data):
             start, stop = match.span()
             if match.lastgroup == "token":
@@ -177,7 +178,7 @@ class Decoder:
                     self._end_root(event)
 
     def _send(self, token: bytes, offset: int) -> None:
-        # A record's own names matter when it is decoded, except those of objects, which come as units.
+        # The names in a record matter only when it is decoded, except the names of objects, which come as units.
         with_keys = self._root.shape is not Shape.RECORD or bool(self._objects)
         self._structure.send(token, offset, with_keys=with_keys)
 

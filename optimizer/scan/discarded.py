@@ -1,6 +1,6 @@
-"""The container that the pruner discards: finds its end, without keeping anything of it. Pure.
+"""The container that the pruner discards: finds its end without keeping any of its content. Pure.
 
-Checked are closed strings, balanced brackets of each kind, and the depth limit.
+It checks closed strings, balanced brackets of each kind, and the depth limit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class DiscardedContainer:
         self._curly = 0  # open curly brackets; the rest of the depth is square
 
     def open(self, bracket: int, depth: int) -> None:
-        """Begin with its bracket, inside so many kept containers."""
+        """Begin at its opening bracket, inside `depth` kept containers."""
         self.depth = 1
         self._max_depth = MAX_DEPTH - depth
         self._is_curly = bracket in _CURLY

@@ -1,10 +1,10 @@
 """The engines: two pruners with the same results.
 
-- `native`: the compiled kernel, at the speed of inflate. The default where it was compiled.
-- `ijson`: pure Python, 5 to 15 times slower, and the readable specification. Used where there was no compiler.
+- `native`: the compiled kernel, about as fast as inflating. The default if it was compiled.
+- `ijson`: pure Python, 5 to 15 times slower, and the readable specification. The default if it was not.
 
-`auto` takes the faster one that is available. That must not go unnoticed in a service with a time budget, so a worker
-logs `Engine.warning` at its start.
+`auto` takes the faster one that is available. A service with a time budget must not run on the slow one unnoticed, so a
+worker logs `Engine.warning` at its start.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class PrunerFactory(Protocol):
 class Engine:
     """One way to scan.
 
-    `chunk_bytes` is the chunk size that suits it best; `threads` says on how many the input is best inflated: more than
-    one, besides the scan's, if the scan releases the GIL and there are cores for it. `warning` is for operators.
+    `chunk_bytes` is its best chunk size. `threads` is the best number of threads, besides the scan's, to inflate the
+    input: more than one if the scan releases the GIL and there are cores for them. `warning` is for operators.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Engine:
 
     @property
     def ahead(self) -> bool:
-        """Whether inflating on another thread than the scan's is faster."""
+        """Whether it is faster to inflate on a thread other than the scan's."""
         return self.threads > 1
 
 
@@ -110,7 +110,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# A chunk of nothing but brackets becomes as many fragments as it has bytes, so small chunks keep memory small.
+# A chunk of nothing but brackets becomes one fragment per byte, so chunks are small to keep memory small.
 _CHUNK_BYTES: Final = 64 * 1024
 # Larger chunks share the cost of passing them between threads; still larger ones do not fit the core's cache.
 _NATIVE_CHUNK_BYTES: Final = 768 * 1024

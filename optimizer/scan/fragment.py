@@ -1,4 +1,4 @@
-"""What a pruner passes to the decoder: fragments of pruned JSON that know their offsets in the input. Pure.
+"""The interface between pruner and decoder: fragments of pruned JSON with their offsets in the input. Pure.
 
 `FragmentBuilder` joins what the pruner in Python keeps, and drops units that are too long.
 
@@ -41,7 +41,7 @@ MAX_DEPTH: Final = 1000
 class FragmentKind(Enum):
     """The kind of a fragment.
 
-    `BEGUN` stands for a unit or a string that never becomes complete, since an error follows: `{` or `""`.
+    `BEGUN` stands for a unit (`{`) or a string (`""`) that never becomes complete, since an error follows.
     """
 
     TEXT = auto()
@@ -52,9 +52,9 @@ class FragmentKind(Enum):
 class Fragment(NamedTuple):
     """A part of the pruned stream: one unit, or text around the units.
 
-    `size` is the number of bytes before any were left out for being too long: above `max_unit_bytes`, a unit's `data`
-    is empty, and an overlong string in a text is `""`. `offset` is the byte of the input at which the fragment begins.
-    `offsets` are flat pairs (position in `data`, offset in the input from there on), one for each gap.
+    `size` counts also bytes that were left out because the fragment is too long: above `max_unit_bytes`, a unit's
+    `data` is empty, and an overlong string in a text is `""`. `offset` is the byte of the input at which the fragment
+    begins. `offsets` are flat pairs (position in `data`, offset in the input from there on), one for each gap.
     """
 
     kind: FragmentKind
@@ -90,7 +90,7 @@ class FragmentBuilder:
 
     def __init__(self, max_unit_bytes: int) -> None:
         self.in_unit = False
-        self.size = 0  # of the current fragment, with bytes that were left out
+        self.size = 0  # of the current fragment, including bytes that were left out
         self._limit = max_unit_bytes
         self._offset: int | None = None  # at which it begins
         self._data = bytearray()
@@ -128,7 +128,7 @@ class FragmentBuilder:
         self.add(offset, b"{")
 
     def finish(self, kind: FragmentKind, consumed: int) -> None:
-        """End the current fragment; `consumed` is the offset of one of which no byte was kept."""
+        """End the current fragment; `consumed` is its offset if no byte of it was kept."""
         if self.size:
             offset = consumed if self._offset is None else self._offset
             self._fragments.append(Fragment(kind, offset, self.size, bytes(self._data), self._offsets or NO_OFFSETS))
@@ -144,7 +144,7 @@ class FragmentBuilder:
         self._fragments.append(Fragment(FragmentKind.BEGUN, offset, 1, data, NO_OFFSETS))
 
     def completed(self, consumed: int) -> list[Fragment]:
-        """Return the fragments since the last call: text always is complete."""
+        """Return the fragments completed since the last call; text counts as complete at any point."""
         if not self.in_unit:
             self.finish(FragmentKind.TEXT, consumed)
         fragments, self._fragments = self._fragments, []
@@ -152,18 +152,18 @@ class FragmentBuilder:
 
 
 def null_for(constant_bytes: int) -> bytes:
-    """Return the replacement of NaN or Infinity: padded to the same length, so that only NaN shifts what follows."""
+    """Return the replacement of NaN or Infinity, padded to the same length, so that only NaN shifts later offsets."""
     return b"null".ljust(constant_bytes)
 
 
 def malformed(offset: int, reason: str, excerpt: bytes = b"") -> SourceMalformed:
-    """Return the error for bad syntax at a byte of the JSON, with an excerpt from there."""
+    """Return the error for bad syntax at a byte of the JSON, with an excerpt that begins there."""
     near = f", at {shown(excerpt.decode('utf-8', 'replace'))}" if excerpt else ""
     return SourceMalformed(f"malformed JSON at byte {offset:,}: {reason}{near}")
 
 
 def shown(value: object) -> str:
-    """Return a value as error messages show it: cut where it is long, `missing` for null."""
+    """Return a value as error messages show it: truncated if it is long, `missing` for null."""
     text = "missing" if value is None else repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
 

@@ -1,6 +1,6 @@
-"""Where a rolling file has records and bots: the members of a root with a meaning, and how much of each is kept.
+"""Where records and bots are in a rolling file: the root's members that have a meaning, and how much of each is kept.
 
-Pruners know nothing else of the format. A new kind of section is a line here and a branch in `decoder`.
+Pruners know nothing else about the format. A new kind of section is a line here and a branch in `decoder`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Objects = Mapping[str, "Objects"]
 
 
 class RecordNames(NamedTuple):
-    """The names in a record that a pruner has to know: of the symbol, and of objects that it does not empty."""
+    """The names in a record that a pruner needs: the symbol's, and those of objects that it does not empty."""
 
     key: str = RECORD_KEY
     objects: Objects = MappingProxyType({})
@@ -69,7 +69,7 @@ DEFAULT_NAMES: Final = RecordNames()
 
 
 class FileLayout(NamedTuple):
-    """All that a pruner knows of a rolling file."""
+    """Everything that a pruner knows about a rolling file."""
 
     default: Layout
     members: Mapping[bytes, Layout]

@@ -1,11 +1,11 @@
 """The native pruner: the compiled kernel prunes; this module turns its output into fragments and batches.
 
-The kernel (`kernel/prune.h`) returns the same JSON, pruned, and the spans of it in which records follow each other.
-Each span is offered to `on_batch`, which may decode all of it at once. The rest, and every batch that was not taken,
-goes through `pruner.Pruner` like any other input; it is small by now. So each rule is written once, and the kernel only
-adds speed.
+The kernel (`kernel/prune.h`) returns the pruned JSON, and the spans of it in which records follow each other. Each span
+is offered to `on_batch`, which may decode it as a whole. The rest, and every batch that was not taken, goes through
+`pruner.Pruner` like any other input, and is small after pruning. So each rule is written once, and the kernel only adds
+speed.
 
-Invariant: pruning is idempotent. `pruner.Pruner` makes the same fragments of the kernel's output as of the input,
+Invariant: pruning is idempotent. `pruner.Pruner` makes the same fragments from the kernel's output as from the input,
 except for their offsets, which are translated here. The tests compare the two pruners.
 
 Errors: those of `pruner.Pruner`, with the same messages.
@@ -36,13 +36,13 @@ from optimizer.scan.pruner import Pruner
 
 __all__ = ["VARIANT", "NativePruner"]
 
-# What the kernel returns: pruned bytes, spans (start, end, count, longest, kind), entries of the offset map, the offset
-# of what is pending, and the number of bytes read.
+# The kernel's output: pruned bytes, spans (start, end, count, longest, kind), entries of the offset map, the offset at
+# which a unit is still incomplete, and the number of bytes read.
 _Output = tuple[bytes, list[tuple[int, int, int, int, int]], bytes, int, int]
 _KINDS: Final = {int(kind): kind for kind in BatchKind}
 # The beginning of a record is held until its end arrives; a longer one is passed on in fragments.
 MAX_CARRIED_BYTES: Final = 4 << 20
-# Bytes given to the pruner in Python at once: each may become a fragment.
+# The most bytes passed to the pruner in Python in one call: each may become a fragment.
 STEP_BYTES: Final = 16 << 10
 # Decoding a batch costs as much as this many bytes of fragments.
 MIN_BATCH_BYTES: Final = 128
@@ -91,7 +91,7 @@ class NativePruner:
             names=names,
             locate=self._offset_map.locate,
         )
-        self._held = bytearray()  # of the pruned stream: the beginning of what may become part of a batch
+        self._held = bytearray()  # bytes of the pruned stream that may become part of a batch
         self._error: RollingError | None = None
         self._unit_offsets = (0, 0)  # of a unit that is open at the end of an output: in the pruned stream, the input
         self._position = 0  # offset in the pruned stream of the next byte
@@ -135,7 +135,7 @@ class NativePruner:
         yield from self._translated(self._pruner.end(error))
 
     def _take(self, output: _Output) -> Iterator[Fragment]:
-        """Offer the spans as batches, prune the bytes between them, hold what may become part of the next batch."""
+        """Offer the spans as batches, prune the bytes between them, and hold what may belong to the next batch."""
         data, spans, offsets, pending, _ = output
         self._offset_map.extend(offsets)
         end = self._position + len(self._held) + len(data)
@@ -144,7 +144,7 @@ class NativePruner:
         if not spans and pending <= self._position:
             self._held += data
         else:
-            # Every held byte is copied here at least once, and not much more often, however small the chunks are.
+            # Every held byte is copied here about once, however small the chunks are.
             begin, whole = self._position, b"".join((self._held, data)) if self._held else data
             for span in spans:
                 yield from self._take_span(span, whole, begin)
@@ -191,7 +191,7 @@ class NativePruner:
             starts = fragment.offsets[0::2]
             offsets = self._offsets_of(fragment.offset, 0, starts[0] if starts else len(fragment.data))
             if starts:
-                # It has gaps of its own, besides those of the kernel.
+                # It has gaps from this pruner too, besides those from the kernel.
                 stops = [*starts[1:], len(fragment.data)]
                 for start, stop, offset in zip(starts, stops, fragment.offsets[1::2], strict=True):
                     offsets.extend((start, self._offset_map.locate(offset)))
@@ -214,7 +214,7 @@ class NativePruner:
 
 
 def _kept_objects(objects: Objects) -> tuple[tuple[bytes, int, int], ...]:
-    """Return the objects that are kept in records as the kernel takes them: level by level, those of one together."""
+    """Return the kept objects in the kernel's format: level by level, the objects inside one object adjacent."""
     if not objects:
         return ()
     flat: list[tuple[bytes, int, int]] = [(b"", 0, 0)]

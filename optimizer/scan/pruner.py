@@ -1,4 +1,4 @@
-"""Structural pruning: JSON bytes in, the few bytes that matter out, before anything is parsed.
+"""Structural pruning: JSON bytes in, the few relevant bytes out, before anything is parsed.
 
 95 % of a rolling file are curves and debug data, nested deeper than a record's own fields. The pruner follows strings
 and brackets only. It cuts the stream into **fragments**:
@@ -7,11 +7,11 @@ and brackets only. It cuts the stream into **fragments**:
   emptied: `{"curve": [1, 2], "meta": {"a": 1}}` becomes `{"curve": [], "meta": {}}`;
 - **text** is everything around the units: the root's brackets, keys, commas and plain values, in whole tokens.
 
-So the decoder gets a small, ordinary JSON text, and a unit can be decoded alone. Emptying a container, instead of
-replacing it by `null`, keeps its type (a list in place of a number is still a list) and never makes the text longer.
+So the decoder gets a small, ordinary JSON text, and a unit can be decoded alone. A container is emptied instead of
+replaced by `null`, which keeps its type (a list in place of a number is still a list) and never lengthens the text.
 
-Guarantees: memory is bounded by `max_unit_bytes` for any input; what is discarded is checked for closed strings,
-balanced brackets of each kind and the depth limit, no more; the fragments that contain a given byte do not depend on
+Guarantees: memory is bounded by `max_unit_bytes` for any input; discarded text is checked only for closed strings,
+balanced brackets of each kind and the depth limit; the fragments that contain a given byte do not depend on
 where the input was cut; `NaN` and `Infinity` outside strings are `null` in every fragment.
 
 Errors: `SourceMalformed` with the byte offset in the JSON; `SourceTorn` if the JSON ends early.
@@ -49,7 +49,7 @@ _STRING_TOKEN = compiled(STRING)
 _LAST_STRING = compiled(rb"(?:[^\"]*+(" + STRING + rb"))*+")
 _STRING_TAIL = compiled(rb'[^"\\]*+(?:\\.[^"\\]*+)*+')
 _FLAT_TOKENS = re.compile(rb'[^"{}\[\]]++')
-# Atoms are numbers and literals, valid or not: anything between these, quotes and brackets.
+# Atoms are numbers and literals, valid or not: any bytes between white space, commas, colons, quotes and brackets.
 _SEPARATORS = (b" ", b"\t", b"\n", b"\r", b",", b":")
 _ATOM = re.compile(rb"[^ \t\n\r,:]++")
 _REST = re.compile(rb"[^ \t\n\r,:\"{}\[\]]*+")  # of an atom
@@ -63,14 +63,14 @@ _BEFORE_ITEMS: Final = b",[{"  # of a container
 _OPENING: Final = b"{["
 _CURLY: Final = b"{}"
 
-# The longest string that is compared with names inside units: each character an escape, and two quotes.
+# The longest string inside units that is compared with names: each character an escape, and two quotes.
 MAX_KEY_BYTES: Final = 6 * MAX_NAME_CHARACTERS + 2
-# An object that is kept in a root which is a record: a unit of its own, which the decoder puts back into the record.
+# An object that is kept in a root which is a record: it becomes a unit, which the decoder puts back into the record.
 _IN_RECORD: Final = Layout(unit_level=2, kept_levels=1)
 
 
 def _unescaped(key: bytes) -> bytes:
-    """Return a key without escapes for letters that need none; an invalid string is left for the decoder to refuse."""
+    """Return a key without needless escapes; an invalid string stays as it is, and the decoder refuses it."""
     if b"\\" not in key:
         return key
     try:
@@ -80,7 +80,7 @@ def _unescaped(key: bytes) -> bytes:
 
 
 class _Kept(NamedTuple):
-    """What is kept of the objects inside a container: if the unit is a record, and if the root is one."""
+    """Which objects inside a container are kept: if the unit is a record, and if the root is one."""
 
     in_unit: Objects | None
     in_root: Objects | None
@@ -110,7 +110,7 @@ class Pruner:
     """Cut a stream of JSON texts into fragments; feed it bytes in any chunking, then close it.
 
     Args:
-        default: The level of units in an array, and in an object under names that `members` does not list.
+        default: The level of units in an array, and in members of a root object that `members` does not list.
         members: The level of units in named members of a root object; a section that may only be an object (bots) is
             still followed if it is an array, and its elements are units as well.
         max_unit_bytes: The longest unit, and the longest string or number outside units, that is kept.
@@ -138,13 +138,13 @@ class Pruner:
         self._discarded = DiscardedContainer()
         self._consumed = 0  # bytes of JSON before the current buffer
         self._begun = False  # past the position of a byte order mark
-        self._carry = b""  # a few bytes that only have a meaning with what follows
+        self._carry = b""  # a few bytes that can only be interpreted together with the next ones
         self._objects = names.objects
-        self._kept: list[_Kept] = []  # of each open container, root first; none where no such objects are named
+        self._kept: list[_Kept] = []  # of each open container, root first; empty if no such objects are named
         self._containers = bytearray()  # opening brackets of the text's containers, root first: at most two
         self._depth = 0  # without the discarded container
         self._layout = default
-        # Last string; None if it was too long to keep. In units it is only followed where keys matter.
+        # Last string; None if it was too long to keep. In units it is tracked only where keys matter.
         self._key: bytes | None = b""
         self._significant = 0  # last byte of the text that is not white space: see `_add_flat`
         self._root_is_plain = False  # the root object has had no container except arrays that were emptied
@@ -206,7 +206,7 @@ class Pruner:
             SourceMalformed: An error in the bytes fed that has not been raised yet.
         """
         if self._error is None:
-            if not isinstance(error, SourceTorn):  # which may have cut a number
+            if not isinstance(error, SourceTorn):  # an early end may have cut a number
                 self._end_atom()
                 self._add_flat(self._consumed, self._carry)
             if error is not None and self._error is None:
@@ -215,7 +215,7 @@ class Pruner:
         if self._error is not None:
             raise self._error
 
-    # ---- for the native pruner, which feeds what the kernel has pruned, except batches
+    # ---- for the native pruner, which feeds the kernel's output, except batches
 
     @property
     def between_tokens(self) -> bool:
@@ -268,7 +268,7 @@ class Pruner:
         return position + 1
 
     def _take_items(self, buffer: bytes, position: int) -> int:
-        """Process plain members or elements without meaning at once, each with its comma."""
+        """Process several plain members or elements that have no meaning at once, each with its comma."""
         if not self._depth or self._depth + 1 < (self._default if self._depth == 1 else self._layout).unit_level:
             return position
         items = self._plain_items.match(buffer, position, position + self._limit)
@@ -286,7 +286,7 @@ class Pruner:
         stop = _FLAT.match(buffer, position).end()  # type: ignore[union-attr]  # it matches nothing too
         part = buffer[position:stop]
         if self._in_atom or stop == len(buffer) or b"NaN" in part or b"Infinity" in part:
-            self._tokens_until = stop  # so that it is not searched again at each of its tokens
+            self._tokens_until = stop  # so that the constant is not searched for again at each token
             return position
         self._add(self._consumed + position, part)
         if self._keys_matter:
@@ -299,7 +299,7 @@ class Pruner:
         return bool(self._kept) and any(self._kept[-1])
 
     def _note_key(self, part: bytes) -> None:
-        """Note the last string of whole tokens, and whether nothing but a colon follows it."""
+        """Store the last string of whole tokens, and whether only a colon follows it."""
         match = _LAST_STRING.match(part)
         if match[1] is not None:  # type: ignore[index]  # it matches nothing too
             self._key, self._significant = match[1], _QUOTE  # type: ignore[index]
@@ -349,7 +349,7 @@ class Pruner:
         if self._builder.in_unit:
             self._add(offset, part)
             if self._keys_matter:
-                # No longer one is a name, and the rest of the unit has a limit of its own.
+                # A longer string is no name, and the rest of the unit has its own limit.
                 key = None if self._key is None else self._key + part
                 self._key = key if key is not None and len(key) <= MAX_KEY_BYTES else None
                 self._significant = _QUOTE
@@ -360,7 +360,7 @@ class Pruner:
             self._token += part
             if len(self._token) > self._limit:
                 # Whether or not its end is in this buffer: the outcome must not depend on the cut.
-                # A fragment of its own, so that it is known which root is so long.
+                # It becomes a separate fragment, which shows which root is too long.
                 self._builder.finish(FragmentKind.TEXT, self._consumed)
                 self._key = None
                 self._add(self._token_offset, b'""', size=len(self._token))
@@ -454,7 +454,7 @@ class Pruner:
             self._kept.append(kept)
 
     def _open_in_text(self, byte: int, offset: int, kept: _Kept) -> _Kept | None:
-        """Open a container outside units, or a unit; return what is kept inside, or `None` if it is to be emptied."""
+        """Open a container outside units, or a unit; return what is kept inside, or `None` if it will be emptied."""
         level = self._depth + 1
         named = self._significant == _COLON and self._containers[-1:] == b"{"
         if level == 1:
@@ -517,9 +517,9 @@ class Pruner:
     # ---- errors
 
     def _end_with(self, error: RollingError) -> None:
-        """End with this error, after those that the decoder may find in what came before it.
+        """End with this error, after those that the decoder may find in the text before it.
 
-        That includes the beginning of a unit or a string that is not complete: perhaps none may stand there at all.
+        That includes the beginning of an incomplete unit or string, which may itself be a syntax error at that place.
         """
         unit = self.open_unit
         if unit is not None:

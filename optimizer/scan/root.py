@@ -1,7 +1,7 @@
-"""One root of the input: whether it is a map of records or one record, and what it looks like in words. Pure.
+"""One root of the input: whether it is a map of records or one record, and its description in words. Pure.
 
 A root object with a string `symbol` is one record. That member may come last, so the items of the root are held until
-it ends, or has so many objects that it is a map.
+the root ends, or has so many objects that it is a map.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from optimizer.scan.validation import ExtrasDropped, SymbolsIgnored, shown_name
 
 __all__ = ["Item", "Root", "RootShape", "ScanEvent", "Shape", "kind_of", "telling_names"]
 
-# A root object with so many objects in it, positions of bots included, is a map, whatever plain values it has besides.
+# A root object with this many objects in it, positions of bots included, is a map, whatever plain values it also has.
 MAP_MEMBERS: Final = 1_000
-# Members of a root that are named if nothing in it could be used.
+# How many members of a root the description names if nothing in the root could be used.
 MEMBERS_NAMED: Final = 5
 
 
@@ -32,21 +32,21 @@ class RootShape(NamedTuple):
 
 
 Item = Record | Bot | Reject
-# What a scan yields: items, batches of records, and notes about the file.
+# The events of a scan: items, batches of records, and notes about the file.
 ScanEvent = Item | RecordBatch | SymbolsIgnored | ExtrasDropped | RootShape
 
 
 def telling_names(schema: Schema) -> frozenset[str]:
-    """Return the names of plain values that show that a root object without objects should be a record.
+    """Return the names of plain values that mark a root object without objects as a record.
 
-    Maps have timestamps too, and may have what is an extra field of records.
+    Timestamps and extra fields are not among them, since maps may have these too.
     """
     fields = (field for field in schema.records.values() if field.name != "timestamp")
     return frozenset(name for field in fields for name in field.names if "." not in name)
 
 
 class Shape(Enum):
-    """What the root is."""
+    """The kinds of roots."""
 
     UNDECIDED = auto()
     MAP = auto()  # or an array
@@ -60,8 +60,8 @@ class Root:
         offset: Its first byte in the input.
         max_record_bytes: The longest record.
         telling: See `telling_names`.
-        after_records: A root before it was a record.
-        described: Its description may be needed.
+        after_records: Whether an earlier root was a record.
+        described: Whether its description may be needed.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Root:
         self._after_records = after_records
         self._described = described
         self._is_map = False  # it has objects or sections
-        self._tells = False  # it has plain values that show that it should be a record
+        self._tells = False  # it has plain values that mark it as a record
         self._members: list[str] = []  # the first ones, in words
         self._held: list[ScanEvent] = []
         self._held_objects = 0
-        # Its own level, in case it is a record; the opening bracket is the current token.
+        # Its text without nested containers, in case it is a record; the opening bracket is the current token.
         self._offset = offset
         self._own = bytearray(b"{")
         self._own_size = 1
@@ -91,7 +91,7 @@ class Root:
         self._own_end = offset + 1  # in the input, of its last token
 
     def add_own(self, token: bytes | memoryview, offset: int) -> None:
-        """Add a token of its own level."""
+        """Add a token that is not inside a nested container."""
         self._own_size += len(token)
         if self.shape is not Shape.MAP:
             if offset != self._own_end:
@@ -99,15 +99,15 @@ class Root:
             self._own += token
             self._own_end = offset + len(token)
             if len(self._own) > self._limit:
-                self._own.clear()  # the size says that it is too long
+                self._own.clear()  # the size shows that it is too long
                 del self._own_offsets[:]
 
     def add_left_out(self, size: int) -> None:
-        """Count bytes of its own level that the pruner has left out."""
+        """Count bytes outside nested containers that the pruner has left out."""
         self._own_size += size
 
     def add_item(self, item: ScanEvent) -> Iterable[ScanEvent]:
-        """Add an item; return the items that are known to count: none as long as the root may be one record."""
+        """Add an item; return the items that are final: none as long as the root may be one record."""
         if self.shape is Shape.MAP:
             return (item,)
         if self.shape is Shape.RECORD:
@@ -122,7 +122,7 @@ class Root:
         return held
 
     def add_objects(self, item: ScanEvent) -> None:
-        """Note the members of the root that a batch or one of its items are."""
+        """Count the members of the root that a batch, or a single item, stands for."""
         if isinstance(item, RecordBatch):
             for symbol in item.symbols:
                 self.add_object(symbol)
@@ -132,21 +132,21 @@ class Root:
             self.add_object(item.name or "")
 
     def add_object(self, name: str) -> None:
-        """Note a member that is an object."""
+        """Register a member that is an object."""
         self._is_map = True
         self.name_member(name, "start_map")
 
     def add_section(self, *, is_null: bool) -> None:
-        """Note a section."""
+        """Register a section."""
         self._is_map |= not is_null
 
     def add_symbol(self) -> None:
-        """Note a member `symbol` that is a string, in a root that is undecided: it is one record."""
+        """Register a member `symbol` that is a string, in an undecided root: the root is one record."""
         self.shape = Shape.RECORD
         self._held.clear()
 
     def add_plain(self, name: str) -> None:
-        """Note another member."""
+        """Register another member."""
         self._tells |= name in self._telling or (self._after_records and not name.startswith("_"))
 
     def name_member(self, name: str, event: str) -> None:
@@ -162,7 +162,7 @@ class Root:
 
     @property
     def is_record(self) -> bool:
-        """Whether the root, which has ended, is one record; perhaps without a symbol."""
+        """Whether the root, which has ended, is one record, with or without a symbol."""
         if self.shape is Shape.UNDECIDED:
             return self._tells and not self._is_map
         return self.shape is Shape.RECORD

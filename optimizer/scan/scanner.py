@@ -26,16 +26,16 @@ __all__ = ["scan", "scan_bot", "scan_items"]
 def scan(
     chunks: Iterable[bytes | memoryview], engine: Engine, *, max_record_bytes: int, mapping: InputMapping = UNMAPPED
 ) -> Iterator[ScanEvent]:
-    """Yield every record, bot and reject of a rolling file, in the order of the input, and notes about the whole.
+    """Yield every record, bot and reject of a rolling file, in the order of the input, and notes about the whole file.
 
     Args:
         chunks: JSON in any of the four shapes, cut anywhere.
         engine: Which pruner to use.
         max_record_bytes: The longest record, without its nested containers.
-        mapping: From which members the fields are read.
+        mapping: The members from which the fields are read.
 
     Raises:
-        SourceMalformed: A syntax error in what is kept; unbalanced or too deep nesting anywhere.
+        SourceMalformed: A syntax error in a part that is kept; unbalanced brackets or too deep nesting anywhere.
         SourceTorn: The JSON ends early.
     """
     layout = file_layout(mapping)

@@ -1,8 +1,8 @@
 """The tables of `models` under a mapping, as the decoders use them: a row for each field, and how a value is checked.
 
-In: an `InputMapping`. Out: a `Schema`, with the rows of records, bots and positions. `structs` makes of them what
-msgspec decodes records into, alone or in batches; what those accept counts. Where they refuse a record, `read_fields`
-checks the same rows one by one and says which one fails.
+In: an `InputMapping`. Out: a `Schema`, with the rows of records, bots and positions. From these, `structs` makes the
+structs into which msgspec decodes records, alone or in batches. A record is valid if the structs accept it; if they
+refuse it, `read_fields` checks the same rows one by one and reports the one that fails.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ __all__ = [
     "schema_of",
 ]
 
-# The smallest price, where prices are divided: a smaller one could become 0.
+# The smallest price if prices are divided: a smaller one could become 0.
 MIN_MAGNITUDE: Final = 1 / MAX_MAGNITUDE
 
 
 class Field(NamedTuple):
     """A row of a table. `names` are those of the input, paths with dots: the first one whose value is not null is used.
 
-    `type` and `expected` are for the value as it is in the input, which then is divided by `divisor`.
+    `type` and `expected` are for the value as it is in the input; it is then divided by `divisor`.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Field(NamedTuple):
 
 
 class Unusable(Exception):
-    """A field has a value that cannot be used; `reason` is for a record's reject."""
+    """A field has a value that cannot be used; `reason` becomes the reason of the record's reject."""
 
     def __init__(self, details: str, reason: RejectReason = RejectReason.FIELD_TYPE) -> None:
         super().__init__(details)
@@ -131,7 +131,7 @@ def _limits(type_: Any) -> Iterator[msgspec.Meta]:
 def _multiplied(type_: Any, divisor: float) -> Any:
     """Return the type of a number that is divided afterwards, so that the quotient has the limits of the type.
 
-    A number without limits gets some: its quotient must not become infinite, nor a price 0.
+    A number without limits gets some, so that no quotient becomes infinite and no price becomes 0.
     """
     metas = list(_limits(type_))
     low = next((meta.ge for meta in metas if meta.ge is not None), -MAX_MAGNITUDE)
@@ -218,25 +218,25 @@ def checked(field: Field, value: Any, label: str) -> Any:
 
 def _converted(value: Any, type_: Any) -> Any:
     if type(value) is float and not math.isfinite(value):
-        raise msgspec.ValidationError  # `convert` accepts infinite numbers, which JSON has not
+        raise msgspec.ValidationError  # `convert` accepts infinite numbers, which JSON does not have
     try:
         return msgspec.convert(value, type_)
-    except SystemError:  # msgspec before 0.22: an integer that no float can hold
+    except SystemError:  # msgspec before 0.22 raises this for an integer that no float can hold
         raise msgspec.ValidationError from None
 
 
 def check_text(label: str, value: Any) -> None:
-    """Check that a value is not text that is invalid.
+    """Check that a value, if it is text, is valid Unicode.
 
     Raises:
-        Unusable: It is; the message begins with the label.
+        Unusable: It is invalid text; the message begins with the label.
     """
     if type(value) is str and not is_text(value):
         raise Unusable(f"{label} is not valid text: {shown(value)}", RejectReason.TEXT)
 
 
 def is_text(text: str) -> bool:
-    """Whether text is valid Unicode, without lone surrogates; invalid UTF-8 is decoded to these too."""
+    """Whether text is valid Unicode without lone surrogates, to which invalid UTF-8 is decoded as well."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
 """The structs into which msgspec decodes records, made from the rows of `schema`.
 
-A name that a user wrote is a name of JSON only: attributes have the names of our own table, or numbers, and so has the
-source of the constructor that is compiled here.
+A name that a user wrote is used as a name of JSON only: the attributes, and the source of the constructor that is
+compiled here, have the names of the table of fields, or numbers.
 """
 
 from __future__ import annotations

@@ -10,12 +10,13 @@ A record below `min_confidence`, and a duplicate, is not rejected.
 
 Two guards for the version, both off unless the user sets them:
 
-- `ROLLING_MIN_RECORDS`: the fewest usable records: seen less rejected, so duplicates and low confidences are included.
+- `ROLLING_MIN_RECORDS`: the fewest usable records: records seen minus records rejected, duplicates and low confidences
+  included.
 - `ROLLING_MAX_DROP_PERCENT`: by how much usable records, bots, and holdings may each be fewer than in the version that
-  is shown. Without one there is nothing to compare with, so nothing is refused. A version of an older release does not
-  say how many records were usable; its bots and holdings are compared.
+  is shown. Without such a version nothing is refused. A version of an older release does not state how many records
+  were usable, so only its bots and holdings are compared.
 
-Exactly the limit passes, by exact arithmetic: with floats, 323 of 1,000 were more than 32.3 % of them.
+A drop of exactly the limit passes, by exact arithmetic: with floats, 323 of 1,000 would be more than 32.3 %.
 
 Errors: `NoRecords`, `NoBots`, `TooManyRejected`, with the counts, the reasons with an example each, and what to do;
 `GuardRefused`, with the variable, the number and its limit, and what to do.
@@ -47,11 +48,11 @@ def check_plausible(
         input_name: Where the input is, for messages.
         bots_dir: Where the bots directory is, if there is one.
         max_rejected_percent: The largest share of rejected records, and of rejected bots.
-        accept: The user lets this input through: only one without any usable record is refused.
+        accept: The user accepts this input: it is refused only if it has no usable record at all.
 
     Raises:
-        NoRecords: Not one record can be used.
-        NoBots: The input, or the bots directory, has bots, and not one of them can be used.
+        NoRecords: No record can be used.
+        NoBots: The input, or the bots directory, has bots, and none of them can be used.
         TooManyRejected: More than `max_rejected_percent` of the records, or of the bots, were rejected.
     """
     if not result.records_used:
@@ -66,7 +67,7 @@ def check_plausible(
 def check_counts(
     new: Manifest, current: Manifest | None, *, input_name: str, min_records: int, max_drop_percent: float
 ) -> None:
-    """Check that a version has enough, and not much less than the one before it.
+    """Check that a version has enough records, and not many fewer than the version before it.
 
     Args:
         new: The version that may be published.
@@ -76,7 +77,7 @@ def check_counts(
         max_drop_percent: By how much each number may fall, in percent of the current one; 100 allows any.
 
     Raises:
-        GuardRefused: It has not.
+        GuardRefused: It has too few.
     """
     records = _usable_records(new)
     if records is not None and records < min_records:
@@ -86,7 +87,7 @@ def check_counts(
         )
     if current is None:
         return
-    limit = Fraction(str(max_drop_percent))  # as the user has written it: the float nearest to 0.1 is not 0.1
+    limit = Fraction(str(max_drop_percent))  # exactly as the user wrote it: the float nearest to 0.1 is not 0.1
     fallen = [
         f"{now:,} {kind} are {100 * (before - now) / before:.4g} % fewer than the {before:,}"
         for kind, now, before in _compared(new, current)
@@ -104,12 +105,12 @@ def check_removed(now: int, before: int, *, max_drop_percent: float) -> None:
     """Check that updates do not remove too many symbols of the index.
 
     Args:
-        now: How many it has with them.
-        before: How many it has without.
-        max_drop_percent: As of `check_counts`.
+        now: The number of symbols with the updates applied.
+        before: The number of symbols without them.
+        max_drop_percent: As in `check_counts`.
 
     Raises:
-        GuardRefused: They do.
+        GuardRefused: They remove too many.
     """
     if 100 * (before - now) > Fraction(str(max_drop_percent)) * before:
         raise GuardRefused(
@@ -120,14 +121,14 @@ def check_removed(now: int, before: int, *, max_drop_percent: float) -> None:
 
 
 def _check_bots(result: ScanResult, input_name: str, bots_dir: str | None) -> None:
-    """Check input and directory separately: good bots in one must not hide that all of the other are gone."""
+    """Check input and directory separately: good bots in one must not hide that all bots of the other are unusable."""
     of_files = Units(result.bot_files_seen, result.bot_files_rejected)
     of_input = Units(result.bots_seen - of_files.seen, result.bots_rejected - of_files.rejected)
     for place, bots in ((input_name, of_input), (bots_dir, of_files)):
         if not bots.seen or bots.rejected < bots.seen:
             continue
         named = [reject for tally in _tallies(result, "bots") for reject in tally.first]
-        # Those of the input come first, and may be all that are named.
+        # Rejects of the input come first, and may be the only ones that have examples.
         first = next((reject for reject in named if reject.where.startswith(str(place))), named[0])
         raise NoBots(
             f"{place}: no bot there can be used ({bots.seen:,} rejected), the old snapshots stay: the first "
@@ -151,12 +152,12 @@ def _tallies(result: ScanResult, kind: str) -> list[RejectTally]:
 
 
 def advise(first: str) -> str:
-    """Return what to do about an input that is refused: something first, or else let it through."""
+    """Return the advice about a refused input: what to do first, and how to accept the input anyway."""
     return f"{first}; --accept of run or trigger lets this input through once: rolling-optimizer run --accept"
 
 
 def describe_tally(tally: RejectTally) -> str:
-    """Return the number of rejects with one reason, and the first of them, in words."""
+    """Describe the rejects with one reason: their number and the first of them."""
     return f"{tally.count:,} x {tally.reason}, first{_describe(tally.first[0])}"
 
 
@@ -166,7 +167,7 @@ def _describe(reject: Reject) -> str:
 
 
 def _compared(new: Manifest, current: Manifest) -> Iterator[tuple[str, int, int]]:
-    """Yield the name of each number that both versions know, the new one, and the current one."""
+    """Yield each number that both versions state: its name, the new value, and the current value."""
     now, before = _usable_records(new), _usable_records(current)
     if now is not None and before is not None:
         yield "usable records", now, before
@@ -175,6 +176,6 @@ def _compared(new: Manifest, current: Manifest) -> Iterator[tuple[str, int, int]
 
 
 def _usable_records(manifest: Manifest) -> int | None:
-    """Return how many records of a version's input could be used; `None` if an older release has written it."""
+    """Return how many records of a version's input were usable; `None` for a version of an older release."""
     rejected = manifest.rejected
     return None if rejected is None else rejected.records.seen - rejected.records.rejected

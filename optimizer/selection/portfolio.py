@@ -1,7 +1,7 @@
 """Bots in, holdings out: the net quantity of each symbol over all bots, and its average cost. Pure.
 
-Sums are decimal, of the shortest text of each number, so that 0.1 + 0.2 - 0.3 is 0 and the order of the bots does not
-matter: with 60 digits every sum of ordinary quantities is exact.
+Sums are decimal, computed from the shortest text of each number, so that 0.1 + 0.2 - 0.3 is 0 and the order of the bots
+does not matter: with 60 digits every sum of ordinary quantities is exact.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def holdings(bots: Iterable[Bot]) -> list[Holding]:
     """Return net quantity and average cost of every symbol, by symbol.
 
     Quantities are summed over all bots, shorts as negative; a symbol whose sum is 0 is left out. The average is
-    weighted by quantity over the side that remains, long or short, without the positions that have no cost; it is
-    `None` if none has one.
+    weighted by quantity over the positions with a cost on the side that remains, long or short; it is `None` if none
+    of these has a cost.
     """
     positions = sorted((position for bot in bots for position in bot.positions), key=_symbol)
     result = []
-    # Symbol by symbol, so that the decimals of one are freed before those of the next are made.
+    # Symbol by symbol, so that the decimals of one symbol are freed before the next one's are created.
     for symbol, group in groupby(positions, key=_symbol):
         long, short = _Side(), _Side()
         for position in group:

@@ -17,7 +17,7 @@ from optimizer.selection.top_n import Selection
 __all__ = ["MAX_BOTS", "MAX_POSITIONS", "ScanResult"]
 
 REJECTS_NAMED: Final = 3
-# All bots are shown and all positions summed, so all are held: limits bound the memory of a file of nothing else.
+# All bots are shown and all positions are summed, so all are kept in memory: these limits bound it for any file.
 MAX_BOTS: Final = 10_000
 MAX_POSITIONS: Final = 100_000
 MAX_BOT_TEXT_BYTES: Final = 8 << 20  # of names, symbols and times; 100,000 symbols of 30 characters are 3 MB
@@ -29,27 +29,27 @@ SHAPES: Final = (
 
 @dataclass
 class ScanResult:
-    """The events of a scan, taken one by one, in memory that does not grow with the number of records."""
+    """Accumulates the events of a scan one by one, in memory that does not grow with the number of records."""
 
     selection: Selection
     json_bytes: int = 0
     records_seen: int = 0
     records_rejected: int = 0
-    bots_seen: int = 0  # every occurrence, those of bot files too
+    bots_seen: int = 0  # every occurrence, also in bot files
     bots_rejected: int = 0
     bot_files_seen: int = 0
     bot_files_rejected: int = 0
     symbols_ignored: int = 0
     extras_dropped: int = 0
-    root: str | None = None  # what the input is, if no record was found in it
-    _duplicates: int = 0  # of the parts that were taken
+    root: str | None = None  # describes the input if no record was found in it
+    _duplicates: int = 0  # within the parts whose results were taken
     _bots: dict[str, Bot] = field(default_factory=dict)
     _positions: int = 0
     _bot_text_bytes: int = 0
     _rejects: dict[RejectReason, tuple[int, list[Reject]]] = field(default_factory=dict)
 
     def take(self, event: ScanEvent) -> None:
-        """Take the next event of the scan; a bot that occurs again replaces the one before."""
+        """Take the next event of the scan; a bot that occurs again replaces its earlier occurrence."""
         if isinstance(event, RecordBatch):
             self.records_seen += len(event.symbols)
             self.selection.add_batch(event)
@@ -82,8 +82,8 @@ class ScanResult:
         """Take the result of scanning a part.
 
         Args:
-            part: It stands for everything that was scanned.
-            name: The name of the part, which is put before the places of its rejects.
+            part: The result, which replaces all events of the part.
+            name: The name of the part, prefixed to the locations of its rejects.
         """
         self.records_seen += part.records_seen
         self.records_rejected += part.records_rejected
@@ -104,7 +104,7 @@ class ScanResult:
             self._take_bot(bot)
 
     def part_result(self) -> PartResult:
-        """End the scan of a part; return all that is needed to continue elsewhere."""
+        """End the scan of a part; return its result, from which another process can continue."""
         return PartResult(
             records=self.selection.finish(),
             bots=self.bots,
@@ -123,8 +123,8 @@ class ScanResult:
     def duplicates(self) -> int:
         """The number of records whose symbol occurred before.
 
-        Between parts a symbol is only known to occur again if both results have its record: exact, as long as no part
-        had more symbols than a selection keeps.
+        Between parts, a repeated symbol is noticed only if both results have its record. So the number is exact as long
+        as no part had more symbols than a selection keeps.
         """
         return self._duplicates + self.selection.duplicates
 
@@ -158,7 +158,7 @@ class ScanResult:
 
     @property
     def bots_without_fields(self) -> int:
-        """The number of bots that were not rejected, and have not one field."""
+        """The number of bots that were not rejected and have no field at all."""
         return sum(not bot.has_fields for bot in self._bots.values())
 
     @property
@@ -180,10 +180,10 @@ class ScanResult:
         return [RejectTally(reason, count, first) for reason, (count, first) in ordered]
 
     def summary(self) -> str:
-        """Return what was seen and rejected, as one line of text; if no record can be used, also what the input is."""
+        """Summarise what was seen and rejected in one line; if no record can be used, also describe the input."""
         parts = [f"{self.records_seen:,} records seen"]
         for tally in self.tallies():
-            # Two of them: the first may be no record at all, such as an object of metadata before the records.
+            # Two examples: the first may be no record at all, such as an object of metadata before the records.
             examples = dict.fromkeys(reject.details for reject in tally.first[:2])
             parts.append(f"{tally.count:,} x {tally.reason} ({'; '.join(examples)})")
         if self.root is not None and not self.records_used:
@@ -194,6 +194,6 @@ class ScanResult:
 
 
 def _text_bytes(bot: Bot) -> int:
-    """Return the size of a bot's text, of which the total has no other limit."""
+    """Return the size of a bot's text, whose total has no other limit."""
     time = bot.last_updated if isinstance(bot.last_updated, str) else ""
     return sum(len(text.encode()) for text in (bot.name, time, *(position.symbol for position in bot.positions)))

@@ -56,7 +56,7 @@ class Selection:
         return self._symbols.repeats()
 
     def finish(self) -> list[Record]:
-        """End the stream; return the best `limit` records, best first. Of the others only the number is kept."""
+        """End the stream; return the best `limit` records, best first. Only the number of the others is kept."""
         ranked = self.ranked()
         self._best = {record.symbol: record for record in ranked}
         self._symbols.finish()
@@ -104,9 +104,9 @@ class Selection:
 class _SymbolCount:
     """Counts symbols that occurred before.
 
-    64-bit hashes are kept in flat arrays: 8 to 16 bytes a symbol, where a set of str takes 100. Each goes into one of
-    256 arrays by its last byte. When the arrays have doubled, the repeats are removed from each, which takes a set of a
-    256th part of the symbols. Two symbols with the same hash count as one: a chance of one in 36 million at a million
+    64-bit hashes are kept in flat arrays: 8 to 16 bytes a symbol, where a set of str takes 100. The last byte of a hash
+    selects one of 256 arrays. When the arrays have doubled in size, the repeats are removed from each, by a set of a
+    256th of the symbols. Two symbols with the same hash count as one: a chance of one in 36 million for a million
     symbols.
     """
 
@@ -115,7 +115,7 @@ class _SymbolCount:
         self._hashes = [array("q") for _ in range(256)]
         self._append = [hashes.append for hashes in self._hashes]
         self._count = 0  # symbols added
-        self._repeats = 0  # of which, removed from the arrays
+        self._repeats = 0  # those of them that were removed from the arrays
         self._compact_at = _COMPACT_EVERY
         self._full = False
 

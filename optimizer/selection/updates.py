@@ -1,12 +1,12 @@
-"""Which of several records of a symbol counts: a shown one, an update, or one of a later scan. Pure.
+"""Decide which of several records of a symbol is used: the shown one, an update, or one of a later scan. Pure.
 
-    merge     takes what waits in the queue, in its order, over what is shown
-    rebase    takes the updates that hold over the ranking of a new scan, without those that the scan has answered
-    answer    leaves out of what waits in the queue what a new scan has answered
+    merge     applies the entries of the queue, in their order, to the shown records
+    rebase    applies the updates in force to the ranking of a new scan, without those that the scan supersedes
+    answer    removes from the entries of the queue what a new scan supersedes
 
-Where two records have a time, the newer one counts; else the later update, and against a scan whichever was written
-later, the update or the file. A time is `Record.timestamp` if that is a number (seconds since the epoch) or ISO 8601
-text (UTC if it names no zone); any other text counts as none. A removal has no time.
+If both records have a time, the newer one is used. Otherwise the later update is used; between an update and a scan,
+whichever was written later, the update or the file. A time is `Record.timestamp` if that is a number (seconds since the
+epoch) or ISO 8601 text (UTC if it names no zone); any other text counts as no time. A removal has no time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["Merged", "answer", "merge", "merge_held", "rebase", "symbols_of", "t
 
 @dataclass
 class Merged:
-    """What entries of the queue change: the update of each symbol that holds from now on.
+    """The changes that entries of the queue make: for each symbol, the update that is in force from now on.
 
-    `outdated` has the symbol of each record that is older than the one it would replace.
+    `outdated` lists the symbols of records that are older than the record that they would replace.
     """
 
     held: dict[str, HeldUpdate] = field(default_factory=dict)
@@ -48,11 +48,11 @@ def time_s(record: Record | None) -> float | None:
 
 
 def merge(entries: Iterable[QueuedUpdate], current: Mapping[str, Record | None]) -> Merged:
-    """Take entries in their order.
+    """Apply entries of the queue in their order.
 
     Args:
         entries: The entries.
-        current: Of each symbol in them the record that is shown, or that holds though it is not among the best.
+        current: For each of their symbols, the record that is shown, or in force though not among the best.
     """
     merged, now = Merged(), dict(current)
     for entry in entries:
@@ -70,7 +70,7 @@ def merge(entries: Iterable[QueuedUpdate], current: Mapping[str, Record | None])
 
 
 def merge_held(*stores: Mapping[str, HeldUpdate]) -> dict[str, HeldUpdate]:
-    """Merge the updates that hold in several stores; of two of one symbol the one that was accepted later counts."""
+    """Merge the updates in force in several stores; of two updates of a symbol, use the one that was accepted later."""
     merged: dict[str, HeldUpdate] = {}
     for store in stores:
         for symbol, update in store.items():
@@ -86,16 +86,16 @@ def rebase(
     limit: int,
     modified_ms: Callable[[str], float],
 ) -> tuple[list[Record], dict[str, HeldUpdate]]:
-    """Take the updates that hold over the ranking of a new scan.
+    """Apply the updates in force to the ranking of a new scan.
 
     Args:
         ranked: The best records of the scan, best first.
-        held: The updates that hold.
+        held: The updates in force.
         limit: How many records are kept.
-        modified_ms: When the file that answers for a symbol was last written to, in milliseconds since the epoch.
+        modified_ms: When the file that has a symbol was last written to, in milliseconds since the epoch.
 
     Returns:
-        The new ranking, and the updates that go on holding.
+        The new ranking, and the updates that stay in force.
     """
     if not held:
         return list(ranked), {}
@@ -112,22 +112,22 @@ def rebase(
 
 
 def symbols_of(entries: Iterable[QueuedUpdate]) -> set[str]:
-    """The symbols of what waits in the queue."""
+    """Return the symbols of entries of the queue."""
     return {symbol for entry in entries for symbol in (*(record.symbol for record in entry.records), *entry.removed)}
 
 
 def answer(
     entries: Sequence[QueuedUpdate], ranked: Sequence[Record], *, modified_ms: Callable[[str], float]
 ) -> list[QueuedUpdate]:
-    """Leave out of what waits in the queue what a new scan has answered; without it an old update would undo the scan.
+    """Remove from entries of the queue what a new scan supersedes; otherwise an old update would undo the scan.
 
     Args:
-        entries: What waits, oldest first.
+        entries: The waiting entries, oldest first.
         ranked: The best records of the scan.
-        modified_ms: As of `rebase`.
+        modified_ms: As in `rebase`.
 
     Returns:
-        The entries up to the last one that is changed; one that has nothing left is still there.
+        The entries up to the last one that is changed; an entry that has nothing left stays, empty.
     """
     if not entries:
         return []

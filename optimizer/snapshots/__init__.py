@@ -1,1 +1,1 @@
-"""Sets of snapshot files: encoded, written as one, read back, in a directory or an object store."""
+"""Sets of snapshot files: encoded, written atomically, and read back, in a directory or an object store."""

@@ -1,7 +1,7 @@
-"""Which of the changes that are held lead from a version to the current one. No I/O.
+"""Select from the changes that are held those that lead from a version to the current one. No I/O.
 
-In: changes, oldest first, of which some may be missing. A change leads to its `version` from any version from its
-`since` to its `before`; the current one has had its content since `content_since`.
+In: changes, oldest first, possibly with gaps. A change leads from any version between its `since` and its `before` to
+its `version`; all versions from `content_since` on have the content of the current one.
 
 Errors: `ChangesMissing` if one that is needed is not held.
 """
@@ -20,7 +20,7 @@ L = TypeVar("L", bound="Link")
 
 
 class Link(Protocol):
-    """What a chain needs of a change."""
+    """The attributes of a change that `chain` needs."""
 
     @property
     def version(self) -> int:
@@ -40,9 +40,9 @@ def chain(changes: Iterable[L], since: int, current: int, content_since: int | N
 
     Args:
         changes: The changes that are held, oldest first; there may be gaps.
-        since: The version to start from; from one that is newer than the current one there is nothing to do.
+        since: The version to start from; if it is newer than the current one, the result is empty.
         current: The current version.
-        content_since: As its manifest says; `None`, as in older releases, if it is not known to have older content.
+        content_since: `Manifest.content_since`; `None`, as in older releases, if that is not known.
 
     Raises:
         ChangesMissing: One of them is not held.

@@ -1,13 +1,13 @@
-"""What a version changed: made of two contents, applied to one, encoded for the stream of changes. No I/O.
+"""The changes that a version makes: computed from two contents, applied to one, encoded for the stream. No I/O.
 
-    change_between(before, after)     whole new values of what was added or changed, names of what was removed
-    apply_change(before, change)      gives `after` again, record for record and in order
+    change_between(before, after)     whole new values that were added or changed, and names that were removed
+    apply_change(before, change)      reproduces `after`, record for record and in order
 
-The order is not part of a change: predictions are in order of confidence, then symbol, bots of their names, holdings of
-their symbols. Values are compared as JSON: in Python 1, 1.0 and True are equal.
+The order is not part of a change: predictions are ordered by confidence, then symbol, bots by name, holdings by symbol.
+Values are compared as JSON, since in Python 1, 1.0 and True are equal.
 
-A change holds for every version with the content of the one before: from `since`, which first had it, to `before`. So
-versions that changed nothing here need no change of their own; `chain.py` chooses those that lead to the current one.
+A change applies to every version with the same content as the one before: from `since`, the first of them, to `before`.
+So versions that changed nothing need no change; `chain.py` selects those that lead to the current version.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 C = TypeVar("C", bound=VersionContent)
 T = TypeVar("T")
 
-# The entry is compressed once and inflated by each reader: the fast levels differ little for so small a text.
+# The entry is compressed once and inflated by each reader; for such small texts the fast levels differ little.
 GZIP_LEVEL: Final = 6
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -81,10 +81,10 @@ class HoldingsChange(Value, frozen=True):
 
 
 class Change(Value, frozen=True):
-    """What `version` changed in the content that the versions from `since` to `before` have.
+    """The changes from the content of the versions `since` to `before` to the content of `version`.
 
-    `timestamp` is the new one of each of the three that is there, unless it has its own, as after a rollback to content
-    of another time; one that is absent has not changed.
+    A kind (predictions, bots, holdings) that is absent has not changed. `timestamp` is the new timestamp of each kind
+    that is present, unless that has its own, as after a rollback to content of another time.
     """
 
     version: int
@@ -97,10 +97,10 @@ class Change(Value, frozen=True):
 
 
 class StoredChange(msgspec.Struct, frozen=True):
-    """An entry of the stream of changes: the change, and what turns the new predictions into the old ones again.
+    """An entry of the stream of changes: the change, and its inverse for predictions.
 
-    From the latter a process that has just started knows what was shown before. Not set if predictions did not change.
-    `counts` tells what was added from what was changed, which the change alone does not.
+    The inverse tells a process that has just started what was shown before; it is not set if predictions did not
+    change. `counts` distinguishes added from changed values, which the change alone does not.
     """
 
     change: Change
@@ -112,12 +112,12 @@ _STORED: Final = msgspec.json.Decoder(StoredChange)
 
 
 def change_between(before: VersionContent, after: VersionContent, *, since: int | None = None) -> StoredChange | None:
-    """Return what changed, or `None` if predictions, bots and holdings are equal.
+    """Return the change, or `None` if predictions, bots and holdings are equal.
 
     Args:
         before: The content before.
         after: The content after.
-        since: The oldest version from which on the content has been the same as `before`; by default its version.
+        since: The oldest version since which the content has equalled `before`; by default the version of `before`.
     """
     old, new = _by_symbol(before.predictions.predictions), _by_symbol(after.predictions.predictions)
     records, gone = _difference(old, new)
@@ -185,11 +185,11 @@ def apply_predictions(records: Iterable[Record], change: PredictionsChange) -> l
 
 
 def entry_between(before: VersionContent, after: VersionContent, *, since: int | None = None) -> bytes:
-    """Encode the entry of the stream that leads from one content to another; arguments as of `change_between`.
+    """Encode the entry of the stream that leads from one content to another; arguments as in `change_between`.
 
     Returns:
-        The entry; empty if nothing changed, and if a kind is equal but of another time, which no change can tell: so it
-        may be after versions that were made while Redis was away.
+        The entry. It is empty if nothing changed, and if a kind is equal but has another timestamp, which a change
+        cannot express; that may happen after versions that were made while Redis was away.
     """
     stored = change_between(before, after, since=since)
     if stored is None:
@@ -212,12 +212,12 @@ def encode_stored(stored: StoredChange) -> bytes:
 
 
 def decode_stored(data: bytes) -> StoredChange:
-    """Decode an entry; raises what gzip raises, or one of `UNDECODABLE`."""
+    """Decode an entry; raises the errors of gzip, or one of `UNDECODABLE`."""
     return _STORED.decode(gzip.decompress(data))
 
 
 def _difference(old: Mapping[str, T], new: Mapping[str, T]) -> tuple[dict[str, T], list[str]]:
-    """What is new or differs, in the order of the new ones, and the sorted names of what is gone."""
+    """Return the values that are new or differ, in the order of `new`, and the sorted names that are gone."""
     changed = {name: value for name, value in new.items() if name not in old or _encode(old[name]) != _encode(value)}
     return changed, sorted(old.keys() - new.keys())
 

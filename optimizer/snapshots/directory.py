@@ -6,16 +6,16 @@
         bots_snapshot.json.gz, portfolio_snapshot.json.gz, symbols_index.json.gz, manifest.json   likewise
         versions/1795000000000/                    a whole set; until complete, it has another name. Of the current
                                                    one the manifest may be replaced, by one rename
-        .output-id                                 what tells it from other directories, see `marker.py`
+        .output-id                                 an id that identifies the directory, see `marker.py`
         .lock                                      locked by the current run; mode 0600
 
-Invariant: a set is complete and synced before `current` points at it, and pointing is one rename. So a reader of the
-fixed names sees whole files, a reader that resolves `current` once sees one set, and a writer that dies at any moment
-leaves the old set unchanged; the next writer removes what it left.
+Invariant: a set is complete and synced before `current` points at it, and `current` changes by one rename. So a reader
+of the fixed names sees whole files, a reader that resolves `current` once sees one set, and a writer that dies at any
+moment leaves the old set unchanged; the next writer removes its leftovers.
 
 A user who may write to `output_dir` can remove its files, so it must be writable by trusted users only. In a sticky
 directory such as /tmp, others cannot touch our files but can take our names first: `.lock`, `versions/` and each set
-must belong to this user, to the directory's owner or to root. What belongs to another user is refused by name, or not
+must belong to this user, to the directory's owner or to root. A name of another user is refused with an error, or not
 removed.
 
 Errors: `OutputUnwritable` when writing, `OutputUnreadable` when reading, with the path and what to do.
@@ -69,7 +69,7 @@ class DirectoryStore:
 
     Args:
         path: The directory.
-        keep: How many sets stay, the current one included.
+        keep: How many sets are kept, the current one included.
     """
 
     def __init__(self, path: Path, keep: int = KEPT_SETS) -> None:
@@ -94,7 +94,7 @@ class DirectoryStore:
         try:
             with self._writing():
                 self._check_owner(path, os.fstat(descriptor))
-                for link in (self._current, self._versions):  # a run reads what is there, and may publish it
+                for link in (self._current, self._versions):  # a run reads them, and may publish their content again
                     with suppress(FileNotFoundError):
                         self._check_owner(link, link.lstat())
             with self._writing():
@@ -151,9 +151,9 @@ class DirectoryStore:
             self._sweep()
 
     def replace_manifest(self, manifest: Manifest, *, before_commit: Callable[[], None] = lambda: None) -> None:
-        """Replace the manifest of the current set by another one of the same set, in one rename.
+        """Replace the manifest of the current set by another one for the same set, by one rename.
 
-        It is written in a directory of its own beside the sets, which the next writer removes if this one dies.
+        It is written in a temporary directory among the sets, which the next writer removes if this one dies.
         """
         directory = self._versions / str(manifest.version)
         partial = self._partial(manifest.version)
@@ -175,10 +175,10 @@ class DirectoryStore:
             self._sweep()
 
     def _partial(self, version: int) -> Path:
-        """The directory in which a version is written.
+        """Return the directory in which a version is written.
 
-        A unique name: a run that is stopped and overtaken continues later, and the other may have made the same version
-        (if the clock is behind the newest). What it then writes and removes must be its own.
+        Its name is unique: a run that was paused and overtaken may continue when the other one has made the same
+        version (if the clock is behind the newest). It must then write and remove only its own files.
         """
         return self._versions / f"{version}.{secrets.token_hex(8)}.partial"
 
@@ -215,11 +215,11 @@ class DirectoryStore:
                 payloads = {kind: (directory / manifest.snapshots[kind].file).read_bytes() for kind in kinds}
             except FileNotFoundError:
                 manifest = None
-                continue  # removed between two reads: `current` points elsewhere by now
+                continue  # removed between two reads: `current` points to another set by now
             except OSError as error:
                 self._check_damaged(error)
                 return None
-            except (RuntimeError, KeyError):  # links in a circle; a manifest without one of these kinds
+            except (RuntimeError, KeyError):  # a loop of links; a manifest without one of these kinds
                 return None
             snapshots = SnapshotSet(manifest, payloads)
             return snapshots if snapshots.is_whole else None
@@ -248,8 +248,8 @@ class DirectoryStore:
     def mark_checked(self) -> None:
         """Note that the current set is still the newest: the manifest's time of modification becomes now.
 
-        Also completes what a dead writer did not: fixed names are restored, including removed ones, and its leftovers
-        and old sets are removed. No other set may be written for a long time.
+        It also completes the work of a writer that died: fixed names are restored, including removed ones, and its
+        leftovers and old sets are removed. The next set may not be written for a long time.
         """
         with self._writing():
             self._link_names()
@@ -258,7 +258,7 @@ class DirectoryStore:
             os.utime(self._current / MANIFEST_NAME)
 
     def _link_names(self) -> None:
-        """Create the links with the fixed names where they are missing or wrong."""
+        """Create the links with the fixed names that are missing or wrong."""
         for name in (*FILE_NAMES.values(), MANIFEST_NAME):
             target = f"{CURRENT_NAME}/{name}"
             link = self._path / name
@@ -266,7 +266,7 @@ class DirectoryStore:
                 durable.replace_link(link, target)
 
     def _sweep(self) -> None:
-        """Remove what dead writers left, and sets older than the kept ones; touch nothing that is not ours."""
+        """Remove the leftovers of dead writers, and sets older than the kept ones; touch no files of other programs."""
         for name in (CURRENT_NAME, *SET_FILES):
             leftover = durable.partial_link(self._path / name)
             if leftover.is_symlink():
@@ -287,12 +287,12 @@ class DirectoryStore:
         return int(current) if current.isdecimal() else 0
 
     def _sets(self) -> list[Path]:
-        """The directories of sets, complete or not, that a trusted user has made."""
+        """The directories of sets, complete or not, that belong to a trusted user."""
         trusted = self._trusted()
         return [path for path in self._versions.iterdir() if _is_set(path, trusted)]
 
     def _check_names(self) -> None:
-        """Check, before anything is written, that our links and sets would replace nothing of another program."""
+        """Check, before anything is written, that links and sets would replace no file of another program."""
         for name in (CURRENT_NAME, MANIFEST_NAME, *FILE_NAMES.values()):
             path = self._path / name
             if path.is_dir() and not path.is_symlink():
@@ -301,7 +301,7 @@ class DirectoryStore:
             raise NotADirectoryError(errno.ENOTDIR, "is a link, and has to be a directory of ours", str(self._versions))
 
     def _check_owner(self, path: Path, status: os.stat_result) -> None:
-        """Check that one of our names was created by this user, or by one who can do anything here anyway."""
+        """Check that a path was created by this user, or by one who has all rights here anyway."""
         if status.st_uid not in self._trusted():
             raise PermissionError(
                 errno.EPERM,
@@ -314,10 +314,10 @@ class DirectoryStore:
         return {os.geteuid(), self._path.stat().st_uid, 0}
 
     def _check_damaged(self, error: OSError) -> None:
-        """Ignore what is missing or damaged, since the next run replaces it; raise what hides a set that may be whole.
+        """Ignore missing or damaged files, which the next run replaces; raise if the set may be whole but unreadable.
 
         Raises:
-            OutputUnreadable: The set may not or cannot be read.
+            OutputUnreadable: Reading the set is not permitted, or fails.
         """
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
             reason = (error.strerror or str(error)).lower()
@@ -353,7 +353,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _is_set(path: Path, trusted: set[int]) -> bool:
-    """Whether a path is a set of ours: a directory named by a version, with only a set's files in it."""
+    """Whether a path is a snapshot set: a directory named by a version, with only a set's files in it."""
     if not _SET_NAME.fullmatch(path.name):
         return False
     try:
@@ -361,5 +361,5 @@ def _is_set(path: Path, trusted: set[int]) -> bool:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid not in trusted:
             return False
         return {entry.name for entry in path.iterdir()} <= SET_FILES
-    except FileNotFoundError:  # a run that was overtaken has just removed its own
+    except FileNotFoundError:  # a run that was overtaken has just removed its set
         return False

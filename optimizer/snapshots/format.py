@@ -1,9 +1,9 @@
 """The format of a snapshot set: the names of its files, its manifest, its payloads as gzipped JSON. No I/O.
 
-In: the selected records, bots and holdings. Out: a `SnapshotSet`, the bytes that a store writes. What a store reads
-back is a `SnapshotSet` again, and `is_whole` says whether its bytes are the ones that its manifest lists.
+In: the selected records, bots and holdings. Out: a `SnapshotSet`, the bytes that a store writes. A store reads back a
+`SnapshotSet` again, and `is_whole` says whether its bytes are those that its manifest lists.
 
-Errors: `PublishRefused` where a version may not replace the current one.
+Errors: `PublishRefused` if a version may not replace the current one.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ FILE_NAMES: Final = {
 MANIFEST_NAME: Final = "manifest.json"
 SET_FILES: Final = frozenset({MANIFEST_NAME, *FILE_NAMES.values()})
 VERSIONS_NAME: Final = "versions"
-# How many sets are kept at least: the current one, and the one before it, for readers that looked that up just before
-# it was replaced.
+# The fewest sets that are kept: the current one, and the one before it, for readers that resolved it just before it was
+# replaced.
 KEPT_SETS: Final = 2
 # How often a reader starts again after a set was removed between two of its reads.
 READ_ATTEMPTS: Final = 3
@@ -99,7 +99,7 @@ class SnapshotSet:
         return all(hashlib.sha256(data).hexdigest() == entries[kind].sha256 for kind, data in self.payloads.items())
 
     def content(self) -> VersionContent:
-        """Decode predictions, bots and holdings; raises what gzip raises, or one of `UNDECODABLE`."""
+        """Decode predictions, bots and holdings; raises the errors of gzip, or one of `UNDECODABLE`."""
         return VersionContent(
             version=self.manifest.version,
             generated_at=self.manifest.generated_at,
@@ -118,7 +118,7 @@ class SnapshotSet:
         return self.decode_index().symbols
 
     def with_index(self, index: Index) -> SnapshotSet:
-        """The same set with this index; as it is if the index is equal."""
+        """Return the set with this index; the same set if the index is equal."""
         if "index" in self.payloads and msgspec.json.encode(self.decode_index()) == msgspec.json.encode(index):
             return self
         data = encode_index(index)
@@ -135,7 +135,7 @@ class CurrentManifest:
     """The manifest of the current set, and when a run last made or confirmed that set.
 
     `checked_s` is in seconds since the epoch, by the clock of the file system or the object store. `validator` changes
-    with the file, where a change can be noticed without reading the file.
+    with the file, on systems where a change can be noticed without reading the file.
     """
 
     manifest: Manifest
@@ -145,9 +145,9 @@ class CurrentManifest:
 
 @dataclass(frozen=True)
 class KeptVersion:
-    """A kept set, as far as a look at its manifest and the sizes of its files tells.
+    """A kept set, as described by its manifest and the sizes of its files, without reading them.
 
-    `manifest` is `None` if it is missing or damaged. `problem` says what is wrong with the set, empty if nothing is.
+    `manifest` is `None` if it is missing or damaged. `problem` describes a defect of the set; empty for none.
     """
 
     version: int
@@ -156,7 +156,7 @@ class KeptVersion:
 
     @classmethod
     def of(cls, version: int, manifest: Manifest | None, sizes: Mapping[str, int]) -> KeptVersion:
-        """The set of this manifest, with the sizes in bytes of the files that are there, by name."""
+        """Return the set of this manifest, given the sizes in bytes of the existing files, by name."""
         if manifest is None or manifest.version != version:
             return cls(version, None, f"{MANIFEST_NAME} is missing or damaged")
         for kind in KINDS:
@@ -170,7 +170,7 @@ class KeptVersion:
 
 
 class SetValues(TypedDict):
-    """What a version is made of."""
+    """The values from which a version is made."""
 
     source: str
     version: int
@@ -191,8 +191,8 @@ def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) 
     """Encode the snapshots of a version. Equal content gives equal bytes: the time in the gzip header is 0.
 
     Args:
-        kept: The kinds that are as in an earlier version, with their files.
-        values: The values of the new version, also of these.
+        kept: The kinds that are unchanged since an earlier version, with their files.
+        values: The values of the new version, including the unchanged kinds.
     """
     generated_at, bots = values["generated_at"], dict(values["bots"])
     predictions, holdings = values["predictions"], values["holdings"]
@@ -225,7 +225,7 @@ def encode_set(*, kept: SnapshotSet | None = None, **values: Unpack[SetValues]) 
 
 
 def index_of(ranked: Sequence[Record], timestamp: str, updates: Mapping[str, HeldUpdate]) -> Index:
-    """The index of a version: its records, best first, and the updates that hold."""
+    """Return the index of a version: its records, best first, and the updates in force."""
     return Index(list(ranked), timestamp, dict(sorted(updates.items())) or UNSET)
 
 
@@ -235,7 +235,7 @@ def encode_payload(content: msgspec.Struct, gzip_level: int) -> bytes:
 
 
 def encode_index(index: Index) -> bytes:
-    """Encode an index, which no client downloads: quickly, whatever `ROLLING_GZIP_LEVEL`."""
+    """Encode an index at a fast level, whatever `ROLLING_GZIP_LEVEL`, since no client downloads it."""
     return encode_payload(index, QUICK_GZIP_LEVEL)
 
 
@@ -260,12 +260,12 @@ def decode_manifest(data: bytes) -> Manifest | None:
 
 
 def check_newer(version: int, replaced: int | None, current: Manifest | None, where: Location) -> None:
-    """Check, before a version becomes current, that it is newer than the current one and that no other came between.
+    """Check, before a version becomes current, that it is newer than the current one and that none came in between.
 
     Args:
         version: The version.
-        replaced: The newest version when the input was opened; `None` if that does not matter. A newer one may have
-            been made from a newer input, whatever the number of this one.
+        replaced: The newest version when the input was opened; `None` if that does not matter. A version newer than
+            that may have been made from a newer input, whatever the number of this one.
         current: The current manifest.
         where: The location, for the message.
 

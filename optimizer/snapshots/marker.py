@@ -1,6 +1,6 @@
-"""The file that gives an output directory an id, by which workers see whether they write to the same one.
+"""The file with the id of an output directory, which shows workers whether they write to the same one.
 
-It holds 32 hexadecimal digits that the first run has drawn. Errors: none; an id that cannot be read or written is no
+It holds 32 random hexadecimal digits from the first run. Errors: none; an id that cannot be read or written is no
 reason to fail a run, and counts as missing.
 """
 
@@ -39,10 +39,10 @@ class Marker:
         return content.decode() if _ID.fullmatch(content) else ""
 
     def create(self, new_id: str) -> str:
-        """Write an id unless there is one by now; return the one that is there, empty if none can be written."""
+        """Write an id unless there is one by now; return the stored id, empty if none can be written."""
         with suppress(OSError):
             if not self.read():
-                self._path.unlink(missing_ok=True)  # what a writer has left that died before it wrote
+                self._path.unlink(missing_ok=True)  # the leftover of a writer that died before it wrote the id
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
                 os.write(descriptor, new_id.encode())

@@ -5,14 +5,14 @@
         rolling_optimized.json.gz ...   fixed names for plain readers: copies, each whole, briefly of two different sets
         manifest.json              put last: it names the current set, and one put changes it
 
-Invariant: a set is complete in the store before `manifest.json` names it, and a put is all or nothing. So a reader of
+Invariant: a set is complete in the store before `manifest.json` names it, and a put is atomic. So a reader of
 `manifest.json` and then of the set that it names sees one set, and a writer that dies at any moment leaves the old one.
 
-No lock: there is none that all stores have. Redis decides which run is the only one; while it is away, or with
-`--no-cache`, two runs may write at the same time. Each has a set of its own, so both stay whole, and the one that sees
-the other's manifest just before it puts its own is refused. If both look at once, the last manifest wins. At worst that
-names the set of the older input, or one that the other run has removed; the next tick then sees another fingerprint, or
-a set that is not whole, and makes a new one. Readers never go back to a version older than the one that they hold.
+There is no lock, since no kind of lock exists in all stores. Redis ensures that there is only one run; while it is
+away, or with `--no-cache`, two runs may write at the same time. Each writes its own set, so both stay whole, and the
+run that sees the other's manifest just before it puts its own is refused. If both check at the same time, the last
+manifest wins. At worst it names the set of the older input, or one that the other run has removed; the next tick then
+sees another fingerprint, or a set that is not whole, and makes a new one. Readers never go back to an older version.
 
 Errors: `OutputUnwritable` when writing, `OutputUnreadable` when reading; `PublishRefused`.
 """
@@ -49,8 +49,8 @@ from optimizer.storage.object_store import file_system, translated_errors
 
 __all__ = ["ObjectStore"]
 
-# A set newer than the current one is being written, or its writer has died: no write takes this long. A version is
-# milliseconds since the epoch.
+# A set newer than the current one is still being written, or its writer has died: no write takes this long. Versions
+# are milliseconds since the epoch.
 GRACE_MS: Final = 3_600_000
 
 _log = SourceLog(__name__)
@@ -60,11 +60,11 @@ class ObjectStore:
     """The sets below a URL; a `SnapshotStore`.
 
     Args:
-        url: Where they are.
-        keep: How many sets stay, the current one included.
+        url: The URL of the output.
+        keep: How many sets are kept, the current one included.
     """
 
-    marker: Final = None  # it has the same URL for every worker, and an object more is a request more at each tick
+    marker: Final = None  # every worker has the same URL, and another object would cost a request at each tick
 
     def __init__(self, url: Url, keep: int = KEPT_SETS) -> None:
         self._url = url
@@ -111,9 +111,9 @@ class ObjectStore:
         self._sweep(version, source)
 
     def replace_manifest(self, manifest: Manifest, *, before_commit: Callable[[], None] = lambda: None) -> None:
-        """Replace the manifest of the current set by another one of the same set: in the set, then the one that counts.
+        """Replace the manifest of the current set by another one for the same set: first in the set, then at the top.
 
-        A writer that dies between the two leaves the old one in force.
+        If a writer dies between the two, the old manifest stays in force.
         """
         data = encode_manifest(manifest)
         with self._writing():
@@ -207,7 +207,7 @@ class ObjectStore:
         return self._url / VERSIONS_NAME / str(version)
 
     def _sweep(self, current: int, source: str) -> None:
-        """Remove sets older than the kept ones, and what dead writers left; what cannot be removed does no harm."""
+        """Remove sets older than the kept ones, and leftovers of dead writers; failing to remove them does no harm."""
         try:
             with translated_errors(self._url):
                 names = self._store.find((self._url / VERSIONS_NAME).text)
@@ -222,7 +222,7 @@ class ObjectStore:
             _log.warning("old sets of snapshots stay", source=source, error=error)
 
     def _remove(self, version: int, source: str) -> None:
-        """Remove our objects of one set, as far as the store allows it."""
+        """Remove the objects of one set, as far as the store allows it."""
         for name in sorted(SET_FILES):
             try:
                 with translated_errors(self._url):

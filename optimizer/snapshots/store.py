@@ -1,4 +1,4 @@
-"""Where snapshot sets are written and read: one protocol, and the function that picks its implementation."""
+"""The protocol by which snapshot sets are written and read, and the function that picks its implementation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["SnapshotStore", "snapshot_store"]
 class SnapshotStore(Protocol):
     """The snapshot sets of one source, one of which is the current one.
 
-    Creating a store does no I/O. What reads raises `OutputUnreadable`, what writes `OutputUnwritable` as well.
+    Creating a store does no I/O. Methods that read raise `OutputUnreadable`; those that write also `OutputUnwritable`.
     """
 
     @property
     def marker(self) -> Marker | None:
-        """What tells a directory from others; `None` for an object store, whose address is the same for all."""
+        """The file that identifies a directory; `None` for an object store, whose address is the same for all."""
 
     def lock(self) -> AbstractContextManager[bool]:
         """Lock the store against other runs, as far as it has locks; yield whether the lock was acquired."""
@@ -80,7 +80,7 @@ class SnapshotStore(Protocol):
     def versions(self) -> list[KeptVersion]:
         """List the kept sets that are not newer than the current one, newest first; none if there is no current one.
 
-        `read_set(manifest=...)` reads one of them; what it returns has this manifest, or is not that set.
+        `read_set(manifest=...)` reads one of them. If the result has another manifest, it is not that set.
         """
 
     def mark_checked(self) -> None:
@@ -88,11 +88,11 @@ class SnapshotStore(Protocol):
 
 
 def snapshot_store(output: Location, *, keep: int = KEPT_SETS) -> SnapshotStore:
-    """The store of an output directory or URL. The code of the other kind, and fsspec, is not imported.
+    """Return the store of an output directory or URL, importing only the code of that kind.
 
     Args:
         output: The directory or the URL.
-        keep: How many sets stay when one is written or confirmed, the current one included; readers need not know.
+        keep: How many sets are kept when one is written or confirmed, the current one included; unused by readers.
     """
     if isinstance(output, Url):
         from optimizer.snapshots.object_store import ObjectStore  # noqa: PLC0415

@@ -1,7 +1,7 @@
-"""The version after another one: what is equal stays as it is. No I/O.
+"""Encode the version after another one; equal kinds stay as they are. No I/O.
 
 In: the set before, and the values of the new version. Out: the new set. A kind that is equal keeps its bytes, so that
-no reader fetches or decodes it again. If all four are equal, it is the set before with another manifest.
+no reader fetches or decodes it again. If all four are equal, the result is the set before with another manifest.
 
 Errors: `UNREADABLE` if the set before cannot be inflated or decoded.
 """
@@ -26,12 +26,12 @@ def encode_next(before: SnapshotSet | None, **values: Unpack[SetValues]) -> Snap
     """Encode a version and count what it changed.
 
     Args:
-        before: The set before; one without its index counts as one with another index. `None` if there is none, or if
-            not all who read this version can be known to have seen that one.
-        values: As of `encode_set`.
+        before: The set before; if it lacks its index, the index counts as different. `None` if there is none, or if
+            some readers of this version may not have seen that one.
+        values: As in `encode_set`.
 
     Returns:
-        The set. If all is equal, it has the version of the set before.
+        The set. If everything is equal, it has the version of the set before.
     """
     version = values["version"]
     if before is None:
@@ -52,7 +52,7 @@ def encode_next(before: SnapshotSet | None, **values: Unpack[SetValues]) -> Snap
 
 
 def equal_kinds(stored: StoredChange | None) -> list[str]:
-    """The kinds that a change leaves as they are."""
+    """Return the kinds that a change leaves as they are."""
     if stored is None:
         return list(CONTENT_KINDS)
     change = stored.change

@@ -1,1 +1,1 @@
-"""The input: opened by its location, inflated, and proved whole at the end."""
+"""The input: opened by its location, inflated, and verified to be complete at the end."""

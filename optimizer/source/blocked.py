@@ -7,12 +7,12 @@ that the next member is found without inflating:
 - `IG`, pgzip: the size of the member, 4 bytes;
 - `BC`, BGZF as bgzip writes it (SAM specification, section 4.1): the size of the member less 1, 2 bytes.
 
-The sizes only say where to cut. Each piece is inflated by igzip's own reader of gzip files, which checks every CRC-32
-and length. From a piece that does not come out whole, a member without such a size, or one that is too large to be held
-in memory, the single stream goes on. So the JSON of a file, and the error of a damaged one, are those of the single
-stream, whatever its headers say.
+The sizes are only used to cut the file. Each piece is inflated by igzip's reader of gzip files, which checks every
+CRC-32 and length. At a piece that is damaged, a member without such a size, or one too large to be held in memory, the
+rest of the file is read as a single stream. So the JSON of a file, and the error for a damaged one, are the same as
+with a single stream, whatever the headers say.
 
-In: an open file. Out: JSON in memory that is used again as soon as it is not referenced any more.
+In: an open file. Out: JSON in buffers, each of which is reused as soon as nothing refers to it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from optimizer.source.inflate import DAMAGED, Chunk, Seekable, single_stream
 
 __all__ = ["blocked_stream", "member_bytes"]
 
-# What a thread inflates at a time: several members, if they are small.
+# The JSON that a thread inflates at a time: several members, if they are small.
 JOB_BYTES: Final = 1 << 20
 # The largest member, compressed or not, that is held in memory.
 MAX_MEMBER_BYTES: Final = 2 << 20
-# What is inflated ahead of the caller, with its compressed bytes.
+# The limit of JSON inflated ahead of the caller, plus its compressed bytes.
 MAX_AHEAD_BYTES: Final = 8 << 20
 # Pruning takes a third of the time of inflating, so more threads would wait for it.
 MAX_THREADS: Final = 6
 READ_BYTES: Final = JOB_BYTES
 
-# RFC 1952, section 2.3: nothing but the subfield, and maybe a file's name, which is what those programs write.
+# RFC 1952, section 2.3. The programs above write the subfield and perhaps a file name, nothing else.
 _HEADER: Final = re.compile(
     rb"\x1f\x8b\x08(?:\x04|(?P<named>\x0c)).{6}(?:\x08\0(?:(?P<MZ>MZ)|IG)\x04\0.{4}|\x06\0(?P<BC>BC)\x02\0.{2})"
     rb"(?(named)[^\0]{0,255}\0)",
@@ -67,9 +67,9 @@ def blocked_stream(file: Seekable, chunk_bytes: int, threads: int) -> Generator[
     """Yield the JSON of a gzip file; its threads end with it.
 
     Args:
-        file: Read once, from where it is.
-        chunk_bytes: The most to yield at a time from a single stream; else it is `MAX_MEMBER_BYTES`.
-        threads: How many.
+        file: Read once, from its current position.
+        chunk_bytes: The largest chunk of a single stream; chunks of blocked gzip have at most `MAX_MEMBER_BYTES`.
+        threads: The number of threads.
     """
     buffers = _Buffers()
     packed = _Packed(file, buffers)
@@ -101,7 +101,7 @@ def blocked_stream(file: Seekable, chunk_bytes: int, threads: int) -> Generator[
 
 
 def member_bytes(data: bytes | memoryview, start: int = 0) -> int:
-    """The size of the gzip member that begins there, as its header states it; 0 if it is not one of blocked gzip."""
+    """Return the size that the header of the gzip member at `start` states; 0 if it is not blocked gzip."""
     header = _HEADER.match(data, start)
     if header is None:
         return 0
@@ -115,13 +115,13 @@ def member_bytes(data: bytes | memoryview, start: int = 0) -> int:
 
 
 def _inflate(job: _Job, buffer: memoryview) -> memoryview | None:
-    """The JSON of a job; `None` unless it is, to its last byte, whole members with as much JSON as they say.
+    """Return the JSON of a job; `None` unless its bytes are exactly whole members with as much JSON as they state.
 
     Args:
-        job: Maybe damaged.
-        buffer: Of more bytes than its JSON, to see that there is no more.
+        job: Members, which may be damaged.
+        buffer: Larger than the stated JSON, so that any surplus is noticed.
     """
-    # `igzip.decompress` makes it in the same way; it takes bytes too, whatever its types say.
+    # `igzip.decompress` makes this reader in the same way; it accepts bytes too, in spite of its type hints.
     reader = _GzipReader(cast("BinaryIO", job.packed))
     count = 0
     try:
@@ -133,12 +133,12 @@ def _inflate(job: _Job, buffer: memoryview) -> memoryview | None:
 
 
 class _Packed(RawIOBase):
-    """The compressed bytes: cut into jobs, and then, as a file, what is left."""
+    """The compressed bytes: cut into jobs first; what is left is then read as a file."""
 
     def __init__(self, file: Seekable, buffers: _Buffers) -> None:
         self._file = file
         self._buffers = buffers
-        self._data = memoryview(b"")  # read, and in no job yet
+        self._data = memoryview(b"")  # read, but in no job yet
 
     def next_job(self) -> _Job | None:
         """Take the next members, about `JOB_BYTES` of JSON; `None` if the next is not small and blocked gzip."""
@@ -156,7 +156,7 @@ class _Packed(RawIOBase):
         return _Job(self._take(end), json_bytes) if end else None
 
     def put_back(self, jobs: list[_Job]) -> None:
-        """Take jobs back, which are those before what is left."""
+        """Put jobs back in front of the bytes that are left."""
         self._data = memoryview(b"".join((*(job.packed for job in jobs), self._data)))
 
     def skip_padding(self) -> None:
@@ -167,7 +167,7 @@ class _Packed(RawIOBase):
         self._data = memoryview(rest)
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read at most the length of a buffer of what is left."""
+        """Read at most `len(buffer)` of the bytes that are left."""
         if not self._data:
             return self._file.readinto(buffer) or 0
         data = self._take(len(buffer))
@@ -175,7 +175,7 @@ class _Packed(RawIOBase):
         return len(data)
 
     def _fill(self, count: int) -> bool:
-        """Read on until so many bytes are there; whether they are."""
+        """Read until `count` bytes are available; return whether they are."""
         held = len(self._data)
         if held < count:
             buffer = self._buffers.take(max(count, READ_BYTES))
@@ -191,13 +191,13 @@ class _Packed(RawIOBase):
 
 
 class _Buffers:
-    """Memory that is used again: new memory costs a page fault for each 4 KiB, a quarter of the time of inflating."""
+    """Reused memory: new memory costs a page fault for each 4 KiB, a quarter of the time of inflating."""
 
     def __init__(self) -> None:
         self._all: list[bytearray] = []
 
     def take(self, size: int) -> memoryview:
-        """So many bytes, to which there is no other reference."""
+        """Return a buffer of `size` bytes to which there is no other reference."""
         for place, buffer in enumerate(self._all):
             try:
                 buffer.append(buffer.pop())  # refused while there is a view of it

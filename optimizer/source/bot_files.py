@@ -1,6 +1,6 @@
 """The bots directory: one `*.json` or `*.json.gz` per bot, whose name is the file's stem.
 
-A file that cannot be used is a `Reject` that names it; the other bots count all the same.
+A file that cannot be used becomes a `Reject` that names it; the other bots are still used.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ CHUNK_BYTES: Final = 64 * 1024
 
 
 def read_bots(bots_dir: Path, parse: Callable[[Iterable[bytes], str], Bot | Reject]) -> Iterator[Bot | Reject]:
-    """Read every bot file of a directory, by name.
+    """Read every bot file of a directory, in the order of names.
 
     Args:
         bots_dir: The directory; if it cannot be listed, that is the only reject.
-        parse: Makes a bot of the JSON in chunks and the bot's name; raises `SourceError` if it is not valid JSON.
+        parse: Makes a bot from its JSON, in chunks, and its name; raises `SourceError` if the JSON is not valid.
     """
     try:
         paths = _bot_paths(bots_dir)
@@ -53,7 +53,7 @@ def read_bots(bots_dir: Path, parse: Callable[[Iterable[bytes], str], Bot | Reje
 
 
 def bots_fingerprint(bots_dir: Path) -> str:
-    """A digest of the names, inodes, sizes and times of modification of the bot files."""
+    """Return a digest of the names, inodes, sizes and modification times of the bot files."""
     try:
         states = [f"{name}/{_state(path)}\n" for name, path in _bot_paths(bots_dir)]
     except OSError as error:
@@ -62,7 +62,7 @@ def bots_fingerprint(bots_dir: Path) -> str:
 
 
 def _is_utf8(name: str) -> bool:
-    """Whether a file's name is valid UTF-8: bytes that are not come as lone surrogates."""
+    """Whether a file's name is valid UTF-8; Python shows invalid bytes as lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -79,7 +79,7 @@ def _state(path: Path) -> str:
 
 
 def _bot_paths(bots_dir: Path) -> list[tuple[str, Path]]:
-    """Bot names and files, by name; hidden files are still being written."""
+    """Return names and files of the bots, sorted by name, without hidden files: those are still being written."""
     return sorted(
         (path.name.removesuffix(ending), path)
         for path in bots_dir.iterdir()

@@ -1,8 +1,8 @@
-"""Recognise file formats by their first bytes: compressions that are read, and formats that are only named. No I/O.
+"""Recognise file formats by their first bytes: supported compressions, and other formats to name in errors. No I/O.
 
-A file in another format is not reported as malformed JSON: the error names the format and what to do.
+A file in an unsupported format is not reported as malformed JSON: the error names the format and what to do.
 
-Errors: `SourceUnreadable` for a format that is not read; `SourceTorn` for a file that ends within its magic bytes.
+Errors: `SourceUnreadable` for an unsupported format; `SourceTorn` for a file that ends within its magic bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["GZIP", "HEAD_BYTES", "JSON_BEGINNINGS", "SKIPPABLE", "ZSTD", "Format
 # Enough for the magic bytes of tar.
 HEAD_BYTES: Final = 512
 
-# An empty file, or one byte that may begin both JSON and a format: left to the parser.
+# An empty file, or one byte that may begin JSON as well as a format: left to the parser.
 JSON_BEGINNINGS: Final = (b"", b"[", b"]", b"7")
 
 
@@ -77,7 +77,7 @@ _TEXTS: Final = (
 
 
 def format_of(head: bytes) -> Format | None:
-    """The format of a file that begins with these bytes (`HEAD_BYTES` of them); `None` for what may be JSON."""
+    """Return the format of a file that begins with these `HEAD_BYTES` bytes; `None` if it may be JSON."""
     for known in (GZIP, ZSTD, *_NAMED):
         if head.startswith(known.magic, known.offset):
             return known
@@ -85,7 +85,7 @@ def format_of(head: bytes) -> Format | None:
 
 
 def refusal_of(head: bytes, *, inside: str = "") -> SourceError | None:
-    """The error for a file that does not begin like JSON; `None` if it may be JSON.
+    """Return the error for a file that does not begin like JSON; `None` if it may be JSON.
 
     Args:
         head: The first bytes of the JSON: of the file, or of the decompressor's output.

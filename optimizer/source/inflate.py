@@ -1,7 +1,7 @@
 """Inflate a file, and explain why it cannot be inflated to its end.
 
-Read are gzip (any number of members, zero padding after the last), zstd (any number of frames, also skippable ones) and
-plain JSON, distinguished by magic bytes (`compression.py`).
+Supported are gzip (any number of members, zero padding after the last), zstd (any number of frames, also skippable
+ones) and plain JSON, distinguished by magic bytes (`compression.py`).
 
 In: the bytes of a file, from its beginning. Out: a reader of its JSON; and, when that reader fails, the reason in the
 user's terms. A reader returns nearly all bytes before it can notice a bad checksum.
@@ -24,12 +24,12 @@ from optimizer.storage.zstandard import zstd
 
 __all__ = ["DAMAGED", "READ_ERRORS", "Chunk", "Readable", "Seekable", "compression_of", "explain", "single_stream"]
 
-# A chunk of JSON: memory that does not change as long as it is referenced.
+# A chunk of JSON, whose bytes do not change as long as something refers to it.
 Chunk = bytes | memoryview
 
 # A zstd frame may ask for a window of gigabytes. 8 MiB is what RFC 8878 section 3.1.1.1.2 recommends to support.
 ZSTD_WINDOW_LOG_MAX: Final = 23
-# What is read at a time to find where the last whole member or frame ends, and how much of what follows is shown.
+# The bytes read at a time to find the end of the last whole member or frame, and how many bytes after it are shown.
 TRACE_BYTES: Final = 1 << 20
 SHOWN_BYTES: Final = 20
 
@@ -41,10 +41,10 @@ READ_ERRORS: Final = (OSError, *DAMAGED)
 
 
 class Readable(Protocol):
-    """What gives bytes."""
+    """A stream of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """Read at most so many bytes; none at the end."""
+        """Read at most `size` bytes; none at the end."""
 
 
 class Seekable(Readable, Protocol):
@@ -61,20 +61,20 @@ class Seekable(Readable, Protocol):
 
 
 def compression_of(head: bytes) -> Format | None:
-    """The compression of a file with this beginning, even if the file ends within the magic bytes; `None` for none."""
+    """Return the compression of a file by its beginning, also if it ends within the magic bytes; `None` for none."""
     possible = (known for known in (GZIP, ZSTD) if any(magic.startswith(head[: len(magic)]) for magic in known.magic))
     return next(possible, None) if head not in JSON_BEGINNINGS else None
 
 
 def single_stream(file: Readable, compression: Format | None, chunk_bytes: int) -> Generator[bytes]:
-    """Yield the JSON in a file, at most so many bytes at a time; the file stays open."""
+    """Yield the JSON in a file, at most `chunk_bytes` at a time; the file stays open."""
     with _inflating(file, compression) as reader:
         while chunk := reader.read(chunk_bytes):
             yield chunk
 
 
 def _inflating(file: Readable, compression: Format | None) -> AbstractContextManager[Readable]:
-    """A reader of the JSON in a file; leaving the context frees the decompressor and leaves the file open."""
+    """Return a reader of the JSON in a file; leaving the context frees the decompressor and leaves the file open."""
     if compression is GZIP:
         # igzip's reader releases the GIL while it inflates; isal_zlib.decompressobj does not, and igzip_threaded
         # (isal 1.9.1) can end a stream early without an error.
@@ -89,10 +89,10 @@ def explain(error: Exception, file: Seekable, compression: Format | None, json_b
     """Explain why a file could not be read to its end.
 
     Args:
-        error: What its reader raised, one of `READ_ERRORS`.
+        error: The error of its reader, one of `READ_ERRORS`.
         file: The file, which may be read once more.
         compression: Its compression.
-        json_bytes: How much JSON came out before.
+        json_bytes: The JSON read before the error.
     """
     where = f"after {json_bytes:,} bytes of JSON"
     text = str(error)
@@ -104,7 +104,7 @@ def explain(error: Exception, file: Seekable, compression: Format | None, json_b
         )
     if "Dictionary mismatch" in text:
         return SourceUnreadable(f"{where}: it is zstd that needs {_dictionary(file)}; compress without one")
-    # igzip finds a header of fewer than ten bytes too short before it looks at its first two.
+    # igzip reports a header of fewer than ten bytes as too short before it checks the first two.
     if isinstance(error, EOFError) or "Not a gzipped file" in text or "Unknown frame descriptor" in text:
         torn = SourceTorn(f"{where}: the compressed file ends early; is it still being written?")
         return torn if compression is None else _trailing(file, compression, where) or torn
@@ -114,7 +114,7 @@ def explain(error: Exception, file: Seekable, compression: Format | None, json_b
 
 
 def _trailing(file: Seekable, compression: Format, where: str) -> SourceError | None:
-    """What follows the last member or frame; `None` if it may be the beginning of another one."""
+    """Return the error for bytes after the last member or frame; `None` if they may begin another one."""
     try:
         end = _end_of_streams(file, compression)
         file.seek(end)
@@ -130,13 +130,13 @@ def _trailing(file: Seekable, compression: Format, where: str) -> SourceError | 
 
 
 def _end_of_streams(file: Seekable, compression: Format) -> int:
-    """The offset at which the last whole gzip member (with the zeros after it) or zstd frame ends; 0 if none is whole.
+    """Return the offset at which the last whole gzip member (with its padding) or zstd frame ends; 0 if none is whole.
 
-    It inflates the file once more, so it is for runs that have failed.
+    This inflates the file once more, so it is only done after an error.
     """
     file.seek(0)
     data = file.read(TRACE_BYTES)
-    offset, end = len(data), 0  # `offset` points behind `data`
+    offset, end = len(data), 0  # `offset` is the end of `data`
     while data:
         stream = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP) if compression is GZIP else _zstd_stream()
         while not stream.eof:
@@ -165,7 +165,7 @@ def _zstd_stream() -> zstd.ZstdDecompressor:
 
 
 def _dictionary(file: Seekable) -> str:
-    """The dictionary that the first frame names; a later frame may be the one that needs it."""
+    """Return the dictionary that the first frame names, though a later frame may be the one that needs it."""
     try:
         file.seek(_first_data_frame(file))
         number = zstd.get_frame_info(file.read(HEAD_BYTES)).dictionary_id
@@ -175,7 +175,7 @@ def _dictionary(file: Seekable) -> str:
 
 
 def _first_data_frame(file: Seekable) -> int:
-    """The offset of the first zstd frame that is not skippable."""
+    """Return the offset of the first zstd frame that is not skippable."""
     offset = 0
     while True:
         file.seek(offset)

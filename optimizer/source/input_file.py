@@ -1,10 +1,10 @@
-"""The open input: inflated chunk by chunk, and at the end proved to be whole.
+"""The open input: inflated chunk by chunk, and verified to be complete at the end.
 
 In: the bytes of a local file, an object in a store, or a file on the web. Out: JSON in chunks of bounded size, so that
 a decompression bomb costs time and no memory.
 
-A decompressor returns nearly all bytes before it can notice a bad checksum. So nothing that comes out of `chunks` may
-be published before the iterator has ended by itself and `check_unchanged` has returned.
+A decompressor returns nearly all bytes before it can notice a bad checksum. So nothing from `chunks` may be published
+before the iterator has ended by itself and `check_unchanged` has returned.
 
 Errors: `SourceMissing`, `SourceUnreadable`, `SourceTorn`.
 """
@@ -27,12 +27,12 @@ __all__ = ["ByteReader", "InputFile"]
 class ByteReader(Seekable, Protocol):
     """The bytes of an input as they are stored, all of one version; a read that fails raises `OSError`.
 
-    `LocalFile`, `StoreObject` and `WebFile`: creating one opens the input, and raises what is wrong with it.
+    Implemented by `LocalFile`, `StoreObject` and `WebFile`, whose constructors open the input and raise if they cannot.
     """
 
     @property
     def path(self) -> Location:
-        """Where it is."""
+        """The location of the input."""
 
     @property
     def fingerprint(self) -> str:
@@ -44,18 +44,18 @@ class ByteReader(Seekable, Protocol):
 
     @property
     def modified_s(self) -> float | None:
-        """When it was last written to, in seconds since the epoch, by the clock of its place; `None` if unknown."""
+        """When it was last written to, in seconds since the epoch, by the clock of its storage; `None` if unknown."""
 
     @property
     def landed_s(self) -> float | None:
-        """When it came into its place, as by a rename; never before `modified_s`."""
+        """When it appeared at its location, for example by a rename; never before `modified_s`."""
 
     def check_unchanged(self) -> None:
         """Check that the input is still the version that was opened.
 
         Raises:
             SourceTorn: It is not.
-            SourceUnreadable: Its place does not say.
+            SourceUnreadable: Its storage does not tell.
         """
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class ByteReader(Seekable, Protocol):
 
 
 class InputFile:
-    """An input held open, as it was at one moment."""
+    """An open input, in the version that was opened."""
 
     def __init__(self, stored: ByteReader) -> None:
         self._stored = stored
@@ -84,22 +84,22 @@ class InputFile:
 
     @property
     def size_bytes(self) -> int:
-        """The number of bytes as stored; while that is unknown, how many were read so far."""
+        """The number of bytes as stored; while that is unknown, the number read so far."""
         return self._stored.size_bytes
 
     @property
     def modified_s(self) -> float | None:
-        """When it was last written to, in seconds since the epoch; `None` if its place does not say."""
+        """When it was last written to, in seconds since the epoch; `None` if unknown."""
         return self._stored.modified_s
 
     @property
     def landed_s(self) -> float | None:
-        """When it came into its place; `None` if its place does not say."""
+        """When it appeared at its location, in seconds since the epoch; `None` if unknown."""
         return self._stored.landed_s
 
     @property
     def position_bytes(self) -> int:
-        """How many of them were read so far."""
+        """The number of stored bytes read so far."""
         return self._stored.tell()
 
     @overload
@@ -109,16 +109,17 @@ class InputFile:
     def chunks(self, chunk_bytes: int, *, threads: int) -> Generator[Chunk]: ...
 
     def chunks(self, chunk_bytes: int, *, threads: int = 1) -> Generator[Chunk]:
-        """Yield the JSON from its beginning, at most so much at a time; end only if the last checksum was right.
+        """Yield the JSON from its beginning, at most `chunk_bytes` at a time; end only if the last checksum was right.
 
         Args:
-            chunk_bytes: The most.
-            threads: How many may inflate blocked gzip. With more than one, a chunk may be a `memoryview`, and of
+            chunk_bytes: The largest chunk.
+            threads: How many may inflate blocked gzip. With more than one, a chunk may be a `memoryview` of up to
                 `MAX_MEMBER_BYTES`.
 
         Raises (without the path, which the caller adds to the errors of all stages):
             SourceTorn: The compressed stream ended early, failed a checksum, is damaged, or has bytes after its end.
-            SourceUnreadable: The disk failed; the format is another; a zstd frame needs a large window or a dictionary.
+            SourceUnreadable: The disk failed; the format is not supported; a zstd frame needs a large window or a
+                dictionary.
         """
         json_bytes = 0
         compression = None
@@ -147,6 +148,6 @@ class InputFile:
 
         Raises:
             SourceTorn: It was written to or replaced, or is gone.
-            SourceUnreadable: Its place does not say.
+            SourceUnreadable: Its storage does not tell.
         """
         self._stored.check_unchanged()

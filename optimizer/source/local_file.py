@@ -16,7 +16,7 @@ TRAILER_BYTES: Final = 8  # gzip's CRC-32 and length, RFC 1952 section 2.3.1
 
 
 class LocalFile(FileIO):
-    """A file held open, as it was when it was opened; a `ByteReader`.
+    """An open file, in the version that was opened; a `ByteReader`.
 
     A file that is replaced by `rename` while it is read stays whole under the open descriptor: what is read is the
     version that was current when it was opened. A file that is written in place is torn.
@@ -84,7 +84,7 @@ class LocalFile(FileIO):
         """Inode, size, time of modification and trailer.
 
         The device is left out: over NFS it is a number of the mount, which differs between hosts and boots, so each
-        worker of a fleet would take the others' work for another file.
+        worker of a fleet would take the file for a different one.
         """
         opened = self._opened
         self.seek(max(0, opened.st_size - TRAILER_BYTES))

@@ -1,7 +1,7 @@
 """Open an input by its location, and expand a pattern to the inputs that it names, in a directory or in a store.
 
-Parts are always in the order of their names, so that the result of a run over them is defined. A pattern that is also
-the exact name of an existing file names that file.
+Parts are always in the order of their names, so that the result of a run over them is deterministic. A pattern that is
+also the exact name of an existing file names that file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def open_input_file(location: Location) -> InputFile:
 
 
 def expand(location: Location) -> list[Location]:
-    """The inputs that a pattern names at this moment, by name; a location that names one file names itself.
+    """Return the inputs that match a pattern at this moment, in the order of names; a plain location matches itself.
 
     Raises:
         SourceUnreadable: The store of a URL does not answer.
@@ -57,7 +57,7 @@ def expand(location: Location) -> list[Location]:
 
 
 def where_looked(pattern: Location) -> str:
-    """Describe what is there instead of a match: the directory before the first wildcard, or why it shows nothing."""
+    """Describe the directory before the first wildcard of a pattern without matches, or why it cannot be listed."""
     if isinstance(pattern, Url):
         before = Url(re.split(r"[*?[]", pattern.text, maxsplit=1)[0].rpartition("/")[0])
         return f"nothing of that name lies below {before}/, or there is no such bucket"
@@ -85,10 +85,10 @@ def split_pattern(pattern: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def fingerprints(url: Url) -> dict[str, str]:
-    """The fingerprint of each input that a URL names at this moment; many parts are one request to their store.
+    """Return the fingerprint of each input that a URL names at this moment, by one request to the store for many parts.
 
     Raises:
-        SourceMissing: There is none of that name; a pattern that matches nothing has none.
+        SourceMissing: There is no such input. A pattern that matches nothing yields an empty result instead.
         SourceUnreadable: The store or server does not answer.
     """
     with reading_input(url):
@@ -106,9 +106,9 @@ def _expand_url(pattern: Url) -> list[Url]:
 
 
 def _matches(pattern: Url) -> Iterator[tuple[Url, dict[str, Any]]]:
-    """The objects that a pattern names, with what their store says of each."""
+    """Yield the objects that match a pattern, each with the metadata that the store returns."""
     store = file_system(pattern)
-    store.invalidate_cache()  # a store may keep what it has listed, whatever its options say
+    store.invalidate_cache()  # a store may cache listings, whatever its options say
     for path, info in store.glob(pattern.text, detail=True).items():
         name = store.unstrip_protocol(path)
         # Some tools create a key that ends in a slash for a directory.
@@ -117,6 +117,6 @@ def _matches(pattern: Url) -> Iterator[tuple[Url, dict[str, Any]]]:
 
 
 def _is_hidden(name: str, pattern: str) -> bool:
-    """Whether a component begins with a dot that the pattern does not spell out; fsspec's `*` matches it."""
+    """Whether a component begins with a dot and its pattern does not: fsspec's `*` matches hidden names too."""
     spelt = [piece for piece in pattern.split("/") if piece.startswith(".")]
     return any(piece.startswith(".") and not any(fnmatchcase(piece, one) for one in spelt) for piece in name.split("/"))

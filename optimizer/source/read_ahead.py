@@ -1,10 +1,10 @@
-"""Read ahead: a thread produces the next chunks while the caller works on the last one.
+"""Read ahead: a thread produces the next chunks while the caller processes the current one.
 
 Worth it if both sides release the GIL: igzip does while it inflates, the native pruner while it prunes. The number of
 chunks ahead is limited, so memory is bounded.
 
-An exception of the generator is raised here, after the chunks before it; the end comes only after the generator has
-ended by itself.
+An exception of the generator is raised in the caller, after the chunks before it; the iterator ends only after the
+generator has ended by itself.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["read_ahead"]
 
 T = TypeVar("T")
 
-# Enough to bridge a pause of either side, few enough to stay in the cache that the cores share.
+# Enough to bridge a pause of either side, few enough to stay in the CPU cache that the cores share.
 _CHUNKS_AHEAD: Final = 3
-# A read of a network file system that hangs must not block a caller that gave up on it.
+# A read that hangs on a network file system must not block a caller that has stopped reading.
 _JOIN_S: Final = 5.0
 
 
@@ -41,7 +41,7 @@ def read_ahead(chunks: Generator[T]) -> Generator[Iterator[T]]:
     try:
         yield _consume(ready, permits)
     finally:
-        while not permits.empty():  # what may still be produced is not wanted any more
+        while not permits.empty():  # withdraw the permits for chunks that are no longer needed
             permits.get()
         permits.put(0)
         thread.join(_JOIN_S)

@@ -1,9 +1,9 @@
 """The bytes of an input object in a store, read by ranges.
 
-In: a URL. Memory is constant: a few blocks of the object, the next of which is fetched while one is inflated.
+In: a URL. Memory is constant: a few blocks of the object; the next one is fetched while the current one is inflated.
 
-An object that is replaced is gone at once, unlike a file under an open descriptor. So the opened version is pinned: S3
-is asked for each range with `If-Match`; and for every store, `check_unchanged` asks at the end whether it is the same.
+An object that is replaced is gone at once, unlike a file under an open descriptor. So the opened version is pinned:
+each range is requested from S3 with `If-Match`, and for every store `check_unchanged` compares the version at the end.
 
 Errors: `SourceMissing`, `SourceUnreadable`, `SourceTorn`.
 """
@@ -24,19 +24,19 @@ from optimizer.storage.object_store import file_system, translated_errors
 
 __all__ = ["StoreObject", "fingerprint_of", "reading_input"]
 
-# Each range is a request, whose first byte takes a store tens of milliseconds.
+# Each range is a request, and a store takes tens of milliseconds to send its first byte.
 BLOCK_BYTES: Final = 8 << 20
-# The blocks that one read may touch; the next one is fetched besides.
+# The number of blocks that one read may touch, and the one fetched ahead.
 BLOCKS: Final = 2
-# The names that stores give to the time of an object's last modification.
+# The names under which stores return the time of an object's last modification.
 _TIMES: Final = ("LastModified", "last_modified", "updated", "mtime", "created")
 LATEST_S: Final = 253_402_300_800  # the year 10000
-# The names that stores give to the tag of an object's content or version.
+# The names under which stores return the tag of an object's content or version.
 _TAGS: Final = ("ETag", "etag", "generation", "md5Hash", "content_md5", "checksum")
 
 
 class StoreObject(RawIOBase):
-    """An object, as it was when it was opened; a `ByteReader`."""
+    """An object, in the version that was opened; a `ByteReader`."""
 
     def __init__(self, url: Url) -> None:
         self.path = url
@@ -67,17 +67,17 @@ class StoreObject(RawIOBase):
 
     @property
     def modified_s(self) -> float | None:
-        """When it was put into the store, in seconds since the epoch; `None` if the store does not say."""
+        """When it was put into the store, in seconds since the epoch; `None` if the store does not tell."""
         return _time_of(self._info)
 
-    landed_s = modified_s  # a put is all or nothing
+    landed_s = modified_s  # a put is atomic
 
     def check_unchanged(self) -> None:
         """Check that the object is still the one that was opened.
 
         Raises:
-            SourceTorn: It is another, or gone.
-            SourceUnreadable: The store does not say.
+            SourceTorn: It was replaced, or is gone.
+            SourceUnreadable: The store does not tell.
         """
         with reading_input(self.path):
             try:
@@ -99,12 +99,12 @@ class StoreObject(RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read into a buffer at most its length."""
+        """Read at most `len(buffer)` bytes into a buffer."""
         with translated_errors(self.path):
             try:
                 data: bytes = self._file.read(len(buffer))
             except OSError as error:
-                if error.errno != errno.EBUSY:  # what s3fs makes of a failed `If-Match`
+                if error.errno != errno.EBUSY:  # which s3fs raises for a failed `If-Match`
                     raise
                 raise SourceTorn("the object was replaced while it was read; the next run reads the new one") from None
         buffer[: len(data)] = data
@@ -125,14 +125,14 @@ class StoreObject(RawIOBase):
         super().close()
 
     def _ask(self) -> dict[str, Any]:
-        self._store.invalidate_cache()  # a store may keep what it has listed, whatever its options say
+        self._store.invalidate_cache()  # a store may cache listings, whatever its options say
         info: dict[str, Any] = self._store.info(self.path.text)
         return info
 
 
 @contextmanager
 def reading_input(url: Url) -> Iterator[None]:
-    """Turn every way in which the store of an input can fail into `SourceUnreadable`."""
+    """Turn every failure of an input's store into `SourceUnreadable`."""
     try:
         with translated_errors(url):
             yield
@@ -141,7 +141,7 @@ def reading_input(url: Url) -> Iterator[None]:
 
 
 def _time_of(info: dict[str, Any]) -> float | None:
-    """The time of modification: a `datetime`, text in ISO 8601, or seconds since the epoch, by the store."""
+    """Return the time of modification; stores return a `datetime`, ISO 8601 text or seconds since the epoch."""
     value = next((info[name] for name in _TIMES if info.get(name)), None)
     if isinstance(value, str):
         with suppress(ValueError):
@@ -152,7 +152,7 @@ def _time_of(info: dict[str, Any]) -> float | None:
 
 
 def fingerprint_of(info: dict[str, Any]) -> str:
-    """The store's own tag and the size; if there is no tag, a digest of all that the store says of the object."""
+    """Return the store's tag and the size; without a tag, a digest of all metadata that the store returns."""
     tag = next((str(info[name]).strip('"') for name in _TAGS if info.get(name)), None)
     if tag is None:
         tag = hashlib.sha256(repr(sorted(info.items())).encode()).hexdigest()[:32]

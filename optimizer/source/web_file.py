@@ -1,16 +1,16 @@
 """The bytes of an input file on a web server, read in one response.
 
 In: an `http://` or `https://` URL, whose query may be a signature (presigned S3, SAS). Only GET is used, since a
-presigned URL allows nothing else: for one byte to learn the version, which a server may answer with all bytes (they are
-not read), and for everything to scan. Memory is constant.
+presigned URL allows nothing else: for one byte, to learn the version (a server may answer with all bytes, which are not
+read), and for the whole file, to scan it. Memory is constant.
 
-The one response to the scan is of one file, unless the server mixes files. Its validator, `ETag` or `Last-Modified`,
-shows whether it is the version that was opened, and whether that is still there at the end. A server that sends neither
-is refused, since no change could be noticed. No password is sent: redirects to other hosts are followed, and learn
-nothing.
+The whole file comes in one response. Its validator, `ETag` or `Last-Modified`, shows whether it is the version that was
+opened; one more request at the end shows whether the server still has that version. A server that sends neither is
+refused, since no change could be noticed. Redirects to other hosts are followed: no password is sent that such a host
+could learn.
 
-`Accept-Encoding: identity` asks for the file as it is. A server that compresses all the same sends gzip, which is
-inflated like any; if the file was a gzip file, it is then compressed twice, and the error says so.
+`Accept-Encoding: identity` asks for the file as it is. A server that compresses it anyway sends gzip, which is
+inflated as usual; if the file was a gzip file, it is then compressed twice, and the error says so.
 
 Errors: `SourceMissing`, `SourceUnreadable`, `SourceTorn`; none holds the query.
 """
@@ -45,21 +45,21 @@ from optimizer.storage.location import Url
 
 __all__ = ["WebFile"]
 
-# For a connection, and for each read. The next tick is the better retry.
+# For connecting, and for each read. There are no retries here, since the next tick tries again.
 ANSWER_TIMEOUT_S: Final = 10
 SKIP_BYTES: Final = 1 << 20
 _REPLACED: Final = "the file was replaced while it was read; the next run reads the new one"
 
 
 class _Validator(NamedTuple):
-    """What distinguishes one version of a file from another (RFC 9110 section 8.8), the size, and the time."""
+    """A file's version: the validator (RFC 9110 section 8.8), the size, and the time."""
 
     tag: str
-    size_bytes: int | None  # some servers do not say
+    size_bytes: int | None  # `None` if the server does not send it
     modified_s: float | None = None
 
     def may_match(self, other: _Validator) -> bool:
-        """Whether both may be of one version: a server may give the size with a range and not with the whole."""
+        """Whether both may be of one version: a server may send the size with a range and not with the whole file."""
         return self.tag == other.tag and (
             None in {self.size_bytes, other.size_bytes} or self.size_bytes == other.size_bytes
         )
@@ -69,9 +69,9 @@ class _Validator(NamedTuple):
 
 
 class WebFile(RawIOBase):
-    """A file of a web server, as it was when it was opened; a `ByteReader`.
+    """A file on a web server, in the version that was opened; a `ByteReader`.
 
-    The GET for its bytes is sent with the first read; every failure of a read is an `OSError`.
+    The first read sends the GET request for its bytes; every failure of a read is an `OSError`.
     """
 
     _offset: int
@@ -87,12 +87,12 @@ class WebFile(RawIOBase):
 
     @property
     def size_bytes(self) -> int:
-        """The size of the file; if the server does not say, how many bytes were read so far."""
+        """The size of the file; if the server does not send it, the number of bytes read so far."""
         return self._offset if self._validator.size_bytes is None else self._validator.size_bytes
 
     @property
     def modified_s(self) -> float | None:
-        """The server's `Last-Modified`, in seconds since the epoch; `None` if it does not say."""
+        """The server's `Last-Modified`, in seconds since the epoch; `None` if it sends none."""
         return self._validator.modified_s
 
     landed_s = modified_s
@@ -102,7 +102,7 @@ class WebFile(RawIOBase):
 
         Raises:
             SourceTorn: It has another, or none.
-            SourceUnreadable: The server does not say.
+            SourceUnreadable: The server does not answer.
         """
         try:
             now = str(_ask_validator(self.path))
@@ -120,7 +120,7 @@ class WebFile(RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read into a buffer at most its length."""
+        """Read at most `len(buffer)` bytes into a buffer."""
         if self._offset < self._received:
             data = self._head[self._offset : self._offset + len(buffer)]
         else:
@@ -130,7 +130,7 @@ class WebFile(RawIOBase):
         return len(data)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:  # noqa: ARG002 - only from the beginning
-        """Go to an offset: back within the first bytes, or by another request; forward by reading."""
+        """Go to an offset: backwards within the first bytes, or by a new request; forwards by reading."""
         if offset < self._offset:
             if self._received == len(self._head):
                 self._offset = 0
@@ -156,7 +156,7 @@ class WebFile(RawIOBase):
         self._response = None
         self._offset = 0
         self._received = 0
-        self._head = b""  # read to choose the decompressor, and then read again
+        self._head = b""  # the first bytes, which are read twice: to choose the decompressor, and to inflate
 
     def _receive(self, size: int) -> bytes:
         if self._response is None:
@@ -171,13 +171,13 @@ class WebFile(RawIOBase):
             self._head += data
         self._received += len(data)
         length = self._validator.size_bytes
-        if not data and length is not None and self._received < length:  # `read` does not notice
+        if not data and length is not None and self._received < length:  # `read` does not detect this
             raise OSError(f"the server closed the connection after {self._received:,} of {length:,} bytes")
         return data
 
 
 def _ask_validator(url: Url) -> _Validator:
-    """Ask for one byte; the headers describe the whole file."""
+    """Request one byte; the headers of the response describe the whole file."""
     try:
         response = _get(url, Range="bytes=0-0")
     except _EmptyError:
@@ -187,7 +187,7 @@ def _ask_validator(url: Url) -> _Validator:
 
 
 class _EmptyError(Exception):
-    """There is no first byte."""
+    """The file is empty, so its first byte cannot be read."""
 
 
 def _get(url: Url, **headers: str) -> HTTPResponse:
@@ -199,7 +199,7 @@ def _get(url: Url, **headers: str) -> HTTPResponse:
 
 
 def _opener() -> OpenerDirector:
-    """Like urllib's own, without the handlers of files, FTP and data; proxies are those of the environment."""
+    """Return an opener like urllib's, without file, FTP and data URLs; proxies are those of the environment."""
     opener = OpenerDirector()
     for handler in (
         ProxyHandler,
@@ -216,7 +216,7 @@ def _opener() -> OpenerDirector:
 
 @contextmanager
 def _translated_errors(url: Url, *, ranged: bool) -> Iterator[None]:
-    """Turn errors of urllib into ours. They are not chained: a traceback would show the URL that they quote."""
+    """Turn urllib's errors into `SourceError`s, unchained: a traceback would show the URL that they quote."""
     try:
         yield
     except HTTPError as error:
@@ -254,4 +254,4 @@ def _time_of(text: str) -> float | None:
         date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()  # HTTP dates are in UTC, whatever they say
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()  # HTTP dates are in UTC

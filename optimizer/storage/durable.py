@@ -31,7 +31,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make durable what a file holds."""
+    """Make the content of a file durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,7 +48,7 @@ def replace_link(path: Path, target: str) -> None:
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """The path under which what is being written will be found, for a message: `x.json` for `.x.json.0a1b.partial`."""
+    """Return the final path of a file that is being written, for messages: `x.json` for `.x.json.0a1b.partial`."""
     return _PARTIAL.sub(r"\g<name>", os.fspath(path))
 
 

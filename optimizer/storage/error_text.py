@@ -1,8 +1,8 @@
 """Explain why a store or a web server did not answer a request: one translation for the errors of all libraries.
 
 urllib, aiohttp, botocore and fsspec quote URLs in their messages, with any secrets in them. So a message is made from
-the error's class, its status and the system's error that caused it; its own text is used only if the error is unknown,
-and redacted.
+the error's class, its status and the operating system's error that caused it. The error's own text is used, redacted,
+only if the error is unknown.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _KNOWN: Final[tuple[tuple[tuple[type[BaseException], ...], str, str], ...]] = (
         UNTRUSTED,
     ),
     ((ssl.SSLError,), "TLS with {place} failed: {error.strerror}", NETWORK),
-    ((TimeoutError,), "no answer of {place} in time", NETWORK),
+    ((TimeoutError,), "no answer from {place} in time", NETWORK),
     ((ConnectionError, IncompleteRead), "{place} closed the connection", NETWORK),
 )
 
@@ -52,7 +52,7 @@ def cause_of(error: BaseException, *, web_host: str = "") -> str:
 
     Args:
         error: The exception of a library.
-        web_host: Host and port, for a web server; those of a store are taken from the error.
+        web_host: Host and port of a web server; empty for a store, whose host and port are taken from the error.
     """
     chain = list(_chain(error))
     place = web_host or next(filter(None, map(_place, chain)), "the server")
@@ -89,7 +89,7 @@ _PHRASES: Final = frozenset(HTTPStatus)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that caused it, in the attributes of urllib, aiohttp and botocore, and as cause or context."""
+    """Yield an error and its causes: attributes of urllib's, aiohttp's and botocore's errors, causes and contexts."""
     seen: set[int] = set()
     waiting: list[Any] = [error]
     while waiting:
@@ -104,7 +104,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> tuple[int, str] | None:
-    """The status of an HTTP response, and the code that S3 adds, if an error has them."""
+    """Return the HTTP status of an error, and the code that S3 adds; `None` if the error has no status."""
     response = getattr(error, "response", None)  # botocore's
     if isinstance(response, dict):
         number = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -115,7 +115,7 @@ def _status(error: BaseException) -> tuple[int, str] | None:
 
 
 def _place(error: BaseException) -> str | None:
-    """The host and port in an error of a connection."""
+    """Return the host and port that a connection error names."""
     options = getattr(error, "kwargs", None)
     if isinstance(options, dict) and isinstance(options.get("endpoint_url"), str):
         return urlsplit(options["endpoint_url"]).netloc.rpartition("@")[2] or None
@@ -124,6 +124,6 @@ def _place(error: BaseException) -> str | None:
 
 
 def _redacted(text: str) -> str:
-    """The text of an unknown error, on one line and without queries and logins."""
+    """Return the text of an unknown error on one line, without queries and logins."""
     text = re.sub(r"\S*://\S*", lambda match: redact_url(match.group()), " ".join(text.split()))
     return re.sub(r"\?[^\s*]\S*", "?***", text)

@@ -2,7 +2,7 @@
 
 A pattern (`*`, `?`, `[...]`, and `**` for any depth) names several inputs, the parts of one source. In the URL of a web
 server those characters are ordinary: `?` begins its query, which may hold a signature. So `str` and `repr` of a URL are
-redacted, and only what asks the store or server uses `text`.
+redacted, and only code that sends a request to the store or server uses `text`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = [
     "spelled",
 ]
 
-# Object stores, by packages of fsspec: those in which a put is all or nothing.
+# Object stores that fsspec supports and in which a put is atomic.
 STORE_SCHEMES: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 WEB_SCHEMES: Final = ("http", "https")
 
-# What is meant as a URL, even if it cannot be used as one (`simplecache::memory://o`, `s3:/bucket`): taken for a path
-# it would name a local file or create a local directory.
+# Text that is meant as a URL, even if it is not a valid one (`simplecache::memory://o`, `s3:/bucket`): as a path, it
+# would name a local file or create a local directory.
 _URL: Final = re.compile(rf"[^/]*://|({'|'.join((*STORE_SCHEMES, *WEB_SCHEMES, 'file'))}):/", re.IGNORECASE)
 _FILE: Final = "file:///"
 
-# Options of Redis URLs, the only values in a query that are shown: others may be a signature, a token or a password.
+# Options of Redis URLs, the only query values that are shown: any other may be a signature, a token or a password.
 PUBLIC_OPTIONS: Final = (
     "db",
     "virtual_host",
@@ -96,29 +96,29 @@ Location = Path | Url
 
 
 def parse_location(text: str) -> Location:
-    """Parse a path or a URL; `file:///` is a path. Whether a URL can be used is for `check_url` to say."""
+    """Parse a path or a URL; `file:///` is a path. `check_url` checks whether a URL can be used."""
     if text.startswith(_FILE):
         return Path(text.removeprefix("file://"))
     return Url(text) if _URL.match(text) else Path(text)
 
 
 def spelled(location: Location) -> str:
-    """The text of a location with any secrets in it: for the environment of a child process, never to be shown."""
+    """Return a location as text, secrets included: for the environment of a child process, never for output."""
     return location.text if isinstance(location, Url) else str(location)
 
 
 def is_pattern(location: Location) -> bool:
-    """Whether it is written as a pattern that names several inputs."""
+    """Whether a location is a pattern, which may name several inputs."""
     if isinstance(location, Url):
         return not location.is_web and glob.has_magic(location.text)
     return glob.has_magic(str(location))
 
 
 def redact_url(url: str) -> str:
-    """Replace whatever may be a secret by `***`, in a URL of Redis, a store or a web server, or in a mistyped one.
+    """Replace anything that may be a secret by `***`, in a URL of Redis, a store or a web server, or in a mistyped one.
 
-    A password is taken to reach to the last `@`, since it may hold what should be escaped. In a query only options of
-    Redis are no secrets; in a web server's URL the whole query is one, and the user as well.
+    A password is assumed to reach to the last `@`, since it may hold characters that should be escaped. In a query,
+    everything but the options of Redis is a secret; in a web server's URL, so are the whole query and the user.
     """
     scheme, mark, rest = url.partition("://")
     if mark and re.search("https?$", scheme, re.IGNORECASE):

@@ -1,4 +1,4 @@
-"""Object stores, through fsspec: one file system for each store and process, and its many errors as `OSError`.
+"""Object stores, through fsspec: one file system per store and process, whose various errors become `OSError`.
 
 In: a `Url`. Out: the fsspec file system that serves it. The store's address and credentials come from environment
 variables and files that its package reads (`AWS_*`, `FSSPEC_*`, ...), never from a URL.
@@ -25,8 +25,8 @@ from optimizer.storage.location import STORE_SCHEMES, WEB_SCHEMES, Url
 
 __all__ = ["check_url", "file_system", "translated_errors"]
 
-# The next tick is the better retry. A server that takes connections and never answers costs four times READ_TIMEOUT_S:
-# botocore's tries times those of s3fs, which alone would be 75 s times botocore's own five.
+# Retries are few, since the next tick tries again. A server that accepts connections and never answers costs four times
+# READ_TIMEOUT_S: botocore's attempts times those of s3fs. The defaults of s3fs would take 75 s times botocore's five.
 CONNECT_TIMEOUT_S: Final = 3
 READ_TIMEOUT_S: Final = 10
 TRIES: Final = 2
@@ -35,7 +35,7 @@ S3_SCHEMES: Final = ("s3", "s3a")
 _QUERY: Final = re.compile(r"\?[A-Za-z][\w.-]*=")
 _LOGIN: Final = re.compile(r"[^/]*@|[^/:]*:(?!\d*(/|$)).*@")
 
-# The packages of stores and their dependencies. The classes that they raise have no base in common.
+# The packages of stores and their dependencies. The exceptions that they raise have no common base class.
 _PACKAGES: Final = frozenset(
     {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs"}
 )
@@ -46,10 +46,10 @@ def check_url(url: Url, *, is_output: bool = False) -> None:
 
     Args:
         url: The URL of an input or an output.
-        is_output: Whether snapshots are to be written there.
+        is_output: Whether snapshots will be written there.
 
     Raises:
-        ValueError: It cannot be used; the message holds no piece of a secret.
+        ValueError: It cannot be used; the message holds no part of a secret.
     """
     scheme, mark, rest = url.text.partition("://")
     if _LOGIN.match(url.path):
@@ -72,7 +72,7 @@ def check_url(url: Url, *, is_output: bool = False) -> None:
         get_filesystem_class(scheme)
     except ImportError as error:
         raise ValueError(
-            f"needs a package that is not here ({error}); for s3:// it comes by: {install_command('remote')}"
+            f"needs a package that is not installed ({error}); for s3:// install it by: {install_command('remote')}"
         ) from None
 
 
@@ -108,7 +108,7 @@ def _check_web(url: Url, *, is_output: bool) -> None:
 
 
 def file_system(url: Url) -> Any:
-    """The file system of a URL, kept for the life of this process, with its connections."""
+    """Return the file system of a URL; it lives, with its connections, as long as this process."""
     return _file_systems.get(url)
 
 
@@ -139,8 +139,8 @@ class _FileSystems:
             if url.root not in self._by_root:
                 from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra
 
-                # Not from fsspec's own cache: fsspec drops its instances in a forked child, where closing them waits
-                # for a thread of the parent. A cached listing would hide what another host has written.
+                # fsspec's instance cache is not used: fsspec drops its instances in a forked child, where closing them
+                # waits for a thread of the parent. A cached listing would hide what another host has written.
                 options = {"skip_instance_cache": True, "use_listings_cache": False} | _options(url.scheme)
                 store, _ = url_to_fs(url.text, **options)
                 if url.scheme in S3_SCHEMES:
@@ -149,7 +149,7 @@ class _FileSystems:
             return self._by_root[url.root]
 
     def after_fork(self) -> None:
-        """Start empty in a child: connections and their thread are the parent's. Keep them unused, but never freed."""
+        """Start empty in a forked child. The parent's instances stay referenced, unused: freeing them would block."""
         self._inherited.append(self._by_root)
         self._lock = threading.Lock()
         self._by_root = {}

@@ -9,7 +9,7 @@ query on to their constructors. So a URL is parsed once, strictly, and written f
 
 With `rediss` in place of `redis` all connections have TLS. User and password are those of the data servers.
 
-Errors: `ValueError` with what is wrong, without any piece of the password.
+Errors: `ValueError` with the reason, without any part of the password.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLUSTER_AS_BROKER: Final = (
     "Celery cannot use a cluster as its broker; set ROLLING_BROKER_URL to a Redis that is none, or to Sentinels"
 )
 
-# redis-py's "Error 111 connecting to HOST:PORT. Connection refused.", and what it says where the cause says less.
+# redis-py's "Error 111 connecting to HOST:PORT. Connection refused.", and its text if the cause is less specific.
 _CONNECTING: Final = re.compile(r"Error (?:(?P<first>.+?) )?connecting to \S+\.(?: (?P<reason>.+)\.)?", re.DOTALL)
 
 SCHEMES: Final = {
@@ -36,7 +36,7 @@ SCHEMES: Final = {
     "redis+socket": "unix",
     "redis+sentinel": "redis+sentinel",
     "rediss+sentinel": "rediss+sentinel",
-    "sentinel": "redis+sentinel",  # as Celery has it, for which each Sentinel has a URL of its own
+    "sentinel": "redis+sentinel",  # Celery's scheme, with a separate URL for each Sentinel
     "redis+cluster": "redis+cluster",
     "rediss+cluster": "rediss+cluster",
 }
@@ -49,7 +49,7 @@ TLS_WORDS: Final = {"ssl_cert_reqs": ("required", "none"), "ssl_check_hostname":
 TLS_QUERY: Final = frozenset({*TLS_FILES, *TLS_WORDS})
 SENTINEL_QUERY: Final = frozenset({"sentinel_username", "sentinel_password"})
 END_OF_NETLOC: Final = re.compile("[/?#]")
-# What Sentinel itself takes as a name.
+# The names that Sentinel accepts.
 MASTER: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -59,10 +59,10 @@ class RedisUrl:
 
     scheme: str
     login: str
-    place: str  # host and port, of Sentinels and nodes of a cluster all with commas between them; or the socket's path
+    place: str  # host and port, or several separated by commas for Sentinels and cluster nodes; or the socket's path
     database: int
     tls: tuple[tuple[str, str], ...] = ()
-    master: str = ""  # what Sentinels call it
+    master: str = ""  # the master's name, for Sentinels
     sentinel_login: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -109,7 +109,7 @@ class RedisUrl:
 
     @property
     def moves(self) -> bool:
-        """Whether the server has to be asked for: of Sentinels or of a cluster."""
+        """Whether the server's address has to be requested from Sentinels or cluster nodes."""
         return bool(_kind(self.scheme)[1])
 
     def servers(self) -> list[RedisUrl]:
@@ -125,7 +125,7 @@ class RedisUrl:
         return [(str(part.hostname), int(part.port or 0)) for part in parts]
 
     def for_redis_py(self) -> str:
-        """The URL of a server as `redis.Redis.from_url` takes it."""
+        """Return the URL of a server in the form of `redis.Redis.from_url`."""
         if self.scheme == "unix":
             return f"unix://{self.login}{self.place}?db={self.database}"
         tls = dict(self.tls) | {"ssl_check_hostname": str(self._checks_hostname).lower()} if self.is_tls else {}
@@ -133,9 +133,9 @@ class RedisUrl:
         return f"{self.scheme}://{self.login}{self.place}/{self.database}{query}"
 
     def for_kombu(self) -> str:
-        """The URL as Celery takes it for broker and results, without the options of `tls_for_kombu`.
+        """Return the URL in Celery's form for broker and results, without the options of `tls_for_kombu`.
 
-        Of Sentinels it is one URL each, with `;` between them, to which `options_for_kombu` belong.
+        For Sentinels it is one URL each, separated by `;`, used together with `options_for_kombu`.
         """
         if self.scheme == "unix":
             return f"redis+socket://{self.login}{self.place}?virtual_host={self.database}"
@@ -153,17 +153,17 @@ class RedisUrl:
         return {"ssl_cert_reqs": "required"} | dict(self.tls) | {"ssl_check_hostname": self._checks_hostname}
 
     def options_for_kombu(self, timeouts: Mapping[str, float]) -> dict[str, Any]:
-        """What Celery's transport options of broker and results need beside the URL: of Sentinels alone.
+        """Return Celery's transport options of broker and results that go with the URL; only Sentinels need any.
 
         Args:
-            timeouts: Of connections to Sentinels; kombu would give them none.
+            timeouts: The timeouts of connections to Sentinels; kombu would set none.
         """
         if not self.master:
             return {}
         return {"master_name": self.master, "sentinel_kwargs": self.options_of_sentinels() | dict(timeouts)}
 
     def options_of_sentinels(self) -> dict[str, Any]:
-        """What a connection to a Sentinel needs: its own login, and TLS as the data servers have it."""
+        """Return the options of a connection to a Sentinel: its login, and the TLS options of the data servers."""
         tls = self.tls_for_kombu()
         return {**dict(self.sentinel_login), **({"ssl": True, **tls} if tls else {})}
 
@@ -174,9 +174,9 @@ class RedisUrl:
 
     @property
     def _checks_hostname(self) -> bool:
-        """Whether the certificate must be for this host: redis-py before 6 does not check that unless it is told.
+        """Whether the certificate must be for this host, which redis-py before 6 only checks on request.
 
-        Without a check of the certificate there is none of the name, which redis-py before 6 would refuse.
+        If the certificate is not checked, the name is not either: redis-py before 6 refuses that combination.
         """
         options = dict(self.tls)
         return options.get("ssl_cert_reqs") != "none" and options.get("ssl_check_hostname", "true") == "true"

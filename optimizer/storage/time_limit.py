@@ -1,4 +1,4 @@
-"""A time limit for calls that may block for ever: a network file system whose server is gone answers no system call."""
+"""A time limit for calls that may block forever, as system calls do on a network file system whose server is gone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 class TimeLimit:
     """Run one function at a time on a thread, and wait no longer than `limit_s` for it.
 
-    A thread that blocks cannot be ended. While it does, no other is started, so that there is never more than one.
+    A blocked thread cannot be ended. As long as it blocks no other is started, so there is never more than one.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -25,10 +25,10 @@ class TimeLimit:
         """Return the function's result, or raise its exception.
 
         Raises:
-            OSError: This call, or one before, has not returned yet.
+            OSError: This call, or an earlier one, has not returned yet.
         """
         if self._thread is not None and self._thread.is_alive():
-            raise TimeoutError("no answer to an earlier question yet")
+            raise TimeoutError("no answer to an earlier request yet")
         results: list[Any] = []
         errors: list[BaseException] = []
 

@@ -1,13 +1,13 @@
-"""Readers for tests of pages, without Redis and without files: the real ones over versions in memory.
+"""Readers for tests of pages, without Redis and files: the real readers over versions in memory.
 
     reader = optimizer.testing.reader(predictions=[{"symbol": "AAPL", ...}], bots={"alpha": {"equity": 10.5}})
     reader.publish(predictions=[...])  # a newer version
     reader.update([...], remove=[...])  # in place of `publish` of `optimizer.producer`
     optimizer.testing.reader(missing=True)  # raises SnapshotMissing until the first publish
 
-`reader` returns a `SnapshotReader` and `async_reader` an `AsyncSnapshotReader`, each with `publish` and `update`
-besides. Following, lookups, ages and errors are the code of production; only what holds the versions is another.
-`fixtures` has the same for pytest.
+`reader` returns a `SnapshotReader` and `async_reader` an `AsyncSnapshotReader`, each with the additional methods
+`publish` and `update`. Following, lookups, ages and errors are production code; only the stores are replaced.
+`fixtures` has a fixture for pytest.
 
 Errors: `SettingsInvalid` names the value that no version can have.
 """
@@ -26,7 +26,7 @@ from optimizer.testing.values import Version
 
 __all__ = ["AsyncMemoryReader", "MemoryReader", "Version", "async_reader", "reader"]
 
-# As a reader of settings has it where they say nothing else.
+# The default of `ROLLING_INTERVAL_S`.
 SOURCE: Final = "rolling_brain"
 INTERVAL_S: Final = 30.0
 
@@ -41,8 +41,8 @@ class MemoryReader(PublishesUpdates, SnapshotReader):
     def publish(self, **version: Unpack[Version]) -> int:
         """Make a newer version current; return its number.
 
-        What is not given stays as it was. Once it returns, the version shows and the callbacks of `on_version` have
-        been called.
+        Arguments that are not given keep their values. When it returns, the version is shown and the callbacks of
+        `on_version` have been called.
 
         Raises:
             SettingsInvalid: No version can have one of the values.
@@ -59,20 +59,20 @@ class AsyncMemoryReader(PublishesUpdates, AsyncSnapshotReader):
         self._memory = memory
 
     def publish(self, **version: Unpack[Version]) -> int:
-        """Make a newer version current, as `MemoryReader.publish` does; it takes no `await`."""
+        """Make a newer version current, as `MemoryReader.publish` does; it needs no `await`."""
         return self._memory.publish(**version)
 
 
 def reader(
     *, missing: bool = False, source: str = SOURCE, interval_s: float = INTERVAL_S, **version: Unpack[Version]
 ) -> MemoryReader:
-    """A reader that shows one version.
+    """Make a reader that shows one version.
 
     Args:
         missing: Whether there is no version until `publish`.
         source: The source's name.
         interval_s: Seconds between ticks; a version is stale after three.
-        version: What the version has, see `Version`. What is not given is empty.
+        version: The content of the version, see `Version`; empty by default.
 
     Raises:
         SettingsInvalid: No version can have one of the values.
@@ -83,7 +83,7 @@ def reader(
 def async_reader(
     *, missing: bool = False, source: str = SOURCE, interval_s: float = INTERVAL_S, **version: Unpack[Version]
 ) -> AsyncMemoryReader:
-    """The same for asyncio."""
+    """Make such a reader for asyncio."""
     return AsyncMemoryReader(_memory(source, interval_s, missing, version), interval_s=interval_s)
 
 

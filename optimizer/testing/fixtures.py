@@ -1,6 +1,6 @@
 """The fixture `rolling_reader` for pytest: makes readers, and closes them when the test ends.
 
-No plugin registers it, since that would be imported in every test run of the environment. A `conftest.py` asks for it:
+No plugin registers it, since a plugin would be imported in every test run of the environment. A `conftest.py` loads it:
 
     pytest_plugins = ["optimizer.testing.fixtures"]
 """
@@ -25,12 +25,12 @@ class MakeReader:
         self._stack = stack
 
     def __call__(self, *, missing: bool = False, **version: Unpack[testing.Version]) -> testing.MemoryReader:
-        """A reader as `optimizer.testing.reader` makes it."""
+        """Make a reader as `optimizer.testing.reader` does."""
         return self._stack.enter_context(closing(testing.reader(missing=missing, **version)))
 
 
 @pytest.fixture
 def rolling_reader() -> Iterator[MakeReader]:
-    """Makes readers of versions in memory: `rolling_reader(predictions=[...], bots={...})`."""
+    """Make readers of versions in memory: `rolling_reader(predictions=[...], bots={...})`."""
     with ExitStack() as stack:
         yield MakeReader(stack)

@@ -1,9 +1,9 @@
-"""Versions in memory, as a reader sees them in place of Redis and of the files.
+"""Versions in memory, which replace Redis and the files for a reader.
 
 `publish` makes a version current, and waits until the readers' threads have refreshed and called their callbacks, so
-that a test does not have to wait for what it checks.
+that a test does not have to wait before it checks.
 
-Errors: `SettingsInvalid`; as the real stores `CacheUnavailable` while `origin` is `files`.
+Errors: `SettingsInvalid`; and, like the real stores, `CacheUnavailable` while `origin` is `files`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = ["Memory"]
 
 # How long a callback of `on_version` may take.
 CALLBACKS_S: Final = 10.0
-# How long `close` of a reader may have to wait.
+# The longest time that closing a reader has to wait.
 STEP_S: Final = 0.1
-# How much older than the limit a version is that shall be stale.
+# How much older than the limit a version is made that has to be stale.
 BEYOND_S: Final = 1.0
 
 
@@ -73,12 +73,12 @@ class Memory:
         self.changes: list[tuple[int, bytes]] = []  # encoded, oldest first, each with its version
         self._stale_after_s = stale_after_s
         self._content = Content()
-        # What the last version in what stands for Redis had, and since which version that has been so.
+        # The content of the last version in `MemoryCache`, and the version since which it has been the same.
         self._last_in_redis: tuple[VersionContent, int] | None = None
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Forget the threads that listen: after a fork they are the parent's."""
+        """Drop the listening threads: after a fork they are the parent's."""
         self.changed = threading.Condition()
         self.number = 0  # of publishes
         self.listeners: set[MemoryListener] = set()
@@ -135,7 +135,7 @@ class Memory:
         return Published(snapshots, sighting, origin, unreadable)
 
     def _note_change(self, snapshots: SnapshotSet, origin: Origin) -> None:
-        """Add the change to those that are kept, as a publish in Redis does; files alone keep none."""
+        """Add the change to the stream, as a publish in Redis does; with files only, there is no stream."""
         if origin != "redis":
             return
         content, manifest = snapshots.content(), snapshots.manifest
@@ -174,7 +174,7 @@ class MemoryListener:
             memory.listeners.add(self)
 
     def subscribe(self) -> None:
-        """Note what the refresh that follows will see."""
+        """Record which publish the following refresh will see."""
         self._refreshed = self._memory.number
 
     def wait(self) -> None:
@@ -186,7 +186,7 @@ class MemoryListener:
             self._memory.changed.wait_for(lambda: self._memory.number > self._seen, STEP_S)
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         with self._memory.changed:
             self._memory.listeners.discard(self)
             self._memory.changed.notify_all()
@@ -197,7 +197,7 @@ class MemoryListener:
 
 
 class MemoryCache:
-    """What stands for Redis; it is away while the origin is `files`."""
+    """The replacement of Redis, which is away while the origin is `files`."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -219,17 +219,17 @@ class MemoryCache:
         )
 
     def connect(self) -> object:
-        """Forget the parent's threads."""
+        """Drop the parent's threads."""
         self._memory.begin_anew()
         return None
 
     def close(self) -> None:
-        """Let a publish go on that waits for the reader's thread."""
+        """Release a publish that waits for the reader's thread."""
         with self._memory.changed:
             self._memory.changed.notify_all()
 
     def listener(self, closed: threading.Event) -> MemoryListener:
-        """What waits for the next publish."""
+        """Make the object that waits for the next publish."""
         return MemoryListener(self._memory, closed)
 
     def read(self, cached: CachedVersion | None) -> tuple[Sighting | None, CachedVersion | None]:
@@ -264,17 +264,17 @@ class MemoryCache:
         return self._memory.reports[:count]
 
     def processes(self) -> list[Process]:
-        """No process publishes but the test's."""
+        """Return no workers and beats: only the test's process publishes."""
         self._check_up()
         return []
 
     def outcomes(self) -> dict[tuple[str, str], int]:
-        """Every publish has succeeded."""
+        """Return the number of publishes, all of which succeeded."""
         self._check_up()
         return {("success", ""): len(self._memory.reports)}
 
     def memory(self) -> tuple[int, int]:
-        """No server."""
+        """Return zeros, since there is no server."""
         self._check_up()
         return 0, 0
 
@@ -298,7 +298,7 @@ class MemoryCache:
 
 
 class MemoryFiles:
-    """What stands for the files; they are there only while the origin is `files`."""
+    """The replacement of the files, which exist only while the origin is `files`."""
 
     costs_requests = False
 
@@ -311,7 +311,7 @@ class MemoryFiles:
         return None if published is None else published.sighting
 
     def load(self, sighting: Sighting) -> CachedVersion | None:
-        """The current version; `None` unless it is whole, for files with a part that cannot be read are no version."""
+        """Load the current version; `None` unless it is whole, since files with an unreadable part are no version."""
         published = self._published()
         if published is None or published.unreadable:
             return None

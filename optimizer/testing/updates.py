@@ -20,7 +20,7 @@ __all__ = ["PublishesUpdates"]
 
 
 class PublishesUpdates:
-    """What both readers have of it."""
+    """The method `update`, which both readers share."""
 
     _memory: Memory
 
@@ -36,16 +36,16 @@ class PublishesUpdates:
     ) -> Accepted:
         """Take the place of `optimizer.producer.publish` in a test: this reader shows what is accepted.
 
-        Arguments, result and errors are those of `publish`. Settings are too: the `ROLLING_*` variables, unless
-        `settings` are given. So are predictions after it: the best of all records from `min_confidence` on.
+        Arguments, result and errors are those of `publish`, and so are the settings: the `ROLLING_*` variables, unless
+        `settings` are given. The predictions afterwards are the best of all records from `min_confidence` on.
 
         Raises:
             SettingsInvalid, UpdatesRefused, SourceMalformed, SourceTorn: As `publish`; or the source is not the
                 reader's.
             CacheUnavailable: The last version has `origin="files"`, so Redis is away.
-            UpdatesPending: With `wait_s`, where no version was published yet. Without, such updates are lost.
+            UpdatesPending: With `wait_s`, if no version was published yet. Without `wait_s`, such updates are lost.
         """
-        # The scanner, which tests of pages alone do not need.
+        # Imported here, since most tests of pages do not need the scanner.
         from optimizer.pipeline.updates import checked_update  # noqa: PLC0415
         from optimizer.producer.updates import Accepted, settings_of_call  # noqa: PLC0415
 

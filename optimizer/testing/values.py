@@ -25,13 +25,13 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 # Any level decodes to the same; tests publish often.
 GZIP_LEVEL: Final = 1
-# What a bot or a holding has where the input says nothing.
+# The defaults of bots and holdings.
 BOT_DEFAULTS: Final = {"enabled": False, "equity": None, "pnl_today": None, "positions": 0, "last_updated": None}
 HOLDING_DEFAULTS: Final = {"avg": None}
 
 
 class Version(TypedDict, total=False):
-    """What a version has. Records, bots and holdings are structs of `optimizer.models`, or mappings with their fields.
+    """The content of a version. Records, bots and holdings are structs of `optimizer.models`, or mappings of fields.
 
     `predictions`: the top records, in any order. `index`: further records, which `symbol` and `top` find. `bots`: by
     name. `portfolio`: holdings. `rejected`: what the version leaves out; by default nothing.
@@ -66,7 +66,7 @@ class Content:
 
 
 def content_of(version: Version, before: Content) -> Content:
-    """Check the values that are given; the others are those of the version before."""
+    """Check the given values; the others are taken from the version before."""
     predictions, index, bots, portfolio = before.predictions, before.index, before.bots, before.portfolio
     if "predictions" in version:
         predictions = _records(version["predictions"], "predictions")
@@ -104,8 +104,8 @@ def encode(
     generated_at: str,
     before: SnapshotSet | None = None,
 ) -> SnapshotSet:
-    """Encode the snapshots of a version; predictions, bots and portfolio that are as before keep their bytes."""
-    if before is not None:  # without its index: a publish of a test makes a version, also of equal content
+    """Encode the snapshots of a version; unchanged predictions, bots and portfolio keep their bytes."""
+    if before is not None:  # without its index, so that each publish of a test makes a version, even with equal content
         before = SnapshotSet(
             before.manifest, {kind: before.payloads[kind] for kind in before.payloads if kind != "index"}
         )

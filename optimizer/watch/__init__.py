@@ -1,10 +1,10 @@
-"""Runs that begin when the input has landed: what changed, whether it is whole, and the sending of a run for it."""
+"""Runs that begin when the input has landed: detects a change, checks that the file is complete, and sends a run."""
 
 from __future__ import annotations
 
 from optimizer.errors import require
 
-require("optimizer.watch", "watch", "celery", "kombu", "watchfiles")  # before the first import of one
+require("optimizer.watch", "watch", "celery", "kombu", "watchfiles")  # before any of them is imported
 
 from optimizer.watch.watcher import Watcher
 

@@ -1,4 +1,4 @@
-"""Whether an input has landed: it differs from what the last run was sent for, and is not being written any more.
+"""Decide whether an input has landed: it differs from the one of the last run, and is no longer being written.
 
 In: what a look at the input showed, and a monotonic time in seconds. No I/O and no clock: tests choose both.
 
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 
 
 class Landing:
-    """Follows what is seen of one input.
+    """Follows the observations of one input.
 
     Args:
         rest_s: How long a file that is written in place has to stay unchanged.
@@ -50,7 +50,7 @@ class Landing:
         self._taken: dict[str, str] | None = None
 
     def observe(self, files: Mapping[str, Seen], now_s: float) -> None:
-        """Take what a look showed: each file by its name."""
+        """Take an observation: the files by name."""
         before = self._files or {}
         for name, seen in files.items():
             earlier = before.get(name)
@@ -76,17 +76,17 @@ class Landing:
         return max(self._lost_until_s, *self._rests_from_s.values())
 
     def take(self) -> None:
-        """Note that a run was sent, which reads the input as it was seen last or newer."""
+        """Record that a run was sent, which reads the input as last seen, or a newer one."""
         self._taken = self._versions()
 
     def give_back(self) -> None:
-        """Note that the run that was sent has read nothing, so that the input still waits for one."""
+        """Record that the sent run has read nothing, so that the input still waits for one."""
         self._taken = None
 
     def _rest_of(self, earlier: Seen | None, seen: Seen) -> float:
         if seen.is_whole:
             return 0.0
-        # What the first look shows may have been written to just before.
+        # The file in the first observation may have been written to just before.
         was_there = self._files is None or (earlier is not None and earlier.file == seen.file)
         return self._rest_s if was_there else NEW_FILE_SHARE * self._rest_s
 

@@ -1,4 +1,4 @@
-"""An input on a local or network file system: what is there, and the directories in which a change would show.
+"""An input on a local or network file system: its files, and the directories in which a change would show.
 
 Changes come from watchfiles. On a network file system it hears nothing of what other hosts write, and a directory that
 is deleted or does not exist has no watch; so files are looked at each second too, which takes microseconds.
@@ -36,12 +36,12 @@ __all__ = ["LocalPlace", "directories_of"]
 
 LOOK_S: Final = 1.0
 TICK_MS: Final = 50
-# watchfiles returns changes when none has followed for a step: its 50 ms, and up to 1,600 ms, are most of the time that
-# a reader may wait. While a file is written to all the time, it is looked at ten times a second.
+# watchfiles returns changes when none has followed for a step: its defaults of 50 ms, and up to 1,600 ms, are most of
+# the time that a reader may wait. A file that is written to continuously is checked ten times a second.
 STEP_MS: Final = 20
 GROUPED_MS: Final = 100
 RETRY_S: Final = 30.0
-# Of how many files the name is remembered.
+# The number of files whose names are remembered.
 NAMES: Final = 1_000
 
 _log = SourceLog(__name__)
@@ -65,13 +65,13 @@ class LocalPlace:
         self._watched: object = None
         self._directories: frozenset[str] = frozenset()
         self._announced: set[str] = set()
-        self._names: OrderedDict[str, str] = OrderedDict()  # of a file, the name under which it was announced last
+        self._names: OrderedDict[str, str] = OrderedDict()  # by file, the name under which it was last announced
         self._changes: Generator[set[Any]] | None = None
         self._retry_s = float("-inf")
         self._warned = False
 
     def look(self) -> dict[str, Seen]:
-        """What is there.
+        """Return the files.
 
         Raises:
             SourceUnreadable: A directory on the way may not be searched, or the file system fails.
@@ -108,7 +108,7 @@ class LocalPlace:
             return False
         self._announced.update(path for _, path in changes)
         if not self._announced.isdisjoint(self._directories):
-            self._watched = None  # deleted or moved, and with it the kernel's watch
+            self._watched = None  # deleted or moved, which also ended the kernel's watch
         return bool(changes)
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class LocalPlace:
             return True
 
     def _note_names(self) -> None:
-        """Note the names of files that were announced, after the look: their earlier names count in it."""
+        """Remember the names of announced files, after the observation, which uses their earlier names."""
         gone = set()
         for name in self._announced:
             try:
@@ -153,7 +153,7 @@ class LocalPlace:
         return [location for location in locations if isinstance(location, Path)]
 
     def _follow(self) -> None:
-        """Watch the directories in which a change would show now, if they are others than before."""
+        """Watch the directories in which a change would now show, if they differ from the watched ones."""
         directories, recursive = directories_of(self._pattern)
         watched = (recursive, sorted(map(_identity, directories)))
         if watched == self._watched and (self._changes is not None or time.monotonic() < self._retry_s):
@@ -173,7 +173,7 @@ class LocalPlace:
             ignore_permission_denied=recursive,
         )
         try:
-            next(changes, None)  # it begins to watch with the first call: before the look that follows
+            next(changes, None)  # the first call begins to watch, before the observation that follows
         except (OSError, RuntimeError) as error:
             self._end(error)
         else:
@@ -192,7 +192,7 @@ class LocalPlace:
 
 
 def directories_of(pattern: Path) -> tuple[frozenset[str], bool]:
-    """The existing directories in which a change of the input would show, and whether to watch what lies below too."""
+    """Return the existing directories in which a change of the input would show, and whether to watch recursively."""
     before, pieces = split_pattern(pattern)
     path = os.path.abspath(before)  # noqa: PTH100 - `Path.resolve` raises where links lead in a circle
     if not pieces:  # where the name is, where the file is to which a link of that name leads, and links on the way
@@ -209,7 +209,7 @@ def directories_of(pattern: Path) -> tuple[frozenset[str], bool]:
 
 
 def _directories_of_links(path: str, seen: set[str]) -> Iterator[str]:
-    """Where the links lie that lead to a path, such as `current` in `current/brain.json.gz`."""
+    """Return the directories of the links on the way to a path, such as `current` in `current/brain.json.gz`."""
     for name in (*map(str, reversed(Path(path).parents)), path):
         with suppress(OSError):  # not a link, or it is gone
             target = os.readlink(name)  # noqa: PTH115 - a text
@@ -232,7 +232,7 @@ def _nearest(directory: str) -> str:
 
 
 def _identity(directory: str) -> tuple[str, int, int]:
-    """A directory that was deleted and made again is another."""
+    """Identify a directory, so that one that was deleted and created again differs."""
     try:
         state = os.stat(directory)  # noqa: PTH116 - a text
     except OSError:

@@ -1,4 +1,4 @@
-"""An input by URL: its fingerprints, asked for again and again.
+"""An input by URL: its fingerprints, requested periodically.
 
 A put into an object store is all or nothing, so what is there is whole. A web server's file is taken for whole too; a
 run that reads it while it is written to finds it torn.
@@ -34,7 +34,7 @@ class RemotePlace:
         self.look_s = poll_s
 
     def look(self) -> dict[str, Seen]:
-        """What is there.
+        """Return the objects.
 
         Raises:
             SourceUnreadable: The store or the server does not say.
@@ -50,4 +50,4 @@ class RemotePlace:
         return False
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, since nothing is open."""

@@ -21,7 +21,7 @@ from optimizer.watch.landing import Landing
 __all__ = ["RunSender", "SentRuns"]
 
 FOLLOW_S: Final = 0.2
-# The lock is held by a run whose end is not known here, such as a tick's: tried again after this time, then twice it.
+# If another run holds the lock, such as a scheduled one, it is retried after this time, which then doubles.
 SKIPPED_S: Final = 0.25
 SKIPPED_AT_MOST_S: Final = 2.0
 
@@ -29,7 +29,7 @@ _log = SourceLog(__name__)
 
 
 class RunSender(Protocol):
-    """What sends runs: `CelerySender`."""
+    """The interface of `CelerySender`."""
 
     def send_or_join(self, *, force: bool, accept: bool, source: str) -> SentRun:
         """Send a run, unless one that was sent has not ended."""
@@ -64,7 +64,7 @@ class SentRuns:
         return self._run is None and lands_s is not None and now_s >= max(lands_s, self._not_before_s)
 
     def step(self, now_s: float) -> None:
-        """Follow the run that is on, or send one that is due.
+        """Follow the current run, or send one that is due.
 
         Raises:
             RollingError: The broker is away, or refuses; what was to be done is done by a later step.
@@ -84,7 +84,7 @@ class SentRuns:
     def _follow(self, run: SentRun, now_s: float) -> None:
         try:
             state = self._sender.state(run.id)
-        except RollingError:  # a broker that comes back may have lost the run, and its sender knows best
+        except RollingError:  # a broker that comes back may have lost the run; its sender decides
             self._run = None
             self._landing.give_back()
             raise
@@ -104,5 +104,5 @@ class SentRuns:
         if is_lost and not self._warned:
             _log.warning("⚠️ no worker has ended run %s in time; the next is sent", run.id, source=self._settings.source)
         self._warned = is_lost
-        if was_skipped or is_lost or not run.is_new:  # a run that others have sent may have read the input before
+        if was_skipped or is_lost or not run.is_new:  # a run that another process sent may have read the input before
             self._landing.give_back()

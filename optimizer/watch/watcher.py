@@ -26,7 +26,7 @@ __all__ = ["Watcher"]
 
 RETRY_S: Final = 0.5
 RETRY_AT_MOST_S: Final = 5.0
-# A watch that has not got through a step for so long is not well: a request to a store may take 10 s by itself.
+# A watch that has not completed a step for this long is unhealthy: a single request to a store may take 10 s.
 WELL_S: Final = 30.0
 
 _log = SourceLog(__name__)
@@ -36,7 +36,7 @@ class _Place(Protocol):
     look_s: float
 
     def look(self) -> dict[str, Seen]:
-        """What is there now."""
+        """Return the present files."""
 
     def wait(self) -> bool:
         """Wait for a moment; return whether anything may have changed."""
@@ -73,7 +73,7 @@ class Watcher:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing fails, and the input was looked at within the last half minute."""
+        """Whether nothing fails, and the input was checked within the last half minute."""
         return not self._failures and time.monotonic() - self._well_s < WELL_S
 
     def start(self) -> None:
@@ -82,7 +82,7 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send no further run; those that were sent go on."""
+        """Send no further run; runs already sent go on."""
         self._stopped.set()
 
     def wait(self, timeout_s: float) -> bool:
@@ -97,7 +97,7 @@ class Watcher:
                 self._step(changed=changed)
             except RollingError as error:
                 self._fail(error)
-            except Exception as error:  # a bug: other inputs, and this one a second later, are watched all the same
+            except Exception as error:  # a bug must not end the watch of this input, or of others
                 _log.exception("a look at the input failed", source=self._source, error=error)
                 self._stopped.wait(RETRY_AT_MOST_S)
             else:
@@ -109,7 +109,7 @@ class Watcher:
 
     def _step(self, *, changed: bool) -> None:
         now_s = time.monotonic()
-        # A file that seems to rest is looked at once more: on some file systems nothing announces a change.
+        # A file that seems unchanged is checked once more, since some file systems announce no changes.
         if changed or now_s >= self._look_at_s or self._runs.is_due(now_s):
             self._landing.observe(self._place.look(), now_s)
             self._look_at_s = now_s + self._place.look_s

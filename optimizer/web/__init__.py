@@ -1,12 +1,12 @@
-"""The snapshots over HTTP: a router that a backend includes in one line, and an app of its own with a dashboard.
+"""The snapshots over HTTP: a router that a backend includes in one line, and a stand-alone app with a dashboard.
 
     import optimizer.web
 
     app.include_router(optimizer.web.router, prefix="/api")
 
-It needs the extra `web`. The router follows the source of the `ROLLING_*` variables, from the start of the app on;
-`make_router` takes other settings, a reader that the app has already, and a trigger; `make_routers` makes two, so that
-probes and metrics can be included apart. For browsers of another origin:
+It needs the extra `web`. The router follows the source of the `ROLLING_*` variables from the start of the app on.
+`make_router` accepts other settings, an existing reader of the app, and a trigger; `make_routers` makes two routers, so
+that probes and metrics can be included separately. For browsers of another origin:
 
     app.add_middleware(
         CORSMiddleware,
@@ -22,7 +22,7 @@ from typing import Final
 
 from optimizer.errors import require
 
-require("optimizer.web", "web", "fastapi")  # before the first import of it, by whichever module of this package
+require("optimizer.web", "web", "fastapi")  # before any module of this package imports it
 
 from fastapi import APIRouter
 

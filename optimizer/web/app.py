@@ -1,9 +1,9 @@
 """A stand-alone app: the routes at the root, the dashboard at `/`, and a front that answers the busiest paths.
 
-The front sends what is prepared, for a GET or HEAD of a path without a query, in a tenth of the time that routing
-takes; FastAPI answers the rest. In `create_app` it is the innermost middleware, so it runs after those that are added
-to the app; in the command it stands before FastAPI, which saves 3 us of 45 a request. An app that includes the router
-instead has no front: it must not bypass the dependencies that such an app may require of our routes (a login).
+The front sends prepared responses, for a GET or HEAD of a path without a query, in a tenth of the time of routing;
+FastAPI answers the rest. In `create_app` it is the innermost middleware, so it runs after those that are added to the
+app; in the command it runs before FastAPI, which saves 3 us of 45 per request. An app that includes the router has no
+front, which would bypass dependencies that the app may require of these routes (a login).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WHOLE: Final = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "p
 
 
 class Front:
-    """An ASGI middleware that answers what is prepared."""
+    """An ASGI middleware that sends prepared responses."""
 
     def __init__(self, app: ASGIApp, service: Service, assets: dict[str, Prepared]) -> None:
         self._app = app
@@ -41,10 +41,10 @@ class Front:
         self._assets = assets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send what is prepared for the path, or pass the request on."""
+        """Send the prepared response for the path, or pass the request on."""
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
             path = scope["path"].removeprefix(scope.get("root_path", ""))
-            # The page's own query says what it shows: its script reads it, and the answer is the same.
+            # The query of the page's address is only read by its script, so the response is the same.
             response = self._assets.get(path) or (None if scope["query_string"] else self._find(path))
             if response is not None:
                 await response(scope, receive, send)
@@ -57,7 +57,7 @@ class Front:
             kind = WHOLE.get(path)
             if kind is not None:
                 return pages.whole(kind)
-            # Whether it is the history of a symbol is seen only in the path as it was sent.
+            # Only the undecoded path shows whether it is the history of a symbol.
             if path.startswith(SYMBOL_PREFIX) and not path.endswith(HISTORY_SUFFIX):
                 return pages.symbol(path[len(SYMBOL_PREFIX) :])
             if path == "/page":
@@ -70,13 +70,13 @@ class Front:
 def create_app(
     settings: Settings | None = None, *, trigger: Trigger | None = None, sources: Sequence[str] = ()
 ) -> FastAPI:
-    """The app of one source.
+    """Make the app of one source.
 
     Args:
-        settings: Where things are; by default `ROLLING_*` of the environment, read when the app starts, or here where
+        settings: The settings; by default `ROLLING_*` of the environment, read when the app starts, or in this call if
             there is a trigger.
-        trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
-        sources: All sources that can be asked for at `/sources/NAME/`, this one among them.
+        trigger: Sends runs to the fleet; used only if the settings have a `trigger_token`.
+        sources: The names of all sources that are served at `/sources/NAME/`, this one included.
     """
     return _with_front(Service(settings), trigger, sources)
 
@@ -92,8 +92,8 @@ def _with_front(
 def _make_app(
     service: Service, trigger: Trigger | None, sources: Sequence[str], services: Sequence[Service]
 ) -> FastAPI:
-    # No /docs: FastAPI's page loads its scripts from another host. No redirects of slashes: they lead to the host that
-    # the client has named.
+    # No /docs: FastAPI's page loads its scripts from another host. No redirects of slashes: they lead to the host in
+    # the client's request.
     app = FastAPI(
         title="Rolling Optimizer",
         summary="Small, fresh snapshots from one big rolling file.",
@@ -109,11 +109,11 @@ def _make_app(
 
 
 def create_app_of_many(every: Sequence[Settings], *, trigger: Trigger | None = None) -> Front:
-    """The app that `rolling-optimizer web` serves: the first source at the root, and each at `/sources/NAME/`.
+    """Make the app that `rolling-optimizer web` serves: the first source at the root, and each at `/sources/NAME/`.
 
     Args:
         every: The settings of each source.
-        trigger: What sends runs to the fleet.
+        trigger: Sends runs to the fleet.
     """
     names = [settings.source for settings in every]
     services = list(map(Service, every))
@@ -122,7 +122,7 @@ def create_app_of_many(every: Sequence[Settings], *, trigger: Trigger | None = N
 
     @asynccontextmanager
     async def follow_all(_app: FastAPI) -> AsyncIterator[None]:
-        """Start and stop the other apps: the server does so for the first alone."""
+        """Start and stop the other apps: the server does so only for the first."""
         async with AsyncExitStack() as stack:
             for app in others.values():
                 await stack.enter_async_context(app.router.lifespan_context(app))

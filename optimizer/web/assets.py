@@ -1,6 +1,6 @@
-"""The static files, read once and sent from memory: the dashboard, and the module with which any page follows a source.
+"""The static files, read once and sent from memory: the dashboard, and the module by which any page follows a source.
 
-The policy of the dashboard allows nothing from other origins.
+The dashboard's content security policy allows nothing from other origins.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["FOLLOW_PATH", "load_asset", "load_assets"]
 DIRECTORY: Final = Path(__file__).parent / "static"
 INDEX_NAME: Final = "index.html"
 FOLLOW_PATH: Final = "/static/follow.js"
-# Python's own answers depend on the machine and on its version: a module of another type is refused by browsers.
+# Python's `mimetypes` depends on the machine and the version, and browsers refuse a module of another type.
 MEDIA_TYPES: Final = {".js": "text/javascript", ".ts": "text/plain"}
 
-# No inline script or style, nothing from another origin, no frame around the page or within it.
+# No inline scripts or styles, nothing from other origins, no frames around the page or in it.
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -39,7 +39,7 @@ _SECURITY: Final[Headers] = [
 
 
 def load_assets(directory: Path = DIRECTORY) -> dict[str, Prepared]:
-    """Every file below the directory under `/static/`, and the page under `/`."""
+    """Load every file below the directory, for `/static/`, and the page, for `/`."""
     paths = (path for path in sorted(directory.rglob("*")) if path.is_file())
     assets = {f"/static/{path.relative_to(directory).as_posix()}": _prepare(path) for path in paths}
     return assets | {"/": assets[f"/static/{INDEX_NAME}"]}
@@ -47,7 +47,7 @@ def load_assets(directory: Path = DIRECTORY) -> dict[str, Prepared]:
 
 @cache
 def load_asset(path: str, directory: Path = DIRECTORY) -> Prepared:
-    """The file that is served at this path below `/static/`."""
+    """Load the file that is served at this path below `/static/`."""
     return _prepare(directory / path.removeprefix("/static/"))
 
 
@@ -57,7 +57,7 @@ def _prepare(path: Path) -> Prepared:
     charset = "; charset=utf-8" if media_type.startswith("text/") else ""
     headers: Headers = [
         (b"content-type", f"{media_type}{charset}".encode()),
-        (b"cache-control", b"no-cache"),  # the files change with the package, and not their names
+        (b"cache-control", b"no-cache"),  # the files change with the package, their names do not
         (b"vary", b"accept-encoding"),
         *_SECURITY,
     ]

@@ -1,9 +1,9 @@
-"""The routes of what changed between versions, and of all of one version.
+"""The routes of the changes between versions, and of a whole version.
 
-GET /changes?since=V      what leads from a version to the current one; 410 if that is not held
-GET /snapshot             all of the current version
+GET /changes?since=V      the changes from a version to the current one; 410 if they are not in memory
+GET /snapshot             the whole current version
 
-Nothing here asks Redis: the reader holds what changed. What may be large is made in a thread, beside the event loop.
+Nothing here asks Redis: the reader holds the changes. Large responses are made in a thread, outside the event loop.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from optimizer.web.service import Service
 
 __all__ = ["ChangesPage", "add_changes"]
 
-# Of changes as stored: less is made at once, in the event loop.
+# The size of changes, as stored, from which a response is made in a thread: smaller ones are made in the event loop.
 THREAD_BYTES: Final = 32 * 1024
-# Responses that are held a version: clients that follow ask for the same few.
+# Responses that are kept per version: clients that follow request the same few.
 CACHED_RESPONSES: Final = 64
 LONGEST_VERSION: Final = 10**15 - 1
 
@@ -38,14 +38,14 @@ _LINES: Final = re.compile("|".join(map(re.escape, describe.JSON_LINES)), re.IGN
 
 
 class ChangesPage(Value, frozen=True):
-    """What leads from one version to the current one, oldest first: apply them in this order."""
+    """The changes from one version to the current one, oldest first, to be applied in this order."""
 
     version: int
     changes: list[Change]
 
 
 class Responses:
-    """The responses of one version, by what was asked."""
+    """The responses of one version, by request."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -1,9 +1,10 @@
-"""`GET /predictions.csv`: the predictions of a version as a table, all or those that fit, by RFC 4180.
+"""`GET /predictions.csv`: the predictions of a version as a table by RFC 4180, all or those that match filters.
 
-One column a field of a record, in the order of the JSON, then one for each extra field, `extra.NAME`: the name that
-`pandas.json_normalize` gives it, and never the name of a field that a later release adds. Text is quoted and numbers
-are not; null is `""`. A cell of text that a spreadsheet would take for a formula begins with an apostrophe (OWASP, "CSV
-Injection"), also behind a separator inside the text: where the list separator is a semicolon, a cell may begin there.
+One column for each field of a record, in the order of the JSON, then one for each extra field, `extra.NAME`: the name
+that `pandas.json_normalize` gives it, and never the name of a field that a later release adds. Text is quoted and
+numbers are not; null is `""`. A cell of text that a spreadsheet would take for a formula begins with an apostrophe
+(OWASP, "CSV Injection"). So does text after a separator inside a cell: if the list separator is a semicolon, a cell may
+begin there.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ __all__ = ["CSV", "add_csv"]
 MEDIA_TYPE: Final = "text/csv"
 FIELDS: Final = tuple(name for name in Record.__struct_encode_fields__ if name != "extra")
 
-# Tab, carriage return, line feed and NUL are skipped by some programs, and the other signs have wide forms.
+# Some programs skip tab, carriage return, line feed and NUL; the other signs have full-width forms.
 _SIGNS: Final = "=+\\-@\uff1d\uff0b\uff0d\uff20"
-# A program may take any of Unicode's line breaks for the end of a row.
+# A program may treat any of Unicode's line breaks as the end of a row.
 _BREAKS: Final = "\r\n\v\f\x1c-\x1e\x85\u2028\u2029"
 _FORMULA: Final = re.compile(rf"^(?=[{_SIGNS}\t\r\n\0])|(?<=[,;|\t{_BREAKS}])(?=[{_SIGNS}])")
 
@@ -62,12 +63,12 @@ def add_csv(router: APIRouter, service: Service) -> None:
         min_confidence: describe.MinConfidence = 0.0,
         sentiment: describe.Sentiment = None,
     ) -> Response:
-        """The filters are those of `/predictions`. Of how many that fit, says the header `X-Total-Count`."""
+        """The filters are those of `/predictions`. The header `X-Total-Count` has the number of all matches."""
         query = PredictionQuery(limit, offset, min_confidence, sentiment)
         pages = await service.current()
         pages.readable("predictions")
         response = pages.cached(query, CSV)
-        if response is None:  # in a thread: of 10,000 records it takes 80 ms
+        if response is None:  # in a thread: for 10,000 records it takes 80 ms
             response = await asyncio.to_thread(pages.filtered, query, CSV)
         return Sending(response)
 
@@ -77,7 +78,7 @@ class _Table(Response):
 
 
 def _encode(whole: PredictionsSnapshot, shown: Sequence[Record]) -> bytes:
-    """Encode records as a table; it has the columns of the whole snapshot, whichever are shown."""
+    """Encode records as a table; it always has the columns of the whole snapshot."""
     extras = list(dict.fromkeys(name for record in whole.predictions for name in record.extra))
     text = io.StringIO(newline="")
     table = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
@@ -95,7 +96,7 @@ def _cell(value: Cell) -> Cell:
 
 
 def _headers(cached: CachedVersion) -> Headers:
-    """The headers of a file to keep; the pointer of an old release does not say of which source it is."""
+    """Return the headers of a file download; the pointer of an old release does not name its source."""
     name = f"{cached.manifest.source or 'predictions'}-{cached.version}.csv"
     quoted = quote(name, safe="")
     disposition = f'filename="{name}"' if quoted == name else f"filename*=UTF-8''{quoted}"

@@ -1,6 +1,6 @@
-"""The OpenAPI descriptions: of responses the structs that are sent, each with an example; of parameters shared ones.
+"""The OpenAPI descriptions: responses, with their structs and examples, and shared parameters.
 
-FastAPI makes a component of each struct, in the description of whatever app includes the router.
+FastAPI makes a component from each struct, in the description of any app that includes the router.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ __all__ = [
     "text_response",
 ]
 
-# The media types of one JSON value a line; there is no registered one.
+# The media types of JSON lines; none is registered.
 JSON_LINES: Final = ("application/jsonl", "application/x-ndjson")
 # The filters of predictions.
-Limit = Annotated[int | None, Query(ge=0, le=1_000_000, description="As many at the most.", examples=[50])]
-Offset = Annotated[int, Query(ge=0, le=1_000_000, description="Without the first so many.", examples=[0])]
+Limit = Annotated[int | None, Query(ge=0, le=1_000_000, description="The largest number of records.", examples=[50])]
+Offset = Annotated[int, Query(ge=0, le=1_000_000, description="The number of records to skip.", examples=[0])]
 MinConfidence = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, examples=[0.8])]
 Sentiment = Annotated[str | None, Query(max_length=1_024, description="In upper or lower case.", examples=["bullish"])]
 
@@ -198,7 +198,7 @@ _PROBLEMS: Final = {
     429: TOO_MANY_UNAUTHORIZED,
     503: NO_SNAPSHOT,
 }
-# Of problems that have more members: their struct, and the examples of these.
+# Problems that have more members: their struct, and examples of these.
 _MEMBERS: Final[dict[int, tuple[type[Problem], dict[str, Any]]]] = {
     410: (ChangesGone, {"version": _VERSION, "oldest": _OLDEST, "snapshot": "snapshot"}),
 }
@@ -217,7 +217,8 @@ _SNAPSHOT_HEADERS: Final = {
     "X-Snapshot-Rejected": "What the version leaves out of all records and bots: `records=0/8000, bots=1/2`.",
     "X-Snapshot-Stale": "`true` where no run has confirmed the version for three intervals.",
 }
-# What a browser hides from a page of another origin unless the server exposes it. It always shows Last-Modified.
+# Headers that a browser hides from a page of another origin unless the server exposes them. It always shows
+# Last-Modified.
 EXPOSED_HEADERS: Final = (
     *sorted(_SNAPSHOT_HEADERS.keys() - {"Last-Modified"}),
     *("Content-Disposition", "X-Total-Count", "Retry-After"),
@@ -227,15 +228,15 @@ EXPOSED_HEADERS: Final = (
 def responses(
     type_: Any, example: Any, *others: int, status: int = 200, snapshot: bool = False, lines: Any = None
 ) -> dict[int | str, dict[str, Any]]:
-    """Every response of an operation.
+    """Describe every response of an operation.
 
     Args:
         type_: The struct that is sent.
-        example: One of its values, as JSON.
+        example: A value of the struct, as JSON.
         others: The other statuses.
         status: The status of success.
-        snapshot: Whether it is of a version, with its headers.
-        lines: One line of it, where it can also be asked for as JSON lines.
+        snapshot: Whether it belongs to a version, with its headers.
+        lines: An example line, if it can also be requested as JSON lines.
     """
     headers = _headers(_SNAPSHOT_HEADERS if snapshot else {})
     described: dict[int | str, dict[str, Any]] = {
@@ -269,9 +270,9 @@ def _problem_response(status: int, detail: str) -> dict[str, Any]:
 class _ProblemContent(dict[str, Any]):
     """The content of a response with problem details.
 
-    FastAPI puts the schema of a `model` under the media type of the route, which is `application/json`, and has no
-    option for another one. A literal reference to the component would break in an app with a `Problem` of its own,
-    where pydantic gives both longer names.
+    FastAPI puts the schema of a `model` under the media type of the route, `application/json`, without an option for
+    another one. A literal reference to the component would break in an app that has another `Problem`, where pydantic
+    gives both longer names.
     """
 
     def setdefault(self, _media_type: str, default: Any = None) -> Any:
@@ -290,15 +291,15 @@ def text_response(
     headers: Mapping[str, str] | None = None,
     full: str | None = None,
 ) -> dict[int | str, dict[str, Any]]:
-    """Every response of an operation that sends text.
+    """Describe every response of an operation that sends text.
 
     Args:
-        media_type: Its type.
-        description: What it is.
+        media_type: Its media type.
+        description: Its description.
         example: An example.
         others: The other statuses.
-        headers: If it is of a version: its own headers, beside those of all such responses.
-        full: Why there are too many, for a 503 then. The 422 is described too, since FastAPI would describe its own.
+        headers: Additional headers, if it belongs to a version; those of all such responses are included.
+        full: Why there may be too many clients, for a 503. The 422 is described too, to replace FastAPI's description.
     """
     of_version = {} if headers is None else _headers({**_SNAPSHOT_HEADERS, **headers})
     content = {media_type: {"schema": {"type": "string"}, "example": example}}

@@ -1,6 +1,6 @@
-"""Bodies in the content codings that this process makes itself. Bytes in, bytes out.
+"""Bodies in the content codings that this process encodes itself. Bytes in, bytes out.
 
-Whole snapshots in gzip are sent as they are stored, and are not made here.
+Whole snapshots in gzip are sent as they are stored, and do not pass through here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["SHORTEST_BYTES", "ZSTD_VERSION", "compress_quickly"]
 
 # A shorter body is sent as it is.
 SHORTEST_BYTES: Final = 512
-# What the bytes of a body in zstd depend on, besides the body.
+# The parameters that the bytes of a zstd body depend on, besides the body.
 ZSTD_VERSION: Final = f"zstd-{zstd.zstd_version}-{ZSTD_LEVEL}"
 
 

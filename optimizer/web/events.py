@@ -1,13 +1,13 @@
-"""Server-sent events: one hub a process, any number of listeners, none of which can delay another.
+"""Server-sent events: one hub per process, any number of listeners, none of which can delay another.
 
-A listener has a queue of a few messages. One that does not read them loses the oldest: each message says which version
-is current, so only the newest counts. The last versions are kept for listeners that reconnect (Last-Event-ID).
+A listener has a queue of a few messages. If it does not read them, it loses the oldest ones: each message says which
+version is current, so only the newest matters. The last versions are kept for listeners that reconnect (Last-Event-ID).
 
-A listener of changes gets each change once, in order. Messages of a chain may not be lost one by one, so one that does
-not read loses all that wait for it, and is told to take the whole (`reset`). The hub knows which version each has been
-sent: one that comes with a newer version than this process shows gets nothing until that is passed.
+A listener of changes gets each change once, in order. Single messages of a chain may not be lost, so a listener that
+does not read loses all waiting messages, and gets a `reset`: it has to take the whole snapshot. The hub knows which
+version each listener has; one whose version is newer than this process's gets nothing until this process has passed it.
 
-Each listener holds a descriptor for as long as it likes, so a process takes only so many, see `limits.py`.
+Each listener holds a descriptor for an unlimited time, so a process limits their number, see `limits.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TOO_MANY_LISTENERS: Final = (
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect messages until a buffer is full
+    (b"x-accel-buffering", b"no"),  # nginx would hold messages back until a buffer is full
     (b"x-content-type-options", b"nosniff"),
 ]
 
@@ -57,7 +57,7 @@ ChangeQueue = asyncio.Queue[Message | None]
 PING_MESSAGE: Final = Message(PING)
 _RETRY: Final = Message(RETRY)
 
-# The hubs of all sources: the limit of descriptors is a process's.
+# The hubs of all sources, since the limit of descriptors is per process.
 _hubs: Final[WeakSet[Hub]] = WeakSet()
 
 
@@ -68,9 +68,9 @@ class Hub:
         _hubs.add(self)
         self._queues: set[Queue] = set()
         self._versions: deque[tuple[int, bytes]] = deque(maxlen=KEPT_VERSIONS)
-        # Listeners of changes, and the version that each has been sent; `None` if it has none.
+        # Listeners of changes, and the version that each has; `None` for none.
         self._followers: dict[ChangeQueue, int | None] = {}
-        # The version that they were last sent.
+        # The last version that was sent to them.
         self.shown: tuple[CachedVersion, ChangeMessages] | None = None
         self._cache_up = True
         self._closed = False
@@ -80,7 +80,7 @@ class Hub:
         return len(self._queues) + len(self._followers)
 
     def open(self) -> None:
-        """Begin to ping, and to check whether the server stops, in this event loop."""
+        """Start the pings, and the check whether the server is stopping, in this event loop."""
         self._closed = False
         self._pinging = asyncio.get_running_loop().create_task(self._ping())
 
@@ -105,11 +105,11 @@ class Hub:
         self._send(message)
 
     def show(self, current: CachedVersion, messages: ChangeMessages) -> None:
-        """Send what leads to a version to all listeners of changes that have an older one, once."""
+        """Send the changes to a version, once, to all listeners of changes that have an older one."""
         is_new = self.shown is None or self.shown[0].version != current.version
         self.shown = (current, messages)
         if is_new:
-            made: dict[int | None, list[Message]] = {}  # most have the same version
+            made: dict[int | None, list[Message]] = {}  # by version, since most listeners have the same
             for queue, version in self._followers.items():
                 if version is None or version < current.version:
                     if version not in made:
@@ -128,7 +128,7 @@ class Hub:
                     self._put_changes(queue, status)
 
     def join(self, last_version: int | None) -> Queue:
-        """Add a listener; return its queue, with every version since its last one, or else with the current one."""
+        """Add a listener; return its queue, with every version since its last one if known, else the current one."""
         versions = [version for version, _ in self._versions]
         first = versions.index(last_version) + 1 if last_version in versions else -1
         missed = [message for _, message in list(self._versions)[first:]]
@@ -143,7 +143,7 @@ class Hub:
         return queue
 
     def join_changes(self, version: int | None) -> ChangeQueue:
-        """Add a listener of changes; return its queue, with what leads from its version to the current one."""
+        """Add a listener of changes; return its queue, with the changes from its version to the current one."""
         missed: list[Message] = []
         if self.shown is not None:
             current, messages = self.shown
@@ -171,13 +171,13 @@ class Hub:
             _put(queue, message)
 
     def _put_changes(self, queue: ChangeQueue, messages: Sequence[Message]) -> None:
-        """Add messages to a queue; if it has no place for all, a reset takes the place of all that is in it."""
+        """Add messages to a queue; if they do not fit, replace its content by a reset."""
         if self._closed:
-            return  # its end waits there
+            return  # it only waits to end
         if queue.qsize() + len(messages) > queue.maxsize:
             _clear(queue)
             messages = [Message(self._status())]
-            # To a listener that is ahead a reset would be a step back, and it has lost nothing of a chain.
+            # For a listener that is ahead, a reset would be a step back, and it has lost no message of a chain.
             if self.shown is not None and (self._followers[queue] or 0) <= self.shown[0].version:
                 messages.insert(0, self.shown[1].reset(self.shown[0]))
         for message in messages:
@@ -197,9 +197,9 @@ class Hub:
 
 
 def _server_ends() -> bool:
-    """Whether uvicorn is about to stop: it waits for open streams, and notifies an app only once they have ended.
+    """Whether uvicorn is about to stop: it waits for open streams, and notifies an app only after they have ended.
 
-    Its handler of signals is a method of the server. An app around ours, or one that mounts us, has no other sign.
+    Its signal handler is a method of the server. There is no other sign that works in an app that includes this one.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return bool(getattr(server, "should_exit", False))
@@ -226,7 +226,7 @@ class EventStream(Response):
         if most is not None and sum(map(len, _hubs)) >= most:
             refused = {"Retry-After": str(RETRY_AFTER_S)}
             if scope["http_version"].startswith("1"):
-                refused["Connection"] = "close"  # else those refused would hold as many descriptors for a while
+                refused["Connection"] = "close"  # otherwise refused clients would hold descriptors for a while too
             answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, TOO_MANY_LISTENERS.format(most), refused)
             await answer(scope, receive, send)
             return
@@ -237,7 +237,7 @@ class EventStream(Response):
             while (message := await queue.get()) is not None:
                 await send({"type": "http.response.body", "body": self.encode(message), "more_body": True})
             await send({"type": "http.response.body", "body": b""})
-        except OSError:  # by its own version of ASGI a server may say so when the client has gone
+        except OSError:  # depending on its ASGI version, a server may raise this when the client has gone
             return
         finally:
             self._hub.leave(queue)
@@ -250,7 +250,7 @@ class EventStream(Response):
         return self._hub.join(self._last_version)
 
     def encode(self, message: bytes | Message) -> bytes:
-        """The bytes of a message."""
+        """Return the bytes of a message."""
         assert isinstance(message, bytes)  # noqa: S101 - as its queue has them
         return message
 
@@ -260,7 +260,7 @@ class ChangeStream(EventStream):
 
     _gzip = False
     _begun = False
-    _last: int | None = None  # the number of the message that was sent last
+    _last: int | None = None  # the number of the last message that was sent
 
     def _headers_for(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         headers = [*_HEADERS, (b"vary", b"accept-encoding")]
@@ -270,14 +270,14 @@ class ChangeStream(EventStream):
         return headers
 
     def accept_gzip(self) -> None:
-        """Gzip what is sent from now on."""
+        """Compress all following messages."""
         self._gzip = True
 
     def _join(self) -> Queue | ChangeQueue:
         return self._hub.join_changes(self._last_version)
 
     def encode(self, message: bytes | Message) -> bytes:
-        """The bytes of the next message of the stream."""
+        """Return the bytes of the next message of the stream."""
         assert isinstance(message, Message)  # noqa: S101 - as its queue has them
         if not self._gzip:
             return message.plain
@@ -295,7 +295,7 @@ async def _wait_until_gone(receive: Receive, queue: Queue | ChangeQueue) -> None
 
 
 def _end(queue: Queue | ChangeQueue) -> None:
-    """End a stream: what waits in a full queue is dropped, all of it, so that none of a chain is missing."""
+    """End a stream; the content of a full queue is dropped as a whole, so that no single message of a chain is lost."""
     if queue.full():
         _clear(queue)
     queue.put_nowait(None)

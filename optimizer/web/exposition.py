@@ -1,7 +1,7 @@
 """Prometheus's text format.
 
-No prometheus_client: its registry is for values that a process counts, and exports the web server's own as well. These
-are values that other processes have counted.
+prometheus_client is not used: its registry is for values that a process counts itself, and also exports those of the
+web server. These values were counted by other processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Metric(NamedTuple):
 
 
 def expose(metrics: Iterable[Metric]) -> str:
-    """The text of all metrics; the samples of those with the same name stand together, as the format wants it."""
+    """Return the text of all metrics; samples with the same name are adjacent, as the format requires."""
     families: dict[str, list[str]] = {}
     for metric in metrics:
         heading = [f"# HELP rolling_{metric.name} {metric.help}", f"# TYPE rolling_{metric.name} {metric.kind}"]

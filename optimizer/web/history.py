@@ -1,12 +1,13 @@
-"""What the versions of a source changed, as one value: steps to show, and the values of each symbol over time. No I/O.
+"""The history of a source's versions, as one value: steps to show, and the values of each symbol over time. No I/O.
 
-    history = follow(None, content, content_since, held)       at the start: back from the content, by the undos
-    history = follow(history, content, content_since, held)    later: adds what is new, drops what has fallen out
+    history = follow(None, content, content_since, held)       at the start: backwards from the content, by the inverses
+    history = follow(history, content, content_since, held)    later: adds new steps, drops those that the stream
+    dropped
 
-`held` are the changes that the stream holds, oldest first. Both ways have the same result. A history is never changed
-once it is made, so any thread may read it. Where a change is missing, the history begins after the gap.
+`held` are the changes in the stream, oldest first. Both calls have the same result. A history is immutable, so any
+thread may read it. If a change is missing, the history begins after the gap.
 
-Held are, for each version, its step as JSON, and for each symbol 32 bytes for each version that changed its record.
+In memory are each version's step as JSON, and for each symbol 32 bytes per version that changed its record.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from optimizer.web.history_steps import HistoryStep, Ranking, fill
 
 __all__ = ["History", "HistoryPoint", "follow"]
 
-# Version, confidence, prediction, last price; NaN where the symbol left. A version has at most 15 digits.
+# Version, confidence, prediction, last price; NaN from the version at which the symbol left. Versions have at most 15
+# digits.
 _POINT: Final = struct.Struct("<4d")
 _LEFT: Final = (math.nan,) * 3
 _encode: Final = msgspec.json.Encoder().encode
@@ -47,7 +49,7 @@ class HistoryPoint(Value, frozen=True):
 
 
 class HeldStep(NamedTuple):
-    """A step as it is held: `json` is a `HistoryStep`, `symbols` are those that have a point at this version."""
+    """A step in memory: `json` is a `HistoryStep`, `symbols` are those with a point at this version."""
 
     version: int
     since: int
@@ -61,10 +63,10 @@ class History:
     """The steps that led to a version, oldest first, and the points of each symbol.
 
     Attributes:
-        version: The version that the last step made, or from which on there was no step.
+        version: The version that the last step made, or the first version if there is no step.
         since: The oldest version whose predictions are known: the one before the first step.
         steps: The steps.
-        points: By symbol, its points one after another: the first is of `since` or of the version with which it came.
+        points: By symbol, its points in order: the first is at `since`, or at the version in which the symbol appeared.
         ranking: The predictions of `version`.
     """
 
@@ -76,7 +78,7 @@ class History:
 
     @classmethod
     def at(cls, version: int, records: Iterable[Record]) -> History:
-        """The history that begins with a version, without a step."""
+        """Return a history that begins at a version, without a step."""
         points, ranking = {}, []
         for record in records:
             symbol = sys.intern(record.symbol)
@@ -86,15 +88,15 @@ class History:
         return cls(version, version, (), points, ranking)
 
     def latest(self, limit: int) -> list[msgspec.Raw]:
-        """The last steps, newest first, each a `HistoryStep` as JSON."""
+        """Return the last steps, newest first, each a `HistoryStep` as JSON."""
         return [step.json for step in self.steps[-limit:][::-1]]
 
     def of_symbol(self, symbol: str) -> list[HistoryPoint] | None:
-        """The points of a symbol, oldest first; `None` if no version that is known has it."""
+        """Return the points of a symbol, oldest first; `None` if no known version has it."""
         data = self.points.get(symbol)
         if data is None:
             return None
-        # Of what was before the first step only the version is known, which is milliseconds since the epoch.
+        # Before the first step, only the version is known; it is in milliseconds since the epoch.
         timestamps = {step.version: step.timestamp for step in self.steps} | {self.since: text_of(self.since / 1e3)}
         points = []
         for made, *values in _POINT.iter_unpack(data):
@@ -104,7 +106,7 @@ class History:
         return points
 
     def after(self, stored: StoredChange) -> History:
-        """The history with one more step; `version` has the content that the change is from."""
+        """Return the history with one more step; the change starts from the content of `version`."""
         change, points, ranking = stored.change, self.points, self.ranking
         step = HistoryStep(change.version, change.before, change.timestamp, stored.counts, [], [], [], [])
         symbols: tuple[str, ...] = ()
@@ -123,12 +125,12 @@ class History:
         return History(change.version, steps[0].since, steps, points, ranking)
 
     def without_oldest(self) -> History:
-        """The history without its first step."""
+        """Return the history without its first step."""
         first, *rest = self.steps
         points = {**self.points}
         for symbol in first.symbols:
             data = points.pop(symbol)
-            # At most one point is older than the step; one at the step that says that the symbol left says no more.
+            # At most one point is older than the step; a point that says only that the symbol left is dropped with it.
             if _POINT.unpack_from(data)[0] < first.version:
                 data = data[_POINT.size :]
             if math.isnan(_POINT.unpack_from(data)[1]):
@@ -142,13 +144,13 @@ class History:
 def follow(
     history: History | None, content: VersionContent, content_since: int | None, held: Sequence[HeldChange]
 ) -> History:
-    """The history of a version.
+    """Return the history of a version.
 
     Args:
         history: The history so far, if there is one.
-        content: The version.
-        content_since: The oldest version from which on the content has been the same; by default the version itself.
-        held: The changes that the stream holds, oldest first.
+        content: The content of the version.
+        content_since: The oldest version since which the content has been the same; by default the version itself.
+        held: The changes in the stream, oldest first.
     """
     oldest = oldest_start(held, content.version, content_since)
     links = [] if oldest is None else chain(held, oldest, content.version, content_since)
@@ -170,7 +172,7 @@ def follow(
 
 
 def _extended(history: History, links: Sequence[HeldChange]) -> History | None:
-    """The history made one of exactly these changes; `None` if it lacks one of them."""
+    """Return the history of exactly these changes; `None` if `history` cannot be extended to it."""
     for link in links:
         if link.version > history.version:
             if not link.since <= history.version <= link.before:
@@ -183,7 +185,7 @@ def _extended(history: History, links: Sequence[HeldChange]) -> History | None:
 
 
 def _point(version: int, record: Record | None) -> bytes:
-    """A point; without a record the symbol left."""
+    """Encode a point; without a record, the symbol left."""
     if record is None:
         return _POINT.pack(version, *_LEFT)
     return _POINT.pack(version, record.confidence, record.prediction, record.last_price)

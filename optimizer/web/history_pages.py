@@ -19,23 +19,23 @@ from optimizer.web.prepared import Prepared, ResponseCache
 __all__ = ["SHOWN_STEPS", "HistoryPages", "HistorySteps", "SymbolHistory"]
 
 SHOWN_STEPS: Final = 50
-# Of symbols, a version.
+# The number of symbols whose responses are kept per version.
 CACHED_RESPONSES: Final = 64
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class HistorySteps(Value, frozen=True):
-    """What the last versions changed, newest first; versions that changed nothing here have no step."""
+    """The changes of the last versions, newest first; a version without a change of predictions has no step."""
 
     version: int
     steps: list[HistoryStep]
 
 
 class SymbolHistory(Value, frozen=True):
-    """A symbol at `since`, the oldest version that is known, and at each version that changed its record; oldest first.
+    """A symbol at `since`, the oldest known version, and at each version that changed its record; oldest first.
 
-    A symbol that came later has no point at `since`. The time of that version is the one in its number.
+    A symbol that appeared later has no point at `since`. The time of version `since` is taken from its number.
     """
 
     symbol: str
@@ -49,7 +49,7 @@ class HistoryPages:
 
     Args:
         history: The history.
-        pages: The responses of the version that it leads to.
+        pages: The responses of its last version.
     """
 
     def __init__(self, history: History, pages: Pages) -> None:
@@ -63,7 +63,7 @@ class HistoryPages:
     def after(
         cls, before: HistoryPages | None, cached: CachedVersion, pages: Pages, held: Sequence[HeldChange]
     ) -> HistoryPages:
-        """The responses for a version, which is whole, from those before it, if there are any, and the changes."""
+        """Make the responses for a whole version from those of the version before, if any, and the changes."""
         predictions, bots, portfolio = (cached.payloads[kind].value for kind in PAYLOAD_KINDS)
         content = VersionContent(
             version=cached.version,
@@ -76,12 +76,12 @@ class HistoryPages:
         return cls(follow(history, content, cached.manifest.content_since, held), pages)
 
     def latest(self, limit: int) -> Prepared:
-        """The last steps; made anew each time, which takes milliseconds."""
-        # As `HistorySteps`, of steps that are JSON.
+        """Make the response with the last steps, each time, which takes milliseconds."""
+        # Like `HistorySteps`, but with steps that are already JSON.
         return self._pages.respond(_encode({"version": self.version, "steps": self.history.latest(limit)}))
 
     def of_symbol(self, symbol: str) -> Prepared | None:
-        """The history of a symbol; `None` if no version that is known has it."""
+        """Return the response with the history of a symbol; `None` if no known version has it."""
         response = self._responses.get(symbol)
         if response is None:
             points = self.history.of_symbol(symbol)

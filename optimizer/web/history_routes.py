@@ -1,7 +1,7 @@
-"""The routes of the history. They send what is held in memory, and ask neither Redis nor files.
+"""The routes of the history. They send data in memory, and ask neither Redis nor files.
 
-GET /history                         the last steps, newest first: what each version changed
-GET /predictions/{symbol}/history    the values of a symbol over the versions that are known
+GET /history                         the last steps, newest first: the changes of each version
+GET /predictions/{symbol}/history    the values of a symbol over the known versions
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def add_history(router: APIRouter, service: Service) -> None:
     )
     async def history(
         limit: Annotated[
-            int, Query(ge=1, le=1_000, description="As many at the most; 120 are held.", examples=[50])
+            int, Query(ge=1, le=1_000, description="The largest number of steps; 120 are held.", examples=[50])
         ] = SHOWN_STEPS,
     ) -> Response:
         """Each list of a step has the 20 biggest; `counts` are of everything. Ranks begin at 1."""
@@ -42,7 +42,7 @@ def add_history(router: APIRouter, service: Service) -> None:
     async def prediction_history(
         symbol: Annotated[str, Path(description="Any text; a slash is written as %2F.", examples=["AAPL"])],
     ) -> Response:
-        """The values are null at a version that the symbol had left."""
+        """The values are null at a version in which the symbol was no longer a prediction."""
         pages = await service.history()
         response = pages.of_symbol(symbol)
         if response is None:

@@ -1,4 +1,4 @@
-"""One step of the history: what a version changed, as pages show it. Values in, values out."""
+"""One step of the history: the changes of a version, as pages show them. Values in, values out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from optimizer.models import ChangeCounts, Record, Value
 
 __all__ = ["ConfidenceMove", "HistoryStep", "RankMove", "Ranked", "Ranking", "fill"]
 
-# Of each list of a step.
+# The longest list of a step.
 LISTED: Final = 20
 
-# Predictions, best first: minus the confidence, and the symbol.
+# The sort key of predictions, best first: minus the confidence, and the symbol.
 Ranking = list[tuple[float, str]]
 
 
@@ -28,7 +28,7 @@ class Ranked(Value, frozen=True):
 
 
 class RankMove(Value, frozen=True):
-    """A prediction whose rank is another."""
+    """A prediction whose rank has changed."""
 
     symbol: str
     from_: int = msgspec.field(name="from")
@@ -36,7 +36,7 @@ class RankMove(Value, frozen=True):
 
 
 class ConfidenceMove(Value, frozen=True):
-    """A prediction whose confidence is another."""
+    """A prediction whose confidence has changed."""
 
     symbol: str
     from_: float = msgspec.field(name="from")
@@ -44,9 +44,9 @@ class ConfidenceMove(Value, frozen=True):
 
 
 class HistoryStep(Value, frozen=True):
-    """What one version changed; `counts` are of everything, each list has at most 20 entries.
+    """The changes of one version; `counts` count all of them, each list has at most 20 entries.
 
-    Those that entered or left are best first, the others biggest move first.
+    Predictions that entered or left are sorted best first, the others biggest move first.
     """
 
     version: int
@@ -66,7 +66,7 @@ def fill(
     changed: Mapping[str, Record],
     removed: Set[str],
 ) -> HistoryStep:
-    """Return a step with what became of the predictions.
+    """Return a step with the changes of the predictions.
 
     Args:
         step: The step so far.

@@ -1,4 +1,4 @@
-"""How many connections and listeners a process may have: fewer than descriptors, whose limit is read at each use."""
+"""The limits of connections and listeners of a process, derived from its limit of descriptors at each use."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Final
 
 __all__ = ["RETRY_AFTER_S", "connection_limit", "listener_limit"]
 
-# What a process needs besides its connections: Redis, files, the event loop, standard streams.
+# Descriptors needed for other purposes: Redis, files, the event loop, standard streams.
 RESERVED_DESCRIPTORS: Final = 64
 # Retry-After of each 503.
 RETRY_AFTER_S: Final = 5
 
 
 def connection_limit() -> int | None:
-    """How many connections there may be, so that files can be opened and Redis asked; `None` for any number."""
+    """Return how many connections leave descriptors for files and Redis; `None` for any number."""
     limit = _descriptor_limit()
     return None if limit is None else max(1, limit - RESERVED_DESCRIPTORS)
 
 
 def listener_limit() -> int | None:
-    """How many of them may be listeners, which stay connected: a quarter of the descriptors is for other requests."""
+    """Return how many connections may be listeners, which stay; a quarter of the descriptors is for other requests."""
     limit = _descriptor_limit()
     return None if limit is None else max(1, limit * 3 // 4 - RESERVED_DESCRIPTORS)
 

@@ -1,9 +1,9 @@
-"""The messages of listeners that get changes: made once, deflated once, shared by all of them.
+"""The messages to listeners of changes: made and deflated once, and shared by all of them.
 
-A message ends with a flush: its block ends at a whole byte, and refers to nothing before it. So any messages, in any
-order, are one gzip stream after its header of ten bytes, and a listener costs no compressor (256 KB each) and no time.
-Most listeners have had the change before: for them a short message has a second block, which refers to that one, with
-half the bytes. Only the deflated forms are held; JSON of records is five times as long.
+A message ends with a flush: its block ends at a whole byte, and refers to nothing before it. So any sequence of
+messages is one gzip stream after its header of ten bytes, and a listener needs no compressor (256 KB each) and no CPU
+time. Most listeners have the previous change: for them, a short message has a second block, which refers to that one,
+with half the bytes. Only the deflated forms are kept; JSON of records is five times as long.
 
 Values in, bytes out; no I/O.
 """
@@ -25,9 +25,9 @@ __all__ = ["EMPTY_BLOCK", "GZIP_HEADER", "ChangeMessages", "Message"]
 
 # RFC 1952: deflate, no flags, no time, of an unknown system.
 GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
-# Of deflate: bytes that a decoder takes and makes nothing of, so that what follows may still refer to what was before.
+# An empty deflate block: it decodes to nothing, so that later blocks may still refer to earlier data.
 EMPTY_BLOCK: Final = b"\x00\x00\x00\xff\xff"
-# How far deflate can refer back; in a longer message the names of the fields do not count.
+# The window of deflate: a longer message gains little from the names of fields in an earlier one.
 WINDOW: Final = 32_768
 LEVEL: Final = 6
 DATA: Final = b"\ndata: "
@@ -41,8 +41,9 @@ class Message:
 
     Attributes:
         block: Its deflated form.
-        linked: The same for a stream whose last message was that with the number `after`; `None` for any other.
-        number: Its own number in this process.
+        linked: Its deflated form for a stream whose last message was the one with the number `after`; `None` if there
+        is none.
+        number: Its number in this process.
     """
 
     __slots__ = ("after", "block", "linked", "number")
@@ -56,11 +57,11 @@ class Message:
 
     @classmethod
     def of(cls, event: bytes, version: int, data: object, after: Message | None = None) -> Message:
-        """A message about a version, whose number is its id."""
+        """Make a message about a version, whose number is its id."""
         return cls(b"event: %b\nid: %d%b%b\n\n" % (event, version, DATA, _encode(data)), after)
 
     def block_after(self, number: int | None) -> bytes:
-        """Its deflated form for a stream whose last message has this number."""
+        """Return its deflated form for a stream whose last message has this number."""
         return self.linked if self.linked is not None and self.after == number else self.block
 
     @property
@@ -75,16 +76,16 @@ class Message:
 
 
 class ChangeMessages:
-    """The messages of a source; of each change that is held, one."""
+    """The messages of a source, one for each change in memory."""
 
     def __init__(self, log: ChangeLog) -> None:
         self.log = log
         self._of_changes: dict[int, Message] = {}
         self._prepared = log.read_to
-        self._last: Message | None = None  # of those that were prepared
+        self._last: Message | None = None  # the last prepared message
 
     def prepare(self) -> None:
-        """Make those of changes that have come since the last call; for the reader's thread, before they show."""
+        """Make the messages of changes since the last call; called by the reader's thread before they are shown."""
         entries = self.log.entries
         held = {entry.version for entry in entries}
         for version in self._of_changes.keys() - held:
@@ -95,7 +96,7 @@ class ChangeMessages:
         self._prepared = self.log.read_to
 
     def encoded(self, entries: Iterable[HeldChange]) -> list[Message]:
-        """The messages of changes. To make one takes about a millisecond for 300 records that all change."""
+        """Return the messages of changes. Making one takes about a millisecond if 300 records all change."""
         return [self._of_changes.get(entry.version) or self._encode(entry) for entry in entries]
 
     def _encode(self, entry: HeldChange, after: Message | None = None) -> Message:
@@ -104,7 +105,7 @@ class ChangeMessages:
         return message
 
     def since(self, version: int | None, current: CachedVersion) -> list[Message]:
-        """What a listener that has a version needs to have the current one; none may have nothing yet."""
+        """Return the messages by which a listener gets from its version, `None` for none, to the current one."""
         if version is not None and version >= current.version:
             return []
         if version is None:
@@ -119,7 +120,7 @@ class ChangeMessages:
 
     @staticmethod
     def shown(current: CachedVersion) -> Message:
-        """That this is the current version, with the content that versions from `since` on have."""
+        """Make the message that this is the current version, with the same content as all versions from `since` on."""
         manifest = current.manifest
         since = manifest.version if manifest.content_since is None else manifest.content_since
         data = {"version": current.version, "generated_at": manifest.generated_at, "since": since}
@@ -127,7 +128,7 @@ class ChangeMessages:
 
     @staticmethod
     def reset(current: CachedVersion) -> Message:
-        """That it has to be taken whole."""
+        """Make the message that the listener has to take the whole snapshot."""
         return Message.of(b"reset", current.version, {"version": current.version})
 
 

@@ -1,7 +1,7 @@
-"""The metrics of the sources that a process serves, from what Redis holds.
+"""The metrics of the sources that a process serves, from the data in Redis.
 
-So they are the same in every process, however many workers run. Each has the label `source`. What is not known is left
-out: while Redis is away, all that only Redis says.
+So they are the same in every process, however many workers run. Each has the label `source`. Unknown values are left
+out; while Redis is away, these are all values that only Redis has.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LEVELS: Final = ("ok", "warning", "bad")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observed:
-    """What is known of a source at a scrape.
+    """The data about a source at a scrape.
 
-    `scans` has the newest report of a scan that was published; `outcomes` is the number of runs by status and error,
-    and `memory` what Redis uses and may use, in bytes; `None` where Redis does not say it. `reads` is the number of
-    responses by origin, `listeners` how many clients this process's events have.
+    `scans` has the newest report of a published scan; `outcomes` is the number of runs by status and error, and
+    `memory` the bytes that Redis uses and may use; `None` if Redis does not return them. `reads` is the number of
+    responses by origin, `listeners` the number of clients of this process's events.
     """
 
     facts: Facts
@@ -47,7 +47,7 @@ class Observed:
 
 
 def render(sources: Sequence[Observed]) -> str:
-    """All metrics in Prometheus's text format."""
+    """Return all metrics in Prometheus's text format."""
     labels = {"version": version("rolling-optimizer"), "python": platform.python_version()}
     build = Metric("build_info", "The release of the process that is asked, and its Python.", [(labels, 1)])
     return expose([build, *(metric for observed in sources for metric in _of_source(observed))])

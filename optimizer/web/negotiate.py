@@ -19,7 +19,7 @@ __all__ = [
     "takes_gzip",
 ]
 
-# Content codings, the least wanted first.
+# Content codings, in ascending order of preference.
 IDENTITY: Final = 0
 GZIP: Final = 1
 ZSTD: Final = 2
@@ -28,20 +28,20 @@ _ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[^"]*")')
 _CODING: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+)(?:;q=([01](?:\.[0-9]{0,3})?))?")
 
 
-# Real ones are a tenth of this. A longer one counts as missing: values are cached here, and other servers than ours may
-# not limit the size of a header.
+# Real headers are a tenth of this. A longer one counts as missing: values are cached here, and a server other than ours
+# may not limit the size of a header.
 MAX_HEADER_BYTES: Final = 256
 
 
 def choose_encoding(accept_encoding: bytes, *, zstd: bool = True) -> int:
-    """The best coding for a client: `ZSTD`, `GZIP` or `IDENTITY`, the first in this order of those it weights highest.
+    """Return the best coding for a client: of those with the highest weight, the first of `ZSTD`, `GZIP`, `IDENTITY`.
 
-    By the standard a missing header (here: empty) and `*` allow everything; but a client that does not name zstd may
-    not be able to decode it, and one that names nothing may not be able to inflate either.
+    By the standard, a missing header (here: empty) and `*` allow everything. But a client that does not name zstd may
+    not be able to decode it, and one that names nothing may not be able to inflate gzip either.
 
     Args:
         accept_encoding: The value of the header.
-        zstd: Whether that is there to be chosen.
+        zstd: Whether zstd is available.
     """
     return _choose(accept_encoding, zstd) if len(accept_encoding) <= MAX_HEADER_BYTES else IDENTITY
 
@@ -89,7 +89,7 @@ def _seconds(date: bytes) -> float | None:
     try:
         since = parsedate_to_datetime(date.decode("ascii"))
         return (since if since.tzinfo else since.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):  # bad UTF-8 among them, and numbers that no date can hold
+    except (ValueError, OverflowError):  # also for bad UTF-8, and for numbers out of range
         return None
 
 

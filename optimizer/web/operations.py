@@ -29,20 +29,20 @@ from optimizer.web.trigger import Trigger, add_trigger_routes
 
 __all__ = ["add_operations"]
 
-# How long /status waits for reports: what it shows besides is in memory.
+# How long /status waits for reports: the rest of its data is in memory.
 REPORTS_S: Final = 0.2
 
 T = TypeVar("T")
 
 
 class SnapshotStatus(Value, frozen=True):
-    """How fresh the current version is, and where it is read from.
+    """The age of the current version, and the store that it is read from.
 
-    `bots_lack_fields` says that most bots have no value in any field that is read: the engine may name them otherwise.
-    `updates` is how many records and removals hold that were published without a scan.
-    `input_at` is the last write to the input that the version was made from, and null where its place does not say it;
-    `input_stale` says that it is older than `ROLLING_MAX_INPUT_AGE_S`. `published_after_s` is null where no report says
-    it, and while Redis is away. `diagnosis` says what is wrong, if anything is; `processes` are workers and beats.
+    `bots_lack_fields` says that most bots have no value in any field that is read: the engine may use other names.
+    `updates` is the number of records and removals in force that were published without a scan.
+    `input_at` is the last write to the input of the version, null if its storage does not tell; `input_stale` says that
+    it is older than `ROLLING_MAX_INPUT_AGE_S`. `published_after_s` is null if no report has it, and while Redis is
+    away. `diagnosis` says what is wrong, if anything; `processes` are workers and beats.
     """
 
     source: str
@@ -78,7 +78,7 @@ class RunReports(Value, frozen=True):
 
 
 class ProbeStatus(Value, frozen=True, omit_defaults=True):
-    """The process lives, or is ready; `pinned` where no run replaces the version that it shows."""
+    """The process is alive, or ready; `pinned` says that no run replaces the version that it shows."""
 
     status: str
     pinned: Pin | None = None
@@ -91,14 +91,14 @@ def add_operations(
     sources: Sequence[str] = (),
     services: Sequence[Service] = (),
 ) -> None:
-    """Add the routes for operators and probes; those that start runs only where there are a trigger and a token.
+    """Add the routes for operators and probes; those that start runs only if there are a trigger and a token.
 
     Args:
-        router: What they are added to.
+        router: The router to which they are added.
         service: The source.
-        trigger: What sends runs.
-        sources: The names of all that the app serves.
-        services: All of which `/metrics` tells; by default the one.
+        trigger: Sends runs.
+        sources: The names of all sources that the app serves.
+        services: The sources in `/metrics`; by default only this one.
     """
     may_trigger = trigger is not None and bool(service.settings.trigger_token)
 
@@ -108,7 +108,7 @@ def add_operations(
         responses=describe.responses(SnapshotStatus, describe.STATUS_EXAMPLE, 503),
     )
     async def status(request: Request) -> Response:
-        """Without a snapshot the problem has the members that do not need one: a run may be wanted just then."""
+        """Without a snapshot, the problem has the members that need none, so that a client can still start a run."""
         reader = await service.reader()
         follower = reader.follower
         always: dict[str, Any] = {
@@ -165,7 +165,7 @@ def add_operations(
             str | None,
             Query(
                 max_length=64,
-                description="Only reports that came after the one with this `timestamp`; all where none has it.",
+                description="Only reports after the one with this `timestamp`; all reports if none has it.",
                 examples=["2026-11-01T10:00:00.000Z"],
             ),
         ] = None,
@@ -205,7 +205,7 @@ def add_operations(
         ),
     )
     async def prometheus(_request: Request) -> Response:
-        """Of all sources that the app serves: which of them it is asked at makes no difference."""
+        """Metrics of all sources that the app serves, at the route of each source."""
         observed = await asyncio.gather(*map(_observe, services or [service]))
         return Response(metrics.render(observed), headers={"Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
 
@@ -214,7 +214,7 @@ def add_operations(
 
 
 async def _observe(service: Service) -> metrics.Observed:
-    """What is known of a source for Prometheus; for each question Redis has the time limit of a reader."""
+    """Collect the data about a source for Prometheus; each request to Redis has the time limit of a reader."""
     reader = await service.reader()
     redis = reader.follower.redis
     facts, scans = await reader.facts(), await reader.runs(1, status="success")
@@ -230,25 +230,25 @@ async def _observe(service: Service) -> metrics.Observed:
 
 
 def _if_known(redis: CacheStore, ask: Callable[[], T]) -> T | None:
-    """What Redis says; `None` while it is away, or if this user may not ask."""
+    """Return the result of a request to Redis; `None` while it is away, or if this user may not send it."""
     with suppress(CacheUnavailable):
         return ask() if redis.up else None
     return None
 
 
 def _newer(reports: list[Report], after: str | None) -> list[Report]:
-    """Those before the last one with a timestamp, in the order in which they came: clocks of workers may differ.
+    """Return the reports before the last one with this timestamp, by position, since clocks of workers may differ.
 
-    Two may have the same; a client that holds one of them gets the other.
+    Two reports may have the same timestamp; a client that has one of them gets the other.
     """
     held = [index for index, report in enumerate(reports) if report.timestamp == after]
     return reports[: held[-1]] if held else reports
 
 
 async def _facts(reader: AsyncSnapshotReader) -> tuple[Facts, float | None]:
-    """What is known of the source, and how soon its last input was published.
+    """Return the facts about the source, and how soon its last input was published.
 
-    A Redis that takes long is not waited for: what a response has besides is in memory.
+    It does not wait for a slow Redis: the rest of a response is in memory.
     """
     try:
         async with asyncio.timeout(REPORTS_S):

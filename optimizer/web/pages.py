@@ -1,7 +1,7 @@
-"""The responses of one version: whole snapshots and the page, prepared; the rest on demand.
+"""The responses of one version: whole snapshots and the page are prepared, the rest is made on demand.
 
-Values in, bytes out; no I/O. Prepared once a version, in the reader's thread, for a page of ten thousand bots takes a
-while.
+Values in, bytes out; no I/O. They are prepared once a version, in the reader's thread, since a page with ten thousand
+bots takes a while.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ __all__ = ["PageSummary", "Pages", "SnapshotPage", "WholeVersion"]
 
 PAGE_SYMBOLS: Final = 50
 GZIP_LEVEL: Final = 6
-# Responses to filters that are cached a version: dashboards repeat the same few.
+# Responses to filters that are cached per version: dashboards repeat the same few.
 CACHED_RESPONSES: Final = 256
-# A longer one is made anew each time, so that made-up filters cannot fill the memory.
+# A longer filter is not cached, so that made-up filters cannot fill the memory.
 CACHED_RESPONSE_BYTES: Final = 32 * 1024
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class PageSummary(Value, frozen=True):
-    """Sums over all bots that could be used; a value that a bot lacks counts as 0.
+    """Sums over all usable bots; a value that a bot lacks counts as 0.
 
-    `notes` says in words what `rejected` counts: what the snapshots, and so the sums, leave out.
+    `notes` describes in words the units counted by `rejected`, which the snapshots, and so the sums, leave out.
     """
 
     total_equity: float
@@ -53,7 +53,7 @@ class PageSummary(Value, frozen=True):
 
 
 class SnapshotPage(Value, frozen=True):
-    """All that a page shows, of one version."""
+    """All data of a page, of one version."""
 
     version: int
     timestamp: str
@@ -64,7 +64,7 @@ class SnapshotPage(Value, frozen=True):
 
 
 class WholeVersion(Value, frozen=True):
-    """All of one version: every prediction, bot and holding."""
+    """A whole version: every prediction, bot and holding."""
 
     version: int
     generated_at: str
@@ -106,14 +106,14 @@ class Pages:
             for kind, payload in cached.payloads.items()
         }
         self.whole_page = self._prepare_page() if cached.is_whole else None
-        # Made at the first request: few ask for it, and of 10,000 records it takes a tenth of a second.
+        # Made at the first request: few clients ask for it, and 10,000 records take a tenth of a second.
         self.whole_version: Prepared | None = None
         self._making = threading.Lock()
         self._symbols: dict[str, Prepared] = {}
         self._filtered = ResponseCache(CACHED_RESPONSES)
 
     def show(self, cached: CachedVersion) -> bool:
-        """Whether these are its responses too: the same payloads, though confirmed since or from the other store."""
+        """Use these responses for `cached` too if it has the same payloads; return whether it has."""
         ours = self._cached
         return (ours.version, ours.manifest.rejected, _etags(ours)) == (
             cached.version,
@@ -122,11 +122,11 @@ class Pages:
         )
 
     def whole(self, kind: str) -> Prepared | None:
-        """A whole snapshot; `None` if this version's cannot be read."""
+        """Return a whole snapshot; `None` if it cannot be read in this version."""
         return self._whole.get(kind)
 
     def readable(self, kind: str) -> Prepared:
-        """A whole snapshot.
+        """Return a whole snapshot.
 
         Raises:
             PartMissing: It cannot be read.
@@ -134,7 +134,7 @@ class Pages:
         return self._whole.get(kind) or self._fail(kind)
 
     def page(self) -> Prepared:
-        """The page.
+        """Return the page.
 
         Raises:
             PartMissing: A part of it cannot be read.
@@ -142,7 +142,7 @@ class Pages:
         return self.whole_page or self._fail()
 
     def make_whole_version(self) -> Prepared:
-        """All of the version, made once; in a thread, for it may take a while.
+        """Make the response with the whole version, once; in a thread, since it may take a while.
 
         Raises:
             PartMissing: A part of it cannot be read.
@@ -168,13 +168,13 @@ class Pages:
     def respond(
         self, body: bytes, own: Headers = JSON_HEADERS, *, kind: str | None = None, is_compressed: bool = True
     ) -> Prepared:
-        """A response of this version with a body that was made on demand.
+        """Make a response of this version with a body that was made on demand.
 
         Args:
             body: The body.
-            own: Its own headers, in place of those of all responses that have the same names.
-            kind: The payload that it is from, if it is from one.
-            is_compressed: False to send it as it is, which saves the time of compression.
+            own: Additional headers, which replace common headers of the same name.
+            kind: The payload from which it was made, if it was made from one.
+            is_compressed: False to send it uncompressed, which saves time.
         """
         gz = gzip.compress(body, GZIP_LEVEL, mtime=0) if is_compressed and len(body) >= SHORTEST_BYTES else None
         names = {name for name, _ in own}
@@ -188,7 +188,7 @@ class Pages:
         raise PartMissing(f"version {self.version} has no readable {missing}; the next publish mends it")
 
     def symbol(self, symbol: str) -> Prepared | None:
-        """The record of a symbol among the predictions; `None` if it is not one of them."""
+        """Return the response with the record of a symbol; `None` if it is not among the predictions."""
         response = self._symbols.get(symbol)
         if response is None:
             record = self._cached.records.get(symbol)
@@ -199,7 +199,7 @@ class Pages:
         return response
 
     def looked_up(self, answer: Answer[Record | None], per_request_headers: Callable[[], Headers]) -> Prepared | None:
-        """A record that was looked up, in this version or the next one; `None` if there is none."""
+        """Return the response with a looked-up record of this version or the next; `None` if there is none."""
         return None if answer.value is None else self._record(answer.version, answer.value, per_request_headers)
 
     def _record(self, version: int, record: Record, per_request_headers: Callable[[], Headers]) -> Prepared:
@@ -214,11 +214,11 @@ class Pages:
         )
 
     def cached(self, query: PredictionQuery, form: Form = JSON) -> Prepared | None:
-        """What `filtered` has made before, if that is cached."""
+        """Return the cached response of `filtered`, if there is one."""
         return self._filtered.get((form.name, query))
 
     def filtered(self, query: PredictionQuery, form: Form = JSON) -> Prepared:
-        """A part of the predictions, by default in the shape of the whole."""
+        """Return the response with a part of the predictions, by default in the same form as all of them."""
         response = self.cached(query, form)
         if response is None:
             whole: PredictionsSnapshot = self._cached.payloads["predictions"].value
@@ -268,7 +268,7 @@ class Pages:
     def _headers_of(self, version: int) -> Headers:
         return [
             *JSON_HEADERS,
-            # Caches may keep it and have to revalidate it each time: a 304 costs little, an outdated page much.
+            # Caches may keep it but have to revalidate it each time: a 304 is cheap, an outdated page is harmful.
             (b"cache-control", b"no-cache"),
             (b"vary", b"accept-encoding"),
             (b"last-modified", http_date(self._last_modified_s)),
@@ -290,7 +290,7 @@ def _summary(bots: Iterable[BotSummary], rejected: Rejected | None) -> PageSumma
 
 
 def _rejected_header(rejected: Rejected) -> bytes:
-    """Rejected units out of all, by kind: `records=0/101, bots=1/5`."""
+    """Return the number of rejected units out of all, by kind: `records=0/101, bots=1/5`."""
     counts = (("records", rejected.records), ("bots", rejected.bots))
     return ", ".join(f"{kind}={units.rejected}/{units.seen}" for kind, units in counts).encode()
 

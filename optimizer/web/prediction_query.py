@@ -1,4 +1,4 @@
-"""A part of the predictions that a request asks for: which records, and in what form they are sent. No I/O."""
+"""The part of the predictions that a request asks for: its records, and the form in which they are sent. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class PredictionQuery(NamedTuple):
-    """The predictions that fit the filters, then a window of them."""
+    """Filters of the predictions, and a window of the matches."""
 
     limit: int | None
     offset: int
@@ -27,7 +27,7 @@ class PredictionQuery(NamedTuple):
     sentiment: str | None
 
     def select(self, predictions: Sequence[Record]) -> tuple[list[Record], int]:
-        """Return the records of the window, and how many fit."""
+        """Return the records of the window, and the number of all matches."""
         sentiment = None if self.sentiment is None else self.sentiment.casefold()
         fitting = [
             record
@@ -42,10 +42,10 @@ ALL: Final = PredictionQuery(None, 0, 0.0, None)
 
 
 class Form(NamedTuple):
-    """How a part of the predictions is sent.
+    """The form in which a part of the predictions is sent.
 
-    `encode` gets the whole snapshot and the records to send; `headers` are those of the form, the content type among
-    them. `is_compressed` says whether it is compressed for clients that accept it.
+    `encode` gets the whole snapshot and the records to send; `headers` are those of the form, including the content
+    type. `is_compressed` says whether it is compressed for clients that accept it.
     """
 
     name: str
@@ -58,5 +58,5 @@ def _encode_part(whole: PredictionsSnapshot, shown: Sequence[Record]) -> bytes:
     return _encode(PredictionsSnapshot(list(shown), whole.timestamp, len(shown)))
 
 
-# Made in the event loop, where compression would take longer than everything else.
+# Not compressed: it is made in the event loop, where compression would take longer than everything else.
 JSON: Final = Form("json", _encode_part, lambda _: JSON_HEADERS, is_compressed=False)

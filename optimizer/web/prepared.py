@@ -1,8 +1,8 @@
 """Responses that are made once a version and sent many times: header lists and bodies as bytes.
 
-A `Prepared` response has up to three representations, plain, in gzip and in zstd, each with a strong ETag of its own:
-they are different bytes. That in zstd is made at the first request that takes it. What changes within a version (age,
-staleness, origin) is added when it is sent.
+A `Prepared` response has up to three representations, plain, in gzip and in zstd, each with its own strong ETag, since
+the bytes differ. The one in zstd is made at the first request that accepts it. Values that change within a version
+(age, staleness, origin) are added when it is sent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Headers", "Prepared", "ResponseCache", "Sending"]
 
 Headers = list[tuple[bytes, bytes]]
 
-# Of the responses that one cache holds, in all forms: what is asked for is the client's choice.
+# The total size of the responses in one cache, in all forms, since clients choose what they request.
 CACHED_BYTES: Final = 4 * 1024 * 1024
 
 # A 304 repeats the other headers of a 200 (RFC 9110, 15.4.5).
@@ -46,11 +46,11 @@ class Prepared:
     """An ASGI application that sends one response.
 
     Args:
-        plain: The body as it is.
-        etag: Of the body as it is; a gzipped one has `gz_etag`.
-        headers: What all forms have in common, names in lower case.
-        gz: The same gzipped, for clients that accept it.
-        gz_etag: Its ETag.
+        plain: The uncompressed body.
+        etag: The ETag of the uncompressed body.
+        headers: The headers common to all forms, names in lower case.
+        gz: The gzipped body, for clients that accept it.
+        gz_etag: The ETag of the gzipped body.
         zstd_etag: The ETag of the body in zstd; empty if it is not sent in zstd.
         last_modified_s: Seconds since the epoch, for If-Modified-Since; `None` if that is not supported.
         per_request_headers: Makes the headers that change within a version.
@@ -82,7 +82,7 @@ class Prepared:
 
     @property
     def size(self) -> int:
-        """Bytes of its bodies, made or not: that in zstd counts as much as that in gzip, which is hardly smaller."""
+        """The size of its bodies in bytes; the one in zstd, made or not, counts as much as the one in gzip."""
         gz = 0 if self._gz is self._plain else len(self._gz.body)
         return len(self._plain.body) + gz + (gz if self._zstd_etag else 0)
 
@@ -96,7 +96,7 @@ class Prepared:
         return self._zstd
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Send the form that the client accepts, or a 304 if it has that."""
+        """Send the form that the client accepts, or a 304 if the client has it."""
         accept_encoding = if_none_match = if_modified_since = b""
         for name, value in scope["headers"]:
             if name == b"accept-encoding":
@@ -114,7 +114,7 @@ class Prepared:
                 and self._last_modified_s is not None
                 and is_not_modified_since(if_modified_since, self._last_modified_s)
             )
-        # A new list and message each time: middlewares of an app that mounts ours may change them.
+        # A new list and message each time, since middlewares of an app that mounts this one may change them.
         if has_it:
             await send(
                 {
@@ -133,10 +133,10 @@ class Prepared:
 
 
 class ResponseCache:
-    """Responses that were made on demand, by what was asked for; the oldest are evicted where there are too many.
+    """Responses that were made on demand, by request; the oldest are evicted if there are too many.
 
     Args:
-        most: As many at the most; of all together the bodies have at most 4 MiB, unless there is but one.
+        most: The largest number of responses. All bodies together have at most 4 MiB, unless there is only one.
     """
 
     def __init__(self, most: int) -> None:
@@ -146,7 +146,7 @@ class ResponseCache:
         self._lock = threading.Lock()
 
     def get(self, request: Hashable) -> Prepared | None:
-        """The response that is cached; any thread may ask."""
+        """Return the cached response, if there is one; any thread may call."""
         return self._by_request.get(request)
 
     def store(self, request: Hashable, response: Prepared) -> None:
@@ -159,7 +159,7 @@ class ResponseCache:
                 self._bytes -= self._by_request.popitem(last=False)[1].size
 
     def clear(self) -> None:
-        """Drop all."""
+        """Drop all responses."""
         with self._lock:
             self._by_request.clear()
             self._bytes = 0
@@ -173,7 +173,7 @@ class Sending(Response):
         self._prepared = prepared
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, then run its background tasks."""
+        """Send the response, then run its background tasks."""
         await self._prepared(scope, receive, send)
         if self.background is not None:
             await self.background()

@@ -1,6 +1,6 @@
-"""Responses that no cache keeps: values as JSON, and errors as RFC 9457 problem details.
+"""Responses that are not cached: values as JSON, and errors as RFC 9457 problem details.
 
-The errors come from our own routes: an app that includes them keeps its own error handlers.
+Only the errors of this package's routes are handled: an app that includes them keeps its own error handlers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 MEDIA_TYPE: Final = "application/problem+json"
-# Python 3.13 has other phrases; what clients get does not depend on the Python that serves.
+# Python 3.13 has other phrases; responses do not depend on the Python that serves them.
 TITLES: Final = {413: "Request Entity Too Large", 422: "Unprocessable Entity"}
 HEAD_KEY: Final = "optimizer.web.head"
 SLASH_KEY: Final = "optimizer.web.slash"
@@ -72,7 +72,7 @@ _logged: Final[deque[str]] = deque(maxlen=16)
 
 
 class Problem(Value, frozen=True):
-    """The body of every error. `type` is always `about:blank`: the status says what kind of problem it is."""
+    """The body of every error. `type` is always `about:blank`, since the status tells the kind of problem."""
 
     type: str
     title: str
@@ -81,14 +81,14 @@ class Problem(Value, frozen=True):
 
     @staticmethod
     def of(status: int, detail: str) -> Problem:
-        """The problem of a response with this status."""
+        """Make the problem of a response with this status."""
         return Problem("about:blank", TITLES.get(status) or HTTPStatus(status).phrase, status, detail)
 
 
 class ChangesGone(Problem, frozen=True):
-    """The body of a 410: the current version, the oldest one from which changes are held, and the path of the whole.
+    """The body of a 410: the current version, the oldest one from which changes are held, and the path of the snapshot.
 
-    `oldest` is null where none are held. `snapshot` is relative to the path that was asked for.
+    `oldest` is null if no changes are held. `snapshot` is relative to the requested path.
     """
 
     version: int
@@ -97,17 +97,17 @@ class ChangesGone(Problem, frozen=True):
 
 
 def json_response(value: msgspec.Struct, status: int = HTTPStatus.OK) -> Response:
-    """A response with a value."""
+    """Make a response with a value."""
     return Response(msgspec.json.encode(value), status, _HEADERS, "application/json")
 
 
 def compressed_response(value: msgspec.Struct, request: Request, *, revalidated: bool = False) -> Response:
-    """A response with a value that may be long, compressed for a client that accepts it.
+    """Make a response with a value that may be long, compressed for a client that accepts it.
 
     Args:
         value: The value.
-        request: The request, with the headers that say what the client accepts and has.
-        revalidated: Whether a client may keep it, and gets a 304 as long as it is the same.
+        request: The request, whose headers say what the client accepts and has.
+        revalidated: Whether a client may keep it, and gets a 304 as long as it is unchanged.
     """
     body, headers = msgspec.json.encode(value), {**_HEADERS, "Vary": "accept-encoding"}
     etag = hashlib.sha256(body).hexdigest()[:32]
@@ -131,17 +131,17 @@ def _header(request: Request, name: str) -> bytes:
 def problem(
     status: int, detail: str, headers: Mapping[str, str] | None = None, members: Mapping[str, object] | None = None
 ) -> Response:
-    """A response with problem details, and further members if there are any."""
+    """Make a response with problem details, and further members if there are any."""
     body = msgspec.json.encode(msgspec.structs.asdict(Problem.of(status, detail)) | dict(members or {}))
     return Response(body, status, {**_HEADERS, **(headers or {})}, MEDIA_TYPE)
 
 
 class PartMissing(SnapshotMissing):
-    """A missing part of a snapshot; clients may see the message, which names no address and no path."""
+    """A part of a snapshot is missing; the message, which clients may see, names no address and no path."""
 
 
 def explain(error: Exception) -> Response | None:
-    """The response to an error that a route may raise; `None` for others, which are bugs."""
+    """Return the response to an error that a route may raise; `None` for others, which are bugs."""
     if isinstance(error, RequestValidationError):
         wrong = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(wrong))
@@ -155,11 +155,11 @@ def explain(error: Exception) -> Response | None:
 def unavailable(
     error: SnapshotMissing | CacheUnavailable, members: Mapping[str, object] | None = None, *, detail: str = ""
 ) -> Response:
-    """A 503 that says what to do; the message, with its addresses and paths, goes to the log, the same one once.
+    """Make a 503 that says what to do; the message, with addresses and paths, goes to the log, equal ones once.
 
     Args:
         error: Why there is nothing to send.
-        members: What the problem has besides.
+        members: Further members of the problem.
         detail: What is wrong, if the caller knows it.
     """
     if isinstance(error, PartMissing):
@@ -173,13 +173,13 @@ def unavailable(
 
 
 class ProblemRoute(APIRoute):
-    """A route whose errors are problem details, and which answers HEAD wherever it answers GET.
+    """A route whose errors are problem details, and which answers HEAD if it answers GET.
 
     Its path with a trailing slash is a 404. In an app that redirects slashes, as FastAPI's do by default, the router
-    would redirect to the host that the client has named.
+    would redirect to the host in the client's request.
 
     Its operation id is the prefix under which it is included and its name, `api_bots`, so that it is short and unique,
-    unless the app has a `generate_unique_id_function` of its own.
+    unless the app sets a `generate_unique_id_function`.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -189,7 +189,7 @@ class ProblemRoute(APIRoute):
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler with our errors."""
+        """Return FastAPI's handler with these errors."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
@@ -237,14 +237,14 @@ class ProblemRoute(APIRoute):
 
 
 class SymbolRoute(ProblemRoute):
-    """A route with `{symbol:path}` in its path, last or before more: a symbol's slashes are written as `%2F`.
+    """A route with `{symbol:path}` in its path, at the end or not: slashes in a symbol are written as `%2F`.
 
-    A slash that stands for itself, or no symbol at all, matches only if no other route of the app does, whichever was
-    included first: `/predictions/history/AAPL` may be a route of the app.
+    A path with an unencoded slash in the symbol, or with no symbol, matches only if no other route of the app does,
+    whichever was included first: `/predictions/history/AAPL` may be a route of the app.
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match in full if the symbol is one segment of the path as it was sent."""
+        """Match in full if the symbol is one segment of the undecoded path."""
         match, child_scope = super().matches(scope)
         if match is Match.FULL:
             symbol = child_scope["path_params"]["symbol"]
@@ -255,9 +255,9 @@ class SymbolRoute(ProblemRoute):
 
 
 def _ends_in(segments: list[str], scope: Scope) -> bool:
-    """Whether these are the last segments of the path as it was sent.
+    """Whether these are the last segments of the undecoded path.
 
-    Servers may leave that out: then every slash stands for itself.
+    Some servers do not pass the undecoded path: then every slash counts as a separator.
     """
     raw_path: bytes = scope.get("raw_path") or b""
     if not raw_path:
@@ -266,7 +266,7 @@ def _ends_in(segments: list[str], scope: Scope) -> bool:
 
 
 def _operation_id(path: str, route: APIRoute) -> str:
-    """The prefix under which a route is included, which is what its path has before its own, and its name."""
+    """Return the prefix under which a route is included, and the route's name."""
     return re.sub(r"\W+", "_", f"{route.path.removesuffix(path)}_{route.name}").strip("_")
 
 

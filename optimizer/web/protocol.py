@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol with limits of size, waiting time, pipelining and the number of connections.
 
-uvicorn limits heads for h11 alone (`h11_max_incomplete_event_size`); with httptools it buffers all that is sent. Here a
-head or a trailer over 64 KiB is answered by 431, and a connection that keeps the server waiting is closed: before a
-head is complete, in a body that is not read, or with an answer that the client does not take.
+uvicorn limits the size of heads only for h11 (`h11_max_incomplete_event_size`); with httptools it buffers everything.
+Here a head or a trailer over 64 KiB is answered by 431, and a connection that keeps the server waiting is closed:
+before a head is complete, in a body that is not read, or with a response that the client does not read.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["MAX_HEAD_BYTES", "PATIENCE_S", "LimitedProtocol"]
 MAX_HEAD_BYTES: Final = 65_536
 # Proxies wait as long for clients; a browser's request arrives in one piece.
 PATIENCE_S: Final = 15
-# Without any byte of a response sent: on a slow connection a socket takes the next megabyte after half a minute.
+# The time without any byte of a response sent: on a slow connection a socket takes the next megabyte after 30 s.
 UNSENT_PATIENCE_S: Final = 60
-# Browsers send one request after the other. A read may hold fourteen thousand of them, at 2 KB each.
+# Browsers send one request after the other. One read may contain fourteen thousand of them, at 2 KB each.
 MAX_PIPELINED: Final = 64
 TOO_LARGE: Final = f"the head of the request is over {MAX_HEAD_BYTES} bytes"
-# If there are too many connections, one that has kept the server waiting for so long is closed for a new one.
+# If there are too many connections, one that has kept the server waiting for this long is closed for a new one.
 YIELDS_AFTER_S: Final = 1
 
 
@@ -41,8 +41,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unparsed_bytes = 0
         self._refusal: tuple[int, str] | None = None
         self._waited_s = 0
-        self._unsent = (0, 0)  # bytes of answers, and the requests that wait behind them
-        # Requests that the newest one waits for. When a client disconnects, uvicorn notifies the newest alone.
+        self._unsent = (0, 0)  # bytes of unsent responses, and the requests that wait behind them
+        # Requests that the newest one waits for. When a client disconnects, uvicorn notifies only the newest.
         self._earlier: deque[RequestResponseCycle] = deque(maxlen=MAX_PIPELINED + 1)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -72,8 +72,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        """Begin a request, unless its head is too large or it is one of too many."""
-        # The read may hold more than this head, so its own size is computed.
+        """Begin a request, unless its head is too large or there are too many requests."""
+        # The read may contain more than this head, so the size of the head is computed.
         if self._unparsed_bytes > MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
             self._refusal = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, TOO_LARGE)
             raise ValueError(TOO_LARGE)
@@ -103,12 +103,12 @@ class LimitedProtocol(HttpToolsProtocol):
         return self._waited_s >= YIELDS_AFTER_S and not self.transport.is_closing()
 
     def check(self, seconds: int) -> None:
-        """Close the connection if it has kept the server waiting; so many seconds have passed since the last check."""
+        """Close the connection if it has kept the server waiting; `seconds` have passed since the last check."""
         unsent = (self.transport.get_write_buffer_size(), len(self.pipeline))
         is_stuck = unsent[0] > 0 and unsent[0] >= self._unsent[0] and unsent[1] == self._unsent[1]
         self._unsent = unsent
         cycle = self.cycle
-        # Between requests, within a head, or in a body that the answer does not wait for; or in one that it does.
+        # Between requests, within a head, or in a body that the response does not wait for; then one that it waits for.
         is_waiting = cycle is None or cycle.response_complete or (cycle.more_body and not cycle.response_started)
         self._waited_s = self._waited_s + seconds if is_stuck or (is_waiting and not unsent[0]) else 0
         if unsent[0] or self.transport.is_closing():

@@ -1,8 +1,8 @@
-"""How many responses were from Redis and how many from the files: counted in the process, summed over all in Redis.
+"""The number of responses from Redis and from the files: counted in each process, summed over all processes in Redis.
 
-A scrape reaches one process of many. Each adds what it has counted to one number an origin, about once a second: the
-user of Redis may add to these keys alone, and so cannot let them grow (`docs/redis-acl.conf`). While Redis is away, or
-if the user may not write, the counts stay in the process, and are shown with the sums that it last read.
+A scrape reaches one process of many. About once a second, each process adds its counts to one number per origin: the
+user of Redis may only add to these keys, and so cannot make them grow (`docs/redis-acl.conf`). While Redis is away, or
+if the user may not write, the counts stay in the process, and are shown together with the last sums that it read.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _log = SourceLog(__name__)
 
 
 class ReadCounters:
-    """Responses by origin. The event loop counts and threads share, so each value is written by one of them alone."""
+    """Responses by origin. The event loop counts, threads share; each value is written by only one of them."""
 
     def __init__(self) -> None:
         self._counted = dict.fromkeys(ORIGINS, 0)
-        # The sums as Redis last had them, and how many of these were counted here; replaced together.
+        # The last sums from Redis, and this process's share of them; replaced together.
         self._shared = (dict.fromkeys(ORIGINS, 0), dict.fromkeys(ORIGINS, 0))
         self._logged = False
         self._lock = threading.Lock()
@@ -36,20 +36,20 @@ class ReadCounters:
         self._counted[origin] += 1
 
     def totals(self) -> dict[Origin, int]:
-        """The sums over all processes, as far as this one knows them."""
+        """Return the sums over all processes, as far as this one knows them."""
         sums, own = self._shared
         return {origin: sums[origin] + self._counted[origin] - own[origin] for origin in ORIGINS}
 
     @property
     def are_shared(self) -> bool:
-        """Whether Redis has all that was counted here."""
+        """Whether Redis has all counts of this process."""
         return self._counted == self._shared[1]
 
     def share(self, follower: Follower) -> None:
-        """Add what was counted to the sums in Redis, and read them; blocks."""
+        """Add this process's counts to the sums in Redis, and read the sums; blocks."""
         if not follower.redis.up:
             return
-        # One at a time: to Prometheus a counter that falls has started again, so nothing may be added twice.
+        # One at a time, so that nothing is added twice: for Prometheus, a counter that falls has been reset.
         with self._lock:
             counted, (_, before) = dict(self._counted), self._shared
             try:

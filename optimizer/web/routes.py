@@ -1,11 +1,11 @@
-"""The routers, and the routes of snapshots: each sends what is prepared, or the result of one lookup in Redis.
+"""The routers, and the routes of snapshots: each sends a prepared response, or the result of one lookup in Redis.
 
 GET /predictions  /predictions/{symbol}  /bots  /portfolio  /page    of the current version; 503 without one
 GET /predictions.csv                                                 the same as a table, see `csv.py`
-GET /events                                                          new versions; `?data=changes`: with what changed
+GET /events                                                          new versions; with `?data=changes`: their changes
 GET /changes  /snapshot                                              see `changes.py`
 GET /history  /predictions/{symbol}/history                          see `history_routes.py`
-GET /static/follow.js                                                the program with which a page follows these routes
+GET /static/follow.js                                                the module by which a page follows these routes
 GET /status  /runs  /healthz  /readyz  /metrics                      see `operations.py`
 POST /runs  GET /runs/{id}                                           if there is a trigger, see `trigger.py`
 """
@@ -44,7 +44,7 @@ TAG: Final = "rolling optimizer"
 
 
 class Routers(NamedTuple):
-    """Two routers of one reader: what pages show, and what operators and probes need."""
+    """Two routers of one reader: the data of pages, and the routes for operators and probes."""
 
     snapshots: APIRouter
     operations: APIRouter
@@ -58,21 +58,21 @@ def make_router(
     reader: SnapshotReader | AsyncSnapshotReader | None = None,
     operations: bool = True,
 ) -> APIRouter:
-    """A router for `app.include_router(...)`.
+    """Make a router for `app.include_router(...)`.
 
     Args:
-        settings: Where things are; by default `ROLLING_*` of the environment, read when the app starts, or here where
+        settings: The settings; by default `ROLLING_*` of the environment, read when the app starts, or in this call if
             there is a trigger. With a reader they are needed only for a trigger.
-        source: Which of several sources (`ROLLING_SOURCES`), where the settings come from the environment.
-        trigger: What sends runs to the fleet; used only where the settings have a `trigger_token`.
-        reader: A reader that the app has already. Its lifetime is the app's: the router starts it if need be, and never
-            closes it. By default the router has one of its own.
-        operations: Whether it has the routes for operators and probes too: `/status`, `/runs`, `/healthz`, `/readyz`,
-            `/metrics`. `make_routers` gives them as a router of their own.
+        source: Selects one of several sources (`ROLLING_SOURCES`), if the settings come from the environment.
+        trigger: Sends runs to the fleet; used only if the settings have a `trigger_token`.
+        reader: An existing reader of the app, which manages its lifetime: the router starts it if need be, and never
+            closes it. By default the router makes a reader.
+        operations: Whether to include the routes for operators and probes: `/status`, `/runs`, `/healthz`, `/readyz`,
+            `/metrics`. `make_routers` returns them as a separate router.
 
     Raises:
         SettingsInvalid: The settings, or the source, are not those of the reader; or a trigger is given without
-            operations, which its routes belong to.
+            operations, to which its routes belong.
     """
     if trigger is not None and not operations:
         raise SettingsInvalid("trigger=... needs the routes under /runs, which operations=False leaves out: drop one")
@@ -87,9 +87,10 @@ def make_routers(
     trigger: Trigger | None = None,
     reader: SnapshotReader | AsyncSnapshotReader | None = None,
 ) -> Routers:
-    """The same as two routers that share one reader, for an app that includes them in different places.
+    """Make two routers that share one reader, for an app that includes them in different places.
 
-    A login before the snapshots then leaves probes and Prometheus alone. The arguments are those of `make_router`.
+    So a login can protect the snapshots without affecting probes and Prometheus. The arguments are those of
+    `make_router`.
     """
     service = Service.of(settings, source=source, reader=reader)
     return Routers(_snapshots_router(service), _operations_router(service, trigger))
@@ -101,7 +102,7 @@ def router_of(
     sources: Sequence[str] = (),
     services: Sequence[Service] = (),
 ) -> APIRouter:
-    """All routes of a service, in one router; `sources` and `services` are all that the app serves."""
+    """Return all routes of a service in one router; `sources` and `services` are all that the app serves."""
     router = _router(service)
     _add_snapshots(router, service)
     add_operations(router, service, trigger, sources, services)
@@ -130,7 +131,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     async def whole(kind: str) -> Response:
         return Sending((await service.current()).readable(kind))
 
-    # Not described: it is no operation of the API, but the program that calls them.
+    # Not in the schema: it is not an operation of the API, but the module that calls them.
     @router.get(FOLLOW_PATH, response_class=Response, include_in_schema=False)
     async def follow() -> Response:
         return Sending(load_asset(FOLLOW_PATH))
@@ -146,7 +147,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         min_confidence: describe.MinConfidence = 0.0,
         sentiment: describe.Sentiment = None,
     ) -> Response:
-        """`count` is the number in the answer; of how many that fit, says the header `X-Total-Count`."""
+        """`count` is the number of records in the response; the header `X-Total-Count` counts all matches."""
         query = PredictionQuery(limit, offset, min_confidence, sentiment)
         if query == ALL:
             return await whole("predictions")
@@ -180,7 +181,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
     async def page() -> Response:
         return Sending((await service.current()).page())
 
-    add_history(router, service)  # before the symbols: a path that ends in /history and could be of both is its own
+    add_history(router, service)  # before the symbols: a path that ends in /history and could match both is a history
 
     async def prediction(
         symbol: Annotated[str, Path(description="Any text; a slash is written as %2F.", examples=["AAPL"])],
@@ -219,7 +220,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         data: Annotated[
             Literal["changes"] | None,
             Query(
-                description="`changes`: messages have what changed, or `reset`: take the snapshot.",
+                description="`changes`: messages have the changes, or `reset`: take the snapshot.",
                 examples=["changes"],
             ),
         ] = None,
@@ -244,7 +245,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
         version = since if version is None else version
         cached = (await service.reader()).follower.cached
         if cached is not None and version is not None:
-            await asyncio.to_thread(messages.since, version, cached)  # made there; the stream finds them
+            await asyncio.to_thread(messages.since, version, cached)  # made in a thread; the stream finds them
         return ChangeStream(service.hub, version)
 
     add_changes(router, service)

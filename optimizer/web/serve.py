@@ -22,7 +22,7 @@ from optimizer.web.trigger import Trigger
 
 __all__ = ["serve"]
 
-# For responses that have begun; the hub ends its own streams.
+# The time for responses that have begun; the hub ends the event streams.
 SHUTDOWN_S: Final = 5
 BACKLOG: Final = 2_048
 CHECK_S: Final = 1
@@ -59,9 +59,9 @@ def serve(
     Args:
         every: The settings of each source.
         host: The address to listen on.
-        port: The port; 0 for one that is free.
-        trigger: What sends runs to the fleet.
-        started: Called with the URL, before the first request is taken.
+        port: The port; 0 for any free port.
+        trigger: Sends runs to the fleet.
+        started: Called with the URL, before the first request is accepted.
 
     Raises:
         OSError: The address cannot be used.
@@ -70,7 +70,7 @@ def serve(
         create_app_of_many(every, trigger=trigger),
         http=LimitedProtocol,
         ws="none",
-        log_config=None,  # the process's own
+        log_config=None,  # keep the process's logging
         log_level="warning",
         access_log=False,  # logging a request would cost more than answering it
         server_header=False,

@@ -1,6 +1,6 @@
-"""What the routes share in a process: one reader, the responses of the version it holds, and the hub of events.
+"""The state that routes share in a process: one reader, the responses of its current version, and the hub of events.
 
-Started by the app's lifespan if there is one, or else by the first request; never on import, never before a fork.
+It is started by the app's lifespan if there is one, else by the first request; never on import or before a fork.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _ORIGIN: Final[dict[Origin, bytes]] = {"redis": b"redis", "files": b"files"}
 
 
 class Service:
-    """One process's view of one source. It is what its reader prepares each version with.
+    """One process's view of one source. Its reader calls it to prepare each version.
 
     Args:
         settings: The settings; by default from the environment, when they are first needed.
-        source: Which of several sources, where the settings come from the environment.
-        reader: A reader that the app has already; by default one of its own.
+        source: Selects one of several sources, if the settings come from the environment.
+        reader: An existing reader of the app; by default a new one.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Service:
     def of(
         cls, settings: Settings | None, *, source: str | None, reader: SnapshotReader | AsyncSnapshotReader | None
     ) -> Service:
-        """The service of a router; routers of one reader share one.
+        """Return the service of a router; routers of one reader share a service.
 
         Raises:
             SettingsInvalid: The settings, or the source, are not those of the reader.
@@ -103,13 +103,13 @@ class Service:
 
     @property
     def flower_url(self) -> str | None:
-        """The address of Flower, where the settings have one; an app that passes its reader may have no settings."""
+        """The address of Flower, if the settings have one; an app that passes its reader may have no settings."""
         known = self.settings if self._is_readers_owner else self._settings
         return None if known is None else known.flower_url or None
 
     @asynccontextmanager
     async def lifespan(self, _app: Any) -> AsyncIterator[None]:
-        """Follow the source as long as an app lives that includes one of the routers."""
+        """Follow the source during the lifespan of an app that includes one of the routers."""
         await self.reader()
         self._lifespans += 1
         try:
@@ -129,15 +129,15 @@ class Service:
             self._loop = asyncio.get_running_loop()
             self.hub.open()
         if self._messages is None:
-            # Before its thread starts, so that the first refresh is this one, in the reader's own time limits.
+            # Before its thread starts, so that this is the first refresh, within the reader's time limits.
             self._messages = ChangeMessages(await asyncio.to_thread(self._reader.follower.hold_changes))
         await self._reader.start()
         if is_first and not self._is_readers_owner:
-            self._renew()  # it may have started long ago, and refreshes in a while
+            self._renew()  # the reader may have started long ago, and its next refresh may be a while off
         return self._reader
 
     async def messages(self) -> ChangeMessages:
-        """The messages of what changed, with the changes that are held."""
+        """Return the messages of the changes in memory."""
         await self.reader()
         assert self._messages is not None  # noqa: S101 - for mypy
         return self._messages
@@ -149,13 +149,13 @@ class Service:
 
     @property
     def pages(self) -> Pages | None:
-        """The responses of the version that is held; `None` if there is no version."""
+        """The responses of the version in memory; `None` if there is none."""
         cached = None if self._reader is None else self._reader.follower.cached
         pages: Pages | None = None if cached is None else cached.prepared
         return pages
 
     async def current(self) -> Pages:
-        """The responses of the version that is held.
+        """Return the responses of the version in memory.
 
         Raises:
             SnapshotMissing: There is no version.
@@ -164,7 +164,7 @@ class Service:
         return pages
 
     async def history(self) -> HistoryPages:
-        """The history of the version that is held.
+        """Return the history of the version in memory.
 
         Raises:
             SnapshotMissing: There is no version, or a part of it cannot be read.
@@ -182,16 +182,16 @@ class Service:
             await self._reader.close()
 
     def per_request_headers(self, shown: CachedVersion, kind: str | None) -> Headers:
-        """The headers that change within a version, for a response that is about to be sent; counts it as a read.
+        """Return the headers that change within a version, for a response about to be sent; count it as a read.
 
         Args:
             shown: The version, as it was when its responses were prepared.
-            kind: The payload that the response is from, if it is from one.
+            kind: The payload from which the response was made, if it was made from one.
         """
         assert self._reader is not None  # noqa: S101 - responses are made from what it holds
         follower = self._reader.follower
         newest = follower.cached
-        # It may have been confirmed since; or the thread has just replaced it, and the newer version's age is another.
+        # It may have been confirmed since; or the thread has just replaced it by a newer version, whose age differs.
         cached = shown if newest is None or newest.version != shown.version else newest
         payload = cached.payloads.get(kind) if kind else None
         age_s = cached.age_s()
@@ -199,7 +199,7 @@ class Service:
         return self._count(origin, age_s, age_s > follower.stale_after_s, cached)
 
     def lookup_headers(self, answer: Answer[Any]) -> Headers:
-        """The same for a record that was looked up."""
+        """Return the same headers for a record that was looked up."""
         held = None if self._reader is None else self._reader.follower.cached
         return self._count(answer.origin, answer.age_s, answer.stale, held)
 
@@ -216,7 +216,7 @@ class Service:
         return headers
 
     def __call__(self, cached: CachedVersion) -> Pages:
-        """Prepare the responses of a version before it is shown, in the reader's thread: all routes show it at once."""
+        """Prepare the responses of a version in the reader's thread, before it is shown by all routes at once."""
         if self._messages is not None:
             self._messages.prepare()
         pages = self.pages
@@ -226,12 +226,12 @@ class Service:
         return pages
 
     def _follow_history(self) -> None:
-        """After each refresh, in the reader's thread: changes may come after the version that they lead to."""
+        """Update the history after each refresh, in the reader's thread: changes may arrive after their version."""
         if self._reader is not None and self.pages is not None:
             self._add_to_history(self._reader.follower.current(), self.pages)
 
     def _add_to_history(self, cached: CachedVersion, pages: Pages) -> None:
-        """Make the history that leads to a version, unless it is made."""
+        """Make the history up to a version, unless it exists."""
         log = self._reader.follower.changes if self._reader is not None else None
         if log is None or not cached.is_whole or self._history_of == (pages, log.entries):
             return
@@ -240,7 +240,7 @@ class Service:
         self._history_of = (pages, log.entries)
 
     def _renew(self) -> None:
-        """After each refresh: send news to the listeners, and share what was counted."""
+        """After each refresh, notify the listeners and share the read counts."""
         assert self._reader is not None  # noqa: S101 - it is the reader that calls
         follower = self._reader.follower
         cached = follower.cached
@@ -250,12 +250,12 @@ class Service:
                 self.hub.show(cached, self._messages)
         self.hub.cache_is(up=follower.redis.up)
         if not self.read_counters.are_shared:
-            with suppress(RuntimeError):  # the loop ends, and the reader of the app goes on
+            with suppress(RuntimeError):  # the loop has ended, but the app's reader goes on
                 asyncio.get_running_loop().run_in_executor(None, self.read_counters.share, follower)
 
 
 def _check_agreement(settings: Settings, follower: Follower) -> None:
-    """Raise `SettingsInvalid` where settings and a reader are of different sources, caches or intervals."""
+    """Raise `SettingsInvalid` if settings and a reader have different sources, caches or intervals."""
     for name, value, of_reader in (
         ("source", repr(settings.source), repr(follower.source)),
         # A reader of `optimizer.testing` has no Redis.

@@ -26,7 +26,7 @@ from optimizer.web.problems import TOO_MANY_UNAUTHORIZED, UNAUTHORIZED, json_res
 __all__ = ["Trigger", "add_trigger_routes"]
 
 MAX_BODY_BYTES: Final = 1_024
-# Wrong tokens: ten are answered at once, and then two a second.
+# Wrong tokens: ten are answered at once, further ones at two a second.
 ANSWER_EVERY_S: Final = 0.5
 AT_ONCE_S: Final = 10 * ANSWER_EVERY_S
 LONGEST_DELAY_S: Final = 2.0
@@ -47,14 +47,14 @@ class Trigger(Protocol):
     """Sends runs to the fleet. Both may block, and raise `CacheUnavailable` if the broker is away."""
 
     def send(self, *, force: bool, accept: bool, source: str) -> str:
-        """Send a run of a source, unless one that was sent here has not ended; return its id.
+        """Send a run of a source and return its id; if a run that was sent here has not ended, return that run's id.
 
         Raises:
-            RunPending: One has not ended, and does less than this one should: it is not forced, or accepts less.
+            RunPending: A run has not ended, and does less than this one should: it is not forced, or accepts less.
         """
 
     def state(self, run_id: str) -> RunState:
-        """What has become of it."""
+        """Return the state of a run."""
 
 
 _ORDER: Final = msgspec.json.Decoder(_Order)
@@ -66,7 +66,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
     wrong_tokens = _WrongTokens()
 
     async def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-        # Compared in constant time, so that the duration does not show how much of it is right.
+        # Compared in constant time, so that the duration does not reveal how much of the token is right.
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
             await wrong_tokens.refuse()
 
@@ -79,9 +79,9 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
         summary="Send one run to the fleet",
     )
     async def send_run(request: Request) -> Response:
-        """One at a time: while a run that was sent here has not ended, the answer is its id.
+        """One at a time: while a run that was sent here has not ended, the response has its id.
 
-        Where a run of the schedule is on, the report of this one says `skipped`.
+        If a scheduled run is in progress, the report of this one says `skipped`.
         """
         order = await _read_order(request)
         try:
@@ -94,7 +94,7 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
         "/runs/{id}",
         dependencies=[Depends(check_token)],
         responses=responses(RunState, RUN_STATE_EXAMPLE, 401, 422, 429, 503),
-        summary="What has become of a run that was sent",
+        summary="The state of a run that was sent",
     )
     async def run_state(
         run_id: Annotated[str, Path(alias="id", pattern="^[0-9a-f-]{36}$", examples=[RUN_STATE_EXAMPLE["id"]])],
@@ -104,9 +104,9 @@ def add_trigger_routes(router: APIRouter, trigger: Trigger, token: str, source: 
 
 
 class _WrongTokens:
-    """Delays the responses to wrong tokens, the more the more of them there are; right ones are not delayed.
+    """Delays the responses to wrong tokens, by more the more of them there are; right tokens are not delayed.
 
-    Not by address: behind a proxy all clients have the same.
+    It does not distinguish addresses, since behind a proxy all clients have the same.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class _WrongTokens:
     async def refuse(self) -> NoReturn:
         """Answer 401, or 429 if too many others are waiting; either after its delay."""
         now_s = time.monotonic()
-        most_s = now_s + AT_ONCE_S + 2 * LONGEST_DELAY_S  # so that this is over soon after they have ended
+        most_s = now_s + AT_ONCE_S + 2 * LONGEST_DELAY_S  # so that the delays end soon after the wrong tokens
         self._due_s = min(max(self._due_s, now_s) + ANSWER_EVERY_S, most_s)
         delay_s = self._due_s - now_s - AT_ONCE_S
         await asyncio.sleep(min(max(0.0, delay_s), LONGEST_DELAY_S))
@@ -133,7 +133,7 @@ class _WrongTokens:
 
 
 async def _read_order(request: Request) -> _Order:
-    """Read the body, only after the token was checked, and no more than its limit."""
+    """Read the body, up to its limit; called after the token was checked."""
     body = b""
     try:
         async for chunk in request.stream():
@@ -160,12 +160,12 @@ _ORDER_DESCRIPTION: Final[dict[str, Any]] = {
                     "force": {
                         "type": "boolean",
                         "default": False,
-                        "description": "Scan though nothing changed.",
+                        "description": "Scan even if nothing changed.",
                     },
                     "accept": {
                         "type": "boolean",
                         "default": False,
-                        "description": "Publish though too much is rejected, or a guard refuses, this once.",
+                        "description": "Publish this once, even if too much is rejected or a guard refuses.",
                     },
                 },
                 "additionalProperties": False,

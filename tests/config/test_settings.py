@@ -478,7 +478,7 @@ class TestUrls:
             "Settings.from_env({'ROLLING_INPUT': 's3://bucket/a.json'})"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-        assert "SettingsInvalid: ROLLING_INPUT needs a package that is not here" in done.stderr
+        assert "SettingsInvalid: ROLLING_INPUT needs a package that is not installed" in done.stderr
         assert "pip install 'rolling-optimizer[remote]'" in done.stderr
 
     def test_bots_are_local(self) -> None:

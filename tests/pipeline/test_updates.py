@@ -115,7 +115,7 @@ def test_readers_see_an_update_without_a_scan(settings: Settings, redis_server: 
 
 
 def test_the_files_follow_with_the_next_run(settings: Settings, redis_server: RedisServer) -> None:
-    """Without a scan, once; with the updates that hold, which come back when Redis is emptied."""
+    """Without a scan, once; with the updates in force, which come back when Redis is emptied."""
     run_old(settings)
     report = applied(settings, a("NVDA"), removed=("MSFT",))
     assert symbols_shown(settings) == ["MSFT", "AAPL"]
@@ -633,7 +633,7 @@ def test_a_version_that_is_damaged_is_not_changed(settings: Settings, redis_serv
 
 
 def test_what_is_damaged_does_not_stop_the_queue(settings: Settings, redis_server: RedisServer) -> None:
-    """An entry, an update that holds, a record, a number: each is passed over, and what comes after it is applied."""
+    """An entry, an update in force, a record, a number: each is passed over, and what comes after it is applied."""
     version = version_of(run_old(settings))
     keys = Keys(settings.source)
     applied(settings, a("ZETA"))

@@ -66,7 +66,7 @@ class Killed(BaseException):
 
 @dataclass
 class State:
-    """What the model knows of one place: what it shows, and the updates that hold, each with its time."""
+    """What the model knows of one place: what it shows, and the updates in force, each with its time."""
 
     shown: dict[str, Record] = field(default_factory=dict)
     held: dict[str, tuple[float, Record | None]] = field(default_factory=dict)
@@ -145,7 +145,7 @@ class Updates(RuleBasedStateMachine):
     # ---- the model
 
     def scan(self, *held: dict[str, tuple[float, Record | None]]) -> State:
-        """What a scan of the input gives over the updates that hold."""
+        """What a scan of the input gives over the updates in force."""
         merged: dict[str, tuple[float, Record | None]] = {}
         for each in held:
             for symbol, update in each.items():
@@ -334,7 +334,7 @@ class Updates(RuleBasedStateMachine):
 
     @rule()
     def redis_is_emptied(self) -> None:
-        """What the files have comes back, with the updates that hold in them; what waited is lost."""
+        """What the files have comes back, with the updates in force in them; what waited is lost."""
         with self._server.client as client:
             client.flushall()
         self._queue, self._version = [], 0

@@ -136,12 +136,12 @@ def test_an_exception_of_before_commit_stops_the_set(output: Url) -> None:
     """It is called when the set is in the store, before any fixed name changes."""
     write(output, 1)
 
-    def fence() -> None:
+    def before_commit() -> None:
         assert "versions/2/manifest.json" in names_in(output)
         raise PublishRefused("the lock is lost")
 
     with pytest.raises(PublishRefused, match="the lock is lost"):
-        ObjectStore(output).write(a_set(2), before_commit=fence)
+        ObjectStore(output).write(a_set(2), before_commit=before_commit)
     assert names_in(output) == names_of(1)
     assert ObjectStore(output).read_set() == a_set(1)
 
@@ -176,11 +176,11 @@ def test_an_exception_of_before_commit_keeps_the_manifest(output: Url) -> None:
     """A run that lost its lock puts nothing."""
     write(output, 2)
 
-    def fence() -> None:
+    def before_commit() -> None:
         raise PublishRefused("the lock is lost")
 
     with pytest.raises(PublishRefused, match="the lock is lost"):
-        ObjectStore(output).replace_manifest(CONFIRMED, before_commit=fence)
+        ObjectStore(output).replace_manifest(CONFIRMED, before_commit=before_commit)
     assert ObjectStore(output).read_set() == a_set(2)
 
 

@@ -261,7 +261,7 @@ FAILURES: dict[str, tuple[Callable[[Pages], str], type[RollingError], str]] = {
     "500": (answering(500), SourceUnreadable, "the server answers 500 Internal Server Error; .*next run tries again"),
     "503": (answering(503), SourceUnreadable, "the server answers 503 Service Unavailable"),
     "599": (answering(599), SourceUnreadable, "the server answers 599;"),
-    "hanging": (hanging, SourceUnreadable, r"no answer of 127.0.0.1:\d+ in time"),
+    "hanging": (hanging, SourceUnreadable, r"no answer from 127.0.0.1:\d+ in time"),
     "cut": (cut, SourceUnreadable, "the server closed the connection after 50,000 of 200,000 bytes"),
     "unmarked": (unmarked, SourceUnreadable, "sends neither ETag nor Last-Modified, so a change could not be noticed"),
     "loop": (redirecting(""), SourceUnreadable, "redirects in a way that cannot be followed .302 Found."),

@@ -46,10 +46,10 @@ ERRORS: list[tuple[BaseException, str]] = [
     (aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-2, "Name unknown")), "host:8443 has no address .DNS: Name"),
     (boto.EndpointConnectionError(endpoint_url=URL, error=ConnectionRefusedError()), "refused by host:8443: "),
     (boto.EndpointConnectionError(endpoint_url=URL, error=socket.gaierror(-2, "x")), "host:8443 has no address"),
-    (boto.ConnectTimeoutError(endpoint_url=URL), "no answer of host:8443 in time"),
-    (boto.ReadTimeoutError(endpoint_url=URL), "no answer of host:8443 in time"),
+    (boto.ConnectTimeoutError(endpoint_url=URL), "no answer from host:8443 in time"),
+    (boto.ReadTimeoutError(endpoint_url=URL), "no answer from host:8443 in time"),
     (boto.SSLError(endpoint_url=URL, error=ssl.SSLError(1, "wrong version")), "TLS with host:8443 failed"),
-    (TimeoutError(), "no answer of the server in time"),
+    (TimeoutError(), "no answer from the server in time"),
     (RemoteDisconnected(URL), "the server closed the connection"),
     (
         aiohttp.ClientResponseError(INFO, (), status=403, message=URL),

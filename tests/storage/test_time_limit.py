@@ -27,7 +27,7 @@ def test_what_hangs_is_given_up_and_nothing_is_begun_beside_it() -> None:
         limited(goes_on.wait)
     started = time.monotonic()
     for _ in range(100):
-        with pytest.raises(OSError, match="no answer to an earlier question"):
+        with pytest.raises(OSError, match="no answer to an earlier request"):
             limited(lambda: begun.append(1))
     assert time.monotonic() - started < 5
     assert begun == []

@@ -17,7 +17,7 @@ __all__ = ["ACL_FILE", "REFUSED_TO_CONFIG", "ROLES", "forms_of", "password", "se
 
 ACL_FILE: Final = ROOT / "docs" / "redis-acl.conf"
 ROLES: Final = ("admin", "worker", "beat", "sender", "flower", "engine", "router")
-# What `config` tries and these users may not: the user, and the command or the key.
+# Commands that `config` tries and these users may not send: the user, and the command or the key.
 REFUSED_TO_CONFIG: Final = {
     ("sender", "info"),
     ("router", "info"),
@@ -27,7 +27,7 @@ REFUSED_TO_CONFIG: Final = {
 
 
 def password(role: str) -> str:
-    """A password of a role's own, with characters that a URL has to escape."""
+    """Return the password of a role, with characters that a URL has to escape."""
     return f"wörd/of&{role}"
 
 
@@ -41,6 +41,6 @@ def secrets_in(data: bytes | str) -> list[str]:
 def forms_of(word: str) -> Iterator[bytes]:
     """The forms in which a secret may occur: plain, as in a URL, as JSON escapes it, in base64 at any offset."""
     yield from {word.encode(), quote(word, safe="").encode(), quote(word).encode(), json.dumps(word)[1:-1].encode()}
-    for before in range(3):  # what stands before it moves it by bits
+    for before in range(3):  # preceding bytes shift it by bits
         digits = base64.b64encode(b" " * before + word.encode())
         yield digits[-(-before * 8 // 6) : -4]

@@ -1,4 +1,4 @@
-"""Blocked gzip as MiGz, mgzip, pgzip and bgzip write it, with whatever else a header may have."""
+"""Blocked gzip as MiGz, mgzip, pgzip and bgzip write it, with any other header fields."""
 
 from __future__ import annotations
 

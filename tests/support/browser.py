@@ -21,7 +21,7 @@ __all__ = ["TOKEN", "BrowserMissing", "Watched", "Web", "chromium", "chromium_ex
 
 TOKEN = "made-up-token"
 
-# No sandbox: in CI and in containers we are root. The rest keeps the browser from asking its maker for anything.
+# No sandbox, since tests run as root in CI and in containers. The rest stops the browser's requests to its vendor.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -42,7 +42,7 @@ class BrowserMissing(Exception):
 
 
 def chromium_executable() -> str:
-    """The path of the distribution's Chromium; none is ever downloaded.
+    """Return the path of the distribution's Chromium; none is ever downloaded.
 
     Raises:
         BrowserMissing: There is none.
@@ -65,7 +65,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Watched:
-    """A page in a context of its own, and all that it complained of."""
+    """A page in its own context, and all errors that it reported."""
 
     def __init__(self, browser: Browser, url: str, **options: Any) -> None:
         self.url = url
@@ -96,7 +96,7 @@ class Watched:
         dialog.dismiss()
 
     def _listen(self, message: ConsoleMessage) -> None:
-        # The browser notes every answer of 4xx and 5xx, and every connection refused, as an error by itself.
+        # The browser itself logs every 4xx and 5xx response, and every refused connection, as an error.
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             self.complaints.append(f"{message.type}: {message.text}")
 

@@ -38,7 +38,7 @@ def a_set(version: int, records: Sequence[Record] = (Record("AAPL", 1.5, 0.9, 10
 
 @contextmanager
 def a_cache(url: str, *, interval_s: float = 30.0) -> Iterator[CacheClient]:
-    """A connection to the cache, closed in the end."""
+    """A connection to the cache, closed at the end."""
     with closing(CacheClient(url, SOURCE, interval_s)) as cache:
         yield cache
 

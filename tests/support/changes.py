@@ -1,4 +1,4 @@
-"""What Redis holds of changes, and whether they lead from a version to the current one."""
+"""The changes in Redis, and a check that they lead from a version to the current one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def shown(client: redis.Redis, keys: Keys) -> SnapshotSet | None:
 
 
 def held(client: redis.Redis, keys: Keys) -> list[StoredChange]:
-    """The changes in the stream, oldest first, as a reader takes them."""
+    """The changes in the stream, oldest first, as a reader gets them."""
     entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(keys.deltas))
     stored = [decode_stored(fields[b"change"]) for _, fields in entries if b"change" in fields]
     assert [b"%d-0" % one.change.version for one in stored] == [name for name, fields in entries if b"change" in fields]
@@ -39,13 +39,13 @@ def held(client: redis.Redis, keys: Keys) -> list[StoredChange]:
 
 
 def kinds_of(content: VersionContent) -> dict[str, bytes]:
-    """The three as JSON."""
+    """Return predictions, bots and holdings as JSON."""
     kinds = (content.predictions, content.bots, content.portfolio)
     return {kind: msgspec.json.encode(value) for kind, value in zip(PAYLOAD_KINDS, kinds, strict=True)}
 
 
 def lead(stored: Sequence[StoredChange], old: VersionContent, new: SnapshotSet) -> bool:
-    """Check what the changes make of a version, and that they can be undone; return whether they are all held."""
+    """Check the result of applying the changes to a version, and their inverses; return whether none is missing."""
     manifest = new.manifest
     try:
         changes = chain([one.change for one in stored], old.version, manifest.version, manifest.content_since)

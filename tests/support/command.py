@@ -1,4 +1,4 @@
-"""The `rolling-optimizer` command as its users type it."""
+"""Runs the `rolling-optimizer` command as users do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command_line(*arguments: object) -> list[str]:
 
 
 def in_terminal(directory: Path, *arguments: object, **variables: str) -> tuple[int, str]:
-    """Run the command in a terminal of its own; return its exit status, and all that it has printed."""
+    """Run the command in its own terminal; return its exit status and its output."""
     ours, theirs = pty.openpty()
     given = {name: text for name, text in os.environ.items() if name != "NO_COLOR"}
     with subprocess.Popen(
@@ -55,5 +55,5 @@ def in_terminal(directory: Path, *arguments: object, **variables: str) -> tuple[
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 1 << 16)
-    except OSError:  # Linux' end of a terminal
+    except OSError:  # how Linux reports the end of a terminal
         return b""

@@ -1,4 +1,4 @@
-"""The services of docker-compose.yml as processes: the file is read by a real Compose, its commands run as they stand.
+"""The services of docker-compose.yml as processes: a real Compose reads the file, and its commands run unchanged.
 
 No container engine is needed. `_places` and `_programs` replace what an image or a network would supply; the rest is
 used unchanged, so that a wrong command, variable or health check in the file fails.
@@ -55,7 +55,7 @@ def composers() -> list[list[str]]:
 
 
 def config(composer: list[str], directory: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Let a Compose read the file beside a `.env` of the test, not the developer's."""
+    """Make a Compose read the file next to a `.env` of the test instead of the developer's."""
     shutil.copy(COMPOSE_FILE, directory)
     (directory / ".env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -105,7 +105,7 @@ class Composed(Processes):
         return connect(f"redis://:{password}@127.0.0.1:{self.ports[name]}/0", timeout_s=5.0)
 
     def _places(self, name: str) -> dict[str, str]:
-        """What the network and the mounts would supply: text of the file, and what replaces it here."""
+        """The replacements for the network and the mounts: text of the file, and the text used here."""
         return {
             "@broker:6379": f"@127.0.0.1:{self.ports['broker']}",
             "@cache:6379": f"@127.0.0.1:{self.ports['cache']}",

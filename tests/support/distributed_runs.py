@@ -1,4 +1,4 @@
-"""Distributed runs step by step, in this process: as the task, the scans of the parts, and the merge do them."""
+"""Distributed runs step by step in this process: the task, the scans of the parts, and the merge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many examples a property test tries, if not as many as the profile says."""
+"""The number of examples of a property test that differs from the profile's."""
 
 from __future__ import annotations
 

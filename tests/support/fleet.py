@@ -29,7 +29,7 @@ FLOWER_LOGIN = "ops:flowers-own-word"
 
 
 def stop_at_once(stack: Stack) -> None:
-    """Stop processes that have nothing to finish: on SIGTERM a worker, and a web with followers, waits for seconds."""
+    """Kill processes that have nothing to finish: on SIGTERM, a worker, or a web with followers, waits seconds."""
     for process in stack._processes.values():
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -41,7 +41,7 @@ class Fleet:
 
     def __init__(self, directory: Path, settings: Settings, **variables: str) -> None:
         self.settings = settings
-        self.worker_variables: dict[str, str] = {}  # of the worker's alone
+        self.worker_variables: dict[str, str] = {}  # only for the worker
         self.lines: list[str] = []
         self.reader = SnapshotReader.from_settings(settings)
         self._stack = Stack(lambda name, line: self.lines.append(f"{name}| {line}"), directory)
@@ -96,7 +96,7 @@ class Fleet:
         return f"http://127.0.0.1:{port}"
 
     def stop(self) -> None:
-        """Stop all processes as a supervisor does; whatever they print and send then is to be seen by the test."""
+        """Stop all processes as a supervisor does, so that the test sees all that they print and send."""
         self._stack.stop()
 
     def check(self) -> None:

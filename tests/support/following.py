@@ -1,4 +1,4 @@
-"""follow.js for tests: in a page of a real Chromium, or in Node; each records what a page would be told."""
+"""follow.js for tests: in a page of a real Chromium, or in Node; each records the callbacks."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ async ({ recorder, base, options, factor }) => {
 
 
 class Followed(Protocol):
-    """What follows a source, and what it has been told."""
+    """A follower of a source, and its recorded callbacks."""
 
     def call(self, method: str) -> None:
-        """Call a method of what `follow` returned."""
+        """Call a method of the object that `follow` returned."""
 
     def log(self) -> dict[str, Any]:
-        """All that was told, the state, and the version that is held."""
+        """Return the recorded callbacks, the state, and the present version."""
 
 
 class InPage:
@@ -51,11 +51,11 @@ class InPage:
         page.evaluate(_START, asked)
 
     def call(self, method: str) -> None:
-        """Call a method of what `follow` returned."""
+        """Call a method of the object that `follow` returned."""
         self._page.evaluate("method => window.recorded.following[method]()", method)
 
     def log(self) -> dict[str, Any]:
-        """All that was told, the state, and the version that is held."""
+        """Return the recorded callbacks, the state, and the present version."""
         log: dict[str, Any] = self._page.evaluate(
             "() => ({ ...window.recorded.log, state: window.recorded.following.state,"
             " version: window.recorded.following.content?.version ?? null })"
@@ -95,11 +95,11 @@ class InNode:
         return errors
 
     def call(self, method: str) -> None:
-        """Call a method of what `follow` returned, or `end` for its signal."""
+        """Call a method of the object that `follow` returned, or `end` for its signal."""
         self._ask(method)
 
     def log(self) -> dict[str, Any]:
-        """All that was told, the state, and the version that is held."""
+        """Return the recorded callbacks, the state, and the present version."""
         return self._ask("")
 
     def _ask(self, line: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A team's Celery app in one module, `proj`, with a task of its own."""
+"""Another team's Celery app in one module, `proj`, with its own task."""
 
 from __future__ import annotations
 

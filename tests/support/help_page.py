@@ -1,4 +1,4 @@
-"""Make the page to which errors of the dashboard link, of docs/operations.md: `python -m tests.support.help_page`.
+"""Make the page to which errors of the dashboard link from docs/operations.md: `python -m tests.support.help_page`.
 
 The service itself serves it, so that it fits the release and needs no other host. It has the chapter on troubleshooting
 alone: links within it stay links, others become text.
@@ -48,14 +48,14 @@ def main() -> None:
 
 
 def render_help(text: str) -> str:
-    """The page of a text that has the chapter.
+    """Return the page made from a text that has the chapter.
 
     Each heading has its anchor as in the site, and each error in the table of errors its name.
     """
     match = re.search(rf"^## {CHAPTER}\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert match, f"docs/operations.md has no chapter {CHAPTER!r}; name here the one that explains errors"
     parser = MarkdownIt("commonmark").enable("table")
-    # One level up: the chapter is a page of its own.
+    # One level up, since the chapter becomes a page.
     tokens = parser.parse(re.sub("^##", "#", match[0], flags=re.MULTILINE))
     titles = [(one, _slug(text.content)) for one, text in pairwise(tokens) if one.type == "heading_open"]
     for heading, anchor in titles:
@@ -71,7 +71,7 @@ def render_help(text: str) -> str:
 
 
 def _finish(children: list[Token], anchors: set[str], *, has_names: bool) -> None:
-    """Give errors their names, and make text of links that lead out of the chapter."""
+    """Give errors anchors, and replace links that lead out of the chapter by their text."""
     leads_out = False
     for child in children:
         if has_names and child.type == "code_inline" and re.fullmatch(r"(?:[A-Z][a-z]+)+", child.content):

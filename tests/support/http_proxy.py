@@ -1,4 +1,4 @@
-"""A proxy before a web server that refuses, cuts, holds and repeats answers, as a test says."""
+"""A proxy in front of a web server that refuses, cuts, holds or repeats responses, as a test demands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOLD_S = 30.0
 
 
 class HttpProxy:
-    """A proxy that passes one request a connection on. What it does to them a test may set at any time.
+    """A proxy that forwards one request per connection. A test may set its faults at any time.
 
     Attributes:
         asked: The paths of the requests, with their queries.

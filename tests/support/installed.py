@@ -1,4 +1,4 @@
-"""The package as its users have it: a wheel, and virtual environments that hold it and nothing of this repository."""
+"""The package as users install it: a wheel, and virtual environments with it and nothing else of this repository."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UV: Final = (sys.executable, "-m", "uv")
 
 
 def copy_sources(directory: Path) -> Path:
-    """Copy the repository's modules and what builds them, without what was built here in place; return the copy."""
+    """Copy the repository's modules and build files, without files built in place; return the copy."""
     source = directory / "source"
     source.mkdir()
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "celeryconfig.py", "MANIFEST.in"):

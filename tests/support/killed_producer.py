@@ -18,7 +18,7 @@ RECORDS_WRITTEN: Final[dict[str, Any]] = {
     f"S{number}": a_record(curve=list(range(500)), mark=0) for number in range(20)
 }
 
-# Steps are each opening of a file to write to, each write, half of which is made, and each change of a name.
+# A step is an opening of a file for writing, a write (of which half is made), or a change of a name.
 _CODE: Final = """
 import json, os, signal, sys
 from optimizer.producer import write_rolling

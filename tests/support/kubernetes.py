@@ -1,4 +1,4 @@
-"""The manifests of `deploy/kubernetes` as processes: each command and each probe runs as it stands.
+"""The manifests of `deploy/kubernetes` as processes: each command and each probe runs unchanged.
 
 No cluster is needed. Mounts are replaced by directories of the test, the pod's network by loopback; the rest is used
 unchanged, so that a wrong command, variable, path or probe in a manifest fails.

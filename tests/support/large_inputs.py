@@ -1,4 +1,4 @@
-"""Inputs of hundreds of megabytes, made while they are read, in a process of its own that tells its peak memory.
+"""Inputs of hundreds of megabytes, generated while they are read, in a separate process that reports its peak memory.
 
 `scan_filled` and `scan_file` run this module as a program, which takes its orders as JSON on standard input.
 """
@@ -30,7 +30,7 @@ MAX_RECORD_BYTES = 1 << 20
 
 
 class Measured(NamedTuple):
-    """What a scan found, how much memory it took over a scan of next to nothing, and its CPU time."""
+    """The results of a scan, its memory in excess of a tiny scan, and its CPU time."""
 
     items: list[str]
     growth_mb: float
@@ -38,7 +38,7 @@ class Measured(NamedTuple):
 
 
 def scan_filled(opening: bytes, filler: bytes, megabytes: int, closing: bytes) -> Measured:
-    """Scan `opening`, then `filler` again and again for so many megabytes, then `closing`."""
+    """Scan `opening`, then `filler` repeated for this many megabytes, then `closing`."""
     return _measure(
         {"opening": opening.decode(), "filler": filler.decode(), "megabytes": megabytes, "closing": closing.decode()}
     )

@@ -1,4 +1,4 @@
-"""Where a reader finds versions: a real Redis, real files, or those in memory of `optimizer.testing`; for one suite."""
+"""The stores of a reader, for one suite: a real Redis, real files, or those of `optimizer.testing` in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACES: Final = ("redis", "files", "memory", "memory, files")
 
 
 class Sample(NamedTuple):
-    """A version as the input that a run makes it of, and as what it has."""
+    """A version: the input from which a run makes it, and its content."""
 
     input: dict[str, Any]
     version: testing.Version
@@ -79,7 +79,7 @@ class Place(Protocol):
     origin: Origin
 
     def publish(self, sample: Sample, *, unreadable: Iterable[Kind] = ()) -> int:
-        """Make a version current, without these parts; return its number."""
+        """Make a version current, without these payloads; return its number."""
 
     def open(self) -> SnapshotReader:
         """A reader."""
@@ -92,7 +92,7 @@ class Place(Protocol):
 
 
 class RealPlace:
-    """Runs publish to a Redis, or to files alone."""
+    """Versions that runs publish to a Redis, or only to files."""
 
     def __init__(self, stack: ExitStack, settings: Settings, server: RedisServer, origin: Origin) -> None:
         self.origin = origin
@@ -128,7 +128,7 @@ class RealPlace:
 
 
 class MemoryPlace:
-    """Publishes to the one reader that is opened."""
+    """Versions that are published to the one opened reader."""
 
     def __init__(self, stack: ExitStack, origin: Origin) -> None:
         self.origin = origin

@@ -10,7 +10,7 @@ from typing import Final
 
 __all__ = ["free_port"]
 
-# Below the ports that the kernel hands out: one of those may be given to another process before the server takes it.
+# Below the ephemeral ports of the kernel, which may be given to another process before the server binds them.
 PORTS: Final = range(10_240, 32_768)
 
 _start = random.SystemRandom().randrange(len(PORTS))
@@ -18,7 +18,7 @@ _ports: Iterator[int] = cycle([*PORTS[_start:], *PORTS[:_start]])
 
 
 def free_port() -> int:
-    """Return a port of the loopback on which no server listens; each process counts up from a start of its own."""
+    """Return a loopback port on which no server listens; each process counts up from its own start."""
     return next(port for port in _ports if _is_free(port))
 
 

@@ -1,4 +1,4 @@
-"""The thirteen places of a rolling file where something may stand, and small documents to put there, sound or broken.
+"""The thirteen positions in a rolling file where a value may be, and small valid or broken documents to put there.
 
 In the manner of the JSONTestSuite: every sequence of a few tokens and near-tokens, balanced or not, in each place.
 """
@@ -14,7 +14,7 @@ __all__ = ["FIELDS", "PLACES", "RECORD", "documents", "sequences"]
 FIELDS: Final = b'"prediction":1,"confidence":0.5,"last_price":2'
 RECORD: Final = b"{%s}" % FIELDS
 
-# What comes before and after.
+# The text before and after each position.
 PLACES: Final = {
     "whole": (b"", b""),
     "root member": (b'{"A":%s,"x":' % RECORD, b',"B":%s}' % RECORD),
@@ -38,7 +38,7 @@ TOKENS: Final = [
 
 
 def sequences(length: int) -> Iterator[bytes]:
-    """Every sequence of so many tokens."""
+    """Yield every sequence of this many tokens."""
     return map(b"".join, itertools.product(TOKENS, repeat=length))
 
 

@@ -82,7 +82,7 @@ class Processes:
         return self._log(name).read_text(errors="replace")
 
     def check(self) -> bool:
-        """Fail if a process has ended; true, so that it can stand in a condition."""
+        """Fail if a process has ended; return true, for use in a condition."""
         for name, process in self.processes.items():
             assert process.poll() is None, f"{name} ended with {process.returncode}: {self.lines(name)[-3000:]}"
         return True
@@ -92,5 +92,5 @@ class Processes:
 
 
 def replaced(text: str, places: Mapping[str, str]) -> str:
-    """A text of a deployment's file, with what stands in this machine's place of each that it names."""
+    """Return a text of a deployment's file, with each named place replaced by this machine's."""
     return re.sub("|".join(map(re.escape, places)), lambda match: places[match[0]], text)

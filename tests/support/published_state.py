@@ -1,4 +1,4 @@
-"""What runs publish, byte for byte: files, keys and reports; and two inputs to publish from."""
+"""The published state, byte for byte: files, keys and reports; and two inputs to publish from."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run_old(settings: Settings, *, use_cache: bool = True) -> Report:
 
 
 def run_next(settings: Settings, **options: Any) -> Report:
-    """Do a run over an input whose predictions, bots and holdings are others, so that it makes a new version.
+    """Do a run over an input with different predictions, bots and holdings, so that it makes a new version.
 
     The input has its records by symbol; options are those of `optimize`.
     """

@@ -51,7 +51,7 @@ class RabbitServer:
         (self._directory / "rabbitmq.conf").write_text(CONFIG)
         mapper_port = free_port()
         own = {
-            "HOME": str(self._directory),  # of Erlang's cookie
+            "HOME": str(self._directory),  # for Erlang's cookie
             "ERL_EPMD_PORT": str(mapper_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_CONF_ENV_FILE": os.devnull,

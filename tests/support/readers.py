@@ -1,4 +1,4 @@
-"""Both readers for one suite, and what the tests of both read; the asyncio one runs in a loop of its own thread."""
+"""Both readers for one suite, and the data that both read; the asyncio one runs in a loop in its own thread."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Open:
         self._kind = kind
 
     def __call__(self, settings: Settings, origin: Origin | None = None) -> SnapshotReader:
-        """A reader of both; or of Redis without files, or of files where no Redis is."""
+        """Open a reader of both stores, of Redis without files, or of files without a Redis."""
         where = (
             f"redis://127.0.0.1:{free_port()}/0" if origin == "files" else settings.redis_url,
             settings.source,

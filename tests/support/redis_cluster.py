@@ -24,7 +24,7 @@ OPTIONS: Final = {
 
 
 class RedisCluster:
-    """Nodes of which the first has the keys of a source, and the last is its replica.
+    """Cluster nodes; the first has the keys of a source, and the last is its replica.
 
     Args:
         directory: Where all of them keep their files.

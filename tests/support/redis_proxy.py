@@ -1,4 +1,4 @@
-"""A proxy that loses replies of Redis, or closes between a run and its Redis."""
+"""A proxy between a run and its Redis that loses replies, or closes the connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LossyProxy:
     def __init__(self, server: RedisServer) -> None:
         self._target = ("127.0.0.1", server.port)
         self.lose_reply_to = b""
-        self.lose_reply_in: int | None = None  # after so many messages
+        self.lose_reply_in: int | None = None  # after this many messages
         self.cut_before = b""
         self.is_cut = False
 

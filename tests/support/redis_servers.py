@@ -85,7 +85,7 @@ class RedisServer:
 
 
 def serves_tls() -> bool:
-    """Whether the server of this machine was built with TLS: only then it complains of a missing certificate."""
+    """Whether this machine's server was built with TLS: only then does it report a missing certificate."""
     tried = subprocess.run(
         [redis_executable(), "--port", "0", "--tls-port", str(free_port())], capture_output=True, text=True, check=False
     )

@@ -48,7 +48,7 @@ def reject(text: str | bytes) -> Reject:
 
 
 def bot(body: str) -> Bot | Reject:
-    """What becomes of a bot."""
+    """Return the decoded bot, or its reject."""
     (item,) = items(f'{{"bots":{{"b":{body}}}}}')
     assert isinstance(item, Bot | Reject), item
     return item
@@ -74,7 +74,7 @@ def shown(scanned: list[Item]) -> list[str]:
     ]
 
 
-# A record's fields in each of the four shapes; `%s` stands among its own members.
+# A record's fields in each of the four shapes; `%s` is among the record's members.
 SHAPES = {
     "map": '{"A":{%s}}',
     "section map": '{"predictions":{"A":{%s}}}',

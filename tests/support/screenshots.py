@@ -54,7 +54,7 @@ def main() -> None:
     """Make all of them in `docs/`."""
     found = subprocess.run(["fc-match", "Inter"], capture_output=True, text=True, check=True).stdout
     assert '"Inter"' in found, f"no font Inter but {found}"
-    with tempfile.TemporaryDirectory() as name, chdir(name):  # so that no path of this machine is in the pictures
+    with tempfile.TemporaryDirectory() as name, chdir(name):  # so that the pictures show no path of this machine
         directory = Path()
         server = RedisServer(directory / "redis")
         server.start()

@@ -85,7 +85,7 @@ class SentinelGroup:
                 f"sentinel monitor {MASTER} 127.0.0.1 {self.servers[0].port} 2",
                 f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER_MS}",
                 f"sentinel failover-timeout {MASTER} 2000",
-                # What they would tell each other within two seconds.
+                # The data that they would exchange within two seconds.
                 f"sentinel myid {port:040x}",
                 *(f"sentinel known-sentinel {MASTER} 127.0.0.1 {one} {one:040x}" for one in self.ports if one != port),
                 f"sentinel known-replica {MASTER} 127.0.0.1 {self.servers[1].port}",
@@ -129,7 +129,7 @@ class SentinelGroup:
         return redis.Redis(port=port, password=self._sentinel_password or None)
 
     def _is_ready(self) -> bool:
-        """Whether every Sentinel knows the others and the replica, and that has all data."""
+        """Whether every Sentinel knows the others and the replica, and the replica has all data."""
         try:
             for port in self.ports:
                 with self._sentinel(port) as sentinel:

@@ -14,7 +14,7 @@ BOT = BotSummary(enabled=True, equity=10.5, pnl_today=None, positions=1, last_up
 
 
 def a_set(version: int) -> SnapshotSet:
-    """A set whose every file holds its version."""
+    """Return a set in which every file contains its version."""
     return encode_set(
         source="rolling_brain",
         version=version,

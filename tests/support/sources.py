@@ -29,7 +29,7 @@ WAYS = ("one process", "one file by the fleet", "parts by the fleet", "parts in 
 
 
 def bot(equity: float = 1000.0, **fields: Any) -> dict[str, Any]:
-    """A bot that counts."""
+    """Return a valid bot."""
     return {"enabled": True, "equity": equity, "positions": [{"symbol": "AAPL", "qty": 1, "avg": 10}]} | fields
 
 
@@ -38,7 +38,7 @@ GOOD: dict[str, Any] = {"AAPL": a_record(), "MSFT": a_record(confidence=0.9), "b
 
 
 def by_the_fleet(settings: Settings, *, accept: bool = False) -> Report:
-    """One run as the fleet makes it, in this process, everything by way of JSON."""
+    """Do one run as the fleet does, in this process, with all messages as JSON."""
     sent: list[bytes] = []
     dispatcher = Dispatcher("first", lambda assignment: sent.append(msgspec.json.encode(assignment)), lambda *_: None)
     report = run_source(settings, dispatcher, accept=accept)
@@ -61,7 +61,7 @@ class Source:
         self.run = run
 
     def write(self, content: dict[str, Any]) -> None:
-        """Let the engine write; of parts, each has every other member, and so half of all records and bots."""
+        """Write the input; each of two parts has every other member, and so half of all records and bots."""
         if not self._parted:
             write_json(self._path / "a.json", content)
             return

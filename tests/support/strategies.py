@@ -161,7 +161,7 @@ def _move_price(draw: st.DrawFn, fields: dict[str, Any]) -> None:
 
 
 def _spoil(draw: st.DrawFn, fields: dict[str, Any]) -> None:
-    """Make one of the ways in which a record can be bad."""
+    """Break a record in one of the possible ways."""
     name, values = draw(
         st.sampled_from(
             [
@@ -270,7 +270,7 @@ def listed_records(draw: st.DrawFn, max_size: int = 7) -> list[Any]:
 
 @st.composite
 def bot_sections(draw: st.DrawFn) -> Any:
-    """What stands under `bots`."""
+    """The value of `bots`."""
     if draw(st.integers(0, 9)) == 0:
         return draw(no_objects | st.lists(no_objects | bots(), max_size=2))
     names = draw(st.lists(st.sampled_from(["alpha", "beta", "gamma", 'd"\\', "é", BAD_TEXTS[0]]), max_size=3))
@@ -414,7 +414,7 @@ def rolling_files(draw: st.DrawFn, mapping: InputMapping = UNMAPPED) -> str:
     return lead + between.join(render(root, style) for root in roots) + draw(st.sampled_from(["", "\n"]))
 
 
-# Bytes and tokens that a pruner can trip over.
+# Bytes and tokens that are critical for a pruner.
 _SOUP = [
     *(bytes((byte,)) for byte in b'{}[],:"\\ \n\r\t\x0c\x00\xff-NI1e.'),
     *(b'"symbol"', b'"predictions"', b'"bots"', b'"_x"', b'"confidence"', b'"prediction"', b'"last_price"', b'"A"'),

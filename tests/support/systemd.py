@@ -1,4 +1,4 @@
-"""The units of `deploy/systemd` as processes: each command runs as it stands, with the environment that systemd gives.
+"""The units of `deploy/systemd` as processes: each command runs unchanged, with the environment that systemd sets.
 
 No systemd is needed. Paths of an installation are replaced by those of the test; the rest is used unchanged. Of the
 restrictions those that a process can put on itself are in force: no new privileges, and no memory that is both written
@@ -59,14 +59,14 @@ class Installed(Processes):
         self.spawn(unit.name, self._command(unit), self._environment(unit), lambda: _restrict(unit))
 
     def run(self, unit: Unit) -> bool:
-        """Whether a unit that ends by itself ends well."""
+        """Whether a unit that ends by itself succeeds."""
         return self.succeeds(self._command(unit), self._environment(unit), timeout_s=30)
 
     def _command(self, unit: Unit) -> list[str]:
         return [self._here(unit, word) for word in shlex.split(unit.last("ExecStart"))]
 
     def _environment(self, unit: Unit) -> dict[str, str]:
-        """As `systemd.exec` says: a file wins over the unit's own lines."""
+        """Return the environment by the rules of `systemd.exec`: a file overrides the unit's own lines."""
         lines = [word for line in unit.all("Environment") for word in shlex.split(line)]
         for file in unit.all("EnvironmentFile"):
             lines += _without_comments(Path(self._here(unit, file)).read_text().splitlines())

@@ -40,7 +40,7 @@ from celery import shared_task
 def note(self):
     print(f"their task, by {self.app.main} in {self.request.delivery_info['routing_key']}")
 """
-# What a backend of theirs does: it sends a run, and asks for its state until it has ended.
+# Code of their backend: it sends a run, and requests its state until it has ended.
 FOLLOW: Final = """
 import json, sys, time
 import msgspec

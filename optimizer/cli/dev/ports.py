@@ -1,4 +1,4 @@
-"""Ports of the loopback for the servers of the stack.
+"""Ports of the loopback interface for the servers of the stack.
 
 Errors: `PortTaken`.
 """
@@ -15,19 +15,19 @@ __all__ = ["PortTaken", "choose_port", "free_port", "is_listening"]
 
 
 class PortTaken(RollingError):
-    """The port that a server was to take cannot be used."""
+    """The port that a server should use is not available."""
 
 
 def choose_port(option: str, asked: int | None, default: int) -> int:
-    """Return the port that was asked for; without one the default, or a free one if that is taken.
+    """Return the requested port; without a request the default port, or a free one if that is taken.
 
     Args:
-        option: What names the port: an option or a variable.
+        option: The option or variable that names the port.
         asked: Its value, if it is given.
-        default: The port without it.
+        default: The default port.
 
     Raises:
-        PortTaken: The port that was asked for is taken, or may not be used.
+        PortTaken: The requested port is taken, or may not be used.
     """
     if asked is None:
         return free_port(default)
@@ -39,7 +39,7 @@ def choose_port(option: str, asked: int | None, default: int) -> int:
 
 
 def free_port(preferred: int = 0) -> int:
-    """Find a free port of the loopback: the preferred one, if nothing listens on it.
+    """Find a free port of the loopback interface: the preferred one, if nothing listens on it.
 
     Raises:
         PortTaken: None is free.
@@ -51,7 +51,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 def is_listening(port: int) -> bool:
-    """Whether a server on the loopback takes connections on a port."""
+    """Whether a server on the loopback interface accepts connections on a port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
     except OSError:

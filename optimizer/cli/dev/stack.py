@@ -2,7 +2,7 @@
 
 Invariant: no process outlives this one. Children are stopped in reverse order of their start when the `with` block
 ends; on Linux the kernel ends them when this process is killed (elsewhere they end because their Redis is gone). Each
-child has a session of its own, so that a Ctrl-C reaches this process alone, which then stops them in order.
+child has its own session, so that Ctrl-C only reaches this process, which then stops them in order.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["POLL_S", "Stack", "StackFailed", "say", "stopping_on_signals", "writ
 
 STOP_S: Final = 20.0
 START_S: Final = 20.0
-# For processes that import Celery or FastAPI, several at once.
+# For processes that import Celery or FastAPI, several at the same time.
 UP_S: Final = 60.0
 POLL_S: Final = 0.1
 PR_SET_PDEATHSIG: Final = 1
 APP: Final = "optimizer.celery.standalone"
 
-# Looked up in the parent: a library must not be loaded between fork and exec.
+# Loaded in the parent, since a library must not be loaded between fork and exec.
 _libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 Sink = Callable[[str, str], None]
@@ -72,7 +72,7 @@ class Stack:
         self.stop()
 
     def start(self, name: str, command: list[str], environ: Mapping[str, str] | None = None) -> None:
-        """Start a process, with `environ` over the stack's own."""
+        """Start a process; `environ` overrides the stack's environment."""
         process = subprocess.Popen(
             command,
             env={**self.environ, **(environ or {}), "PYTHONUNBUFFERED": "1"},
@@ -91,11 +91,11 @@ class Stack:
         """Use the Redis of `ROLLING_REDIS_URL`, or start one; return its URL once it answers.
 
         Args:
-            port: Where to start one; by default on 6379, or on a free port if that is taken.
+            port: The port of a started one; by default 6379, or a free port if that is taken.
 
         Raises:
             StackFailed: Its directory cannot be written.
-            CacheUnavailable: It does not answer; one that was started gets `START_S` seconds.
+            CacheUnavailable: It does not answer; a started one gets `START_S` seconds.
         """
         url = self.environ.get("ROLLING_REDIS_URL")
         if not url:
@@ -118,14 +118,14 @@ class Stack:
                 return url
 
     def start_celery(self, name: str, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
-        """Start Celery with these arguments, with the stand-alone app.
+        """Start Celery with these arguments and the stand-alone app.
 
-        `-P`: modules in the working directory may have the names of ours, and belong to another program.
+        Python's `-P` is set, since modules of other programs in the working directory may have the same names as ours.
         """
         self.start(name, [sys.executable, "-P", "-m", "celery", "-A", APP, *arguments], environ)
 
     def pid(self, name: str) -> int:
-        """The id of a process."""
+        """Return the id of a process."""
         return self._processes[name].pid
 
     def check(self) -> None:
@@ -142,7 +142,7 @@ class Stack:
                 )
 
     def wait_for(self, name: str, is_up: Callable[[], bool]) -> None:
-        """Wait until a process has started, as `is_up` says.
+        """Wait until a process has started, that is until `is_up` returns true.
 
         Raises:
             StackFailed: A process has ended, or this one has not started within `UP_S` seconds.
@@ -177,7 +177,7 @@ class Stack:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Leave the block on Ctrl-C, SIGTERM and SIGHUP as at its end; restore the handlers from before."""
+    """Leave the block normally on Ctrl-C, SIGTERM and SIGHUP; then restore the earlier handlers."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(0 if number == signal.SIGINT else 128 + number)
@@ -192,13 +192,13 @@ def stopping_on_signals() -> Iterator[None]:
 
 @contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Turn a failure to write in the block into one line.
+    """Turn a failure to write in the block into an error of one line.
 
     Args:
-        directory: Where the block writes.
+        directory: The directory to which the block writes.
 
     Raises:
-        StackFailed: Something cannot be made or written.
+        StackFailed: A file or directory cannot be written.
     """
     try:
         yield
@@ -210,7 +210,7 @@ def writing(directory: Path) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Print a line that is this program's, not a process's."""
+    """Print a line of this program, as opposed to one of a process."""
     click.echo(f"{click.style('[rolling-optimizer]', bold=True)} {line}")
 
 

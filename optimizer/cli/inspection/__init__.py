@@ -1,1 +1,1 @@
-"""Describe an input that may not fit: its shape, its fields, and a setting under which it does."""
+"""Describe an input of unknown form: its shape, its fields, and settings under which a run reads it."""

@@ -1,11 +1,11 @@
-"""Read the beginning of an input, and report what it holds: shape, fields, and what to set.
+"""Read the beginning of an input, and report its shape, its fields, and the settings to use.
 
 It reads the beginning twice: for the shape, then for the records of that shape with their nested objects. It stops
 after `MOST_RECORDS` records, `MOST_JSON_BYTES` of JSON or `MOST_STEPS` values around records. Memory is bounded
 as in a scan, by `MOST_UNIT_BYTES` in place of the limit of a record.
 
-Bots often come after all records. Where the beginning has none, they are looked for with the engine of a scan, at
-the speed of a run.
+Bots often come after all records. If the beginning has none, the file is searched for them with the engine of a scan,
+at the speed of a run.
 
 Errors: those of `source` and of the scan, with the path.
 """
@@ -34,17 +34,17 @@ __all__ = ["MOST_RECORDS", "inspect_input"]
 MOST_RECORDS: Final = 1_000
 MOST_JSON_BYTES: Final = 256 << 20
 CHUNK_BYTES: Final = 128 << 10
-# A unit with its nested objects; longer ones are only counted.
+# The longest unit, nested objects included; longer ones are only counted.
 MOST_UNIT_BYTES: Final = 16 << 20
-# Of units and of the values around them: an input of nothing but plain values has one for each two bytes.
+# The limit of units and values around them: an input of nothing but plain values has one for every two bytes.
 MOST_STEPS: Final = 100_000
 
 
 def inspect_input(settings: Settings) -> Inspection:
-    """Inspect the input of a source; of several files, the first ones.
+    """Inspect the input of a source; if it has several files, the first ones.
 
     Raises:
-        SourceError: It is not there, cannot be read, or is not JSON.
+        SourceError: It does not exist, cannot be read, or is not JSON.
     """
     locations = expand(settings.input)
     if locations != [settings.input]:
@@ -78,7 +78,7 @@ def _is_enough(units: Units) -> bool:
 
 
 def _take_file(location: Location, units: Units, settings: Settings) -> InputShape:
-    """Take the units of a file, as far as they are needed; return its shape."""
+    """Collect the units of a file, as far as they are needed; return its shape."""
     mapping = settings.mapping
     with open_input_file(location) as file:
         try:
@@ -97,13 +97,13 @@ def _take_file(location: Location, units: Units, settings: Settings) -> InputSha
                     file.check_unchanged()
                     units.rest = f"cannot be read for bots: {type(error).__name__}: {error}"
         except SourceError as error:
-            file.check_unchanged()  # a file that was written to explains whatever else is wrong with it
+            file.check_unchanged()  # if the file was written to, that explains any other error
             raise type(error)(f"{file.path}: {error}") from error
         return shape
 
 
 def _take_bots(file: InputFile, units: Units, shape: InputShape, engine: Engine) -> None:
-    """Take the bots of a file, wherever in it they are."""
+    """Collect the bots of a file, wherever they are in it."""
     layout = layout_of(shape)._replace(names=DEFAULT_NAMES)
     with closing(file.chunks(engine.chunk_bytes)) as chunks:
         for step in walk(chunks, layout, max_unit_bytes=MOST_UNIT_BYTES, engine=engine):
@@ -117,7 +117,7 @@ def _take_bots(file: InputFile, units: Units, shape: InputShape, engine: Engine)
 
 
 class _Enough(Exception):
-    """So much JSON was read, perhaps without any record, that the rest is left alone."""
+    """A limit of JSON was reached, perhaps without any record, so the rest is not read."""
 
 
 def _steps(file: InputFile, units: Units, layout: FileLayout) -> Generator[Step]:

@@ -1,6 +1,6 @@
-"""What units hold: for each path the types of its values, how many units have it, and some values. Pure.
+"""The content of units: for each path, the types of its values, how many units have it, and some values. Pure.
 
-Memory is bounded, whatever the units hold: by the number of paths, of values kept of each, and of characters of each.
+Memory is bounded for any units, by limits of paths, of values kept per path, and of characters per value.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["PathStats", "UnitStats", "type_of"]
 
 MOST_PATHS: Final = 500
 VALUES_KEPT: Final = 50
-# Longer than any text that a field accepts, so that text which is cut is still too long.
+# Longer than any text that a field accepts, so that truncated text is still too long.
 TEXT_KEPT: Final = 1_100
 NAME_KEPT: Final = 256
 
@@ -36,7 +36,7 @@ class PathStats:
     values: list[Any] = field(default_factory=list)  # the first that are not null, containers without content
 
     def take(self, value: Any) -> None:
-        """Take the value of the next unit that has the path."""
+        """Add the value of the next unit that has the path."""
         kind = type_of(value)
         self.types[kind] = self.types.get(kind, 0) + 1
         self.count += kind != "null"
@@ -53,7 +53,7 @@ class UnitStats:
         self.paths_left_out = 0  # occurrences beyond the limit
 
     def take(self, unit: Mapping[str, Any]) -> None:
-        """Take the next unit."""
+        """Add the next unit."""
         self.count += 1
         for path, value in _values(unit, ()):
             stats = self.paths.get(path)

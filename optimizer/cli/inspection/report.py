@@ -1,4 +1,4 @@
-"""The report on an input: what units of each kind hold, what is read from them, what is missing, a better line. Pure.
+"""The report on an input: the content of each kind of unit, the fields read, missing fields, better settings. Pure.
 
 `rolling-optimizer inspect --json` prints the values.
 """
@@ -27,7 +27,7 @@ __all__ = ["BOTS", "POSITIONS", "RECORDS", "Inspection", "PathReport", "UnitRepo
 
 _SCHEMA: Final = schema_of()
 
-# A bot's positions are no row of its table, since they are units of their own.
+# A bot's positions are not a row of its table, since they are reported as units.
 _LIST_OF_POSITIONS: Final = Field(
     name="positions",
     names=("positions",),
@@ -64,8 +64,8 @@ class PathReport(msgspec.Struct, frozen=True):
     """One path of the units of a kind.
 
     `types` counts values by type, `share` is the share of the units that have a value other than null, 0 to 1;
-    `example` is the first such value as JSON, cut where it is long. `used_as` is the field that is read from it now,
-    `suggested_as` the one that the suggested line reads from it; an extra field begins with `+`.
+    `example` is the first such value as JSON, truncated if it is long. `used_as` is the field that is read from it now,
+    `suggested_as` the field that the suggested setting reads from it; an extra field begins with `+`.
     """
 
     path: str
@@ -77,11 +77,11 @@ class PathReport(msgspec.Struct, frozen=True):
 
 
 class UnitReport(msgspec.Struct, frozen=True):
-    """What the records, the bots or the positions hold.
+    """The content of the records, the bots or the positions.
 
-    `in_force` is the value of `variable` now, `suggested` one under which more fields are read; `None` if there is
-    none. Even under that, `missing` are the required fields that no path fits, with what they expect, and `absent` the
-    optional ones. `paths_left_out` counts values at paths beyond the number that is held.
+    `in_force` is the present value of `variable`, `suggested` a value under which more fields are read, `None` if there
+    is none. With the suggested value, `missing` are the required fields for which no path fits, with the expected
+    values, and `absent` the optional ones. `paths_left_out` counts values at paths beyond the limit.
     """
 
     variable: str
@@ -95,12 +95,11 @@ class UnitReport(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What the beginning of an input holds.
+    """The content of the beginning of an input.
 
-    `files` is the number of files, of which `files_read` were read, to the end if `to_the_end`. `json_bytes` were read
-    of them, and `rest` says what was done with the rest of the last one. `not_objects` counts values where a record
-    should be, `too_large` units that are too long to be looked into, `listed_bots` bots in an array, which have no
-    name.
+    `files` is the number of files; `files_read` of them were read, to the end if `to_the_end`. `json_bytes` is the JSON
+    that was read, and `rest` says what was done with the rest of the last file. `not_objects` counts values in place of
+    records, `too_large` units that are too long to be inspected, `listed_bots` bots in an array, which have no name.
     """
 
     input: str
@@ -124,7 +123,7 @@ def report_on(kind: UnitKind, text: str, stats: UnitStats, *, keyed: bool) -> Un
     Args:
         kind: Which units.
         text: The value of their setting.
-        stats: What they hold.
+        stats: Their content.
         keyed: Whether they are named by their keys, so that they need no `symbol`.
     """
     if keyed:
@@ -165,7 +164,7 @@ def _by_path(read: Mapping[str, MappedField], mapping: FieldMap) -> dict[tuple[s
 
 
 def _example(stats: PathStats) -> str | None:
-    """Return the first value other than null as JSON, cut; of a container only its kind."""
+    """Return the first value other than null as JSON, truncated; for a container only its kind."""
     if not stats.values:
         return None
     value = stats.values[0]

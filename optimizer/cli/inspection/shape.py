@@ -1,7 +1,7 @@
 """The shape of an input, from its beginning: where the records are, and whether a run finds them there. Pure.
 
-What a run understands is decided by `scan.root`, with the same constants. Beyond that there are guesses for inputs that
-a run does not understand: records in a member of another name, and one record a line without a `symbol`.
+The shapes that a run supports are decided by `scan.root`, with the same constants. Beyond that, there are guesses for
+inputs that a run does not support: records in a member of another name, and one record a line without a `symbol`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from optimizer.scan.validation import load_unit
 
 __all__ = ["InputShape", "ShapeName", "find_shape", "layout_of"]
 
-# The objects of a root that is one record, or that has sections, are few: a map of records has more.
+# A root that is one record, or that has sections, has few objects; a map of records has more.
 MOST_SECTIONS: Final = 5
-# Of objects and arrays in a bot, whose positions are in either.
+# The levels of objects and arrays in a bot, whose positions may be in either.
 BOT_LEVELS: Final = 6
 
 
 class ShapeName(StrEnum):
-    """The four shapes that a run understands, and what else an input may be."""
+    """The four shapes that a run supports, and other kinds of inputs."""
 
     MAP = "map"
     SECTION = "section"
@@ -48,9 +48,9 @@ class ShapeName(StrEnum):
 
 
 class InputShape(msgspec.Struct, frozen=True):
-    """What an input is.
+    """The kind of an input.
 
-    `sections` are the members of the root that hold records, `unknown_sections` those among them whose name a run does
+    `sections` are the members of the root that hold records, `unknown_sections` those of them whose names a run does
     not know. `root` describes the first JSON text in words.
     """
 
@@ -61,7 +61,7 @@ class InputShape(msgspec.Struct, frozen=True):
 
 
 def find_shape(steps: Iterable[Step], mapping: InputMapping = UNMAPPED) -> InputShape:
-    """Find the shape from the steps of a walk with the layouts of a run; take no more of them than needed."""
+    """Find the shape from the steps of a walk with the layouts of a run, consuming no more steps than needed."""
     telling, record_key = telling_names(schema_of(mapping)), file_layout(mapping).names.key
     root = Root(0, max_record_bytes=0, telling=telling, after_records=False, described=True)
     members = _Members()
@@ -91,7 +91,7 @@ def find_shape(steps: Iterable[Step], mapping: InputMapping = UNMAPPED) -> Input
 
 
 def layout_of(shape: InputShape) -> FileLayout:
-    """The layout under which the records of a shape are units that keep their objects, and their arrays emptied."""
+    """Return the layout in which the records of a shape are units that keep their objects and empty their arrays."""
     names = RecordNames(objects=_AnyObjects(MAX_PATH_NAMES - 1))
     if shape.name is ShapeName.LINES:
         return FileLayout(Layout(1, 1), {}, names)
@@ -101,7 +101,7 @@ def layout_of(shape: InputShape) -> FileLayout:
 
 
 class _AnyObjects(Mapping[str, "Objects"]):
-    """Objects of any name inside each other, so many levels of them."""
+    """Nested objects of any name, up to a number of levels."""
 
     def __init__(self, levels: int) -> None:
         self._levels = levels
@@ -119,11 +119,11 @@ class _AnyObjects(Mapping[str, "Objects"]):
 
 
 class _Members:
-    """What the members of the first root are; names in the order of their first occurrence."""
+    """The members of the first root; names in the order of their first occurrence."""
 
     def __init__(self) -> None:
-        self.count = 0  # of units, as the decoder counts them to decide that a root is a map
-        self.objects = 0  # that may be records
+        self.count = 0  # the number of units, by which the decoder decides that a root is a map
+        self.objects = 0  # the number of objects that may be records
         self.plain: dict[str, str] = {}
         self.sections: dict[str, None] = {}
         self.unknown: dict[str, None] = {}

@@ -1,8 +1,8 @@
-"""Which path each field is read from, and a line of the setting under which more fields are read. Pure.
+"""The path from which each field is read, and a setting under which more fields are read. Pure.
 
-A path is suggested for a field only if all its values have types that the field accepts, and most of those that were
-kept are within its limits. A line is put together item by item, and an item is kept only if the parser of the settings
-understands a line with it as it is meant: names that the grammar cannot express are left out.
+A path is suggested for a field only if all its values have types that the field accepts, and most of the kept values
+are within its limits. A setting is assembled item by item, and an item is kept only if the parser of the settings reads
+it as intended: names that the grammar cannot express are left out.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from optimizer.scan.schema import Field, Unusable, checked
 
 __all__ = ["UnitKind", "fit", "read_from", "suggested_line"]
 
-# Of a value of each type, one that no limit of a field excludes.
+# For each type, a value that no limit of a field excludes.
 _PROBES: Final[dict[str, Any]] = {"number": 0.5, "text": "a", "boolean": True, "object": {}, "array": []}
 _PLAIN: Final = frozenset(("text", "number", "boolean", "null"))
-# Percent is the only unit that values tell.
+# Percent is the only unit that can be recognised by values.
 _DIVISORS: Final[dict[str, tuple[float, ...]]] = {"confidence": (1, 100)}
-# A field is read from a path if at least this share of the values fits; a path that fewer units have is a last resort.
+# A field is read from a path if at least this share of the values fits; a path in fewer units is the last choice.
 MOSTLY: Final = 0.5
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -45,7 +45,7 @@ class UnitKind:
 
 
 def read_from(kind: UnitKind, mapping: FieldMap, stats: UnitStats) -> dict[str, MappedField]:
-    """Return what each field and extra field is read from under a mapping, of those that most values fit, by name."""
+    """Return by name the path of each field and extra field under a mapping, of those that most values fit."""
     read = {}
     for field in kind.fields:
         for item in _sources(field, mapping):
@@ -56,7 +56,7 @@ def read_from(kind: UnitKind, mapping: FieldMap, stats: UnitStats) -> dict[str, 
 
 
 def suggested_line(kind: UnitKind, mapping: FieldMap, stats: UnitStats) -> str | None:
-    """Return a line under which more fields are read than under a mapping; `None` if nothing is to be added.
+    """Return a setting under which more fields are read than under a mapping; `None` if nothing can be added.
 
     Items of the mapping stay, except those that are replaced.
     """
@@ -78,7 +78,7 @@ def fit(field: Field, stats: PathStats | None, divisor: float = 1) -> float:
 
 
 class _Line:
-    """A line of a setting: its text, and what the parser makes of it."""
+    """The value of a setting: its text, and the parsed result."""
 
     def __init__(self, parse: Callable[[str], FieldMap]) -> None:
         self._parse = parse
@@ -86,7 +86,7 @@ class _Line:
         self.mapping = FieldMap()
 
     def add(self, item: MappedField, *, is_extra: bool) -> None:
-        """Add an item, unless the parser refuses it or takes it for another one."""
+        """Add an item, unless the parser refuses it or reads it differently."""
         text = "; ".join(filter(None, (self.text, _written(item, is_extra=is_extra))))
         try:
             mapping = self._parse(text)
@@ -104,13 +104,13 @@ def _written(item: MappedField, *, is_extra: bool) -> str:
 
 
 def _sources(field: Field, mapping: FieldMap) -> list[MappedField]:
-    """Return where a field is read from: its item, or else its names that belong to no other item."""
+    """Return the places from which a field is read: its item, or else its names that belong to no other item."""
     mapped = [item for item in mapping.fields if item.name == field.name]
     return mapped or [MappedField(field.name, (name,)) for name in field.names if name not in mapping.claimed]
 
 
 def _found(kind: UnitKind, mapping: FieldMap, stats: UnitStats) -> Iterator[MappedField]:
-    """Yield an item for each field that is not read and has a path; no path twice, and none that is read already."""
+    """Yield an item for each field that is not read yet but has a path; each path once, and no path that is read."""
     read = read_from(kind, mapping, stats)
     used = {item.path for item in read.values()}
     beside: tuple[str, ...] = ()
@@ -129,11 +129,11 @@ def _best(
     used: set[tuple[str, ...]],
     beside: tuple[str, ...],
 ) -> MappedField | None:
-    """Return the best path for a field; one beside the path of another field is preferred."""
+    """Return the best path for a field, preferring one next to the path of another field."""
     ranked = []
     for number, (path, one) in enumerate(stats.paths.items()):
         name = normalized(path[-1])
-        # A path into a member that is read whole would take it from its field.
+        # A path into a member that is read as a whole would take the member from its field.
         if name not in names or any(path[: len(one)] == one for one in used):
             continue
         divisors = _DIVISORS.get(field.name, (1,))
@@ -147,12 +147,12 @@ def _best(
 
 
 def _extras(kind: UnitKind, mapping: FieldMap, stats: UnitStats) -> Iterator[MappedField]:
-    """Yield extra fields: values that would reject their record, then what pages often show."""
+    """Yield extra fields: values that would reject their record, then fields that pages often show."""
     read = {item.path for item in read_from(kind, mapping, stats).values()}
     free = {path[0]: one for path, one in stats.paths.items() if len(path) == 1 and path not in read and _is_plain(one)}
     for field in kind.fields:
         for item in _sources(field, mapping):
-            # An extra field takes the member, so that it is not read as the field any more.
+            # The extra field claims the member, so that it is no longer read as the field.
             if not field.required and item.path[0] in free:
                 yield MappedField(f"raw_{item.path[0]}", item.path)
     for name in EXTRA_NAMES:

@@ -1,7 +1,7 @@
-"""The names that other engines use for what this package reads: one table for each kind of unit.
+"""The names that other engines use for the fields of this package: one table for each kind of unit.
 
 Names are compared without case, underscores, hyphens and spaces, so `lastPrice` and `Last Price` are `lastprice`. The
-first name of a row that an input has, with values that fit the field, is suggested. A new synonym is a word here.
+first name of a row that an input has, with values that fit the field, is suggested. A new synonym is one word here.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ POSITION_NAMES: Final[dict[str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 
-# What pages about predictions often show besides. Other fields are listed, and not suggested.
+# Further fields that pages about predictions often show. Other fields are listed, but not suggested.
 EXTRA_NAMES: Final = (
     "name", "companyname", "company", "sector", "industry", "exchange", "currency", "country", "volume", "marketcap",
     "horizon", "model", "modelversion",
 )  # fmt: skip
 
-# Members of a root in which engines put their records.
+# The members of a root in which engines put their records.
 SECTION_NAMES: Final = (
     "data", "records", "results", "result", "items", "rows", "values", "symbols", "predictions", "prediction",
     "tickers", "instruments", "assets", "stocks", "signals", "forecasts", "quotes", "universe", "brain", "payload",

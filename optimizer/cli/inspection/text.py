@@ -1,4 +1,4 @@
-"""An inspection as text for a person. Pure."""
+"""Format an inspection as text. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optimizer.selection.result import SHAPES
 
 __all__ = ["describe"]
 
-# Paths that no field is read from, of each kind of unit.
+# How many paths from which no field is read are shown for each kind of unit.
 OTHERS_SHOWN: Final = 40
 
 _PLAIN: Final = re.compile(r"[\w .;=/+-]*", re.ASCII)
@@ -111,7 +111,7 @@ def _settings(inspection: Inspection) -> Iterator[str]:
 
 
 def quoted(text: str) -> str:
-    """Return a value as a shell and an .env file take it."""
+    """Return a value quoted for a shell and an .env file."""
     return f'"{text}"' if _PLAIN.fullmatch(text) else shlex.quote(text)
 
 

@@ -1,4 +1,4 @@
-"""The units of an input, collected step by step: what records, bots and positions hold. Pure; memory is bounded."""
+"""Collects the content of an input's records, bots and positions, step by step. Pure; memory is bounded."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _POSITION_LISTS: Final = BOT_NAMES["positions"]
 
 
 class Units:
-    """The units of the files that were read, and what stands where units should be.
+    """The units of the files that were read, and the values found in place of units.
 
     Args:
-        bots: The mapping of bots, which may say where their positions are.
+        bots: The mapping of bots, which may set the path of their positions.
     """
 
     def __init__(self, bots: FieldMap) -> None:
@@ -32,11 +32,11 @@ class Units:
         self.positions_have_keys = False
         self.records_have_keys = True
         self.listed_bots = 0  # in an array, so without a name
-        self.not_objects = 0  # values where a record should be
-        self.too_large = 0  # units that are too long to be looked into
+        self.not_objects = 0  # values in place of records
+        self.too_large = 0  # units that are too long to be inspected
         self.json_bytes = 0
         self.steps = 0
-        self.rest = "was not read"  # of the last file, beyond the records that are enough
+        self.rest = "was not read"  # the rest of the last file, after enough records
 
     @property
     def has_bots(self) -> bool:
@@ -44,7 +44,7 @@ class Units:
         return bool(self.bots.count or self.listed_bots)
 
     def take(self, step: Step, shape: InputShape) -> None:
-        """Take a step of a walk with the layouts of a shape."""
+        """Process a step of a walk with the layouts of a shape."""
         if step.event in ENDS or (step.level == 1 and (step.key or "").startswith("_")):
             return
         of_bots = step.level == 2 and step.section in BOT_SECTIONS
@@ -71,7 +71,7 @@ class Units:
                 self.positions.take(position)
 
     def _positions_of(self, bot: dict[str, Any]) -> dict[str, Any] | list[Any]:
-        """Return the positions of a bot: where the mapping says, or under the first synonym."""
+        """Return the positions of a bot: at the mapping's path, or under the first synonym."""
         value: Any = bot
         if self._positions_path is not None:
             for name in self._positions_path:

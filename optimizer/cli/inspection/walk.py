@@ -1,7 +1,7 @@
 """Chunks of JSON in, steps out: each unit and each value around the units, with its place. Pure.
 
-Fragments come from the pruner and structure from the parser of the scan, so the same bytes are valid JSON here and in a
-run, and memory is as bounded; unlike in a run, the caller chooses how many levels of a unit are kept.
+Fragments come from the scan's pruner and structure from its parser, so the same bytes are valid JSON here and in a run,
+and memory is bounded as in a run; but here the caller chooses how many levels of a unit are kept.
 
 Errors: those of the scan, `SourceMalformed` and `SourceTorn`.
 """
@@ -29,8 +29,8 @@ _TOKENS: Final = compiled(STRING + rb'|[{}\[\],:]|[ \t\n\r]++|[^ \t\n\r,:"{}\[\]
 class Step(NamedTuple):
     """One unit, or one value around the units; for these, the ends of containers are steps as well.
 
-    `event` is `unit`, or the event of ijson. `level` is the number of containers around it, `section` the member of the
-    root in which it is, or which it is; `key` its own key, `None` in an array and for a root.
+    `event` is `unit`, or the event of ijson. `level` is the number of containers around it, `section` the root's member
+    that contains it, or that it is; `key` is its key, `None` in an array and for a root.
     """
 
     event: str
@@ -43,10 +43,10 @@ class Step(NamedTuple):
 def walk(
     chunks: Iterable[bytes], layout: FileLayout, *, max_unit_bytes: int, engine: Engine | None = None
 ) -> Iterator[Step]:
-    """Yield the steps of an input whose units are where a layout says.
+    """Yield the steps of an input whose units are at the places of a layout.
 
-    With the native engine, batches of records are passed over, at the speed of a scan. Without an engine it is the
-    pruner in Python, which alone can keep objects of any name.
+    With the native engine, batches of records are skipped, at the speed of a scan. Without an engine, the pruner in
+    Python is used, since only that can keep objects of any name.
     """
     structure = Structure()
 

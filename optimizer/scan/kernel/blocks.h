@@ -59,7 +59,7 @@ static inline rp_vectors rp_load(const uint8_t *block) {
     return (rp_vectors){{vld1q_u8(block), vld1q_u8(block + 16), vld1q_u8(block + 32), vld1q_u8(block + 48)}};
 }
 
-/* One bit per byte, each of which is all ones or all zeros: neighbours are added until 64 bytes are 8. */
+/* One bit per byte; each byte is all ones or all zeros. Neighbours are added pairwise until 64 bytes have become 8. */
 static inline uint64_t rp_bits(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d) {
     static const uint8_t places[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     const uint8x16_t place = vld1q_u8(places);
@@ -145,7 +145,7 @@ static inline rp_masks rp_classify(const uint8_t *block) {
     return (rp_masks){rp_equal(v, '"'), rp_equal(v, '\\'), rp_equal(folded, '{'), rp_equal(folded, '}'), rp_bit5(v)};
 }
 
-/* The same in half the instructions on machines with AVX2, which is checked at run time. */
+/* The same with half the instructions, for machines with AVX2, which is detected at run time. */
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__SSE2__) && !defined(RP_PLAIN) && !defined(RP_BASELINE)
 #define RP_HAS_AVX2
 #include <immintrin.h>
@@ -198,7 +198,7 @@ static inline unsigned rp_highest(uint64_t bits) {
 #endif
 }
 
-/* Number of bits set, without the popcnt instruction, which x86-64 as such does not have (H. S. Warren, Hacker's
+/* Number of bits set, without the popcnt instruction, which baseline x86-64 lacks (H. S. Warren, Hacker's
  * Delight, 2nd edition, figure 5-2). */
 static inline uint64_t rp_count(uint64_t bits) {
     bits -= bits >> 1 & 0x5555555555555555u;

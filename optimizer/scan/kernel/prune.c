@@ -20,10 +20,10 @@ typedef struct {
     unsigned length;
     uint64_t offset;   /* of its first byte in the input */
     uint64_t brackets; /* outside strings */
-    uint64_t openings; /* those of them that open */
-    uint64_t curly;    /* those of them that are curly; other bits are undefined */
-    uint64_t quotes;   /* those that begin or end strings */
-    uint64_t strings;  /* inside strings, with the opening quotes and without the closing ones */
+    uint64_t openings; /* opening brackets */
+    uint64_t curly;    /* curly brackets; bits of other bytes are undefined */
+    uint64_t quotes;   /* quotes that begin or end strings */
+    uint64_t strings;  /* inside strings, opening quotes included and closing ones excluded */
 } block_t;
 
 static inline uint64_t from(unsigned place) { return ~(uint64_t)0 << place; }
@@ -32,7 +32,7 @@ static inline uint64_t below(unsigned place) { return place < 64 ? ~from(place) 
 
 static inline int is_space(uint8_t byte) { return byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r'; }
 
-/* Whether NaN or Infinity beside this byte is a value of its own. */
+/* Whether NaN or Infinity next to this byte is a whole value. */
 static inline int is_delimiter(uint8_t byte) {
     return is_space(byte) || byte == ',' || byte == ':' || byte == '"' || (byte | 0x20) == '{' || (byte | 0x20) == '}';
 }
@@ -119,7 +119,7 @@ static rp_layout layout_of(const rp_state *state, const rp_policy *policy) {
     return policy->fallback;
 }
 
-/* The index of the kept object that the last key names inside another one; 0 for none. */
+/* The index of the kept object that the last key names inside a kept object; 0 for none. */
 static uint16_t object_inside(const rp_state *state, const rp_policy *policy, uint16_t outer) {
     const rp_object *object = &policy->objects[outer];
     for (uint16_t i = object->first; i < object->first + object->count; i++)
@@ -127,14 +127,14 @@ static uint16_t object_inside(const rp_state *state, const rp_policy *policy, ui
     return 0;
 }
 
-/* Note which kept object the container is that opens at a level, or 0. */
+/* Store which kept object opens at a level; 0 for none. */
 static void set_object(rp_state *state, uint64_t level, uint16_t in_unit, uint16_t in_root) {
-    if (level > RP_MAX_OBJECTS) return; /* none is so deep */
+    if (level > RP_MAX_OBJECTS) return; /* no kept object is that deep */
     state->in_unit[level - 1] = in_unit;
     state->in_root[level - 1] = in_root;
 }
 
-/* Whether keys matter in the innermost container of a unit: it has objects that may be kept. */
+/* Whether keys matter in the innermost container of a unit: it may have kept objects. */
 static int keys_matter(const rp_state *state, const rp_policy *policy) {
     if (!policy->objects || state->depth > RP_MAX_OBJECTS) return 0;
     const uint16_t in_unit = state->in_unit[state->depth - 1], in_root = state->in_root[state->depth - 1];
@@ -164,7 +164,7 @@ static void add_part_to_key(rp_state *state, const block_t *block, unsigned star
     }
 }
 
-/* Note the part of the last string that lies between two indices, and ends at the second; it may begin before them. */
+/* Store the part of the last string between two indices; it ends at the second, and may begin before the first. */
 static void note_string(rp_state *state, const block_t *block, unsigned start, unsigned stop) {
     const uint64_t openings = block->quotes & block->strings & from(start) & below(stop);
     if (openings) {
@@ -228,7 +228,7 @@ static void end_constant(rp_state *state, rp_output *output, uint64_t input, int
     state->constant_length = 0;
 }
 
-/* Buffer bytes as long as they may become a constant. Returns the index of the first byte that was not taken. */
+/* Buffer bytes as long as they may become a constant. Returns the index of the first byte that was not buffered. */
 static unsigned take_constant(rp_state *state, rp_output *output, const block_t *block, unsigned place) {
     for (; place < block->length; place++) {
         const uint8_t byte = block->bytes[place];
@@ -474,8 +474,8 @@ static rp_status take_skipped(rp_state *state, const rp_policy *policy, const bl
 
 /* ---- strings */
 
-/* Find quotes, strings and a pending escape byte by byte. A backslash escapes only inside strings; the masks below
- * assume that it escapes everywhere, which is the same unless one stands outside a string, where it is invalid. */
+/* Find quotes, strings and a pending escape byte by byte. A backslash escapes only inside strings. The masks below
+ * assume that it escapes everywhere, which differs only for a backslash outside a string, where it is invalid. */
 static void find_strings_exactly(rp_state *state, block_t *block) {
     uint64_t inside = state->in_string & 1, escaped = state->escaped;
     block->quotes = block->strings = 0;

@@ -11,7 +11,7 @@
  * square brackets do not balance. The parser of the output checks the kept levels.
  *
  * No allocation, no recursion, no I/O, no Python. The caller zeroes the state once; then the kernel owns it. SSE2 on
- * x86-64 (with AVX2 for whole blocks, where the machine has it and RP_BASELINE is not defined), NEON on arm64, plain C
+ * x86-64 (AVX2 for whole blocks if the machine has it and RP_BASELINE is not defined), NEON on arm64, plain C
  * elsewhere or with RP_PLAIN defined: the same output from all.
  */
 #ifndef RP_PRUNE_H
@@ -43,12 +43,12 @@ typedef struct {
 /* An object that is kept in records. The objects inside it follow each other: `count` of them, the first at the index
  * `first`. Index 0 is for none, and 1 for the record itself. */
 typedef struct {
-    const uint8_t *name; /* as of a member; of the record NULL */
+    const uint8_t *name; /* as in rp_member; NULL for the record */
     size_t length;
     uint16_t first, count;
 } rp_object;
 
-/* Levels at which there may be such objects; the caller keeps them to a depth of RP_MAX_OBJECTS - RP_MAX_UNIT_LEVEL. */
+/* Levels at which such objects may occur; the caller limits their depth to RP_MAX_OBJECTS - RP_MAX_UNIT_LEVEL. */
 #define RP_MAX_OBJECTS 12
 
 typedef struct {
@@ -58,17 +58,17 @@ typedef struct {
     const uint8_t *record_key; /* a root object with text under this name, before any object, is one record; or NULL */
     size_t record_key_length;
     const rp_object *objects; /* or NULL, if none are kept */
-    uint64_t max_key_bytes; /* longer keys, quotes included, are no names */
-    uint64_t max_depth;     /* containers inside each other */
+    uint64_t max_key_bytes; /* longer keys, quotes included, match no name */
+    uint64_t max_depth;     /* the most nested containers */
 } rp_policy;
 
-/* An entry of the offset map: bytes from offset `output` of the output on come from offset `input` of the input on. */
+/* An entry of the offset map: the output from offset `output` on comes from the input at offset `input`. */
 typedef struct {
     uint64_t output;
     uint64_t input;
 } rp_offset;
 
-/* The most units of one span: a batch has to be bounded, however short its units are. */
+/* The most units of one span, so that a batch is bounded however short its units are. */
 enum { RP_MOST_UNITS = 4096 };
 
 enum { RP_MEMBERS = 1, RP_ELEMENTS = 2, RP_LINES = 3 };
@@ -85,15 +85,15 @@ typedef struct {
 } rp_span;
 
 typedef enum {
-    RP_MORE = 0,      /* all input is taken */
+    RP_MORE = 0,      /* all input was consumed */
     RP_FULL = 1,      /* the output of another block may not fit: empty the buffers, call again with the rest */
     RP_NEVER_OPENED,  /* errors from here on; `error_offset` says where */
     RP_TOO_DEEP,
     RP_UNBALANCED,
 } rp_status;
 
-/* Free space that a call needs to take any input: the most that a block of 64 bytes can become. NaN grows by a third
- * when it becomes null, and copies may write 15 bytes past their end; an offset or a span takes two bytes of input. */
+/* Free space that a call needs to make progress: the most output of a block of 64 bytes. NaN grows by a third when it
+ * becomes null, and copies may write 15 bytes past their end; an offset or a span needs two bytes of input. */
 enum { RP_OUTPUT_MARGIN = 192, RP_OFFSET_MARGIN = 64, RP_SPAN_MARGIN = 64 };
 
 /* Where a call writes. The caller sets the arrays and their sizes, and counts of 0; the kernel raises the counts. */
@@ -124,13 +124,13 @@ typedef struct {
     uint8_t mode, skip_mode;
     uint8_t skip_bracket; /* the one that opened the container that is being discarded */
     uint8_t containers[RP_MAX_UNIT_LEVEL - 1]; /* opening brackets of the containers around units, root first */
-    uint8_t root_plain;    /* the root object has shown no container but arrays that were emptied */
-    uint8_t root_odd;      /* a string around its units is not plain ASCII: it is left to the pruner in Python */
-    uint8_t unit_kind;     /* of the current unit: RP_MEMBERS and so on, or 0 if it belongs to no span */
+    uint8_t root_plain;    /* the root object has had no container except emptied arrays */
+    uint8_t root_odd;      /* a string around its units is not plain ASCII: the pruner in Python handles it */
+    uint8_t unit_kind;     /* kind of the current unit (RP_MEMBERS, ...), or 0 if it belongs to no span */
     uint8_t significant;   /* last byte outside strings that is not white space; '"' after a string, 0 for a colon that
                             * follows anything else; in units only where keys matter */
     uint8_t previous;      /* last byte read */
-    uint8_t constant[16];  /* beginning of a NaN or Infinity that was cut */
+    uint8_t constant[16];  /* beginning of a NaN or Infinity that the end of the input cut */
     uint8_t constant_length;
     uint8_t key[RP_KEY_BYTES]; /* last string outside units, as written, without quotes; in units only where it matters */
     uint16_t key_length;

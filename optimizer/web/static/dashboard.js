@@ -1,8 +1,8 @@
 // The page: passes the data to the panels that show them, and shows the state of the connection.
 //
-// Predictions, bots and holdings come through follow.js and nothing else. /status is asked besides: it knows the age of
-// data that do not change and what a version leaves out, and notices a version that the stream has missed. Where all is
-// well, that is once a run, soon after it is due, so that an open page moves little; else every few seconds.
+// Predictions, bots and holdings come only through follow.js. /status is requested too: it has the age of unchanged
+// data and the counts of what a version leaves out, and reveals a version that the stream has missed. If all is well,
+// that is once a run, soon after it is due, so that an open page transfers little; else every few seconds.
 
 import { follow } from "./follow.js";
 import { get, Problem } from "./lib/api.js";
@@ -22,9 +22,10 @@ import { Trigger } from "./panels/trigger.js";
 const POLL_MS = 5_000;
 const POLL_FAST_MS = 1_000;
 const POLL_CALM_MS = 60_000; // the longest
-// Of a run: reading a big file takes a while.
+// The duration of a run: reading a big file takes a while.
 const RUN_TAKES = 0.1; // intervals
-// What is wrong for so long is asked for less often, so that a page that is left open for a weekend moves little too.
+// After a problem has lasted this long, requests become rarer, so that a page that is open for a weekend transfers
+// little.
 const LASTING_MS = 10 * 60_000;
 const HIDDEN_MS = 60_000;
 // The report of a run comes after its version.
@@ -40,7 +41,7 @@ const symbolPage = new SymbolPage(showHowThingsStand);
 const freshness = new Freshness((level) => {
   showHowThingsStand();
   if (level === "stale") announce("The data are stale.");
-  if (level !== "fresh") refreshStatus(); // which says why
+  if (level !== "fresh") refreshStatus(); // /status says why
 });
 const trigger = new Trigger(() => {
   refreshStatus();
@@ -53,7 +54,7 @@ const state = {
   version: null,
   connection: "connecting",
   dataAt: null,
-  uneasyAt: null, // since when there have been notices, by performance.now()
+  uneasyAt: null, // when the present notices began, by performance.now()
 };
 
 // Data ----------------------------------------------------------------------------------------------------------------
@@ -69,12 +70,12 @@ const following = follow("", {
     symbolPage.update(content);
     announce(`Version of ${format.time(content.timestamp)}: ${format.count(content.predictions.length)} predictions.`);
     showHowThingsStand();
-    refreshStatus(); // a new version is a new age
+    refreshStatus(); // a new version has a new age
   },
   onState: showConnection,
   onStatus: () => refreshStatus(),
   onError(problem) {
-    if (problem.status === 503 && state.problem?.body.diagnosis) return; // why there is no snapshot, /status has said
+    if (problem.status === 503 && state.problem?.body.diagnosis) return; // /status has reported why there is no snapshot
     state.problem = problem;
     showHowThingsStand();
   },
@@ -82,7 +83,7 @@ const following = follow("", {
 
 // Asking --------------------------------------------------------------------------------------------------------------
 
-/** Runs of the same question never overlap: one that comes meanwhile is asked once more at the end. */
+/** Requests of the same kind never overlap: a call during a request repeats it once at the end. */
 function once(ask) {
   let running = false;
   let again = false;
@@ -103,7 +104,7 @@ function once(ask) {
 
 let wasSlow = false;
 
-/** A status, where a Redis that was slow once is not said to be away: it is asked again at once. */
+/** The status; if Redis was slow once, it is requested again at once, before it is reported as away. */
 function afterAll(status) {
   const isSlow = status.cache_up && status.diagnosis.code === "redis_away";
   const isFirst = isSlow && !wasSlow;
@@ -124,7 +125,7 @@ const refreshStatus = once(async () => {
     showStatus(status);
     positions.leaveOut(status.rejected);
     symbolPage.confirm(status.last_success);
-    changes.notice(following.content); // an answer may have been of another version
+    changes.notice(following.content); // a response may have been of another version
     if (status.version > (state.version ?? 0)) following.check();
     if (performance.now() - lastRunsAt > Math.min(RUNS_MS, 4000 * status.interval_s)) refreshRuns();
     if (isNew || status.diagnosis.code === "runs_fail") setTimeout(refreshRuns, REPORT_MS);
@@ -149,7 +150,7 @@ const refreshRuns = once(async () => {
     await runs.refresh(state.status?.cache_up !== false);
     showHowThingsStand();
   } catch (problem) {
-    // The next round asks again, and the notice of /status says what is wrong.
+    // The next round requests it again, and the notice of /status says what is wrong.
     if (!(problem instanceof Problem)) throw problem;
   }
 });
@@ -171,11 +172,11 @@ function showStatus(status) {
   if (flower) setAttribute(byId("flower"), "href", flower);
 }
 
-// A page of one of several sources links to the others: each has a page of its own, at sources/NAME/.
+// The page of one of several sources links to the others' pages, at sources/NAME/.
 function showSources({ source, sources = [] }) {
   const nav = byId("sources");
   const shown = sources.length < 2 ? "" : [source, ...sources].join(" ");
-  if (nav.dataset.shown === shown) return; // links that are made anew would lose the focus
+  if (nav.dataset.shown === shown) return; // recreated links would lose the focus
   nav.dataset.shown = shown;
   nav.hidden = byId("all-sources").hidden = shown === "";
   const own = `sources/${source}/`;
@@ -213,7 +214,7 @@ function showHowThingsStand() {
   const accept = trigger.allowed ? () => trigger.ask({ accept: true }) : null;
   const notices = whatToKnow({ ...state, lastRun: runs.latest, accept });
   showNotices(notices, document.body.hasAttribute("data-told"));
-  // Notices stand above the rest, which is therefore not shown before they are.
+  // Notices are above the rest, which is therefore not shown before them.
   if (problem || status) setAttribute(document.body, "data-told", "");
   if (!notices.length && !empty) state.uneasyAt = null;
   else state.uneasyAt ??= performance.now();
@@ -223,18 +224,18 @@ function showHowThingsStand() {
     .join(" – ");
 }
 
-/** What the tab says first: the diagnosis where something is wrong, so that its cause is seen from another tab. */
+/** The beginning of the tab's title: the diagnosis if something is wrong, so that it is seen from another tab. */
 function told(notice) {
   return (wrong() ?? notice?.title)?.replace(/\.$/, "");
 }
 
-/** What is wrong with the source, by the server's diagnosis; null if nothing is, or it is not known. */
+/** The server's diagnosis of the source; null if nothing is wrong, or it is not known. */
 function wrong() {
   const diagnosis = (state.problem?.body ?? state.status)?.diagnosis;
   return diagnosis && diagnosis.level !== "ok" ? format.inZone(diagnosis.text) : null;
 }
 
-/** Why there are no data, in their place. */
+/** Show in place of the data why there are none. */
 function showCause({ message, body: { diagnosis } }) {
   const text = diagnosis ? sentenceOf(diagnosis) : sentence(message);
   const box = byId("no-data-text");
@@ -264,13 +265,13 @@ document.addEventListener("visibilitychange", () => {
 
 let polling = null;
 
-/** Ask for the status again after a while: counted from the last answer, whatever it was asked for. */
+/** Request the status again after a while, counted from the last response of any request. */
 function pollLater() {
   clearTimeout(polling);
   polling = setTimeout(() => (document.hidden ? pollLater() : refreshStatus()), pauseMs());
 }
 
-/** Where all is well until the next run should have ended; else five seconds, or a fourth of a short interval. */
+/** If all is well, until the next run should have ended; else five seconds, or a fourth of a short interval. */
 function pauseMs() {
   const { status, uneasyAt, connection } = state;
   const intervalMs = 1000 * (status?.interval_s ?? Infinity);

@@ -3,20 +3,21 @@
 //     import { follow } from "./follow.js";
 //     const following = follow("/api", { onVersion: ({ predictions, bots, holdings }, changes) => { ... } });
 //
-// The whole is taken once (GET snapshot). What each version changes comes by server-sent events (GET
-// events?data=changes&since=V), or is asked for (GET changes?since=V): where a message does not fit what is held, and
-// every few seconds while no stream can be opened. The whole is taken again if the API no longer has the changes.
+// The whole snapshot is fetched once (GET snapshot). The changes of each version come by server-sent events (GET
+// events?data=changes&since=V), or are requested (GET changes?since=V): if a message does not apply to the present
+// content, and every few seconds while no stream can be opened. If the API no longer has the changes, the whole
+// snapshot is fetched again.
 //
-// Each call of onVersion has the content of one version, and versions only rise: an answer of a process that lags, or
+// Each call of onVersion has the content of one version, and versions only rise: a response of a process that lags, or
 // that comes late, is ignored. No dependencies; types in follow.d.ts, manual in docs/http.md.
 
 const POLL_MS = 5_000;
-// Some proxies hold the messages of an open stream back, so news is asked for now and then all the same.
+// Some proxies hold back the messages of an open stream, so changes are also requested occasionally.
 const CHECK_MS = 60_000;
 const ANSWER_MS = 30_000;
 const RETRY_FIRST_MS = 1_000;
 const RETRY_LAST_MS = 30_000;
-// A stream that lasts that long was no failure: a proxy's time limit has ended it, or a restart.
+// A stream that lasted this long did not fail: a proxy's time limit, or a restart, has ended it.
 const STREAM_GOOD_MS = 10_000;
 
 /** An error of the API. `status` is 0 if it could not be reached; `body` has the problem details, if there are any. */
@@ -35,7 +36,7 @@ export async function fetchJson(url, { signal, limitMs = ANSWER_MS, ...options }
   let answer;
   let text;
   try {
-    // no-cache: ask each time, and let the ETag in the browser's cache save the bytes.
+    // no-cache: send the request each time, and let the ETag in the browser's cache save the bytes.
     answer = await fetch(url, { cache: "no-cache", ...options, signal: AbortSignal.any(signals) });
     text = await answer.text();
   } catch (error) {
@@ -48,8 +49,8 @@ export async function fetchJson(url, { signal, limitMs = ANSWER_MS, ...options }
 }
 
 /**
- * Follow the source whose API is at `base`, until it is closed. By default the API is where the page is; `base` can be
- * a prefix (`/api`) or an address of another origin. See follow.d.ts for the options.
+ * Follow the source whose API is at `base`, until it is closed. By default the API is at the page's address; `base` can
+ * be a prefix (`/api`) or an address of another origin. See follow.d.ts for the options.
  */
 export function follow(base = "", options = {}) {
   const following = new Following(addressOf(String(base)), options);
@@ -64,7 +65,7 @@ class Following {
   #state = "closed";
   #content = null;
   #maps = { predictions: new Map(), bots: new Map(), holdings: new Map() }; // of #content, by name and in its order
-  #newest = 0; // the newest version that was named, though it may not be held yet
+  #newest = 0; // the newest version that was announced, though its content may not be here yet
 
   #isAsking = false;
   #asksAgain = false;
@@ -80,7 +81,7 @@ class Following {
     this.#base = base;
     this.#options = { credentials: "same-origin", pollMs: POLL_MS, ...options };
     this.#options.signal?.addEventListener("abort", () => this.close());
-    // Not told: onState is called when the state changes, and never before `follow` has returned.
+    // Not reported: onState is called when the state changes, and never before `follow` has returned.
     if (!this.#options.signal?.aborted) this.#state = globalThis.EventSource ? "connecting" : "polling";
   }
 
@@ -97,7 +98,7 @@ class Following {
     this.#opened = new AbortController();
     this.#askFailures = this.#streamFailures = 0;
     this.#openStream();
-    if (this.#asksWhole || !this.#stream) this.#ask(); // else the stream tells what has come meanwhile
+    if (this.#asksWhole || !this.#stream) this.#ask(); // else the stream sends the changes made meanwhile
     this.#become(this.#stream ? "connecting" : "polling");
   }
 
@@ -116,7 +117,7 @@ class Following {
 
   // Requests ----------------------------------------------------------------------------------------------------------
 
-  // One at a time: a call while an answer is awaited asks once more after it.
+  // One at a time: a call during a request sends one more request after it.
   async #ask() {
     this.#asksAgain = this.#isAsking;
     if (this.#isAsking) return;
@@ -129,7 +130,7 @@ class Following {
         this.#asksAgain = false;
         const known = this.#newest;
         await this.#askOnce(signal);
-        // The stream may have named a version meanwhile that the answer does not reach.
+        // The stream may have announced a version meanwhile that the response does not reach.
         this.#asksAgain ||= this.#newest > known && this.#content?.version < this.#newest;
       } while (this.#asksAgain && !signal.aborted);
     } catch (error) {
@@ -140,7 +141,7 @@ class Following {
       if (this.#opened) this.#ask();
       return;
     }
-    // The answer may be of a process that lags behind the one that named the newest version.
+    // The response may be from a process that lags behind the one that announced the newest version.
     const isBehind = this.#asksWhole || this.#content.version < this.#newest;
     this.#askFailures = problem || isBehind ? this.#askFailures + 1 : 0;
     this.#schedule();
@@ -211,7 +212,7 @@ class Following {
     on("open", () => this.#become("live"));
     for (const kind of ["version", "change", "reset"]) on(kind, (data) => this.#takeMessage(kind, data));
     on("status", (data) => this.#tell("onStatus", parsed(data)));
-    // The browser would reconnect by itself, but not after an error of a proxy, and all pages at the same moment.
+    // The browser would reconnect by itself, but not after an error of a proxy, and for all pages at the same moment.
     on("error", () => {
       this.#closeStream();
       this.#streamFailures = performance.now() - startedAt < STREAM_GOOD_MS ? this.#streamFailures + 1 : 1;
@@ -274,7 +275,7 @@ class Following {
     this.#tell("onState", state);
   }
 
-  // An error of the page's own function is the page's: it is reported as an uncaught one, and the following goes on.
+  // An error of the page's function is reported as an uncaught error of the page, and the following goes on.
   #tell(name, ...values) {
     try {
       this.#options[name]?.(...values);
@@ -295,7 +296,7 @@ const fits = ({ since, before }, version) => since <= version && version <= befo
 /** When the predictions were made, after a change. */
 const timeAfter = ({ predictions, timestamp }, held) => (predictions ? (predictions.timestamp ?? timestamp) : held);
 
-/** What is held, after a change. */
+/** The content after a change. */
 function applied(maps, change) {
   return eachKind((kind) => {
     if (!change[kind]) return maps[kind];
@@ -307,7 +308,7 @@ function applied(maps, change) {
   });
 }
 
-/** Predictions by confidence, the highest first, and then by symbol; bots and holdings by their names. */
+/** Predictions by descending confidence, then symbol; bots and holdings by name. */
 function ordered(kind, entries) {
   const byName = ([a], [b]) => compareText(a, b);
   const byConfidence = (a, b) => b[1].confidence - a[1].confidence || byName(a, b);
@@ -325,10 +326,10 @@ function compareText(a, b) {
   return a.length - b.length;
 }
 
-// Of a UTF-16 unit among code points: surrogates stand for what is above all others.
+// The rank of a UTF-16 unit among code points: surrogates represent those above all others.
 const rank = (unit) => (unit >= 0xd800 && unit <= 0xdfff ? unit + 0x10000 : unit);
 
-/** What differs, by name. Where an entry is equal, `after` gets the object that is in `before`. */
+/** The entries that differ, by name. For an equal entry, `after` gets the object in `before`. */
 function compared(before, after) {
   const changed = new Map();
   if (before === after) return { changed, removed: [] };
@@ -348,7 +349,7 @@ function addressOf(base) {
   return new URL(base === "" || base.endsWith("/") ? base : `${base}/`, page);
 }
 
-// A proxy on the way may answer in HTML.
+// A proxy may respond with HTML.
 function parsed(text) {
   try {
     return JSON.parse(text);
@@ -357,6 +358,6 @@ function parsed(text) {
   }
 }
 
-// Spread, so that a thousand pages do not come in the same instant.
+// At random, so that a thousand pages do not reconnect at the same instant.
 const spread = (ms) => ms * (0.5 + Math.random());
 const retryMs = (failures) => spread(Math.min(RETRY_FIRST_MS * 2 ** (failures - 1), RETRY_LAST_MS));

@@ -1,5 +1,5 @@
-// All sources that this service shows, with the diagnosis of each. A source has an API of its own, at sources/NAME/, whose
-// /status is asked again and again while the page is in view.
+// All sources that this service shows, with the diagnosis of each. Each source has its own API, at sources/NAME/, whose
+// /status is requested periodically while the page is in view.
 
 import { addColumnCue } from "./components/cue.js";
 import { get, Problem } from "./lib/api.js";
@@ -31,14 +31,14 @@ async function refresh() {
   asking = setTimeout(refresh, isBad ? POLL_BAD_MS : POLL_MS);
 }
 
-/** The names of all sources: each knows them, also one that has no data. */
+/** The names of all sources, which every source knows, even without data. */
 const names = async () => (await answerOf("../status")).sources;
 
 const statusOf = (name) => answerOf(`${addressOf(name)}status`);
 
 const addressOf = (name) => `../sources/${encodeURIComponent(name)}/`;
 
-/** What /status says, also where it says that there are no data. Throws a Problem. */
+/** The content of /status, even if there are no data. Throws a Problem. */
 async function answerOf(path) {
   try {
     return await get(path);
@@ -54,7 +54,7 @@ function show(every) {
   const table = byId("sources");
   const shown = JSON.stringify(every.map(({ age_s, input_age_s, ...status }) => status));
   if (table.dataset.shown !== shown) {
-    table.dataset.shown = shown; // links that are made anew would lose the focus
+    table.dataset.shown = shown; // recreated links would lose the focus
     const focused = document.activeElement?.id;
     const head = element("tr", {}, ...HEADS.map((text) => element("th", { scope: "col" }, element("span", {}, text))));
     table.replaceChildren(table.caption, element("thead", {}, head), element("tbody", {}, ...every.map(row)));

@@ -1,5 +1,5 @@
-// The columns of the page's tables: what each shows, what it is sorted by, and how a cell looks. A gain has a
-// sign and a sentiment a word; colour only repeats them.
+// The columns of the page's tables: their values, their sort keys, and the look of their cells. A gain has a sign and
+// a sentiment a word; colour only repeats them.
 
 import { element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
@@ -7,7 +7,7 @@ import { isPinned, togglePin } from "../lib/pins.js";
 import { symbolAddress } from "../lib/route.js";
 import { changesText } from "./counts.js";
 
-// How an engine's words read; another word is shown as it is, without a sign or a colour.
+// The known words of engines for sentiments; any other word is shown as it is, without a sign or a colour.
 const TONES = new Map([
   ["bullish", "up"],
   ["positive", "up"],
@@ -20,10 +20,10 @@ const SIGNS = { up: "▲", down: "▼", flat: "●", other: "" };
 /** `up`, `down` or `flat` for a sentiment that is known, `other` for any other word. */
 export const tone = (sentiment) => TONES.get(String(sentiment).toLowerCase()) ?? "other";
 
-/** Where the prediction lies against the last price, as a share of it. */
+/** The difference of the prediction to the last price, as a share of that price. */
 const expectedMove = (record) => record.prediction / record.last_price - 1;
 
-/** In which words a record's expected move is against its sentiment; "" where it is not. */
+/** Describes that a record's expected move contradicts its sentiment; "" if it does not. */
 export function contradictionOf(record) {
   const move = expectedMove(record);
   const isAgainst = { up: move < 0, down: move > 0 }[tone(record.sentiment)] ?? false;
@@ -99,7 +99,7 @@ export const predictionColumns = [
   },
 ];
 
-/** The columns of the extra fields that records have; each record of a version has all of them, perhaps as null. */
+/** The columns of extra fields; each record of a version has all of them, possibly as null. */
 export function extraColumns(records) {
   return Object.keys(records[0]?.extra ?? {}).map((field) => {
     const values = records.map((record) => record.extra?.[field]).filter((value) => value !== null);
@@ -190,7 +190,7 @@ export const holdingColumns = [
   },
 ];
 
-/** The columns of one symbol's versions; one where it had left has no values. */
+/** The columns of one symbol's versions; a version without the symbol has no values. */
 export const versionColumns = [
   {
     id: "timestamp",
@@ -230,10 +230,10 @@ export const versionColumns = [
 
 const rejected = (report) => report.stats?.records_rejected;
 
-// What a run changed in words; null where it published nothing, and for the first version.
+// The changes of a run in words; null if it published nothing, and for the first version.
 const changedBy = ({ changes }) => (changes ? changesText(changes) || "content as before" : null);
 
-// What a failed run said in full is under the last errors.
+// The full error of a failed run is under the last errors.
 const why = ({ reason, error, details }) => reason ?? error ?? details ?? null;
 
 export const runColumns = [
@@ -377,7 +377,7 @@ function bar(cell, share, text) {
   setText(cell.firstChild.lastChild, text);
 }
 
-/** A number; with all its digits as a tooltip where it is shown by its power of ten. */
+/** A number; if it is shown by its power of ten, the tooltip has all its digits. */
 function number(cell, value, show) {
   const text = show(value);
   setText(cell, text);
@@ -402,8 +402,8 @@ function time(cell, timestamp) {
   setAttribute(cell, "title", format.fullTime(timestamp));
 }
 
-// What each cell showed last, to tint it for a moment when that rises or falls. The tint does not fade: a color that is
-// animated is painted in each frame, which costs a page of 300 prices half a second of CPU.
+// The last value of each cell, to tint it for a moment when the value rises or falls. The tint does not fade: an
+// animated color is painted in each frame, which costs a page of 300 prices half a second of CPU.
 const MARKED_MS = 1_600;
 const before = new WeakMap();
 const endings = new WeakMap();

@@ -1,11 +1,11 @@
-// A line above a table that is wider than its place: how many columns are to be found beside those in view. Screen
-// readers find them all anyway.
+// A line above a table that is wider than its container: it counts the columns outside the view. Screen readers find
+// all columns anyway.
 
 import { element, setText } from "../lib/dom.js";
 
-const NEAR = 4; // pixels of a column that may be cut off
+const NEAR = 4; // pixels of a column that may be hidden
 
-/** Say above the scroller of a table which columns it has beyond its edges, now and whenever that changes. */
+/** Show above the scroller of a table which columns are beyond its edges, now and whenever that changes. */
 export function addColumnCue(table) {
   const scroller = table.parentElement;
   const cue = element("p", { class: "cue faint", "aria-hidden": "true", hidden: true });
@@ -15,7 +15,7 @@ export function addColumnCue(table) {
     cue.hidden = scroller.scrollWidth <= width + NEAR;
     if (cue.hidden) return;
     const [first, ...others] = table.tHead.rows[0].cells;
-    // Where the first column stays in place, the others are scrolled behind it.
+    // If the first column stays in place, the others are scrolled behind it.
     const covered = getComputedStyle(first).left === "0px" ? first.offsetWidth : 0;
     const left = scroller.scrollLeft;
     const after = others.filter((cell) => cell.offsetLeft + cell.offsetWidth > left + width + NEAR).length;

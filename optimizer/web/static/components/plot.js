@@ -1,5 +1,5 @@
-// The frame of a chart: a heading, a drawing as wide as its place, a line and a text under the pointer. What is drawn is
-// the chart's; its numbers are also in the title of the drawing, and in a table beside it.
+// The frame of a chart: a heading, a drawing as wide as its container, a line and a text at the pointer. The chart
+// draws its content; its numbers are also in the title of the drawing, and in a table beside it.
 
 import { element, setText, svg } from "../lib/dom.js";
 
@@ -14,8 +14,8 @@ export class Plot {
   #width = 0;
 
   /**
-   * `draw(drawing, width)` fills an empty drawing and returns its title. `find(x)` tells what is at a place: {x, text},
-   * or null.
+   * `draw(drawing, width)` fills an empty drawing and returns its title. `find(x)` returns the point at a position,
+   * {x, text}, or null.
    */
   constructor(box, title, { draw, find }) {
     this.draw = draw;
@@ -27,14 +27,14 @@ export class Plot {
     this.place.addEventListener("pointerleave", () => this.#leave());
     const caption = element("figcaption", {}, element("span", {}, title), this.note);
     box.append(element("figure", { class: "chart" }, caption, this.place));
-    // Not asked of the place when it is drawn: the browser would lay out the page for it, once a chart.
+    // Measured by an observer: reading the width when drawing would make the browser lay out the page once per chart.
     new ResizeObserver(([{ contentRect }]) => {
       this.#width = Math.floor(contentRect.width);
       this.redraw();
     }).observe(this.place);
   }
 
-  /** Draw anew, at the width that there is now. */
+  /** Draw again, at the present width. */
   redraw() {
     const width = this.#width;
     if (width < NARROWEST) return;

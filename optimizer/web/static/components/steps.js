@@ -1,5 +1,5 @@
-// A chart of values that hold until the next one, over time, as step lines; a gap is where there was none. The lines of
-// one chart share its scale, which spans their values and need not begin at 0.
+// A chart of values over time, each valid until the next one, as step lines; a gap shows that there was no value. The
+// lines of a chart share its scale, which spans their values and need not begin at 0.
 
 import { element, svg } from "../lib/dom.js";
 import * as format from "../lib/format.js";
@@ -28,7 +28,7 @@ export class StepChart {
     });
   }
 
-  /** Show points {timestamp, ...}, the oldest first; the last one holds until `end`, in milliseconds since the epoch. */
+  /** Show points {timestamp, ...}, oldest first; the last one is valid until `end`, in ms since the epoch. */
   update(points, end) {
     this.#points = points.map((point) => ({ ...point, at: Date.parse(point.timestamp) }));
     this.#end = Math.max(end, ...this.#points.map(({ at }) => at));

@@ -1,10 +1,10 @@
 // A table whose columns sort and whose rows are kept: an update changes the text of cells and moves rows, so that
 // scroll position, selection and focus stay where they are.
 //
-// A column is {id, label, numeric, value(row), show(cell, row)}: `value` is what is sorted by, `show` writes the cell. A
-// numeric one may have `text(value)`, by which it becomes as wide as the widest of its values, in view or not.
-// `key(row)` names a row over updates. Of a long table (`isLong`) only the rows in view are in the document; what is
-// said of it to screen readers, and what keys do in it, is as if all were.
+// A column is {id, label, numeric, value(row), show(cell, row)}: `value` is the sort key, `show` writes the cell. A
+// numeric column may have `text(value)`, which makes it as wide as its widest value, in view or not. `key(row)`
+// identifies a row over updates. Of a long table (`isLong`) only the rows in view are in the document; screen readers
+// and keys treat it as if all were.
 
 import { element, setAttribute } from "../lib/dom.js";
 import { addColumnCue } from "./cue.js";
@@ -14,15 +14,15 @@ const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "bas
 const FOCUSABLE = "a, button";
 
 export class DataTable {
-  // The rows as they are sorted, and the place of each among them by its key.
+  // The sorted rows, and the position of each by its key.
   #order = [];
   #places = new Map();
   #rows = [];
   #isFirst = null;
   #shown = new Map();
-  // The row that each line shows: sorting and searching write nothing anew.
+  // The row that each line shows, so that sorting and searching rewrite no line.
   #written = new WeakMap();
-  // The place that a line was last given, and the key of its row.
+  // The last position of a line, and the key of its row.
   #indexes = new WeakMap();
   #keys = new WeakMap();
   #heads = new Map();
@@ -48,7 +48,7 @@ export class DataTable {
     addColumnCue(table);
   }
 
-  /** Show these columns from the next update on. The lines are made anew only if the columns are others than before. */
+  /** Show these columns from the next update on. The lines are rebuilt only if the columns have changed. */
   setColumns(columns) {
     const told = (ones) => JSON.stringify(ones.map(({ id, numeric }) => [id, Boolean(numeric)]));
     const same = told(columns) === told(this.columns);
@@ -62,7 +62,7 @@ export class DataTable {
     this.#markSort();
   }
 
-  /** Show these rows in place of those before, sorted; those for which `isFirst` holds before all others. */
+  /** Replace the rows by these, sorted; rows for which `isFirst` is true come before all others. */
   update(rows, isFirst = null) {
     this.#rows = rows;
     this.#isFirst = isFirst;
@@ -84,7 +84,7 @@ export class DataTable {
     else this.table.parentElement.scrollTop = 0;
   }
 
-  /** Write all lines anew, as if their rows had changed. */
+  /** Rewrite all lines, as if their rows had changed. */
   rewrite() {
     this.#written = new WeakMap();
     this.#render();
@@ -104,7 +104,7 @@ export class DataTable {
 
   #sortBy(column) {
     const again = this.sort.column === column.id;
-    // The first click shows what is looked for most: the largest numbers, the first names.
+    // The first click shows the values of most interest: the largest numbers, the first names.
     this.sort = { column: column.id, descending: again ? !this.sort.descending : Boolean(column.numeric) };
     this.#markSort();
     this.scrollUp();
@@ -124,7 +124,7 @@ export class DataTable {
       if (!numeric || !text) continue;
       const lengths = extremes(this.#rows.map(value)).map((one) => text(one).length);
       const { style } = this.#heads.get(id);
-      // Never narrower than before: the columns beside it would move.
+      // Never narrower than before, since the columns beside it would move.
       const length = Math.max(...lengths, Number(style.getPropertyValue("--characters")));
       style.setProperty("--characters", length);
     }
@@ -147,7 +147,7 @@ export class DataTable {
         if (aFirst !== bFirst) return bFirst - aFirst;
         const aMissing = a === null || a === undefined || Number.isNaN(a);
         const bMissing = b === null || b === undefined || Number.isNaN(b);
-        if (aMissing || bMissing) return aMissing - bMissing; // what is missing comes last in both directions
+        if (aMissing || bMissing) return aMissing - bMissing; // missing values come last in both directions
         return (
           direction * (typeof a === "number" && typeof b === "number" ? a - b : collator.compare(String(a), String(b)))
         );
@@ -183,13 +183,13 @@ export class DataTable {
     this.#window.leaveSpace(start - above, count - end - below);
   }
 
-  /** The place of the row that has the focus: it stays in the document wherever it is. */
+  /** The position of the row that has the focus, which stays in the document wherever it is. */
   #focusedIndex() {
     const line = this.body.contains(document.activeElement) ? document.activeElement.closest("tr") : null;
     return line ? this.#places.get(this.#keys.get(line)) : undefined;
   }
 
-  /** A row as a line, with what the row has. */
+  /** A line for a row, with the row's content. */
   #lineOf(key, index) {
     const row = this.#order[index];
     const line = this.#shown.get(key) ?? this.#line(key);
@@ -214,11 +214,11 @@ export class DataTable {
     return line;
   }
 
-  /** Arrows and the like go from row to row, also to those that are not in the document yet. */
+  /** Arrow and page keys go from row to row, also to rows that are not in the document yet. */
   #key(event) {
     const index = this.#focusedIndex();
     if (index === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Tab") return this.#reveal(index); // the rows beside it are where the browser goes next
+    if (event.key === "Tab") return this.#reveal(index); // the browser goes to the adjacent rows next
     const last = this.#order.length - 1;
     const { page } = this.#window;
     const to = {
@@ -244,7 +244,7 @@ export class DataTable {
   }
 }
 
-/** Of numbers the largest and the least by its absolute value, which have the longest texts; without any, 0. */
+/** The numbers with the longest texts: those with the largest and the least absolute value above 0; 0 without any. */
 function extremes(values) {
   let [largest, least] = [0, Infinity];
   for (const value of values) {
@@ -264,11 +264,12 @@ function withFocused(start, end, focused) {
 }
 
 /**
- * A longest selection of lines whose places rise: they stay, and all others are moved between them. A line without a
- * place is new. Moved lines cost most of a new version: they are styled and laid out anew.
+ * A longest increasing subsequence of the lines' positions: these lines stay, and all others are moved between them. A
+ * line without a position is new. Moving lines is most of the cost of a new version: they are styled and laid out
+ * again.
  */
 function rising(lines, placeOf) {
-  const ends = []; // of the selections of 1, 2, 3... lines, each the one with the lowest place
+  const ends = []; // for each length 1, 2, 3..., the end of the subsequence with the lowest last position
   const previous = new Map();
   for (const line of lines) {
     const place = placeOf(line);

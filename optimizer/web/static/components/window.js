@@ -1,11 +1,11 @@
-// Which rows of a long table are in the document: those in view, and as many again before and after, so that a key or
-// a wheel shows no gap. All rows are of one height; space above and below stands for those that are left out. On paper
-// all rows are there.
+// Decides which rows of a long table are in the document: those in view, and as many before and after, so that
+// scrolling shows no gap. All rows have the same height; space above and below replaces the other rows. In print, all
+// rows are included.
 
 const ROW_HEIGHT = 37; // until one has been measured
 const FEWEST = 20; // rows before and after those in view
 
-/** Follows how far a scroller is scrolled, and says which rows of its table are to be there. */
+/** Follows the position of a scroller, and says which rows of its table have to be in the document. */
 export class RowWindow {
   #top = 0;
   #height = 0;
@@ -16,7 +16,7 @@ export class RowWindow {
   #end = 0;
   #isPrinted = false;
 
-  /** `onMove` is called when rows have come near the edge of what is there. */
+  /** `onMove` is called when the view comes near the edge of the present rows. */
   constructor(scroller, table, onMove) {
     this.scroller = scroller;
     this.head = table.tHead;
@@ -28,7 +28,7 @@ export class RowWindow {
     addEventListener("afterprint", () => this.#print(false));
   }
 
-  /** The first row that is to be there, and the one after the last, of so many rows. */
+  /** The first row that has to be present, and the one after the last, given the number of rows. */
   range(count) {
     this.#count = count;
     if (this.#isPrinted) return [0, count];
@@ -39,7 +39,7 @@ export class RowWindow {
     return [this.#start, this.#end];
   }
 
-  /** Leave space for so many rows above and below those that are there. */
+  /** Leave space for the missing rows above and below the present ones. */
   leaveSpace(above, below) {
     this.body.style.setProperty("--above", `${above * this.#rowHeight}px`);
     this.body.style.setProperty("--below", `${below * this.#rowHeight}px`);
@@ -74,10 +74,10 @@ export class RowWindow {
     this.onMove();
   }
 
-  // What is read here is laid out already: at an update it would have to be laid out for that.
+  // Reading these sizes is free here, since the layout is done; during an update it would force a layout.
   #measure() {
     const { scroller, body } = this;
-    if (!scroller.clientHeight) return; // hidden: it will be shown as it was
+    if (!scroller.clientHeight) return; // hidden: it will be shown at the same position
     this.#top = scroller.scrollTop;
     this.#height = scroller.clientHeight;
     this.#headHeight = this.head.offsetHeight;

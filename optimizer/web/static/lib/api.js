@@ -1,5 +1,5 @@
-// The HTTP API as this page asks it, beside the data that it follows: JSON or a Problem. All addresses are relative, so
-// that the page works behind a proxy's prefix.
+// The page's requests to the HTTP API, besides the data that it follows: JSON or a Problem. All addresses are relative,
+// so that the page works behind a proxy's prefix.
 
 import { fetchJson } from "../follow.js";
 

@@ -1,15 +1,15 @@
-// Values as people read them, in the browser's language. What is missing, or is no number, is a dash.
+// Values formatted for people, in the browser's language. A missing value, or one that is no number, is a dash.
 
 import { read } from "./stored.js";
 
 export const MISSING = "–";
 
-/** The name under which the browser keeps whether times are shown in UTC; else the page's address has it. */
+/** The name under which the browser stores whether times are in UTC; without storage, the page's address has it. */
 export const ZONE = "zone";
 /** Whether all times are shown in UTC, and not in the reader's own zone. */
 export const IS_UTC = [read(ZONE), new URLSearchParams(location.search).get(ZONE)].includes("UTC");
 
-// A number from here on is shown by its power of ten: its digits would take the place of other columns.
+// Numbers from here on are shown by their power of ten, since their digits would displace other columns.
 const LONG = 1e9;
 const LONG_MONEY = 1e12;
 
@@ -131,7 +131,7 @@ export function time(timestamp) {
 
 const UTC_TIME = /\b(\d{4}-\d\d-\d\d )?(\d\d:\d\d:\d\d) UTC\b/g;
 
-/** A text of the server, which names all times in UTC and leaves out today's date, with its times in the page's zone. */
+/** A text of the server, which has all times in UTC and omits today's date, with its times in the page's zone. */
 export function inZone(text) {
   if (IS_UTC) return text;
   const today = new Date();

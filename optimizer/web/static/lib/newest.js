@@ -1,18 +1,18 @@
-// Lists of the API that grow at their head: of one that is held, only what is newer is asked for.
+// Lists of the API that grow at their head: if a list is in memory, only newer entries are requested.
 
-// Mostly one entry has come since the last time; one more joins it to those held.
+// Usually there is one new entry since the last request; one more connects it to those in memory.
 const FEW = 2;
 const TIMES = 8;
 
 /**
- * The newest entries of a list, of which `held` are held, both the newest first; `ask(limit)` gives so many of the
- * newest. Asks for a few, and for more as long as some may be missing between. Returns `held` if nothing is newer.
+ * The newest entries of a list, given those in memory (`held`), both newest first; `ask(limit)` requests that many of
+ * the newest. Requests a few, and more as long as some may be missing in between. Returns `held` if nothing is newer.
  */
 export async function newest(held, limit, ask) {
   for (let few = FEW; held.length && few < limit; few *= TIMES) {
     const entries = await ask(few);
     if (entries.some(among(held))) return merged(entries, held, limit);
-    if (entries.length < few) return entries; // that is all there is
+    if (entries.length < few) return entries; // the list has no more
   }
   return ask(limit);
 }
@@ -24,7 +24,7 @@ export function merged(entries, held, limit) {
   return newer.length ? [...newer, ...held].slice(0, limit) : held;
 }
 
-// No entry has an id: one that is the same is one that says the same.
+// Entries have no id: those with equal content are the same.
 function among(held) {
   const texts = new Set(held.map((entry) => JSON.stringify(entry)));
   return (entry) => texts.has(JSON.stringify(entry));

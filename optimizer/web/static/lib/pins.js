@@ -31,7 +31,7 @@ function tell() {
   for (const act of listeners) act();
 }
 
-// Anything may be kept under that name by another program of this origin.
+// Another program of this origin may have stored anything under that name.
 function held() {
   try {
     const symbols = JSON.parse(read(NAME) ?? "[]");

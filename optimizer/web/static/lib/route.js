@@ -1,6 +1,6 @@
 // Addresses within the page: `#/symbol/AAPL` is the page of a symbol; anything else is the overview, or a place in it.
-// What the table of predictions shows is in the query, by the names that the API has for it, so that a symbol's page
-// keeps it: `?search=AA&sentiment=bearish&min_confidence=0.8&sort=-expected_move`. What is as at the start is left out.
+// The view of the table of predictions is in the query, by the API's names, so that a symbol's page keeps it:
+// `?search=AA&sentiment=bearish&min_confidence=0.8&sort=-expected_move`. Defaults are omitted.
 
 const SYMBOL = "#/symbol/";
 
@@ -13,14 +13,14 @@ export function symbolOf(hash) {
   try {
     return decodeURIComponent(text) || null;
   } catch {
-    return text; // typed by hand: a % that begins no code
+    return text; // typed by hand, with a % that begins no code
   }
 }
 
-/** What the table of predictions shows at the start; `sort` is null for the order that it has by itself. */
+/** The default view of the table of predictions; `sort` is null for the table's default order. */
 export const START = { search: "", sentiment: "", minConfidence: 0, sort: null };
 
-/** What the table of predictions shows, by the query of an address; what cannot be used is as at the start. */
+/** The view of the table of predictions in the query of an address; unusable values become the default. */
 export function viewOf(query) {
   const values = new URLSearchParams(query);
   const sort = values.get("sort");
@@ -33,7 +33,7 @@ export function viewOf(query) {
   };
 }
 
-/** The address of this page with another view; what else is in its query stays. */
+/** The address of this page with another view; the rest of its query stays. */
 export function viewAddress({ search, sentiment, minConfidence, sort }) {
   const address = new URL(location.href);
   const values = {

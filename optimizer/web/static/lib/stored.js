@@ -1,5 +1,5 @@
-// What this browser keeps of a reader's choices, over visits and for all pages of this origin: text by name. Where it
-// keeps nothing, since storage is forbidden or full, a choice lasts as long as the page.
+// The choices of a reader that this browser stores, over visits and for all pages of this origin: text by name. If
+// storage is forbidden or full, a choice lasts as long as the page.
 
 const PREFIX = "rolling-optimizer.";
 const kept = new Map();
@@ -21,7 +21,7 @@ export function write(name, text) {
     else localStorage.setItem(PREFIX + name, text);
     return true;
   } catch {
-    return false; // the page goes on with what it holds itself
+    return false; // the page keeps the choice itself
   }
 }
 

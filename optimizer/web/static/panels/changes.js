@@ -1,5 +1,5 @@
-// What each version changed in the predictions: who entered and left, who moved, whose confidence changed most. The
-// newest step is shown until the reader goes to another; that one stays, whatever versions come.
+// The changes of predictions in each version: symbols that entered or left, moved, or changed their confidence most.
+// The newest step is shown until the reader goes to another, which then stays, whatever versions come.
 
 import { changesText } from "../components/counts.js";
 import { get, Problem } from "../lib/api.js";
@@ -9,7 +9,7 @@ import { newest } from "../lib/newest.js";
 import { symbolAddress } from "../lib/route.js";
 
 const LAST = 50;
-const LISTED = 20; // the most that a list of a step has
+const LISTED = 20; // the longest list of a step
 
 const LISTS = [
   {
@@ -61,7 +61,7 @@ export class Changes {
     this.panel.addEventListener("keydown", (event) => this.#key(event));
   }
 
-  /** Take notice of the content that the page shows, or null, and ask for the steps if they are of another version. */
+  /** Update to the content that the page shows, or null, and request the steps if they are of another version. */
   async notice(content) {
     if (content === null) return;
     this.#wanted = content.version;
@@ -88,19 +88,19 @@ export class Changes {
       });
       this.#answered = answered;
       this.#steps = steps;
-      // The chosen step may be held no longer: it stays as it was.
+      // The chosen step may have been dropped by the API: it stays as it was.
       if (this.#chosen) this.#chosen = steps[this.#position()] ?? this.#chosen;
       this.#show();
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      // Steps that are shown stay; the next notice asks again.
+      // The shown steps stay; the next update requests them again.
       if (this.#answered !== null) return;
       setAttribute(this.panel, "aria-busy", "false");
       setText(byId("changes-empty"), `The changes cannot be read: ${problem.message}`);
     }
   }
 
-  /** The place of the step that is shown, 0 for the newest; -1 if it is no longer among the steps. */
+  /** The position of the shown step, 0 for the newest; -1 if it is no longer among the steps. */
   #position() {
     return this.#chosen ? this.#steps.findIndex(({ version }) => version === this.#chosen.version) : 0;
   }
@@ -139,7 +139,7 @@ export class Changes {
       return;
     }
     const oldest = position < 0 || position === this.#steps.length - 1;
-    // Not disabled: a button that is loses the focus.
+    // Not disabled, since a disabled button loses the focus.
     setAttribute(byId("changes-older"), "aria-disabled", oldest);
     setAttribute(byId("changes-newer"), "aria-disabled", position === 0);
     setAttribute(byId("changes-newest"), "aria-pressed", this.#chosen === null);
@@ -159,7 +159,7 @@ export class Changes {
           : [element("li", { class: "quiet-line" }, "None")]),
       );
     }
-    for (const { scroller } of this.lists) scroller.scrollTop = 0; // together, for each lays out what is new before it
+    for (const { scroller } of this.lists) scroller.scrollTop = 0; // together, since each forces a layout
   }
 
   #box({ key, title }) {
@@ -185,7 +185,7 @@ function item(symbol, [text, more], sign = 0) {
   );
 }
 
-/** How many a list has, of how many that there are where that is known. */
+/** The length of a list, and the number of all changes of its kind, if that is known. */
 function countOf(listed, total) {
   if (total > listed) return `${format.count(listed)} of ${format.count(total)}`;
   return total === undefined && listed === LISTED ? `the ${LISTED} biggest` : format.count(listed);

@@ -1,6 +1,6 @@
 // Two ages, ticking: how long ago a run last checked the input, and when the input itself was written. Green within an
-// interval and a half since the check, amber up to three, red beyond, or where the input is too old. Ages come from the
-// server and are counted on by this machine's steady clock, so that a wrong wall clock does no harm.
+// interval and a half since the check, amber up to three, red beyond that or if the input is too old. Ages come from
+// the server and are advanced by this machine's monotonic clock, so that a wrong wall clock does no harm.
 
 import { byId, setAttribute, setText } from "../lib/dom.js";
 import { duration, fullTime, runTime, time } from "../lib/format.js";
@@ -19,7 +19,7 @@ export class Freshness {
     setInterval(() => this.#tick(), 1000);
   }
 
-  /** Take over what /status says; null if nothing is known. */
+  /** Use the data of /status; null if nothing is known. */
   update(status) {
     this.#status = status;
     this.#at = performance.now();
@@ -73,7 +73,7 @@ export class Freshness {
     return age > INTERVALS_FRESH * interval ? "ageing" : "fresh";
   }
 
-  /** What is known of the input; a space that keeps the place if that is nothing. */
+  /** A text about the input; a space, which keeps the height, if nothing is known. */
   #inputText() {
     const { input_at: at, input_age_s: age, published_after_s: after } = this.#status ?? {};
     const texts = [];

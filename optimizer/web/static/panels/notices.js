@@ -1,5 +1,5 @@
-// Warnings about the numbers. The first one is the server's diagnosis of the source, word for word as everywhere else but for the zone of its times;
-// then what it does not cover: that the API is away, a pin, fields of bots with other names.
+// Warnings about the numbers. The first one is the server's diagnosis of the source, word for word as everywhere else,
+// except for the time zone; then what it does not cover: that the API is away, a pin, fields of bots with other names.
 
 import { byId, element, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
@@ -36,7 +36,7 @@ export function whatToKnow({ problem, status, version, dataAt, lastRun, accept }
 /** Text and advice of a diagnosis, as one. */
 export const sentenceOf = ({ text, advice }) => format.inZone([text, advice].filter(Boolean).join(" "));
 
-/** A link to the entry of a diagnosis (its `docs`), or of an error, in what this service serves of the documentation. */
+/** A link to the entry of a diagnosis (its `docs`), or of an error, in the documentation that is served here. */
 export const docsLink = (docs, text) =>
   element("a", { href: new URL(`../help.html#${docs.split("#").at(-1)}`, import.meta.url).href }, text);
 
@@ -74,14 +74,15 @@ function ofProblem(problem, version, shown) {
   const { diagnosis } = problem.body;
   const text = (diagnosis ? sentenceOf(diagnosis) : sentence(problem.message)) + shown;
   if (problem.status !== 503) return [{ level: "bad", title: "The API answers with an error.", text }];
-  // Before the first snapshot the page says so in the place of the data.
+  // Before the first snapshot, the page says so in place of the data.
   return version === null ? [] : [{ level: "bad", title: "There is no snapshot now.", text, docs: diagnosis?.docs }];
 }
 
 /**
- * Show notices. The same ones with another age change in place, so that they are not read out again each time. What comes
- * or goes while the page is being read (`isRead`) moves nothing in it: notices that do not fit into their place lie over
- * the end of the window, and a place that is too big stays, until the reader presses something.
+ * Show notices. Notices that differ only in an age change in place, so that they are not read out again each time.
+ * While the page is being read (`isRead`), notices that come or go move nothing in it: those that do not fit into their
+ * container are shown over the end of the window, and a container that is too big keeps its size, until the reader
+ * presses something.
  */
 export function showNotices(notices, isRead) {
   const box = byId("notices");
@@ -107,12 +108,12 @@ let placeHeight = 0;
 function makePlace() {
   const [box, place] = [byId("notices"), byId("notices-place")];
   delete box.dataset.late;
-  place.style.minHeight = ""; // in the flow, and as wide as the page
+  place.style.minHeight = ""; // in the document flow, as wide as the page
   placeHeight = box.offsetHeight;
   place.style.minHeight = `${placeHeight}px`;
 }
 
-/** Make place for notices whenever the reader presses something; call it once, when the page is made. */
+/** Fit the container to its notices whenever the reader presses something; call it once, when the page is made. */
 export function placeNotices() {
   for (const event of ["click", "keydown", "resize"]) {
     addEventListener(event, () => byId("notices").offsetHeight === placeHeight || makePlace());

@@ -1,4 +1,4 @@
-// What the bots have and hold: the four sums at the top of the page, the table of bots, the table of holdings.
+// The bots and holdings: the four sums at the top of the page, the table of bots, the table of holdings.
 
 import { botColumns, holdingColumns } from "../components/columns.js";
 import { byId, setAttribute, setText } from "../lib/dom.js";
@@ -36,7 +36,7 @@ export class Positions {
     this.#showSums();
   }
 
-  /** Tell beside the sums what the version leaves out, as /status says. */
+  /** Show beside the sums what the version leaves out, by the data of /status. */
   leaveOut(rejected) {
     this.#rejected = rejected;
     if (this.#content) this.#showSums();
@@ -53,7 +53,7 @@ export class Positions {
     const left = leftOut(this.#rejected);
     const { equity, pnl, active, positions } = sumsOf(bots);
     const opened = equity - pnl;
-    // Without bots there is no sum, which is not a sum of 0.
+    // Without bots there is no sum, as opposed to a sum of 0.
     setText(byId("tile-equity"), bots.size ? format.money(equity) : format.MISSING);
     setNote(byId("tile-equity-note"), bots.size ? `over ${plural(bots.size, "bot")}` : "no bots", left);
     setText(byId("tile-pnl"), bots.size ? format.gain(pnl) : format.MISSING);

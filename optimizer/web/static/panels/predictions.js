@@ -1,5 +1,5 @@
-// The predictions: their table, the search over it (`/` goes there, Escape empties it), the filters by sentiment and
-// confidence, and what the index has of symbols beyond them. All that is chosen is in the page's address.
+// The predictions: their table, the search in it (`/` goes there, Escape clears it), the filters by sentiment and
+// confidence, and index records of symbols beyond the table. All choices are in the page's address.
 
 import { contradictionOf, extraColumns, pinnable, predictionColumns, tone } from "../components/columns.js";
 import { DataTable } from "../components/table.js";
@@ -9,11 +9,11 @@ import * as format from "../lib/format.js";
 import { allPins, isPinned, onPins } from "../lib/pins.js";
 import { START, viewAddress, viewOf } from "../lib/route.js";
 
-// Words that are not known are counted apart; the last button is there only if there are any.
+// Unknown words are counted separately; the last button is shown only if there are any.
 const SENTIMENTS = { "": "All", bullish: "Bullish", bearish: "Bearish", neutral: "Neutral", other: "Other" };
 const TONES = { bullish: "up", bearish: "down", neutral: "flat", other: "other" };
 const SORT = { column: "confidence", descending: true };
-// Typing is one step back, and browsers allow few changes of an address in a second.
+// All typing is one step of the browser's history, and browsers allow few changes of an address in a second.
 const TYPING_MS = 300;
 const LONGEST_SYMBOL = 1_024;
 const PINS_ASKED = 20; // with each version
@@ -57,7 +57,7 @@ export class Predictions {
     this.#showView();
   }
 
-  /** Show these records in place of those before. Only lines of records that are other objects are written anew. */
+  /** Replace the records. Only lines whose record is a different object are rewritten. */
   update(records) {
     if (records === this.#records) return;
     this.#records = records;
@@ -90,7 +90,7 @@ export class Predictions {
     this.#filter();
   }
 
-  /** Write what was typed into the address: the first time as a step of its own. */
+  /** Write the typed text into the address, the first time as a new step of the history. */
   #keep() {
     if (this.#typed === null) return;
     clearTimeout(this.#typed);
@@ -133,7 +133,7 @@ export class Predictions {
 
   // What is shown -----------------------------------------------------------------------------------------------------
 
-  /** The numbers beside the buttons, and how many records contradict themselves. */
+  /** The numbers beside the buttons, and the number of records that contradict themselves. */
   #count() {
     const words = new Map();
     let contradictions = 0;
@@ -147,7 +147,7 @@ export class Predictions {
       const number = [...words].filter(wanted).reduce((sum, [, count]) => sum + count, 0);
       setText(button.lastElementChild, format.count(number));
       if (button.value !== "other") continue;
-      // One word that is not known is shown as it is; of several, the tooltip has all.
+      // A single unknown word is shown as it is; if there are several, the tooltip has all.
       button.firstChild.data = `${others.length === 1 ? others[0] : SENTIMENTS.other} `;
       setAttribute(button, "title", others.join(", "));
       button.hidden = number === 0;
@@ -192,7 +192,7 @@ export class Predictions {
     return (record) => wanted === undefined || tone(record.sentiment) === wanted;
   }
 
-  /** The file has what the buttons show, where it is one word of the engine's: the API filters by words. */
+  /** The downloaded file matches the chosen sentiment if the engine has one word for it: the API filters by words. */
   #linkExport() {
     const { sentiment, minConfidence } = this.#view;
     const words = new Set(this.#records.filter(this.#fits()).map((record) => record.sentiment.toLowerCase()));
@@ -208,7 +208,7 @@ export class Predictions {
     setAttribute(byId("predictions-csv"), "title", `Download ${told} as CSV`);
   }
 
-  /** Show what the index has of the symbol that is searched for, and of those pinned, if it is not in the table. */
+  /** Show index records of the searched symbol and of pinned symbols that are not in the table. */
   async #lookBeyond() {
     if (this.#records === null) return;
     const asked = (this.#asked += 1);
@@ -258,13 +258,13 @@ async function firstRecord(symbols) {
     try {
       return await get(`predictions/${encodeURIComponent(symbol)}`);
     } catch (problem) {
-      if (!(problem instanceof Problem)) throw problem; // else there is none, or a notice says what is wrong
+      if (!(problem instanceof Problem)) throw problem; // else there is no record, or a notice says what is wrong
     }
   }
   return null;
 }
 
-/** One line of what is beyond the table. */
+/** A line of a record beyond the table. */
 function line(before, symbol, record) {
   const name = element("span");
   pinnable(name, symbol);
@@ -272,7 +272,7 @@ function line(before, symbol, record) {
   return element("span", { class: "beyond-line" }, before, name, ` ${told}`);
 }
 
-/** What the address says, but for a sentiment that has no button. */
+/** The view in the address, without a sentiment that has no button. */
 function chosen() {
   const view = viewOf(location.search);
   return { ...view, sentiment: Object.hasOwn(SENTIMENTS, view.sentiment) ? view.sentiment : START.sentiment };

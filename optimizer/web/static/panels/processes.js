@@ -1,4 +1,4 @@
-// The workers and beats of the source, as they told last: which of them live, and since when the others are missing.
+// The workers and beats of the source by their last heartbeats: those that live, and since when the others are missing.
 
 import { addColumnCue } from "../components/cue.js";
 import { byId, element, setText } from "../lib/dom.js";
@@ -6,7 +6,7 @@ import * as format from "../lib/format.js";
 
 const HEADS = ["Process", "Name", "State", "Told last", "Queues"];
 
-/** Show what /status tells of them; none while Redis is away, so that those shown before would be no news. */
+/** Show the processes of /status; none while Redis is away, since those shown before would be outdated. */
 export function showProcesses({ processes, cache_up: isUp }) {
   const table = byId("processes");
   const shown = JSON.stringify([processes, isUp]);

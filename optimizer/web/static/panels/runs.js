@@ -1,4 +1,4 @@
-// What became of the runs: the strip of outcomes, the charts, the last errors in full, and what was rejected and why.
+// The runs: the strip of outcomes, the charts, the last errors in full, and the rejected units with reasons.
 
 import { Chart, drawStrip } from "../components/charts.js";
 import { runColumns } from "../components/columns.js";
@@ -10,19 +10,19 @@ import { DataTable } from "../components/table.js";
 import { docsLink } from "./notices.js";
 
 const LAST = 200;
-// Of the runs that read the file, which the charts show.
+// The number of runs that read the file, which the charts show.
 const LAST_SCANS = 60;
 const BLOCKS = 90;
 const ERRORS_SHOWN = 5;
 
 const OUTCOMES = ["success", "unchanged", "skipped", "failed"];
 
-// Of all runs: while the engine is silent, none reads the file.
+// The number of all runs: while the engine is silent, none reads the file.
 const INPUT_AGE = {
   title: "Input age",
   series: [{ name: "input age", kind: "line", value: (report) => report.input_age_s, show: format.duration }],
 };
-// Of the runs that read the file.
+// The number of runs that read the file.
 const OF_SCANS = [
   {
     title: "Duration",
@@ -55,14 +55,14 @@ export class Runs {
     });
   }
 
-  /** The newest run that tells of the state of the data: one that was skipped does not. */
+  /** The newest run that was not skipped, and so shows the state of the data. */
   get latest() {
     return this.#reports.find((report) => report.status !== "skipped");
   }
 
   /**
-   * Ask for the reports that are newer than those held, and show them. They live in Redis alone: while that is away
-   * (`isUp` is false) there are none, and those already shown stay. Throws a Problem.
+   * Request reports newer than those in memory, and show them. They are only in Redis: while it is away (`isUp` is
+   * false) there are none, and those already shown stay. Throws a Problem.
    */
   async refresh(isUp) {
     const after = this.#reports.length ? `&after=${encodeURIComponent(this.#reports[0].timestamp)}` : "";
@@ -84,10 +84,10 @@ export class Runs {
     byId("charts").hidden = measured.length === 0;
     this.inputAge.update(reports.slice(0, BLOCKS).filter(hasInputAge).toReversed());
     for (const chart of this.charts) chart.update(measured.toReversed());
-    // What is in a chart is in the table too, though it may be older than all the runs.
+    // Runs in a chart are in the table too, even if they are older than all other runs there.
     const oldest = reports.at(-1)?.timestamp ?? "";
     const listed = [...reports, ...scans.filter((report) => report.timestamp < oldest)];
-    // Two reports of one instant are two rows.
+    // Two reports with the same time are two rows.
     const seen = new Map();
     this.#keys = new Map(
       listed.map((report) => {
@@ -178,7 +178,7 @@ function errorItem(group) {
   );
 }
 
-/** What the newest run that read the file could not use. */
+/** The units that the newest run that read the file could not use. */
 function showRejects(report) {
   setText(byId("rejects-count"), report ? rejectedOf(report.stats) : "");
   const tallies = report?.rejects ?? [];

@@ -1,4 +1,4 @@
-// The page of one symbol, at `#/symbol/AAPL`: its fields, its rank, and its lines over the versions that are held.
+// The page of one symbol, at `#/symbol/AAPL`: its fields, its rank, and its lines over the known versions.
 
 import { contradictionOf, extraColumns, predictionColumns, versionColumns } from "../components/columns.js";
 import { StepChart } from "../components/steps.js";
@@ -43,7 +43,7 @@ export class SymbolPage {
   #points = [];
   #left = { scroll: 0, link: null };
   #asked = 0;
-  // Whether something could not be asked for, and is asked for again with the next confirmation.
+  // Whether a request failed, and is repeated with the next confirmation.
   #failed = false;
 
   /** `onRoute` is called when the address names another symbol, or none. */
@@ -76,7 +76,7 @@ export class SymbolPage {
     if (this.symbol !== null) this.#load();
   }
 
-  /** Draw the lines until then: when a run last made or confirmed the values. */
+  /** Draw the lines up to the time at which a run last made or confirmed the values. */
   confirm(timestamp) {
     this.#until = Date.parse(timestamp) || 0;
     if (this.symbol === null) return;
@@ -127,7 +127,7 @@ export class SymbolPage {
     const { symbol } = this;
     const rank = this.#content?.predictions.findIndex((record) => record.symbol === symbol) ?? -1;
     const path = `predictions/${encodeURIComponent(symbol)}`;
-    // At once what is known; the rest when it has come, unless the reader has gone on.
+    // The known data at once; the rest when it arrives, unless the reader has gone to another page.
     if (rank >= 0) this.#showRecord(this.#content.predictions[rank], rank);
     const [record, history] = await Promise.all([
       rank >= 0 ? this.#content.predictions[rank] : answerOf(path),
@@ -136,7 +136,7 @@ export class SymbolPage {
     if (asked !== this.#asked || symbol !== this.symbol) return;
     const isFailure = (answer) => answer instanceof Problem && answer.status !== 404;
     this.#failed = isFailure(record) || isFailure(history);
-    // What is shown already stays until there is an answer.
+    // The present content stays until there is a response.
     if (!(isFailure(record) && byId("symbol-fields").firstChild)) {
       if (record instanceof Problem) this.#showNone(record, history);
       else if (rank < 0) this.#showRecord(record, rank);
@@ -151,7 +151,7 @@ export class SymbolPage {
       { id: "held", label: "Held", show: (cell) => setText(cell, this.#held()) },
     ];
     const box = byId("symbol-fields");
-    // The cells are kept while the fields are the same, so that a price that moved is seen to.
+    // The cells are kept while the fields are the same, so that a changed price is highlighted.
     const told = JSON.stringify(columns.map(({ id, label }) => [id, label]));
     if (box.dataset.fields !== told || !box.firstChild) {
       box.dataset.fields = told;
@@ -193,7 +193,7 @@ export class SymbolPage {
     byId("symbol-note").replaceChildren(text, holding, ...this.#similar());
   }
 
-  /** A symbol that is written the same but for capitals. */
+  /** A symbol that differs only in upper and lower case. */
   #similar() {
     const plain = this.symbol.toLocaleLowerCase();
     const found = this.#content?.predictions.find(({ symbol }) => symbol.toLocaleLowerCase() === plain);
@@ -233,7 +233,7 @@ export class SymbolPage {
 const changesSince = (number) =>
   number === 0 ? "unchanged" : `${format.count(number)} change${number === 1 ? "" : "s"}`;
 
-/** What the API answers, or its Problem. */
+/** The response of the API, or its Problem. */
 async function answerOf(path) {
   try {
     return await get(path);

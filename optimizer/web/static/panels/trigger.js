@@ -1,6 +1,6 @@
-// "Run now": asks for the token, starts a run, follows it to its end. The token lives in this tab's session storage and
-// goes nowhere but into the Authorization header of these two requests. Where a run was refused for what its input has,
-// it offers another one that accepts it.
+// "Run now": asks for the token, starts a run, follows it to its end. The token is kept in this tab's session storage
+// and only sent in the Authorization header of these two requests. If a run was refused because of its input, it offers
+// another run that accepts it.
 
 import { changesText } from "../components/counts.js";
 import { get, post, Problem } from "../lib/api.js";
@@ -10,10 +10,10 @@ import * as format from "../lib/format.js";
 const TOKEN = "rolling-optimizer-trigger-token";
 const POLL_MS = 700;
 const WAITS_LONG_MS = 15_000;
-// The server keeps results for so long. A run that has not begun by then is lost, or unknown.
+// The server keeps results for this long. A run that has not begun by then is lost, or unknown.
 const GIVES_UP_MS = 15 * 60_000;
 
-// Errors of an input that can be accepted all the same.
+// Errors of an input that can be accepted anyway.
 const ACCEPTABLE = ["TooManyRejected", "NoBots", "GuardRefused"];
 
 /** Whether a failed run's input can be accepted. */
@@ -24,7 +24,7 @@ export class Trigger {
   // The id of the run that is followed; null for none.
   #followed = null;
 
-  /** `onEnd` is called when a run that was started here has ended. `cause` says what is wrong with the source, or null. */
+  /** `onEnd` is called when a run that was started here has ended. `cause` is the diagnosis of the source, or null. */
   constructor(onEnd, cause) {
     this.onEnd = onEnd;
     this.cause = cause;
@@ -44,13 +44,13 @@ export class Trigger {
     });
   }
 
-  /** The button is there only where the server takes triggers. */
+  /** Show the button only if the server accepts triggers. */
   allow(allowed) {
     this.allowed = allowed;
     byId("run-open").hidden = !allowed;
   }
 
-  /** Open the dialog, where `accept` is chosen already or not. */
+  /** Open the dialog, with `accept` chosen or not. */
   ask({ accept = false } = {}) {
     byId("run-accept").checked = accept;
     byId("run-token").value = sessionStorage.getItem(TOKEN) ?? "";

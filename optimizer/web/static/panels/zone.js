@@ -1,4 +1,4 @@
-// The switch between local time and UTC, which the browser keeps, or the page's address where it keeps nothing.
+// The switch between local time and UTC, which is kept by the browser or, without storage, by the page's address.
 
 import { byId, setAttribute, setText } from "../lib/dom.js";
 import { IS_UTC, ZONE } from "../lib/format.js";
