@@ -303,6 +303,7 @@ def collect(
                 counted(ahead), engine, max_record_bytes=settings.max_record_bytes, mapping=settings.mapping
             ):
                 result.take(item)
+                del item  # so that the next batch is decoded into the memory of this one
     except SourceError as error:
         source.check_unchanged()  # if the file was written to, that explains any other error
         raise type(error)(f"{source.path}: {error}") from error

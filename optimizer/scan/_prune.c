@@ -18,7 +18,9 @@
 
 #include "kernel/prune.h"
 
-enum { OUTPUT_SIZE = 256 * 1024, OFFSET_SIZE = 16 * 1024, SPAN_SIZE = 1024, MAX_MEMBERS = 16, MAX_OBJECTS = 512 };
+/* The output of a call is one batch, and only while the kernel works can the thread that inflates take the GIL: smaller
+ * outputs cost calls, and with larger ones that thread is kept waiting. */
+enum { OUTPUT_SIZE = 96 * 1024, OFFSET_SIZE = 16 * 1024, SPAN_SIZE = 1024, MAX_MEMBERS = 16, MAX_OBJECTS = 512 };
 
 typedef struct {
     PyObject_HEAD

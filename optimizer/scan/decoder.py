@@ -127,13 +127,13 @@ class Decoder:
         is_members = batch.kind is BatchKind.MEMBERS
         is_root_level = len(self._structure.kinds) == 1
         self._structure.send_batch(members=is_members)
-        if self._root.shape is not Shape.MAP:
-            for text, offset in batch.own_text():
-                self._root.add_own(text, offset)
         for item in items:
             if is_root_level and is_members and self._root.shape is not Shape.MAP:
                 self._root.add_objects(item)
             self._emit(item)
+        if self._root.shape is not Shape.MAP:
+            for text, offset in batch.own_text():
+                self._root.add_own(text, offset)
         return True
 
     def close(self) -> None:

@@ -137,12 +137,16 @@ typedef struct {
     uint64_t quotes, backslashes;
     uint64_t openings, closings; /* of both kinds */
     uint64_t bit5;               /* among brackets: the curly ones */
+    uint64_t capitals;           /* N and I, with which NaN and Infinity begin */
 } rp_masks;
 
 static inline rp_masks rp_classify(const uint8_t *block) {
     /* `[` and `{`, `]` and `}` differ only in bit 5, and setting it makes no other byte one of these. */
     const rp_vectors v = rp_load(block), folded = rp_with_bit5(v);
-    return (rp_masks){rp_equal(v, '"'), rp_equal(v, '\\'), rp_equal(folded, '{'), rp_equal(folded, '}'), rp_bit5(v)};
+    return (rp_masks){
+        rp_equal(v, '"'), rp_equal(v, '\\'), rp_equal(folded, '{'),
+        rp_equal(folded, '}'), rp_bit5(v), rp_equal(v, 'N') | rp_equal(v, 'I'),
+    };
 }
 
 /* The same with half the instructions, for machines with AVX2, which is detected at run time. */
@@ -172,6 +176,7 @@ RP_AVX2 static inline rp_masks rp_classify_avx2(const uint8_t *block) {
         rp_equal_avx2(folded_low, folded_high, '{'),
         rp_equal_avx2(folded_low, folded_high, '}'),
         rp_bits_avx2(_mm256_slli_epi16(low, 2), _mm256_slli_epi16(high, 2)),
+        rp_equal_avx2(low, high, 'N') | rp_equal_avx2(low, high, 'I'),
     };
 }
 #endif

@@ -11,7 +11,7 @@
  * square brackets do not balance. The parser of the output checks the kept levels.
  *
  * No allocation, no recursion, no I/O, no Python. The caller zeroes the state once; then the kernel owns it. SSE2 on
- * x86-64 (AVX2 for whole blocks if the machine has it and RP_BASELINE is not defined), NEON on arm64, plain C
+ * x86-64 (AVX2 where the machine has it and RP_BASELINE is not defined), NEON on arm64, plain C
  * elsewhere or with RP_PLAIN defined: the same output from all.
  */
 #ifndef RP_PRUNE_H
