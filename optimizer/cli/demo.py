@@ -42,7 +42,7 @@ def demo() -> None:
     overrides = {
         "ROLLING_INPUT": str(DIRECTORY / "rolling_brain.json.gz"),
         "ROLLING_OUTPUT_DIR": str(DIRECTORY / "snapshots"),
-        "ROLLING_STARTUP_DELAY_S": "2",
+        "ROLLING_STARTUP_DELAY_S": "0.5",
         "ROLLING_SOURCE": f"demo-{os.getpid()}",  # separate keys and a separate queue, also on the user's Redis
     }
     lines: list[str] = []
@@ -98,7 +98,8 @@ def _show_first_run(stack: Stack) -> None:
     settings = Settings.from_env(stack.environ)
     first_s = settings.startup_delay_s
     say(f"Redis at {redact_url(url)}; starting worker and beat, whose first tick comes after {first_s:g} s")
-    stack.start_celery("worker", "worker", "--loglevel", "INFO")
+    # Without a second of waiting for other workers to greet: nothing is revoked here that they could tell of.
+    stack.start_celery("worker", "worker", "--loglevel", "INFO", "--without-mingle")
     stack.start_celery("beat", "beat", "--loglevel", "INFO")
     with closing(SnapshotReader.from_settings(settings)) as reader:  # before Redis ends: it would warn of that
         report = _first_report(stack, reader)
