@@ -66,6 +66,7 @@ __all__ = [
     "Value",
     "VersionContent",
     "check_times",
+    "rules_of",
 ]
 
 Origin = Literal["redis", "files"]
@@ -134,12 +135,23 @@ class Rule(msgspec.Struct, frozen=True):
     """What the input may have in a field.
 
     `type` has the limits; `reason` is for a reject; `other_names` are tried in turn where the field's own name
-    is missing or null.
+    is missing or null. `example` is a valid value, which the examples of the OpenAPI schema show.
     """
 
     type: Any
     reason: RejectReason = RejectReason.FIELD_TYPE
     other_names: tuple[str, ...] = ()
+    example: Any = None
+
+
+def rules_of(struct: type[msgspec.Struct]) -> dict[str, Rule]:
+    """Return the rule of each field that has one, by its name, in the order of the struct."""
+    return {
+        info.name: rule
+        for info in msgspec.structs.fields(struct)
+        for rule in getattr(info.type, "__metadata__", ())
+        if isinstance(rule, Rule)
+    }
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -160,14 +172,16 @@ class Value(msgspec.Struct, frozen=True):
 class Record(Value, frozen=True, gc=False):
     """One symbol's prediction, as pages show it. Prices and prediction in the quote currency, confidence in 0..1."""
 
-    symbol: Annotated[str, Rule(InputSymbol, RejectReason.SYMBOL)]
-    prediction: Annotated[float, Rule(InputNumber, RejectReason.PREDICTION)]
-    confidence: Annotated[float, Rule(InputConfidence, RejectReason.CONFIDENCE)]
-    last_price: Annotated[float, Rule(InputPrice, RejectReason.LAST_PRICE, other_names=("last", "price"))]
-    sentiment: Annotated[str, Rule(InputText)] = "neutral"
-    target_price: Annotated[float | None, Rule(InputNumber)] = None
-    stop_loss: Annotated[float | None, Rule(InputNumber)] = None
-    timestamp: Annotated[Timestamp | None, Rule(InputTime)] = None
+    symbol: Annotated[str, Rule(InputSymbol, RejectReason.SYMBOL, example="AAPL")]
+    prediction: Annotated[float, Rule(InputNumber, RejectReason.PREDICTION, example=104.2)]
+    confidence: Annotated[float, Rule(InputConfidence, RejectReason.CONFIDENCE, example=0.93)]
+    last_price: Annotated[
+        float, Rule(InputPrice, RejectReason.LAST_PRICE, other_names=("last", "price"), example=101.5)
+    ]
+    sentiment: Annotated[str, Rule(InputText, example="bullish")] = "neutral"
+    target_price: Annotated[float | None, Rule(InputNumber, example=110.0)] = None
+    stop_loss: Annotated[float | None, Rule(InputNumber, example=97.5)] = None
+    timestamp: Annotated[Timestamp | None, Rule(InputTime, example="2026-11-01T09:59:30Z")] = None
     # Not set where none are configured, so that the JSON has no "extra" and no record needs a dict.
     extra_fields: Extras | UnsetType = msgspec.field(default=UNSET, name="extra")
 
@@ -192,12 +206,12 @@ class Bot(msgspec.Struct, frozen=True):
     """
 
     name: Annotated[str, Rule(InputSymbol)]
-    enabled: Annotated[bool, Rule(InputFlag)] = False
-    equity: Annotated[float | None, Rule(InputNumber)] = None
-    pnl_today: Annotated[float | None, Rule(InputNumber)] = None
+    enabled: Annotated[bool, Rule(InputFlag, example=True)] = False
+    equity: Annotated[float | None, Rule(InputNumber, example=10500.0)] = None
+    pnl_today: Annotated[float | None, Rule(InputNumber, example=-12.5)] = None
     position_count: int = 0
     positions: tuple[Position, ...] = ()
-    last_updated: Annotated[Timestamp | None, Rule(InputTime)] = None
+    last_updated: Annotated[Timestamp | None, Rule(InputTime, example="2026-11-01T09:59:58Z")] = None
     has_fields: bool = True
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn, get_args
 import msgspec
 
 from optimizer.errors import SettingsInvalid
-from optimizer.models import Bot, Position, Record, Rule
+from optimizer.models import Bot, Position, Record, rules_of
 
 __all__ = [
     "MAX_DIVISOR",
@@ -128,12 +128,7 @@ def _parts(type_: Any) -> Iterator[Any]:
 
 
 def _rules(struct: type[msgspec.Struct]) -> dict[str, tuple[str, ...]]:
-    return {
-        info.name: (info.name, *rule.other_names)
-        for info in msgspec.structs.fields(struct)
-        for rule in getattr(info.type, "__metadata__", ())
-        if isinstance(rule, Rule)
-    }
+    return {name: (name, *rule.other_names) for name, rule in rules_of(struct).items()}
 
 
 # A bot's name is its key, or its file's name. Its positions are a list or a map, whose fields are `POSITIONS`.
