@@ -66,6 +66,7 @@ __all__ = [
     "Value",
     "VersionContent",
     "check_times",
+    "names_of",
     "rules_of",
 ]
 
@@ -152,6 +153,11 @@ def rules_of(struct: type[msgspec.Struct]) -> dict[str, Rule]:
         for rule in getattr(info.type, "__metadata__", ())
         if isinstance(rule, Rule)
     }
+
+
+def names_of(struct: type[msgspec.Struct]) -> dict[str, tuple[str, ...]]:
+    """Return the names of each field that has a rule: its own, then the others in the order in which they are tried."""
+    return {name: (name, *rule.other_names) for name, rule in rules_of(struct).items()}
 
 
 class Value(msgspec.Struct, frozen=True):

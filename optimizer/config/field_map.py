@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn, get_args
 import msgspec
 
 from optimizer.errors import SettingsInvalid
-from optimizer.models import Bot, Position, Record, rules_of
+from optimizer.models import Bot, Position, Record, names_of
 
 __all__ = [
     "MAX_DIVISOR",
@@ -127,15 +127,11 @@ def _parts(type_: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
-def _rules(struct: type[msgspec.Struct]) -> dict[str, tuple[str, ...]]:
-    return {name: (name, *rule.other_names) for name, rule in rules_of(struct).items()}
-
-
 # A bot's name is its key, or its file's name. Its positions are a list or a map, whose fields are `POSITIONS`.
-_BOT_NAMES: Final = {name: names for name, names in _rules(Bot).items() if name != "name"}
-_RECORDS: Final = _Target(Record, _rules(Record), "a record", has_extras=True)
+_BOT_NAMES: Final = {name: names for name, names in names_of(Bot).items() if name != "name"}
+_RECORDS: Final = _Target(Record, names_of(Record), "a record", has_extras=True)
 _BOTS: Final = _Target(Bot, {**_BOT_NAMES, "positions": ("positions",)}, "a bot", has_extras=False)
-_POSITIONS: Final = _Target(Position, _rules(Position), "a position", has_extras=False)
+_POSITIONS: Final = _Target(Position, names_of(Position), "a position", has_extras=False)
 
 
 @lru_cache(maxsize=64)
