@@ -67,6 +67,7 @@ __all__ = [
     "VersionContent",
     "check_times",
     "names_of",
+    "rank",
     "rules_of",
 ]
 
@@ -195,6 +196,11 @@ class Record(Value, frozen=True, gc=False):
     def extra(self) -> Mapping[str, ExtraValue]:
         """The extra fields that `ROLLING_FIELDS` asks for, by name: each of them, null where the input has none."""
         return _NO_EXTRAS if isinstance(self.extra_fields, UnsetType) else self.extra_fields
+
+
+def rank(record: Record) -> tuple[float, str]:
+    """Return the sort key of the order of records everywhere: by confidence descending, then by symbol ascending."""
+    return -record.confidence, record.symbol
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):

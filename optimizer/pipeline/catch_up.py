@@ -12,8 +12,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from optimizer.config.settings import Settings
+from optimizer.models import rank
 from optimizer.pipeline.session import Session
-from optimizer.selection.top_n import rank
 from optimizer.snapshots.format import SnapshotSet, index_of
 from optimizer.snapshots.store import SnapshotStore, snapshot_store
 

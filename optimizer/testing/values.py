@@ -13,9 +13,8 @@ from typing import Any, Final, Literal, TypedDict, TypeVar
 import msgspec
 
 from optimizer.errors import SettingsInvalid
-from optimizer.models import Bot, BotSummary, Holding, Origin, Record, Rejected, Rule, Units, rules_of
+from optimizer.models import Bot, BotSummary, Holding, Origin, Record, Rejected, Rule, Units, rank, rules_of
 from optimizer.selection.portfolio import summaries
-from optimizer.selection.top_n import rank
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.successor import encode_next
 
