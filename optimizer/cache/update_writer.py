@@ -17,14 +17,13 @@ from typing import Final, cast
 import msgspec
 
 from optimizer.cache.client import CacheClient
-from optimizer.cache.flip import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, new_seal
+from optimizer.cache.flip import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, new_seal, whole_payloads
 from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_TYPES, version_of
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.scripts import STAGE_UPDATES
 from optimizer.cache.update_queue import decode_held, encode_held
 from optimizer.errors import CacheUnavailable
 from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
-from optimizer.snapshots.format import SnapshotSet
 
 __all__ = ["Base", "StagedIndex", "UpdateWriter"]
 
@@ -100,8 +99,8 @@ class UpdateWriter:
             pipeline.xrevrange(keys.deltas, count=1)
             pipeline.mget([names[kind] for kind in kinds])
             records, held, held_count, index_count, ranked, flipped, changes, payloads = pipeline.execute()
-            found = {kind: data for kind, data in zip(kinds, payloads, strict=True) if data is not None}
-            if index_count != ranked or len(found) < len(kinds) or not SnapshotSet(pointer.manifest, found).is_whole:
+            whole = whole_payloads(pointer.manifest, kinds, payloads)
+            if index_count != ranked or whole is None:
                 raise CacheUnavailable(f"version {version} is not whole in Redis; the next tick mends it")
             if held_count != pointer.manifest.updates:
                 raise CacheUnavailable(
@@ -110,7 +109,7 @@ class UpdateWriter:
             changed = changes[0][0].partition(b"-")[0] if changes else b""
             return Base(
                 pointer=pointer,
-                payloads=found,
+                payloads=whole,
                 records=dict(zip(symbols, map(_record, records), strict=True)),
                 held=decode_held(dict(zip((each.encode() for each in symbols), held, strict=True)), keys.source),
                 not_held={symbol for symbol, data in zip(symbols, held, strict=True) if data is None},

@@ -23,7 +23,7 @@ import redis
 from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, CacheClient, connect, now_s, translated_errors
 from optimizer.cache.clocks import text_of
 from optimizer.cache.damage import delete_unusable, warn_of_damage
-from optimizer.cache.flip import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, new_seal
+from optimizer.cache.flip import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, new_seal, whole_payloads
 from optimizer.cache.keys import (
     NUMBER,
     ORIGINS,
@@ -224,10 +224,7 @@ class VersionWriter:
 
     def _payloads(self, client: redis.Redis, pointer: Pointer) -> dict[str, bytes] | None:
         names = [self._keys.payload(pointer.version, kind) for kind in PAYLOAD_KINDS]
-        replies = cast("list[bytes | None]", client.mget(names))  # also None for a key of another type
-        payloads = {kind: data for kind, data in zip(PAYLOAD_KINDS, replies, strict=True) if data is not None}
-        is_whole = len(payloads) == len(names) and SnapshotSet(pointer.manifest, payloads).is_whole
-        return payloads if is_whole else None
+        return whole_payloads(pointer.manifest, PAYLOAD_KINDS, cast("list[bytes | None]", client.mget(names)))
 
     def read_shown(self, pointer: Pointer) -> tuple[dict[str, bytes], list[Record], dict[str, HeldUpdate]] | None:
         """Read payloads, index and updates in force, all at one moment.
@@ -247,13 +244,12 @@ class VersionWriter:
             replies = (version, payloads, records, ranked, updates)
             if any(isinstance(reply, Exception) for reply in replies) or version != str(pointer.version).encode():
                 return None
-            found = {kind: data for kind, data in zip(PAYLOAD_KINDS, payloads, strict=True) if data is not None}
-            is_whole = len(found) == len(PAYLOAD_KINDS) and SnapshotSet(pointer.manifest, found).is_whole
+            whole = whole_payloads(pointer.manifest, PAYLOAD_KINDS, payloads)
             held = decode_held(updates, keys.source)
-            if not is_whole or len(records) != ranked or len(held) != pointer.manifest.updates:
+            if whole is None or len(records) != ranked or len(held) != pointer.manifest.updates:
                 return None
             try:
-                return found, [_RECORD.decode(record) for record in records], held
+                return whole, [_RECORD.decode(record) for record in records], held
             except UNDECODABLE as error:
                 warn_of_damage(f"{names['symbols']} holds what is no record ({error})", keys.source)
                 return None

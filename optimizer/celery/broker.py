@@ -92,7 +92,7 @@ class Transport(redis.Transport):
             if queue.endswith(".pidbox") and not queue.endswith(".reply.celery.pidbox"):
                 check_command(message)
             super()._deliver(message, queue)  # type: ignore[no-untyped-call]
-        except Exception as error:
+        except Exception as error:  # a message can make kombu and Celery raise anything; the consumer has to go on
             if isinstance(error, BROKER_ERRORS) and not isinstance(error, DataError):
                 raise
             self._reject(message)

@@ -89,7 +89,7 @@ class CelerySender:
                 try:
                     states.expect(settings, request.id, expires_s)
                     task.apply_async(kwargs=kwargs, expires=expires_s, task_id=request.id)
-                except BaseException:
+                except BaseException:  # whatever it was, the run was not sent: the next call is to send one
                     with suppress(RedisError, CacheUnavailable), states.notes(settings) as notes:
                         notes.delete(key)
                     raise

@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn, get_args
 import msgspec
 
 from optimizer.errors import SettingsInvalid
-from optimizer.models import Bot, Position, Record, Rule
+from optimizer.models import Bot, Position, Record, names_of
 from optimizer.models.field_map import (
     MAX_DIVISOR,
     MAX_EXTRAS,
@@ -69,20 +69,11 @@ def _parts(type_: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
-def _rules(struct: type[msgspec.Struct]) -> dict[str, tuple[str, ...]]:
-    return {
-        info.name: (info.name, *rule.other_names)
-        for info in msgspec.structs.fields(struct)
-        for rule in getattr(info.type, "__metadata__", ())
-        if isinstance(rule, Rule)
-    }
-
-
 # A bot's name is its key, or its file's name. Its positions are a list or a map, whose fields are `POSITIONS`.
-_BOT_NAMES: Final = {name: names for name, names in _rules(Bot).items() if name != "name"}
-_RECORDS: Final = _Target(Record, _rules(Record), "a record", has_extras=True)
+_BOT_NAMES: Final = {name: names for name, names in names_of(Bot).items() if name != "name"}
+_RECORDS: Final = _Target(Record, names_of(Record), "a record", has_extras=True)
 _BOTS: Final = _Target(Bot, {**_BOT_NAMES, "positions": ("positions",)}, "a bot", has_extras=False)
-_POSITIONS: Final = _Target(Position, _rules(Position), "a position", has_extras=False)
+_POSITIONS: Final = _Target(Position, names_of(Position), "a position", has_extras=False)
 
 
 @lru_cache(maxsize=64)

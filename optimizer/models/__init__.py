@@ -28,6 +28,9 @@ from optimizer.models.records import (
     Rule,
     Timestamp,
     Value,
+    names_of,
+    rank,
+    rules_of,
 )
 
 __all__ = [
@@ -71,6 +74,9 @@ __all__ = [
     "Value",
     "VersionContent",
     "check_times",
+    "names_of",
+    "rank",
+    "rules_of",
 ]
 
 Origin = Literal["redis", "files"]

@@ -33,6 +33,9 @@ __all__ = [
     "Rule",
     "Timestamp",
     "Value",
+    "names_of",
+    "rank",
+    "rules_of",
 ]
 
 # As the prediction engine wrote it: ISO 8601 text, or seconds since the epoch. It is passed on, never interpreted.
@@ -96,12 +99,28 @@ class Rule(msgspec.Struct, frozen=True):
     """The rule for a field of the input.
 
     `type` has the limits; `reason` is used in rejects; `other_names` are tried in turn if the field's name is missing
-    or null.
+    or null. `example` is a valid value, which the examples of the OpenAPI schema show.
     """
 
     type: Any
     reason: RejectReason = RejectReason.FIELD_TYPE
     other_names: tuple[str, ...] = ()
+    example: Any = None
+
+
+def rules_of(struct: type[msgspec.Struct]) -> dict[str, Rule]:
+    """Return the rule of each field that has one, by its name, in the order of the struct."""
+    return {
+        info.name: rule
+        for info in msgspec.structs.fields(struct)
+        for rule in getattr(info.type, "__metadata__", ())
+        if isinstance(rule, Rule)
+    }
+
+
+def names_of(struct: type[msgspec.Struct]) -> dict[str, tuple[str, ...]]:
+    """Return the names of each field that has a rule: its own, then the others in the order in which they are tried."""
+    return {name: (name, *rule.other_names) for name, rule in rules_of(struct).items()}
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -122,14 +141,16 @@ class Value(msgspec.Struct, frozen=True):
 class Record(Value, frozen=True, gc=False):
     """One symbol's prediction, as pages show it. Prices and prediction in the quote currency, confidence in 0..1."""
 
-    symbol: Annotated[str, Rule(InputSymbol, RejectReason.SYMBOL)]
-    prediction: Annotated[float, Rule(InputNumber, RejectReason.PREDICTION)]
-    confidence: Annotated[float, Rule(InputConfidence, RejectReason.CONFIDENCE)]
-    last_price: Annotated[float, Rule(InputPrice, RejectReason.LAST_PRICE, other_names=("last", "price"))]
-    sentiment: Annotated[str, Rule(InputText)] = "neutral"
-    target_price: Annotated[float | None, Rule(InputNumber)] = None
-    stop_loss: Annotated[float | None, Rule(InputNumber)] = None
-    timestamp: Annotated[Timestamp | None, Rule(InputTime)] = None
+    symbol: Annotated[str, Rule(InputSymbol, RejectReason.SYMBOL, example="AAPL")]
+    prediction: Annotated[float, Rule(InputNumber, RejectReason.PREDICTION, example=104.2)]
+    confidence: Annotated[float, Rule(InputConfidence, RejectReason.CONFIDENCE, example=0.93)]
+    last_price: Annotated[
+        float, Rule(InputPrice, RejectReason.LAST_PRICE, other_names=("last", "price"), example=101.5)
+    ]
+    sentiment: Annotated[str, Rule(InputText, example="bullish")] = "neutral"
+    target_price: Annotated[float | None, Rule(InputNumber, example=110.0)] = None
+    stop_loss: Annotated[float | None, Rule(InputNumber, example=97.5)] = None
+    timestamp: Annotated[Timestamp | None, Rule(InputTime, example="2026-11-01T09:59:30Z")] = None
     # Not set if none are configured, so that the JSON has no "extra" and no record needs a dict.
     extra_fields: Extras | UnsetType = msgspec.field(default=UNSET, name="extra")
 
@@ -137,6 +158,11 @@ class Record(Value, frozen=True, gc=False):
     def extra(self) -> Mapping[str, ExtraValue]:
         """The extra fields that `ROLLING_FIELDS` asks for, by name: each of them, null where the input has none."""
         return _NO_EXTRAS if isinstance(self.extra_fields, UnsetType) else self.extra_fields
+
+
+def rank(record: Record) -> tuple[float, str]:
+    """Return the sort key of the order of records everywhere: by confidence descending, then by symbol ascending."""
+    return -record.confidence, record.symbol
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -154,12 +180,12 @@ class Bot(msgspec.Struct, frozen=True):
     """
 
     name: Annotated[str, Rule(InputSymbol)]
-    enabled: Annotated[bool, Rule(InputFlag)] = False
-    equity: Annotated[float | None, Rule(InputNumber)] = None
-    pnl_today: Annotated[float | None, Rule(InputNumber)] = None
+    enabled: Annotated[bool, Rule(InputFlag, example=True)] = False
+    equity: Annotated[float | None, Rule(InputNumber, example=10500.0)] = None
+    pnl_today: Annotated[float | None, Rule(InputNumber, example=-12.5)] = None
     position_count: int = 0
     positions: tuple[Position, ...] = ()
-    last_updated: Annotated[Timestamp | None, Rule(InputTime)] = None
+    last_updated: Annotated[Timestamp | None, Rule(InputTime, example="2026-11-01T09:59:58Z")] = None
     has_fields: bool = True
 
 

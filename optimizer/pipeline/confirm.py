@@ -23,9 +23,8 @@ from optimizer.cache.verification import is_intact
 from optimizer.config.settings import Settings
 from optimizer.errors import VersionMissing
 from optimizer.log import SourceLog
-from optimizer.models import Manifest, Report
+from optimizer.models import Manifest, Report, rank
 from optimizer.pipeline.session import Session
-from optimizer.selection.top_n import rank
 from optimizer.selection.updates import merge_held
 from optimizer.snapshots.format import SnapshotSet, index_of
 from optimizer.snapshots.store import SnapshotStore, snapshot_store

@@ -90,7 +90,7 @@ def load_guard(name: str) -> Guard:
         guard: Guard = getattr(import_module(module), function)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:
+    except BaseException as error:  # a module of the user's may call sys.exit
         raise SettingsInvalid(
             f"ROLLING_GUARD={name} cannot be imported: {_describe(error)}; it has to be in an installed package, or in "
             "a directory of PYTHONPATH"
@@ -146,7 +146,7 @@ def _call(settings: Settings, new: VersionContent, current: VersionContent | Non
     variable = f"ROLLING_GUARD={name}"
     try:
         guard = load_guard(name)
-    except BaseException as error:
+    except BaseException as error:  # as above, and KeyboardInterrupt
         _log.exception("the guard %s cannot be used", name, source=source, error=error)
         # An error without text, such as KeyboardInterrupt, would be an empty reason, which passes.
         return str(error) or f"{variable} cannot be imported: {_describe(error)}"
@@ -179,7 +179,7 @@ def _describe(error: BaseException) -> str:
 def _text_of(error: BaseException) -> str:
     try:
         return _shorten(str(error))
-    except Exception:
+    except Exception:  # the user's own error, whose __str__ may raise anything
         return "its message cannot be shown"
 
 

@@ -252,7 +252,7 @@ class AsyncSnapshotReader:
                 waiting = [(symbol, future) for symbol, future in asked if not future.done()]  # else it was cancelled
                 try:
                     answers = await asyncio.to_thread(self._reader.lookups.symbols, [symbol for symbol, _ in waiting])
-                except Exception as error:
+                except Exception as error:  # each that waits gets it
                     for _, future in waiting:
                         if not future.done():
                             future.set_exception(error)

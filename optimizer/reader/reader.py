@@ -252,7 +252,7 @@ class SnapshotReader:
                 callback.version = state.version
                 try:
                     callback.call(state)
-                except Exception as error:
+                except Exception as error:  # of the user's own: the refresher has to go on
                     from optimizer.log import SourceLog  # noqa: PLC0415 - when there is something to say
 
                     log = SourceLog(__name__)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, NamedTuple, get_args
 
 import msgspec
 
-from optimizer.models import MAX_MAGNITUDE, Bot, ExtraValue, InputExtra, Position, Record, RejectReason, Rule
+from optimizer.models import MAX_MAGNITUDE, Bot, ExtraValue, InputExtra, Position, Record, RejectReason, Rule, rules_of
 from optimizer.models.field_map import UNMAPPED, FieldMap, InputMapping, MappedField
 from optimizer.scan.fragment import shown
 
@@ -91,12 +91,11 @@ def schema_of(mapping: InputMapping = UNMAPPED) -> Schema:
 
 
 def _table(struct: type[msgspec.Struct], field_map: FieldMap) -> dict[str, Field]:
-    mapped = {item.name: item for item in field_map.fields}
+    mapped, rules = {item.name: item for item in field_map.fields}, rules_of(struct)
     return {
-        info.name: _row(info, rule, mapped.get(info.name), field_map)
+        info.name: _row(info, rules[info.name], mapped.get(info.name), field_map)
         for info in msgspec.structs.fields(struct)
-        for rule in getattr(info.type, "__metadata__", ())
-        if isinstance(rule, Rule)
+        if info.name in rules
     }
 
 

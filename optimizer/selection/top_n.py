@@ -14,18 +14,13 @@ from typing import Final
 from optimizer.models import Record
 from optimizer.scan.batch import RecordBatch
 
-__all__ = ["Selection", "rank", "top"]
+__all__ = ["Selection", "top"]
 
 _MAX_COUNTED_SYMBOLS: Final = 4_000_000
 _COMPACT_EVERY: Final = 1 << 16
 
 _symbol: Final = attrgetter("symbol")
 _confidence: Final = attrgetter("confidence")
-
-
-def rank(record: Record) -> tuple[float, str]:
-    """Return the sort key that puts the best record first."""
-    return (-record.confidence, record.symbol)
 
 
 def top(ranked: Iterable[Record], *, limit: int, min_confidence: float) -> list[Record]:

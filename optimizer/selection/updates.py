@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from optimizer.models import HeldUpdate, QueuedUpdate, Record
-from optimizer.selection.top_n import rank
+from optimizer.models import HeldUpdate, QueuedUpdate, Record, rank
 
 __all__ = ["Merged", "answer", "merge", "merge_held", "rebase", "symbols_of", "time_s"]
 

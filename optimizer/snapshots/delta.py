@@ -31,6 +31,7 @@ from optimizer.models import (
     Record,
     Value,
     VersionContent,
+    rank,
 )
 
 __all__ = [
@@ -181,7 +182,7 @@ def apply_change(content: C, change: Change) -> C:
 def apply_predictions(records: Iterable[Record], change: PredictionsChange) -> list[Record]:
     """Return the predictions after a change, best first."""
     merged = _merge(_by_symbol(records), _by_symbol(change.changed), change.removed)
-    return sorted(merged.values(), key=_rank)
+    return sorted(merged.values(), key=rank)
 
 
 def entry_between(before: VersionContent, after: VersionContent, *, since: int | None = None) -> bytes:
@@ -241,7 +242,3 @@ def _by_symbol(records: Iterable[Record]) -> dict[str, Record]:
 
 def _holdings(content: VersionContent) -> dict[str, Holding]:
     return {holding.symbol: holding for holding in content.portfolio.holdings}
-
-
-def _rank(record: Record) -> tuple[float, str]:
-    return -record.confidence, record.symbol

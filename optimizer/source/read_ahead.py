@@ -61,7 +61,7 @@ def _produce(chunks: Generator[T], ready: SimpleQueue[T | BaseException | None],
             ready.put(next(chunks))
     except StopIteration:
         ready.put(None)
-    except BaseException as error:
+    except BaseException as error:  # raised again by the thread that reads
         ready.put(error)
     finally:
         chunks.close()

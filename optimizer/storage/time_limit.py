@@ -35,7 +35,7 @@ class TimeLimit:
         def target() -> None:
             try:
                 results.append(function())
-            except BaseException as error:
+            except BaseException as error:  # raised again by the thread that asks
                 errors.append(error)
 
         thread = threading.Thread(target=target, name="rolling-files", daemon=True)

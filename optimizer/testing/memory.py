@@ -22,10 +22,10 @@ from optimizer.cache.clocks import text_of
 from optimizer.cache.keys import CHANGES_KEPT, ORIGINS, PAYLOAD_KINDS
 from optimizer.config.settings import Settings
 from optimizer.errors import CacheUnavailable, SettingsInvalid
-from optimizer.models import Index, Origin, Process, QueuedUpdate, Record, Report, Stats, VersionContent
+from optimizer.models import Index, Origin, Process, QueuedUpdate, Record, Report, Stats, VersionContent, rank
 from optimizer.reader.results import CachedVersion, Sighting, load_payload, load_payloads
 from optimizer.reader.stores import Stores
-from optimizer.selection.top_n import rank, top
+from optimizer.selection.top_n import top
 from optimizer.selection.updates import merge
 from optimizer.snapshots.delta import entry_between
 from optimizer.snapshots.format import SnapshotSet

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, TypedDict, TypeVar
 import msgspec
 
 from optimizer.errors import SettingsInvalid
-from optimizer.models import BotSummary, Holding, Origin, Record, Rejected, Rule, Units
-from optimizer.selection.top_n import rank
+from optimizer.models import Bot, BotSummary, Holding, Origin, Record, Rejected, Rule, Units, rank, rules_of
+from optimizer.selection.portfolio import summaries
 from optimizer.snapshots.format import SnapshotSet
 from optimizer.snapshots.successor import encode_next
 
@@ -26,7 +26,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 # Any level decodes to the same; tests publish often.
 GZIP_LEVEL: Final = 1
 # The defaults of bots and holdings.
-BOT_DEFAULTS: Final = {"enabled": False, "equity": None, "pnl_today": None, "positions": 0, "last_updated": None}
+BOT_DEFAULTS: Final = summaries([Bot("")])[""].to_dict()
 HOLDING_DEFAULTS: Final = {"avg": None}
 
 
@@ -152,21 +152,21 @@ def _struct(kind: type[T], value: object, place: str, defaults: Mapping[str, Any
     else:
         given = {name: getattr(value, info.name) for name, info in infos.items()}
         fields = {name: each for name, each in given.items() if each is not msgspec.UNSET}
+    rules = rules_of(kind)
     for name, each in fields.items():
-        _check_field(each, infos[name], f"{place}.{name}")
+        _check_field(each, infos[name], rules.get(infos[name].name), f"{place}.{name}")
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
         raise SettingsInvalid(f"{place}: {error}") from None
 
 
-def _check_field(value: object, info: msgspec.structs.FieldInfo, place: str) -> None:
+def _check_field(value: object, info: msgspec.structs.FieldInfo, rule: Rule | None, place: str) -> None:
     """Check what a scan does of the input: the rule's limits, and that numbers are finite."""
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsInvalid(f"{place}={value!r} is not a finite number")
-    for rule in getattr(info.type, "__metadata__", ()):
-        if isinstance(rule, Rule) and not (value is None and not info.required):
-            try:
-                msgspec.convert(value, rule.type)
-            except msgspec.ValidationError as error:
-                raise SettingsInvalid(f"{place}={value!r}: {error}") from None
+    if rule is not None and not (value is None and not info.required):
+        try:
+            msgspec.convert(value, rule.type)
+        except msgspec.ValidationError as error:
+            raise SettingsInvalid(f"{place}={value!r}: {error}") from None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import Query
 
+from optimizer.models import Bot, BotSummary, Record, rules_of
 from optimizer.web.problems import (
     MEDIA_TYPE,
     NO_SNAPSHOT,
@@ -56,26 +57,10 @@ _TIMESTAMP: Final = "2026-11-01T10:00:00.000Z"
 _VERSION: Final = 1795000000000
 _OLDEST: Final = _VERSION - 3_600_000
 
-RECORD_EXAMPLE: Final[dict[str, Any]] = {
-    "symbol": "AAPL",
-    "prediction": 104.2,
-    "confidence": 0.93,
-    "last_price": 101.5,
-    "sentiment": "bullish",
-    "target_price": 110.0,
-    "stop_loss": 97.5,
-    "timestamp": "2026-11-01T09:59:30Z",
-}
+RECORD_EXAMPLE: Final[dict[str, Any]] = {name: rule.example for name, rule in rules_of(Record).items()}
 _REJECTED: Final = {"records": {"seen": 8000, "rejected": 0}, "bots": {"seen": 2, "rejected": 1}}
-_BOTS: Final = {
-    "alpha": {
-        "enabled": True,
-        "equity": 10500.0,
-        "pnl_today": -12.5,
-        "positions": 2,
-        "last_updated": "2026-11-01T09:59:58Z",
-    }
-}
+_BOT_EXAMPLES: Final = {name: rule.example for name, rule in rules_of(Bot).items()} | {"positions": 2}
+_BOTS: Final = {"alpha": {name: _BOT_EXAMPLES[name] for name in BotSummary.__struct_encode_fields__}}
 _HOLDINGS: Final = [{"symbol": "AAPL", "qty": 10.0, "avg": 99.5}]
 PREDICTIONS_EXAMPLE: Final = {"predictions": [RECORD_EXAMPLE], "timestamp": _TIMESTAMP, "count": 1}
 BOTS_EXAMPLE: Final[dict[str, Any]] = {"bots": _BOTS, "timestamp": _TIMESTAMP}

@@ -21,8 +21,7 @@ from optimizer.cache.client import CacheClient
 from optimizer.cache.keys import Keys
 from optimizer.cache.lock import SourceLock
 from optimizer.cache.writer import VersionWriter
-from optimizer.models import Origin
-from optimizer.selection.top_n import rank
+from optimizer.models import Origin, rank
 from optimizer.snapshots.format import encode_set
 from optimizer.snapshots.store import snapshot_store
 from tests.support.examples import examples

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
-from optimizer.models import Record
+from optimizer.models import Bot, Record, rules_of
 from optimizer.scan.fragment import NO_OFFSETS, Fragment, FragmentKind
 from optimizer.scan.schema import Field, Unusable, checked, read_fields, schema_of
 from optimizer.scan.structs import Fields, record_structs
@@ -20,16 +20,7 @@ SCHEMA = schema_of()
 RECORD_FIELDS, BOT_FIELDS, POSITION_FIELDS = SCHEMA.records, SCHEMA.bots, SCHEMA.position_fields
 RECORD_NAMES = SCHEMA.record_names
 
-GOOD: dict[str, Any] = {
-    "symbol": "A",
-    "prediction": 1.5,
-    "confidence": 0.5,
-    "last_price": 2.0,
-    "sentiment": "bullish",
-    "target_price": 3.0,
-    "stop_loss": 1.0,
-    "timestamp": 1_700_000_000,
-}
+GOOD: dict[str, Any] = {name: rule.example for name, rule in rules_of(Record).items()} | {"timestamp": 1_700_000_000}
 values = st.one_of(
     st.none(),
     st.booleans(),
@@ -111,6 +102,13 @@ class TestRecords:
         assert (*RECORD_FIELDS, "extra_fields") == Record.__struct_fields__
         assert tuple(BOT_FIELDS) == ("name", "enabled", "equity", "pnl_today", "last_updated")
         assert tuple(POSITION_FIELDS) == ("symbol", "quantity", "avg_price")
+
+    def test_examples_are_valid(self) -> None:
+        """Each is what its rule accepts, unchanged: the OpenAPI schema shows them as what a record has."""
+        for struct, table in ((Record, RECORD_FIELDS), (Bot, BOT_FIELDS)):
+            for name, rule in rules_of(struct).items():
+                if name != "name":  # a bot's key
+                    assert checked(table[name], rule.example, name) == rule.example
 
     def test_an_amount_has_a_limit(self) -> None:
         """So that sums stay finite."""

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from optimizer.models import Record
-from optimizer.selection.top_n import Selection, _SymbolCount, rank, top
+from optimizer.models import Record, rank
+from optimizer.selection.top_n import Selection, _SymbolCount, top
 from tests.support.examples import examples
 
 # Few symbols and confidences, so that both come again and tie.

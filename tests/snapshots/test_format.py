@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
 
@@ -14,6 +15,15 @@ from msgspec.structs import replace
 from optimizer.snapshots.delta import change_between
 from optimizer.snapshots.format import FILE_NAMES, KINDS, encode_set
 from tests.support.snapshot_sets import RECORDS, a_set, write
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def documented(file: str) -> list[str]:
+    """The fields of what a file holds, in the order in which docs/operations.md tells them."""
+    fields = re.search(rf'^\| `{file}` \| `[^|]*?\{{("[^{{}}]*)\}}', OPERATIONS.read_text(), re.MULTILINE)
+    assert fields is not None
+    return re.findall(r'"(\w+)"', fields[1])
 
 
 def test_files_are_gzip_of_compact_json(tmp_path: Path) -> None:
@@ -36,7 +46,8 @@ def test_each_file_has_the_shape_that_pages_know(tmp_path: Path) -> None:
     shown = {kind: json.loads(gzip.decompress((tmp_path / name).read_bytes())) for kind, name in FILE_NAMES.items()}
     assert list(shown["predictions"]) == ["predictions", "timestamp", "count"]
     assert shown["predictions"]["count"] == 1
-    assert list(shown["predictions"]["predictions"][0].items()) == [
+    record = shown["predictions"]["predictions"][0]
+    assert list(record.items())[:8] == [
         ("symbol", "ÄÖ"),
         ("prediction", 1.5),
         ("confidence", 0.9),
@@ -46,6 +57,9 @@ def test_each_file_has_the_shape_that_pages_know(tmp_path: Path) -> None:
         ("stop_loss", None),
         ("timestamp", None),
     ]
+    assert list(record) == documented("rolling_optimized.json.gz")
+    assert list(shown["bots"]["bots"]["alpha"]) == documented("bots_snapshot.json.gz")
+    assert list(shown["portfolio"]["holdings"][0]) == documented("portfolio_snapshot.json.gz")
     assert shown["bots"]["bots"] == {
         "alpha": {
             "enabled": True,
@@ -77,7 +91,8 @@ def test_extra_fields_are_in_the_files_only_where_there_are_some() -> None:
 
     assert b'"extra"' not in gzip.decompress(old.payloads["predictions"]) + gzip.decompress(old.payloads["index"])
     (shown,) = json.loads(gzip.decompress(new.payloads["predictions"]))["predictions"]
-    assert list(shown.items())[-2:] == [("timestamp", None), ("extra", {"sector": "Tech", "volume": None})]
+    assert list(shown) == [*documented("rolling_optimized.json.gz"), "extra"]
+    assert shown["extra"] == {"sector": "Tech", "volume": None}
     assert [dict(record.extra) for record in new.index()] == [{"sector": "Tech", "volume": None}] * 2
     assert [dict(record.extra) for record in old.index()] == [{}, {}]
     stored = change_between(old.content(), new.content())

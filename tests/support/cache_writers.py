@@ -9,8 +9,7 @@ from optimizer.cache.client import CacheClient
 from optimizer.cache.keys import Keys
 from optimizer.cache.lock import SourceLock
 from optimizer.cache.writer import VersionWriter
-from optimizer.models import Record
-from optimizer.selection.top_n import rank
+from optimizer.models import Record, rank
 from optimizer.snapshots.format import SnapshotSet, encode_set
 
 __all__ = ["KEYS", "NOW", "SOURCE", "a_cache", "a_set", "publish", "version_shown"]

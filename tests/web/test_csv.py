@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from optimizer import Settings, optimize
-from optimizer.models import Manifest, PredictionsSnapshot, Record
+from optimizer.models import ExtraValue, Manifest, PredictionsSnapshot, Record
 from optimizer.reader.results import CachedVersion, Payload, Sighting
 from optimizer.web.csv import CSV, FIELDS
 from optimizer.web.pages import CACHED_RESPONSE_BYTES, Pages
@@ -106,7 +106,8 @@ def test_no_cell_is_a_formula_whatever_separates_cells(symbol: str, sentiment: s
 
 def test_numbers_are_bare_and_text_is_quoted() -> None:
     """So that a negative number is one, and `1` as text is text; lines end as RFC 4180 has them."""
-    record = Record("=1+1", -1.5, 0.5, 1e22, 'a "b", c', None, -0.1, "1", {"n": -7, "b": True, "t": "-7", "z": None})
+    extra: dict[str, ExtraValue] = {"n": -7, "b": True, "t": "-7", "z": None}
+    record = Record("=1+1", -1.5, 0.5, 1e22, 'a "b", c', None, -0.1, "1", extra_fields=extra)
     assert encoded([record]) == (
         '"symbol","prediction","confidence","last_price","sentiment","target_price","stop_loss","timestamp",'
         '"extra.n","extra.b","extra.t","extra.z"\r\n'

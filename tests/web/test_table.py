@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from optimizer.config.settings import Settings
 from optimizer.errors import SourceMissing
@@ -92,6 +92,33 @@ def test_of_a_long_table_only_the_rows_in_view_are_in_the_document(settings: Set
     expect(row(page, "S1002")).to_contain_text("101.00")
     assert scroller.evaluate("(box) => box.scrollTop") == 37_000
     assert page.locator("[data-moved]").count() <= len(symbols(page))  # nothing else is there to be tinted
+
+
+def test_a_field_without_a_column_of_its_own_gets_a_plain_one(
+    settings: Settings, watch: Callable[..., Watched], web: Web
+) -> None:
+    """Of records, bots and holdings: a new field is shown before a column is made for it."""
+    positions = [{"symbol": "AAPL", "quantity": 1, "avg_price": 2}]
+    write_json(settings.input, {"predictions": few_records(), "bots": {"alpha": {"positions": positions}}})
+    optimize(replace(settings, min_confidence=0.0))
+
+    def answer(route: Route) -> None:
+        content = route.fetch().json()
+        for place, record in enumerate(content["predictions"]):
+            record["horizon_days"] = place
+        for one in (*content["bots"].values(), *content["holdings"]):
+            one["note"] = "<b>new</b>"
+        route.fulfill(json=content)
+
+    watched = watch(web.url)
+    watched.page.route("**/snapshot", answer)
+    page = watched.open()
+    expect(page.locator("#predictions th[data-column='horizon_days']")).to_have_class("number")
+    head(page, "Horizon days").click()
+    assert symbols(page) == ["EBAY", "DELL", "CSCO", "BABA", "AAPL"]
+    for table in ("#bots", "#holdings"):
+        expect(page.locator(table).get_by_role("button", name="Note")).to_have_count(1)
+        expect(page.locator(f"{table} tbody tr").get_by_text("<b>new</b>", exact=True)).to_have_count(1)
 
 
 def test_a_long_table_is_walked_through_by_keys(settings: Settings, open_page: Open) -> None:

@@ -1,13 +1,17 @@
 """The names that other engines use for the fields of this package: one table for each kind of unit.
 
-Names are compared without case, underscores, hyphens and spaces, so `lastPrice` and `Last Price` are `lastprice`. The
-first name of a row that an input has, with values that fit the field, is suggested. A new synonym is one word here.
+A field's own names, from the tables in `models`, come first; these are the names that engines use besides. Names are
+compared without case, underscores, hyphens and spaces, so `lastPrice` and `Last Price` are `lastprice`. The first name
+of a row that an input has, with values that fit the field, is suggested. A new synonym is one word here.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
+
+from optimizer.models import Bot, Position, Record, names_of
 
 __all__ = [
     "BOT_NAMES",
@@ -21,43 +25,43 @@ __all__ = [
 
 _IGNORED: Final = re.compile(r"[-_ ]")
 
-SYMBOL_NAMES: Final = ("symbol", "ticker", "instrument", "asset", "security", "sym", "ric", "figi", "isin")
+_SYMBOL_NAMES: Final = ("ticker", "instrument", "asset", "security", "sym", "ric", "figi", "isin")
 _TIME_NAMES: Final = (
     "timestamp", "time", "ts", "updatedat", "lastupdated", "lastupdate", "updated", "asof", "generatedat", "createdat",
     "datetime", "date",
 )  # fmt: skip
 
-RECORD_NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "symbol": SYMBOL_NAMES,
+_OF_RECORDS: Final[dict[str, tuple[str, ...]]] = {
+    "symbol": _SYMBOL_NAMES,
     "prediction": (
-        "prediction", "pred", "predicted", "predictedprice", "predictedvalue", "predictionvalue", "forecast",
+        "pred", "predicted", "predictedprice", "predictedvalue", "predictionvalue", "forecast",
         "forecastprice", "yhat", "expectedprice", "expectedreturn", "predictedreturn",
     ),
     "confidence": (
-        "confidence", "conf", "confidencescore", "confidencepct", "confidencepercent", "score", "probability", "prob",
+        "conf", "confidencescore", "confidencepct", "confidencepercent", "score", "probability", "prob",
         "certainty",
     ),
     "last_price": (
-        "lastprice", "last", "price", "close", "lastclose", "closeprice", "closingprice", "currentprice", "spot",
+        "close", "lastclose", "closeprice", "closingprice", "currentprice", "spot",
         "markprice", "px", "pxlast",
     ),
-    "sentiment": ("sentiment", "signal", "direction", "outlook", "bias", "recommendation", "rating", "stance"),
-    "target_price": ("targetprice", "target", "pricetarget", "takeprofit", "tp"),
-    "stop_loss": ("stoploss", "stop", "stopprice", "sl"),
+    "sentiment": ("signal", "direction", "outlook", "bias", "recommendation", "rating", "stance"),
+    "target_price": ("target", "pricetarget", "takeprofit", "tp"),
+    "stop_loss": ("stop", "stopprice", "sl"),
     "timestamp": _TIME_NAMES,
 }  # fmt: skip
-BOT_NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "enabled": ("enabled", "active", "isactive", "isenabled", "running", "isrunning", "on", "live"),
-    "equity": ("equity", "balance", "nav", "accountvalue", "portfoliovalue", "totalvalue", "totalequity", "networth"),
-    "pnl_today": ("pnltoday", "todaypnl", "dailypnl", "daypnl", "pnlday", "pnldaily", "pnl1d", "pnl", "profittoday"),
-    "positions": ("positions", "holdings", "openpositions", "portfolio"),
-    "last_updated": ("lastupdated", *(name for name in _TIME_NAMES if name != "lastupdated")),
+_OF_BOTS: Final[dict[str, tuple[str, ...]]] = {
+    "enabled": ("active", "isactive", "isenabled", "running", "isrunning", "on", "live"),
+    "equity": ("balance", "nav", "accountvalue", "portfoliovalue", "totalvalue", "totalequity", "networth"),
+    "pnl_today": ("todaypnl", "dailypnl", "daypnl", "pnlday", "pnldaily", "pnl1d", "pnl", "profittoday"),
+    "positions": ("holdings", "openpositions", "portfolio"),
+    "last_updated": _TIME_NAMES,
 }
-POSITION_NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "symbol": SYMBOL_NAMES,
-    "quantity": ("quantity", "qty", "size", "shares", "units", "amount", "positionsize", "netqty", "volume"),
+_OF_POSITIONS: Final[dict[str, tuple[str, ...]]] = {
+    "symbol": _SYMBOL_NAMES,
+    "quantity": ("size", "shares", "units", "amount", "positionsize", "netqty", "volume"),
     "avg_price": (
-        "avgprice", "avg", "entryprice", "averageprice", "avgcost", "averagecost", "costbasis", "avgentryprice",
+        "averageprice", "avgcost", "averagecost", "costbasis", "avgentryprice",
         "entry", "openprice",
     ),
 }  # fmt: skip
@@ -78,3 +82,21 @@ SECTION_NAMES: Final = (
 def normalized(name: str) -> str:
     """Return a name as it is compared."""
     return _IGNORED.sub("", name).lower()
+
+
+def _names(own: Mapping[str, tuple[str, ...]], others: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return the names of each field as they are compared: its own, then those of other engines."""
+    return {
+        field: tuple(dict.fromkeys((*map(normalized, names), *others.get(field, ())))) for field, names in own.items()
+    }
+
+
+RECORD_NAMES: Final = _names(names_of(Record), _OF_RECORDS)
+# A bot's name is its key; its positions are no field of its table, but a list or a map.
+BOT_NAMES: Final = {
+    field: names
+    for field, names in _names(names_of(Bot) | {"positions": ("positions",)}, _OF_BOTS).items()
+    if field != "name"
+}
+POSITION_NAMES: Final = _names(names_of(Position), _OF_POSITIONS)
+SYMBOL_NAMES: Final = RECORD_NAMES["symbol"]

@@ -98,7 +98,7 @@ def test_names_in_force_need_no_line() -> None:
         "price": "last_price",
     }
     assert found.missing == []
-    assert found.absent == ["sentiment", "target_price", "stop_loss", "timestamp"]
+    assert found.absent == [field.name for field in RECORDS.fields if not field.required]
 
 
 def test_other_names_paths_and_percent_are_found() -> None:

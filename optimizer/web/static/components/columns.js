@@ -99,20 +99,34 @@ export const predictionColumns = [
   },
 ];
 
+/** The columns of records: of all their fields, then of the extra fields that they have. */
+export const recordColumns = (records) => [...withOthers(predictionColumns, records), ...extraColumns(records)];
+
+/** These columns, and a plain one for each field of the rows that none of them shows. */
+export function withOthers(columns, rows) {
+  const shown = new Set(["extra", ...columns.map(({ id }) => id)]);
+  const others = Object.keys(rows[0] ?? {}).filter((field) => !shown.has(field));
+  const label = (field) => field.charAt(0).toUpperCase() + field.slice(1).replaceAll("_", " ");
+  return [...columns, ...others.map((field) => plainColumn(field, label(field), rows, (row) => row[field] ?? null))];
+}
+
 /** The columns of extra fields; each record of a version has all of them, possibly as null. */
-export function extraColumns(records) {
-  return Object.keys(records[0]?.extra ?? {}).map((field) => {
-    const values = records.map((record) => record.extra?.[field]).filter((value) => value !== null);
-    const value = (record) => record.extra?.[field] ?? null;
-    return {
-      id: `extra.${field}`,
-      label: field,
-      numeric: values.length > 0 && values.every((one) => typeof one === "number"),
-      text: format.quantity,
-      value,
-      show: (cell, record) => plain(cell, value(record)),
-    };
-  });
+function extraColumns(records) {
+  return Object.keys(records[0]?.extra ?? {}).map((field) =>
+    plainColumn(`extra.${field}`, field, records, (record) => record.extra?.[field] ?? null),
+  );
+}
+
+function plainColumn(id, label, rows, value) {
+  const values = rows.map(value).filter((one) => one !== null);
+  return {
+    id,
+    label,
+    numeric: values.length > 0 && values.every((one) => typeof one === "number"),
+    text: format.quantity,
+    value,
+    show: (cell, row) => plain(cell, value(row)),
+  };
 }
 
 export const botColumns = [

@@ -1,6 +1,6 @@
 // The bots and holdings: the four sums at the top of the page, the table of bots, the table of holdings.
 
-import { botColumns, holdingColumns } from "../components/columns.js";
+import { botColumns, holdingColumns, withOthers } from "../components/columns.js";
 import { byId, setAttribute, setText } from "../lib/dom.js";
 import * as format from "../lib/format.js";
 import { DataTable } from "../components/table.js";
@@ -31,8 +31,15 @@ export class Positions {
   update(content) {
     const last = this.#content;
     this.#content = content;
-    if (content.bots !== last?.bots) this.bots.update([...content.bots].map(([name, bot]) => this.#row(name, bot)));
-    if (content.holdings !== last?.holdings) this.holdings.update(content.holdings);
+    if (content.bots !== last?.bots) {
+      const rows = [...content.bots].map(([name, bot]) => this.#row(name, bot));
+      this.bots.setColumns(withOthers(botColumns, rows));
+      this.bots.update(rows);
+    }
+    if (content.holdings !== last?.holdings) {
+      this.holdings.setColumns(withOthers(holdingColumns, content.holdings));
+      this.holdings.update(content.holdings);
+    }
     this.#showSums();
   }
 

@@ -1,7 +1,7 @@
 // The predictions: their table, the search in it (`/` goes there, Escape clears it), the filters by sentiment and
 // confidence, and index records of symbols beyond the table. All choices are in the page's address.
 
-import { contradictionOf, extraColumns, pinnable, predictionColumns, tone } from "../components/columns.js";
+import { contradictionOf, pinnable, predictionColumns, recordColumns, tone } from "../components/columns.js";
 import { DataTable } from "../components/table.js";
 import { get, Problem } from "../lib/api.js";
 import { byId, element, setAttribute, setText } from "../lib/dom.js";
@@ -61,7 +61,7 @@ export class Predictions {
   update(records) {
     if (records === this.#records) return;
     this.#records = records;
-    this.table.setColumns([...predictionColumns, ...extraColumns(records)]);
+    this.table.setColumns(recordColumns(records));
     this.table.setSort(this.#view.sort);
     this.#count();
     this.#filter();

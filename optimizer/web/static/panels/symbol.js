@@ -1,6 +1,6 @@
 // The page of one symbol, at `#/symbol/AAPL`: its fields, its rank, and its lines over the known versions.
 
-import { contradictionOf, extraColumns, predictionColumns, versionColumns } from "../components/columns.js";
+import { contradictionOf, recordColumns, versionColumns } from "../components/columns.js";
 import { StepChart } from "../components/steps.js";
 import { DataTable } from "../components/table.js";
 import { get, Problem } from "../lib/api.js";
@@ -146,8 +146,7 @@ export class SymbolPage {
 
   #showRecord(record, rank) {
     const columns = [
-      ...predictionColumns.filter(({ id }) => id !== "symbol"),
-      ...extraColumns([record]),
+      ...recordColumns([record]).filter(({ id }) => id !== "symbol"),
       { id: "held", label: "Held", show: (cell) => setText(cell, this.#held()) },
     ];
     const box = byId("symbol-fields");
