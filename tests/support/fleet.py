@@ -13,13 +13,14 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from optimizer.cli.dev.stack import Stack
 from optimizer.config.settings import Settings
 from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
 from optimizer.storage.location import spelled
+from tests.support.fork_server import can_fork, fork_server
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
@@ -36,6 +37,15 @@ def stop_at_once(stack: Stack) -> None:
     stack.stop()
 
 
+class ForkingStack(Stack):
+    """A stack whose Celery processes are forked where that makes no difference, since most of a start is imports."""
+
+    def _spawn(self, command: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
+        if not can_fork(command, environ):
+            return super()._spawn(command, environ)
+        return cast("subprocess.Popen[bytes]", fork_server.start(command, environ))
+
+
 class Fleet:
     """A stack without its Redis that keeps all printed lines; its processes end with the `with` block."""
 
@@ -44,7 +54,7 @@ class Fleet:
         self.worker_variables: dict[str, str] = {}  # of the worker's alone
         self.lines: list[str] = []
         self.reader = SnapshotReader.from_settings(settings)
-        self._stack = Stack(lambda name, line: self.lines.append(f"{name}| {line}"), directory)
+        self._stack = ForkingStack(lambda name, line: self.lines.append(f"{name}| {line}"), directory)
         self._stack.environ |= {
             "ROLLING_INPUT": spelled(settings.input),
             "ROLLING_OUTPUT_DIR": str(settings.output_dir),
