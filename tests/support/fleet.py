@@ -13,14 +13,15 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from optimizer.cli.dev.stack import Stack
 from optimizer.config.settings import Settings
 from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
 from optimizer.storage.location import spelled
-from tests.support.fork_server import can_fork, fork_server
+from tests.support.fork_server import run
+from tests.support.forking_stack import ForkingStack
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
@@ -35,15 +36,6 @@ def stop_at_once(stack: Stack) -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     stack.stop()
-
-
-class ForkingStack(Stack):
-    """A stack whose Celery processes are forked where that makes no difference, since most of a start is imports."""
-
-    def _spawn(self, command: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
-        if not can_fork(command, environ):
-            return super()._spawn(command, environ)
-        return cast("subprocess.Popen[bytes]", fork_server.start(command, environ))
 
 
 class Fleet:
@@ -116,7 +108,8 @@ class Fleet:
     def celery(self, *arguments: str) -> str:
         """Run `celery -A tasks` with these arguments; return what it prints."""
         command = [sys.executable, "-m", "celery", "-A", "tasks", *arguments]
-        done = subprocess.run(command, env=self._stack.environ, capture_output=True, text=True, check=True, timeout=60)
+        done = run(command, self._stack.environ, Path.cwd(), 60.0)
+        done.check_returncode()
         return done.stdout
 
     def pid(self, name: str) -> int:

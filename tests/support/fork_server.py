@@ -27,13 +27,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any, Final
 
-__all__ = ["Forked", "ForkServer", "can_fork", "fork_server"]
+__all__ = ["ForkServer", "Forked", "can_fork", "fork_server", "run", "spawn"]
 
-ROOT: Final = Path(__file__).parents[2]
 # The first imports nearly all; the others are imported by a worker, a beat and Flower once they run.
 PRELOADED: Final = (
     "celery.bin.celery",
@@ -56,7 +56,9 @@ PRELOADED: Final = (
 MODULES: Final = frozenset({"celery", "optimizer.cli"})
 OWN_POOLS: Final = frozenset({"gevent", "eventlet"})  # they patch the standard library before anything is imported
 # Read by the interpreter, the C library or a module when it is imported. PYTHONPATH and PYTHONUNBUFFERED are done here.
-AT_START: Final = re.compile(r"PYTHON(?!PATH$|UNBUFFERED$)|LD_|LC_|LANG|TZ|OTEL_|REMAP_SIGTERM|C_|NOSETPS|MP_LOG|DJANGO_")
+AT_START: Final = re.compile(
+    r"PYTHON(?!PATH$|UNBUFFERED$)|LD_|LC_|LANG|TZ|OTEL_|REMAP_SIGTERM|C_|NOSETPS|MP_LOG|DJANGO_"
+)
 PR_SET_PDEATHSIG: Final = 1
 MESSAGE_BYTES: Final = 1 << 18
 
@@ -78,13 +80,15 @@ def _at_start(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _parsed(command: Sequence[str]) -> dict[str, Any] | None:
-    """The module of `python [-P] -m MODULE ...` with its arguments, or None for another command."""
-    python, *rest = command
-    is_safe_path = rest[:1] == ["-P"]
-    option, module, *arguments = [*rest[is_safe_path:], "", ""]
-    if python != sys.executable or option != "-m" or module not in MODULES:
-        return None
-    return {"module": module, "arguments": arguments[:-2], "is_safe_path": is_safe_path}
+    """What `python [-P] -m MODULE ...` and `python SCRIPT ...` run, or None for another command."""
+    match command:
+        case [sys.executable, "-P", "-m", module, *arguments] if module in MODULES:
+            return {"module": module, "arguments": arguments, "is_safe_path": True}
+        case [sys.executable, "-m", module, *arguments] if module in MODULES:
+            return {"module": module, "arguments": arguments, "is_safe_path": False}
+        case [sys.executable, script, *arguments] if script.endswith(".py"):
+            return {"script": script, "arguments": arguments, "is_safe_path": False}
+    return None
 
 
 class Forked:
@@ -94,10 +98,10 @@ class Forked:
         args: Its command.
         pid: Its process id.
         returncode: As that of `subprocess.Popen`; None while it runs, as far as `poll` and `wait` have seen.
-        stdout: What it prints, its errors among it.
+        stdout: What it prints, its errors among it, unless that goes elsewhere.
     """
 
-    def __init__(self, command: Sequence[str], stdout: IO[bytes], status: IO[bytes]) -> None:
+    def __init__(self, command: Sequence[str], stdout: IO[bytes] | None, status: IO[bytes]) -> None:
         self.args = command
         self.stdout = stdout
         self.returncode: int | None = None
@@ -148,23 +152,36 @@ class ForkServer:
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, command: Sequence[str], environ: Mapping[str, str], directory: Path | str = ".") -> Forked:
+    def start(
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        directory: Path | str = ".",
+        printed_to: tuple[int, int] | None = None,
+    ) -> Forked:
         """Start a process that `can_fork` allows.
 
         Args:
             command: The process's command.
             environ: Its whole environment.
             directory: Its working directory.
+            printed_to: The descriptors of its output and of its errors; without them `stdout` has both.
         """
-        request = {**(_parsed(command) or {}), "environ": dict(environ), "directory": os.path.abspath(directory)}
-        out, printed = os.pipe()
-        told, status = os.pipe()
-        try:
-            socket.send_fds(self._connected(), [json.dumps(request).encode()], [printed, status])
-        finally:
-            os.close(printed)
-            os.close(status)
-        return Forked(command, os.fdopen(out, "rb"), os.fdopen(told, "rb", buffering=0))
+        request = {**(_parsed(command) or {}), "environ": dict(environ), "directory": str(Path(directory).absolute())}
+        with ExitStack() as stack:
+
+            def pipe() -> tuple[IO[bytes], int]:
+                ours, theirs = os.pipe()
+                stack.callback(os.close, theirs)
+                return os.fdopen(ours, "rb", buffering=0), theirs
+
+            told, status = pipe()
+            stdout = None
+            if printed_to is None:
+                stdout, printed = pipe()
+                printed_to = printed, printed
+            socket.send_fds(self._connected(), [json.dumps(request).encode()], [status, *printed_to])
+        return Forked(command, stdout, told)
 
     def _connected(self) -> socket.socket:
         if self._socket is None or self._pid != os.getpid():
@@ -193,6 +210,41 @@ class ForkServer:
 fork_server: Final = ForkServer()
 
 
+def spawn(
+    command: Sequence[str], environ: Mapping[str, str], directory: Path, output: IO[Any]
+) -> Forked | subprocess.Popen[bytes]:
+    """Start a process that prints into a file, forked if that makes no difference."""
+    if can_fork(command, environ):
+        return fork_server.start(command, environ, directory, (output.fileno(), output.fileno()))
+    return subprocess.Popen(command, cwd=directory, env=environ, stdout=output, stderr=subprocess.STDOUT)
+
+
+def run(
+    command: Sequence[str], environ: Mapping[str, str], directory: Path, timeout_s: float = 120.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, forked if that makes no difference; return its exit status and what it printed.
+
+    Raises:
+        subprocess.TimeoutExpired: It was killed after so many seconds.
+    """
+    with TemporaryFile() as out, TemporaryFile() as errors:
+        if can_fork(command, environ):
+            process = fork_server.start(command, environ, directory, (out.fileno(), errors.fileno()))
+            try:
+                status = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+        else:
+            status = subprocess.run(
+                command, cwd=directory, env=environ, stdout=out, stderr=errors, timeout=timeout_s, check=False
+            ).returncode
+        out.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(command, status, out.read().decode(), errors.read().decode())
+
+
 def serve(requests: socket.socket) -> dict[str, Any]:
     """Fork for each request, and tell the end of each child; return the request in the child."""
     ends: dict[int, tuple[int, int]] = {}  # by the child's descriptor: its process id, and who is told
@@ -208,27 +260,28 @@ def serve(requests: socket.socket) -> dict[str, Any]:
                     with suppress(BrokenPipeError), os.fdopen(status, "wb") as file:
                         file.write(b"%d\n" % code)
                     continue
-                data, descriptors, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 2)
+                data, descriptors, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 3)
                 if not data:
                     os._exit(0)
-                printed, status = descriptors
+                status, *printed_to = descriptors
                 pid = os.fork()
                 if pid == 0:
-                    return {"printed": printed, **json.loads(data)}
-                os.close(printed)
+                    return {"printed_to": printed_to, **json.loads(data)}
+                for descriptor in printed_to:
+                    os.close(descriptor)
                 os.write(status, b"%d\n" % pid)
                 ended = os.pidfd_open(pid)
                 ends[ended] = pid, status
                 selector.register(ended, selectors.EVENT_READ)
 
 
-def _become(printed: int) -> None:
+def _become(out: int, errors: int) -> None:
     """Give a child a session, and its output; leave it no descriptor of the server's."""
     os.setsid()
     assert _libc is not None
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    os.dup2(printed, 1)
-    os.dup2(printed, 2)
+    os.dup2(out, 1)
+    os.dup2(errors, 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
@@ -241,15 +294,20 @@ def main() -> None:
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         request = serve(requests)
-    _become(request["printed"])
+    _become(*request["printed_to"])
     gc.unfreeze()
     os.environ.clear()
     os.environ.update(request["environ"])
     os.chdir(request["directory"])
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.environ.get("PYTHONPATH") else []
-    sys.path[:] = [*([] if request["is_safe_path"] else [os.getcwd()]), *paths, *before]
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv[1:] = request["arguments"]
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    if "script" in request:
+        sys.argv[0] = request["script"]
+        sys.path[:] = [str(Path(request["script"]).parent.absolute()), *paths, *before]
+        runpy.run_path(request["script"], run_name="__main__")
+    else:
+        sys.path[:] = [*([] if request["is_safe_path"] else [str(Path.cwd())]), *paths, *before]
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
