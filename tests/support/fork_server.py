@@ -6,8 +6,8 @@ working directory, session and output, and with no module of this project import
 
     python -P -m tests.support.fork_server FD        until its socket is closed
 
-What the interpreter or a library reads when it starts cannot be given to a child: `can_fork` says no, and the process
-is to be started as usual. Linux alone has what this needs (process descriptors, and a signal when the parent ends).
+What the interpreter or a library may read when it starts cannot be given to a child: `can_fork` says no, and the
+process is to be started as usual. Linux alone has what this needs: process descriptors, a signal when the parent ends.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ PRELOADED: Final = (
 )
 MODULES: Final = frozenset({"celery", "optimizer.cli"})
 OWN_POOLS: Final = frozenset({"gevent", "eventlet"})  # they patch the standard library before anything is imported
-# Read by the interpreter, the C library or a module when it is imported. PYTHONPATH and PYTHONUNBUFFERED are done here.
-AT_START: Final = re.compile(
-    r"PYTHON(?!PATH$|UNBUFFERED$)|LD_|LC_|LANG|TZ|OTEL_|REMAP_SIGTERM|C_|NOSETPS|MP_LOG|DJANGO_"
-)
+# What nothing reads when it is imported, and PYTHONPATH and PYTHONUNBUFFERED, which are done here. A child whose
+# environment differs in anything else could read it differently from a process that was started with it.
+READ_LATER: Final = re.compile(r"ROLLING_|FLOWER_|PYTEST_|C_FORCE_ROOT$|PYTHONPATH$|PYTHONUNBUFFERED$")
+AT_START: Final = dict(os.environ)  # a test may change it before the server is started
 PR_SET_PDEATHSIG: Final = 1
 MESSAGE_BYTES: Final = 1 << 18
 
@@ -71,21 +71,19 @@ def can_fork(command: Sequence[str], environ: Mapping[str, str]) -> bool:
         _libc is not None
         and _parsed(command) is not None
         and not OWN_POOLS & set(command)
-        and _at_start(environ) == _at_start(os.environ)
+        and all(READ_LATER.match(name) for name, _ in environ.items() ^ AT_START.items())
     )
 
 
-def _at_start(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in environ.items() if AT_START.match(name)}
-
-
 def _parsed(command: Sequence[str]) -> dict[str, Any] | None:
-    """What `python [-P] -m MODULE ...` and `python SCRIPT ...` run, or None for another command."""
+    """What a command of Python runs: a module, code or a script; or None for another command."""
     match command:
         case [sys.executable, "-P", "-m", module, *arguments] if module in MODULES:
             return {"module": module, "arguments": arguments, "is_safe_path": True}
         case [sys.executable, "-m", module, *arguments] if module in MODULES:
             return {"module": module, "arguments": arguments, "is_safe_path": False}
+        case [sys.executable, "-c", code, *arguments]:
+            return {"code": code, "arguments": arguments, "is_safe_path": False}
         case [sys.executable, script, *arguments] if script.endswith(".py"):
             return {"script": script, "arguments": arguments, "is_safe_path": False}
     return None
@@ -192,7 +190,7 @@ class ForkServer:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", __file__, str(theirs.fileno())],
                     cwd="/",
-                    env={name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+                    env={name: text for name, text in AT_START.items() if name != "PYTHONPATH"}
                     | {"PYTHONUNBUFFERED": "1"},
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
@@ -301,12 +299,16 @@ def main() -> None:
     os.chdir(request["directory"])
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv[1:] = request["arguments"]
-    if "script" in request:
-        sys.argv[0] = request["script"]
-        sys.path[:] = [str(Path(request["script"]).parent.absolute()), *paths, *before]
-        runpy.run_path(request["script"], run_name="__main__")
+    first = [] if request["is_safe_path"] else [str(Path.cwd())]
+    if script := request.get("script"):
+        sys.argv[0], first = script, [str(Path(script).parent.absolute())]
+    sys.path[:] = [*first, *paths, *before]
+    if script:
+        runpy.run_path(script, run_name="__main__")
+    elif "code" in request:
+        sys.argv[0] = "-c"
+        exec(compile(request["code"], "<string>", "exec"), {"__name__": "__main__"})
     else:
-        sys.path[:] = [*([] if request["is_safe_path"] else [str(Path.cwd())]), *paths, *before]
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 
