@@ -95,7 +95,7 @@ class Forked:
     Attributes:
         args: Its command.
         pid: Its process id.
-        returncode: As that of `subprocess.Popen`; None while it runs, as far as `poll` and `wait` have seen.
+        returncode: As in `subprocess.Popen`; None while it runs, as far as `poll` and `wait` have seen.
         stdout: What it prints, its errors among it, unless that goes elsewhere.
     """
 
