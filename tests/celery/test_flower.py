@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from optimizer.celery.flower import close_flower
+from tests.support.fork_server import spawn
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
@@ -42,9 +42,7 @@ def test_flower_is_closed_wherever_it_is_started(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as lines:
         command = [sys.executable, "-m", "celery", "-A", "tasks", "flower", f"--port={free_port()}"]
-        flower = subprocess.Popen(
-            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)} | links, stdout=lines, stderr=lines
-        )
+        flower = spawn(command, os.environ | {"PYTHONPATH": str(ROOT)} | links, tmp_path, lines)
     try:
         wait_until(lambda: "Visit me at" in log.read_text(), what="Flower")
         assert re.search(r"Visit me at http://127\.0\.0\.1:\d+", log.read_text())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from optimizer.cache import lock as lock_module
 from optimizer.cache.client import CacheClient
 from optimizer.cache.lock import SourceLock
 from tests.support.compose import ROOT
+from tests.support.fork_server import run, spawn
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
@@ -91,7 +91,7 @@ def a_worker(directory: Path, environ: dict[str, str]) -> Iterator[None]:
     log = directory / "worker.log"
     with log.open("w") as output:
         command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--loglevel", "INFO", "--without-mingle"]
-        process = subprocess.Popen(command, cwd=directory, env=environ, stdout=output, stderr=subprocess.STDOUT)
+        process = spawn(command, environ, directory, output)
     try:
         wait_until(lambda: " ready." in log.read_text() or process.poll() is not None, limit_s=60, what="the worker")
         yield
@@ -123,9 +123,7 @@ def test_a_run_is_one_trace(tmp_path: Path, settings: Settings, pattern: str, ta
     for name, program in (("tracing", TRACING), ("worker", WORKER), ("sender", SENDER)):
         (tmp_path / f"{name}.py").write_text(program)
     with a_worker(tmp_path, environ):
-        done = subprocess.run(
-            [sys.executable, "sender.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
-        )
+        done = run([sys.executable, "sender.py"], environ, tmp_path)
         assert done.returncode == 0, done.stderr + (tmp_path / "worker.log").read_text()
 
     spans = [Span.of(path.name, line) for path in tmp_path.glob("spans-*") for line in path.read_text().splitlines()]

@@ -66,11 +66,11 @@ def test_rollbacks_and_unpins_among_kills(start: Start, rng: random.Random) -> N
     No reader sees a torn or mixed version, or a lower number. While a version is pinned no run replaces it; afterwards
     the next run publishes what the input holds by then.
     """
-    service = start(beats=1, write_every_s=0.1, keep_versions=6)
+    service = start(beats=1, write_every_s=0.1, keep_versions=20)
     with service.redis.client as client, service.fault("SIGKILL of rollback, unpin and children", ROLLBACKS):
         for _ in range(ROLLBACKS):
             wait_until(lambda: len(kept_by(service)) > 2, what="versions to go back to")
-            service.command("rollback", rng.choice(kept_by(service)[1:]), kill_after_s=rng.uniform(0.5, 1.2))
+            service.command("rollback", rng.choice(kept_by(service)[1:]), kill_after_s=rng.uniform(0.1, 0.8))
             client.delete(service.keys.lock, service.keys.publishing)
             kill_children_amid_a_run(service, client, rng)
             while service.command("rollback", rng.choice(kept_by(service)[1:])) != 0:
@@ -79,7 +79,7 @@ def test_rollbacks_and_unpins_among_kills(start: Start, rng: random.Random) -> N
             kill_children_amid_a_run(service, client, rng)
             wait_until(lambda: service.runs()[0].reason == "pinned", what="a tick on the pinned version", limit_s=30)
             assert (service.runs()[0].version, kept_by(service)[0]) == (pinned, pinned)
-            service.command("unpin", kill_after_s=rng.uniform(0.5, 1.2))
+            service.command("unpin", kill_after_s=rng.uniform(0.1, 0.8))
             client.delete(service.keys.lock, service.keys.publishing)
             service.command("unpin")  # unless the one that was killed has done it
             service.wait_for_news()

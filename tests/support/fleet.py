@@ -20,6 +20,8 @@ from optimizer.config.settings import Settings
 from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
 from optimizer.storage.location import spelled
+from tests.support.fork_server import run
+from tests.support.forking_stack import ForkingStack
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
@@ -44,7 +46,7 @@ class Fleet:
         self.worker_variables: dict[str, str] = {}  # only for the worker
         self.lines: list[str] = []
         self.reader = SnapshotReader.from_settings(settings)
-        self._stack = Stack(lambda name, line: self.lines.append(f"{name}| {line}"), directory)
+        self._stack = ForkingStack(lambda name, line: self.lines.append(f"{name}| {line}"), directory)
         self._stack.environ |= {
             "ROLLING_INPUT": spelled(settings.input),
             "ROLLING_OUTPUT_DIR": str(settings.output_dir),
@@ -106,7 +108,8 @@ class Fleet:
     def celery(self, *arguments: str) -> str:
         """Run `celery -A tasks` with these arguments; return what it prints."""
         command = [sys.executable, "-m", "celery", "-A", "tasks", *arguments]
-        done = subprocess.run(command, env=self._stack.environ, capture_output=True, text=True, check=True, timeout=60)
+        done = run(command, self._stack.environ, Path.cwd(), 60.0)
+        done.check_returncode()
         return done.stdout
 
     def pid(self, name: str) -> int:

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from optimizer.cli.dev.stack import Stack
 from optimizer.config.settings import Settings
 from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
 from optimizer.storage.location import spelled
 from tests.support.fleet import stop_at_once
+from tests.support.fork_server import run
+from tests.support.forking_stack import ForkingStack
 from tests.support.redis_servers import wait_until
 
 __all__ = ["FOLLOW", "QUEUE", "Team", "celery_project"]
@@ -88,7 +89,7 @@ class Team:
         self.python = sys.executable
         self.lines: list[str] = []
         self.reader = SnapshotReader.from_settings(settings)
-        self._stack = Stack(lambda name, line: self.lines.append(f"{name}| {line}"), directory)
+        self._stack = ForkingStack(lambda name, line: self.lines.append(f"{name}| {line}"), directory)
         self.environ = self._stack.environ
         self.environ.pop("PYTHONPATH", None)
         self.environ |= {
@@ -164,15 +165,7 @@ class Team:
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command in their directory to its end."""
-        return subprocess.run(
-            command,
-            cwd=self.directory,
-            env=self.environ | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        return run(command, self.environ | variables, self.directory)
 
     def program(self, code: str, **variables: str) -> Any:
         """Run a program of theirs from a file in their directory; return what it prints, decoded from JSON."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -20,6 +19,7 @@ from optimizer.producer import publish
 from tests.support.command import rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.fleet import Fleet
+from tests.support.fork_server import run
 from tests.support.readers import KINDS, Open
 from tests.support.redis_servers import wait_until
 from tests.support.rolling_files import a_record, write_json
@@ -143,7 +143,5 @@ def ask(web: WebServer, method: str, path: str, body: bytes | None = None) -> di
 def celery_inspect(environ: dict[str, str], asked: str = "ping") -> str:
     """What `celery inspect` says."""
     command = [sys.executable, "-m", "celery", "-A", "tasks", "inspect", asked, "-t", "2"]
-    done = subprocess.run(
-        command, env=os.environ | environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
-    )
+    done = run(command, os.environ | environ, ROOT, 60.0)
     return done.stdout + done.stderr

@@ -73,15 +73,7 @@ class Stack:
 
     def start(self, name: str, command: list[str], environ: Mapping[str, str] | None = None) -> None:
         """Start a process; `environ` overrides the stack's environment."""
-        process = subprocess.Popen(
-            command,
-            env={**self.environ, **(environ or {}), "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, looked up before
-        )
+        process = self._spawn(command, {**self.environ, **(environ or {}), "PYTHONUNBUFFERED": "1"})
         self._processes[name] = process
         printer = threading.Thread(target=self._print_lines, args=(name, process), daemon=True)
         printer.start()
@@ -167,6 +159,17 @@ class Stack:
         for printer in self._printers.values():
             printer.join(STOP_S)
         self._processes.clear()
+
+    def _spawn(self, command: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, looked up before
+        )
 
     def _print_lines(self, name: str, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None  # noqa: S101 - it is a pipe

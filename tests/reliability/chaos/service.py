@@ -30,7 +30,9 @@ from tests.reliability.chaos.generations import Engine
 from tests.reliability.chaos.pollers import WAYS
 from tests.reliability.chaos.updates import UPDATED, Updater, number_in
 from tests.support.changes import held, lead, shown
+from tests.support.command import command_line
 from tests.support.fleet import Fleet
+from tests.support.fork_server import run
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import local
 
@@ -141,18 +143,11 @@ class Service:
             "ROLLING_REDIS_URL": settings.redis_url,
             "ROLLING_INTERVAL_S": str(settings.interval_s),
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "optimizer.cli", *map(str, arguments)],
-            cwd=PROJECT,
-            env=os.environ | variables,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
         try:
-            return process.wait(60.0 if kill_after_s is None else kill_after_s)
+            command = command_line(*arguments)
+            return run(command, os.environ | variables, PROJECT, kill_after_s or 60.0).returncode
         except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+            return -signal.SIGKILL
 
     # ---- what readers see
 
