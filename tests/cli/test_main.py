@@ -81,8 +81,17 @@ def test_a_terminal_shows_progress_and_a_pipe_does_not(data: Path) -> None:
         assert rolling_optimizer(data, *command, "--force").stderr == ""
 
 
-@pytest.mark.parametrize("module", ["optimizer.cli.bench", "optimizer.pipeline.rollback"])
-def test_ctrl_c_while_the_command_starts_is_one_line(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "argument"),
+    [
+        ("click", "versions"),
+        ("optimizer.cli.options", "versions"),
+        ("optimizer.cli.versions", "versions"),
+        ("optimizer.pipeline.rollback", "versions"),
+        ("optimizer.cli.bench", "-h"),
+    ],
+)
+def test_ctrl_c_while_the_command_starts_is_one_line(tmp_path: Path, module: str, argument: str) -> None:
     """Imports take half a second, or more on a busy machine."""
     program = (
         "import os, signal, sys\n"
@@ -93,7 +102,7 @@ def test_ctrl_c_while_the_command_starts_is_one_line(tmp_path: Path, module: str
         "from optimizer.cli.main import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "versions"],
+        [sys.executable, "-c", program, argument],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
