@@ -32,7 +32,7 @@ def core_schema_of(struct: type[msgspec.Struct], handler: GetCoreSchemaHandler) 
             raise ValueError(str(error)) from None  # what pydantic expects of a validator
 
     fields = {}
-    for field in msgspec.structs.fields(struct):
+    for field in _fields_of(struct):
         schema = handler.generate_schema(_without_unset(field.type))
         if field.default not in (msgspec.NODEFAULT, msgspec.UNSET):
             schema = core_schema.with_default_schema(schema, default=field.default)
@@ -44,6 +44,12 @@ def core_schema_of(struct: type[msgspec.Struct], handler: GetCoreSchemaHandler) 
         ref=f"{struct.__module__}.{struct.__qualname__}:{id(struct)}",
         serialization=core_schema.plain_serializer_function_ser_schema(msgspec.to_builtins),
     )
+
+
+@functools.cache
+def _fields_of(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a struct. msgspec compiles all its annotations, and an app asks for a struct some 20 times."""
+    return msgspec.structs.fields(struct)
 
 
 def _without_unset(type_: Any) -> Any:
