@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import IO
 
 from tests.support.compose import ROOT
 from tests.support.forked_commands import ForkedCommand
@@ -24,8 +25,13 @@ def rolling_optimizer(directory: Path, *arguments: object, **variables: str) -> 
             status = command.wait(120)
         finally:
             command.kill()
-        printed = [file.seek(0) or file.read().decode() for file in (stdout, stderr)]
+        printed = [_content(file) for file in (stdout, stderr)]
     return subprocess.CompletedProcess(command_line(*arguments), status, *printed)
+
+
+def _content(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def command_line(*arguments: object) -> list[str]:

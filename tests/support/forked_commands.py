@@ -1,4 +1,4 @@
-"""The `rolling-optimizer` command as a process that is forked, not started: it saves half a second of imports each time.
+"""The `rolling-optimizer` command, forked rather than started: that saves half a second of imports each time.
 
 A fork server has imported every command and runs nothing else, so it has no threads, connections or settings. A command
 is a process of its own with its own directory, environment, standard streams and session, and ends as Python ends.
@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 __all__ = ["ForkedCommand"]
 
@@ -56,15 +56,15 @@ class ForkedCommand:
         """The exit status, negative for a signal; None while the command runs."""
         return self._server.status(self.pid, 0)
 
-    def wait(self, timeout_s: float) -> int:
+    def wait(self, timeout: float) -> int:
         """Wait for the end, and return the exit status.
 
         Raises:
             subprocess.TimeoutExpired: It runs on.
         """
-        status = self._server.status(self.pid, timeout_s)
+        status = self._server.status(self.pid, timeout)
         if status is None:
-            raise subprocess.TimeoutExpired("rolling-optimizer", timeout_s)
+            raise subprocess.TimeoutExpired("rolling-optimizer", timeout)
         return status
 
     def send_signal(self, number: int) -> None:
@@ -129,7 +129,9 @@ class _Server:
         self._process.wait(20)
 
 
-_server: Any = cache(_Server)
+@cache
+def _server() -> _Server:
+    return _Server()
 
 
 def _serve(channel: socket.socket) -> list[str] | None:

@@ -68,7 +68,7 @@ class WebServer:
             wait_until(self._answers, what="the web server")
         except BaseException:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(20)
             raise
         return self
 
