@@ -4,37 +4,57 @@ Exit status: 0 for success, unchanged and skipped; 1 for a run that failed or a 
 on stderr that says what, where and what to do; 2 for wrong usage, and for a command whose extra is not installed; 130
 for Ctrl-C.
 
-Only commands that communicate with the workers import Celery, which takes 8 MB and 0.3 s.
+A command's module is imported when the command is run or described: all of them take half a second, most of it for
+redis. Only commands that communicate with the workers import Celery, which takes 8 MB and 0.3 s.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Final, cast
 
 import click
 
 from optimizer.cli import INTERRUPTED
-from optimizer.cli.bench import bench
-from optimizer.cli.config import config
-from optimizer.cli.demo import demo
-from optimizer.cli.inspect import inspect
-from optimizer.cli.options import describe_error
-from optimizer.cli.run import run
-from optimizer.cli.sample import sample
-from optimizer.cli.status import status
-from optimizer.cli.trigger import trigger
-from optimizer.cli.up import up
-from optimizer.cli.versions import rollback, unpin, versions
-from optimizer.cli.watch import watch
-from optimizer.cli.web import web
-from optimizer.config.settings import logs_json
 from optimizer.errors import ExtraMissing, RollingError
-from optimizer.log import error_line, log_to_stderr
 
 __all__ = ["commands"]
 
 SUMMARY_LENGTH: Final = 200
+# The function has the command's name.
+MODULES: Final = {
+    "run": "optimizer.cli.run",
+    "inspect": "optimizer.cli.inspect",
+    "sample": "optimizer.cli.sample",
+    "bench": "optimizer.cli.bench",
+    "status": "optimizer.cli.status",
+    "versions": "optimizer.cli.versions",
+    "rollback": "optimizer.cli.versions",
+    "unpin": "optimizer.cli.versions",
+    "config": "optimizer.cli.config",
+    "web": "optimizer.cli.web",
+    "trigger": "optimizer.cli.trigger",
+    "watch": "optimizer.cli.watch",
+    "up": "optimizer.cli.up",
+    "demo": "optimizer.cli.demo",
+}
+
+
+class _LazyCommands(Mapping[str, click.Command]):
+    """The commands by name, each imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(importlib.import_module(MODULES[name]), name)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
 
 
 class _CommandGroup(click.Group):
@@ -42,33 +62,47 @@ class _CommandGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit with 1 on a `RollingError`, 2 if its extra is not installed, and 130 on Ctrl-C."""
-        as_json = logs_json(os.environ)
-        log_to_stderr(as_json=as_json)
-        try:
-            return super().invoke(ctx)
-        except RollingError as error:
-            error.args = (describe_error(error),)
-            line = error_line("rolling-optimizer", error, as_json=as_json)
-            if not as_json:
-                name = type(error).__name__
-                line = line.replace(name, click.style(name, fg="red", bold=True), 1)
-            click.echo(line, err=True)
-            ctx.exit(2 if isinstance(error, ExtraMissing) else 1)
-        except KeyboardInterrupt:
-            click.echo("rolling-optimizer: interrupted", err=True)
-            ctx.exit(INTERRUPTED)
+        with _interruptible(ctx):
+            # `--version` and the completion of a shell come before this, and need none of it.
+            from optimizer.cli.options import describe_error  # noqa: PLC0415
+            from optimizer.config.settings import logs_json  # noqa: PLC0415
+            from optimizer.log import error_line, log_to_stderr  # noqa: PLC0415
+
+            as_json = logs_json(os.environ)
+            log_to_stderr(as_json=as_json)
+            try:
+                return super().invoke(ctx)
+            except RollingError as error:
+                error.args = (describe_error(error),)
+                line = error_line("rolling-optimizer", error, as_json=as_json)
+                if not as_json:
+                    name = type(error).__name__
+                    line = line.replace(name, click.style(name, fg="red", bold=True), 1)
+                click.echo(line, err=True)
+                ctx.exit(2 if isinstance(error, ExtraMissing) else 1)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands; summaries are wrapped in a narrow terminal, not cut."""
-        rows = [(name, self.commands[name].get_short_help_str(SUMMARY_LENGTH)) for name in self.list_commands(ctx)]
+        with _interruptible(ctx):
+            rows = [(name, self.commands[name].get_short_help_str(SUMMARY_LENGTH)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+@contextmanager
+def _interruptible(ctx: click.Context) -> Iterator[None]:
+    """End with one line and exit status 130 on Ctrl-C in the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("rolling-optimizer: interrupted", err=True)
+        ctx.exit(INTERRUPTED)
 
 
 @click.group(
     "rolling-optimizer",
     cls=_CommandGroup,
-    commands=[run, inspect, sample, bench, status, versions, rollback, unpin, config, web, trigger, watch, up, demo],
+    commands=cast("MutableMapping[str, click.Command]", _LazyCommands()),  # which is only read
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="rolling-optimizer", message="%(prog)s %(version)s")

@@ -12,8 +12,9 @@ from typing import Final
 import click
 
 from optimizer.cache.client import connect, translated_errors
+from optimizer.cli.dev.failure import StackFailed, writing
 from optimizer.cli.dev.sample import write_sample
-from optimizer.cli.dev.stack import POLL_S, Stack, StackFailed, say, stopping_on_signals, writing
+from optimizer.cli.dev.stack import POLL_S, Stack, say, stopping_on_signals
 from optimizer.cli.report import paint
 from optimizer.config.settings import Settings
 from optimizer.errors import RollingError, require

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-from optimizer.pipeline.run import Progress
+if TYPE_CHECKING:
+    from optimizer.pipeline.run import Progress
 
 __all__ = ["progress_bar"]
 

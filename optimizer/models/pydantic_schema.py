@@ -34,7 +34,7 @@ def core_schema_of(struct: type[msgspec.Struct], handler: GetCoreSchemaHandler) 
             raise ValueError(str(error)) from None  # which pydantic expects from a validator
 
     fields = {}
-    for field in msgspec.structs.fields(struct):
+    for field in _fields_of(struct):
         schema = handler.generate_schema(_without_unset(field.type))
         if field.default not in (msgspec.NODEFAULT, msgspec.UNSET):
             schema = core_schema.with_default_schema(schema, default=field.default)
@@ -51,6 +51,12 @@ def core_schema_of(struct: type[msgspec.Struct], handler: GetCoreSchemaHandler) 
 
 def _public_module(struct: type[msgspec.Struct]) -> str:
     return PACKAGE if struct.__module__.startswith(f"{PACKAGE}.") else struct.__module__
+
+
+@functools.cache
+def _fields_of(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return the fields; msgspec compiles all annotations each time, and an app asks for a struct some 20 times."""
+    return msgspec.structs.fields(struct)
 
 
 def _without_unset(type_: Any) -> Any:

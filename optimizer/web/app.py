@@ -8,7 +8,7 @@ front, which would bypass dependencies that the app may require of these routes 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Final
@@ -35,7 +35,7 @@ WHOLE: Final = {"/predictions": "predictions", "/bots": "bots", "/portfolio": "p
 class Front:
     """An ASGI middleware that sends prepared responses."""
 
-    def __init__(self, app: ASGIApp, service: Service, assets: dict[str, Prepared]) -> None:
+    def __init__(self, app: ASGIApp, service: Service, assets: Mapping[str, Prepared]) -> None:
         self._app = app
         self._service = service
         self._assets = assets

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import mimetypes
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -38,7 +39,8 @@ _SECURITY: Final[Headers] = [
 ]
 
 
-def load_assets(directory: Path = DIRECTORY) -> dict[str, Prepared]:
+@cache
+def load_assets(directory: Path = DIRECTORY) -> Mapping[str, Prepared]:
     """Load every file below the directory, for `/static/`, and the page, for `/`."""
     paths = (path for path in sorted(directory.rglob("*")) if path.is_file())
     assets = {f"/static/{path.relative_to(directory).as_posix()}": _prepare(path) for path in paths}

@@ -22,8 +22,8 @@ from optimizer.cache.clocks import seconds_of
 from optimizer.cache.keys import Keys
 from optimizer.celery.standalone import app
 from optimizer.celery.tasks import _decode_outcomes
+from optimizer.cli.dev.failure import StackFailed
 from optimizer.cli.dev.sample import write_sample
-from optimizer.cli.dev.stack import StackFailed
 from optimizer.models import Stats
 from tests.support.fleet import Fleet
 from tests.support.ports import free_port

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli.commands import commands
-from tests.support.command import in_terminal, rolling_optimizer
+from tests.support.command import command_line, in_terminal, rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer
@@ -81,8 +81,17 @@ def test_a_terminal_shows_progress_and_a_pipe_does_not(data: Path) -> None:
         assert rolling_optimizer(data, *command, "--force").stderr == ""
 
 
-@pytest.mark.parametrize("module", ["optimizer.cli.bench", "optimizer.pipeline.rollback"])
-def test_ctrl_c_while_the_command_starts_is_one_line(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "argument"),
+    [
+        ("click", "versions"),
+        ("optimizer.cli.options", "versions"),
+        ("optimizer.cli.versions", "versions"),
+        ("optimizer.pipeline.rollback", "versions"),
+        ("optimizer.cli.bench", "-h"),
+    ],
+)
+def test_ctrl_c_while_the_command_starts_is_one_line(tmp_path: Path, module: str, argument: str) -> None:
     """Imports take half a second, or more on a busy machine."""
     program = (
         "import os, signal, sys\n"
@@ -93,7 +102,7 @@ def test_ctrl_c_while_the_command_starts_is_one_line(tmp_path: Path, module: str
         "from optimizer.cli.main import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "versions"],
+        [sys.executable, "-c", program, argument],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -132,6 +141,23 @@ def test_commands_that_need_no_celery_import_none(data: Path, redis_server: Redi
         check=False,
     )
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["run", "--no-cache"], ["run", "--top", "0"], ["status", "-h"]])
+def test_a_command_that_the_tests_fork_is_the_command_that_users_start(data: Path, arguments: list[str]) -> None:
+    """In what it prints, to which stream, and how it ends; in its own directory and environment."""
+    variables = {"ROLLING_INPUT": "data/rolling_brain.json.gz" if arguments == ["config"] else "none.json"}
+    variables["ROLLING_REDIS_URL"] = "redis://127.0.0.1:1/0"
+    started = subprocess.run(
+        command_line(*arguments),
+        cwd=data,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    forked = rolling_optimizer(data, *arguments, **variables)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (started.returncode, started.stdout, started.stderr)
 
 
 @pytest.mark.parametrize("command", ["run", "inspect", "status", "config", "trigger"])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from optimizer.cli.dev.failure import StackFailed
 from optimizer.cli.dev.running_stack import announcing, stack_variables
-from optimizer.cli.dev.stack import StackFailed
 
 URLS = {"ROLLING_REDIS_URL": "redis://127.0.0.1:7000/0", "ROLLING_BROKER_URL": "redis://127.0.0.1:7001/0"}
 

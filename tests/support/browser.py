@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import sys
+import signal
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,14 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
-from optimizer.cli.dev.stack import Stack
 from optimizer.config.settings import Settings
+from tests.support.forked_commands import ForkedCommand
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
 __all__ = ["TOKEN", "BrowserMissing", "Watched", "Web", "chromium", "chromium_executable"]
 
+STOP_S = 20.0
 TOKEN = "made-up-token"
 
 # No sandbox, since tests run as root in CI and in containers. The rest stops the browser's requests to its vendor.
@@ -105,11 +107,11 @@ class Web:
     """`rolling-optimizer web` as its users start it; the port stays the same over restarts."""
 
     def __init__(self, directory: Path, settings: Settings, **variables: str) -> None:
-        self.lines: list[str] = []
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
-        self._stack = Stack(lambda _, line: self.lines.append(line), directory)
-        self._stack.environ |= {
+        self._log = directory / "web.log"
+        self._process: ForkedCommand | None = None
+        self._environ = os.environ | {
             "ROLLING_INPUT": str(settings.input),
             "ROLLING_OUTPUT_DIR": str(settings.output_dir),
             "ROLLING_REDIS_URL": settings.redis_url,
@@ -126,21 +128,27 @@ class Web:
 
     def start(self) -> None:
         """Start it and wait until it listens."""
-        command = [sys.executable, "-m", "optimizer.cli", "web", "--host", "127.0.0.1", "--port", str(self.port)]
-        self._stack.start("web", command)
+        with self._log.open("ab") as log:
+            self._process = ForkedCommand("web", "--port", self.port, environ=self._environ, stdout=log)
         try:
             wait_until(self._listens, what="the API")
         except BaseException:
             self.stop()
-            print("\n".join(self.lines))
+            print(self._log.read_text())
             raise
 
     def stop(self) -> None:
         """Stop it, as a supervisor would."""
-        self._stack.stop()
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_S)
+            finally:
+                self._process.kill()
 
     def _listens(self) -> bool:
-        self._stack.check()
+        assert self._process is not None
+        assert self._process.poll() is None
         try:
             with urllib.request.urlopen(f"{self.url}healthz", timeout=5) as answer:
                 return bool(answer.status == 200)

@@ -7,23 +7,31 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from tests.support.compose import ROOT
+from tests.support.forked_commands import ForkedCommand
 
 __all__ = ["command_line", "in_terminal", "rolling_optimizer"]
 
 
 def rolling_optimizer(directory: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a directory."""
-    return subprocess.run(
-        command_line(*arguments),
-        cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    environ = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    with TemporaryFile() as stdout, TemporaryFile() as stderr:
+        command = ForkedCommand(*arguments, directory=directory, environ=environ, stdout=stdout, stderr=stderr)
+        try:
+            status = command.wait(120)
+        finally:
+            command.kill()
+        printed = [_content(file) for file in (stdout, stderr)]
+    return subprocess.CompletedProcess(command_line(*arguments), status, *printed)
+
+
+def _content(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def command_line(*arguments: object) -> list[str]:

@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 from optimizer import Settings
 from optimizer.storage.location import spelled
 from optimizer.web import Trigger, create_app
+from tests.support.forked_commands import ForkedCommand
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
@@ -43,7 +44,7 @@ class WebServer:
         self,
         directory: Path,
         settings: Settings,
-        command: Sequence[str] = ("-m", "optimizer.cli", "web"),
+        command: Sequence[str] = (),
         **variables: str,
     ) -> None:
         self.port = free_port()
@@ -55,15 +56,19 @@ class WebServer:
             **variables,
         }
         with self.log.open("wb") as log:
-            started = [sys.executable, *command, "--port", str(self.port)]
-            self.process = subprocess.Popen(started, env=environ, stdout=log, stderr=subprocess.STDOUT)
+            self.process: subprocess.Popen[bytes] | ForkedCommand
+            if command:
+                started = [sys.executable, *command, "--port", str(self.port)]
+                self.process = subprocess.Popen(started, env=environ, stdout=log, stderr=subprocess.STDOUT)
+            else:
+                self.process = ForkedCommand("web", "--port", self.port, environ=environ, stdout=log)
 
     def __enter__(self) -> WebServer:
         try:
             wait_until(self._answers, what="the web server")
         except BaseException:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(20)
             raise
         return self
 

@@ -42,7 +42,7 @@ DESIGNED = {
         "timestamp",
     },
     "bot": {"name", "enabled", "equity", "pnl_today", "positions", "last_updated"},
-    "holding": {"symbol", "quantity", "avg", "bots"},
+    "holding": {"symbol", "qty", "avg"},
 }
 # Fields that are only there where they are configured, under names that no page knows.
 CONFIGURED = {"extra"}

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from optimizer.cli.dev.stack import StackFailed, writing
+from optimizer.cli.dev.failure import StackFailed, writing
 from optimizer.config.environment import FILE_SUFFIX
 from optimizer.models import UNDECODABLE
 

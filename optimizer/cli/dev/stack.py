@@ -22,12 +22,13 @@ from typing import Final
 import click
 
 from optimizer.cache.client import ping
+from optimizer.cli.dev.failure import StackFailed, writing
 from optimizer.cli.dev.ports import free_port
 from optimizer.cli.dev.redis_server import DEFAULT_PORT, redis_command
 from optimizer.config.environment import with_secrets
-from optimizer.errors import CacheUnavailable, RollingError
+from optimizer.errors import CacheUnavailable
 
-__all__ = ["POLL_S", "Stack", "StackFailed", "say", "stopping_on_signals", "writing"]
+__all__ = ["POLL_S", "Stack", "say", "stopping_on_signals"]
 
 STOP_S: Final = 20.0
 START_S: Final = 20.0
@@ -41,10 +42,6 @@ APP: Final = "optimizer.celery.standalone"
 _libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 Sink = Callable[[str, str], None]
-
-
-class StackFailed(RollingError):
-    """A process of the stack ended by itself, or did not start."""
 
 
 class Stack:
@@ -191,25 +188,6 @@ def stopping_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Turn a failure to write in the block into an error of one line.
-
-    Args:
-        directory: The directory to which the block writes.
-
-    Raises:
-        StackFailed: A file or directory cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        path = Path(error.filename or directory).absolute()
-        raise StackFailed(
-            f"{path} cannot be written: {error.strerror or error}; start this in a directory that you may write to"
-        ) from error
 
 
 def say(line: str) -> None:
