@@ -157,11 +157,11 @@ def test_what_sentinels_cannot_answer_has_a_sentence(group: SentinelGroup) -> No
     group.suspend_sentinel(group.ports[0])
     with connect(group.url, timeout_s=0.25) as client:
         assert client.ping()  # the next one has answered
-    masters = SentinelMasters(RedisUrl.parse(group.url), {"socket_timeout": 0.25})
+    masters = SentinelMasters(RedisUrl.parse(group.url), {"socket_timeout": 1.0})
     for _ in range(2):  # and is asked first the next time
         began_s = time.monotonic()
         masters.discover_master(MASTER)
-    assert time.monotonic() - began_s < 0.25
+    assert time.monotonic() - began_s < 1.0
     for port in group.ports[:2]:
         group.kill_sentinel(port)
     group.servers[0].kill()  # one Sentinel alone elects no other master
