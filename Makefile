@@ -22,7 +22,7 @@ LOWEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis flask flask-cors h
 # Hundreds of processes start in the tests: where containers set this, each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run up test test-fast test-lowest check format docs bench chaos fuzz lock install clean
+.PHONY: run up test test-fast test-lowest check docs bench chaos fuzz lock install
 
 run: .venv/.service ## one scheduled run with a sample file and real processes
 	$(BIN)/rolling-optimizer demo
@@ -48,15 +48,11 @@ test-lowest: install ## the tests of what others' packages do, with the lowest v
 	$(LOWEST)/bin/python -m pytest -n 6 -m "not alone" --hypothesis-profile fast -W ignore::DeprecationWarning \
 		-W 'ignore:Unclosed <MemoryObject:ResourceWarning' $(LOWEST_TESTS)
 
-check: install ## lint, format, types and the order of the packages' imports
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+check: install ## lint, format, types and the order of the packages' imports; FIX=yes corrects what ruff can correct
+	$(BIN)/ruff check $(if $(FIX),--fix) .
+	$(BIN)/ruff format $(if $(FIX),,--check) .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-
-format: install ## correct what ruff can correct
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
 
 install: .venv/.installed ## .venv with the versions of constraints.txt
 
@@ -100,6 +96,3 @@ fuzz: ## the kernel under sanitizers for SECONDS (60); needs clang and its runti
 lock: install ## renew constraints.txt from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --all-extras --no-annotate --no-header --upgrade \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
-
-clean: ## remove everything that the targets made
-	rm -rf .venv .lowest .pythons .demo .up .site .cache .bench .fuzz build dist optimizer/scan/_prune*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
