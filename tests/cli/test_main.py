@@ -42,6 +42,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert (shown.exit_code, shown.output) == (0, f"rolling-optimizer {version('rolling-optimizer')}\n")
 
 
+@pytest.mark.no_fork
 def test_the_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
     """By the variable that the page names."""
     done = rolling_optimizer(
@@ -55,6 +56,7 @@ def test_the_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.no_fork
 def test_colours_are_for_terminals_only_and_not_with_no_color(tmp_path: Path) -> None:
     """An error's name is red on a terminal; a file, a pipe and `NO_COLOR` get the text alone."""
     wrong = ["rollback", "1"]
@@ -70,6 +72,7 @@ def test_colours_are_for_terminals_only_and_not_with_no_color(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.no_fork
 def test_a_terminal_shows_progress_and_a_pipe_does_not(data: Path) -> None:
     """A bar that ends at 100 %, on stderr, for what takes long."""
     arguments = {"writing": ["sample", "big.json", "--symbols", "300"], "scanning": ["run", "--no-cache"]}
