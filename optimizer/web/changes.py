@@ -93,7 +93,7 @@ def add_changes(router: APIRouter, service: Service) -> None:
     async def changes(
         request: Request,
         since: Annotated[
-            int,
+            describe.Integer,
             Query(ge=0, le=LONGEST_VERSION, description="The version that the client has.", examples=[1795000000000]),
         ],
     ) -> Response:

@@ -225,7 +225,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
             ),
         ] = None,
         since: Annotated[
-            int | None,
+            describe.Integer | None,
             Query(
                 ge=0,
                 le=LONGEST_VERSION,
