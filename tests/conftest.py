@@ -109,7 +109,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Start the processes of a test that is marked, and of its fixtures."""
-    fork_server.forbid(item.get_closest_marker("no_fork") is not None)
+    fork_server.forbid(is_forbidden=item.get_closest_marker("no_fork") is not None)
 
 
 @pytest.hookimpl(wrapper=True)

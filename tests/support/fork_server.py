@@ -60,7 +60,7 @@ MODULES: Final = frozenset({"celery", "optimizer.cli"})
 OWN_POOLS: Final = frozenset({"gevent", "eventlet"})  # they patch the standard library before anything is imported
 # What nothing reads when it is imported, and what is done here. A child whose environment differs in anything else
 # could read it differently from a process that was started with it.
-READ_LATER: Final = re.compile(r"ROLLING_|FLOWER_|PYTEST_|(C_FORCE_ROOT|NO_COLOR|TZ|PYTHONPATH|PYTHONUNBUFFERED)$")
+READ_LATER: Final = re.compile(r"ROLLING_|FLOWER_|PYTEST_|AWS_|FSSPEC_|(C_FORCE_ROOT|NO_COLOR|TZ|PYTHONPATH|PYTHONUNBUFFERED)$")
 AT_START: Final = dict(os.environ)  # a test may change it before the server is started
 # The process with which the server ends: that of pytest which starts the others, since they inherit the variable.
 SESSION: Final = os.environ.setdefault("PYTEST_FORK_SERVER", str(os.getpid()))
@@ -72,7 +72,7 @@ _libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 _is_forbidden = False
 
 
-def forbid(is_forbidden: bool) -> None:
+def forbid(*, is_forbidden: bool) -> None:
     """Have every process started as usual from now on, or no longer."""
     global _is_forbidden  # noqa: PLW0603 - of one test at a time
     _is_forbidden = is_forbidden
@@ -95,11 +95,11 @@ def _parsed(command: Sequence[str]) -> dict[str, Any] | None:
         case [sys.executable, "-P", "-m", module, *arguments] if module in MODULES:
             return {"module": module, "arguments": arguments, "is_safe_path": True}
         case [sys.executable, "-m", module, *arguments] if module in MODULES:
-            return {"module": module, "arguments": arguments, "is_safe_path": False}
+            return {"module": module, "arguments": arguments}
         case [sys.executable, "-c", code, *arguments]:
-            return {"code": code, "arguments": arguments, "is_safe_path": False}
+            return {"code": code, "arguments": arguments}
         case [sys.executable, script, *arguments] if script.endswith(".py"):
-            return {"script": script, "arguments": arguments, "is_safe_path": False}
+            return {"script": script, "arguments": arguments}
     return None
 
 
@@ -150,11 +150,11 @@ class Forked:
                 os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Send SIGTERM."""
+        """Send SIGTERM, if it runs."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL."""
+        """Send SIGKILL, if it runs."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -176,14 +176,17 @@ class ForkingStack(Stack):
 
 
 def spawn(
-    command: Sequence[str], environ: Mapping[str, str], directory: Path | str, output: IO[Any]
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    directory: Path | str,
+    output: IO[Any],
+    errors: IO[Any] | None = None,
 ) -> Forked | subprocess.Popen[bytes]:
-    """Start a process that prints into a file, forked if that makes no difference."""
+    """Start a process that prints into files, by default into one, forked if that makes no difference."""
+    errors = errors or output
     if can_fork(command, environ):
-        return fork(command, environ, directory, (output.fileno(), output.fileno()))
-    return subprocess.Popen(
-        command, cwd=directory, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-    )
+        return fork(command, environ, directory, (output.fileno(), errors.fileno()))
+    return subprocess.Popen(command, cwd=directory, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
 
 
 def run(
@@ -195,25 +198,12 @@ def run(
         subprocess.TimeoutExpired: It was killed after so many seconds.
     """
     with TemporaryFile() as out, TemporaryFile() as errors:
-        if can_fork(command, environ):
-            process = fork(command, environ, directory, (out.fileno(), errors.fileno()))
-            try:
-                status = process.wait(timeout_s)
-            except BaseException:
-                process.kill()
-                process.wait()
-                raise
-        else:
-            status = subprocess.run(
-                command,
-                cwd=directory,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=errors,
-                timeout=timeout_s,
-                check=False,
-            ).returncode
+        process = spawn(command, environ, directory, out, errors)
+        try:
+            status = process.wait(timeout_s)
+        finally:
+            process.kill()
+            process.wait()
         out.seek(0)
         errors.seek(0)
         return subprocess.CompletedProcess(command, status, out.read().decode(), errors.read().decode())
@@ -226,14 +216,9 @@ def fork(
     printed_to: tuple[int, int],
     stdout: IO[bytes] | None = None,
 ) -> Forked:
-    """Start a process that `can_fork` allows; nothing is read from its standard input.
+    """Start a process that `can_fork` allows, with its whole environment; nothing is read from its standard input.
 
-    Args:
-        command: The process's command.
-        environ: Its whole environment.
-        directory: Its working directory.
-        printed_to: The descriptors of its output and of its errors.
-        stdout: Where what it prints can be read.
+    `printed_to` are the descriptors of its output and of its errors; `stdout` is where what it prints can be read.
     """
     request = {**(_parsed(command) or {}), "environ": dict(environ), "directory": str(Path(directory).absolute())}
     server = _connection()
@@ -353,10 +338,12 @@ def main() -> None:
     _become(request)
     gc.unfreeze()
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    first = [] if request["is_safe_path"] else [str(Path.cwd())]
+    first = [] if request.get("is_safe_path") else [str(Path.cwd())]
     sys.argv[:] = ["-c", *request["arguments"]]
     if script := request.get("script"):
         sys.argv[0], first = script, [str(Path(script).parent.absolute())]
+    elif "code" in request:
+        first = [""]
     sys.path[:] = [*first, *paths, *installed]
     if script:
         runpy.run_path(script, run_name="__main__")
