@@ -33,7 +33,7 @@ COMMANDS: Final = {
     "run": command_line("run", "--no-cache"),
     "bad option": command_line("run", "--top", "0"),
     "help": command_line("status", "-h"),
-    "celery": [sys.executable, "-m", "celery", "-A", "tasks", "report"],
+    "celery": [sys.executable, "-m", "celery", "-A", "tasks", "inspect", "--list"],
     "celery -P": [sys.executable, "-P", "-m", "celery", "-A", "optimizer.celery.standalone", "worker", "--none"],
     "code": [sys.executable, "-c", STATE, "one", "two"],
     "script": [sys.executable, "state.py", "one"],

@@ -60,7 +60,9 @@ MODULES: Final = frozenset({"celery", "optimizer.cli"})
 OWN_POOLS: Final = frozenset({"gevent", "eventlet"})  # they patch the standard library before anything is imported
 # What nothing reads when it is imported, and what is done here. A child whose environment differs in anything else
 # could read it differently from a process that was started with it.
-READ_LATER: Final = re.compile(r"ROLLING_|FLOWER_|PYTEST_|AWS_|FSSPEC_|(C_FORCE_ROOT|NO_COLOR|TZ|PYTHONPATH|PYTHONUNBUFFERED)$")
+READ_LATER: Final = re.compile(
+    "ROLLING_|FLOWER_|PYTEST_|AWS_|FSSPEC_|(C_FORCE_ROOT|NO_COLOR|TZ|PYTHONPATH|PYTHONUNBUFFERED)$"
+)
 AT_START: Final = dict(os.environ)  # a test may change it before the server is started
 # The process with which the server ends: that of pytest which starts the others, since they inherit the variable.
 SESSION: Final = os.environ.setdefault("PYTEST_FORK_SERVER", str(os.getpid()))
