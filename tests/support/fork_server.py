@@ -280,6 +280,9 @@ def _serve(listener: socket.socket, session: int) -> dict[str, Any]:
                     data, printed_to, _, _ = socket.recv_fds(asked, MESSAGE_BYTES, 2)
                     pid = os.fork()
                     if pid == 0:
+                        os.setsid()
+                        with suppress(ConnectionError):
+                            asked.send(b"%d" % os.getpid())  # now that it can be signalled as a group
                         others = [other.data.asked for other in selector.get_map().values() if other.data]
                         for each in (listener, asked, *others):
                             each.detach()  # else it would close what has its number later
@@ -289,8 +292,6 @@ def _serve(listener: socket.socket, session: int) -> dict[str, Any]:
                     child = _Child(pid, os.pidfd_open(pid), asked)
                     selector.register(child.ended, selectors.EVENT_READ, child)
                     selector.register(asked, selectors.EVENT_READ, child)
-                    with suppress(ConnectionError):
-                        asked.send(b"%d" % pid)
                 elif key.fd == session:
                     os._exit(0)
                 elif key.fd == child.ended:
@@ -309,7 +310,6 @@ def _serve(listener: socket.socket, session: int) -> dict[str, Any]:
 
 def _become(request: Mapping[str, Any]) -> None:
     """Take over what a new process has from the one that starts it; keep no descriptor of the server's."""
-    os.setsid()
     assert _libc is not None
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     for number, descriptor in enumerate(request["printed_to"], 1):
