@@ -93,8 +93,9 @@ def add_changes(router: APIRouter, service: Service) -> None:
     async def changes(
         request: Request,
         since: Annotated[
-            describe.Integer,
+            int,
             Query(ge=0, le=LONGEST_VERSION, description="The version that the client has.", examples=[1795000000000]),
+            describe.DIGITS,
         ],
     ) -> Response:
         """With `Accept: application/jsonl` one change a line, with the current version in `X-Snapshot-Version`."""

@@ -28,6 +28,7 @@ __all__ = [
     "BOTS_EXAMPLE",
     "CHANGES_EXAMPLE",
     "CHANGE_EXAMPLE",
+    "DIGITS",
     "EXPOSED_HEADERS",
     "HISTORY_EXAMPLE",
     "JSON_LINES",
@@ -40,7 +41,6 @@ __all__ = [
     "SNAPSHOT_EXAMPLE",
     "STATUS_EXAMPLE",
     "SYMBOL_HISTORY_EXAMPLE",
-    "Integer",
     "Limit",
     "MinConfidence",
     "Offset",
@@ -60,12 +60,12 @@ def _digits(text: str) -> str:
 
 
 # Of a parameter: decimal digits, as OpenAPI's `integer` says; Pydantic alone would take 1.0, 1_0 and blanks too.
-Integer = Annotated[int, BeforeValidator(_digits)]
+DIGITS: Final = BeforeValidator(_digits)
 # The filters of predictions.
 Limit = Annotated[
-    Integer | None, Query(ge=0, le=1_000_000, description="The largest number of records.", examples=[50])
+    int | None, Query(ge=0, le=1_000_000, description="The largest number of records.", examples=[50]), DIGITS
 ]
-Offset = Annotated[Integer, Query(ge=0, le=1_000_000, description="The number of records to skip.", examples=[0])]
+Offset = Annotated[int, Query(ge=0, le=1_000_000, description="The number of records to skip.", examples=[0]), DIGITS]
 MinConfidence = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, examples=[0.8])]
 Sentiment = Annotated[str | None, Query(max_length=1_024, description="In upper or lower case.", examples=["bullish"])]
 

@@ -225,13 +225,14 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
             ),
         ] = None,
         since: Annotated[
-            describe.Integer | None,
+            int | None,
             Query(
                 ge=0,
                 le=LONGEST_VERSION,
                 description="With `data=changes`: the version that the client has. Last-Event-ID takes precedence.",
                 examples=[1795000000000],
             ),
+            describe.DIGITS,
         ] = None,
         last_event_id: Annotated[
             str | None, Header(description="The id of the last message received.", examples=["1795000000000"])
