@@ -20,6 +20,7 @@ from optimizer.cli.dev.redis_server import redis_executable
 from optimizer.config.environment import PREFIX
 from optimizer.config.settings import Settings
 from tests.reliability.chaos.figures import Figures
+from tests.support import fork_server
 from tests.support.engines import engine
 from tests.support.examples import FAST
 from tests.support.installed import build_wheel, copy_sources
@@ -103,6 +104,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Start with no figures."""
     config.stash[FIGURES] = Figures()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start the processes of a test that is marked, and of its fixtures."""
+    fork_server.forbid(is_forbidden=item.get_closest_marker("no_fork") is not None)
 
 
 @pytest.hookimpl(wrapper=True)

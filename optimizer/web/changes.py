@@ -95,6 +95,7 @@ def add_changes(router: APIRouter, service: Service) -> None:
         since: Annotated[
             int,
             Query(ge=0, le=LONGEST_VERSION, description="The version that the client has.", examples=[1795000000000]),
+            describe.DIGITS,
         ],
     ) -> Response:
         """With `Accept: application/jsonl` one change a line, with the current version in `X-Snapshot-Version`."""

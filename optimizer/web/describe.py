@@ -5,11 +5,14 @@ FastAPI makes a component from each struct, in the description of any app that i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import Query
+from pydantic import BeforeValidator
+from pydantic_core import PydanticKnownError
 
 from optimizer.models import Bot, BotSummary, Record, rules_of
 from optimizer.web.problems import (
@@ -25,6 +28,7 @@ __all__ = [
     "BOTS_EXAMPLE",
     "CHANGES_EXAMPLE",
     "CHANGE_EXAMPLE",
+    "DIGITS",
     "EXPOSED_HEADERS",
     "HISTORY_EXAMPLE",
     "JSON_LINES",
@@ -47,9 +51,21 @@ __all__ = [
 
 # The media types of JSON lines; none is registered.
 JSON_LINES: Final = ("application/jsonl", "application/x-ndjson")
+
+
+def _digits(text: str) -> str:
+    if re.fullmatch("-?[0-9]+", text) is None:
+        raise PydanticKnownError("int_parsing")
+    return text
+
+
+# Of a parameter: decimal digits, as OpenAPI's `integer` says; Pydantic alone would take 1.0, 1_0 and blanks too.
+DIGITS: Final = BeforeValidator(_digits)
 # The filters of predictions.
-Limit = Annotated[int | None, Query(ge=0, le=1_000_000, description="The largest number of records.", examples=[50])]
-Offset = Annotated[int, Query(ge=0, le=1_000_000, description="The number of records to skip.", examples=[0])]
+Limit = Annotated[
+    int | None, Query(ge=0, le=1_000_000, description="The largest number of records.", examples=[50]), DIGITS
+]
+Offset = Annotated[int, Query(ge=0, le=1_000_000, description="The number of records to skip.", examples=[0]), DIGITS]
 MinConfidence = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, examples=[0.8])]
 Sentiment = Annotated[str | None, Query(max_length=1_024, description="In upper or lower case.", examples=["bullish"])]
 

@@ -30,7 +30,9 @@ def add_history(router: APIRouter, service: Service) -> None:
     )
     async def history(
         limit: Annotated[
-            int, Query(ge=1, le=1_000, description="The largest number of steps; 120 are held.", examples=[50])
+            int,
+            Query(ge=1, le=1_000, description="The largest number of steps; 120 are held.", examples=[50]),
+            describe.DIGITS,
         ] = SHOWN_STEPS,
     ) -> Response:
         """Each list of a step has the 20 biggest; `counts` are of everything. Ranks begin at 1."""

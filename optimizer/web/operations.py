@@ -156,7 +156,7 @@ def add_operations(
     )
     async def runs(
         request: Request,
-        limit: Annotated[int, Query(ge=1, le=1_000, examples=[20])] = 20,
+        limit: Annotated[int, Query(ge=1, le=1_000, examples=[20]), describe.DIGITS] = 20,
         status: Annotated[
             ScanStatus | None,
             Query(description="Only scans that were published, of which 100 are kept.", examples=["success"]),

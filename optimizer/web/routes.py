@@ -232,6 +232,7 @@ def _add_snapshots(router: APIRouter, service: Service) -> None:
                 description="With `data=changes`: the version that the client has. Last-Event-ID takes precedence.",
                 examples=[1795000000000],
             ),
+            describe.DIGITS,
         ] = None,
         last_event_id: Annotated[
             str | None, Header(description="The id of the last message received.", examples=["1795000000000"])

@@ -24,7 +24,7 @@ from tests.support.examples import examples
 from tests.support.redis_servers import RedisServer
 from tests.support.web_apps import WebServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_fork]
 
 ID: Final = "7e1f0a52-3f0e-4a35-9d0c-5b8f3c6a9e11"
 RESULT: Final = f"celery-task-meta-{ID}"

@@ -242,6 +242,7 @@ def test_a_broker_that_is_away_is_asked_every_two_seconds() -> None:
     assert app.conf.broker_connection_max_retries is None
 
 
+@pytest.mark.no_fork
 def test_a_workers_child_stays_under_90_mb(tmp_path: Path, settings: Settings, slow_input: Path) -> None:
     """Memory does not follow the file: this one has 450 MB of JSON."""
     assert slow_input.exists()

@@ -44,6 +44,7 @@ def test_it_prints_a_table(data: Path) -> None:
     assert [path.name for path in (data / "data").iterdir()] == ["rolling_brain.json.gz"]
 
 
+@pytest.mark.no_fork
 def test_its_figures_as_json(data: Path) -> None:
     """Standard output is one JSON text, for programs that compare figures."""
     path = data / "other.json"

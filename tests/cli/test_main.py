@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from optimizer.cli.commands import commands
-from tests.support.command import command_line, in_terminal, rolling_optimizer
+from tests.support.command import in_terminal, rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer
@@ -42,6 +42,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert (shown.exit_code, shown.output) == (0, f"rolling-optimizer {version('rolling-optimizer')}\n")
 
 
+@pytest.mark.no_fork
 def test_the_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
     """By the variable that the page names."""
     done = rolling_optimizer(
@@ -55,6 +56,7 @@ def test_the_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.no_fork
 def test_colours_are_for_terminals_only_and_not_with_no_color(tmp_path: Path) -> None:
     """An error's name is red on a terminal; a file, a pipe and `NO_COLOR` get the text alone."""
     wrong = ["rollback", "1"]
@@ -70,6 +72,7 @@ def test_colours_are_for_terminals_only_and_not_with_no_color(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.no_fork
 def test_a_terminal_shows_progress_and_a_pipe_does_not(data: Path) -> None:
     """A bar that ends at 100 %, on stderr, for what takes long."""
     arguments = {"writing": ["sample", "big.json", "--symbols", "300"], "scanning": ["run", "--no-cache"]}
@@ -141,23 +144,6 @@ def test_commands_that_need_no_celery_import_none(data: Path, redis_server: Redi
         check=False,
     )
     assert done.returncode == 0
-
-
-@pytest.mark.parametrize("arguments", [["config"], ["run", "--no-cache"], ["run", "--top", "0"], ["status", "-h"]])
-def test_a_command_that_the_tests_fork_is_the_command_that_users_start(data: Path, arguments: list[str]) -> None:
-    """In what it prints, to which stream, and how it ends; in its own directory and environment."""
-    variables = {"ROLLING_INPUT": "data/rolling_brain.json.gz" if arguments == ["config"] else "none.json"}
-    variables["ROLLING_REDIS_URL"] = "redis://127.0.0.1:1/0"
-    started = subprocess.run(
-        command_line(*arguments),
-        cwd=data,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    forked = rolling_optimizer(data, *arguments, **variables)
-    assert (forked.returncode, forked.stdout, forked.stderr) == (started.returncode, started.stdout, started.stderr)
 
 
 @pytest.mark.parametrize("command", ["run", "inspect", "status", "config", "trigger"])

@@ -22,7 +22,7 @@ from tests.support.ports import free_port
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, write_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_fork]
 
 COMMAND = [sys.executable, "-m", "optimizer.cli"]
 ROOT = Path(__file__).parents[2]

@@ -28,7 +28,7 @@ from tests.support.web_apps import WebServer
 from tests.support.web_server import Pages, serving
 from tests.support.whole_fleet import FAST_TICKS, TOKEN, UrlOf, WholeFleet, ask, celery_inspect
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_fork]
 
 
 def test_no_secret_is_in_any_output(tmp_path: Path, own_redis: RedisServer, guarded: UrlOf) -> None:

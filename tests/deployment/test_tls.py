@@ -55,7 +55,7 @@ def encrypted(tmp_path: Path, own_redis: RedisServer) -> Encrypted:
     return Encrypted(tmp_path, own_redis)
 
 
-@pytest.mark.parametrize("clients", ["no", "yes"])
+@pytest.mark.parametrize("clients", ["no", pytest.param("yes", marks=pytest.mark.no_fork)])
 def test_the_whole_fleet_runs_over_tls(tmp_path: Path, encrypted: Encrypted, clients: str) -> None:
     """Broker, results, events, remote control, Flower and readers: nothing would get through in plain text."""
     url = encrypted.start(clients=clients)

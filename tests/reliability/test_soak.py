@@ -22,7 +22,7 @@ from tests.support.fleet import Fleet
 from tests.support.redis_servers import RedisServer
 from tests.support.rolling_files import a_record, write_json
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
+pytestmark = [pytest.mark.slow, pytest.mark.no_fork, pytest.mark.timeout(1_200)]
 
 SHORT_TICKS: Final = 300
 LONG_TICKS: Final = 3_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from typing import Any
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
 from optimizer.config.settings import Settings
-from tests.support.forked_commands import ForkedCommand
+from tests.support.command import command_line
+from tests.support.fork_server import Forked, spawn
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
@@ -110,7 +112,7 @@ class Web:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self._log = directory / "web.log"
-        self._process: ForkedCommand | None = None
+        self._process: Forked | subprocess.Popen[bytes] | None = None
         self._environ = os.environ | {
             "ROLLING_INPUT": str(settings.input),
             "ROLLING_OUTPUT_DIR": str(settings.output_dir),
@@ -129,7 +131,7 @@ class Web:
     def start(self) -> None:
         """Start it and wait until it listens."""
         with self._log.open("ab") as log:
-            self._process = ForkedCommand("web", "--port", self.port, environ=self._environ, stdout=log)
+            self._process = spawn(command_line("web", "--port", self.port), self._environ, ".", log)
         try:
             wait_until(self._listens, what="the API")
         except BaseException:

@@ -7,11 +7,9 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO
 
 from tests.support.compose import ROOT
-from tests.support.forked_commands import ForkedCommand
+from tests.support.fork_server import run
 
 __all__ = ["command_line", "in_terminal", "rolling_optimizer"]
 
@@ -19,19 +17,7 @@ __all__ = ["command_line", "in_terminal", "rolling_optimizer"]
 def rolling_optimizer(directory: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a directory."""
     environ = os.environ | {"PYTHONPATH": str(ROOT)} | variables
-    with TemporaryFile() as stdout, TemporaryFile() as stderr:
-        command = ForkedCommand(*arguments, directory=directory, environ=environ, stdout=stdout, stderr=stderr)
-        try:
-            status = command.wait(120)
-        finally:
-            command.kill()
-        printed = [_content(file) for file in (stdout, stderr)]
-    return subprocess.CompletedProcess(command_line(*arguments), status, *printed)
-
-
-def _content(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode()
+    return run(command_line(*arguments), environ, directory)
 
 
 def command_line(*arguments: object) -> list[str]:

@@ -20,8 +20,7 @@ from optimizer.config.settings import Settings
 from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
 from optimizer.storage.location import spelled
-from tests.support.fork_server import run
-from tests.support.forking_stack import ForkingStack
+from tests.support.fork_server import ForkingStack, run
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 

@@ -15,8 +15,7 @@ from optimizer.models import Report
 from optimizer.reader.reader import SnapshotReader
 from optimizer.storage.location import spelled
 from tests.support.fleet import stop_at_once
-from tests.support.fork_server import run
-from tests.support.forking_stack import ForkingStack
+from tests.support.fork_server import ForkingStack, run
 from tests.support.redis_servers import wait_until
 
 __all__ = ["FOLLOW", "QUEUE", "Team", "celery_project"]

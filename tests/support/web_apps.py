@@ -7,24 +7,25 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from starlette.testclient import TestClient
 
 from optimizer import Settings
 from optimizer.storage.location import spelled
 from optimizer.web import Trigger, create_app
-from tests.support.forked_commands import ForkedCommand
+from tests.support.fork_server import spawn
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
 __all__ = ["ChangeEvents", "Events", "WebServer", "asking"]
+
+WEB: Final = ("-m", "optimizer.cli", "web")
 
 
 @contextmanager
@@ -44,7 +45,7 @@ class WebServer:
         self,
         directory: Path,
         settings: Settings,
-        command: Sequence[str] = (),
+        command: Sequence[str] = WEB,
         **variables: str,
     ) -> None:
         self.port = free_port()
@@ -56,12 +57,8 @@ class WebServer:
             **variables,
         }
         with self.log.open("wb") as log:
-            self.process: subprocess.Popen[bytes] | ForkedCommand
-            if command:
-                started = [sys.executable, *command, "--port", str(self.port)]
-                self.process = subprocess.Popen(started, env=environ, stdout=log, stderr=subprocess.STDOUT)
-            else:
-                self.process = ForkedCommand("web", "--port", self.port, environ=environ, stdout=log)
+            started = [sys.executable, *command, "--port", str(self.port)]
+            self.process = spawn(started, environ, ".", log)
 
     def __enter__(self) -> WebServer:
         try:

@@ -21,7 +21,7 @@ from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import local
 from tests.support.web_apps import Events, WebServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_fork]
 
 LISTENERS: Final = 1_200
 HOST: Final = b"Host: test\r\n"

@@ -106,3 +106,22 @@ def test_every_answer_keeps_to_the_description(
 
         with suppress(Unsatisfiable):  # an operation without parameters cannot be asked in an unfit way
             keeps()
+
+
+@pytest.mark.parametrize("text", ["0.0", "1_0", "+1", " 1", "1 ", "1e1", "0x1", "٣", "true", ""])
+def test_an_integer_is_digits(web_settings: Settings, text: str) -> None:
+    """Each parameter that is described as an integer takes nothing else, and says so by its name."""
+    with asking(web_settings) as client:
+        integers = [
+            (path, parameter["name"])
+            for path, methods in client.get("/openapi.json").json()["paths"].items()
+            for parameter in methods.get("get", {}).get("parameters", [])
+            if any(
+                each.get("type") == "integer" for each in [parameter["schema"], *parameter["schema"].get("anyOf", ())]
+            )
+        ]
+        assert len(integers) == 8, integers
+        for path, name in integers:
+            answer = client.get(path, params={name: text})
+            assert answer.status_code == 422, (path, name)
+            assert answer.json()["detail"].startswith(f"query.{name}: Input should be a valid integer")
