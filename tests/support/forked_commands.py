@@ -184,12 +184,14 @@ def _end_with_server() -> None:
 
 if __name__ == "__main__":
     import gc
+    import importlib
 
-    from optimizer.cli.commands import commands
+    from optimizer.cli.commands import MODULES
     from optimizer.cli.main import main
     from optimizer.web import serve as _web  # noqa: F401 - what the commands import when they run
 
-    list(commands.commands.values())
+    for _module in MODULES.values():
+        importlib.import_module(_module)
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as _channel:
         _arguments = _serve(_channel)
