@@ -596,7 +596,7 @@ static inline __attribute__((always_inline)) rp_status feed(rp_state *state, con
                                                             rp_output *output, classify_t *classify, count_t *count) {
     rp_status status = RP_MORE;
     size_t at = 0;
-    int in_container = 0; /* all of the last block was inside a discarded container: the next one may be, too */
+    int in_container = 0; /* the last block began and ended in discarded containers: the next may be inside one */
     while (at < length && status == RP_MORE) {
         uint8_t padded[BLOCK + AHEAD];
         block_t block = {.bytes = input + at, .length = BLOCK};
