@@ -639,7 +639,7 @@ static inline __attribute__((always_inline)) rp_status feed(rp_state *state, con
 #ifdef RP_HAS_AVX2
 RP_AVX2 static inline uint64_t count_popcnt(uint64_t bits) { return (uint64_t)__builtin_popcountll(bits); }
 
-/* Flattened, so that all that it calls is compiled for AVX2 too: with calls of SSE2 code between the wide instructions,
+/* Flattened, so that nearly all that it calls is compiled for AVX2 too: with calls of SSE2 code between the wide ones,
  * gcc 12 makes it three times as slow. */
 RP_AVX2 __attribute__((flatten)) static rp_status feed_avx2(rp_state *state, const rp_policy *policy,
                                                             const uint8_t *input, size_t length, size_t *taken,
