@@ -67,13 +67,15 @@ define install
 	@$(PIP) $(2)
 endef
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-UV := $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt
+# uv reads no pip.conf, so it is given pip's index. Where it fails all the same, as behind a proxy of pip.conf, pip goes on.
+UV := UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}}" \
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt
 
 .venv/.service: $(SOURCES_OF_INSTALL)
 	$(call install,what a running service needs,-e '.[$(SERVICE)]')
 	@touch $@
 
-# By uv, which pip brings: it takes a tenth of pip's time. It reads no pip.conf: where only that names the index, pip goes on.
+# By uv, which pip brings: it takes a tenth of pip's time.
 .venv/.installed: $(SOURCES_OF_INSTALL)
 	$(call install,the service and all tools and servers of the tests,--quiet uv)
 	@$(UV) --compile-bytecode --reinstall-package rolling-optimizer -e '.[dev]' || $(PIP) -e '.[dev]'

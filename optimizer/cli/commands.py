@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import click
 
@@ -43,22 +43,19 @@ MODULES: Final = {
 }
 
 
-class _LazyCommands(Mapping[str, click.Command]):
-    """The commands by name, each imported when it is looked up."""
-
-    def __getitem__(self, name: str) -> click.Command:
-        command: click.Command = getattr(importlib.import_module(MODULES[name]), name)
-        return command
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(MODULES)
-
-    def __len__(self) -> int:
-        return len(MODULES)
-
-
 class _CommandGroup(click.Group):
     """A group whose commands end with one line on stderr, without a traceback, on Ctrl-C or a `RollingError`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names of all commands, without importing them."""
+        return sorted(MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        """Import a command; return `None` if there is none of this name."""
+        if cmd_name not in MODULES:
+            return None
+        command: click.Command = getattr(importlib.import_module(MODULES[cmd_name]), cmd_name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; exit with 1 on a `RollingError`, 2 if its extra is not installed, and 130 on Ctrl-C."""
@@ -84,7 +81,8 @@ class _CommandGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands; summaries are wrapped in a narrow terminal, not cut."""
         with _interruptible(ctx):
-            rows = [(name, self.commands[name].get_short_help_str(SUMMARY_LENGTH)) for name in self.list_commands(ctx)]
+            every = [command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))]
+        rows = [(str(command.name), command.get_short_help_str(SUMMARY_LENGTH)) for command in every]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -102,7 +100,6 @@ def _interruptible(ctx: click.Context) -> Iterator[None]:
 @click.group(
     "rolling-optimizer",
     cls=_CommandGroup,
-    commands=cast("MutableMapping[str, click.Command]", _LazyCommands()),  # which is only read
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="rolling-optimizer", message="%(prog)s %(version)s")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from optimizer.cli.commands import commands
+from optimizer.cli.commands import MODULES, commands
 from tests.support.command import in_terminal, rolling_optimizer
 from tests.support.compose import ROOT
 from tests.support.ports import free_port
@@ -26,13 +26,27 @@ def test_help_has_every_command_on_one_line_that_is_not_cut() -> None:
     shown = CliRunner().invoke(commands, ["-h"], terminal_width=80).output
 
     listed = shown.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in listed] == sorted(commands.commands)
+    assert [line.split()[0] for line in listed] == sorted(MODULES)
     assert all(line.endswith(".") and not line.endswith("...") for line in listed), shown
     assert "..." not in CliRunner().invoke(commands, ["-h"], terminal_width=50).output.partition("Commands:\n")[2]
-    for name in commands.commands:
+    for name in MODULES:
         explained = CliRunner().invoke(commands, [name, "-h"])
         assert explained.exit_code == 0
         assert explained.output.startswith("Usage: ")
+
+
+def test_an_error_of_a_commands_import_is_not_taken_for_a_wrong_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command is imported when it is run, and a `KeyError` in its module says nothing about its name."""
+    (tmp_path / "broken_command.py").write_text("{}['absent']")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(MODULES, "web", "broken_command")
+
+    assert isinstance(CliRunner().invoke(commands, ["web"]).exception, KeyError)
+    unknown = CliRunner().invoke(commands, ["wbe"])
+    assert unknown.exit_code == 2
+    assert "No such command 'wbe'" in unknown.output
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -329,10 +329,8 @@ def _become(request: Mapping[str, Any]) -> None:
 def main() -> None:
     """Import, then fork until the session ends; go on as Python does in each child."""
     session = os.pidfd_open(int(SESSION))
-    for name in PRELOADED:
+    for name in (*PRELOADED, *importlib.import_module("optimizer.cli.commands").MODULES.values()):
         importlib.import_module(name)
-    commands = importlib.import_module("optimizer.cli.commands").commands.commands
-    assert [command.name for command in commands.values()]  # which imports each
     installed = list(sys.path)
     gc.collect()
     gc.freeze()  # also in the children: to look for garbage among all that is imported takes 0.3 s at their end

@@ -596,7 +596,7 @@ static inline __attribute__((always_inline)) rp_status feed(rp_state *state, con
                                                             rp_output *output, classify_t *classify, count_t *count) {
     rp_status status = RP_MORE;
     size_t at = 0;
-    int in_container = 0; /* all of the last block was inside a discarded container: the next one may be, too */
+    int in_container = 0; /* the last block began and ended in discarded containers: the next may be inside one */
     while (at < length && status == RP_MORE) {
         uint8_t padded[BLOCK + AHEAD];
         block_t block = {.bytes = input + at, .length = BLOCK};
@@ -639,7 +639,7 @@ static inline __attribute__((always_inline)) rp_status feed(rp_state *state, con
 #ifdef RP_HAS_AVX2
 RP_AVX2 static inline uint64_t count_popcnt(uint64_t bits) { return (uint64_t)__builtin_popcountll(bits); }
 
-/* Flattened, so that all that it calls is compiled for AVX2 too: with calls of SSE2 code between the wide instructions,
+/* Flattened, so that nearly all that it calls is compiled for AVX2 too: with calls of SSE2 code between the wide ones,
  * gcc 12 makes it three times as slow. */
 RP_AVX2 __attribute__((flatten)) static rp_status feed_avx2(rp_state *state, const rp_policy *policy,
                                                             const uint8_t *input, size_t length, size_t *taken,
