@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal, TypedDict, TypeVar
 
 import msgspec
@@ -138,11 +139,17 @@ def _check_unique(values: Iterable[Record | Holding], name: str) -> None:
         seen.add(value.symbol)
 
 
+@cache
+def _fields_of(kind: type[msgspec.Struct]) -> tuple[dict[str, msgspec.structs.FieldInfo], dict[str, Rule]]:
+    """Return the fields by their names in JSON, and the rules: both take long to find, for each of many values."""
+    return {info.encode_name: info for info in msgspec.structs.fields(kind)}, rules_of(kind)
+
+
 def _struct(kind: type[T], value: object, place: str, defaults: Mapping[str, Any]) -> T:
     """Check a value, given as a struct or as a mapping with the struct's fields."""
     if not isinstance(value, kind | Mapping):
         raise SettingsInvalid(f"{place} is {value!r}, and has to be a {kind.__name__} or a mapping with its fields")
-    infos = {info.encode_name: info for info in msgspec.structs.fields(kind)}
+    infos, rules = _fields_of(kind)
     if isinstance(value, Mapping):
         unknown = [str(name) for name in value if name not in infos]
         if unknown:
@@ -152,7 +159,6 @@ def _struct(kind: type[T], value: object, place: str, defaults: Mapping[str, Any
     else:
         given = {name: getattr(value, info.name) for name, info in infos.items()}
         fields = {name: each for name, each in given.items() if each is not msgspec.UNSET}
-    rules = rules_of(kind)
     for name, each in fields.items():
         _check_field(each, infos[name], rules.get(infos[name].name), f"{place}.{name}")
     try:

@@ -37,6 +37,7 @@ def test_from_an_empty_directory_to_a_running_service(tmp_path: Path, wheel: Pat
             "PATH": os.environ["PATH"],
             "PIP_FIND_LINKS": str(wheel.parent),
             "PIP_CONSTRAINT": str(CONSTRAINTS),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_COMPILE": "1",  # most modules that it would compile are never imported here
         }
     )

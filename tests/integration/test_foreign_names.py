@@ -48,8 +48,7 @@ task_serializer = "pickle"
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """The Python of an environment with our wheel and what it needs."""
-    environment = Venv(tmp_path_factory.mktemp("environment") / "venv")
-    environment.pip("install", "--no-deps", "--no-index", str(wheel))
+    environment = Venv(tmp_path_factory.mktemp("environment") / "venv", "--no-deps", "--no-index", str(wheel))
     # Packages of this environment, without its own `.pth` files: one of those leads to the repository.
     (environment.packages / "needs.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     return environment.python

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from optimizer.cli.dev.sample import write_sample
+from tests.support.command import rolling_optimizer
 from tests.support.ports import free_port
 from tests.support.redis_servers import wait_until
 
@@ -89,7 +90,8 @@ class Sandbox:
             path = self.directory / "data" / f"{name}.json.gz"
             path.parent.mkdir(exist_ok=True)
             write_sample(path, symbols=200, points=10)
-        self._execute(["rolling-optimizer", "run"], "the first run")
+        done = rolling_optimizer(self.directory, "run", **self._environment())
+        assert done.returncode == 0, f"the first run exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return self
 
     def __exit__(self, *_: object) -> None:
