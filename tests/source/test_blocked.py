@@ -12,7 +12,7 @@ import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,6 +36,7 @@ THREADS = 3
 JSON = b'{"AAPL":{"prediction":1,"confidence":0.9,"last_price":3,"history":[1,2,{"note":"\\"]"}]}}'
 
 
+@cache
 def noise(count: int, seed: int = 1) -> bytes:
     """Bytes that compress about 2:1."""
     return random.Random(seed).randbytes(count // 2).hex().encode()
