@@ -157,8 +157,9 @@ class TestBothEngines:
                 "lines": "\n".join(texts),
             }[shape].encode()
 
-            assert outcome([data], native) == outcome([data], IJSON)
-            assert outcome(one_by_one(data), native) == outcome([data], IJSON)
+            expected = outcome([data], IJSON)
+            assert outcome([data], native) == expected
+            assert outcome(one_by_one(data), native) == expected
 
     @pytest.mark.parametrize("bad", [b"\xff", b"\\ud83d", b"\xc3\xa9\xc3", b"\\x", b"\x01"])
     @pytest.mark.parametrize(
