@@ -157,8 +157,9 @@ class TestBothEngines:
                 "lines": "\n".join(texts),
             }[shape].encode()
 
-            assert outcome([data], native) == outcome([data], IJSON)
-            assert outcome(one_by_one(data), native) == outcome([data], IJSON)
+            expected = outcome([data], IJSON)
+            assert outcome([data], native) == expected
+            assert outcome(one_by_one(data), native) == expected
 
     @pytest.mark.parametrize("bad", [b"\xff", b"\\ud83d", b"\xc3\xa9\xc3", b"\\x", b"\x01"])
     @pytest.mark.parametrize(
@@ -242,10 +243,10 @@ class TestBatches:
         """In every shape, pretty-printed or not, whatever the price is called, with NaN in every record."""
         good = a_record(target_price=float("nan"), stop_loss=float("-inf"))
         good[field] = good.pop("last_price")
-        records = [{"symbol": f"S{number}"} | good for number in range(5_000)]
+        records = [{"symbol": f"S{number}"} | good for number in range(1_500)]
         value: Any = {record["symbol"]: record for record in records}
         text = {
-            "map": lambda: json.dumps({"_meta": {"a": 1}, "count": 5_000} | value, indent=indent),
+            "map": lambda: json.dumps({"_meta": {"a": 1}, "count": 1_500} | value, indent=indent),
             "sections": lambda: json.dumps({"predictions": value, "bots": {}}, indent=indent),
             "array": lambda: json.dumps(records, indent=indent),
             "lines": lambda: "\n".join(json.dumps(record, indent=indent) for record in records),
@@ -256,7 +257,8 @@ class TestBatches:
         events = list(scan(chunks, native, max_record_bytes=LIMIT))
 
         sizes = batch_sizes(events)
-        assert sum(sizes) == 5_000
+        assert len(chunks) >= 3
+        assert sum(sizes) == 1_500
         assert len(sizes) <= len(chunks)
         assert not any(isinstance(item, Record | Reject) for item in events)
 

@@ -15,7 +15,7 @@ FHCRC, FEXTRA, FNAME, FCOMMENT = 2, 4, 8, 16
 BGZF_END: Final = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
-def member(data: bytes, kind: str, *, flags: int = 0, before: bytes = b"", level: int = 6, error: int = 0) -> bytes:
+def member(data: bytes, kind: str, *, flags: int = 0, before: bytes = b"", level: int = 1, error: int = 0) -> bytes:
     """One member with its size in the header.
 
     Args:
@@ -43,7 +43,7 @@ def member(data: bytes, kind: str, *, flags: int = 0, before: bytes = b"", level
     return header + deflated + struct.pack("<II", zlib.crc32(data), len(data))
 
 
-def blocked(data: bytes, kind: str = "MZ", block_bytes: int = 1 << 20, *, level: int = 6) -> bytes:
+def blocked(data: bytes, kind: str = "MZ", block_bytes: int = 1 << 20, *, level: int = 1) -> bytes:
     """A whole file."""
     edges = [*range(0, len(data), block_bytes), len(data)]
     pieces = [data[begin:end] for begin, end in itertools.pairwise(edges)]

@@ -1,14 +1,16 @@
 """Inputs of hundreds of megabytes, generated while they are read, in a separate process that reports its peak memory.
 
-`scan_filled` and `scan_file` run this module as a program, which takes its orders as JSON on standard input.
+`scan_filled` and `scan_file` run this module as a program, one for each engine. It takes orders as lines of JSON on
+standard input and forks for each: a child has its own address space, whose peak begins at what the imports take.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -30,11 +32,10 @@ MAX_RECORD_BYTES = 1 << 20
 
 
 class Measured(NamedTuple):
-    """The results of a scan, its memory in excess of a tiny scan, and its CPU time."""
+    """The results of a scan, and its memory in excess of a tiny scan."""
 
     items: list[str]
     growth_mb: float
-    cpu_s: float
 
 
 def scan_filled(opening: bytes, filler: bytes, megabytes: int, closing: bytes) -> Measured:
@@ -51,7 +52,7 @@ def scan_file(path: Path) -> Measured:
 
 def _measure(order: dict[str, Any]) -> Measured:
     result = _run(order, current().name)
-    return Measured(result["items"], result["peak_mb"] - _baseline_mb(current().name), result["cpu_s"])
+    return Measured(result["items"], result["peak_mb"] - _baseline_mb(current().name))
 
 
 @cache
@@ -61,15 +62,26 @@ def _baseline_mb(engine: str) -> float:
 
 
 def _run(order: dict[str, Any], engine: str) -> dict[str, Any]:
-    done = subprocess.run(
+    scanner = _scanner(engine)
+    assert scanner.stdin is not None
+    assert scanner.stdout is not None
+    scanner.stdin.write(json.dumps(order).encode() + b"\n")
+    scanner.stdin.flush()
+    result: dict[str, Any] = json.loads(scanner.stdout.readline())
+    return result
+
+
+@cache
+def _scanner(engine: str) -> subprocess.Popen[bytes]:
+    """Start the process that forks; it ends with this one, which closes its standard input."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.large_inputs", engine],
-        input=json.dumps(order).encode(),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        check=True,
         cwd=PROJECT,
     )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    atexit.register(process.communicate)
+    return process
 
 
 def _chunks(order: dict[str, Any]) -> Iterator[bytes]:
@@ -102,6 +114,23 @@ def _name(item: Any) -> str:
     return item.name if isinstance(item, Bot) else str(item.reason)
 
 
+def _answer(order: dict[str, Any], engine: Engine) -> None:
+    """Print the items of a scan and the peak memory of this process."""
+    items = _scanned_items(_chunks(order), engine)
+    print(json.dumps({"items": items, "peak_mb": peak_rss_mb()}), flush=True)
+
+
+def _serve(engine: Engine) -> None:
+    """Fork for each order. A child that fails has printed why; then nothing is left to answer the next one."""
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _answer(json.loads(line), engine)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            sys.exit(f"the scan of {line[:200]} ended with {os.waitstatus_to_exitcode(status)}")
+
+
 if __name__ == "__main__":
-    items = _scanned_items(_chunks(json.load(sys.stdin)), choose_engine(sys.argv[1]))
-    json.dump({"items": items, "peak_mb": peak_rss_mb(), "cpu_s": time.process_time()}, sys.stdout)
+    _serve(choose_engine(sys.argv[1]))

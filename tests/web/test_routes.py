@@ -13,8 +13,9 @@ import threading
 import time
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 import pytest
@@ -72,54 +73,54 @@ def test_whole_snapshots_are_the_stored_bytes(settings: Settings, path: str, kin
         assert answer.headers["X-Snapshot-Version"] == str(report.version)
 
 
-@pytest.mark.parametrize("path", OF_A_VERSION)
-def test_every_answer_says_which_version_it_is_and_how_fresh(settings: Settings, path: str) -> None:
+def test_every_answer_says_which_version_it_is_and_how_fresh(settings: Settings) -> None:
     """Version, both ages, origin and staleness; and it may be kept, but is to be asked for again."""
     report = run_old(settings)
     assert report.input_age_s is not None
 
     with asking(settings) as client:
-        headers = client.get(path).headers
+        for path in OF_A_VERSION:
+            headers = client.get(path).headers
 
-    assert headers["X-Snapshot-Version"] == str(report.version)
-    assert 0 <= int(headers["Age"]) < 60
-    assert 0 <= int(headers["X-Snapshot-Input-Age"]) - int(report.input_age_s) < 60
-    assert (headers["X-Snapshot-Origin"], headers["X-Snapshot-Stale"]) == ("redis", "false")
-    assert headers["Cache-Control"] == "no-cache"
-    assert headers["X-Content-Type-Options"] == "nosniff"
-    assert abs(parsedate_to_datetime(headers["Last-Modified"]).timestamp() - time.time()) < 60
+            assert headers["X-Snapshot-Version"] == str(report.version), path
+            assert 0 <= int(headers["Age"]) < 60, path
+            assert 0 <= int(headers["X-Snapshot-Input-Age"]) - int(report.input_age_s) < 60, path
+            assert (headers["X-Snapshot-Origin"], headers["X-Snapshot-Stale"]) == ("redis", "false"), path
+            assert headers["Cache-Control"] == "no-cache", path
+            assert headers["X-Content-Type-Options"] == "nosniff", path
+            assert abs(parsedate_to_datetime(headers["Last-Modified"]).timestamp() - time.time()) < 60, path
 
 
-@pytest.mark.parametrize("path", [*OF_A_VERSION, "/predictions?limit=1"])
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
-def test_who_has_it_is_told_so(settings: Settings, path: str, encoding: str) -> None:
+def test_who_has_it_is_told_so(settings: Settings, encoding: str) -> None:
     """By ETag in any way of writing it, or by date where there is none; the ETag wins."""
     run_old(settings)
     with asking(settings) as client:
         client.headers["Accept-Encoding"] = encoding
-        first = client.get(path)
-        etag, date = first.headers["ETag"], first.headers["Last-Modified"]
-        has_it: list[dict[str, str]] = [
-            {"If-None-Match": etag},
-            {"If-None-Match": f'"other", W/{etag}'},
-            {"If-None-Match": "*"},
-            {"If-Modified-Since": date},
-            {"If-None-Match": etag, "If-Modified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"},
-        ]
-        has_not: list[dict[str, str]] = [
-            {"If-None-Match": '"other"'},
-            {"If-None-Match": '"other"', "If-Modified-Since": date},
-            {"If-Modified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"},
-        ]
-        for headers in has_it:
-            answer = client.get(path, headers=headers)
-            assert (answer.status_code, answer.content) == (304, b"")
-            assert answer.headers["ETag"] == etag
-            assert answer.headers["Vary"].lower() == "accept-encoding"
-            assert {"Cache-Control", "Last-Modified", "Age"} <= {name.title() for name in answer.headers}
-            assert "Content-Length" not in answer.headers
-        for headers in has_not:
-            assert client.get(path, headers=headers).status_code == 200
+        for path in [*OF_A_VERSION, "/predictions?limit=1"]:
+            first = client.get(path)
+            etag, date = first.headers["ETag"], first.headers["Last-Modified"]
+            has_it: list[dict[str, str]] = [
+                {"If-None-Match": etag},
+                {"If-None-Match": f'"other", W/{etag}'},
+                {"If-None-Match": "*"},
+                {"If-Modified-Since": date},
+                {"If-None-Match": etag, "If-Modified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"},
+            ]
+            has_not: list[dict[str, str]] = [
+                {"If-None-Match": '"other"'},
+                {"If-None-Match": '"other"', "If-Modified-Since": date},
+                {"If-Modified-Since": "Sun, 06 Nov 1994 08:49:37 GMT"},
+            ]
+            for headers in has_it:
+                answer = client.get(path, headers=headers)
+                assert (answer.status_code, answer.content) == (304, b""), (path, headers)
+                assert answer.headers["ETag"] == etag
+                assert answer.headers["Vary"].lower() == "accept-encoding"
+                assert {"Cache-Control", "Last-Modified", "Age"} <= {name.title() for name in answer.headers}
+                assert "Content-Length" not in answer.headers
+            for headers in has_not:
+                assert client.get(path, headers=headers).status_code == 200, (path, headers)
 
 
 def test_a_new_version_is_shown_by_itself_under_a_new_etag(settings: Settings) -> None:
@@ -189,27 +190,24 @@ def test_what_a_version_leaves_out_is_told_with_it(settings: Settings, origin: s
         assert optimize(settings).status == "unchanged"
 
 
-@pytest.mark.parametrize(
-    ("query", "symbols", "total"),
-    [
-        ("limit=2", ["A", "B"], 4),
-        ("limit=0", [], 4),
-        ("offset=3", ["D"], 4),
-        ("offset=9", [], 4),
-        ("limit=1&offset=1", ["B"], 4),
-        ("min_confidence=0.8", ["A", "B"], 2),
-        ("min_confidence=1", [], 0),
-        ("sentiment=bearish", ["B", "D"], 2),
-        ("sentiment=BEARISH&limit=1", ["B"], 2),
-        ("sentiment=", [], 0),
-        ("sentiment=unheard", [], 0),
-        ("min_confidence=0.65&sentiment=bullish&offset=1&limit=5", ["C"], 2),
-        ("unknown=1", ["A", "B", "C", "D"], 4),
-    ],
-)
-def test_predictions_are_filtered_before_they_are_cut(
-    settings: Settings, query: str, symbols: list[str], total: int
-) -> None:
+FILTERED: Final = [
+    ("limit=2", ["A", "B"], 4),
+    ("limit=0", [], 4),
+    ("offset=3", ["D"], 4),
+    ("offset=9", [], 4),
+    ("limit=1&offset=1", ["B"], 4),
+    ("min_confidence=0.8", ["A", "B"], 2),
+    ("min_confidence=1", [], 0),
+    ("sentiment=bearish", ["B", "D"], 2),
+    ("sentiment=BEARISH&limit=1", ["B"], 2),
+    ("sentiment=", [], 0),
+    ("sentiment=unheard", [], 0),
+    ("min_confidence=0.65&sentiment=bullish&offset=1&limit=5", ["C"], 2),
+    ("unknown=1", ["A", "B", "C", "D"], 4),
+]
+
+
+def test_predictions_are_filtered_before_they_are_cut(settings: Settings) -> None:
     """The same shape as the whole; how many fit is in a header, and `count` counts what is there."""
     sentiments = {"A": "bullish", "B": "bearish", "C": "bullish", "D": "Bearish"}
     write_json(
@@ -221,40 +219,41 @@ def test_predictions_are_filtered_before_they_are_cut(
     )
     optimize(settings)
     with asking(settings) as client:
-        answer = client.get(f"/predictions?{query}")
-        again = client.get(f"/predictions?{query}")
+        for query, symbols, total in FILTERED:
+            answer = client.get(f"/predictions?{query}")
+            again = client.get(f"/predictions?{query}")
 
-    assert [record["symbol"] for record in answer.json()["predictions"]] == symbols
-    assert answer.json()["count"] == len(symbols)
-    assert answer.headers.get("X-Total-Count", "4") == str(total)
-    assert answer.headers["ETag"] == again.headers["ETag"]
+            assert [record["symbol"] for record in answer.json()["predictions"]] == symbols, query
+            assert answer.json()["count"] == len(symbols), query
+            assert answer.headers.get("X-Total-Count", "4") == str(total), query
+            assert answer.headers["ETag"] == again.headers["ETag"], query
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        *("limit=-1", "limit=x", "limit=1.5", "limit=", "offset=-1", "offset=99999999999999999999"),
-        *(
-            "min_confidence=2",
-            "min_confidence=-0.1",
-            "min_confidence=nan",
-            "min_confidence=inf",
-            "sentiment=" + 2000 * "x",
-        ),
-        *("limit=-1&limit=5", "limit=5&limit=5", "sentiment=bullish&limit=5&sentiment=bearish", "%6cimit=5&limit=5"),
-    ],
-)
-def test_parameters_are_checked(settings: Settings, query: str) -> None:
+REFUSED: Final = [
+    *("limit=-1", "limit=x", "limit=1.5", "limit=", "offset=-1", "offset=99999999999999999999"),
+    *(
+        "min_confidence=2",
+        "min_confidence=-0.1",
+        "min_confidence=nan",
+        "min_confidence=inf",
+        "sentiment=" + 2000 * "x",
+    ),
+    *("limit=-1&limit=5", "limit=5&limit=5", "sentiment=bullish&limit=5&sentiment=bearish", "%6cimit=5&limit=5"),
+]
+
+
+def test_parameters_are_checked(settings: Settings) -> None:
     """A value that cannot be used, or one of two, is refused by its name, as problem details."""
     run_old(settings)
     with asking(settings) as client:
-        answer = client.get(f"/predictions?{query}")
+        for query in REFUSED:
+            answer = client.get(f"/predictions?{query}")
 
-    assert answer.status_code == 422
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    problem = answer.json()
-    assert (problem["status"], problem["title"]) == (422, "Unprocessable Entity")
-    assert unquote(query).split("=", maxsplit=1)[0] in problem["detail"]
+            assert answer.status_code == 422, query
+            assert answer.headers["Content-Type"] == "application/problem+json", query
+            problem = answer.json()
+            assert (problem["status"], problem["title"]) == (422, "Unprocessable Entity"), query
+            assert unquote(query).split("=", maxsplit=1)[0] in problem["detail"], query
 
 
 def test_any_symbol_of_the_index_is_found(tmp_path: Path, settings: Settings) -> None:
@@ -474,25 +473,32 @@ def test_a_stale_snapshot_is_explained_by_the_run_that_failed(settings: Settings
     assert "worker" not in detail
 
 
-@pytest.mark.parametrize("path", [*OF_A_VERSION, "/predictions?limit=1", "/status", "/readyz"])
-def test_without_any_snapshot_it_says_when_to_come_back(settings: Settings, path: str) -> None:
+def is_found(client: TestClient, path: str) -> bool:
+    """Whether the answer is a 200."""
+    return client.get(path).status_code == 200
+
+
+def test_without_any_snapshot_it_says_when_to_come_back(settings: Settings) -> None:
     """503 with Retry-After and what to do, until the first run."""
+    paths = [*OF_A_VERSION, "/predictions?limit=1", "/status", "/readyz"]
     with asking(settings) as client:
-        answer = client.get(path)
-        assert answer.status_code == 503
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        assert int(answer.headers["Retry-After"]) > 0
-        diagnosis = client.get("/status").json()["diagnosis"]
-        is_told = path in {"/status", "/readyz"}
-        sentence = f"{diagnosis['text']} {diagnosis['advice']}" if is_told else "no snapshot can be read"
-        assert sentence in answer.json()["detail"]
-        assert "queue rolling.rolling_brain. " in diagnosis["text"]
+        for path in paths:
+            answer = client.get(path)
+            assert answer.status_code == 503, path
+            assert answer.headers["Content-Type"] == "application/problem+json", path
+            assert int(answer.headers["Retry-After"]) > 0, path
+            diagnosis = client.get("/status").json()["diagnosis"]
+            is_told = path in {"/status", "/readyz"}
+            sentence = f"{diagnosis['text']} {diagnosis['advice']}" if is_told else "no snapshot can be read"
+            assert sentence in answer.json()["detail"], path
+            assert "queue rolling.rolling_brain. " in diagnosis["text"]
         assert client.get("/healthz").status_code == 200
         assert client.get("/runs").json() == {"runs": []}
         assert client.get("/metrics").status_code == 200
 
         run_old(settings)
-        wait_until(lambda: client.get(path).status_code == 200, limit_s=5, what="the first snapshot")
+        for path in paths:
+            wait_until(partial(is_found, client, path), limit_s=5, what=f"{path} of a snapshot")
 
 
 def test_a_client_is_not_told_where_redis_and_the_files_are(
