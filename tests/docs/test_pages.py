@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
+import click
 import pytest
 
 from optimizer import errors
@@ -105,7 +106,8 @@ def test_inline_commands_exist(page: Path) -> None:
         if words[0] == "make" and len(words) > 1:
             assert words[1] in targets, span
         elif words[0] == "rolling-optimizer" and len(words) > 1:
-            command = commands.commands[words[1]]
+            command = commands.get_command(click.Context(commands), words[1])
+            assert command is not None, span
             options = {option for parameter in command.params for option in parameter.opts}
             assert {word for word in words[2:] if word.startswith("--")} <= options, span
 

@@ -109,6 +109,7 @@ def test_on_one_core_nothing_is_read_ahead(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.no_fork
 def test_without_it_runs_work_and_workers_say_so(
     without_kernel: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,7 @@ READ_LATER: Final = re.compile(
     "ROLLING_|FLOWER_|PYTEST_|AWS_|FSSPEC_|(C_FORCE_ROOT|NO_COLOR|TZ|PYTHONPATH|PYTHONUNBUFFERED)$"
 )
 AT_START: Final = dict(os.environ)  # a test may change it before the server is started
-# The process with which the server ends: that of pytest which starts the others, since they inherit the variable.
+# The process with which the server ends: the pytest that starts the other ones, since they inherit the variable.
 SESSION: Final = os.environ.setdefault("PYTEST_FORK_SERVER", str(os.getpid()))
 ADDRESS: Final = f"\0rolling-optimizer-tests-{SESSION}"
 PR_SET_PDEATHSIG: Final = 1
@@ -255,7 +255,7 @@ def _connection() -> socket.socket:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
-            ).returncode = 0  # it may outlive this process, and nobody waits for it
+            ).returncode = 0  # it may outlive this process, which does not wait for it
 
 
 @dataclass
