@@ -54,6 +54,7 @@ def limited(
         input=directory / "rolling_brain.json.gz",
         output_dir=directory / "snapshots",
         redis_url=server.url,
+        source=directory.name,  # the server is not emptied
         top_symbols_limit=2_000,
         min_confidence=0,
     )
