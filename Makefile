@@ -13,7 +13,7 @@ LOWEST_PYTHON ?= 3.11
 LOWEST_TESTS := $(patsubst %,tests/celery/test_%.py,broker flower register results sender standalone tracing) \
 	$(addprefix tests/celery/test_tasks.py::test_,many_sources_and_parts_over_two_workers a_run_that_is_revoked_never_publishes \
 		a_long_run_reports_its_progress_as_the_tasks_state flower_triggers_runs_behind_its_password_and_shows_reports_and_failures) \
-	tests/config/test_redis_url.py tests/source/test_blocked.py tests/pipeline/test_run.py tests/pipeline/test_distributed.py tests/reader/test_reader.py \
+	tests/source/test_blocked.py tests/pipeline/test_run.py tests/pipeline/test_distributed.py tests/reader/test_reader.py \
 	tests/reader/test_async_reader.py $(patsubst %,tests/reliability/test_%.py,cluster sentinels) \
 	tests/scan/test_schema.py tests/snapshots/test_object_store.py tests/storage tests/watch \
 	tests/web/test_routes.py tests/web/test_serve.py tests/web/test_trigger.py
