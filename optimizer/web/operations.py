@@ -29,9 +29,8 @@ from optimizer.web.trigger import Trigger, add_trigger_routes
 
 __all__ = ["add_operations"]
 
-# How long /status waits for reports: the rest of its data is in memory. Within the second that probes wait, and long
-# enough for a busy host: a page that is told nothing of failed runs asks again an interval later.
-REPORTS_S: Final = 0.5
+# How long /status waits for reports: the rest of its data is in memory.
+REPORTS_S: Final = 0.2
 
 T = TypeVar("T")
 
