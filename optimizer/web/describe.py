@@ -53,10 +53,11 @@ __all__ = [
 JSON_LINES: Final = ("application/jsonl", "application/x-ndjson")
 
 
-def _digits(text: str) -> str:
-    if re.fullmatch("-?[0-9]+", text) is None:
+def _digits(given: str | int | None) -> str | int | None:
+    # The oldest FastAPI that is supported validates the default too.
+    if isinstance(given, str) and re.fullmatch("-?[0-9]+", given) is None:
         raise PydanticKnownError("int_parsing")
-    return text
+    return given
 
 
 # Of a parameter: decimal digits, as OpenAPI's `integer` says; Pydantic alone would take 1.0, 1_0 and blanks too.
