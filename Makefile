@@ -7,7 +7,7 @@ SEED ?= 1
 # little, and each process spends some seconds on collecting them.
 PARALLEL := --dist loadfile --no-loadscope-reorder -n
 
-# What `make test-lowest` runs, in two minutes: where packages of others are used most, and of long tests one of a kind.
+# What `make test-lowest` runs, in a good minute: where packages of others are used most, and of long tests one of a kind.
 LOWEST := .lowest
 LOWEST_PYTHON ?= 3.11
 LOWEST_TESTS := $(patsubst %,tests/celery/test_%.py,broker flower register results sender standalone tracing) \
