@@ -22,25 +22,12 @@ from optimizer.cache.scripts import FLIP
 from optimizer.cache.update_queue import QueueState
 from optimizer.errors import PublishRefused
 from optimizer.models import Manifest, QueuedUpdate
-from optimizer.snapshots.format import SnapshotSet
 
-__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "flip", "new_seal", "whole_payloads"]
+__all__ = ["STAGED_TTL_S", "STAGED_TYPES", "Consumed", "flip", "new_seal"]
 
 STAGED_TTL_S: Final = 180
 # Staged and flipped together: a version, and the updates in force, which are stored beside it.
 STAGED_TYPES: Final = {**VERSION_TYPES, "updates": "hash"}
-
-
-def whole_payloads(
-    manifest: Manifest, kinds: Sequence[str], replies: Sequence[bytes | None]
-) -> dict[str, bytes] | None:
-    """Return the payloads of these kinds, as MGET has returned them; `None` unless all are there as the manifest says.
-
-    MGET returns `None` for a key of another type too.
-    """
-    payloads = {kind: data for kind, data in zip(kinds, replies, strict=True) if data is not None}
-    is_whole = len(payloads) == len(kinds) and SnapshotSet(manifest, payloads).is_whole
-    return payloads if is_whole else None
 
 
 def new_seal() -> str:

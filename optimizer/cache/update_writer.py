@@ -17,13 +17,14 @@ from typing import Final, cast
 import msgspec
 
 from optimizer.cache.client import CacheClient
-from optimizer.cache.flip import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, new_seal, whole_payloads
+from optimizer.cache.flip import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, new_seal
 from optimizer.cache.keys import PAYLOAD_KINDS, VERSION_TYPES, version_of
 from optimizer.cache.pointer import Pointer
 from optimizer.cache.scripts import STAGE_UPDATES
 from optimizer.cache.update_queue import decode_held, encode_held
 from optimizer.errors import CacheUnavailable
 from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
+from optimizer.snapshots.format import whole_payloads
 
 __all__ = ["Base", "StagedIndex", "UpdateWriter"]
 

@@ -23,7 +23,7 @@ import redis
 from optimizer.cache.client import READER_TIMEOUT_S, UNREADABLE, CacheClient, connect, now_s, translated_errors
 from optimizer.cache.clocks import text_of
 from optimizer.cache.damage import delete_unusable, warn_of_damage
-from optimizer.cache.flip import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, new_seal, whole_payloads
+from optimizer.cache.flip import STAGED_TTL_S, STAGED_TYPES, Consumed, flip, new_seal
 from optimizer.cache.keys import (
     NUMBER,
     ORIGINS,
@@ -39,7 +39,7 @@ from optimizer.errors import CacheUnavailable, PublishRefused
 from optimizer.log import SourceLog
 from optimizer.models import UNDECODABLE, HeldUpdate, Manifest, Record
 from optimizer.snapshots.delta import entry_between
-from optimizer.snapshots.format import SnapshotSet, encode_manifest
+from optimizer.snapshots.format import SnapshotSet, encode_manifest, whole_payloads
 
 __all__ = ["VersionWriter"]
 

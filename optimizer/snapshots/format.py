@@ -59,6 +59,7 @@ __all__ = [
     "encode_set",
     "entry_of",
     "index_of",
+    "whole_payloads",
 ]
 
 CONTENT_KINDS: Final = ("predictions", "bots", "portfolio")
@@ -128,6 +129,18 @@ class SnapshotSet:
             updates=len(index.updates or ()),
         )
         return SnapshotSet(manifest, self.payloads | {"index": data})
+
+
+def whole_payloads(
+    manifest: Manifest, kinds: Sequence[str], replies: Sequence[bytes | None]
+) -> dict[str, bytes] | None:
+    """Return the payloads of these kinds, as MGET has returned them; `None` unless all are there as the manifest says.
+
+    MGET returns `None` for a key of another type too.
+    """
+    payloads = {kind: data for kind, data in zip(kinds, replies, strict=True) if data is not None}
+    is_whole = len(payloads) == len(kinds) and SnapshotSet(manifest, payloads).is_whole
+    return payloads if is_whole else None
 
 
 @dataclass(frozen=True)
