@@ -7,6 +7,7 @@ POST /runs  GET /runs/{id}                           if there is a trigger, see 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -101,6 +102,7 @@ def add_operations(
         services: The sources in `/metrics`; by default only this one.
     """
     may_trigger = trigger is not None and bool(service.settings.trigger_token)
+    reported = _Reported(service)
 
     @router.get(
         "/status",
@@ -119,7 +121,7 @@ def add_operations(
             "trigger": may_trigger,
             "flower_url": service.flower_url,
         }
-        facts, latency_s = await _facts(reader)
+        facts, latency_s = await reported.facts()
         diagnosis = diagnose(facts)
         always |= {"diagnosis": diagnosis, "processes": facts.processes}
         try:
@@ -187,12 +189,12 @@ def add_operations(
         try:
             state = await reader.manifest()
         except SnapshotMissing as error:
-            return unavailable(error, detail=diagnose((await _facts(reader))[0]).sentence)
+            return unavailable(error, detail=diagnose((await reported.facts())[0]).sentence)
         if not reader.follower.current().is_whole:
             detail = f"a part of version {state.version} cannot be read; the next publish mends it"
             return problem(503, detail, {"Retry-After": "5"})
         if state.stale or state.input_stale:
-            return problem(503, diagnose((await _facts(reader))[0]).sentence, {"Retry-After": "5"})
+            return problem(503, diagnose((await reported.facts())[0]).sentence, {"Retry-After": "5"})
         return json_response(ProbeStatus("ready", state.pinned))
 
     @router.get(
@@ -245,15 +247,41 @@ def _newer(reports: list[Report], after: str | None) -> list[Report]:
     return reports[: held[-1]] if held else reports
 
 
-async def _facts(reader: AsyncSnapshotReader) -> tuple[Facts, float | None]:
-    """Return the facts about the source, and how soon its last input was published.
+class _Reported:
+    """The facts about a source for the routes that do not wait for a slow Redis: the rest of them is in memory.
 
-    It does not wait for a slow Redis: the rest of a response is in memory.
+    Runs and processes are those of its last reply while a newer one is late, so that what it has said, such as why runs
+    fail, does not come and go with its speed.
     """
-    try:
-        async with asyncio.timeout(REPORTS_S):
-            facts, scans = await reader.facts(), await reader.runs(1, status="success")
-            return facts, published_after_s(facts.runs, scans)
-    except TimeoutError:
-        follower = reader.follower
-        return Facts.of(follower, redis_up=follower.redis.up, redis_is_slow=True), None
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._known: Facts | None = None
+        self._asking: set[asyncio.Task[tuple[Facts, float | None]]] = set()
+
+    async def facts(self) -> tuple[Facts, float | None]:
+        """Return the facts, and how soon the last input was published: `None` if unknown, and if Redis is slow."""
+        reader = await self._service.reader()
+        asking = asyncio.create_task(self._ask(reader))
+        self._asking.add(asking)
+        asking.add_done_callback(self._end)
+        done, _ = await asyncio.wait([asking], timeout=REPORTS_S)
+        if done:
+            return await asking
+        # It goes on, for the next request.
+        follower, known = reader.follower, self._known
+        up = follower.redis.up
+        if known is None or not up or time.time() - known.now_s > follower.stale_after_s:
+            return Facts.of(follower, redis_up=up, redis_is_slow=True), None
+        return Facts.of(follower, redis_up=up, runs=known.runs, processes=known.processes), None
+
+    def _end(self, asking: asyncio.Task[tuple[Facts, float | None]]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # if it comes too late, as when the reader is closed meanwhile, it concerns no request
+
+    async def _ask(self, reader: AsyncSnapshotReader) -> tuple[Facts, float | None]:
+        facts, scans = await reader.facts(), await reader.runs(1, status="success")
+        if facts.redis_up and (self._known is None or facts.now_s > self._known.now_s):
+            self._known = facts
+        return facts, published_after_s(facts.runs, scans)

@@ -1,4 +1,4 @@
-"""A proxy between a run and its Redis that loses replies, or closes the connection."""
+"""A proxy between a run or a reader and its Redis that delays or loses replies, or closes the connection."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import select
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ __all__ = ["LossyProxy"]
 
 
 class LossyProxy:
-    """A TCP proxy before a Redis that loses one reply, or closes for good, at a word or a number of messages."""
+    """A TCP proxy of a Redis: it delays replies, loses one, or closes for good at a word or a number of messages."""
 
     def __init__(self, server: RedisServer) -> None:
         self._target = ("127.0.0.1", server.port)
@@ -23,6 +24,7 @@ class LossyProxy:
         self.lose_reply_in: int | None = None  # after this many messages
         self.cut_before = b""
         self.is_cut = False
+        self.delay_s = 0.0
 
     @contextmanager
     def open(self) -> Iterator[str]:
@@ -55,6 +57,7 @@ class LossyProxy:
             if not data:
                 return
             if source is upstream:
+                time.sleep(self.delay_s)
                 client.sendall(data)
                 continue
             if self.cut_before and self.cut_before in data:

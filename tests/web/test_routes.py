@@ -36,6 +36,7 @@ from optimizer.reader.results import CachedVersion
 from optimizer.snapshots.format import FILE_NAMES
 from optimizer.web.pages import PAGE_SYMBOLS, Pages
 from tests.support.published_state import NEW, OLD, report_unchanged, run_next, run_old, version_of
+from tests.support.redis_proxy import LossyProxy
 from tests.support.redis_servers import RedisServer, wait_until
 from tests.support.rolling_files import a_record, local, write_json
 from tests.support.web_apps import WebServer, asking
@@ -356,7 +357,7 @@ def test_the_status_does_not_wait_for_a_redis_that_hangs(
     settings = replace(settings_without_redis, redis_url=own_redis.url)
     report = run_old(settings)
     with asking(settings) as client:
-        assert client.get("/status").json()["published_after_s"] is not None
+        wait_until(lambda: client.get("/status").json()["published_after_s"] is not None, what="the first reply")
         own_redis.pause()
         try:
             began = time.monotonic()
@@ -372,6 +373,25 @@ def test_the_status_does_not_wait_for_a_redis_that_hangs(
     assert (status["cache_up"], status["diagnosis"]["code"]) == (True, "ok")
     assert away["diagnosis"]["code"] == "redis_away"
     assert took_s < 0.45  # two tries of a read take 0.5 s
+
+
+def test_a_slow_redis_hides_nothing_that_it_has_said(redis_server: RedisServer, settings: Settings) -> None:
+    """Neither why runs fail, nor the processes; and what it says late is known by the next request."""
+    for _ in range(2):
+        with pytest.raises(SourceMissing):
+            optimize(settings)
+    proxy = LossyProxy(redis_server)
+    with proxy.open() as url, asking(replace(settings, redis_url=url)) as client:
+        wait_until(lambda: client.get("/status").json()["diagnosis"]["code"] == "runs_fail", what="the cause")
+        before = client.get("/status").json()
+        proxy.delay_s = 0.08  # three of them take longer than /status waits, and none as long as a reader does
+        late = client.get("/status")
+        assert (late.status_code, late.json()["diagnosis"]) == (503, before["diagnosis"])
+        assert (late.json()["cache_up"], late.json()["processes"]) == (True, before["processes"])
+        assert before["diagnosis"]["text"] in client.get("/readyz").json()["detail"]
+        report = run_old(settings)
+        wait_until(lambda: client.get("/status").json().get("version") == report.version, what="the version")
+        wait_until(lambda: client.get("/status").json()["diagnosis"]["code"] == "ok", what="the report of its run")
 
 
 def test_the_last_runs_are_shown_newest_first(settings: Settings) -> None:

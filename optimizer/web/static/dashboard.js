@@ -102,22 +102,9 @@ function once(ask) {
   };
 }
 
-let wasSlow = false;
-
-/** The status; if Redis was slow once, it is requested again at once, before it is reported as away. */
-function afterAll(status) {
-  const isSlow = status.cache_up && status.diagnosis.code === "redis_away";
-  const isFirst = isSlow && !wasSlow;
-  wasSlow = isSlow;
-  if (!isFirst) return status;
-  setTimeout(refreshStatus, POLL_FAST_MS);
-  const { diagnosis, processes } = state.status ?? { diagnosis: { level: "ok" }, processes: [] };
-  return { ...status, diagnosis, processes };
-}
-
 const refreshStatus = once(async () => {
   try {
-    const status = afterAll(await get("status"));
+    const status = await get("status");
     const isNew = state.status !== null && state.status.version !== status.version;
     state.status = status;
     state.problem = null;
