@@ -87,8 +87,9 @@ class Watched:
         )
 
     def open(self) -> Page:
-        """Load the dashboard."""
+        """Load the dashboard until it shows its data; before, its parts exist, but take neither focus nor keys."""
         self.page.goto(self.url)
+        expect(self.page.locator("body[data-told]")).to_be_attached()
         return self.page
 
     def close(self) -> None:
