@@ -313,6 +313,7 @@ def test_a_flip_whose_answer_is_lost_is_no_failure(redis_server: RedisServer) ->
     assert list(deltas(redis_server)) == ["2-0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [True, False], ids=["republished", "published"])
 def test_whichever_answer_is_lost_amid_a_publish_it_is_published(
     settings: Settings, redis_server: RedisServer, damaged: bool

@@ -156,6 +156,7 @@ def test_only_the_beginning_of_a_large_file_is_read(tmp_path: Path) -> None:
     assert found.json_bytes < len(head) + 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "ijson"])
 @pytest.mark.parametrize("shape", ["map", "section", "array in a section"])
 def test_bots_after_all_records_are_found(tmp_path: Path, shape: str, engine: str) -> None:

@@ -109,6 +109,7 @@ class TestFromEnv:
             Settings.from_env({variable: "1"}, strict=True)
         assert Settings.from_env({variable: "1"}) == Settings()
 
+    @pytest.mark.slow
     def test_any_letter_that_is_wrong_makes_a_misspelling(self) -> None:
         """A letter that is missing, doubled, swapped or replaced, in every name, at every position."""
         known = {variable_name(name) for name in GIVEN} | {"ROLLING_SOURCES"}

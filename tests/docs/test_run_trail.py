@@ -10,6 +10,8 @@ import sys
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+import pytest
+
 from optimizer.config.settings import Settings
 from tests.support.pages import ROOT
 from tests.support.rolling_files import a_record, write_json
@@ -95,6 +97,7 @@ def check(trail: Trail, calls: Calls) -> None:
         assert calls[row][1] or calls[before][0] < calls[row][0], row
 
 
+@pytest.mark.slow
 def test_the_trails_are_what_runs(settings: Settings) -> None:
     """A run that scans, and the next one, call what the page names, in its order."""
     write_json(settings.input, {"AAPL": a_record(), "MSFT": a_record()})

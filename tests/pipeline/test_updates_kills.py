@@ -9,6 +9,8 @@ import random
 import subprocess
 import sys
 
+import pytest
+
 from optimizer import Settings, optimize
 from optimizer.cache.keys import Keys
 from optimizer.models import Record
@@ -43,6 +45,7 @@ def shown_by(settings: Settings) -> tuple[int, set[str]]:
     return stored.manifest.version, {record.symbol for record in stored.decode_index().symbols}
 
 
+@pytest.mark.slow
 def test_killed_before_any_step_nothing_is_lost(
     settings: Settings, redis_server: RedisServer, rng: random.Random
 ) -> None:

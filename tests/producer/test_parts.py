@@ -126,6 +126,7 @@ def test_a_run_scans_only_what_was_replaced(parted: Settings, tmp_path: Path) ->
     assert shown(optimize(parted)) == (100, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new"), [(2, 2), (2, 3), (3, 2), (0, 2)])
 def test_a_run_never_sees_a_set_that_is_not_whole(
     parted: Settings, tmp_path: Path, killed_producer: KilledProducer, old: int, new: int

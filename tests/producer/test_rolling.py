@@ -128,6 +128,7 @@ def test_the_shapes_of_the_json(tmp_path: Path) -> None:
         assert not read(path).get("predictions")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [0, 4])
 def test_memory_does_not_grow_with_the_records(tmp_path: Path, parts: int) -> None:
     """100 MB of JSON that is encoded faster than compressed take no more than the members that may wait."""
@@ -275,6 +276,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [0, 3])
 def test_a_full_disk_is_a_clear_error_and_the_old_file_stays(tmp_path: Path, parts: int) -> None:
     """A limit on the size of files stands for it; the temporary file is gone."""
@@ -287,6 +289,7 @@ def test_a_full_disk_is_a_clear_error_and_the_old_file_stays(tmp_path: Path, par
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_producer_that_is_killed_leaves_the_old_file_or_the_new_one(
     tmp_path: Path, killed_producer: KilledProducer
 ) -> None:
@@ -310,6 +313,7 @@ def test_a_producer_that_is_killed_leaves_the_old_file_or_the_new_one(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_two_producers_at_once_both_end_whole(tmp_path: Path) -> None:
     """Neither removes the file that the other is writing; the one that ends last is seen, and nothing is left."""
     path = tmp_path / "brain.json.gz"

@@ -202,6 +202,7 @@ def marks_of_three_calls(reader: SnapshotReader, pause: Callable[[], None]) -> s
     return marks | {holding.qty for holding in reader.portfolio().value.holdings}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("read", "mixes"), [(marks_of_a_snapshot, False), (marks_of_three_calls, True)])
 def test_a_page_is_of_one_version_while_others_are_published(
     place: Place,

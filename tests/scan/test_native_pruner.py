@@ -161,6 +161,7 @@ class TestBothEngines:
             assert outcome([data], native) == expected
             assert outcome(one_by_one(data), native) == expected
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("bad", [b"\xff", b"\\ud83d", b"\xc3\xa9\xc3", b"\\x", b"\x01"])
     @pytest.mark.parametrize(
         "text",

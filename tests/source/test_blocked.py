@@ -201,6 +201,7 @@ class TestFormats:
 class TestTheSingleStreamGoesOn:
     """What is not blocked gzip, or states a wrong size, is read like any gzip file from there on."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("error", [-9, -1, 1, 8, 40, 10_000])
     @pytest.mark.parametrize("place", [0, 3, 39])
@@ -317,6 +318,7 @@ class TestMemory:
         with closing(blocked_stream(io.BytesIO(blocked(data, level=1)), 300_000, THREADS)) as chunks:
             assert b"".join(list(chunks)) == data
 
+    @pytest.mark.slow
     def test_memory_is_used_again(self) -> None:
         """If chunks are not kept, a buffer for each job that is held, one for the caller, and as many for the file."""
         data, buffers = noise(30 * JOB_BYTES), module._Buffers()
@@ -412,6 +414,7 @@ class TestThreads:
             seen.extend(bytes(chunk) for chunk in chunks)
         assert b"".join(seen) == data
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("taken", [0, 1, 5])
     def test_stopping_early(self, taken: int) -> None:
         """The jobs that are waiting are not begun."""

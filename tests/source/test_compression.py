@@ -90,6 +90,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": z
 class TestOtherFormats:
     """The error for a file in another format names the format and what to do; it is not malformed JSON."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", OTHERS)
     def test_it_is_named_wherever_it_is_cut(self, kind: str, tmp_path: Path) -> None:
         """It is named as soon as its magic bytes are complete; a file that ends within them is torn."""

@@ -61,6 +61,7 @@ def read(url: str) -> bytes:
 # ---- reading
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", [*itertools.product(("", "ranges"), ("", "length"), ("etag", "last_modified"))])
 @pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
 def test_a_file_gives_the_snapshots_of_the_same_local_one(

@@ -129,6 +129,7 @@ def test_changes_come_a_line_each_if_so_asked_for(reader: MemoryReader, client: 
     assert client.get("/api/changes?since=3", headers={"Accept": media_type}).content == b""
 
 
+@pytest.mark.slow
 def test_a_client_that_has_a_response_is_told_so(reader: MemoryReader, client: TestClient) -> None:
     """Each form has an ETag of its own; a new version has another one."""
     reader.publish(predictions=MANY)
@@ -206,6 +207,7 @@ def test_a_part_that_cannot_be_read_is_named() -> None:
     assert "no readable bots" in response.json()["detail"]
 
 
+@pytest.mark.slow
 def test_the_whole_is_made_once_a_version(
     reader: MemoryReader, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

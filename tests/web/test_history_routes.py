@@ -197,6 +197,7 @@ def test_a_version_with_an_unreadable_part_has_no_history() -> None:
             assert shown(client) == ([second], [(1, 0.5), (second, 0.6)])
 
 
+@pytest.mark.slow
 def test_a_version_that_redis_has_a_moment_later_does_not_end_the_history(settings: Settings) -> None:
     """The version before stays until the change is there; files are written before Redis."""
     first, second, third = publish_all(settings)
